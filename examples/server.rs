@@ -1,0 +1,187 @@
+//! A greeter that is registered in etcd for as long as it serves.
+//!
+//! ```sh
+//! cargo run --example server -- --etcd http://127.0.0.1:2379 --listen 127.0.0.1:0
+//! ```
+
+mod greeter;
+
+use clap::Parser;
+use greeter::MyGreeter;
+use greeter::pb::greeter_server::GreeterServer;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_etcd::{
+    Closed, Error, Etcd, Instance, Registrar, Registration, ServeError, ServeRegistered, Status,
+    StatusWatch,
+};
+
+/// A greeter that is registered in etcd for as long as it serves.
+///
+/// Prints `listening ADDR` when it is bound and `registered KEY` when it can be found; stops on
+/// SIGTERM and SIGINT, and without any wait on a second one. Exit code 0 after a stop, 1 if
+/// serving failed, 2 if the configuration cannot work.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Client URLs of etcd, separated by commas
+    #[arg(long, env = "ETCD_ENDPOINTS", default_value = "http://127.0.0.1:2379")]
+    #[arg(value_delimiter = ',', value_name = "URL")]
+    etcd: Vec<String>,
+    /// User of etcd, if it asks for one
+    #[arg(long, env = "ETCD_USER", requires = "password")]
+    user: Option<String>,
+    /// Password of that user; better given by the environment
+    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, requires = "user")]
+    password: Option<String>,
+    /// What every key begins with
+    #[arg(long, env = "PREFIX", default_value = "/services")]
+    prefix: String,
+    /// How a key is made, of {prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}
+    #[arg(long, env = "KEY", default_value = "{prefix}/{name}/{ip}/{pid}")]
+    key: String,
+    /// Service name to register under; may be repeated
+    #[arg(long, env = "NAME", default_value = "greeter", value_delimiter = ',')]
+    name: Vec<String>,
+    /// Address to listen on; port 0 finds a free one
+    #[arg(
+        long,
+        env = "LISTEN",
+        default_value = "127.0.0.1:0",
+        value_name = "ADDR"
+    )]
+    listen: SocketAddr,
+    /// Address to advertise instead of the one that is bound, host:port
+    #[arg(long, env = "ADVERTISE", value_name = "ADDR")]
+    advertise: Option<String>,
+    /// Time after which a crash removes the key, such as 5s
+    #[arg(long, env = "TTL", default_value = "5s", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Value to write instead of the instance as JSON
+    #[arg(long, env = "VALUE")]
+    value: Option<String>,
+    /// Time to serve on after the key is gone
+    #[arg(long, env = "SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
+    settle: Duration,
+    /// Time for requests in flight to finish
+    #[arg(long, env = "DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Args::parse()).await {
+        Ok(Closed::Deregistered) => {
+            println!("deregistered");
+            ExitCode::SUCCESS
+        }
+        Ok(how) => {
+            println!("stopped: {how:?}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            match error.downcast_ref() {
+                Some(ServeError::Setup(_)) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
+    let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
+    let registration = register(&args, &shutdown, &shutdown_now).map_err(ServeError::Setup)?;
+    let incoming = registration.bind(args.listen).map_err(ServeError::Setup)?;
+    let local = incoming.local_addr();
+    println!("listening {local}");
+    tokio::spawn(tell(registration.watch()));
+    tokio::spawn(stop_on_signals(
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        [shutdown, shutdown_now],
+    ));
+
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(greeter::DESCRIPTOR)
+        .build_v1()?;
+    let greeter = MyGreeter {
+        whoami: format!("I am {local}."),
+    };
+    let closed = Server::builder()
+        .layer(registration.layer())
+        .add_service(registration.health_service())
+        .add_service(reflection)
+        .add_service(GreeterServer::new(greeter))
+        .serve_registered_with_incoming(incoming)
+        .await?;
+    Ok(closed)
+}
+
+fn register(
+    args: &Args,
+    shutdown: &CancellationToken,
+    shutdown_now: &CancellationToken,
+) -> Result<Registration, Error> {
+    let mut etcd = Etcd::new(&args.etcd);
+    if let (Some(user), Some(password)) = (&args.user, &args.password) {
+        etcd = etcd.user(user, password);
+    }
+    let registrar = Registrar::builder(etcd)
+        .prefix(&args.prefix)
+        .key(&args.key)
+        .ttl(args.ttl)
+        .settle(args.settle)
+        .drain_timeout(args.drain_timeout)
+        .shutdown(shutdown.clone())
+        .shutdown_now(shutdown_now.clone())
+        .build()?;
+    registrar.register_all(args.name.iter().map(|name| {
+        let mut instance = Instance::new(name).version(env!("CARGO_PKG_VERSION"));
+        if let Some(address) = &args.advertise {
+            instance = instance.address(address);
+        }
+        if let Some(value) = &args.value {
+            instance = instance.value(value);
+        }
+        instance
+    }))
+}
+
+/// Prints each key when it can be found, also after it was lost and came back.
+async fn tell(mut statuses: StatusWatch) {
+    let mut held = false;
+    while let Some(status) = statuses.changed().await {
+        if let (Status::Registered(registered), false) = (&status, held) {
+            for key in &*registered.keys {
+                println!("registered {key}");
+            }
+        }
+        held = status.is_held();
+    }
+}
+
+/// The first signal stops gracefully, the second one without waiting.
+async fn stop_on_signals(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    tokens: [CancellationToken; 2],
+) {
+    for token in tokens {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        token.cancel();
+    }
+}

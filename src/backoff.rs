@@ -1,0 +1,137 @@
+//! How long to wait before the next try. Pure: time and chance are passed in.
+//!
+//! A [`Backoff`] grows through failed attempts and is forgotten only after calm: connect, die,
+//! connect, die is when a reset on connect hurts. A [`Bucket`] bounds what may be done at once in
+//! an emergency but never in a tug-of-war.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Exponential, capped, unbounded in number; each wait is drawn from the upper half of its range.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    calm: Duration,
+    next: Duration,
+}
+
+/// A token bucket: `burst` at once, then one every `refill`.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    burst: u32,
+    refill: Duration,
+    spent: u32,
+    since: Option<Instant>,
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// Waits that grow from `first`; a success that lasted `calm` starts over.
+    pub(crate) fn new(first: Duration, calm: Duration) -> Self {
+        Self {
+            first,
+            calm,
+            next: Duration::ZERO,
+        }
+    }
+
+    /// The wait, `cap` at most, after a failure of something that had worked for `lasted`.
+    ///
+    /// The first wait after calm is zero: a single hiccup is retried at once.
+    pub(crate) fn failed_after(
+        &mut self,
+        lasted: Duration,
+        cap: Duration,
+        rng: &mut fastrand::Rng,
+    ) -> Duration {
+        if lasted >= self.calm {
+            self.next = Duration::ZERO;
+        }
+        let wait = self.next.min(cap);
+        self.next = (wait * 2).max(self.first);
+        wait.mul_f64(0.5 + rng.f64() / 2.0)
+    }
+}
+
+// === impl Bucket ===
+
+impl Bucket {
+    pub(crate) fn new(burst: u32, refill: Duration) -> Self {
+        Self {
+            burst,
+            refill,
+            spent: 0,
+            since: None,
+        }
+    }
+
+    /// Takes a token, or says when there will be one.
+    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let since = *self.since.get_or_insert(now);
+        let back = (now - since).as_nanos() / self.refill.as_nanos().max(1);
+        let back = u32::try_from(back).unwrap_or(u32::MAX).min(self.spent);
+        self.spent -= back;
+        self.since = Some(if self.spent == 0 {
+            now
+        } else {
+            since + self.refill * back
+        });
+        if self.spent < self.burst {
+            self.spent += 1;
+            Ok(())
+        } else {
+            Err(self.since.unwrap_or(now) + self.refill)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn waits_double_to_the_cap_and_survive_a_short_success() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut backoff = Backoff::new(50 * MS, 5000 * MS);
+        let mut upper = vec![];
+        for lasted in [9000, 0, 0, 0, 4999, 0] {
+            let wait = backoff.failed_after(lasted * MS, 400 * MS, &mut rng);
+            upper.push(wait);
+        }
+        for (wait, at_most) in upper.iter().zip([0, 50, 100, 200, 400, 400]) {
+            let at_most = at_most * MS;
+            assert!(*wait <= at_most && *wait >= at_most / 2, "{upper:?}");
+        }
+    }
+
+    #[test]
+    fn calm_forgets_the_backoff() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut backoff = Backoff::new(50 * MS, 5000 * MS);
+        for _ in 0..5 {
+            backoff.failed_after(Duration::ZERO, 400 * MS, &mut rng);
+        }
+        assert_eq!(
+            backoff.failed_after(5000 * MS, 400 * MS, &mut rng),
+            Duration::ZERO
+        );
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_then_one_for_each_refill() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(2, 10 * MS);
+        assert_eq!(bucket.take(start), Ok(()));
+        assert_eq!(bucket.take(start), Ok(()));
+        assert_eq!(bucket.take(start), Err(start + 10 * MS));
+        assert_eq!(bucket.take(start + 9 * MS), Err(start + 10 * MS));
+        assert_eq!(bucket.take(start + 10 * MS), Ok(()));
+        assert_eq!(bucket.take(start + 10 * MS), Err(start + 20 * MS));
+        assert_eq!(bucket.take(start + 90 * MS), Ok(()));
+        assert_eq!(bucket.take(start + 90 * MS), Ok(()));
+        assert!(bucket.take(start + 90 * MS).is_err());
+    }
+}

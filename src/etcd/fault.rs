@@ -1,0 +1,235 @@
+//! [`Fault`]: what an error from etcd means for us, decided here and nowhere else.
+//!
+//! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
+//! `etcd-client` hands one over as text only.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Code, Status};
+
+/// An attempt that failed: at which member, why, and what follows from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Fault {
+    meaning: Meaning,
+    endpoint: Arc<str>,
+    what: String,
+}
+
+/// What follows from a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// etcd does not know our lease: take a new one.
+    LeaseGone,
+    /// A lease with this id exists: our own grant, whose reply was lost.
+    LeaseExists,
+    /// The token is not valid any more: authenticate again, once.
+    Unauthenticated,
+    /// Refused on purpose; trying soon again would change nothing. Slow retries.
+    Denied,
+    /// This request was turned down, the connection is fine: repeat it after a while.
+    Busy,
+    /// The connection or the member is not usable: try the next one.
+    Broken,
+    /// No connection was made: as broken, but cheap to try again soon.
+    Unreachable,
+    /// No answer within the limit of an attempt: as broken, and enough time was spent.
+    Late,
+}
+
+// === impl Fault ===
+
+impl Fault {
+    pub(crate) fn new(meaning: Meaning, endpoint: &Arc<str>, what: impl Into<String>) -> Self {
+        Self {
+            meaning,
+            endpoint: endpoint.clone(),
+            what: what.into(),
+        }
+    }
+
+    pub(crate) fn broken(endpoint: &Arc<str>, what: impl Into<String>) -> Self {
+        Self::new(Meaning::Broken, endpoint, what)
+    }
+
+    pub(crate) fn late(endpoint: &Arc<str>, limit: Duration) -> Self {
+        Self::new(
+            Meaning::Late,
+            endpoint,
+            format!("no answer within {limit:?}"),
+        )
+    }
+
+    pub(crate) fn meaning(&self) -> Meaning {
+        self.meaning
+    }
+
+    pub(crate) fn from_client(endpoint: &Arc<str>, error: &etcd_client::Error) -> Self {
+        match error {
+            etcd_client::Error::GRpcStatus(status) => Self::from_status(endpoint, status),
+            etcd_client::Error::TransportError(error) => Self::broken(endpoint, chain(error)),
+            etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => {
+                Self::new(Meaning::LeaseGone, endpoint, text.clone())
+            }
+            other => Self::broken(endpoint, other.to_string()),
+        }
+    }
+
+    pub(crate) fn from_status(endpoint: &Arc<str>, status: &Status) -> Self {
+        let text = status.message();
+        let what = match status.source() {
+            Some(source) => chain(source),
+            None if text.is_empty() => format!("{:?}", status.code()),
+            None => text.to_owned(),
+        };
+        Self::new(meaning(status.code(), text), endpoint, what)
+    }
+
+    /// A watch that etcd cancelled, with its reason as text.
+    pub(crate) fn from_cancel(endpoint: &Arc<str>, reason: &str) -> Self {
+        let what = if reason.is_empty() {
+            "watch cancelled"
+        } else {
+            reason
+        };
+        let meaning = match meaning(Code::Unknown, reason) {
+            Meaning::Busy => Meaning::Broken,
+            other => other,
+        };
+        Self::new(meaning, endpoint, what)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.endpoint, self.what)?;
+        match self.meaning {
+            Meaning::Denied => f.write_str(" (check the user, its password and its role)"),
+            Meaning::Unreachable => f.write_str(" (check that etcd runs there)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn meaning(code: Code, text: &str) -> Meaning {
+    if text.contains("lease not found") {
+        return Meaning::LeaseGone;
+    }
+    if text.contains("lease already exists") {
+        return Meaning::LeaseExists;
+    }
+    // jwt tokens outlive a change of the auth store and are then refused with InvalidArgument.
+    if text.contains("invalid auth token") || text.contains("revision of auth store is old") {
+        return Meaning::Unauthenticated;
+    }
+    if text.contains("permission denied") {
+        return Meaning::Denied;
+    }
+    match code {
+        Code::Unauthenticated => Meaning::Unauthenticated,
+        Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => {
+            Meaning::Denied
+        }
+        Code::ResourceExhausted => Meaning::Busy,
+        _ => Meaning::Broken,
+    }
+}
+
+/// An error and its causes in one line, without saying the same thing twice.
+///
+/// tonic shows only "transport error"; the refused connection stands three causes deeper.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_etcd_has_one_meaning() {
+        for (code, text, expected) in [
+            (
+                Code::NotFound,
+                "etcdserver: requested lease not found",
+                Meaning::LeaseGone,
+            ),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: lease already exists",
+                Meaning::LeaseExists,
+            ),
+            (
+                Code::Unauthenticated,
+                "etcdserver: invalid auth token",
+                Meaning::Unauthenticated,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: revision of auth store is old",
+                Meaning::Unauthenticated,
+            ),
+            (
+                Code::PermissionDenied,
+                "etcdserver: permission denied",
+                Meaning::Denied,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                Meaning::Denied,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: user name is empty",
+                Meaning::Denied,
+            ),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: authentication is not enabled",
+                Meaning::Denied,
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+                Meaning::Busy,
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: too many requests",
+                Meaning::Busy,
+            ),
+            (Code::Unavailable, "etcdserver: no leader", Meaning::Broken),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out",
+                Meaning::Broken,
+            ),
+            (Code::Unknown, "h2 protocol error", Meaning::Broken),
+        ] {
+            let fault = Fault::from_status(&"http://e:1".into(), &Status::new(code, text));
+            assert_eq!(fault.meaning(), expected, "{text}");
+            assert!(fault.to_string().starts_with("http://e:1: "), "{fault}");
+            assert!(fault.to_string().contains(text), "{fault}");
+        }
+    }
+
+    #[test]
+    fn the_cause_is_shown_and_not_only_that_there_was_one() {
+        let refused = std::io::Error::other("connection refused");
+        let mut status = Status::unavailable("tcp connect error");
+        status.set_source(Arc::new(refused));
+        let fault = Fault::from_status(&"http://e:1".into(), &status);
+        assert_eq!(fault.to_string(), "http://e:1: connection refused");
+    }
+}

@@ -1,0 +1,395 @@
+//! [`Etcd`]: which etcd, as whom, how securely, and how patiently.
+//!
+//! The only room that calls `etcd-client`; its types do not leave it, because it changes its
+//! interface about five times a year.
+//!
+//! | file | |
+//! |---|---|
+//! | `fault.rs` | what an error means: decided once |
+//! | `session.rs` | one connection to one member, and the calls we make on it |
+//! | `route.rs` | which of our addresses lies on the way to etcd |
+//! | `tls.rs` | [`Tls`]: trust and identity |
+
+mod fault;
+pub(crate) mod route;
+mod session;
+#[cfg(feature = "_tls")]
+mod tls;
+
+pub(crate) use fault::{Fault, Meaning, chain};
+pub(crate) use session::{
+    Applied, Event, EventKind, Op, Renewals, Seen, Session, WatchNews, WatchReplies, WatchRequests,
+};
+#[cfg(feature = "_tls")]
+pub use tls::Tls;
+
+use crate::Error;
+use crate::address::{is_dns_name, is_localhost};
+use http::Uri;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// The etcd cluster to register in.
+///
+/// Nothing is checked or contacted here: [`RegistrarBuilder::build`] checks, and the registrar
+/// connects when there is something to register, for as long as it takes.
+///
+/// One member is used at a time, chosen at random at first and kept while it answers; the next
+/// one takes over when an attempt fails or misses its deadline.
+///
+/// `Debug` shows endpoints and the user, never a password or a private key.
+///
+/// ```
+/// use tonic_etcd::Etcd;
+///
+/// let etcd = Etcd::new(["http://10.0.0.1:2379", "http://10.0.0.2:2379"])
+///     .user("greeter", std::env::var("ETCD_PASSWORD").unwrap_or_default());
+/// ```
+///
+/// [`RegistrarBuilder::build`]: crate::RegistrarBuilder::build
+#[derive(Debug, Clone)]
+pub struct Etcd {
+    endpoints: Vec<String>,
+    user: Option<(String, Secret)>,
+    attempt_timeout: Option<Duration>,
+    connector: Option<Connector>,
+    #[cfg(feature = "_tls")]
+    tls: Option<Tls>,
+}
+
+/// A checked [`Etcd`].
+#[derive(Debug, Clone)]
+pub(crate) struct Members {
+    list: Vec<Member>,
+    user: Option<(String, Secret)>,
+    connector: Option<Connector>,
+    #[cfg(feature = "_tls")]
+    tls: Option<Tls>,
+}
+
+/// One member of the cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    uri: Uri,
+    shown: Arc<str>,
+}
+
+/// A text that is never shown.
+#[derive(Clone)]
+struct Secret(String);
+
+/// How bytes get to a member, when it is not plain TCP.
+#[derive(Clone)]
+struct Connector(Arc<dyn Fn(Uri) -> Connecting + Send + Sync>);
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+// === impl Etcd ===
+
+impl Etcd {
+    /// An etcd cluster, given by the client URLs of its members: `http://host:port`, or
+    /// `https://host:port` with one of the `tls-*` features. A bare `host:port` is taken as
+    /// `http`, or as `https` once [`tls`](Self::tls) is given.
+    #[must_use]
+    pub fn new<I>(endpoints: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        Self {
+            endpoints: endpoints
+                .into_iter()
+                .map(|e| e.as_ref().to_owned())
+                .collect(),
+            user: None,
+            attempt_timeout: None,
+            connector: None,
+            #[cfg(feature = "_tls")]
+            tls: None,
+        }
+    }
+
+    /// Authenticates with a name and a password. Tokens that expire are renewed.
+    #[must_use]
+    pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.user = Some((name.into(), Secret(password.into())));
+        self
+    }
+
+    /// Trust and identity for `https` endpoints. Without it, `https` trusts the roots that the
+    /// features `tls-native-roots` and `tls-webpki-roots` bring in.
+    #[cfg(feature = "_tls")]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// How long one attempt (to connect, to renew, to write) may take before the next member is
+    /// tried. By default 0.6 s, or 12 % of a TTL below 5 s. An etcd whose round trips take longer
+    /// needs a longer limit and a longer TTL: the [status](crate::Status) says so.
+    ///
+    /// It must leave room for three attempts between two renewals; the registrar's
+    /// [`build`](crate::RegistrarBuilder::build) says so if it does not.
+    #[must_use]
+    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
+        self.attempt_timeout = Some(limit);
+        self
+    }
+
+    /// Opens connections in another way than plain TCP: a Unix socket, a proxy, a pipe in a test.
+    ///
+    /// The function is given the URI of the member and is called for each connection. TLS, if
+    /// any, is spoken inside of what it returns. Dropping its future must abandon the attempt.
+    #[must_use]
+    pub fn connector<F, C, T>(mut self, connect: F) -> Self
+    where
+        F: Fn(Uri) -> C + Send + Sync + 'static,
+        C: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.connector = Some(Connector(Arc::new(move |uri| {
+            let connecting = connect(uri);
+            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Io>) })
+        })));
+        self
+    }
+
+    pub(crate) fn attempt_limit(&self) -> Option<Duration> {
+        self.attempt_timeout
+    }
+
+    /// Checks everything that can be checked without the network.
+    pub(crate) fn check(self) -> Result<Members, Error> {
+        if self.endpoints.is_empty() {
+            return Err(Error::NoEndpoints);
+        }
+        #[cfg(feature = "_tls")]
+        let wants_tls = self.tls.is_some();
+        #[cfg(not(feature = "_tls"))]
+        let wants_tls = false;
+        let list = self
+            .endpoints
+            .iter()
+            .map(|endpoint| Member::parse(endpoint.trim(), wants_tls))
+            .collect::<Result<Vec<_>, _>>()?;
+        let members = Members {
+            list,
+            user: self.user,
+            connector: self.connector,
+            #[cfg(feature = "_tls")]
+            tls: self.tls,
+        };
+        members.check_tls()?;
+        Ok(members)
+    }
+}
+
+// === impl Members ===
+
+impl Members {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The member at `index`, counted round and round.
+    pub(crate) fn at(&self, index: usize) -> &Member {
+        &self.list[index % self.list.len()]
+    }
+
+    /// Whether every member is surely on this machine.
+    pub(crate) fn are_local(&self) -> bool {
+        self.list
+            .iter()
+            .all(|member| match member.host().parse::<IpAddr>() {
+                Ok(ip) => ip.to_canonical().is_loopback(),
+                Err(_) => is_localhost(member.host()),
+            })
+    }
+
+    #[cfg(feature = "_tls")]
+    fn check_tls(&self) -> Result<(), Error> {
+        match self
+            .list
+            .iter()
+            .find(|member| member.uri.scheme_str() == Some("https"))
+        {
+            Some(https) => {
+                let endpoint = tonic::transport::Endpoint::from(https.uri.clone());
+                self.secure(endpoint)
+                    .map(drop)
+                    .map_err(|e| Error::Tls(fault::chain(&e)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(not(feature = "_tls"))]
+    fn check_tls(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    fn parse(given: &str, wants_tls: bool) -> Result<Self, Error> {
+        // A URL with credentials in it must not reach an error message, a log or a Debug.
+        if given.contains('@') {
+            return Err(Error::Endpoint {
+                endpoint: "(not shown)".to_owned(),
+                reason: "credentials do not belong in the URL: use Etcd::user".to_owned(),
+            });
+        }
+        let refuse = |reason: &str| {
+            Err(Error::Endpoint {
+                endpoint: given.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        let full = match given.split_once("://") {
+            Some(_) => given.to_owned(),
+            None if wants_tls => format!("https://{given}"),
+            None => format!("http://{given}"),
+        };
+        let Ok(uri) = full.parse::<Uri>() else {
+            return refuse("is not a URL: write it like http://127.0.0.1:2379");
+        };
+        match uri.scheme_str() {
+            Some("http") if wants_tls => {
+                return refuse("is plaintext although TLS is configured: write https://");
+            }
+            Some("https") if cfg!(not(feature = "_tls")) => {
+                return refuse("needs TLS: enable the feature `tls-ring` or `tls-aws-lc`");
+            }
+            Some("http" | "https") => {}
+            _ => return refuse("the scheme must be http or https"),
+        }
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        if host.parse::<IpAddr>().is_err() && !is_dns_name(host) {
+            return refuse("the host is neither an IP address nor a DNS name");
+        }
+        if uri.path_and_query().is_some_and(|rest| rest != "/") {
+            return refuse("has a path: only scheme, host and port belong here");
+        }
+        match uri.port_u16() {
+            None => return refuse("has no port: etcd's client port is 2379 by default"),
+            Some(0) => return refuse("port 0 cannot be dialled: etcd's is 2379 by default"),
+            Some(_) => {}
+        }
+        let shown = full.trim_end_matches('/').into();
+        Ok(Self { uri, shown })
+    }
+
+    /// The member as logs and errors show it.
+    pub(crate) fn shown(&self) -> &Arc<str> {
+        &self.shown
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or_default()
+    }
+}
+
+// === impl Secret ===
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+// === impl Connector ===
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(custom)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_cannot_work_are_refused_and_named() {
+        for (given, reason) in [
+            ("ftp://127.0.0.1:2379", "http or https"),
+            ("http//127.0.0.1:2379", "has a path"),
+            ("http://127.0.0.1", "no port"),
+            ("http://127.0.0.1:0", "port 0"),
+            ("http://127.0.0.1:2379/v3", "has a path"),
+            ("http://127.0.0.1:99999", "not a URL"),
+            ("http://", "not a URL"),
+            ("http://a b:1", "not a URL"),
+            ("http://10.0.0:2379", "neither an IP address"),
+            ("", "not a URL"),
+        ] {
+            let error = Etcd::new([given]).check().unwrap_err().to_string();
+            assert!(
+                error.contains(reason) && error.contains(given),
+                "{given}: {error}"
+            );
+        }
+        assert!(matches!(
+            Etcd::new([""; 0]).check(),
+            Err(Error::NoEndpoints)
+        ));
+    }
+
+    #[test]
+    fn a_bare_host_and_port_is_plaintext() {
+        let members = Etcd::new(["localhost:2379", "http://[::1]:2379/"])
+            .check()
+            .unwrap();
+        assert_eq!(&**members.at(0).shown(), "http://localhost:2379");
+        assert_eq!(&**members.at(1).shown(), "http://[::1]:2379");
+        assert_eq!(members.at(2).host(), "localhost");
+        assert_eq!(members.at(3).host(), "::1");
+        assert!(members.are_local());
+        assert!(!Etcd::new(["http://etcd:2379"]).check().unwrap().are_local());
+    }
+
+    #[test]
+    fn no_secret_is_ever_shown() {
+        let etcd = Etcd::new(["http://127.0.0.1:2379"]).user("me", "canary");
+        assert!(!format!("{etcd:?}").contains("canary"));
+        assert!(!format!("{:?}", etcd.check().unwrap()).contains("canary"));
+        let error = Etcd::new(["http://me:canary@127.0.0.1:2379"])
+            .check()
+            .unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("canary"));
+        assert!(error.to_string().contains("Etcd::user"));
+    }
+
+    #[cfg(feature = "_tls")]
+    #[test]
+    fn plaintext_is_never_fallen_back_to() {
+        let error = Etcd::new(["http://127.0.0.1:2379"])
+            .tls(Tls::new())
+            .check()
+            .unwrap_err();
+        assert!(error.to_string().contains("write https://"), "{error}");
+    }
+
+    #[cfg(not(feature = "_tls"))]
+    #[test]
+    fn https_without_a_tls_feature_says_which_to_enable() {
+        let error = Etcd::new(["https://127.0.0.1:2379"]).check().unwrap_err();
+        assert!(error.to_string().contains("tls-ring"), "{error}");
+    }
+}

@@ -1,0 +1,429 @@
+//! [`Session`]: one connection to one member, and the few calls we make on it.
+//!
+//! Not one of these calls is bounded in time here: whoever calls owns the clock, and bounds each
+//! of them together with its shutdown and the expiry of its lease.
+
+use super::{Connecting, Connector, Fault, Io, Meaning, Member, Members};
+use etcd_client as client;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// One connection to one member. Cheap to clone; it closes when the last clone and the last
+/// stream are dropped.
+#[derive(Clone)]
+pub(crate) struct Session {
+    kv: client::KvClient,
+    lease: client::LeaseClient,
+    watch: client::WatchClient,
+    endpoint: Arc<str>,
+}
+
+/// An open stream of renewals.
+pub(crate) struct Renewals {
+    keeper: client::LeaseKeeper,
+    replies: client::LeaseKeepAliveStream,
+    endpoint: Arc<str>,
+}
+
+/// The asking half of an open stream of watches.
+pub(crate) struct WatchRequests {
+    requests: client::WatchRequestSender,
+    endpoint: Arc<str>,
+}
+
+/// The answering half of an open stream of watches.
+pub(crate) struct WatchReplies {
+    replies: client::WatchResponseStream,
+    endpoint: Arc<str>,
+}
+
+/// What a stream of watches said.
+#[derive(Debug)]
+pub(crate) struct WatchNews {
+    pub(crate) events: Vec<Event>,
+    /// The watch that etcd ended, or that we let go, and why.
+    pub(crate) ended: Option<(i64, Fault)>,
+}
+
+/// One change to make, under our lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Put the key, whoever holds it.
+    Put { key: Arc<str>, value: Arc<str> },
+    /// Put the key unless another lease holds it.
+    PutIfFree { key: Arc<str>, value: Arc<str> },
+    /// Delete the key if our lease holds it.
+    Delete { key: Arc<str> },
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) revision: i64,
+    /// For each [`Op`], the foreign lease that kept a [`Op::PutIfFree`] from being done.
+    pub(crate) refused_by: Vec<Option<i64>>,
+}
+
+/// A key as etcd has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) lease: i64,
+    pub(crate) revision: i64,
+}
+
+/// Something happened to a watched key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) key: String,
+    pub(crate) revision: i64,
+    pub(crate) kind: EventKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    Put { lease: i64, value: Vec<u8> },
+    Delete,
+}
+
+const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
+
+// === impl Session ===
+
+impl Session {
+    /// Connects, and authenticates if there is a user.
+    ///
+    /// No HTTP/2 pings: etcd refuses those closer than 5 s, which is too rarely to guard a TTL of
+    /// that size. Renewals with a deadline of their own are the heartbeat.
+    pub(crate) async fn connect(
+        members: &Members,
+        member: &Member,
+        limit: Duration,
+    ) -> Result<Self, Fault> {
+        let endpoint = member.shown();
+        let broken =
+            |error: tonic::transport::Error| Fault::broken(endpoint, super::fault::chain(&error));
+        let channel = Endpoint::from(member.uri.clone())
+            .connect_timeout(limit)
+            .tcp_nodelay(true)
+            .user_agent(USER_AGENT)
+            .map_err(broken)?;
+        #[cfg(feature = "_tls")]
+        let channel = match member.uri.scheme_str() {
+            Some("https") => members.secure(channel).map_err(broken)?,
+            _ => channel,
+        };
+        let channel = match &members.connector {
+            Some(connector) => channel.connect_with_connector(connector.clone()).await,
+            None => channel.connect().await,
+        };
+        let channel = channel.map_err(|error| {
+            Fault::new(Meaning::Unreachable, endpoint, super::fault::chain(&error))
+        })?;
+        Self::on(channel, members, endpoint).await
+    }
+
+    async fn on(channel: Channel, members: &Members, endpoint: &Arc<str>) -> Result<Self, Fault> {
+        // `require_leader`: a member that is cut off ends our streams instead of going quiet.
+        let mut options = client::ConnectOptions::new().with_require_leader(true);
+        if let Some((name, password)) = &members.user {
+            options = options.with_user(name, &password.0);
+        }
+        let client = client::Client::from_channel(client::Channel::Tonic(channel), Some(options))
+            .await
+            .map_err(|error| Fault::from_client(endpoint, &error))?;
+        Ok(Self {
+            kv: client.kv_client(),
+            lease: client.lease_client(),
+            watch: client.watch_client(),
+            endpoint: endpoint.clone(),
+        })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
+    /// Grants the lease `id`. Gives the TTL etcd chose, which may differ from the one asked for.
+    pub(crate) async fn grant(mut self, id: i64, ttl: Duration) -> Result<Duration, Fault> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        let options = client::LeaseGrantOptions::new().with_id(id);
+        let granted = self.lease.grant(seconds, Some(options)).await;
+        let granted = granted.map_err(|error| self.fault(&error))?;
+        if granted.id() != id {
+            return Err(self.broken(format!("asked for lease {id:x}, got {:x}", granted.id())));
+        }
+        self.seconds(granted.ttl())
+    }
+
+    /// Revokes the lease `id`; one that does not exist is as good as revoked.
+    pub(crate) async fn revoke(mut self, id: i64) -> Result<(), Fault> {
+        match self
+            .lease
+            .revoke(id)
+            .await
+            .map_err(|error| self.fault(&error))
+        {
+            Err(fault) if fault.meaning() == Meaning::LeaseGone => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Renews the lease `id` for the first time on this session, and opens the stream for more.
+    ///
+    /// `etcd-client` swallows the TTL of this first answer; it is the granted one.
+    pub(crate) async fn renewals(mut self, id: i64) -> Result<Renewals, Fault> {
+        let opened = self.lease.keep_alive(id).await;
+        let (keeper, replies) = opened.map_err(|error| self.fault(&error))?;
+        Ok(Renewals {
+            keeper,
+            replies,
+            endpoint: self.endpoint,
+        })
+    }
+
+    /// Applies all changes in one transaction under the lease `id`.
+    pub(crate) async fn apply(mut self, id: i64, ops: Vec<Op>) -> Result<Applied, Fault> {
+        let txn =
+            client::Txn::new().and_then(ops.iter().map(|op| op.request(id)).collect::<Vec<_>>());
+        let reply = self.kv.txn(txn).await.map_err(|error| self.fault(&error))?;
+        let revision = reply.header().map_or(0, client::ResponseHeader::revision);
+        let refused_by = reply.op_responses().iter().map(refused_by).collect();
+        Ok(Applied {
+            revision,
+            refused_by,
+        })
+    }
+
+    /// Reads what etcd has of each of `keys`, at one revision, without the values.
+    pub(crate) async fn look(
+        mut self,
+        keys: Vec<Arc<str>>,
+    ) -> Result<(i64, Vec<Option<Seen>>), Fault> {
+        let get = |key: &Arc<str>| {
+            client::TxnOp::get(&**key, Some(client::GetOptions::new().with_keys_only()))
+        };
+        let txn = client::Txn::new().and_then(keys.iter().map(get).collect::<Vec<_>>());
+        let reply = self.kv.txn(txn).await.map_err(|error| self.fault(&error))?;
+        let revision = reply.header().map_or(0, client::ResponseHeader::revision);
+        let seen: Vec<_> = reply.op_responses().iter().map(seen).collect();
+        if seen.len() != keys.len() {
+            return Err(self.broken("answered a transaction with fewer results than operations"));
+        }
+        Ok((revision, seen))
+    }
+
+    /// Opens a stream of watches with a first one on `key`, from `revision` on.
+    pub(crate) async fn watch(
+        mut self,
+        key: Arc<str>,
+        id: i64,
+        revision: i64,
+    ) -> Result<(WatchRequests, WatchReplies), Fault> {
+        let options = watch_options(id, revision);
+        let stream = self.watch.watch(&*key, Some(options)).await;
+        let (requests, replies) = stream.map_err(|error| self.fault(&error))?.split();
+        let endpoint = self.endpoint.clone();
+        Ok((
+            WatchRequests { requests, endpoint },
+            WatchReplies {
+                replies,
+                endpoint: self.endpoint,
+            },
+        ))
+    }
+
+    fn fault(&self, error: &client::Error) -> Fault {
+        Fault::from_client(&self.endpoint, error)
+    }
+
+    fn broken(&self, what: impl Into<String>) -> Fault {
+        Fault::broken(&self.endpoint, what)
+    }
+
+    fn seconds(&self, ttl: i64) -> Result<Duration, Fault> {
+        match u64::try_from(ttl) {
+            Ok(ttl @ 1..) => Ok(Duration::from_secs(ttl)),
+            _ => Err(Fault::new(
+                Meaning::LeaseGone,
+                &self.endpoint,
+                "lease not found",
+            )),
+        }
+    }
+}
+
+// === impl Renewals ===
+
+impl Renewals {
+    /// Sends one renewal and awaits its answer. Not cancel safe: after a cancelled one the next
+    /// answer may belong to it, so the stream is to be dropped.
+    pub(crate) async fn renew(&mut self) -> Result<Duration, Fault> {
+        let endpoint = &self.endpoint;
+        let fault = |error: client::Error| Fault::from_client(endpoint, &error);
+        self.keeper.keep_alive().await.map_err(fault)?;
+        let reply = self.replies.message().await.map_err(fault)?;
+        let reply = reply.ok_or_else(|| Fault::broken(endpoint, "the renewal stream ended"))?;
+        match u64::try_from(reply.ttl()) {
+            _ if reply.id() != self.keeper.id() => Err(Fault::broken(
+                endpoint,
+                "answered the renewal of another lease",
+            )),
+            Ok(ttl @ 1..) => Ok(Duration::from_secs(ttl)),
+            _ => Err(Fault::new(Meaning::LeaseGone, endpoint, "lease not found")),
+        }
+    }
+}
+
+// === impl WatchRequests ===
+
+impl WatchRequests {
+    /// Asks for one more key to be watched. Cancel safe: cancelled, it has not asked.
+    pub(crate) async fn add(&mut self, key: &str, id: i64, revision: i64) -> Result<(), Fault> {
+        let asked = self
+            .requests
+            .watch(key, Some(watch_options(id, revision)))
+            .await;
+        asked.map_err(|error| Fault::from_client(&self.endpoint, &error))
+    }
+
+    /// Lets go of the watch `id`. Cancel safe.
+    pub(crate) async fn remove(&mut self, id: i64) -> Result<(), Fault> {
+        let asked = self.requests.cancel(id).await;
+        asked.map_err(|error| Fault::from_client(&self.endpoint, &error))
+    }
+}
+
+// === impl WatchReplies ===
+
+impl WatchReplies {
+    /// What etcd says next; without events, an acknowledgement. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<WatchNews, Fault> {
+        let reply = self.replies.message().await;
+        let reply = reply
+            .map_err(|error| Fault::from_client(&self.endpoint, &error))?
+            .ok_or_else(|| Fault::broken(&self.endpoint, "the watch stream ended"))?;
+        let ended = reply.canceled().then(|| {
+            (
+                reply.watch_id(),
+                Fault::from_cancel(&self.endpoint, reply.cancel_reason()),
+            )
+        });
+        Ok(WatchNews {
+            events: reply.events().iter().filter_map(event).collect(),
+            ended,
+        })
+    }
+}
+
+fn watch_options(id: i64, revision: i64) -> client::WatchOptions {
+    client::WatchOptions::new()
+        .with_watch_id(id)
+        .with_start_revision(revision)
+}
+
+fn event(event: &client::Event) -> Option<Event> {
+    let kv = event.kv()?;
+    let kind = match event.event_type() {
+        client::EventType::Put => EventKind::Put {
+            lease: kv.lease(),
+            value: kv.value().to_vec(),
+        },
+        client::EventType::Delete => EventKind::Delete,
+    };
+    let key = kv.key_str().ok()?.to_owned();
+    Some(Event {
+        key,
+        revision: kv.mod_revision(),
+        kind,
+    })
+}
+
+// === impl Op ===
+
+impl Op {
+    /// The key it is about.
+    pub(crate) fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put { key, .. } | Self::PutIfFree { key, .. } | Self::Delete { key } => key,
+        }
+    }
+
+    /// Roughly its share of the request, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        const OVERHEAD: usize = 32;
+        OVERHEAD
+            + match self {
+                Self::Put { key, value } => key.len() + value.len(),
+                Self::PutIfFree { key, value } => 4 * key.len() + 2 * value.len(),
+                Self::Delete { key } => 2 * key.len(),
+            }
+    }
+
+    fn request(&self, id: i64) -> client::TxnOp {
+        let ours = |key: &str| [client::Compare::lease(key, client::CompareOp::Equal, id)];
+        let put = |key: &str, value: &str| {
+            client::TxnOp::put(key, value, Some(client::PutOptions::new().with_lease(id)))
+        };
+        match self {
+            Self::Put { key, value } => put(key, value),
+            Self::PutIfFree { key, value } => {
+                let absent = client::Compare::version(&**key, client::CompareOp::Equal, 0);
+                let keys_only = client::GetOptions::new().with_keys_only();
+                let retake = client::Txn::new()
+                    .when(ours(key))
+                    .and_then([put(key, value)])
+                    .or_else([client::TxnOp::get(&**key, Some(keys_only))]);
+                client::TxnOp::txn(
+                    client::Txn::new()
+                        .when([absent])
+                        .and_then([put(key, value)])
+                        .or_else([client::TxnOp::txn(retake)]),
+                )
+            }
+            Self::Delete { key } => {
+                let delete = client::TxnOp::delete(&**key, None);
+                client::TxnOp::txn(client::Txn::new().when(ours(key)).and_then([delete]))
+            }
+        }
+    }
+}
+
+/// The foreign lease a [`Op::PutIfFree`] met: what the innermost branch read.
+fn refused_by(reply: &client::TxnOpResponse) -> Option<i64> {
+    match reply {
+        client::TxnOpResponse::Get(get) => get.kvs().first().map(client::KeyValue::lease),
+        client::TxnOpResponse::Txn(txn) => txn.op_responses().first().and_then(refused_by),
+        _ => None,
+    }
+}
+
+fn seen(reply: &client::TxnOpResponse) -> Option<Seen> {
+    match reply {
+        client::TxnOpResponse::Get(get) => get.kvs().first().map(|kv| Seen {
+            lease: kv.lease(),
+            revision: kv.mod_revision(),
+        }),
+        _ => None,
+    }
+}
+
+// === impl Connector ===
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Io>>;
+    type Error = io::Error;
+    type Future = futures_util::future::MapOk<Connecting, fn(Box<dyn Io>) -> Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        futures_util::TryFutureExt::map_ok((self.0)(uri), TokioIo::new)
+    }
+}

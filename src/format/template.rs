@@ -1,0 +1,346 @@
+//! [`KeyTemplate`]: how a key is made, such as `{prefix}/{name}/{ip}/{pid}`.
+
+use crate::address::Address;
+use crate::instance::check_segment;
+use crate::{Error, Instance};
+
+/// A key template, checked once and rendered for every instance and lease.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyTemplate {
+    prefix: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Field(Field),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Prefix,
+    Name,
+    Ip,
+    Port,
+    Addr,
+    Pid,
+    Host,
+    Id,
+    Lease,
+}
+
+/// What a key can be made of. `None` is what is not known yet.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) instance: &'a Instance,
+    pub(crate) address: Option<&'a Address>,
+    pub(crate) lease: Option<i64>,
+}
+
+const FIELDS: [(&str, Field); 9] = [
+    ("prefix", Field::Prefix),
+    ("name", Field::Name),
+    ("ip", Field::Ip),
+    ("port", Field::Port),
+    ("addr", Field::Addr),
+    ("pid", Field::Pid),
+    ("host", Field::Host),
+    ("id", Field::Id),
+    ("lease", Field::Lease),
+];
+
+/// What tells the machines of a fleet apart. A process id alone does not.
+const DISTINCT: [Field; 5] = [Field::Ip, Field::Addr, Field::Host, Field::Id, Field::Lease];
+
+// === impl KeyTemplate ===
+
+impl KeyTemplate {
+    pub(crate) const DEFAULT: &str = "{prefix}/{name}/{ip}/{pid}";
+    pub(crate) const DEFAULT_PREFIX: &str = "/services";
+
+    /// Checks a template and its prefix.
+    pub(crate) fn new(template: &str, prefix: &str) -> Result<Self, Error> {
+        let prefix = check_prefix(prefix)?;
+        let refuse = |reason: &str| Error::Template {
+            template: template.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let parts = parse(template).map_err(|reason| refuse(&reason))?;
+        let name = parts.iter().position(|p| *p == Part::Field(Field::Name));
+        // `{name}` must be a whole segment with more below it: else the keys of `greeter` and
+        // of `greeter2` share a prefix, and whoever lists one sees the other.
+        let whole = name.is_some_and(|at| {
+            let before = at.checked_sub(1).and_then(|i| parts.get(i));
+            let starts = match before {
+                None => true,
+                Some(Part::Text(text)) => text.ends_with('/'),
+                Some(Part::Field(_)) => false,
+            };
+            starts && matches!(parts.get(at + 1), Some(Part::Text(text)) if text.starts_with('/'))
+        });
+        if !whole {
+            return Err(refuse(
+                "{name} must stand alone between slashes with more behind it, \
+                 as in {prefix}/{name}/{ip}/{pid}",
+            ));
+        }
+        if !parts
+            .iter()
+            .any(|p| matches!(p, Part::Field(f) if DISTINCT.contains(f)))
+        {
+            return Err(refuse(
+                "every server of a fleet would write the same key: \
+                 use one of {ip}, {addr}, {host}, {id} or {lease}",
+            ));
+        }
+        let text: String = parts.iter().map(Part::sample).collect();
+        if text
+            .split('/')
+            .skip(1)
+            .any(|s| matches!(s, "" | "." | ".."))
+        {
+            return Err(refuse("a part between two slashes is empty, `.` or `..`"));
+        }
+        Ok(Self { prefix, parts })
+    }
+
+    /// The key of an instance, or `None` when it needs something that is not known yet.
+    pub(crate) fn render(&self, place: &Place<'_>) -> Option<String> {
+        self.fill(place, |_| None)
+    }
+
+    /// The key with `?` for what is not known before the listener is bound.
+    ///
+    /// A port (and so an address with its port) that is not known differs from any other, because
+    /// no two listeners share one; so does a lease.
+    pub(crate) fn outline(&self, place: &Place<'_>) -> String {
+        self.fill(place, |field| match field {
+            Field::Port | Field::Addr => Some(format!("?{:p}", place.instance)),
+            _ => Some("?".to_owned()),
+        })
+        .unwrap_or_default()
+    }
+
+    fn fill(&self, place: &Place<'_>, unknown: impl Fn(Field) -> Option<String>) -> Option<String> {
+        let mut key = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => key.push_str(text),
+                Part::Field(field) => match self.value(*field, place) {
+                    Some(value) => key.push_str(&value),
+                    None => key.push_str(&unknown(*field)?),
+                },
+            }
+        }
+        Some(key)
+    }
+
+    fn value(&self, field: Field, place: &Place<'_>) -> Option<String> {
+        Some(match field {
+            Field::Prefix => self.prefix.clone(),
+            Field::Name => place.instance.name.clone(),
+            Field::Ip => place.address?.host().to_string(),
+            Field::Port => place.address?.port().to_string(),
+            Field::Addr => place.address?.to_string(),
+            Field::Pid => std::process::id().to_string(),
+            Field::Host => gethostname::gethostname()
+                .to_string_lossy()
+                .replace('/', "-"),
+            Field::Id => place.instance.id.clone(),
+            Field::Lease => place.lease?.to_string(),
+        })
+    }
+
+    /// Whether two instances without a known address could still turn out the same.
+    pub(crate) fn could_be_same(a: &str, b: &str) -> bool {
+        let (a, b): (Vec<_>, Vec<_>) = (a.split('/').collect(), b.split('/').collect());
+        a.len() == b.len()
+            && a.iter()
+                .zip(&b)
+                .all(|(a, b)| a == b || *a == "?" || *b == "?")
+    }
+}
+
+impl Part {
+    /// The part with something harmless for each field, to look at the shape of the key.
+    fn sample(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Field(Field::Prefix) => "/p".to_owned(),
+            Self::Field(_) => "x".to_owned(),
+        }
+    }
+}
+
+fn check_prefix(prefix: &str) -> Result<String, Error> {
+    let trimmed = prefix.trim_end_matches('/');
+    let segments = trimmed.strip_prefix('/').unwrap_or(trimmed);
+    for segment in segments.split('/') {
+        check_segment("prefix", segment)?;
+    }
+    Ok(trimmed.to_owned())
+}
+
+fn parse(mut rest: &str) -> Result<Vec<Part>, String> {
+    let mut parts = vec![];
+    if rest.chars().any(char::is_control) {
+        return Err("contains a control character".to_owned());
+    }
+    while !rest.is_empty() {
+        let (text, field) = rest
+            .split_once('{')
+            .map_or((rest, None), |(t, f)| (t, Some(f)));
+        if text.contains('}') {
+            return Err("a } without its {".to_owned());
+        }
+        if !text.is_empty() {
+            parts.push(Part::Text(text.to_owned()));
+        }
+        let Some(field) = field else { break };
+        let (name, after) = field.split_once('}').ok_or("a { without its }")?;
+        let known = FIELDS.iter().find(|(known, _)| *known == name);
+        let (_, field) = known.ok_or_else(|| {
+            let known: Vec<_> = FIELDS
+                .iter()
+                .map(|(name, _)| format!("{{{name}}}"))
+                .collect();
+            format!("there is no {{{name}}}, there are {}", known.join(" "))
+        })?;
+        parts.push(Part::Field(*field));
+        rest = after;
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(template: &str, instance: &Instance, address: &str) -> Option<String> {
+        let address = Address::parse(address).unwrap();
+        KeyTemplate::new(template, "/services")
+            .unwrap()
+            .render(&Place {
+                instance,
+                address: Some(&address),
+                lease: Some(77),
+            })
+    }
+
+    #[test]
+    fn the_default_key_is_prefix_name_ip_pid() {
+        let pid = std::process::id();
+        let instance = Instance::new("greeter");
+        assert_eq!(
+            key(KeyTemplate::DEFAULT, &instance, "10.1.2.3:9000"),
+            Some(format!("/services/greeter/10.1.2.3/{pid}"))
+        );
+    }
+
+    #[test]
+    fn every_placeholder_has_its_value() {
+        let instance = Instance::new("greeter").id("one");
+        let host = gethostname::gethostname().into_string().unwrap();
+        for (template, expected) in [
+            (
+                "{prefix}/{name}/{addr}",
+                "/services/greeter/[2001:db8::1]:9000".to_owned(),
+            ),
+            (
+                "{prefix}/{name}/{ip}:{port}",
+                "/services/greeter/[2001:db8::1]:9000".to_owned(),
+            ),
+            ("{name}/{lease}", "greeter/77".to_owned()),
+            ("/x/{name}/{id}/y", "/x/greeter/one/y".to_owned()),
+            (
+                "{prefix}/{name}/{host}",
+                format!("/services/greeter/{host}"),
+            ),
+        ] {
+            assert_eq!(
+                key(template, &instance, "[2001:db8::1]:9000"),
+                Some(expected)
+            );
+        }
+    }
+
+    #[test]
+    fn templates_that_would_mislead_are_refused_with_a_way_out() {
+        for (template, reason) in [
+            ("{prefix}/{name}/{nmae}", "there is no {nmae}"),
+            ("{prefix}/{name}/{ip", "a { without"),
+            ("{prefix}/{name}}/{ip}", "a } without"),
+            ("{prefix}/{ip}", "{name} must stand alone"),
+            ("{prefix}/{name}", "{name} must stand alone"),
+            ("{prefix}{name}/{ip}", "{name} must stand alone"),
+            ("{prefix}/{name}-{ip}", "{name} must stand alone"),
+            ("{prefix}/{name}/fixed", "the same key"),
+            ("{prefix}/{name}/{pid}", "the same key"),
+            ("{prefix}//{name}/{ip}", "between two slashes"),
+            ("{prefix}/{name}/../{ip}", "between two slashes"),
+            ("{prefix}/{name}/{ip}/", "between two slashes"),
+            ("", "{name} must stand alone"),
+        ] {
+            let error = KeyTemplate::new(template, "/services")
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(reason), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_checked_segment_by_segment() {
+        for (given, kept) in [("/services", "/services"), ("/a/b/", "/a/b"), ("a", "a")] {
+            assert_eq!(check_prefix(given).unwrap(), kept);
+        }
+        for bad in ["", "/", "//", "/a//b", "/a/../b", "/a\n", "/a%2fb"] {
+            assert!(
+                matches!(check_prefix(bad), Err(Error::Name { what: "prefix", .. })),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_before_binding_may_collide_unless_a_port_tells_it_apart() {
+        let (a, b) = (Instance::new("greeter"), Instance::new("greeter"));
+        let outline = |template: &str, instance: &Instance| {
+            KeyTemplate::new(template, "/services")
+                .unwrap()
+                .outline(&Place {
+                    instance,
+                    address: None,
+                    lease: None,
+                })
+        };
+        let same =
+            |template| KeyTemplate::could_be_same(&outline(template, &a), &outline(template, &b));
+        assert!(same("{prefix}/{name}/{ip}/{pid}"));
+        assert!(!same("{prefix}/{name}/{addr}"));
+        assert!(!same("{prefix}/{name}/{ip}/{port}"));
+        assert!(!same("{prefix}/{name}/{id}"));
+    }
+
+    fn a_name() -> impl Strategy<Value = String> {
+        "[a-c./%2f ]{1,6}".prop_filter("a valid name", |name| Instance::new(name).check().is_ok())
+    }
+
+    proptest! {
+        #[test]
+        fn no_key_of_one_service_lies_under_the_prefix_of_another(
+            a in a_name(),
+            b in a_name(),
+            template in prop::sample::select(vec![
+                KeyTemplate::DEFAULT, "{prefix}/{name}/{addr}", "{name}/{lease}", "/x/{name}/{id}/y",
+            ]),
+        ) {
+            prop_assume!(a != b);
+            let key_a = key(template, &Instance::new(&a), "10.0.0.1:1").unwrap();
+            let under_b = key(template, &Instance::new(&b), "10.0.0.1:1").unwrap();
+            let at = under_b.find(&format!("{b}/")).unwrap() + b.len() + 1;
+            prop_assert!(!key_a.starts_with(&under_b[..at]), "{key_a} under {}", &under_b[..at]);
+        }
+    }
+}

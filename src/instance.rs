@@ -1,0 +1,332 @@
+//! [`Instance`]: one server under one service name, as its readers will see it.
+
+use crate::Error;
+use crate::address::Address;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One server under one service name: what is written into etcd about it.
+///
+/// Only the name is needed. Nothing is checked while it is put together; everything is checked by
+/// [`Registrar::register`](crate::Registrar::register), before any request is sent.
+///
+/// ```
+/// use tonic_etcd::Instance;
+///
+/// let instance = Instance::new("greeter")
+///     .version("v1.4.2")
+///     .weight(20)
+///     .metadata("zone", "eu-1");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) address: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) weight: Option<u32>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) value: Option<String>,
+}
+
+/// The JSON value that is written when no [`Instance::value`] is given.
+///
+/// | field | type | |
+/// |---|---|---|
+/// | `name` | string | the service name |
+/// | `id` | string | differs between any two instances |
+/// | `address` | string | `ip:port`, `[ipv6]:port` or `dns.name:port` |
+/// | `version` | string | left out when not given |
+/// | `weight` | number | left out when not given |
+/// | `metadata` | object of strings | left out when empty |
+///
+/// Readers ignore fields they do not know; later versions may add some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct InstanceJson {
+    /// The service name.
+    pub name: String,
+    /// What tells this instance from every other.
+    pub id: String,
+    /// Where to dial it: `ip:port`, `[ipv6]:port` or `dns.name:port`.
+    pub address: String,
+    /// The version of the software.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The share of the load it should get, relative to its siblings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Anything else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// etcd refuses requests above 1.5 MiB; the rest of ours is far below the difference.
+pub(crate) const MAX_VALUE: usize = 1536 * 1024 - 4096;
+
+const MAX_SEGMENT: usize = 255;
+
+// === impl Instance ===
+
+impl Instance {
+    /// An instance of the service `name`.
+    ///
+    /// The name becomes one segment of the key: not empty, not `.` or `..`, without `/`, control
+    /// characters or an encoded slash, and at most 255 bytes.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            id: format!("{:016x}", fastrand::u64(..)),
+            address: None,
+            version: None,
+            weight: None,
+            metadata: BTreeMap::new(),
+            value: None,
+        }
+    }
+
+    /// The address to advertise, `host:port`, when it is not the one that is bound: behind a
+    /// NAT, or when the [layer](crate::Registration::layer) alone is used.
+    #[must_use]
+    pub fn address(mut self, address: impl ToString) -> Self {
+        self.address = Some(address.to_string());
+        self
+    }
+
+    /// An id that no other instance has. By default a random one, new with each `Instance`.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// The version of the software, for readers that route by it.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// The share of the load this instance should get, relative to its siblings.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Adds one pair of metadata; a repeated key replaces the former.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// The value to write, byte for byte, instead of the instance as [JSON](InstanceJson).
+    #[must_use]
+    pub fn value(mut self, value: impl Into<String>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+
+    /// The service name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Everything that can be refused without knowing the address. Gives the explicit one.
+    pub(crate) fn check(&self) -> Result<Option<Address>, Error> {
+        check_segment("name", &self.name)?;
+        check_segment("id", &self.id)?;
+        let address = self.address.as_deref().map(Address::parse).transpose()?;
+        let len = match &self.value {
+            Some(value) => value.len(),
+            // The longest address there is stands in for one that is not known yet.
+            None => self.json(&"x".repeat(260)).len(),
+        };
+        if len > MAX_VALUE {
+            return Err(Error::ValueTooLarge {
+                name: self.name.clone(),
+                len,
+                max: MAX_VALUE,
+            });
+        }
+        Ok(address)
+    }
+
+    /// Refuses an update that would move the instance to another key or address.
+    pub(crate) fn check_update(&self, next: &Self) -> Result<(), Error> {
+        let field = if self.name != next.name {
+            "name"
+        } else if self.id != next.id {
+            "id"
+        } else if self.address != next.address {
+            "address"
+        } else {
+            return next.check().map(drop);
+        };
+        Err(Error::Immutable { field })
+    }
+
+    /// The value to write for an instance that is dialled at `address`.
+    pub(crate) fn value_at(&self, address: &Address) -> String {
+        match &self.value {
+            Some(value) => value.clone(),
+            None => self.json(&address.to_string()),
+        }
+    }
+
+    fn json(&self, address: &str) -> String {
+        let json = InstanceJson {
+            name: self.name.clone(),
+            id: self.id.clone(),
+            address: address.to_owned(),
+            version: self.version.clone(),
+            weight: self.weight,
+            metadata: self.metadata.clone(),
+        };
+        // Strings, a number and a map of strings: there is nothing here JSON cannot say.
+        serde_json::to_string(&json).unwrap_or_default()
+    }
+}
+
+/// Refuses what would not be one readable segment of a key.
+///
+/// `/` and its encoded form would let one service write below another's prefix, `.` and `..`
+/// are folded away by tools that treat keys as paths, and control characters break terminals.
+pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), Error> {
+    let reason = if value.is_empty() {
+        "is empty: give it at least one character"
+    } else if value == "." || value == ".." {
+        "would be folded away by tools that read keys as paths: choose another"
+    } else if value.contains('/') {
+        "contains a slash, which separates the parts of a key: leave it out"
+    } else if value.to_ascii_lowercase().contains("%2f") {
+        "contains an encoded slash, which some readers decode: leave it out"
+    } else if value.chars().any(char::is_control) {
+        "contains a control character: leave it out"
+    } else if value.len() > MAX_SEGMENT {
+        "is longer than 255 bytes: shorten it"
+    } else {
+        return Ok(());
+    };
+    let mut value = value.to_owned();
+    if value.len() > 64 {
+        value = value.chars().take(61).chain("...".chars()).collect();
+    }
+    Err(Error::Name {
+        what,
+        value,
+        reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_value_is_what_the_documentation_says() {
+        let address = Address::parse("10.1.2.3:9000").unwrap();
+        let plain = Instance::new("greeter").id("a");
+        assert_eq!(
+            plain.value_at(&address),
+            r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000"}"#
+        );
+        let full = plain.version("v1").weight(10).metadata("zone", "eu-1");
+        let json = full.value_at(&address);
+        assert_eq!(
+            json,
+            r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000","version":"v1","weight":10,"metadata":{"zone":"eu-1"}}"#
+        );
+        let read: InstanceJson = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.weight, Some(10));
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_on_reading() {
+        let read: InstanceJson =
+            serde_json::from_str(r#"{"name":"a","id":"b","address":"c:1","later":[1]}"#).unwrap();
+        assert_eq!(read.name, "a");
+    }
+
+    #[test]
+    fn a_given_value_is_written_byte_for_byte() {
+        let address = Address::parse("10.1.2.3:9000").unwrap();
+        let given = " {\"half\": json";
+        assert_eq!(
+            Instance::new("greeter").value(given).value_at(&address),
+            given
+        );
+    }
+
+    #[test]
+    fn names_that_would_break_a_key_are_refused_and_named() {
+        let long = "x".repeat(256);
+        for bad in [
+            "", ".", "..", "a/b", "/", "a\0b", "a\nb", "\u{85}", "a%2fb", "a%2Fb", &long,
+        ] {
+            for (what, instance) in [
+                ("name", Instance::new(bad)),
+                ("id", Instance::new("greeter").id(bad)),
+            ] {
+                let error = instance.check().unwrap_err();
+                assert!(
+                    matches!(error, Error::Name { what: w, .. } if w == what),
+                    "{error:?}"
+                );
+                assert!(error.to_string().len() < 250, "{error}");
+            }
+        }
+        for good in [
+            "a",
+            "...",
+            "greeter.v1.Greeter",
+            "grüße",
+            "a b",
+            &"x".repeat(255),
+        ] {
+            Instance::new(good).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_value_etcd_would_refuse_is_refused_here() {
+        let fits = Instance::new("greeter").value("x".repeat(MAX_VALUE));
+        fits.check().unwrap();
+        for too_large in [
+            Instance::new("greeter").value("x".repeat(MAX_VALUE + 1)),
+            Instance::new("greeter").metadata("k", "x".repeat(MAX_VALUE)),
+        ] {
+            assert!(matches!(
+                too_large.check(),
+                Err(Error::ValueTooLarge { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn an_update_may_change_the_value_but_not_the_key() {
+        let now = Instance::new("greeter").id("a");
+        now.check_update(&now.clone().weight(3).metadata("k", "v").value("x"))
+            .unwrap();
+        for (field, next) in [
+            (
+                "name",
+                Instance {
+                    name: "other".into(),
+                    ..now.clone()
+                },
+            ),
+            ("id", now.clone().id("b")),
+            ("address", now.clone().address("10.0.0.1:1")),
+        ] {
+            let error = now.check_update(&next).unwrap_err();
+            assert!(
+                matches!(error, Error::Immutable { field: f } if f == field),
+                "{error:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The arithmetic of one lease: until when it surely lives, when to renew it, what fits in it.
+//!
+//! Pure: instants come in, instants go out. The one rule everything rests on: a lease lives at
+//! least until *the time its last acknowledged renewal was sent* plus the granted TTL, because
+//! etcd starts counting no earlier than it received that request. The time of the answer proves
+//! nothing: it may have been under way for long.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A lease that etcd granted us.
+#[derive(Debug, Clone)]
+pub(crate) struct Lease {
+    id: i64,
+    ttl: Duration,
+    confirmed: Instant,
+    due: Instant,
+}
+
+/// Renewals per TTL: two may be lost in a row and the third still comes in time.
+const RENEWALS_PER_TTL: u32 = 3;
+/// Jitter of a renewal, as a share of its interval, so that a fleet started at once spreads out.
+const JITTER: f64 = 0.1;
+
+// === impl Lease ===
+
+impl Lease {
+    /// A lease granted for `ttl` by a request sent at `sent`.
+    pub(crate) fn granted(id: i64, ttl: Duration, sent: Instant, rng: &mut fastrand::Rng) -> Self {
+        let mut lease = Self {
+            id,
+            ttl,
+            confirmed: sent,
+            due: sent,
+        };
+        lease.renewed(ttl, sent, rng);
+        lease
+    }
+
+    /// A renewal sent at `sent` was acknowledged with `ttl`.
+    pub(crate) fn renewed(&mut self, ttl: Duration, sent: Instant, rng: &mut fastrand::Rng) {
+        self.ttl = ttl;
+        self.confirmed = self.confirmed.max(sent);
+        let interval = ttl / RENEWALS_PER_TTL;
+        self.due = self.confirmed + interval.mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
+    }
+
+    pub(crate) fn id(&self) -> i64 {
+        self.id
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// From here on the lease is not known to live.
+    pub(crate) fn expiry(&self) -> Instant {
+        self.confirmed + self.ttl
+    }
+
+    /// When the next renewal should be sent.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+}
+
+/// A fresh lease id of our own choice: random, positive, 63 bits.
+///
+/// Choosing it makes a repeated grant idempotent, and lets us revoke a lease whose grant was
+/// sent but never answered.
+pub(crate) fn fresh_id(rng: &mut fastrand::Rng) -> i64 {
+    rng.i64(1..=i64::MAX)
+}
+
+/// Refuses timings under which one lost answer could cost the lease.
+///
+/// What has to fit in a TTL: the longest interval between renewals, one attempt that is missed
+/// and two more on other members, and a tenth as margin.
+pub(crate) fn fits(ttl: Duration, attempt: Duration) -> bool {
+    let interval = (ttl / RENEWALS_PER_TTL).mul_f64(1.0 + JITTER);
+    interval + attempt * 3 + ttl / 10 <= ttl
+}
+
+/// The limit of one attempt when none is configured: 0.6 s, less for a TTL below 5 s.
+pub(crate) fn default_attempt(ttl: Duration) -> Duration {
+    (ttl * 3 / 25).min(Duration::from_millis(600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_renewal_is_due_after_a_third_of_the_ttl_give_or_take_a_tenth() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let sent = Instant::now();
+        for _ in 0..1000 {
+            let lease = Lease::granted(1, 6 * SEC, sent, &mut rng);
+            let after = lease.due() - sent;
+            assert!(after >= 1800 * MS && after <= 2200 * MS, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn expiry_counts_from_the_sending_of_the_last_acknowledged_renewal() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let t0 = Instant::now();
+        let mut lease = Lease::granted(1, 5 * SEC, t0, &mut rng);
+        assert_eq!(lease.expiry(), t0 + 5 * SEC);
+        lease.renewed(5 * SEC, t0 + 2 * SEC, &mut rng);
+        assert_eq!(lease.expiry(), t0 + 7 * SEC);
+        lease.renewed(5 * SEC, t0 + SEC, &mut rng);
+        assert_eq!(
+            lease.expiry(),
+            t0 + 7 * SEC,
+            "an older answer takes nothing away"
+        );
+    }
+
+    #[test]
+    fn timers_follow_the_ttl_that_was_granted() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let t0 = Instant::now();
+        let mut lease = Lease::granted(1, 5 * SEC, t0, &mut rng);
+        lease.renewed(60 * SEC, t0, &mut rng);
+        assert_eq!(lease.ttl(), 60 * SEC);
+        assert_eq!(lease.expiry(), t0 + 60 * SEC);
+        assert!(lease.due() >= t0 + 18 * SEC);
+    }
+
+    #[test]
+    fn the_defaults_fit_every_ttl_etcd_allows() {
+        for ttl in [2, 3, 5, 10, 60, 9_000_000_000] {
+            let ttl = Duration::from_secs(ttl);
+            assert!(fits(ttl, default_attempt(ttl)), "{ttl:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_limit_that_could_cost_the_lease_does_not_fit() {
+        assert!(fits(5 * SEC, 888 * MS));
+        assert!(!fits(5 * SEC, 889 * MS));
+    }
+
+    #[test]
+    fn chosen_ids_are_positive() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        assert!((0..1000).all(|_| fresh_id(&mut rng) > 0));
+    }
+}

@@ -1,0 +1,234 @@
+//! [`RegistrarBuilder`]: everything that is configured, checked in one place.
+
+use super::desired::{Config, Shared};
+use super::{OnConflict, Registrar};
+use crate::format::KeyTemplate;
+use crate::lease;
+use crate::life::Waits;
+use crate::{Error, Etcd};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Configures a [`Registrar`]. [`build`](Self::build) checks all of it and touches no network.
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct RegistrarBuilder {
+    etcd: Etcd,
+    prefix: String,
+    key: String,
+    ttl: Duration,
+    on_conflict: OnConflict,
+    allow_loopback: bool,
+    settle: Duration,
+    revoke_timeout: Duration,
+    drain_timeout: Duration,
+    shutdown: CancellationToken,
+    shutdown_now: CancellationToken,
+}
+
+/// etcd's own limits on a TTL, in seconds (`lease/lessor.go`). The lower one follows from its
+/// default election timeout; a lower wish would silently be raised to it.
+const TTL_SECONDS: std::ops::RangeInclusive<u64> = 2..=9_000_000_000;
+
+impl RegistrarBuilder {
+    pub(super) fn new(etcd: Etcd) -> Self {
+        Self {
+            etcd,
+            prefix: KeyTemplate::DEFAULT_PREFIX.to_owned(),
+            key: KeyTemplate::DEFAULT.to_owned(),
+            ttl: Duration::from_secs(5),
+            on_conflict: OnConflict::default(),
+            allow_loopback: false,
+            settle: Duration::from_secs(1),
+            revoke_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(30),
+            shutdown: CancellationToken::new(),
+            shutdown_now: CancellationToken::new(),
+        }
+    }
+
+    /// What every key begins with. Default: `/services`. Slashes at its end are dropped.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How a key is made. Default: `{prefix}/{name}/{ip}/{pid}`.
+    ///
+    /// There are `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
+    /// stands in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
+    /// whole segment with more behind it, and something must tell the servers of a fleet apart.
+    pub fn key(mut self, template: impl Into<String>) -> Self {
+        self.key = template.into();
+        self
+    }
+
+    /// How long the keys outlive a crash. Default: 5 s. Whole seconds, at least 2.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// What to do about a key that another lease holds. Default: [`OnConflict::TakeOver`].
+    pub fn on_conflict(mut self, policy: OnConflict) -> Self {
+        self.on_conflict = policy;
+        self
+    }
+
+    /// Allows a loopback address to be advertised although etcd is on another machine, where
+    /// nobody else could dial it. Default: refused.
+    pub fn allow_loopback(mut self, allow: bool) -> Self {
+        self.allow_loopback = allow;
+        self
+    }
+
+    /// How long to keep serving after the keys are gone, so that clients that poll, and slow
+    /// watchers, let go too. Default: 1 s.
+    pub fn settle(mut self, wait: Duration) -> Self {
+        self.settle = wait;
+        self
+    }
+
+    /// How long to try to tell etcd on the way out. Default: 1 s. After that the lease does it.
+    pub fn revoke_timeout(mut self, limit: Duration) -> Self {
+        self.revoke_timeout = limit;
+        self
+    }
+
+    /// How long requests in flight may take once the server stopped accepting. Default: 30 s.
+    /// What is left then ends with `UNAVAILABLE`.
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.drain_timeout = limit;
+        self
+    }
+
+    /// The application's shutdown token: when it is cancelled, everything is deregistered.
+    ///
+    /// Give it to the registrar and not to tonic: tonic closes its listener the moment its signal
+    /// fires, while clients are still being sent there.
+    pub fn shutdown(mut self, token: CancellationToken) -> Self {
+        self.shutdown = token;
+        self
+    }
+
+    /// A second token for the impatient: begins the shutdown and skips every wait in it.
+    pub fn shutdown_now(mut self, token: CancellationToken) -> Self {
+        self.shutdown_now = token;
+        self
+    }
+
+    /// Checks everything and makes the registrar. Needs no runtime and touches no network.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoEndpoints`], [`Error::Endpoint`] and [`Error::Tls`] for an etcd that cannot
+    /// work, [`Error::Name`] for the prefix, [`Error::Template`] for the key, [`Error::Timing`]
+    /// for a TTL that is not whole, out of range, or too short for the attempt timeout.
+    pub fn build(self) -> Result<Registrar, Error> {
+        let ttl = check_ttl(self.ttl)?;
+        let attempt = self
+            .etcd
+            .attempt_limit()
+            .unwrap_or_else(|| lease::default_attempt(ttl));
+        if attempt.is_zero() || !lease::fits(ttl, attempt) {
+            return Err(Error::Timing(format!(
+                "an attempt timeout of {attempt:?} does not fit a TTL of {ttl:?}: three attempts \
+                 must fit between two renewals, so use {:?} or less, or a longer TTL",
+                lease::default_attempt(ttl)
+            )));
+        }
+        Ok(Registrar::new(Shared::new(
+            Config {
+                template: KeyTemplate::new(&self.key, &self.prefix)?,
+                members: self.etcd.check()?,
+                ttl,
+                attempt,
+                on_conflict: self.on_conflict,
+                allow_loopback: self.allow_loopback,
+                revoke_timeout: self.revoke_timeout,
+                waits: Waits {
+                    settle: self.settle,
+                    drain: self.drain_timeout,
+                },
+            },
+            self.shutdown,
+            self.shutdown_now,
+        )))
+    }
+}
+
+fn check_ttl(ttl: Duration) -> Result<Duration, Error> {
+    if ttl.subsec_nanos() != 0 {
+        return Err(Error::Timing(format!(
+            "a TTL of {ttl:?} is not possible: etcd counts in whole seconds"
+        )));
+    }
+    if !TTL_SECONDS.contains(&ttl.as_secs()) {
+        return Err(Error::Timing(format!(
+            "a TTL of {ttl:?} is not possible: etcd takes {} s to {} s",
+            TTL_SECONDS.start(),
+            TTL_SECONDS.end()
+        )));
+    }
+    Ok(ttl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> RegistrarBuilder {
+        Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
+    }
+
+    #[test]
+    fn a_ttl_etcd_would_change_is_refused_with_the_reason() {
+        for (ttl, reason) in [
+            (Duration::ZERO, "2 s to 9000000000 s"),
+            (Duration::from_secs(1), "2 s to 9000000000 s"),
+            (Duration::from_millis(2500), "whole seconds"),
+            (Duration::from_secs(9_000_000_001), "2 s to 9000000000 s"),
+            (Duration::MAX, "whole seconds"),
+        ] {
+            let error = builder().ttl(ttl).build().unwrap_err().to_string();
+            assert!(error.contains(reason), "{ttl:?}: {error}");
+        }
+        for ttl in [2, 5, 9_000_000_000] {
+            builder().ttl(Duration::from_secs(ttl)).build().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_does_not_fit_the_ttl_is_refused_with_one_that_does() {
+        let etcd = Etcd::new(["http://127.0.0.1:2379"]).attempt_timeout(Duration::from_secs(1));
+        let error = Registrar::builder(etcd).build().unwrap_err().to_string();
+        assert!(error.contains("600ms or less"), "{error}");
+        let etcd = Etcd::new(["http://127.0.0.1:2379"]).attempt_timeout(Duration::ZERO);
+        assert!(Registrar::builder(etcd).build().is_err());
+    }
+
+    #[test]
+    fn each_mistake_is_found_when_building() {
+        assert!(matches!(
+            builder().prefix("").build(),
+            Err(Error::Name { .. })
+        ));
+        assert!(matches!(
+            builder().key("{name}").build(),
+            Err(Error::Template { .. })
+        ));
+        assert!(matches!(
+            Registrar::builder(Etcd::new([""; 0])).build(),
+            Err(Error::NoEndpoints)
+        ));
+    }
+
+    #[test]
+    fn registering_outside_of_a_runtime_is_an_error_and_not_a_panic() {
+        let registrar = builder().build().unwrap();
+        let error = registrar
+            .register(crate::Instance::new("greeter"))
+            .unwrap_err();
+        assert!(matches!(error, Error::NoRuntime));
+    }
+}

@@ -1,0 +1,422 @@
+//! [`Shared`]: the entries that should exist. Handles change it, the keeper follows it.
+
+use super::OnConflict;
+use super::table::{EntryId, Key};
+use crate::address::{Address, Bound};
+use crate::etcd::Members;
+use crate::format::{KeyTemplate, Place};
+use crate::life::{Life, Waits};
+use crate::status::Status;
+use crate::{Error, Instance};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) template: KeyTemplate,
+    pub(crate) members: Members,
+    pub(crate) ttl: Duration,
+    pub(crate) attempt: Duration,
+    pub(crate) on_conflict: OnConflict,
+    pub(crate) allow_loopback: bool,
+    pub(crate) revoke_timeout: Duration,
+    pub(crate) waits: Waits,
+}
+
+/// What handles and keeper share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// The application's token; child of nothing here, so that others may wait for it too.
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) shutdown_now: CancellationToken,
+    /// Nobody can register any more.
+    pub(crate) abandoned: CancellationToken,
+    desired: Mutex<Desired>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Desired {
+    entries: BTreeMap<EntryId, Arc<Entry>>,
+    by_name: HashMap<String, BTreeSet<EntryId>>,
+    changed: BTreeSet<EntryId>,
+    next: EntryId,
+    running: bool,
+    stopped: bool,
+}
+
+/// One registration: one server under one or more service names.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: EntryId,
+    pub(crate) life: Arc<Life>,
+    spec: Mutex<Spec>,
+}
+
+#[derive(Debug)]
+struct Spec {
+    instances: Vec<(Instance, Option<Address>)>,
+    bound: Option<Bound>,
+    armed: bool,
+    leaving: bool,
+}
+
+/// What an entry wants of the keeper.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Its address is not known yet.
+    Wait,
+    /// These keys and values.
+    Keys(Vec<(Key, Arc<str>)>),
+    /// To be gone.
+    Leave,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new(
+        config: Config,
+        shutdown: CancellationToken,
+        shutdown_now: CancellationToken,
+    ) -> Self {
+        // A token of our own below the application's: `Registrar::shutdown` stops the registrar
+        // and not the application.
+        let shutdown = shutdown.child_token();
+        let shutdown_now = shutdown_now.child_token();
+        let abandoned = CancellationToken::new();
+        let (desired, changed) = (Mutex::default(), Notify::new());
+        Self {
+            config,
+            shutdown,
+            shutdown_now,
+            abandoned,
+            desired,
+            changed,
+        }
+    }
+
+    /// Adds an entry. The second value says that nobody keeps this registrar yet.
+    pub(crate) fn add(&self, instances: Vec<Instance>) -> Result<(Arc<Entry>, bool), Error> {
+        if instances.is_empty() {
+            return Err(Error::NoInstance);
+        }
+        tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let instances = instances
+            .into_iter()
+            .map(|instance| {
+                let address = instance.check()?;
+                if let Some(address) = &address {
+                    self.check_reach(address)?;
+                }
+                Ok((instance, address))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let mut desired = self.lock();
+        if desired.stopped || self.is_stopping() {
+            return Err(Error::Stopped);
+        }
+        self.check_keys(&desired, &instances)?;
+        desired.next += 1;
+        let id = desired.next;
+        for (instance, _) in &instances {
+            desired
+                .by_name
+                .entry(instance.name.clone())
+                .or_default()
+                .insert(id);
+        }
+        let entry = Arc::new(Entry {
+            id,
+            life: Arc::new(Life::new(
+                self.config.waits,
+                self.shutdown_now.child_token(),
+            )),
+            spec: Mutex::new(Spec {
+                instances,
+                bound: None,
+                armed: false,
+                leaving: false,
+            }),
+        });
+        desired.entries.insert(entry.id, entry.clone());
+        let first = !std::mem::replace(&mut desired.running, true);
+        drop(desired);
+        self.touch(entry.id);
+        Ok((entry, first))
+    }
+
+    /// Refuses an address that only this machine can dial while etcd, and so everybody who reads
+    /// it there, may be elsewhere.
+    fn check_reach(&self, address: &Address) -> Result<(), Error> {
+        let config = &self.config;
+        if address.is_loopback() && !config.allow_loopback && !config.members.are_local() {
+            return Err(Error::Address {
+                address: address.to_string(),
+                reason: "only this machine can dial it, and etcd is not on it: advertise another \
+                         address, or allow_loopback if that is meant",
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses what could turn out to be the key of another entry.
+    fn check_keys(
+        &self,
+        desired: &Desired,
+        instances: &[(Instance, Option<Address>)],
+    ) -> Result<(), Error> {
+        for (index, (instance, address)) in instances.iter().enumerate() {
+            let outline = |instance: &Instance, address: &Option<Address>| {
+                let address = address.as_ref();
+                self.config.template.outline(&Place {
+                    instance,
+                    address,
+                    lease: None,
+                })
+            };
+            let key = outline(instance, address);
+            let refuse_if_same = |(other, theirs): &(Instance, Option<Address>)| {
+                let taken = outline(other, theirs);
+                if other.name == instance.name && KeyTemplate::could_be_same(&key, &taken) {
+                    return Err(Error::SameKey {
+                        name: other.name.clone(),
+                        key: taken,
+                    });
+                }
+                Ok(())
+            };
+            instances[..index].iter().try_for_each(refuse_if_same)?;
+            for id in desired.by_name.get(&instance.name).into_iter().flatten() {
+                let Some(entry) = desired.entries.get(id) else {
+                    continue;
+                };
+                let spec = entry.spec();
+                if !spec.leaving {
+                    spec.instances.iter().try_for_each(refuse_if_same)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry's listener is bound there, or, with explicit addresses only, somewhere.
+    pub(crate) fn arm(&self, entry: &Entry, local: Option<SocketAddr>) -> Result<(), Error> {
+        let bound = local
+            .map(|local| self.check_bound(entry, local))
+            .transpose()?;
+        let mut spec = entry.spec();
+        spec.bound = bound.or(spec.bound.take());
+        spec.armed = true;
+        drop(spec);
+        self.touch(entry.id);
+        Ok(())
+    }
+
+    /// Refuses a bound address that could not be advertised, where it would have to be.
+    pub(crate) fn check_bound(&self, entry: &Entry, local: SocketAddr) -> Result<Bound, Error> {
+        let bound = Bound::check(local)?;
+        let needed = entry
+            .spec()
+            .instances
+            .iter()
+            .any(|(_, address)| address.is_none());
+        if let (true, Bound::Exact(address)) = (needed, &bound) {
+            self.check_reach(address)?;
+        }
+        Ok(bound)
+    }
+
+    pub(crate) fn update(
+        &self,
+        entry: &Entry,
+        change: &mut dyn FnMut(Instance) -> Instance,
+    ) -> Result<(), Error> {
+        let mut spec = entry.spec();
+        if spec.leaving || self.is_stopping() {
+            return Err(Error::Stopped);
+        }
+        let next = spec.instances.iter().map(|(instance, address)| {
+            let next = change(instance.clone());
+            instance.check_update(&next)?;
+            Ok((next, address.clone()))
+        });
+        spec.instances = next.collect::<Result<_, Error>>()?;
+        drop(spec);
+        self.touch(entry.id);
+        Ok(())
+    }
+
+    /// The entry should be gone.
+    pub(crate) fn leave(&self, entry: &Entry) {
+        entry.spec().leaving = true;
+        self.touch(entry.id);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub(crate) fn hurry(&self) {
+        self.shutdown_now.cancel();
+        self.shutdown.cancel();
+    }
+
+    /// Resolves when everything is to be deregistered. Cancel safe.
+    pub(crate) async fn stopping(&self) {
+        tokio::select! {
+            () = self.shutdown.cancelled() => {}
+            () = self.shutdown_now.cancelled() => {}
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shutdown.is_cancelled() || self.shutdown_now.is_cancelled()
+    }
+
+    /// No entry will be added any more. Gives those that are left.
+    pub(crate) fn close(&self) -> Vec<Arc<Entry>> {
+        let mut desired = self.lock();
+        desired.stopped = true;
+        desired.by_name.clear();
+        std::mem::take(&mut desired.entries).into_values().collect()
+    }
+
+    pub(crate) fn forget(&self, id: EntryId) {
+        let mut desired = self.lock();
+        let Some(entry) = desired.entries.remove(&id) else {
+            return;
+        };
+        for (instance, _) in &entry.spec().instances {
+            if let Some(ids) = desired.by_name.get_mut(&instance.name) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    desired.by_name.remove(&instance.name);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.lock().entries.values().cloned().collect()
+    }
+
+    pub(crate) fn entry(&self, id: EntryId) -> Option<Arc<Entry>> {
+        self.lock().entries.get(&id).cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// The entries that changed since this was last asked.
+    pub(crate) fn take_changed(&self) -> Vec<Arc<Entry>> {
+        let mut desired = self.lock();
+        let changed = std::mem::take(&mut desired.changed);
+        changed
+            .iter()
+            .filter_map(|id| desired.entries.get(id).cloned())
+            .collect()
+    }
+
+    /// Resolves after something changed. Cancel safe, and misses nothing.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Makes the keeper look at an entry again.
+    pub(crate) fn touch(&self, id: EntryId) {
+        self.lock().changed.insert(id);
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desired> {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn spec(&self) -> MutexGuard<'_, Spec> {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether every instance says itself where it is dialled.
+    pub(crate) fn is_explicit(&self) -> bool {
+        self.spec()
+            .instances
+            .iter()
+            .all(|(_, address)| address.is_some())
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.spec().leaving
+    }
+
+    /// Whether the address to advertise has yet to be found out.
+    pub(crate) fn needs_route(&self) -> bool {
+        let spec = self.spec();
+        spec.armed
+            && matches!(spec.bound, Some(Bound::Any { .. }))
+            && spec.instances.iter().any(|(_, address)| address.is_none())
+    }
+
+    /// From here on it is bound to what `route` and `interfaces` make of it.
+    pub(crate) fn resolve(&self, route: Option<IpAddr>, interfaces: &[IpAddr]) {
+        let mut spec = self.spec();
+        spec.bound = spec
+            .bound
+            .take()
+            .map(|b| Bound::Exact(b.resolve(route, interfaces)));
+    }
+
+    /// What it wants, under the lease `lease`.
+    pub(crate) fn wish(&self, template: &KeyTemplate, lease: i64) -> Wish {
+        let spec = self.spec();
+        if spec.leaving {
+            return Wish::Leave;
+        }
+        if !spec.armed {
+            return Wish::Wait;
+        }
+        let bound = match &spec.bound {
+            Some(Bound::Exact(address)) => Some(address),
+            _ => None,
+        };
+        let records = spec.instances.iter().map(|(instance, explicit)| {
+            let address = explicit.as_ref().or(bound)?;
+            let place = Place {
+                instance,
+                address: Some(address),
+                lease: Some(lease),
+            };
+            Some((
+                template.render(&place)?.into(),
+                instance.value_at(address).into(),
+            ))
+        });
+        records
+            .collect::<Option<Vec<_>>>()
+            .map_or(Wish::Wait, Wish::Keys)
+    }
+
+    /// Publishes the way out, where it has not begun.
+    pub(crate) fn begin_leaving(&self) {
+        self.spec().leaving = true;
+        self.life.publish(Status::Deregistering);
+        self.life.stop.cancel();
+    }
+
+    /// Whether a server owns, or owned, a listener of it.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.life.listening.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,189 @@
+//! The way out: of one entry while others stay, and of the lease with everything under it.
+//!
+//! Health learns of it first, then etcd, and neither may take longer than it is given. What etcd
+//! could not be told in time is still tried for as long as the registrar lives; the handle just
+//! does not wait for it.
+
+use super::desired::Entry;
+use super::keeper::{BRISK, Keeper};
+use super::table::Table;
+use crate::etcd::{Fault, Session};
+use crate::status::Status;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// An entry on its way out.
+pub(super) struct Leaving {
+    pub(super) entry: Arc<Entry>,
+    /// When to stop waiting for etcd; `None` once that has happened.
+    pub(super) deadline: Option<Instant>,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    pub(super) async fn lead_out(&mut self, entry: &Arc<Entry>) {
+        let config = &self.shared.config;
+        let mut deadline = Instant::now() + config.revoke_timeout;
+        if entry.life.hurry.is_cancelled() {
+            deadline = deadline.min(Instant::now() + config.attempt);
+        }
+        entry.begin_leaving();
+        entry.life.witnessed().await;
+        self.table.unwant(entry.id);
+        let leaving = self.leaving.entry(entry.id).or_insert(Leaving {
+            entry: entry.clone(),
+            deadline: Some(deadline),
+        });
+        leaving.deadline = leaving.deadline.map(|earlier| earlier.min(deadline));
+        self.settle_leavers();
+    }
+
+    /// Ends the entries of which nothing is left.
+    pub(super) fn settle_leavers(&mut self) {
+        // The last ones go with the lease, all at once: see `step_down`.
+        if self.shared.len() == self.leaving.len() && self.asked.is_some() {
+            return;
+        }
+        let table = &mut self.table;
+        self.leaving.retain(|id, leaving| {
+            let gone = table.is_gone(*id);
+            if gone {
+                table.forget(*id);
+                self.shared.forget(*id);
+                leaving.end(Status::Deregistered);
+            }
+            !gone
+        });
+    }
+
+    pub(super) async fn pass_deadlines(&mut self) {
+        let now = Instant::now();
+        let why = self
+            .trouble
+            .as_ref()
+            .map_or("etcd did not answer".into(), |t| t.why.clone());
+        let (ttl, expired) = match &self.lease {
+            Some(lease) => (lease.ttl(), self.lost.is_none() && lease.expiry() <= now),
+            None => (self.shared.config.ttl, false),
+        };
+        for (id, leaving) in &mut self.leaving {
+            if leaving.deadline.is_some_and(|deadline| deadline <= now) {
+                self.shared.forget(*id);
+                leaving.end(Status::LeftToExpire {
+                    ttl,
+                    why: why.clone(),
+                });
+            }
+        }
+        if expired {
+            self.despair(&format!("the lease ran out unconfirmed: {why}"))
+                .await;
+        }
+    }
+
+    /// Lets the lease go, and every entry that is leaving; at a stop, that is all of them.
+    pub(super) async fn step_down(&mut self) {
+        let stop = self.shared.is_stopping();
+        let entries = match stop {
+            true => self.shared.close(),
+            false => vec![],
+        };
+        for entry in entries {
+            let leaving = || Leaving {
+                entry: entry.clone(),
+                deadline: Some(Instant::now()),
+            };
+            self.leaving.entry(entry.id).or_insert_with(leaving);
+        }
+        for leaving in self.leaving.values() {
+            leaving.entry.begin_leaving();
+        }
+        for leaving in self.leaving.values() {
+            leaving.entry.life.witnessed().await;
+        }
+        let revoked = self.revoke().await;
+        let ttl = self
+            .lease
+            .take()
+            .map_or(self.shared.config.ttl, |lease| lease.ttl());
+        self.table = Table::new(0, self.shared.config.on_conflict);
+        for (id, mut leaving) in std::mem::take(&mut self.leaving) {
+            self.shared.forget(id);
+            leaving.end(match &revoked {
+                Ok(()) => Status::Deregistered,
+                Err(fault) => Status::LeftToExpire {
+                    ttl,
+                    why: fault.to_string().into(),
+                },
+            });
+        }
+        (self.trouble, self.lost, self.session) = (None, None, None);
+    }
+
+    /// Revokes the lease, on whichever member answers, within the time there is.
+    pub(super) async fn revoke(&mut self) -> Result<(), Fault> {
+        let Some(id) = self.asked.take() else {
+            return Ok(());
+        };
+        let shared = self.shared.clone();
+        let config = &shared.config;
+        let limit = config.attempt.min(config.revoke_timeout);
+        let give_up = async {
+            let impatient = async {
+                shared.shutdown_now.cancelled().await;
+                sleep(limit).await;
+            };
+            tokio::select! {
+                () = impatient => {}
+                () = sleep(config.revoke_timeout) => {}
+            }
+        };
+        let mut give_up = pin!(give_up);
+        let mut last = None;
+        loop {
+            let member = config.members.at(self.member);
+            let session = self.session.take();
+            let attempt = async {
+                let session = match session {
+                    Some(session) => session,
+                    None => Session::connect(&config.members, member, limit).await?,
+                };
+                session.revoke(id).await
+            };
+            let endpoint = member.shown();
+            let fault = tokio::select! {
+                biased;
+                done = timeout(limit, attempt) => match done {
+                    Ok(Ok(())) => return Ok(()),
+                    Ok(Err(fault)) => fault,
+                    Err(_) => Fault::late(endpoint, limit),
+                },
+                () = &mut give_up => {
+                    return Err(last.unwrap_or_else(|| Fault::late(endpoint, config.revoke_timeout)));
+                }
+            };
+            self.member = self.member.wrapping_add(1);
+            let pause = self
+                .retry
+                .failed_after(Duration::ZERO, BRISK, &mut self.rng);
+            tokio::select! {
+                () = &mut give_up => return Err(fault),
+                () = sleep(pause) => last = Some(fault),
+            }
+        }
+    }
+}
+
+// === impl Leaving ===
+
+impl Leaving {
+    /// The entry has ended; a second end changes nothing.
+    pub(super) fn end(&mut self, last: Status) {
+        if self.deadline.take().is_some() {
+            self.entry.life.end(last);
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! [`Keeper`]: the task that makes etcd agree with what is desired, until told to stop.
+//!
+//! ```text
+//! wait for an entry -> obtain a lease -> hold it -> why did that end?
+//!    Broken     another connection, the same lease
+//!    LeaseGone  another lease
+//!    Empty      revoke; wait for an entry
+//!    Stop       revoke; the end
+//! ```
+//!
+//! Every await here is bounded, and none of them outlasts a stop, the expiry of the lease or the
+//! deadline of an entry on its way out: they all go through [`Keeper::attend_once`].
+
+use super::desired::{Entry, Shared, Wish};
+use super::exit::Leaving;
+use super::report::Trouble;
+use super::table::{EntryId, Table};
+use crate::backoff::{Backoff, Bucket};
+use crate::etcd::{Fault, Meaning, Session};
+use crate::lease::{self, Lease};
+use crate::status::Status;
+use futures_util::FutureExt as _;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::Instrument as _;
+
+/// See the [module](self).
+pub(super) struct Keeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) rng: fastrand::Rng,
+    pub(super) lease: Option<Lease>,
+    pub(super) table: Table,
+    /// An entry that is bound to no particular address waits for its own to be found out.
+    pub(super) unrouted: bool,
+    /// When the connection of now first proved to work.
+    pub(super) works_since: Option<Instant>,
+    pub(super) retry: Backoff,
+    /// A lease that may exist in etcd and is to be revoked in the end.
+    pub(super) asked: Option<i64>,
+    pub(super) session: Option<Session>,
+    pub(super) member: usize,
+    pub(super) leases: Bucket,
+    pub(super) leaving: BTreeMap<EntryId, Leaving>,
+    /// etcd is out of reach, though the lease may live.
+    pub(super) trouble: Option<Trouble>,
+    /// The lease is not known to live any more.
+    pub(super) lost: Option<Trouble>,
+}
+
+/// Why holding a lease, or waiting for something, ended.
+#[derive(Debug)]
+pub(super) enum Why {
+    Stop,
+    Empty,
+    LeaseGone(Fault),
+    Broken(Fault),
+}
+
+/// The cap of the wait after a refused connection. It costs next to nothing, and etcd may be back
+/// any moment: half of this is what the median recovery takes.
+pub(super) const BRISK: Duration = Duration::from_millis(250);
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// Between attempts that were refused on purpose: somebody has to change something first.
+pub(super) const SLOW: Duration = Duration::from_secs(30);
+/// Fresh leases: enough at once for any mishap, few enough a minute if somebody revokes them all.
+const LEASES_AT_ONCE: u32 = 24;
+const LEASE_EVERY: Duration = Duration::from_secs(5);
+/// After a panic of our own.
+const REST: Duration = Duration::from_secs(1);
+
+/// Starts the task that keeps `shared`.
+pub(super) fn start(shared: Arc<Shared>) {
+    let orphaned = Orphaned(shared.clone());
+    let task = async move {
+        loop {
+            let keeper = Keeper::new(shared.clone()).run();
+            if AssertUnwindSafe(keeper).catch_unwind().await.is_ok() {
+                break;
+            }
+            // A bug of ours. The keys go with their lease; a new keeper brings them back.
+            tracing::error!("the registrar's task panicked, starting it again");
+            let why: Arc<str> = "internal error: the registrar's task panicked".into();
+            for entry in shared.entries() {
+                entry.life.publish(Status::Lost {
+                    since: Instant::now(),
+                    why: why.clone(),
+                });
+                shared.touch(entry.id);
+            }
+            sleep(REST).await;
+        }
+        drop(orphaned);
+    };
+    tokio::spawn(task.in_current_span());
+}
+
+/// The runtime went away under the keeper: whoever waits for an end gets one.
+struct Orphaned(Arc<Shared>);
+
+impl Drop for Orphaned {
+    fn drop(&mut self) {
+        for entry in self.0.close() {
+            entry.life.publish(Status::LeftToExpire {
+                ttl: self.0.config.ttl,
+                why: "the runtime ended".into(),
+            });
+            entry.life.stop.cancel();
+            entry.life.drain.cancel();
+            entry.life.sever.cancel();
+        }
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    fn new(shared: Arc<Shared>) -> Self {
+        let mut rng = fastrand::Rng::new();
+        let calm = shared.config.ttl;
+        Self {
+            member: rng.usize(..),
+            rng,
+            lease: None,
+            table: Table::new(0, shared.config.on_conflict),
+            unrouted: false,
+            works_since: None,
+            retry: Backoff::new(FIRST_RETRY, calm),
+            asked: None,
+            session: None,
+            leases: Bucket::new(LEASES_AT_ONCE, LEASE_EVERY),
+            leaving: BTreeMap::new(),
+            trouble: None,
+            lost: None,
+            shared,
+        }
+    }
+
+    async fn run(mut self) {
+        while self.wait_for_entries().await {
+            match self.reign().await {
+                Why::Stop => break,
+                Why::Empty => self.step_down().await,
+                Why::LeaseGone(fault) | Why::Broken(fault) => self.lose(&fault.to_string()).await,
+            }
+        }
+        self.step_down().await;
+    }
+
+    /// Waits until there is something to register. `false`: there never will be.
+    async fn wait_for_entries(&mut self) -> bool {
+        self.session = None;
+        let shared = self.shared.clone();
+        loop {
+            if shared.is_stopping() {
+                return false;
+            }
+            if shared.len() > 0 {
+                return true;
+            }
+            tokio::select! {
+                biased;
+                () = shared.stopping() => return false,
+                () = shared.changed() => {}
+                () = shared.abandoned.cancelled() => return shared.len() > 0,
+            }
+        }
+    }
+
+    /// One lease, over as many connections as it takes.
+    async fn reign(&mut self) -> Why {
+        while let Err(until) = self.leases.take(Instant::now()) {
+            if let Err(why) = self.attend(sleep_until(until)).await {
+                return why;
+            }
+        }
+        if let Err(why) = self.obtain().await {
+            return why;
+        }
+        for entry in self.shared.entries() {
+            self.follow(&entry).await;
+        }
+        let mut fresh = true;
+        loop {
+            match self.hold(fresh).await {
+                Why::Broken(fault) => {
+                    if let Err(why) = self.recover(fault).await {
+                        return why;
+                    }
+                    fresh = false;
+                }
+                why => return why,
+            }
+        }
+    }
+
+    /// Gets a lease, however long it takes.
+    ///
+    /// We choose its id, so that asking again after a lost reply cannot make a second one, and so
+    /// that it can be revoked without ever having seen a reply.
+    async fn obtain(&mut self) -> Result<(), Why> {
+        let id = lease::fresh_id(&mut self.rng);
+        loop {
+            match self.grant(id).await {
+                Err(Why::Broken(fault)) => self.recover(fault).await?,
+                other => return other,
+            }
+        }
+    }
+
+    async fn grant(&mut self, id: i64) -> Result<(), Why> {
+        let session = self.session().await?;
+        let (limit, wanted) = (self.shared.config.attempt, self.shared.config.ttl);
+        self.asked = Some(id);
+        let sent = Instant::now();
+        let mut grant = pin!(timeout(limit, session.clone().grant(id, wanted)));
+        let granted = match self.attend(grant.as_mut()).await {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(_)) => Err(Fault::late(session.endpoint(), limit)),
+            Err(why) => {
+                // Let it land first: a revoke that overtakes it would leave a lease behind.
+                let _ = timeout(self.shared.config.revoke_timeout / 2, grant).await;
+                return Err(why);
+            }
+        };
+        let ttl = match granted {
+            Ok(ttl) => ttl,
+            Err(fault) if fault.meaning() == Meaning::LeaseExists => wanted,
+            Err(fault) => return Err(Why::Broken(fault)),
+        };
+        if ttl != wanted {
+            tracing::warn!(?wanted, granted = ?ttl, "etcd granted another TTL, following it");
+        }
+        self.works_since.get_or_insert(sent);
+        self.lease = Some(Lease::granted(id, ttl, sent, &mut self.rng));
+        self.table = Table::new(id, self.shared.config.on_conflict);
+        self.lost = None;
+        self.calm();
+        tracing::debug!(lease = format_args!("{id:x}"), ?ttl, "lease granted");
+        Ok(())
+    }
+
+    /// The connection of now, or a new one to the member whose turn it is.
+    pub(super) async fn session(&mut self) -> Result<Session, Why> {
+        if let Some(session) = &self.session {
+            return Ok(session.clone());
+        }
+        let (shared, index) = (self.shared.clone(), self.member);
+        let limit = shared.config.attempt;
+        let endpoint = shared.config.members.at(index).shown().clone();
+        tracing::debug!(%endpoint, "connecting to etcd");
+        let connect = async {
+            let members = &shared.config.members;
+            let session = Session::connect(members, members.at(index), limit);
+            timeout(limit, session)
+                .await
+                .unwrap_or_else(|_| Err(Fault::late(&endpoint, limit)))
+        };
+        let session = self.attend(connect).await?.map_err(Why::Broken)?;
+        self.session = Some(session.clone());
+        Ok(session)
+    }
+
+    /// After a broken connection: what to try next, and when.
+    async fn recover(&mut self, fault: Fault) -> Result<(), Why> {
+        tracing::debug!(%fault, "attempt failed");
+        self.session = None;
+        self.table.doubt();
+        let worked = self
+            .works_since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        if !matches!(fault.meaning(), Meaning::Unauthenticated | Meaning::Denied) {
+            self.member = self.member.wrapping_add(1);
+        }
+        let rng = &mut self.rng;
+        let pause = match fault.meaning() {
+            Meaning::Late => Duration::ZERO,
+            Meaning::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
+            Meaning::Unreachable => self.retry.failed_after(worked, BRISK, rng),
+            _ => self
+                .retry
+                .failed_after(worked, self.shared.config.attempt, rng),
+        };
+        self.worry(&fault.to_string());
+        self.attend(sleep(pause)).await
+    }
+
+    /// Waits for `future`, while everything else that may not wait is done.
+    pub(super) async fn attend<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Why> {
+        let mut future = pin!(future);
+        loop {
+            if let Some(out) = self.attend_once(future.as_mut()).await? {
+                return Ok(out);
+            }
+        }
+    }
+
+    /// As [`attend`](Self::attend), but gives `None` after anything else was done.
+    ///
+    /// The order matters. A stop comes first. Expiry comes before the answer that may be waiting:
+    /// after the process was frozen, both are there at once, and the world must learn that the
+    /// lease ran out before it learns that all is well again.
+    pub(super) async fn attend_once<T>(
+        &mut self,
+        future: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<Option<T>, Why> {
+        self.pull().await?;
+        let shared = self.shared.clone();
+        let wake = self.next_deadline();
+        tokio::select! {
+            biased;
+            () = shared.stopping() => Err(Why::Stop),
+            () = sleep_until_some(wake) => {
+                self.pass_deadlines().await;
+                Ok(None)
+            }
+            out = future => Ok(Some(out)),
+            () = shared.changed() => Ok(None),
+        }
+    }
+
+    /// Takes in what handles changed.
+    async fn pull(&mut self) -> Result<(), Why> {
+        for entry in self.shared.take_changed() {
+            self.follow(&entry).await;
+        }
+        let waiting = self
+            .leaving
+            .values()
+            .filter(|leaving| leaving.deadline.is_some())
+            .count();
+        if self.shared.len() == waiting {
+            Err(Why::Empty)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes the table want what `entry` wants.
+    pub(super) async fn follow(&mut self, entry: &Arc<Entry>) {
+        let id = self.lease.as_ref().map_or(0, Lease::id);
+        match entry.wish(&self.shared.config.template, id) {
+            Wish::Leave => self.lead_out(entry).await,
+            Wish::Wait => self.unrouted |= entry.needs_route(),
+            Wish::Keys(_) if self.lease.is_none() => {}
+            Wish::Keys(records) => {
+                if let Err(key) = self.table.want(entry.id, records) {
+                    // Checked when it was registered; only an address that was found out later
+                    // can still collide.
+                    let why = format!("another registration here has the key {key:?}");
+                    tracing::error!("{why}");
+                    entry.life.publish(Status::Registering {
+                        why: Some(why.into()),
+                    });
+                }
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let expiry = self
+            .lease
+            .as_ref()
+            .filter(|_| self.lost.is_none())
+            .map(Lease::expiry);
+        let leaving = self.leaving.values().filter_map(|leaving| leaving.deadline);
+        expiry.into_iter().chain(leaving).min()
+    }
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

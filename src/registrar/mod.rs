@@ -1,0 +1,115 @@
+//! [`Registrar`]: desired state, kept true.
+//!
+//! The registrar holds the set of keys that *should* be in etcd. One task makes etcd agree with
+//! it, under one lease, for as long as the registrar lives: "etcd restarted", "etcd lost its
+//! data", "the network was cut", "somebody revoked the lease" and "the process was frozen" are
+//! all the same event to it, the end of a lease or of a connection.
+//!
+//! | file | |
+//! |---|---|
+//! | `builder.rs` | [`RegistrarBuilder`]: everything that is configured, checked in one place |
+//! | `desired.rs` | the entries that should exist, shared by handles and keeper |
+//! | `keeper.rs` | the task: lease after lease, until told to stop |
+//! | `tenure.rs` | one lease on one connection: the loop that renews, writes and watches |
+//! | `exit.rs` | the way out, of one entry and of all |
+//! | `report.rs` | what each entry's status says |
+//! | `table.rs` | which key needs what; pure |
+
+mod builder;
+mod desired;
+mod exit;
+mod keeper;
+mod report;
+mod table;
+mod tenure;
+
+pub use builder::RegistrarBuilder;
+pub(crate) use desired::{Entry, Shared};
+
+use crate::{Error, Etcd, Instance, Registration};
+use std::sync::Arc;
+use tokio_util::sync::DropGuard;
+
+/// Registers instances in etcd and keeps them there.
+///
+/// Cheap to clone; all clones are the same registrar. Any number of registrations share one
+/// lease, one connection and one task. Dropping it changes nothing for the registrations it made.
+#[derive(Debug, Clone)]
+pub struct Registrar {
+    shared: Arc<Shared>,
+    /// Tells the keeper when the last clone is gone, and with it the last way to register.
+    _open: Arc<DropGuard>,
+}
+
+/// What to do about a key that another lease holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnConflict {
+    /// Take it. In containers it is most often our own former incarnation: same address, pid 1.
+    /// Against a live rival the number of rewrites a minute is bounded.
+    #[default]
+    TakeOver,
+    /// Leave it, say so in the [status](crate::Status::Yielding), and take it when it is free.
+    Yield,
+}
+
+// === impl Registrar ===
+
+impl Registrar {
+    fn new(shared: Shared) -> Self {
+        let open = shared.abandoned.clone().drop_guard();
+        Self {
+            shared: Arc::new(shared),
+            _open: Arc::new(open),
+        }
+    }
+
+    /// Starts to configure a registrar for `etcd`.
+    #[must_use]
+    pub fn builder(etcd: Etcd) -> RegistrarBuilder {
+        RegistrarBuilder::new(etcd)
+    }
+
+    /// Registers one instance, as soon as its address is known.
+    ///
+    /// The instance appears when its listener is bound and served: see [`Registration`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Name`], [`Error::Address`] and [`Error::ValueTooLarge`] for an instance that
+    /// cannot be written, [`Error::SameKey`] if another registration would write its key,
+    /// [`Error::Stopped`] after shutdown, [`Error::NoRuntime`] outside of a tokio runtime.
+    pub fn register(&self, instance: Instance) -> Result<Registration, Error> {
+        self.register_all([instance])
+    }
+
+    /// Registers one server under several service names: they come and go together.
+    ///
+    /// # Errors
+    ///
+    /// As [`register`](Self::register), and [`Error::NoInstance`] for an empty list.
+    pub fn register_all(
+        &self,
+        instances: impl IntoIterator<Item = Instance>,
+    ) -> Result<Registration, Error> {
+        let (entry, first) = self.shared.add(instances.into_iter().collect())?;
+        if first {
+            keeper::start(self.shared.clone());
+        }
+        Ok(Registration::new(entry, self.shared.clone()))
+    }
+
+    /// Begins the shutdown of every registration, as a cancelled
+    /// [`shutdown`](RegistrarBuilder::shutdown) token does.
+    ///
+    /// Idempotent; returns at once. Each registration's [`closed`](Registration::closed) tells
+    /// when it is out and how that went.
+    pub fn shutdown(&self) {
+        self.shared.stop();
+    }
+
+    /// Begins the shutdown if it has not begun, and skips every wait there is in it.
+    pub fn shutdown_now(&self) {
+        self.shared.hurry();
+    }
+}

@@ -1,0 +1,168 @@
+//! What the keeper tells the world: from its own state and the table to each entry's status.
+
+use super::desired::Entry;
+use super::keeper::Keeper;
+use super::table::{Table, View};
+use crate::etcd::{Fault, Op};
+use crate::lease::Lease;
+use crate::status::{Registered, Status};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Something is wrong, since when and why.
+#[derive(Debug, Clone)]
+pub(super) struct Trouble {
+    pub(super) since: Instant,
+    pub(super) why: Arc<str>,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// etcd is out of reach.
+    pub(super) fn worry(&mut self, why: &str) {
+        if self.trouble.is_none() {
+            tracing::warn!(%why, "etcd is out of reach, trying until it answers");
+        }
+        let since = self
+            .trouble
+            .as_ref()
+            .map_or_else(Instant::now, |trouble| trouble.since);
+        self.trouble = Some(Trouble {
+            since,
+            why: why.into(),
+        });
+        self.publish_all();
+    }
+
+    /// etcd answers, and has our keys.
+    pub(super) fn calm(&mut self) {
+        if let Some(trouble) = self.trouble.take() {
+            tracing::info!(after = ?trouble.since.elapsed(), "etcd answers again");
+        }
+        self.lost = None;
+        self.publish_all();
+    }
+
+    /// The lease is not known to live any more.
+    pub(super) async fn despair(&mut self, why: &str) {
+        self.lost = Some(Trouble {
+            since: Instant::now(),
+            why: why.into(),
+        });
+        self.publish_all();
+        for entry in self.shared.entries() {
+            entry.life.witnessed().await;
+        }
+    }
+
+    /// The lease is gone, and every key under it.
+    pub(super) async fn lose(&mut self, why: &str) {
+        self.lease = None;
+        self.asked = None;
+        self.despair(why).await;
+        self.table = Table::new(0, self.shared.config.on_conflict);
+        self.settle_leavers();
+    }
+
+    /// A write was refused although the connection is fine: says so where the key is missing.
+    pub(super) fn turned_down(&self, ops: &[Op], fault: &Fault) {
+        let why: Arc<str> = fault.to_string().into();
+        tracing::warn!(%why, keys = ops.len(), "etcd turned a write down, repeating it later");
+        for entry in ops
+            .iter()
+            .filter_map(|op| self.shared.entry(self.table.owner(op.key())?))
+        {
+            match entry.life.status() {
+                Status::Registering { .. } => {
+                    entry.life.publish(Status::Registering {
+                        why: Some(why.clone()),
+                    });
+                }
+                Status::Lost { since, .. } => {
+                    entry.life.publish(Status::Lost {
+                        since,
+                        why: why.clone(),
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn is_worried(&self) -> bool {
+        self.trouble.is_some() || self.lost.is_some()
+    }
+
+    /// Publishes what changed in the table.
+    pub(super) fn publish(&mut self) {
+        for id in self.table.take_touched() {
+            if let Some(entry) = self.shared.entry(id) {
+                self.publish_one(&entry);
+            }
+        }
+        if !self.leaving.is_empty() {
+            self.settle_leavers();
+        }
+    }
+
+    pub(super) fn publish_all(&self) {
+        for entry in self.shared.entries() {
+            self.publish_one(&entry);
+        }
+    }
+
+    pub(super) fn publish_one(&self, entry: &Entry) {
+        if !entry.is_leaving() {
+            entry.life.publish(self.stand(entry));
+        }
+    }
+
+    pub(super) fn stand(&self, entry: &Entry) -> Status {
+        let last = entry.life.status();
+        let lost = |since, why| match &last {
+            Status::Lost { .. } => last.clone(),
+            Status::Registering { .. } => Status::Registering { why: Some(why) },
+            _ => Status::Lost { since, why },
+        };
+        if let Some(trouble) = &self.lost {
+            return lost(trouble.since, trouble.why.clone());
+        }
+        let View {
+            keys,
+            held,
+            revision,
+            foreign,
+            contested,
+        } = self.table.view(entry.id);
+        if let Some(to_lease) = foreign {
+            return Status::Yielding { to_lease };
+        }
+        let Some(lease) = self.lease.as_ref().filter(|_| held).map(Lease::id) else {
+            let why = match &self.trouble {
+                Some(trouble) => trouble.why.clone(),
+                None if contested => "somebody rewrites the key again and again, waiting".into(),
+                None if last.is_held() => "the key was deleted or overwritten".into(),
+                None => return last,
+            };
+            return lost(Instant::now(), why);
+        };
+        let since = last
+            .registered()
+            .map_or_else(Instant::now, |registered| registered.since);
+        let registered = Registered {
+            lease,
+            keys: keys.into(),
+            revision,
+            since,
+        };
+        match &self.trouble {
+            None => Status::Registered(registered),
+            Some(Trouble { since, why }) => Status::Suspect {
+                registered,
+                since: *since,
+                why: why.clone(),
+            },
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! One lease on one connection: the loop that renews, writes, looks and watches.
+//!
+//! At most one renewal and one piece of work are under way at a time, each with a deadline of its
+//! own; watches tell what others do to our keys. The loop ends with a reason, and whatever was
+//! under way is dropped with the connection: what became of it is looked up on the next one.
+
+use super::keeper::{Keeper, SLOW, Why};
+use super::table::Key;
+use crate::etcd::{
+    Applied, Fault, Meaning, Op, Renewals, Seen, Session, WatchNews, WatchReplies, WatchRequests,
+    route,
+};
+use crate::lease::Lease;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+type Call<T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>>;
+
+/// A connection and everything under way on it.
+struct Link {
+    session: Session,
+    limit: Duration,
+    /// The lease is known to live on this connection.
+    confirmed: bool,
+    renewal: Renewal,
+    work: Option<(Work, Call<Done>)>,
+    /// Writes were turned down; not before then again.
+    write_at: Option<Instant>,
+    opening: Option<Call<(WatchRequests, WatchReplies)>>,
+    requests: Option<WatchRequests>,
+    replies: Option<WatchReplies>,
+}
+
+enum Renewal {
+    Unopened,
+    Idle(Renewals),
+    /// Sent at that instant. Gives the TTL, unless it is the one that was granted.
+    Sent(Instant, Call<(Renewals, Option<Duration>)>),
+}
+
+#[derive(Clone)]
+enum Work {
+    Look(Vec<Key>),
+    Write(Vec<Op>),
+    Route,
+}
+
+enum Done {
+    Looked(i64, Vec<Option<Seen>>),
+    Applied(Applied),
+    Route(Option<IpAddr>),
+}
+
+/// What happened next.
+enum Step {
+    /// Something is due; planning finds out what.
+    Due,
+    Renewed(Result<(Renewals, Option<Duration>), Fault>),
+    Worked(Result<Done, Fault>),
+    Opened(Result<(WatchRequests, WatchReplies), Fault>),
+    News(Result<WatchNews, Fault>),
+    Asked(Result<(), Fault>),
+    Unasked(Result<(), Fault>),
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// Holds the lease on one connection until there is a reason not to.
+    ///
+    /// A lease that is not `fresh` is renewed before anything else: only if etcd does not know it
+    /// any more is there anything to write.
+    pub(super) async fn hold(&mut self, fresh: bool) -> Why {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(why) => return why,
+        };
+        let mut link = Link::new(session, self.shared.config.attempt, fresh);
+        loop {
+            self.plan(&mut link);
+            self.publish();
+            let due = self.next_due(&link);
+            let step = link.step(due, self.table.next_watch(), self.table.next_unwatch());
+            let step = match self.attend_once(pin!(step)).await {
+                Ok(Some(step)) => step,
+                Ok(None) => continue,
+                Err(why) => return why,
+            };
+            if let Err(why) = self.take(&mut link, step) {
+                return why;
+            }
+        }
+    }
+
+    /// When something becomes due that waits for nothing but time.
+    fn next_due(&self, link: &Link) -> Option<Instant> {
+        let renewal = match link.renewal {
+            Renewal::Sent(..) => None,
+            _ => self.lease.as_ref().map(Lease::due),
+        };
+        let write = match link.work {
+            Some(_) => None,
+            None => link.write_at.or_else(|| self.table.next_unblocked()),
+        };
+        renewal.into_iter().chain(write).min()
+    }
+
+    /// Starts what is due and not under way yet.
+    fn plan(&mut self, link: &mut Link) {
+        let now = Instant::now();
+        let Some(lease) = &self.lease else { return };
+        if !link.confirmed || lease.due() <= now {
+            link.renew(lease.id(), now);
+        }
+        if !link.confirmed || link.work.is_some() {
+            return;
+        }
+        let looks = self.table.next_looks();
+        if looks.is_empty() && self.is_worried() {
+            self.calm();
+        }
+        let Some(lease) = &self.lease else { return };
+        if self.unrouted {
+            let (shared, limit) = (self.shared.clone(), link.limit);
+            let route = async move {
+                let route = timeout(limit, route::towards(&shared.config.members, 0)).await;
+                Ok(Done::Route(route.unwrap_or_default()))
+            };
+            link.work = Some((Work::Route, Box::pin(route)));
+        } else if !looks.is_empty() {
+            link.look(looks);
+        } else if link.write_at.is_none_or(|at| at <= now) {
+            link.write_at = None;
+            let ops = self.table.next_writes(now);
+            if !ops.is_empty() {
+                link.write(lease.id(), ops);
+            }
+        }
+        if link.requests.is_none() && link.opening.is_none() {
+            if let Some((key, id, from)) = self.table.next_watch() {
+                self.table.watch_asked(&key);
+                link.open_watch(key, id, from);
+            }
+        }
+    }
+
+    /// Takes in what happened.
+    fn take(&mut self, link: &mut Link, step: Step) -> Result<(), Why> {
+        match step {
+            Step::Due => {}
+            Step::Renewed(done) => {
+                let (renewals, ttl) = done.map_err(sort)?;
+                let sent = match std::mem::replace(&mut link.renewal, Renewal::Idle(renewals)) {
+                    Renewal::Sent(sent, _) => sent,
+                    _ => return Ok(()),
+                };
+                if let Some(lease) = &mut self.lease {
+                    lease.renewed(ttl.unwrap_or(lease.ttl()), sent, &mut self.rng);
+                }
+                self.works_since.get_or_insert(sent);
+                link.confirmed = true;
+            }
+            Step::Worked(done) => {
+                let Some((work, _)) = link.work.take() else {
+                    return Ok(());
+                };
+                self.worked(link, work, done)?;
+            }
+            Step::Opened(done) => {
+                link.opening = None;
+                let (requests, replies) = done.map_err(sort)?;
+                (link.requests, link.replies) = (Some(requests), Some(replies));
+            }
+            Step::News(news) => {
+                let WatchNews { events, ended } = news.map_err(sort)?;
+                let now = Instant::now();
+                for event in events {
+                    self.table.happened(event, now);
+                }
+                if let Some((_, fault)) = ended.filter(|(id, _)| self.table.is_watch_kept(*id)) {
+                    return Err(sort(fault));
+                }
+            }
+            Step::Asked(asked) => {
+                asked.map_err(sort)?;
+                if let Some((key, ..)) = self.table.next_watch() {
+                    self.table.watch_asked(&key);
+                }
+            }
+            Step::Unasked(asked) => {
+                asked.map_err(sort)?;
+                self.table.unwatched();
+            }
+        }
+        Ok(())
+    }
+
+    fn worked(
+        &mut self,
+        link: &mut Link,
+        work: Work,
+        done: Result<Done, Fault>,
+    ) -> Result<(), Why> {
+        let now = Instant::now();
+        match (work, done) {
+            (Work::Look(keys), Ok(Done::Looked(revision, seen))) => {
+                self.table.looked(&keys, revision, &seen);
+            }
+            (Work::Write(ops), Ok(Done::Applied(applied))) => {
+                self.table
+                    .written(&ops, applied.revision, &applied.refused_by, now);
+            }
+            (Work::Route, Ok(Done::Route(route))) => self.route(route),
+            // Turned down but not lost: the lease is renewed on, and the write is repeated.
+            (Work::Write(ops), Err(fault)) if turned_down(&fault) => {
+                self.table.refused(&ops, now);
+                let pause = match fault.meaning() {
+                    Meaning::Denied => SLOW,
+                    _ => self
+                        .retry
+                        .failed_after(Duration::ZERO, link.limit, &mut self.rng),
+                };
+                link.write_at = Some(now + pause);
+                self.turned_down(&ops, &fault);
+            }
+            (_, Err(fault)) => return Err(sort(fault)),
+            (_, Ok(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Settles which address is ours, for the entries that wait for it.
+    fn route(&mut self, route: Option<IpAddr>) {
+        self.unrouted = false;
+        let interfaces = route::interfaces();
+        for entry in self.shared.entries() {
+            if entry.needs_route() {
+                entry.resolve(route, &interfaces);
+                self.shared.touch(entry.id);
+            }
+        }
+    }
+}
+
+/// Whether the connection is fine and only this write was refused.
+fn turned_down(fault: &Fault) -> bool {
+    matches!(fault.meaning(), Meaning::Busy | Meaning::Denied)
+}
+
+fn sort(fault: Fault) -> Why {
+    match fault.meaning() {
+        Meaning::LeaseGone => Why::LeaseGone(fault),
+        _ => Why::Broken(fault),
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    fn new(session: Session, limit: Duration, fresh: bool) -> Self {
+        Self {
+            session,
+            limit,
+            confirmed: fresh,
+            renewal: Renewal::Unopened,
+            work: None,
+            write_at: None,
+            opening: None,
+            requests: None,
+            replies: None,
+        }
+    }
+
+    /// Sends a renewal, unless one is under way.
+    fn renew(&mut self, id: i64, now: Instant) {
+        let call = match std::mem::replace(&mut self.renewal, Renewal::Unopened) {
+            sent @ Renewal::Sent(..) => {
+                self.renewal = sent;
+                return;
+            }
+            Renewal::Unopened => {
+                let session = self.session.clone();
+                self.bounded(async move { Ok((session.renewals(id).await?, None)) })
+            }
+            Renewal::Idle(mut renewals) => self.bounded(async move {
+                let ttl = renewals.renew().await?;
+                Ok((renewals, Some(ttl)))
+            }),
+        };
+        self.renewal = Renewal::Sent(now, call);
+    }
+
+    fn look(&mut self, keys: Vec<Key>) {
+        let look = self.session.clone().look(keys.clone());
+        let look = async move {
+            look.await
+                .map(|(revision, seen)| Done::Looked(revision, seen))
+        };
+        self.work = Some((Work::Look(keys), self.bounded(look)));
+    }
+
+    fn write(&mut self, id: i64, ops: Vec<Op>) {
+        let write = self.session.clone().apply(id, ops.clone());
+        let write = async move { write.await.map(Done::Applied) };
+        self.work = Some((Work::Write(ops), self.bounded(write)));
+    }
+
+    fn open_watch(&mut self, key: Key, id: i64, from: i64) {
+        self.opening = Some(self.bounded(self.session.clone().watch(key, id, from)));
+    }
+
+    fn bounded<T: 'static>(
+        &self,
+        call: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Call<T> {
+        let (limit, endpoint) = (self.limit, self.session.endpoint().clone());
+        Box::pin(async move {
+            let done = timeout(limit, call).await;
+            done.unwrap_or_else(|_| Err(Fault::late(&endpoint, limit)))
+        })
+    }
+
+    /// Waits for whatever happens first. Cancel safe.
+    ///
+    /// Renewals come first: nothing else may make one late.
+    async fn step(
+        &mut self,
+        due: Option<Instant>,
+        watch: Option<(Key, i64, i64)>,
+        unwatch: Option<i64>,
+    ) -> Step {
+        let Self {
+            renewal,
+            work,
+            opening,
+            requests,
+            replies,
+            ..
+        } = self;
+        let renewed = async {
+            match renewal {
+                Renewal::Sent(_, call) => call.await,
+                _ => std::future::pending().await,
+            }
+        };
+        let due = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let asked = async {
+            match (requests, unwatch, watch) {
+                (Some(requests), Some(id), _) => Step::Unasked(requests.remove(id).await),
+                (Some(requests), None, Some((key, id, from))) => {
+                    Step::Asked(requests.add(&key, id, from).await)
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = renewed => Step::Renewed(done),
+            done = some(work.as_mut().map(|(_, call)| call)) => Step::Worked(done),
+            done = some(opening.as_mut()) => Step::Opened(done),
+            news = some(replies.as_mut().map(|replies| Box::pin(replies.next()))) => Step::News(news),
+            step = asked => step,
+            () = due => Step::Due,
+        }
+    }
+}
+
+async fn some<F: Future + Unpin>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,177 @@
+//! [`Connection`]: a TCP connection that can be told to end.
+//!
+//! Two things stock tonic waits for without end when it drains, hence this:
+//! a connection that never sent a byte (a load balancer's probe, a lazily used pool: hyper #4170)
+//! ends when the drain begins, and every connection ends after the drain deadline.
+
+use crate::life::Life;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// A connection of [`Incoming`](super::Incoming).
+///
+/// Handlers see what they see with stock tonic: `remote_addr()`, and with TLS `peer_certs()`.
+#[derive(Debug)]
+pub struct Connection {
+    io: TcpStream,
+    life: Arc<Life>,
+    read: usize,
+    signal: Signal,
+}
+
+/// What the connection waits for, registered once and not on every read.
+#[derive(Debug)]
+struct Signal {
+    token: CancellationToken,
+    wait: Pin<Box<WaitForCancellationFutureOwned>>,
+    waker: Option<Waker>,
+}
+
+/// The preface of HTTP/2 (RFC 9113, 3.4). A client that sent less has asked for nothing yet, and
+/// hyper cannot end its connection gracefully. With TLS the handshake is longer than that, so a
+/// client that goes quiet right after it is ended by the drain deadline only.
+const PREFACE: usize = 24;
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn new(io: TcpStream, life: Arc<Life>) -> Self {
+        let signal = Signal::new(life.drain.clone());
+        Self {
+            io,
+            life,
+            read: 0,
+            signal,
+        }
+    }
+
+    /// The connection itself.
+    #[must_use]
+    pub fn get_ref(&self) -> &TcpStream {
+        &self.io
+    }
+
+    /// The address of the peer, if the operating system still knows it.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.io.peer_addr().ok()
+    }
+
+    fn poll_signal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.signal.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if !self.life.sever.is_cancelled() && self.read >= PREFACE {
+            self.signal = Signal::new(self.life.sever.clone());
+            return self.signal.poll(cx);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
+            self.read = self.read.saturating_add(buf.filled().len() - before);
+            return Poll::Ready(read);
+        }
+        // Nothing read and no error: to the reader this is the end of the stream.
+        self.poll_signal(cx).map(Ok)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.io).poll_write(cx, buf) {
+            Poll::Pending => self.poll_severed(),
+            ready => ready,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.io).poll_write_vectored(cx, bufs) {
+            Poll::Pending => self.poll_severed(),
+            ready => ready,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+impl Connection {
+    /// A peer that does not read must not keep a severed connection open. Waking is up to the
+    /// reading side: hyper polls both whenever it is woken.
+    fn poll_severed<T>(&self) -> Poll<io::Result<T>> {
+        if self.life.sever.is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Poll::Pending
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.io.connect_info()
+    }
+}
+
+// === impl Signal ===
+
+impl Signal {
+    fn new(token: CancellationToken) -> Self {
+        Self {
+            wait: Box::pin(token.clone().cancelled_owned()),
+            token,
+            waker: None,
+        }
+    }
+
+    /// Asking costs a comparison of wakers; the lock is taken when the task is another one.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.token.is_cancelled() {
+            return Poll::Ready(());
+        }
+        if self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            return Poll::Pending;
+        }
+        self.waker = Some(cx.waker().clone());
+        self.wait.as_mut().poll(cx)
+    }
+}

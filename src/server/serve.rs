@@ -1,0 +1,134 @@
+//! [`ServeRegistered`]: bind, appear, serve, leave, drain, return.
+
+use super::Incoming;
+use crate::life::{LAST_WORDS, Life};
+use crate::registration::{closed, draining};
+use crate::{Closed, Error, Registration};
+use http::{Request, Response};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::server::Router;
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Serving a registered server: everything in the right order.
+///
+/// 1. The address is bound; if that fails, nothing is ever registered.
+/// 2. tonic accepts, and the instance appears in etcd.
+/// 3. When the registrar's shutdown token is cancelled, health says `NOT_SERVING` and the keys
+///    go; the server serves on for the time to `settle`.
+/// 4. What the kernel has accepted is taken in, the port is closed, and clients are told to go
+///    (GOAWAY). Connections that never sent a byte are closed.
+/// 5. Requests in flight finish. Those that have not after `drain_timeout` end with
+///    `UNAVAILABLE`, if the [layer](Registration::layer) is there to do so, and what is left of
+///    connections is cut.
+/// 6. The future resolves.
+///
+/// Dropping the future closes the port and deregisters, without any wait.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// # let health = tonic_health::server::health_reporter().1;
+/// use tonic::transport::Server;
+/// use tonic_etcd::{Etcd, Instance, Registrar, ServeRegistered};
+///
+/// let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"])).build()?;
+/// let registration = registrar.register(Instance::new("greeter"))?;
+/// Server::builder()
+///     .layer(registration.layer())
+///     .add_service(health)
+///     .serve_registered("127.0.0.1:0".parse()?, &registration)
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait ServeRegistered<ResBody>: Sized {
+    /// Binds `addr` and serves there. Port 0 finds a free one, and the real one is advertised.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Setup`] if `addr` cannot be bound or advertised: nothing was registered
+    /// then. [`ServeError::Transport`] if tonic gives up: the instance is deregistered first.
+    fn serve_registered(
+        self,
+        addr: SocketAddr,
+        registration: &Registration,
+    ) -> impl Future<Output = Result<Closed, ServeError>> + Send;
+
+    /// Serves on a listener that is bound already, or that was given other socket options.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Transport`], as above.
+    fn serve_registered_with_incoming(
+        self,
+        incoming: Incoming,
+    ) -> impl Future<Output = Result<Closed, ServeError>> + Send;
+}
+
+/// Why serving failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The server could not be set up; it was never registered.
+    #[error(transparent)]
+    Setup(#[from] Error),
+    /// tonic gave up.
+    #[error("the server failed: {}", crate::etcd::chain(.0))]
+    Transport(tonic::transport::Error),
+}
+
+impl<L, ResBody> ServeRegistered<ResBody> for Router<L>
+where
+    L: Layer<Routes> + Send,
+    L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
+    <L::Service as Service<Request<Body>>>::Future: Send,
+    <L::Service as Service<Request<Body>>>::Error: Into<tonic::codegen::StdError> + Send,
+    ResBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    ResBody::Error: Into<tonic::codegen::StdError>,
+{
+    async fn serve_registered(
+        self,
+        addr: SocketAddr,
+        registration: &Registration,
+    ) -> Result<Closed, ServeError> {
+        let incoming = registration.bind(addr)?;
+        self.serve_registered_with_incoming(incoming).await
+    }
+
+    async fn serve_registered_with_incoming(
+        self,
+        incoming: Incoming,
+    ) -> Result<Closed, ServeError> {
+        let life = incoming.life().clone();
+        let served = Served(life.clone());
+        let signal = draining(life.clone());
+        let served_out = tokio::select! {
+            done = self.serve_with_incoming_shutdown(incoming, signal) => done,
+            // A handler that blocks its thread ends neither by request nor by connection.
+            () = severed(&life) => Ok(()),
+        };
+        drop(served);
+        // If tonic ended by itself, the stream it dropped has asked for this already.
+        let closed = closed(&life).await;
+        served_out.map_err(ServeError::Transport)?;
+        Ok(closed)
+    }
+}
+
+/// Says, also when the future is dropped, that there is nobody left to wait for.
+struct Served(Arc<Life>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.served.cancel();
+    }
+}
+
+async fn severed(life: &Life) {
+    life.sever.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}

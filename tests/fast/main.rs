@@ -1,0 +1,14 @@
+//! The fast suite: no sockets, no processes, no waiting.
+//!
+//! A fake etcd is spoken to over the wire, in the same runtime, and tokio's clock is paused:
+//! hours pass in milliseconds, and exact times can be asserted.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod generated_code;
