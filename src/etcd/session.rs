@@ -108,7 +108,8 @@ impl Session {
         let broken =
             |error: tonic::transport::Error| Fault::broken(endpoint, super::fault::chain(&error));
         let channel = Endpoint::from(member.uri.clone())
-            .connect_timeout(limit)
+            // The caller's limit comes first; this one ends what tonic may try by itself later.
+            .connect_timeout(limit * 2)
             .tcp_nodelay(true)
             .user_agent(USER_AGENT)
             .map_err(broken)?;

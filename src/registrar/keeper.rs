@@ -309,7 +309,10 @@ impl Keeper {
         &mut self,
         future: Pin<&mut impl Future<Output = T>>,
     ) -> Result<Option<T>, Why> {
-        self.pull().await?;
+        if self.pull().await? {
+            // Whoever waits has planned without knowing this.
+            return Ok(None);
+        }
         let shared = self.shared.clone();
         let wake = self.next_deadline();
         tokio::select! {
@@ -324,10 +327,11 @@ impl Keeper {
         }
     }
 
-    /// Takes in what handles changed.
-    async fn pull(&mut self) -> Result<(), Why> {
-        for entry in self.shared.take_changed() {
-            self.follow(&entry).await;
+    /// Takes in what handles changed, and tells whether anything did.
+    async fn pull(&mut self) -> Result<bool, Why> {
+        let changed = self.shared.take_changed();
+        for entry in &changed {
+            self.follow(entry).await;
         }
         let waiting = self
             .leaving
@@ -337,7 +341,7 @@ impl Keeper {
         if self.shared.len() == waiting {
             Err(Why::Empty)
         } else {
-            Ok(())
+            Ok(!changed.is_empty())
         }
     }
 

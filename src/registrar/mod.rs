@@ -65,7 +65,6 @@ impl Registrar {
     }
 
     /// Starts to configure a registrar for `etcd`.
-    #[must_use]
     pub fn builder(etcd: Etcd) -> RegistrarBuilder {
         RegistrarBuilder::new(etcd)
     }

@@ -36,9 +36,9 @@ struct Link {
 
 enum Renewal {
     Unopened,
-    Idle(Renewals),
+    Idle(Box<Renewals>),
     /// Sent at that instant. Gives the TTL, unless it is the one that was granted.
-    Sent(Instant, Call<(Renewals, Option<Duration>)>),
+    Sent(Instant, Call<(Box<Renewals>, Option<Duration>)>),
 }
 
 #[derive(Clone)]
@@ -58,7 +58,7 @@ enum Done {
 enum Step {
     /// Something is due; planning finds out what.
     Due,
-    Renewed(Result<(Renewals, Option<Duration>), Fault>),
+    Renewed(Result<(Box<Renewals>, Option<Duration>), Fault>),
     Worked(Result<Done, Fault>),
     Opened(Result<(WatchRequests, WatchReplies), Fault>),
     News(Result<WatchNews, Fault>),
@@ -139,11 +139,12 @@ impl Keeper {
                 link.write(lease.id(), ops);
             }
         }
-        if link.requests.is_none() && link.opening.is_none() {
-            if let Some((key, id, from)) = self.table.next_watch() {
-                self.table.watch_asked(&key);
-                link.open_watch(key, id, from);
-            }
+        if link.requests.is_none()
+            && link.opening.is_none()
+            && let Some((key, id, from)) = self.table.next_watch()
+        {
+            self.table.watch_asked(&key);
+            link.open_watch(key, id, from);
         }
     }
 
@@ -283,7 +284,7 @@ impl Link {
             }
             Renewal::Unopened => {
                 let session = self.session.clone();
-                self.bounded(async move { Ok((session.renewals(id).await?, None)) })
+                self.bounded(async move { Ok((Box::new(session.renewals(id).await?), None)) })
             }
             Renewal::Idle(mut renewals) => self.bounded(async move {
                 let ttl = renewals.renew().await?;

@@ -11,4 +11,14 @@
     unreachable_pub
 )]
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
 mod generated_code;
+mod health;
+mod recovery;
+mod registration;
+mod scale;
+mod setup;
+mod shutdown;

@@ -1,0 +1,377 @@
+//! What etcd may do, and what must become of a registration then.
+
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter};
+use crate::support::eventually;
+use crate::support::fake::{Reply, Rpc};
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::Code;
+use tonic_etcd::{Etcd, Status};
+
+#[tokio::test(start_paused = true)]
+async fn etcd_back_with_its_data_sees_no_put_and_no_delete_however_long_it_was_away() {
+    for away in [1, 4, 12, 61, 122, 3600] {
+        let setup = Setup::new();
+        let registration = setup.registered().await;
+        let lease = registration.registered().await.unwrap().lease;
+        sleep(SEC * 2).await;
+        setup.fake.down();
+        sleep(SEC * away).await;
+        let back = Instant::now();
+        setup.fake.up();
+        let registered = registration.registered().await.unwrap();
+        assert!(back.elapsed() <= 300 * MS, "{away} s: {:?}", back.elapsed());
+        sleep(SEC * 12).await;
+        assert_eq!(registered.lease, lease);
+        assert_eq!(setup.fake.keys()[KEY].lease, lease);
+        assert_eq!((setup.puts(), setup.deletes()), (1, 0), "{away} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn etcd_back_without_its_data_has_the_key_again_at_once() {
+    for away in [0, 1, 12, 600] {
+        let setup = Setup::new();
+        let registration = setup.registered().await;
+        let lease = registration.registered().await.unwrap().lease;
+        setup.fake.down();
+        setup.fake.wipe();
+        sleep(SEC * away).await;
+        let back = Instant::now();
+        setup.fake.up();
+        assert_ne!(setup.key_back().await, lease);
+        assert!(back.elapsed() <= 300 * MS, "{away} s: {:?}", back.elapsed());
+        registration.registered().await.unwrap();
+        sleep(SEC * 12).await;
+        assert_eq!(setup.fake.leases().len(), 1);
+        assert_eq!(setup.fake.keys().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_lease_a_deleted_key_and_an_overwritten_one_are_right_again_at_once() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    for round in 0..20 {
+        let before = setup.fake.keys()[KEY].clone();
+        let lease = before.lease;
+        let start = Instant::now();
+        match round % 4 {
+            0 => drop(setup.fake.delete(KEY)),
+            1 => setup.fake.put(KEY, "theirs", 0),
+            2 => setup.fake.put(KEY, "theirs", lease),
+            _ => drop(setup.fake.revoke(lease)),
+        }
+        let stored = eventually("the key is right again", LONG, || {
+            match setup.fake.keys().get(KEY) {
+                Some(now) if now.value == "v" && now.mod_revision > before.mod_revision => {
+                    Ok(now.clone())
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert!(
+            start.elapsed() <= 50 * MS,
+            "round {round}: {:?}",
+            start.elapsed()
+        );
+        registration.registered().await.unwrap();
+        assert_eq!(stored.lease == lease, round % 4 != 3, "round {round}");
+        sleep(SEC).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hang_shorter_than_the_ttl_costs_nothing() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let mut watch = registration.watch();
+    setup.fake.hang();
+    let witness = async {
+        let mut seen = vec![];
+        while seen.len() < 2 {
+            seen.push(watch.changed().await.unwrap());
+        }
+        seen
+    };
+    let (seen, ()) = tokio::join!(witness, async {
+        sleep(SEC * 3).await;
+        setup.fake.resume();
+    });
+    assert!(matches!(seen[0], Status::Suspect { .. }), "{seen:?}");
+    assert!(
+        matches!(seen[1], Status::Suspect { .. } | Status::Registered(_)),
+        "{seen:?}"
+    );
+    registration.registered().await.unwrap();
+    sleep(SEC * 12).await;
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_long_hang_or_black_hole_it_is_registered_again_within_a_second() {
+    for black_hole in [false, true] {
+        let setup = Setup::new();
+        let registration = setup.registered().await;
+        match black_hole {
+            true => setup.fake.black_hole(),
+            false => setup.fake.hang(),
+        }
+        sleep(SEC * 15).await;
+        assert!(matches!(registration.status(), Status::Lost { .. }));
+        let back = Instant::now();
+        match black_hole {
+            true => setup.fake.heal(),
+            false => setup.fake.resume(),
+        }
+        registration.registered().await.unwrap();
+        assert!(
+            back.elapsed() <= SEC,
+            "black hole {black_hole}: {:?}",
+            back.elapsed()
+        );
+        sleep(SEC * 12).await;
+        assert!(registration.status().is_held() && setup.fake.keys().contains_key(KEY));
+        assert_eq!(setup.fake.leases().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_counts_as_held_until_the_ttl_has_passed_since_the_last_acknowledged_renewal_was_sent() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    sleep(SEC * 20).await;
+    let acknowledged = setup.fake.calls(Rpc::LeaseKeepAlive).last().unwrap().at;
+    setup.fake.black_hole();
+    let expiry = acknowledged + SEC * 5;
+    sleep_until(expiry - 10 * MS).await;
+    assert!(
+        matches!(registration.status(), Status::Suspect { .. }),
+        "{:?}",
+        registration.status()
+    );
+    sleep_until(expiry + 10 * MS).await;
+    let Status::Lost { since, why, .. } = registration.status() else {
+        panic!("{:?}", registration.status());
+    };
+    assert!(
+        since <= expiry + 2 * MS && since >= expiry - 5 * MS,
+        "{:?}",
+        since - acknowledged
+    );
+    assert!(why.contains("no answer within 600ms"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_member_is_left_after_one_attempt_and_the_next_one_is_kept() {
+    let setup = Setup::new();
+    let etcd = Etcd::new(["http://one:1", "http://two:1", "http://three:1"])
+        .connector(setup.fake.connector());
+    let registrar = setup.builder_on(etcd).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registration.registered().await.unwrap();
+    let first = setup.fake.history()[0].member.clone();
+    setup.fake.member(&first).hang();
+    sleep(SEC * 30).await;
+    let after: Vec<_> = setup.fake.history();
+    let late = after.iter().filter(|c| c.at.elapsed() < SEC * 20);
+    assert!(
+        late.clone().count() > 0 && late.clone().all(|c| c.member != first),
+        "{first}"
+    );
+    assert_eq!(
+        setup
+            .fake
+            .history()
+            .iter()
+            .filter(|c| c.rpc == Rpc::Connect)
+            .count(),
+        2
+    );
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+    assert!(registration.status().is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn etcd_down_at_start_is_named_in_the_status_and_registered_with_when_it_is_there() {
+    let setup = Setup::new();
+    setup.fake.down();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    sleep(SEC * 60).await;
+    let Status::Registering { why: Some(why), .. } = registration.status() else {
+        panic!("{:?}", registration.status());
+    };
+    assert!(why.starts_with("http://etcd:2379: "), "{why}");
+    let back = Instant::now();
+    setup.fake.up();
+    registration.registered().await.unwrap();
+    assert!(back.elapsed() <= 300 * MS, "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_connections_are_retried_briskly_and_never_in_a_storm() {
+    let setup = Setup::new();
+    let _registration = setup.registered().await;
+    setup.fake.down();
+    sleep(SEC * 10).await;
+    let before = setup.count(Rpc::Connect);
+    sleep(SEC * 60).await;
+    let attempts = setup.count(Rpc::Connect) - before;
+    assert!((240..=480).contains(&attempts), "{attempts} a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_etcd_gets_one_attempt_for_each_attempt_limit() {
+    let setup = Setup::new();
+    let _registration = setup.registered().await;
+    setup.fake.hang();
+    sleep(SEC * 10).await;
+    let before = setup.count(Rpc::Connect);
+    sleep(SEC * 60).await;
+    let attempts = setup.count(Rpc::Connect) - before;
+    assert!((90..=101).contains(&attempts), "{attempts} a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_whose_answer_was_lost_is_asked_for_again_under_the_same_id() {
+    let setup = Setup::new();
+    setup.fake.script(Rpc::LeaseGrant, Reply::DropReply);
+    let _registration = setup.registered().await;
+    let grants = setup.fake.calls(Rpc::LeaseGrant);
+    assert_eq!(grants.len(), 2);
+    assert_eq!(grants[0].lease, grants[1].lease);
+    sleep(SEC * 20).await;
+    assert_eq!(
+        setup.fake.leases().into_keys().collect::<Vec<_>>(),
+        [grants[0].lease]
+    );
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_follow_the_ttl_that_was_granted() {
+    let setup = Setup::new();
+    setup.fake.min_ttl(30);
+    let _registration = setup.registered().await;
+    let before = setup.count(Rpc::LeaseKeepAlive);
+    sleep(SEC * 300).await;
+    let renewals = setup.count(Rpc::LeaseKeepAlive) - before;
+    assert!(
+        (28..=32).contains(&renewals),
+        "{renewals} in 300 s of TTL 30 s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_etcd_keeps_the_lease_renewed_and_takes_the_key_when_there_is_room() {
+    let setup = Setup::new();
+    let full = Reply::Error(
+        Code::ResourceExhausted,
+        "etcdserver: mvcc: database space exceeded",
+    );
+    setup.fake.always(Rpc::Txn, full);
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    sleep(SEC * 60).await;
+    assert_eq!(
+        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Connect)),
+        (1, 1)
+    );
+    let writes = setup.count(Rpc::Txn);
+    assert!((90..=250).contains(&writes), "{writes} attempts a minute");
+    let Status::Registering { why: Some(why), .. } = registration.status() else {
+        panic!("{:?}", registration.status());
+    };
+    assert!(why.contains("database space exceeded"), "{why}");
+    setup.fake.clear();
+    registration.registered().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_watch_is_opened_again_and_still_heals() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    sleep(SEC).await;
+    setup.fake.cancel_watches("etcdserver: no leader");
+    sleep(SEC * 2).await;
+    registration.registered().await.unwrap();
+    setup.fake.delete(KEY);
+    let start = Instant::now();
+    setup.key_back().await;
+    assert!(start.elapsed() <= 50 * MS, "{:?}", start.elapsed());
+    assert_eq!(setup.deletes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_to_the_key_while_nobody_watched_is_found_on_reconnecting() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    setup.fake.partition();
+    sleep(SEC).await;
+    setup.fake.delete(KEY);
+    sleep(SEC).await;
+    setup.fake.heal();
+    setup.fake.strand_connections();
+    setup.key_back().await;
+    registration.registered().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_never_make_a_second_registration() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    for _ in 0..10 {
+        setup.fake.partition();
+        registration.update(|instance| instance.value("w")).unwrap();
+        sleep(SEC * 7).await;
+        setup.fake.heal();
+        setup.fake.strand_connections();
+        sleep(SEC * 3).await;
+    }
+    registration.registered().await.unwrap();
+    sleep(LONG).await;
+    assert_eq!((setup.fake.leases().len(), setup.fake.keys().len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tug_of_war_over_a_key_is_bounded_and_shown() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    for _ in 0..600 {
+        setup.fake.put(KEY, "theirs", 0);
+        sleep(100 * MS).await;
+    }
+    let changes = setup.fake.changes();
+    let ours = changes
+        .iter()
+        .filter(|c| c.put.as_ref().is_some_and(|put| put.0 == "v"))
+        .count();
+    assert!(
+        (20..=40).contains(&ours),
+        "{ours} writes of ours in a minute"
+    );
+    assert!(
+        matches!(registration.status(), Status::Lost { .. }),
+        "{:?}",
+        registration.status()
+    );
+    sleep(SEC * 30).await;
+    registration.registered().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_revoked_again_and_again_does_not_make_us_spin() {
+    let setup = Setup::new();
+    let _registration = setup.registered().await;
+    let start = Instant::now();
+    while start.elapsed() < SEC * 60 {
+        setup.fake.revoke_all();
+        sleep(20 * MS).await;
+    }
+    let grants = setup.count(Rpc::LeaseGrant);
+    assert!((30..=45).contains(&grants), "{grants} in a minute");
+}

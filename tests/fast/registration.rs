@@ -1,0 +1,361 @@
+//! How a registration comes, changes and goes while all is well.
+
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::support::eventually;
+use crate::support::fake::Rpc;
+use std::collections::BTreeSet;
+use tokio::time::sleep;
+use tonic_etcd::{Closed, Error, Instance, OnConflict, Status};
+use tower::Layer as _;
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_granted_early_and_one_transaction_makes_it_visible() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    sleep(SEC).await;
+    assert_eq!(
+        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
+        (1, 0)
+    );
+    assert_eq!(
+        registration.status(),
+        status(&registration, |s| !s.is_held()).await
+    );
+
+    announce(&registration);
+    let registered = registration.registered().await.unwrap();
+    assert_eq!(
+        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
+        (1, 1)
+    );
+    let stored = &setup.fake.keys()[KEY];
+    assert_eq!((&*stored.value, stored.lease), ("v", registered.lease));
+    assert_eq!(registered.revision, stored.mod_revision);
+    assert_eq!(
+        registered.keys.iter().map(|k| &**k).collect::<Vec<_>>(),
+        [KEY]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_put_carries_the_lease_and_asks_for_a_leader() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    registration.update(|instance| instance.value("w")).unwrap();
+    sleep(SEC).await;
+    let puts: Vec<_> = setup
+        .fake
+        .history()
+        .into_iter()
+        .filter(|c| !c.puts.is_empty())
+        .collect();
+    assert_eq!(puts.len(), 2);
+    assert!(
+        puts.iter()
+            .all(|call| call.lease != 0 && call.require_leader),
+        "{puts:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_registration_costs_three_renewals_a_ttl_on_one_connection() {
+    let setup = Setup::new();
+    let _registration = setup.registered().await;
+    sleep(SEC).await;
+    let before = setup.fake.history().len();
+    sleep(SEC * 3600).await;
+    let history = setup.fake.history().split_off(before);
+    let renewals = history
+        .iter()
+        .filter(|call| call.rpc == Rpc::LeaseKeepAlive)
+        .count();
+    assert_eq!(renewals, history.len(), "renewals and nothing else");
+    assert!(
+        (2120..=2200).contains(&renewals),
+        "{renewals} in an hour of TTL 5 s"
+    );
+    assert_eq!(setup.count(Rpc::Connect), 1);
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_names_of_a_server_come_and_go_together() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let names = ["greeter", "admin", "metrics"];
+    let registration = registrar.register_all(names.map(Instance::new)).unwrap();
+    announce(&registration);
+    let registered = registration.registered().await.unwrap();
+    assert_eq!(registered.keys.len(), 3);
+    assert_eq!(setup.fake.keys().len(), 3);
+    assert_eq!(
+        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
+        (1, 1)
+    );
+    registration.deregister();
+    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(setup.fake.keys().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_changes_the_value_in_place_under_the_same_lease() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let before = setup.fake.keys()[KEY].clone();
+    registration
+        .update(|instance| instance.value("new"))
+        .unwrap();
+    let after = eventually("the update is there", LONG, || {
+        let stored = setup.fake.keys()[KEY].clone();
+        if stored.value == "new" {
+            Ok(stored)
+        } else {
+            Err(format!("{stored:?}"))
+        }
+    })
+    .await;
+    assert_eq!(
+        (after.lease, after.version),
+        (before.lease, before.version + 1)
+    );
+    status(&registration, |s| {
+        s.registered()
+            .is_some_and(|r| r.revision == after.mod_revision)
+    })
+    .await;
+    assert_eq!(setup.deletes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_quick_updates_end_with_the_last_one() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    for n in 1..=100 {
+        registration
+            .update(|instance| instance.value(n.to_string()))
+            .unwrap();
+        tokio::task::yield_now().await;
+    }
+    sleep(SEC).await;
+    assert_eq!(setup.fake.keys()[KEY].value, "100");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_several_leaves_alone_and_the_last_one_revokes_the_lease() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let [a, b] = ["a", "b"].map(|name| registrar.register(Instance::new(name)).unwrap());
+    announce(&a);
+    announce(&b);
+    let (lease, _) = (
+        a.registered().await.unwrap().lease,
+        b.registered().await.unwrap(),
+    );
+    a.deregister();
+    assert_eq!(a.closed().await, Closed::Deregistered);
+    assert_eq!(
+        setup.fake.keys().into_keys().collect::<Vec<_>>(),
+        ["/services/b/10.0.0.1:9000"]
+    );
+    assert_eq!(setup.count(Rpc::LeaseRevoke), 0);
+    b.deregister();
+    assert_eq!(b.closed().await, Closed::Deregistered);
+    assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
+    assert_eq!(setup.count(Rpc::LeaseRevoke), 1);
+
+    let again = registrar.register(Instance::new("a")).unwrap();
+    announce(&again);
+    assert_ne!(again.registered().await.unwrap().lease, lease);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_handle_dropped_deregisters_at_once() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let clone = registration.clone();
+    drop(registration);
+    sleep(SEC).await;
+    assert!(clone.status().is_held());
+    drop(clone);
+    eventually("the key is gone", LONG, || {
+        match setup.fake.keys().is_empty() {
+            true => Ok(()),
+            false => Err(format!("{:?}", setup.fake.keys())),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_runs_on_once_the_registrar_and_its_registrations_are_gone() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    registration.deregister();
+    registration.closed().await;
+    drop(registration);
+    eventually("the connection is closed", LONG, || {
+        match setup.fake.connections_open() {
+            0 => Ok(()),
+            open => Err(format!("{open} open")),
+        }
+    })
+    .await;
+    let (calls, tasks) = (setup.fake.history().len(), alive_tasks());
+    sleep(SEC * 600).await;
+    assert_eq!(setup.fake.history().len(), calls);
+    assert!(alive_tasks() <= tasks);
+}
+
+fn alive_tasks() -> usize {
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_registrations_of_one_key_are_refused_with_the_key() {
+    let setup = Setup::new();
+    let registrar = setup
+        .builder()
+        .key("{prefix}/{name}/{ip}/{pid}")
+        .build()
+        .unwrap();
+    let _first = registrar.register(greeter()).unwrap();
+    let error = registrar.register(greeter()).unwrap_err();
+    assert!(
+        matches!(&error, Error::SameKey { name, .. } if name == "greeter"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("/services/greeter/?/"),
+        "{error}"
+    );
+    let elsewhere = registrar.register(greeter().address("10.0.0.2:1"));
+    assert!(
+        matches!(elsewhere, Err(Error::SameKey { .. })),
+        "the first may be bound there"
+    );
+
+    let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|at| Instance::new("other").address(at));
+    let _both = registrar.register_all([a.clone(), b]).unwrap();
+    assert!(matches!(registrar.register(a), Err(Error::SameKey { .. })));
+    assert!(matches!(registrar.register_all([]), Err(Error::NoInstance)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_for_an_instance_that_is_refused() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    for bad in [
+        Instance::new("a/b"),
+        Instance::new("greeter").address("127.0.0.1:9000"),
+        Instance::new("greeter").address("0.0.0.0:9000"),
+        Instance::new("greeter").value("x".repeat(2 << 20)),
+    ] {
+        registrar.register(bad).unwrap_err();
+    }
+    sleep(SEC).await;
+    assert_eq!(setup.fake.history(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_announces_an_explicit_address_when_it_is_applied_and_not_before() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar
+        .register(greeter().address("10.0.0.1:9000"))
+        .unwrap();
+    let layer = registration.layer();
+    sleep(SEC).await;
+    assert!(setup.fake.keys().is_empty());
+    let _service = layer.layer(());
+    let _again = layer.layer(());
+    registration.registered().await.unwrap();
+    sleep(SEC).await;
+    assert_eq!(setup.puts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_without_an_address_announces_nothing() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    let _service = registration.layer().layer(());
+    sleep(SEC).await;
+    assert!(setup.fake.keys().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_may_carry_the_lease_and_moves_with_it() {
+    let setup = Setup::new();
+    let registrar = setup.builder().key("{name}/{lease}").build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    let lease = registration.registered().await.unwrap().lease;
+    assert_eq!(
+        setup.fake.keys().into_keys().collect::<Vec<_>>(),
+        [format!("greeter/{lease}")]
+    );
+    setup.fake.revoke(lease);
+    let registered = status(
+        &registration,
+        |s| matches!(s, Status::Registered(r) if r.lease != lease),
+    )
+    .await;
+    let lease = registered.registered().unwrap().lease;
+    assert_eq!(
+        setup.fake.keys().into_keys().collect::<Vec<_>>(),
+        [format!("greeter/{lease}")]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_key_of_a_former_incarnation_is_taken_over_and_its_lease_cannot_hurt() {
+    let setup = Setup::new();
+    setup.fake.grant(99, 5);
+    setup.fake.put(KEY, "old", 99);
+    let _registration = setup.registered().await;
+    assert_eq!(setup.fake.keys()[KEY].value, "v");
+    sleep(SEC * 20).await;
+    assert!(!setup.fake.leases().contains_key(&99));
+    assert_eq!((&*setup.fake.keys()[KEY].value, setup.deletes()), ("v", 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn yielding_waits_until_the_key_is_free_and_says_so() {
+    let setup = Setup::new();
+    setup.fake.grant(99, 30);
+    setup.fake.put(KEY, "theirs", 99);
+    let registrar = setup
+        .builder()
+        .on_conflict(OnConflict::Yield)
+        .build()
+        .unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    let yielding = status(&registration, |s| matches!(s, Status::Yielding { .. })).await;
+    assert!(matches!(yielding, Status::Yielding { to_lease: 99, .. }));
+    sleep(SEC * 20).await;
+    assert_eq!(setup.fake.keys()[KEY].value, "theirs");
+    let freed = tokio::time::Instant::now();
+    setup.fake.revoke(99);
+    registration.registered().await.unwrap();
+    assert!(freed.elapsed() <= 50 * MS, "{:?}", freed.elapsed());
+    assert_eq!(setup.fake.keys()[KEY].value, "v");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_registration_is_told_apart_by_its_key() {
+    let setup = Setup::new();
+    let registrar = setup.builder().key("{prefix}/{name}/{id}").build().unwrap();
+    let mut registrations = vec![];
+    for _ in 0..10 {
+        let registration = registrar.register(greeter()).unwrap();
+        announce(&registration);
+        registration.registered().await.unwrap();
+        registrations.push(registration);
+    }
+    let keys: BTreeSet<_> = setup.fake.keys().into_keys().collect();
+    assert_eq!(keys.len(), 10);
+}

@@ -1,0 +1,291 @@
+//! The way out: in order, bounded, and final, whatever is under way.
+
+use crate::setup::{KEY, MS, SEC, Setup, announce, greeter, status};
+use crate::support::fake::{Reply, Rpc};
+use tokio::time::{Instant, sleep, timeout};
+use tonic_etcd::{Closed, Error, Instance, Status};
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_token_revokes_at_once_and_nothing_is_written_afterwards() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let start = Instant::now();
+    setup.shutdown.cancel();
+    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert!(start.elapsed() <= 10 * MS, "{:?}", start.elapsed());
+    assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
+    let revision = setup.fake.revision();
+    sleep(SEC * 60).await;
+    assert_eq!(setup.fake.revision(), revision);
+    assert_eq!(setup.fake.connections_open(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_is_led_out_after_the_settle_time_and_cut_after_the_drain_timeout() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let draining = registration.draining();
+    let start = Instant::now();
+    setup.shutdown.cancel();
+    draining.await;
+    assert!(!setup.fake.keys().contains_key(KEY), "the key goes first");
+    let settled = start.elapsed();
+    assert!(settled >= SEC && settled <= SEC + 20 * MS, "{settled:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_token_skips_the_waits() {
+    for late in [false, true] {
+        let setup = Setup::new();
+        let registration = setup.registered().await;
+        let start = Instant::now();
+        if late {
+            setup.shutdown.cancel();
+            sleep(100 * MS).await;
+        }
+        setup.shutdown_now.cancel();
+        registration.draining().await;
+        assert!(start.elapsed() <= 120 * MS, "{:?}", start.elapsed());
+        assert_eq!(registration.closed().await, Closed::Deregistered);
+        assert!(setup.fake.keys().is_empty(), "the revoke is not skipped");
+    }
+}
+
+/// What is under way when the stop comes, and how to get there.
+const PHASES: [(&str, Rpc, Reply); 10] = [
+    ("connecting", Rpc::Connect, Reply::Delay(MS_300)),
+    ("connecting, refused", Rpc::Connect, Reply::Reset),
+    ("grant sent", Rpc::LeaseGrant, Reply::Delay(MS_300)),
+    (
+        "grant sent, applied late",
+        Rpc::LeaseGrant,
+        Reply::Late(MS_300),
+    ),
+    ("grant sent, reply lost", Rpc::LeaseGrant, Reply::DropReply),
+    (
+        "grant sent, connection cut",
+        Rpc::LeaseGrant,
+        Reply::ApplyThenReset,
+    ),
+    ("put sent", Rpc::Txn, Reply::Delay(MS_300)),
+    ("put sent, applied late", Rpc::Txn, Reply::Late(MS_300)),
+    ("put sent, reply lost", Rpc::Txn, Reply::DropReply),
+    ("watch asked for", Rpc::Watch, Reply::Delay(MS_300)),
+];
+const MS_300: std::time::Duration = std::time::Duration::from_millis(300);
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_in_any_phase_leaves_neither_key_nor_lease_nor_a_later_write() {
+    for (phase, rpc, reply) in PHASES {
+        for after in [0, 1, 5, 50, 150, 299, 301, 400, 650, 700, 1000] {
+            let setup = Setup::new();
+            setup.fake.script(rpc, reply.clone());
+            let registrar = setup.builder().build().unwrap();
+            let registration = registrar.register(greeter()).unwrap();
+            announce(&registration);
+            sleep(MS * after).await;
+            let start = Instant::now();
+            setup.shutdown.cancel();
+            let closed = timeout(SEC * 5, registration.closed()).await;
+            let at = format!("{phase}, stopped after {after} ms");
+            let closed = closed.unwrap_or_else(|_| panic!("{at}: {:?}", registration.status()));
+            assert!(
+                start.elapsed() <= SEC + 20 * MS,
+                "{at}: {:?}",
+                start.elapsed()
+            );
+            assert_eq!(closed, Closed::Deregistered, "{at}");
+            sleep(SEC).await;
+            assert!(
+                setup.fake.keys().is_empty(),
+                "{at}: {:?}",
+                setup.fake.keys()
+            );
+            assert!(
+                setup.fake.leases().is_empty(),
+                "{at}: {:?}",
+                setup.fake.leases()
+            );
+            let revision = setup.fake.revision();
+            sleep(SEC * 20).await;
+            assert_eq!(setup.fake.revision(), revision, "{at}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_a_renewal_is_under_way_or_waits_to_be_repeated_is_as_quick() {
+    for reply in [Reply::Delay(MS_300), Reply::DropReply, Reply::Reset] {
+        for after in [0, 100, 500, 700] {
+            let setup = Setup::new();
+            let registration = setup.registered().await;
+            setup.fake.script(Rpc::LeaseKeepAlive, reply.clone());
+            sleep(SEC + 500 * MS + MS * after).await;
+            setup.shutdown.cancel();
+            assert_eq!(
+                registration.closed().await,
+                Closed::Deregistered,
+                "{reply:?}"
+            );
+            assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_etcd_cannot_be_told_ends_within_the_revoke_timeout_and_says_so() {
+    for fault in ["down", "hung", "black hole"] {
+        for since in [0, 300, 3000, 20_000] {
+            let setup = Setup::new();
+            let registration = setup.registered().await;
+            match fault {
+                "down" => setup.fake.down(),
+                "hung" => setup.fake.hang(),
+                _ => setup.fake.black_hole(),
+            }
+            sleep(MS * since).await;
+            let start = Instant::now();
+            setup.shutdown.cancel();
+            let closed = registration.closed().await;
+            assert!(
+                start.elapsed() <= SEC + 50 * MS,
+                "{fault}: {:?}",
+                start.elapsed()
+            );
+            let Closed::LeftToExpire { ttl, why, .. } = closed else {
+                panic!("{closed:?}")
+            };
+            assert_eq!(ttl, SEC * 5);
+            assert!(why.contains("http://etcd:2379"), "{why}");
+            setup.fake.up();
+            setup.fake.heal();
+            setup.fake.resume();
+            sleep(SEC * 10).await;
+            assert!(setup.fake.keys().is_empty(), "{fault}, gone with its lease");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_impatient_stop_while_etcd_is_down_takes_one_attempt_and_no_more() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    setup.fake.hang();
+    sleep(SEC).await;
+    let start = Instant::now();
+    setup.shutdown_now.cancel();
+    assert!(matches!(
+        registration.closed().await,
+        Closed::LeftToExpire { .. }
+    ));
+    assert!(start.elapsed() <= 610 * MS, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_before_anything_was_sent_needs_no_etcd() {
+    let setup = Setup::new();
+    setup.fake.down();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    sleep(SEC).await;
+    let start = Instant::now();
+    setup.shutdown.cancel();
+    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert!(start.elapsed() <= 10 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_twice_or_at_once_from_many_places_is_one_stop() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let handles: Vec<_> = (0..8)
+        .map(|n| {
+            let (registration, shutdown) = (registration.clone(), setup.shutdown.clone());
+            tokio::spawn(async move {
+                match n % 3 {
+                    0 => shutdown.cancel(),
+                    1 => registration.deregister(),
+                    _ => registration.deregister_now(),
+                }
+                registration.closed().await
+            })
+        })
+        .collect();
+    for handle in handles {
+        assert_eq!(handle.await.unwrap(), Closed::Deregistered);
+    }
+    assert_eq!(setup.count(Rpc::LeaseRevoke), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stopped_takes_nothing_more() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registration.registered().await.unwrap();
+    registrar.shutdown();
+    assert!(matches!(
+        registrar.register(Instance::new("other")),
+        Err(Error::Stopped)
+    ));
+    assert!(matches!(
+        registration.update(|i| i.weight(1)),
+        Err(Error::Stopped)
+    ));
+    registration.closed().await;
+    assert!(matches!(
+        registration.registered().await,
+        Err(Error::Stopped)
+    ));
+    announce(&registration);
+    sleep(SEC * 20).await;
+    assert!(setup.fake.keys().is_empty());
+    assert!(
+        !setup.shutdown.is_cancelled(),
+        "the application's token is its own"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_several_that_leaves_while_etcd_is_away_is_removed_when_it_is_back() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let [a, b] = ["a", "b"].map(|name| registrar.register(Instance::new(name)).unwrap());
+    announce(&a);
+    announce(&b);
+    a.registered().await.unwrap();
+    b.registered().await.unwrap();
+    setup.fake.down();
+    let start = Instant::now();
+    a.deregister();
+    assert!(matches!(a.closed().await, Closed::LeftToExpire { .. }));
+    assert!(start.elapsed() <= SEC + 10 * MS, "{:?}", start.elapsed());
+    sleep(SEC).await;
+    setup.fake.up();
+    b.registered().await.unwrap();
+    sleep(SEC).await;
+    assert_eq!(
+        setup.fake.keys().into_keys().collect::<Vec<_>>(),
+        ["/services/b/10.0.0.1:9000"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_ends_leaves_nobody_waiting() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build();
+        let runtime = runtime.unwrap();
+        let _context = runtime.enter();
+        let registration = registrar.register(greeter()).unwrap();
+        drop(_context);
+        runtime.shutdown_background();
+        registration
+    };
+    let ended = status(&registration, Status::is_final).await;
+    assert!(matches!(ended, Status::LeftToExpire { .. }), "{ended:?}");
+}
