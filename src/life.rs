@@ -67,7 +67,8 @@ pin_project! {
     /// something else anyway: one that is answered at once never pays for it.
     #[derive(Debug)]
     pub(crate) struct Pass {
-        gate: Arc<Gate>,
+        // `None` once it was handed on.
+        gate: Option<Arc<Gate>>,
         #[pin]
         shutting: Option<OwnedNotified>,
     }
@@ -224,23 +225,34 @@ impl Gate {
 impl Pass {
     pub(crate) fn new(gate: Arc<Gate>) -> Self {
         Self {
-            gate,
+            gate: Some(gate),
             shutting: None,
         }
     }
 
-    pub(crate) fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+    /// Hands the request on, from its future to its body: counted once all the way.
+    pub(crate) fn hand_on(self: Pin<&mut Self>) -> Self {
+        Self {
+            gate: self.project().gate.take(),
+            shutting: None,
+        }
+    }
+
+    pub(crate) fn is_shut(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.is_shut())
     }
 
     pub(crate) fn poll_shut(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
+        let Some(gate) = this.gate else {
+            return Poll::Pending;
+        };
         if this.shutting.is_none() {
             // Made before the gate is asked, it cannot miss that it shuts.
-            let shutting = this.gate.shutting.clone().notified_owned();
-            this.shutting.set(Some(shutting));
+            this.shutting
+                .set(Some(gate.shutting.clone().notified_owned()));
         }
-        if this.gate.is_shut() {
+        if gate.is_shut() {
             return Poll::Ready(());
         }
         match this.shutting.as_pin_mut() {

@@ -1,12 +1,11 @@
 //! [`ResponseBody`].
 
 use super::shutting_down;
-use crate::life::{Gate, Pass};
+use crate::life::Pass;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
@@ -22,18 +21,15 @@ pin_project! {
 }
 
 impl<B> ResponseBody<B> {
-    pub(super) fn new(inner: B, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(inner: B, pass: Pass) -> Self {
         Self {
             inner: Some(inner),
-            pass: Pass::new(gate),
+            pass,
         }
     }
 
-    pub(super) fn ended(gate: Arc<Gate>) -> Self {
-        Self {
-            inner: None,
-            pass: Pass::new(gate),
-        }
+    pub(super) fn ended(pass: Pass) -> Self {
+        Self { inner: None, pass }
     }
 }
 
@@ -51,7 +47,7 @@ impl<B: Body> Body for ResponseBody<B> {
         };
         // A body that always has more to say must end too, so the gate is asked first. Asking is
         // one load; waiting for it is arranged only when there is nothing to say.
-        if !this.pass.gate().is_shut() {
+        if !this.pass.is_shut() {
             if let Poll::Ready(frame) = inner.poll_frame(cx) {
                 return Poll::Ready(frame);
             }

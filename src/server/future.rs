@@ -7,7 +7,7 @@ use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 pin_project! {
     /// The response of a [`RegistrationService`](super::RegistrationService): the inner one's, or
@@ -40,14 +40,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Poll::Ready(response) = this.inner.poll(cx) {
-            let gate = this.pass.gate().clone();
-            return Poll::Ready(response.map(|r| r.map(|body| ResponseBody::new(body, gate))));
+            let pass = this.pass.hand_on();
+            return Poll::Ready(response.map(|r| r.map(|body| ResponseBody::new(body, pass))));
         }
-        if this.pass.as_mut().poll_shut(cx).is_ready() {
-            let gate = this.pass.gate().clone();
-            let response = shutting_down().into_http::<()>();
-            return Poll::Ready(Ok(response.map(|()| ResponseBody::ended(gate))));
-        }
-        Poll::Pending
+        ready!(this.pass.as_mut().poll_shut(cx));
+        let pass = this.pass.hand_on();
+        let response = shutting_down().into_http::<()>();
+        Poll::Ready(Ok(response.map(|()| ResponseBody::ended(pass))))
     }
 }

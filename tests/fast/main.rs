@@ -15,6 +15,7 @@
 mod support;
 
 mod access;
+mod allocations;
 mod generated_code;
 mod health;
 mod recovery;

@@ -1,0 +1,42 @@
+# One word per task, the same for people and CI. `make help` lists them.
+#
+# Every recipe that compiles runs through scripts/tools: it finds or fetches protoc (etcd-client's build needs it) and
+# etcd (the tests and the demo start it), and runs the command with PROTOC and ETCD set. Set either to use your own:
+# make test ETCD=path/to/etcd
+
+TOOLS := scripts/tools
+# TLS to etcd is off by default, and its tests with it.
+TESTED := --features tls
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast bench lint generate ci clean-tools
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: ## show a registration living through what happens in production (needs nothing running)
+	$(TOOLS) cargo run --release --example demo
+
+test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
+	$(TOOLS) cargo test --no-fail-fast $(TESTED)
+	@echo "make test: every test passed: unit, fast, real etcd, doc"
+
+test-fast: ## run only what needs no etcd and no real time
+	$(TOOLS) cargo test $(TESTED) --lib --test fast
+
+bench: ## measure what the layer costs a request
+	$(TOOLS) cargo bench --bench layer
+
+lint: ## check the formatting, clippy and the documentation's links
+	cargo fmt --check
+	$(TOOLS) cargo clippy --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --no-deps --all-features
+
+generate: ## write the generated code anew from proto/
+	UPDATE_GENERATED=1 $(TOOLS) cargo test --test fast generated_code
+
+ci: ## run all that CI runs
+	.ci/run
+
+clean-tools: ## remove the tools that were fetched into .tools/
+	rm -rf .tools
