@@ -9,7 +9,7 @@ TOOLS := scripts/tools
 TESTED := --features tls
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench lint generate ci clean-tools
+.PHONY: help demo test test-fast bench measure lint generate ci clean-tools
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ test-fast: ## run only what needs no etcd and no real time
 
 bench: ## measure what the layer costs a request
 	$(TOOLS) cargo bench --bench layer
+
+measure: ## measure recovery and shutdown against a real etcd (about five minutes)
+	$(TOOLS) cargo build --release --example server
+	$(TOOLS) cargo bench --bench recovery
 
 lint: ## check the formatting, clippy and the documentation's links
 	cargo fmt --check

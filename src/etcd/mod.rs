@@ -207,18 +207,30 @@ impl Members {
         &self.list[index % self.list.len()]
     }
 
-    /// Whether every member is surely on this machine.
-    pub(crate) fn are_local(&self) -> bool {
+    /// Whether every member is surely on another machine: given by an address that is none of
+    /// `ours`. A name may mean any machine, this one too.
+    pub(crate) fn are_remote(&self, ours: &[IpAddr]) -> bool {
         self.list
             .iter()
             .all(|member| match member.host().parse::<IpAddr>() {
-                Ok(ip) => ip.to_canonical().is_loopback(),
-                Err(_) => is_localhost(member.host()),
+                Ok(ip) => !ip.to_canonical().is_loopback() && !ours.contains(&ip.to_canonical()),
+                Err(_) => false,
             })
+    }
+
+    /// Whether any member is given by a name other than `localhost`.
+    pub(crate) fn have_names(&self) -> bool {
+        let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !is_localhost(host);
+        self.list.iter().any(|member| is_name(member.host()))
     }
 
     #[cfg(feature = "_tls")]
     fn check_tls(&self) -> Result<(), Error> {
+        // Roots alone cannot encrypt, and rustls panics when it finds no provider.
+        if cfg!(not(any(feature = "tls-ring", feature = "tls-aws-lc"))) {
+            let remedy = "no crypto provider: enable the feature `tls-ring` or `tls-aws-lc`";
+            return Err(Error::Tls(remedy.to_owned()));
+        }
         match self
             .list
             .iter()
@@ -283,7 +295,7 @@ impl Member {
             return refuse("has a path: only scheme, host and port belong here");
         }
         match uri.port_u16() {
-            None => return refuse("has no port: etcd's client port is 2379 by default"),
+            None => return refuse("has no port from 1 to 65535: etcd's is 2379 by default"),
             Some(0) => return refuse("port 0 cannot be dialled: etcd's is 2379 by default"),
             Some(_) => {}
         }
@@ -333,7 +345,7 @@ mod tests {
             ("http://127.0.0.1", "no port"),
             ("http://127.0.0.1:0", "port 0"),
             ("http://127.0.0.1:2379/v3", "has a path"),
-            ("http://127.0.0.1:99999", "not a URL"),
+            ("http://127.0.0.1:99999", "no port from 1 to 65535"),
             ("http://", "not a URL"),
             ("http://a b:1", "not a URL"),
             ("http://10.0.0:2379", "neither an IP address"),
@@ -360,8 +372,26 @@ mod tests {
         assert_eq!(&**members.at(1).shown(), "http://[::1]:2379");
         assert_eq!(members.at(2).host(), "localhost");
         assert_eq!(members.at(3).host(), "::1");
-        assert!(members.are_local());
-        assert!(!Etcd::new(["http://etcd:2379"]).check().unwrap().are_local());
+        assert!(!members.have_names());
+    }
+
+    #[test]
+    fn a_member_is_remote_only_if_that_is_certain() {
+        let ours: Vec<IpAddr> = ["127.0.0.1", "10.0.0.1"]
+            .map(|ip| ip.parse().unwrap())
+            .into();
+        for (endpoint, remote) in [
+            ("http://10.0.0.2:2379", true),
+            ("http://10.0.0.1:2379", false),
+            ("http://[::1]:2379", false),
+            ("http://127.0.0.5:2379", false),
+            ("http://localhost:2379", false),
+            ("http://etcd:2379", false),
+        ] {
+            let members = Etcd::new([endpoint]).check().unwrap();
+            assert_eq!(members.are_remote(&ours), remote, "{endpoint}");
+            assert_eq!(members.have_names(), endpoint == "http://etcd:2379");
+        }
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl RegistrarBuilder {
     }
 
     /// Allows a loopback address to be advertised although etcd is on another machine, where
-    /// nobody else could dial it. Default: refused.
+    /// nobody else could dial it. Default: refused where that is certain, because every endpoint
+    /// is an address and none of this machine's; warned of where endpoints are names.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.allow_loopback = allow;
         self

@@ -3,7 +3,7 @@
 use super::OnConflict;
 use super::table::{EntryId, Key};
 use crate::address::{Address, Bound};
-use crate::etcd::Members;
+use crate::etcd::{Members, route};
 use crate::format::{KeyTemplate, Place};
 use crate::life::{Life, Waits};
 use crate::status::Status;
@@ -153,16 +153,22 @@ impl Shared {
         Ok((entry, first))
     }
 
-    /// Refuses an address that only this machine can dial while etcd, and so everybody who reads
-    /// it there, may be elsewhere.
+    /// Refuses an address that only this machine can dial where etcd, and so everybody who reads
+    /// it there, is surely elsewhere; warns where it may be.
     fn check_reach(&self, address: &Address) -> Result<(), Error> {
-        let config = &self.config;
-        if address.is_loopback() && !config.allow_loopback && !config.members.are_local() {
+        let members = &self.config.members;
+        if !address.is_loopback() || self.config.allow_loopback {
+            return Ok(());
+        }
+        if members.are_remote(&route::interfaces()) {
             return Err(Error::Address {
                 address: address.to_string(),
                 reason: "only this machine can dial it, and etcd is not on it: advertise another \
                          address, or allow_loopback if that is meant",
             });
+        }
+        if members.have_names() {
+            tracing::warn!(%address, "only this machine can dial the address to be advertised");
         }
         Ok(())
     }

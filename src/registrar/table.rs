@@ -421,13 +421,8 @@ impl Table {
     }
 
     /// The watch that was next has been let go.
-    pub(crate) fn unwatched(&mut self) {
-        self.to_unwatch.pop_front();
-    }
-
-    /// Whether the watch `id` is of a key that is in the table.
-    pub(crate) fn is_watch_kept(&self, id: i64) -> bool {
-        self.slots.values().any(|slot| slot.watch == id)
+    pub(crate) fn unwatched(&mut self) -> Option<i64> {
+        self.to_unwatch.pop_front()
     }
 
     /// A slot that is neither wanted nor there, and that no write can bring back, is done.

@@ -11,6 +11,7 @@ use crate::etcd::{
     route,
 };
 use crate::lease::Lease;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -32,6 +33,8 @@ struct Link {
     opening: Option<Call<(WatchRequests, WatchReplies)>>,
     requests: Option<WatchRequests>,
     replies: Option<WatchReplies>,
+    /// Watches that we let go, and whose end is no news.
+    unwatched: BTreeSet<i64>,
 }
 
 enum Renewal {
@@ -119,7 +122,9 @@ impl Keeper {
             return;
         }
         let looks = self.table.next_looks();
-        if looks.is_empty() && self.is_worried() {
+        // A lease that ran out on this very connection (the process was frozen) needs a renewal
+        // that says it lives before anybody may be calm.
+        if looks.is_empty() && self.is_worried() && lease.expiry() > now {
             self.calm();
         }
         let Some(lease) = &self.lease else { return };
@@ -181,7 +186,9 @@ impl Keeper {
                 for event in events {
                     self.table.happened(event, now);
                 }
-                if let Some((_, fault)) = ended.filter(|(id, _)| self.table.is_watch_kept(*id)) {
+                // A watch refused for its token ends with the id -1, so that only the ends that
+                // we asked for can be passed over.
+                if let Some((_, fault)) = ended.filter(|(id, _)| !link.unwatched.remove(id)) {
                     return Err(sort(fault));
                 }
             }
@@ -193,7 +200,7 @@ impl Keeper {
             }
             Step::Unasked(asked) => {
                 asked.map_err(sort)?;
-                self.table.unwatched();
+                link.unwatched.extend(self.table.unwatched());
             }
         }
         Ok(())
@@ -272,6 +279,7 @@ impl Link {
             opening: None,
             requests: None,
             replies: None,
+            unwatched: BTreeSet::new(),
         }
     }
 

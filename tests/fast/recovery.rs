@@ -163,6 +163,47 @@ async fn it_counts_as_held_until_the_ttl_has_passed_since_the_last_acknowledged_
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_freeze_longer_than_the_ttl_it_says_lost_before_it_says_registered() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let lease = setup.fake.keys()[KEY].lease;
+    let mut watch = registration.watch();
+    // Time passes and nobody runs: what SIGSTOP and SIGCONT do to a process.
+    tokio::time::advance(SEC * 9).await;
+    let mut seen = vec![];
+    while seen.len() < 2 {
+        seen.push(
+            tokio::time::timeout(SEC, watch.changed())
+                .await
+                .unwrap()
+                .unwrap(),
+        );
+    }
+    assert!(matches!(seen[0], Status::Lost { .. }), "{seen:?}");
+    assert!(
+        matches!(&seen[1], Status::Registered(now) if now.lease != lease),
+        "{seen:?}"
+    );
+    sleep(SEC).await;
+    assert_eq!(
+        (setup.count(Rpc::LeaseGrant), setup.fake.leases().len()),
+        (2, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_shorter_than_the_ttl_costs_nothing() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    for _ in 0..20 {
+        tokio::time::advance(SEC * 3).await;
+        sleep(SEC).await;
+    }
+    assert!(registration.status().is_held());
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hung_member_is_left_after_one_attempt_and_the_next_one_is_kept() {
     let setup = Setup::new();
     let etcd = Etcd::new(["http://one:1", "http://two:1", "http://three:1"])

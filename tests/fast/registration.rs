@@ -5,7 +5,7 @@ use crate::support::eventually;
 use crate::support::fake::Rpc;
 use std::collections::BTreeSet;
 use tokio::time::sleep;
-use tonic_etcd::{Closed, Error, Instance, OnConflict, Status};
+use tonic_etcd::{Closed, Error, Etcd, Instance, OnConflict, Status};
 use tower::Layer as _;
 
 #[tokio::test(start_paused = true)]
@@ -249,7 +249,6 @@ async fn nothing_is_sent_for_an_instance_that_is_refused() {
     let registrar = setup.builder().build().unwrap();
     for bad in [
         Instance::new("a/b"),
-        Instance::new("greeter").address("127.0.0.1:9000"),
         Instance::new("greeter").address("0.0.0.0:9000"),
         Instance::new("greeter").value("x".repeat(2 << 20)),
     ] {
@@ -257,6 +256,37 @@ async fn nothing_is_sent_for_an_instance_that_is_refused() {
     }
     sleep(SEC).await;
     assert_eq!(setup.fake.history(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn loopback_is_refused_where_etcd_is_surely_on_another_machine() {
+    let setup = Setup::new();
+    // TEST-NET-1 (RFC 5737) is nobody's.
+    let remote = || Etcd::new(["http://192.0.2.1:2379"]).connector(setup.fake.connector());
+    let loopback = Instance::new("greeter").address("127.0.0.1:9000");
+    let registrar = setup.builder_on(remote()).build().unwrap();
+    let error = registrar
+        .register(loopback.clone())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("127.0.0.1:9000") && error.contains("allow_loopback"),
+        "{error}"
+    );
+    let bound = registrar.register(greeter()).unwrap();
+    bound
+        .announce("127.0.0.1:9000".parse().unwrap())
+        .unwrap_err();
+    for registrar in [
+        setup
+            .builder_on(remote())
+            .allow_loopback(true)
+            .build()
+            .unwrap(),
+        setup.builder().build().unwrap(),
+    ] {
+        drop(registrar.register(loopback.clone()).unwrap());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,307 @@
+//! What becomes of a registered server when etcd, the network or the server itself stands still.
+
+use crate::support::etcd::Etcd;
+use crate::support::observer::{Kind, Observer};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::server::{ServerProcess, health_client, ms};
+use crate::table::{Judge, Table};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+const SEC: Duration = Duration::from_secs(1);
+/// How long a registration has to stay right after it was.
+const STAYS: Duration = Duration::from_secs(12);
+
+/// A server, its key and a watcher.
+struct Scene {
+    etcd: Etcd,
+    server: ServerProcess,
+    observer: Observer,
+    key: String,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let etcd = Etcd::start().await;
+        let endpoint = etcd.endpoint();
+        Self::through(etcd, &endpoint).await
+    }
+
+    async fn through(etcd: Etcd, endpoint: &str) -> Self {
+        let server = ServerProcess::start(endpoint, &[]);
+        let observer = Observer::start(etcd.endpoint(), "/services/").await;
+        let key = server.registered().await;
+        observer.wait_for_key(&key, SEC * 5).await;
+        Self {
+            etcd,
+            server,
+            observer,
+            key,
+        }
+    }
+
+    /// When our key was put again after `mark`.
+    async fn put_at(&self, mark: usize) -> Instant {
+        let put = |events: &[crate::support::observer::Event]| {
+            let mut events = events[mark.min(events.len())..].iter();
+            events
+                .find(|e| e.kind == Kind::Put && e.value.starts_with(b"{"))
+                .map(|e| e.at)
+        };
+        self.observer
+            .wait_for("the key is put again", SEC * 60, put)
+            .await
+    }
+
+    /// Whether the key is there each time it is asked for, for a while.
+    async fn stays(&self) -> Result<(), String> {
+        let mut client = self.etcd.client().await;
+        let start = Instant::now();
+        while start.elapsed() < STAYS {
+            let found = client
+                .get(&*self.key, None)
+                .await
+                .map_err(|e| e.to_string())?;
+            if found.kvs().len() != 1 {
+                return Err(format!("missing {:?} later", start.elapsed()));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Trouble that needs no waiting, by turns on one server.
+pub async fn quick(table: &Table) {
+    let scene = Scene::new().await;
+    let mut client = scene.etcd.client().await;
+    let mut times: [Vec<f64>; 3] = Default::default();
+    for round in 0..60 {
+        let mark = scene.observer.mark();
+        let lease = scene.observer.keys()[&scene.key].lease;
+        let start = Instant::now();
+        match round % 3 {
+            0 => drop(client.lease_revoke(lease).await.unwrap()),
+            1 => drop(client.delete(&*scene.key, None).await.unwrap()),
+            _ => drop(client.put(&*scene.key, "theirs", None).await.unwrap()),
+        }
+        times[round % 3].push(ms(start, scene.put_at(mark).await));
+        // Not faster than a person: a rewrite war is slowed down on purpose.
+        sleep(Duration::from_millis(1200)).await;
+    }
+    for (what, times) in ["lease revoked", "key deleted", "key overwritten"]
+        .iter()
+        .zip(&times)
+    {
+        let what = format!("{what} by somebody: right again");
+        table.at_most(&what, "ms", 50.0, Judge::Median, times);
+    }
+}
+
+pub async fn long(table: &Table) {
+    tokio::join!(
+        kept(table, 1),
+        kept(table, 12),
+        kept(table, 61),
+        wiped(table, 1),
+        wiped(table, 12),
+        etcd_stopped(table),
+        black_hole(table),
+        server_frozen(table),
+        server_first(table),
+    );
+}
+
+async fn kept(table: &Table, away: u32) {
+    let mut scene = Scene::new().await;
+    let (mark, before) = (
+        scene.observer.mark(),
+        scene.observer.keys()[&scene.key].clone(),
+    );
+    scene.etcd.kill().await;
+    sleep(SEC * away).await;
+    scene.etcd.start_again();
+    scene.etcd.wait_serving().await;
+    let seen = async {
+        scene.stays().await?;
+        match scene.observer.events().len() - mark {
+            0 if scene.observer.keys()[&scene.key] == before => {
+                Ok("0 PUT, 0 DELETE, the same lease".to_owned())
+            }
+            _ => Err(format!("{:?}", &scene.observer.events()[mark..])),
+        }
+    };
+    let what = format!("etcd killed, back with its data after {away} s, and 12 s on");
+    table.holds(&what, seen.await);
+}
+
+async fn wiped(table: &Table, away: u32) {
+    let mut times = vec![];
+    let mut scene = Scene::new().await;
+    let mut stays = Ok(());
+    for round in 0..5 {
+        let mark = scene.observer.mark();
+        scene.etcd.kill().await;
+        scene.etcd.wipe();
+        sleep(SEC * away).await;
+        scene.etcd.start_again();
+        let serving = scene.etcd.wait_serving().await;
+        let mut client = scene.etcd.client().await;
+        let mut back = None;
+        while back.is_none() && serving.elapsed() < SEC * 20 {
+            let found = client.get(&*scene.key, None).await;
+            back = found
+                .is_ok_and(|found| found.count() == 1)
+                .then(Instant::now);
+        }
+        times.push(ms(serving, back.expect("the key came back")));
+        if round == 4 {
+            stays = scene.stays().await;
+        }
+        scene.put_at(mark).await;
+    }
+    let what = format!("etcd killed, back empty after {away} s: key back");
+    table.at_most(&what, "ms", 300.0, Judge::Median, &times);
+    table.holds(
+        &format!("{what}, and stays"),
+        stays.map(|()| "12 s".to_owned()),
+    );
+}
+
+async fn etcd_stopped(table: &Table) {
+    let scene = Scene::new().await;
+    let mut times = vec![];
+    for _ in 0..3 {
+        scene.etcd.stop_signal();
+        sleep(SEC * 15).await;
+        let start = Instant::now();
+        scene.etcd.cont_signal();
+        times.push(back_for_good(&scene, start).await);
+    }
+    let what = "etcd stopped (SIGSTOP) for 15 s: registered again, for the next 12 s";
+    table.at_most(what, "ms", 1000.0, Judge::Each, &times);
+}
+
+async fn black_hole(table: &Table) {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let scene = Scene::through(etcd, &proxy.endpoint()).await;
+    let mut times = vec![];
+    for _ in 0..3 {
+        proxy.set(Mode::BlackHole);
+        sleep(SEC * 15).await;
+        let start = Instant::now();
+        proxy.set(Mode::Forward);
+        times.push(back_for_good(&scene, start).await);
+    }
+    let what = "black hole for 15 s: registered again, for the next 12 s";
+    table.at_most(what, "ms", 1000.0, Judge::Each, &times);
+}
+
+/// Milliseconds until the key was missing for the last time.
+///
+/// An etcd that was stopped still shows it at first, and expires the lease a moment later.
+async fn back_for_good(scene: &Scene, start: Instant) -> f64 {
+    let mut client = scene.etcd.client().await;
+    let mut missing = start;
+    while start.elapsed() < STAYS {
+        let found = client.get(&*scene.key, None).await;
+        if !found.is_ok_and(|found| found.count() == 1) {
+            missing = Instant::now();
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    ms(start, missing)
+}
+
+async fn server_frozen(table: &Table) {
+    let scene = Scene::new().await;
+    let url = format!("http://{}", scene.server.listening().await);
+    let mut times = vec![];
+    let mut flapped = vec![];
+    for _ in 0..3 {
+        let mut health = health_client(&url).await.unwrap();
+        let name = HealthCheckRequest {
+            service: tonic_etcd::HEALTH_NAME.to_owned(),
+        };
+        let mut watch = health.watch(name).await.unwrap().into_inner();
+        let mark = scene.observer.mark();
+        scene.server.signal("STOP");
+        sleep(SEC * 9).await;
+        let start = Instant::now();
+        scene.server.signal("CONT");
+        times.push(ms(start, scene.put_at(mark).await));
+        let mut statuses = vec![];
+        while statuses.len() < 3 {
+            match tokio::time::timeout(SEC * 2, watch.message()).await {
+                Ok(Ok(Some(reply))) => statuses.push(reply.status),
+                _ => break,
+            }
+        }
+        flapped.push(statuses);
+    }
+    table.at_most(
+        "server frozen for 9 s: registered again",
+        "ms",
+        300.0,
+        Judge::Each,
+        &times,
+    );
+    let honest = [
+        ServingStatus::Serving,
+        ServingStatus::NotServing,
+        ServingStatus::Serving,
+    ];
+    let honest = honest.map(|status| status as i32);
+    let seen = format!("{flapped:?}");
+    let holds = flapped.iter().all(|statuses| *statuses == honest);
+    let what = "server frozen for 9 s: health says SERVING, NOT_SERVING, SERVING (1, 2, 1)";
+    table.holds(what, if holds { Ok(seen) } else { Err(seen) });
+}
+
+async fn server_first(table: &Table) {
+    let mut times = vec![];
+    let mut served = Ok("a health check was answered while etcd was down".to_owned());
+    for _ in 0..5 {
+        let mut etcd = Etcd::start().await;
+        etcd.kill().await;
+        etcd.wipe();
+        let server = ServerProcess::start(&etcd.endpoint(), &[]);
+        let url = format!("http://{}", server.listening().await);
+        sleep(SEC * 3).await;
+        let health = health_client(&url).await.map_err(|e| e.to_string());
+        let check = HealthCheckRequest {
+            service: String::new(),
+        };
+        match health {
+            Ok(mut health) => {
+                if let Err(status) = health.check(check).await {
+                    served = Err(status.to_string());
+                }
+            }
+            Err(error) => served = Err(error),
+        }
+        etcd.start_again();
+        let serving = etcd.wait_serving().await;
+        let mut client = etcd.client().await;
+        let prefix = etcd_client::GetOptions::new().with_prefix();
+        while client
+            .get("/services/", Some(prefix.clone()))
+            .await
+            .is_ok_and(|r| r.count() == 0)
+        {
+            assert!(serving.elapsed() < SEC * 20, "{}", server.output());
+        }
+        times.push(ms(serving, Instant::now()));
+    }
+    table.at_most(
+        "server started 3 s before etcd: registered",
+        "ms",
+        300.0,
+        Judge::Each,
+        &times,
+    );
+    table.holds("server started 3 s before etcd: serves at once", served);
+}

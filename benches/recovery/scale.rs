@@ -1,0 +1,127 @@
+//! Many names in one process, and what a process costs etcd when nothing happens.
+
+use crate::support::etcd::Etcd;
+use crate::support::eventually;
+use crate::support::observer::Observer;
+use crate::support::proxy::Proxy;
+use crate::support::server::{ServerProcess, ms};
+use crate::table::{Judge, Table};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+const SEC: Duration = Duration::from_secs(1);
+/// Six TTLs.
+const IDLE: Duration = Duration::from_secs(30);
+
+pub async fn all(table: &Table) {
+    idle(table, 1).await;
+    idle(table, 500).await;
+    for count in [128, 129, 1000] {
+        many(table, count).await;
+    }
+}
+
+fn names(count: usize) -> String {
+    (0..count)
+        .map(|n| format!("service-{n}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+async fn all_there(observer: &Observer, count: usize) {
+    eventually("all keys are there", SEC * 20, || {
+        match observer.keys().len() {
+            there if there == count => Ok(()),
+            there => Err(format!("{there} of {count}")),
+        }
+    })
+    .await;
+}
+
+async fn idle(table: &Table, count: usize) {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let server = ServerProcess::start(&proxy.endpoint(), &["--name", &names(count)]);
+    all_there(&observer, count).await;
+    sleep(SEC).await;
+    let (renewals, bytes) = (renewals(&etcd).await, proxy.bytes_up() + proxy.bytes_down());
+    sleep(IDLE).await;
+    let renewals = renewals_since(&etcd, renewals).await / 6.0;
+    let bytes = (proxy.bytes_up() + proxy.bytes_down() - bytes) / 6;
+    let connections = proxy.accepted();
+    let seen = format!("{connections} connection, {renewals:.1} renewals and {bytes} B a TTL");
+    let holds = connections == 1 && (2.5..=3.5).contains(&renewals);
+    let what = format!("idle with {count} names: 1 connection, 3 renewals a TTL");
+    table.holds(&what, if holds { Ok(seen) } else { Err(seen) });
+    drop(server);
+}
+
+async fn renewals_since(etcd: &Etcd, before: f64) -> f64 {
+    renewals(etcd).await - before
+}
+
+/// How many renewals etcd has received, by its own count.
+async fn renewals(etcd: &Etcd) -> f64 {
+    let mut stream = TcpStream::connect(("127.0.0.1", etcd.client_port()))
+        .await
+        .unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut metrics = vec![];
+    stream.read_to_end(&mut metrics).await.unwrap();
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    let of_renewals = |line: &&str| {
+        line.starts_with("grpc_server_msg_received_total{")
+            && line.contains("grpc_method=\"LeaseKeepAlive\"")
+    };
+    let line = metrics
+        .lines()
+        .find(of_renewals)
+        .expect("etcd counts renewals");
+    line.rsplit(' ')
+        .next()
+        .and_then(|count| count.parse().ok())
+        .expect("a number")
+}
+
+async fn many(table: &Table, count: usize) {
+    let mut etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let flags = ["--name", &names(count), "--settle", "0s"];
+    let server = ServerProcess::start(&etcd.endpoint(), &flags);
+    all_there(&observer, count).await;
+    etcd.kill().await;
+    etcd.wipe();
+    etcd.start_again();
+    let serving = etcd.wait_serving().await;
+    let mut client = etcd.client().await;
+    let options = etcd_client::GetOptions::new()
+        .with_prefix()
+        .with_count_only();
+    let count_keys = |found: etcd_client::GetResponse| found.count() as usize;
+    let mut there = 0;
+    while there != count {
+        let found = client.get("/services/", Some(options.clone())).await;
+        there = found.map(count_keys).unwrap_or_default();
+        assert!(serving.elapsed() < SEC * 20, "{there} of {count}");
+    }
+    let back = ms(serving, Instant::now());
+    server.signal("TERM");
+    assert_eq!(server.exit(SEC * 5).await, 0);
+    let keys = count_keys(client.get("/services/", Some(options)).await.unwrap());
+    let leases = client.leases().await.unwrap().leases().len();
+    table.at_most(
+        &format!("{count} keys: all back after a wipe"),
+        "ms",
+        3000.0,
+        Judge::Each,
+        &[back],
+    );
+    let seen = format!("{keys} keys, {leases} leases");
+    let holds = keys == 0 && leases == 0;
+    let what = format!("{count} keys: nothing is left behind by a stop");
+    table.holds(&what, if holds { Ok(seen) } else { Err(seen) });
+}

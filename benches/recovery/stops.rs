@@ -1,0 +1,146 @@
+//! How servers end: asked to, killed, and with clients that never let go.
+
+use crate::greeter::pb::StreamRequest;
+use crate::greeter::pb::greeter_client::GreeterClient;
+use crate::support::etcd::Etcd;
+use crate::support::observer::{Kind, Observer};
+use crate::support::server::{ServerProcess, health_client, ms};
+use crate::table::{Judge, Table};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic_health::pb::HealthCheckRequest;
+
+const SEC: Duration = Duration::from_secs(1);
+
+pub async fn all(table: &Table) {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    sigterm(table, &etcd, &observer).await;
+    port(table, &etcd, &observer).await;
+    clinging(table, &etcd).await;
+    sigkill(table, &etcd, &observer).await;
+}
+
+/// A server, the key it has, and the number of events before its end.
+async fn served(
+    etcd: &Etcd,
+    observer: &Observer,
+    flags: &[&str],
+) -> (ServerProcess, String, usize) {
+    let server = ServerProcess::start(&etcd.endpoint(), flags);
+    let key = server.registered().await;
+    observer.wait_for_key(&key, SEC * 5).await;
+    (server, key, observer.mark())
+}
+
+async fn deleted_at(observer: &Observer, mark: usize, key: &str) -> Instant {
+    observer
+        .wait_for("the DELETE", SEC * 10, |events| {
+            let mut events = events[mark..].iter();
+            events
+                .find(|e| e.kind == Kind::Delete && e.key == key)
+                .map(|e| e.at)
+        })
+        .await
+}
+
+async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
+    let (mut deletes, mut exits) = (vec![], vec![]);
+    for _ in 0..20 {
+        let (server, key, mark) = served(etcd, observer, &["--settle", "0s"]).await;
+        let start = Instant::now();
+        server.signal("TERM");
+        deletes.push(ms(start, deleted_at(observer, mark, &key).await));
+        assert_eq!(server.exit(SEC * 5).await, 0, "{}", server.output());
+        exits.push(ms(start, Instant::now()));
+    }
+    table.at_most("SIGTERM: DELETE seen", "ms", 20.0, Judge::Each, &deletes);
+    table.at_most(
+        "SIGTERM, settle 0 s: the process has ended",
+        "ms",
+        1000.0,
+        Judge::Each,
+        &exits,
+    );
+}
+
+async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
+    let (server, key, mark) = served(etcd, observer, &["--settle", "1s"]).await;
+    let addr = server.listening().await;
+    let (mut connected, mut refused) = (0, None);
+    server.signal("TERM");
+    let deleted = deleted_at(observer, mark, &key).await;
+    while deleted.elapsed() < SEC * 3 && refused.is_none() {
+        match TcpStream::connect(addr).await {
+            Ok(_) => connected += 1,
+            Err(_) => refused = Some(ms(deleted, Instant::now())),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let seen = format!("{connected} connects, the first refused after {refused:.0?} ms");
+    let holds = refused.is_some_and(|at| at >= 1000.0) && connected > 100;
+    let what = "between the DELETE and the end of settle (1 s) no connect is refused";
+    table.holds(what, if holds { Ok(seen) } else { Err(seen) });
+}
+
+/// A health watch, a stream without end, and a connection that never sends a byte.
+async fn cling(addr: SocketAddr) -> impl Sized {
+    let url = format!("http://{addr}");
+    let mut health = health_client(&url).await.unwrap();
+    let watch = HealthCheckRequest {
+        service: String::new(),
+    };
+    let watch = health.watch(watch).await.unwrap().into_inner();
+    let mut greeter = GreeterClient::connect(url).await.unwrap();
+    let hellos = StreamRequest {
+        name: "x".into(),
+        count: 0,
+        interval_ms: 50,
+    };
+    let mut hellos = greeter.stream_hellos(hellos).await.unwrap().into_inner();
+    let last = tokio::spawn(async move {
+        loop {
+            if let Err(status) = hellos.message().await {
+                break status;
+            }
+        }
+    });
+    (
+        health,
+        watch,
+        greeter,
+        last,
+        TcpStream::connect(addr).await.unwrap(),
+    )
+}
+
+async fn clinging(table: &Table, etcd: &Etcd) {
+    let mut exits = vec![];
+    for _ in 0..3 {
+        let flags = ["--settle", "0s", "--drain-timeout", "2s"];
+        let server = ServerProcess::start(&etcd.endpoint(), &flags);
+        server.registered().await;
+        let clients = cling(server.listening().await).await;
+        let start = Instant::now();
+        server.signal("TERM");
+        assert_eq!(server.exit(SEC * 20).await, 0);
+        exits.push(ms(start, Instant::now()));
+        drop(clients);
+    }
+    let what = "SIGTERM with a health watch, an endless stream and a silent connection: ended \
+                (drain timeout 2 s)";
+    table.at_most(what, "ms", 3000.0, Judge::Each, &exits);
+}
+
+async fn sigkill(table: &Table, etcd: &Etcd, observer: &Observer) {
+    let mut gone = vec![];
+    for _ in 0..3 {
+        let (server, key, mark) = served(etcd, observer, &[]).await;
+        let start = Instant::now();
+        server.signal("KILL");
+        gone.push(ms(start, deleted_at(observer, mark, &key).await));
+    }
+    table.at_most("SIGKILL: key gone", "ms", 5600.0, Judge::Each, &gone);
+}

@@ -1,0 +1,205 @@
+//! How a server ends: in order, and in time, whoever holds on to it.
+
+use crate::greeter::pb::{HelloRequest, StreamRequest};
+use crate::setup::{Greeter, LONG, SEC};
+use crate::support::etcd::Etcd;
+use crate::support::eventually;
+use crate::support::observer::Observer;
+use crate::support::server::health_client;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic::Code;
+use tonic_etcd::Closed;
+use tonic_health::pb::HealthCheckRequest;
+
+fn endless() -> StreamRequest {
+    StreamRequest {
+        name: "x".into(),
+        count: 0,
+        interval_ms: 20,
+    }
+}
+
+#[tokio::test]
+async fn the_key_goes_first_and_the_port_stays_open_until_the_settle_time_is_over() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let greeter = Greeter::start(&etcd, |builder| builder.settle(SEC * 2)).await;
+    let (key, addr) = (greeter.key(), greeter.addr);
+    greeter.shutdown.cancel();
+    observer.wait_for_no_key(&key, LONG).await;
+    let gone = Instant::now();
+    let mut calls = 0;
+    while gone.elapsed() < SEC {
+        let mut client = greeter.client().await;
+        client.say_hello(HelloRequest::default()).await.unwrap();
+        calls += 1;
+    }
+    assert!(
+        calls > 10,
+        "{calls} new connections were served after the key was gone"
+    );
+    assert_eq!(greeter.ended().await, Closed::Deregistered);
+    assert!(gone.elapsed() >= SEC, "{:?}", gone.elapsed());
+    assert!(
+        TcpStream::connect(addr).await.is_err(),
+        "the port is closed"
+    );
+}
+
+#[tokio::test]
+async fn an_open_health_watch_does_not_hold_it_up() {
+    let etcd = Etcd::start().await;
+    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let mut health = health_client(&format!("http://{}", greeter.addr))
+        .await
+        .unwrap();
+    let mut watches = vec![];
+    for name in ["", tonic_etcd::HEALTH_NAME] {
+        let name = HealthCheckRequest {
+            service: name.to_owned(),
+        };
+        watches.push(health.watch(name).await.unwrap().into_inner());
+    }
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    greeter.ended().await;
+    assert!(
+        start.elapsed() < SEC * 5,
+        "far below the drain timeout: {:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_never_sent_a_byte_is_closed_when_the_drain_begins() {
+    let etcd = Etcd::start().await;
+    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let mut silent = TcpStream::connect(greeter.addr).await.unwrap();
+    greeter
+        .client()
+        .await
+        .say_hello(HelloRequest::default())
+        .await
+        .unwrap();
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    greeter.ended().await;
+    assert!(
+        start.elapsed() < SEC * 5,
+        "far below the drain timeout: {:?}",
+        start.elapsed()
+    );
+    // tonic has sent its settings, and then the end.
+    let mut rest = vec![];
+    tokio::time::timeout(LONG, silent.read_to_end(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_in_time_is_not_cut() {
+    let etcd = Etcd::start().await;
+    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let mut client = greeter.client().await;
+    let request = StreamRequest {
+        name: "x".into(),
+        count: 50,
+        interval_ms: 20,
+    };
+    let mut hellos = client.stream_hellos(request).await.unwrap().into_inner();
+    hellos.message().await.unwrap().unwrap();
+    assert_eq!(greeter.registration.in_flight(), 1);
+    greeter.shutdown.cancel();
+    let mut count = 1;
+    while hellos.message().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 50);
+    let registration = greeter.registration.clone();
+    greeter.ended().await;
+    assert_eq!(registration.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn what_outlives_the_drain_timeout_ends_with_unavailable() {
+    let etcd = Etcd::start().await;
+    let configure =
+        |builder: tonic_etcd::RegistrarBuilder| builder.settle(Duration::ZERO).drain_timeout(SEC);
+    let greeter = Greeter::start(&etcd, configure).await;
+    let mut client = greeter.client().await;
+    let mut hellos = client.stream_hellos(endless()).await.unwrap().into_inner();
+    hellos.message().await.unwrap().unwrap();
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    let status = loop {
+        if let Err(status) = hellos.message().await {
+            break status;
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(status.message(), "the server is shutting down");
+    assert!(start.elapsed() >= SEC, "{:?}", start.elapsed());
+    greeter.ended().await;
+    assert!(start.elapsed() < SEC * 5, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_second_token_skips_the_drain() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let greeter = Greeter::start(&etcd, |builder| builder.settle(SEC * 30)).await;
+    let key = greeter.key();
+    let mut client = greeter.client().await;
+    let _hellos = client.stream_hellos(endless()).await.unwrap();
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    observer.wait_for_no_key(&key, LONG).await;
+    greeter.shutdown_now.cancel();
+    assert_eq!(greeter.ended().await, Closed::Deregistered);
+    assert!(start.elapsed() < SEC * 10, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_cannot_hold_it_up_beyond_the_drain_timeout() {
+    let etcd = Etcd::start().await;
+    let configure =
+        |builder: tonic_etcd::RegistrarBuilder| builder.settle(Duration::ZERO).drain_timeout(SEC);
+    let greeter = Greeter::start(&etcd, configure).await;
+    let mut client = greeter.client().await;
+    let request = StreamRequest {
+        name: "x".repeat(1 << 16),
+        count: 0,
+        interval_ms: 1,
+    };
+    // Opened and never read: windows and buffers fill up.
+    let hellos = client.stream_hellos(request).await.unwrap();
+    eventually("the stream is in flight", LONG, || {
+        match greeter.registration.in_flight() {
+            1 => Ok(()),
+            other => Err(format!("{other} in flight")),
+        }
+    })
+    .await;
+    tokio::time::sleep(SEC).await;
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    greeter.ended().await;
+    assert!(start.elapsed() < SEC * 6, "{:?}", start.elapsed());
+    drop(hellos);
+}
+
+#[tokio::test]
+async fn a_stop_while_etcd_is_down_still_drains_and_says_what_is_left() {
+    let mut etcd = Etcd::start().await;
+    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    etcd.kill().await;
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    let closed = greeter.ended().await;
+    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    assert!(start.elapsed() < SEC * 6, "{:?}", start.elapsed());
+}

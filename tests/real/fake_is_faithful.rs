@@ -1,0 +1,598 @@
+//! The same questions to a real etcd and to the fake: what they answer must be the same, down to codes, texts and revisions.
+//!
+//! Both start empty, so everything can be compared literally, except who answers (cluster, member, term). Where a text matters
+//! to the library, it is also spelled out here: then a new etcd version that says it differently is noticed by its own line.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions,
+    LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    WatchFilterType, WatchOptions, WatchStream,
+};
+use tokio::time::{Instant, timeout};
+
+use crate::support::etcd::Etcd;
+use crate::support::fake::FakeEtcd;
+
+/// What was said, one answer a line.
+#[derive(Default)]
+struct Transcript(Vec<String>);
+
+#[tokio::test]
+async fn reads_and_writes_answer_alike() {
+    let said = both(async |mut c, said| {
+        let prev = || Some(PutOptions::new().with_prev_key());
+        said.note("fresh", c.get("a", None).await);
+        said.note("put", c.put("a/1", "x", None).await);
+        said.note("put again", c.put("a/1", "y", prev()).await);
+        said.note("another", c.put("a/2", "", None).await);
+        said.note("beside", c.put("b", "z", None).await);
+
+        let prefix = || GetOptions::new().with_prefix();
+        said.note("one", c.get("a/1", None).await);
+        said.note("none", c.get("a/3", None).await);
+        said.note("prefix", c.get("a/", Some(prefix())).await);
+        said.note("keys", c.get("a/", Some(prefix().with_keys_only())).await);
+        said.note("count", c.get("a/", Some(prefix().with_count_only())).await);
+        said.note("limit", c.get("a/", Some(prefix().with_limit(1))).await);
+        let all = || GetOptions::new().with_all_keys();
+        said.note("all", c.get("", Some(all())).await);
+        let newest = all().with_sort(SortTarget::Mod, SortOrder::Descend);
+        said.note("sorted", c.get("", Some(newest)).await);
+        said.note(
+            "since",
+            c.get("", Some(all().with_min_mod_revision(4))).await,
+        );
+        said.note("past", c.get("a/", Some(prefix().with_revision(2))).await);
+        let backwards = GetOptions::new().with_range("a");
+        said.note("backwards", c.get("b", Some(backwards)).await);
+
+        said.note("delete none", c.delete("a/3", None).await);
+        let with_prev = DeleteOptions::new().with_prefix().with_prev_key();
+        said.note("delete", c.delete("a/", Some(with_prev)).await);
+        said.note(
+            "past of deleted",
+            c.get("a/1", Some(prefix().with_revision(5))).await,
+        );
+        said.note("born again", c.put("a/1", "new", None).await);
+        said.note("and seen", c.get("a/1", None).await);
+
+        let keep_value = || Some(PutOptions::new().with_ignore_value());
+        let keep_lease = || Some(PutOptions::new().with_ignore_lease());
+        said.note("keep value", c.put("a/1", "", keep_value()).await);
+        said.note("keep lease", c.put("a/1", "v", keep_lease()).await);
+        said.note("keep no value", c.put("no", "", keep_value()).await);
+        said.note("keep what", c.put("a/1", "v", keep_value()).await);
+    })
+    .await;
+    said.has("keep no value: InvalidArgument: etcdserver: key not found");
+}
+
+#[tokio::test]
+async fn refusals_have_the_same_codes_and_texts() {
+    let said = both(async |mut c, said| {
+        let under = |lease| Some(PutOptions::new().with_lease(lease));
+        said.note("no key", c.put("", "x", None).await);
+        said.note("read no key", c.get("", None).await);
+        said.note("delete no key", c.delete("", None).await);
+        said.note("no lease", c.put("a", "x", under(7)).await);
+        said.note("revoke", c.lease_revoke(7).await);
+        said.note("renew", c.lease_keep_alive(7).await.map(|_| ()));
+        said.note("huge", c.put("a", vec![0; 1536 * 1024], None).await);
+        said.note(
+            "largest",
+            c.put("a", vec![0; 1536 * 1024 - 1024], None).await,
+        );
+        said.note(
+            "future",
+            c.get("a", Some(GetOptions::new().with_revision(99))).await,
+        );
+        said.note("compact future", c.compact(99, None).await);
+        said.note("compact", c.compact(2, None).await);
+        said.note("compact again", c.compact(2, None).await);
+        said.note(
+            "past",
+            c.get("a", Some(GetOptions::new().with_revision(1))).await,
+        );
+        said.note("too long", c.lease_grant(9_000_000_001, None).await);
+        said.note(
+            "auth",
+            c.update_user(Some(("u".to_owned(), "p".to_owned()))).await,
+        );
+    })
+    .await;
+    said.has("no lease: NotFound: etcdserver: requested lease not found");
+    said.has("revoke: NotFound: etcdserver: requested lease not found");
+    said.has("renew: lease keep alive error: lease not found");
+    said.has("too long: OutOfRange: etcdserver: too large lease TTL");
+    said.has("huge: InvalidArgument: etcdserver: request is too large");
+}
+
+#[tokio::test]
+async fn transactions_answer_alike() {
+    let said = both(async |mut c, said| {
+        let put = |key: &str, value: &str| TxnOp::put(key, value, None);
+        let get = |key: &str| TxnOp::get(key, None);
+        let delete = |key: &str| TxnOp::delete(key, None);
+        c.lease_grant(60, Some(LeaseGrantOptions::new().with_id(5)))
+            .await
+            .expect("a lease");
+        let under = PutOptions::new().with_lease(5);
+        let create = Txn::new()
+            .when([Compare::version("k", CompareOp::Equal, 0)])
+            .and_then([TxnOp::put("k", "1", Some(under)), put("l", "2"), get("k")])
+            .or_else([get("k")]);
+        said.note("created", c.txn(create.clone()).await);
+        said.note("is there", c.txn(create).await);
+
+        let holds = [
+            ("version", Compare::version("k", CompareOp::Equal, 1)),
+            ("create", Compare::create_revision("k", CompareOp::Less, 3)),
+            ("mod", Compare::mod_revision("k", CompareOp::Greater, 2)),
+            ("lease", Compare::lease("k", CompareOp::Equal, 5)),
+            ("other lease", Compare::lease("l", CompareOp::NotEqual, 5)),
+            ("value", Compare::value("k", CompareOp::Equal, "1")),
+            (
+                "greater value",
+                Compare::value("k", CompareOp::Greater, "0"),
+            ),
+            (
+                "missing value",
+                Compare::value("none", CompareOp::NotEqual, "x"),
+            ),
+            (
+                "missing mod",
+                Compare::mod_revision("none", CompareOp::Equal, 0),
+            ),
+            ("missing lease", Compare::lease("none", CompareOp::Equal, 0)),
+            (
+                "range",
+                Compare::version("", CompareOp::Equal, 1).with_prefix(),
+            ),
+            (
+                "empty range",
+                Compare::version("x", CompareOp::Greater, 0).with_prefix(),
+            ),
+        ];
+        for (what, compare) in holds {
+            said.note(what, c.txn(Txn::new().when([compare])).await);
+        }
+
+        let mixed = [
+            get("k"),
+            put("m", "3"),
+            get("m"),
+            delete("l"),
+            delete("none"),
+            get("l"),
+        ];
+        said.note("mixed", c.txn(Txn::new().and_then(mixed)).await);
+        said.note(
+            "no change",
+            c.txn(Txn::new().and_then([get("k"), delete("none")])).await,
+        );
+        said.note("empty", c.txn(Txn::new()).await);
+
+        let inner = Txn::new()
+            .when([Compare::version("n", CompareOp::Equal, 0)])
+            .and_then([put("inner", "then")])
+            .or_else([put("inner", "else")]);
+        let outer = Txn::new().and_then([put("n", "before"), TxnOp::txn(inner)]);
+        said.note("nested sees the state before", c.txn(outer).await);
+
+        let no_lease = TxnOp::put("b", "2", Some(PutOptions::new().with_lease(9)));
+        let half = Txn::new().and_then([put("a", "1"), no_lease.clone()]);
+        said.note("no lease", c.txn(half).await);
+        said.note("nothing of it", c.get("a", None).await);
+        let other_branch = Txn::new().and_then([put("a", "1")]).or_else([no_lease]);
+        said.note("lease of the other branch", c.txn(other_branch).await);
+
+        said.note(
+            "twice",
+            c.txn(Txn::new().and_then([put("x", "1"), put("x", "2")]))
+                .await,
+        );
+        said.note(
+            "put and delete",
+            c.txn(Txn::new().and_then([put("x", "1"), delete("x")]))
+                .await,
+        );
+        let range = TxnOp::delete("w", Some(DeleteOptions::new().with_range("y")));
+        said.note(
+            "put in range",
+            c.txn(Txn::new().and_then([put("x", "1"), range])).await,
+        );
+        said.note(
+            "deleted twice",
+            c.txn(Txn::new().and_then([delete("x"), delete("x")])).await,
+        );
+        let either = Txn::new()
+            .and_then([put("x", "1")])
+            .or_else([put("x", "2")]);
+        said.note("either", c.txn(either.clone()).await);
+        said.note(
+            "nested either",
+            c.txn(Txn::new().and_then([TxnOp::txn(either.clone())]))
+                .await,
+        );
+        let nested_twice = [put("x", "0"), TxnOp::txn(either)];
+        said.note(
+            "nested twice",
+            c.txn(Txn::new().and_then(nested_twice)).await,
+        );
+        said.note("no key", c.txn(Txn::new().and_then([put("", "1")])).await);
+
+        let many = |count: usize| {
+            (0..count)
+                .map(|i| put(&format!("many/{i}"), ""))
+                .collect::<Vec<_>>()
+        };
+        said.note(
+            "128",
+            c.txn(Txn::new().and_then(many(128)))
+                .await
+                .map(|t| t.succeeded()),
+        );
+        said.note("129", c.txn(Txn::new().and_then(many(129))).await);
+        said.note("129 else", c.txn(Txn::new().or_else(many(129))).await);
+        let deep = |count| Txn::new().and_then([TxnOp::txn(Txn::new().and_then(many(count)))]);
+        said.note("127 nested", c.txn(deep(127)).await.map(|t| t.succeeded()));
+        said.note("128 nested", c.txn(deep(128)).await);
+    })
+    .await;
+    said.has("129: InvalidArgument: etcdserver: too many operations in txn request");
+    said.has("no lease: NotFound: etcdserver: requested lease not found");
+    said.has("twice: InvalidArgument: etcdserver: duplicate key given in txn request");
+}
+
+#[tokio::test]
+async fn leases_answer_alike() {
+    let said = both(async |mut c, said| {
+        let id = |id| Some(LeaseGrantOptions::new().with_id(id));
+        let under = |lease| Some(PutOptions::new().with_lease(lease));
+        let with_keys = || Some(LeaseTimeToLiveOptions::new().with_keys());
+        said.note("grant", c.lease_grant(60, id(1)).await);
+        said.note("grant again", c.lease_grant(60, id(1)).await);
+        said.note("short", c.lease_grant(1, id(2)).await);
+        said.note("zero", c.lease_grant(0, id(3)).await);
+        said.note("negative", c.lease_grant(-5, id(4)).await);
+        said.note("longest", c.lease_grant(9_000_000_000, id(5)).await);
+        said.note(
+            "chosen by etcd",
+            c.lease_grant(60, None).await.map(|l| l.id() > 0),
+        );
+
+        said.note("put", c.put("b", "", under(1)).await);
+        said.note("put", c.put("a", "", under(1)).await);
+        let both_keys = c.lease_time_to_live(1, with_keys()).await;
+        // In no particular order.
+        said.note(
+            "its keys",
+            both_keys.map(|l| l.keys().iter().map(|key| key.len()).collect::<Vec<_>>()),
+        );
+        said.note("moved", c.put("a", "", under(2)).await);
+        said.note("moved", c.lease_time_to_live(1, with_keys()).await);
+        said.note("without", c.put("a", "", None).await);
+        said.note("without", c.lease_time_to_live(2, with_keys()).await);
+        said.note("unknown", c.lease_time_to_live(99, with_keys()).await);
+        c.lease_revoke(2).await.expect("a revoke");
+        said.note("key of a former lease", c.get("a", None).await);
+
+        let (mut keeper, mut replies) = c.lease_keep_alive(1).await.expect("a keep-alive");
+        keeper.keep_alive().await.expect("a request");
+        said.note("renewed", replies.message().await);
+        said.note("two keys", c.put("c", "", under(1)).await);
+        said.note("revoke", c.lease_revoke(1).await);
+        said.note(
+            "all gone",
+            c.get("", Some(GetOptions::new().with_all_keys())).await,
+        );
+        keeper.keep_alive().await.expect("a request");
+        said.note("renewed after", replies.message().await);
+        said.note("revoke empty", c.lease_revoke(5).await);
+        said.note("revoke again", c.lease_revoke(5).await);
+    })
+    .await;
+    said.has("grant again: FailedPrecondition: etcdserver: lease already exists");
+}
+
+#[tokio::test]
+async fn leases_run_out_alike() {
+    let said = both(async |mut c, said| {
+        let granted = c
+            .lease_grant(2, Some(LeaseGrantOptions::new().with_id(1)))
+            .await;
+        let granted = granted.map(|l| (l.ttl(), Instant::now())).expect("a lease");
+        let under = Some(PutOptions::new().with_lease(1));
+        c.put("a", "", under.clone()).await.expect("a put");
+        c.put("b", "", under).await.expect("a put");
+        let mut watch = open(&mut c, "", WatchOptions::new().with_all_keys()).await;
+        said.note("gone", heard(&mut watch).await);
+        let lived = granted.1.elapsed();
+        let (least, most) = (Duration::from_millis(1990), Duration::from_millis(2900));
+        said.note("in time", Ok((least..most).contains(&lived)));
+        said.note("renewal", c.lease_keep_alive(1).await.map(|_| ()));
+        said.note("ttl", c.lease_time_to_live(1, None).await);
+        said.note("revoke", c.lease_revoke(1).await);
+    })
+    .await;
+    said.has("in time: true");
+}
+
+/// etcd keeps a lease that has run out until its next sweep; who renews it in between waits, and is told that it is gone.
+#[tokio::test]
+async fn a_renewal_just_too_late_is_told_so() {
+    both(async |mut c, said| {
+        c.lease_grant(2, Some(LeaseGrantOptions::new().with_id(1)))
+            .await
+            .expect("a lease");
+        let (mut keeper, mut replies) = c.lease_keep_alive(1).await.expect("a keep-alive");
+        tokio::time::sleep(Duration::from_millis(2005)).await;
+        keeper.keep_alive().await.expect("a request");
+        let reply = replies.message().await;
+        said.note("too late", reply.map(|r| r.map(|r| (r.id(), r.ttl()))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn watches_answer_alike() {
+    let said = both(async |mut c, said| {
+        c.put("a/1", "old", None).await.expect("a put");
+        let prefix = || WatchOptions::new().with_prefix();
+        let mut news = open(&mut c, "a/", prefix()).await;
+        let mut history = watch(&mut c, "a/", prefix().with_start_revision(1)).await;
+        said.note("created", history.message().await);
+        said.note("history", heard(&mut history).await);
+        let mut one = open(&mut c, "a/2", WatchOptions::new()).await;
+        let mut future = watch(&mut c, "a/", prefix().with_start_revision(5)).await;
+        said.note("future created", future.message().await);
+        let only = |filter| prefix().with_filters([filter]);
+        let mut deletes = open(&mut c, "a/", only(WatchFilterType::NoPut)).await;
+        let mut puts = open(&mut c, "a/", only(WatchFilterType::NoDelete)).await;
+
+        c.put("a/2", "x", None).await.expect("revision 3");
+        said.note("put", heard(&mut news).await);
+        said.note("history goes on", heard(&mut history).await);
+        said.note("one", heard(&mut one).await);
+        c.put("b", "", None).await.expect("revision 4");
+        let ops = [
+            TxnOp::put("a/3", "", None),
+            TxnOp::delete("a/2", None),
+            TxnOp::put("b", "", None),
+        ];
+        c.txn(Txn::new().and_then(ops)).await.expect("revision 5");
+        said.note("txn", heard(&mut news).await);
+        said.note("one", heard(&mut one).await);
+        said.note("the future is here", heard(&mut future).await);
+        said.note("only deletes", heard(&mut deletes).await);
+        said.note("only puts", heard(&mut puts).await);
+        said.note("only puts", heard(&mut puts).await);
+        said.note(
+            "silence",
+            Ok(timeout(Duration::from_millis(200), news.message())
+                .await
+                .is_err()),
+        );
+    })
+    .await;
+    said.has("silence: true");
+}
+
+#[tokio::test]
+async fn several_watches_on_one_stream_answer_alike() {
+    both(async |mut c, said| {
+        let options = WatchOptions::new;
+        let (mut ask, mut answers) = c
+            .watch("a", Some(options().with_watch_id(7)))
+            .await
+            .expect("a watch")
+            .split();
+        said.note("chosen id", answers.message().await);
+        ask.watch("a", Some(options())).await.expect("a request");
+        said.note("given id", answers.message().await);
+        ask.watch("b", Some(options().with_watch_id(1)))
+            .await
+            .expect("a request");
+        said.note("taken by choice", answers.message().await);
+        ask.watch("c", Some(options())).await.expect("a request");
+        said.note("next given id", answers.message().await);
+        ask.watch("a", Some(options().with_watch_id(7)))
+            .await
+            .expect("a request");
+        said.note("duplicate", answers.message().await);
+        ask.watch("b", Some(options().with_range("a")))
+            .await
+            .expect("a request");
+        said.note("empty range", answers.message().await);
+        c.put("b", "", None).await.expect("a put");
+        said.note("event", answers.message().await);
+        ask.cancel(1).await.expect("a request");
+        said.note("cancelled", answers.message().await);
+        ask.cancel(99).await.expect("a request");
+        ask.request_progress().await.expect("a request");
+        said.note("progress", answers.message().await);
+        c.put("b", "", None).await.expect("a put");
+        c.put("c", "", None).await.expect("a put");
+        said.note("only the living", answers.message().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn compaction_ends_watches_alike() {
+    let said = both(async |mut c, said| {
+        for value in ["1", "2", "3"] {
+            c.put("a", value, None).await.expect("a put");
+        }
+        c.compact(3, None).await.expect("a compaction");
+        let from = |revision| WatchOptions::new().with_start_revision(revision);
+        for revision in [1, 2] {
+            let mut late = watch(&mut c, "a", from(revision)).await;
+            said.note("created", late.message().await);
+            said.note("compacted", late.message().await);
+        }
+        let mut just = watch(&mut c, "a", from(3)).await;
+        said.note("created", just.message().await);
+        said.note("just in time", heard(&mut just).await);
+    })
+    .await;
+    said.has("compact_revision: 3");
+}
+
+#[tokio::test]
+async fn tokens_are_refused_alike() {
+    let as_root = |password| Some(ConnectOptions::new().with_user("root", password));
+    let mut real = Transcript::default();
+    let etcd = Etcd::start().await;
+    let mut admin = etcd.client().await;
+    let version = admin.status().await.expect("a status");
+    admin.user_add("root", "old", None).await.expect("a user");
+    admin.user_grant_role("root", "root").await.expect("a role");
+    admin.auth_enable().await.expect("auth");
+    let connect = |password| Client::connect([etcd.endpoint()], as_root(password));
+    let wrong = connect("wrong").await.map(|_| ());
+    real.note("wrong password", wrong);
+    let mut stale = connect("old").await.expect("a token");
+    // A new password voids the tokens of the old one.
+    let changed = stale.user_change_password("root", "new").await;
+    changed.expect("a new password");
+    refused(stale, etcd.client().await, &mut real).await;
+
+    let mut fake = Transcript::default();
+    let etcd = FakeEtcd::new();
+    if leases_take_any_token(version.version()) {
+        etcd.lenient_leases();
+    }
+    etcd.user("root", "old");
+    let wrong = etcd.try_client_of("m", as_root("wrong")).await.map(|_| ());
+    fake.note("wrong password", wrong);
+    let stale = etcd.client_of("m", as_root("old")).await;
+    etcd.user("root", "new");
+    refused(stale, etcd.client().await, &mut fake).await;
+    compare(&real, &fake);
+    real.has("get: Unauthenticated: etcdserver: invalid auth token");
+}
+
+/// Before the fixes of CVE-2026-33413, renewals did not look at the token.
+fn leases_take_any_token(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    match (next(), next(), next()) {
+        (3, 4, patch) => patch < 42,
+        (3, 5, patch) => patch < 28,
+        (3, 6, patch) => patch < 9,
+        newer => newer < (3, 4, 0),
+    }
+}
+
+async fn refused(mut stale: Client, mut without: Client, said: &mut Transcript) {
+    said.note("get", stale.get("a", None).await);
+    said.note("put", stale.put("a", "", None).await);
+    said.note(
+        "txn",
+        stale
+            .txn(Txn::new().and_then([TxnOp::get("a", None)]))
+            .await,
+    );
+    said.note(
+        "grant",
+        stale
+            .lease_grant(5, Some(LeaseGrantOptions::new().with_id(1)))
+            .await,
+    );
+    said.note("revoke", stale.lease_revoke(1).await);
+    said.note("renew", stale.lease_keep_alive(1).await.map(|_| ()));
+    said.note("ttl", stale.lease_time_to_live(1, None).await);
+    let mut watch = watch(&mut stale, "a", WatchOptions::new()).await;
+    said.note("watch", watch.message().await);
+    said.note("get without", without.get("a", None).await);
+    said.note("put without", without.put("a", "", None).await);
+    said.note(
+        "grant without",
+        without
+            .lease_grant(5, Some(LeaseGrantOptions::new().with_id(1)))
+            .await,
+    );
+    said.note("revoke without", without.lease_revoke(1).await);
+}
+
+/// Asks a real etcd and a fake one, compares what they said, and returns it.
+async fn both(ask: impl AsyncFn(Client, &mut Transcript)) -> Transcript {
+    let etcd = Etcd::start().await;
+    let mut real = Transcript::default();
+    ask(etcd.client().await, &mut real).await;
+
+    let etcd = FakeEtcd::new();
+    let mut fake = Transcript::default();
+    ask(etcd.client().await, &mut fake).await;
+
+    compare(&real, &fake);
+    real
+}
+
+fn compare(real: &Transcript, fake: &Transcript) {
+    let pairs = real.0.iter().zip(&fake.0);
+    let differences: Vec<_> = pairs
+        .filter(|(real, fake)| real != fake)
+        .map(|(real, fake)| format!("etcd: {real}\nfake: {fake}"))
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+    assert_eq!(real.0.len(), fake.0.len(), "one of them said more");
+}
+
+impl Transcript {
+    /// Writes down an answer, without who gave it.
+    fn note<T: Debug>(&mut self, question: &str, answer: Result<T, Error>) {
+        let answer = match answer {
+            Ok(answer) => format!("{answer:?}"),
+            Err(Error::GRpcStatus(status)) => format!("{:?}: {}", status.code(), status.message()),
+            Err(other) => other.to_string(),
+        };
+        let answer = ["cluster_id: ", "member_id: ", "raft_term: "]
+            .into_iter()
+            .fold(answer, |text, field| without_number(&text, field));
+        self.0.push(format!("{question}: {answer}"));
+    }
+
+    /// Etcd itself said this, word for word.
+    fn has(&self, line: &str) {
+        let found = self.0.iter().any(|said| said.contains(line));
+        assert!(
+            found,
+            "etcd did not say `{line}` but\n{}",
+            self.0.join("\n")
+        );
+    }
+}
+
+/// The text with the number after each `field` left out.
+fn without_number(text: &str, field: &str) -> String {
+    let mut parts = text.split(field);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |done, part| {
+        done + field + "_" + part.trim_start_matches(|c: char| c.is_ascii_digit())
+    })
+}
+
+async fn watch(client: &mut Client, key: &str, options: WatchOptions) -> WatchStream {
+    let watch = client.watch(key, Some(options)).await;
+    watch.expect("a watch stream")
+}
+
+/// A watch whose acknowledgement has been read.
+async fn open(client: &mut Client, key: &str, options: WatchOptions) -> WatchStream {
+    let mut stream = watch(client, key, options).await;
+    let created = stream.message().await.expect("an answer");
+    assert!(created.is_some_and(|c| c.created()), "not created");
+    stream
+}
+
+/// The events of the next message. Its header may say a later revision than they have, so it is left out.
+async fn heard(stream: &mut WatchStream) -> Result<String, Error> {
+    let message = timeout(Duration::from_secs(5), stream.message()).await;
+    let message = message.expect("an event within five seconds")?;
+    Ok(message.map_or_else(|| "the end".to_owned(), |m| format!("{:?}", m.events())))
+}

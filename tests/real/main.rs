@@ -1,0 +1,26 @@
+//! The real suite: a real etcd, real sockets, real time.
+//!
+//! Every test starts what it needs and ends it, also when it panics. Times are asserted with
+//! generous bounds only: exact ones are in the fast suite, and numbers come from `make measure`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub
+)]
+
+#[path = "../../examples/greeter/mod.rs"]
+mod greeter;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod drain;
+mod fake_is_faithful;
+mod outages;
+mod scale;
+mod serving;
+mod setup;
+mod signals;

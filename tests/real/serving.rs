@@ -1,0 +1,314 @@
+//! What stock tonic gives stays as it is, and when exactly a server appears.
+
+use crate::greeter::MyGreeter;
+use crate::greeter::pb::greeter_client::GreeterClient;
+use crate::greeter::pb::greeter_server::{Greeter, GreeterServer};
+use crate::greeter::pb::{HelloReply, HelloRequest, StreamRequest};
+use crate::setup::{LONG, SEC};
+use crate::support::etcd::Etcd as EtcdProcess;
+use crate::support::observer::Observer;
+use crate::support::ports::free_addr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status};
+use tonic_etcd::{Error, Etcd, Instance, Registrar, Registration, ServeError, ServeRegistered};
+use tower::Layer;
+
+fn register(etcd: &EtcdProcess, instance: Instance, token: &CancellationToken) -> Registration {
+    let registrar = Registrar::builder(Etcd::new([etcd.endpoint()]))
+        .settle(Duration::ZERO)
+        .shutdown(token.clone());
+    registrar.build().unwrap().register(instance).unwrap()
+}
+
+/// Says who calls.
+#[derive(Clone)]
+struct WhoCalls;
+
+#[tonic::async_trait]
+impl Greeter for WhoCalls {
+    type StreamHellosStream = tokio_stream::Empty<Result<HelloReply, Status>>;
+
+    async fn say_hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> Result<Response<HelloReply>, Status> {
+        let certificates = request
+            .peer_certs()
+            .map_or(0, |certificates| certificates.len());
+        let remote = request
+            .remote_addr()
+            .map_or_else(String::new, |addr| addr.to_string());
+        let local = request
+            .local_addr()
+            .map_or_else(String::new, |addr| addr.to_string());
+        Ok(Response::new(HelloReply {
+            message: format!("{remote} {local} {certificates}"),
+        }))
+    }
+
+    async fn stream_hellos(
+        &self,
+        _: Request<StreamRequest>,
+    ) -> Result<Response<Self::StreamHellosStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+async fn hello(mut client: GreeterClient<Channel>) -> String {
+    client
+        .say_hello(HelloRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .message
+}
+
+#[tokio::test]
+async fn a_handler_sees_the_peer_address_and_its_certificates_as_with_stock_tonic() {
+    let etcd = EtcdProcess::start().await;
+    let token = CancellationToken::new();
+    let registration = register(&etcd, Instance::new("greeter"), &token);
+
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(ca, &ca_key);
+    let identity = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = certificate.signed_by(&key, &issuer).unwrap();
+        Identity::from_pem(certificate.pem(), key.serialize_pem())
+    };
+    let tls = ServerTlsConfig::new()
+        .identity(identity("localhost"))
+        .client_ca_root(Certificate::from_pem(&ca_pem));
+    let incoming = registration.bind(free_addr()).unwrap();
+    let addr = incoming.local_addr();
+    let server = Server::builder()
+        .tls_config(tls)
+        .unwrap()
+        .layer(registration.layer())
+        .add_service(GreeterServer::new(WhoCalls))
+        .serve_registered_with_incoming(incoming);
+    let served = tokio::spawn(server);
+
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&ca_pem))
+        .identity(identity("client"))
+        .domain_name("localhost");
+    let channel = Channel::from_shared(format!("https://{addr}"))
+        .unwrap()
+        .tls_config(tls)
+        .unwrap();
+    let said = hello(GreeterClient::new(channel.connect().await.unwrap())).await;
+    let [remote, local, certificates] = said.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{said}");
+    };
+    assert!(remote.starts_with("127.0.0.1:"), "{said}");
+    assert_eq!((local, certificates), (&*addr.to_string(), "1"));
+    token.cancel();
+    tokio::time::timeout(LONG, served)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+/// The listener's own view of the sockets it accepts.
+async fn accepted_options(
+    configure: impl FnOnce(tonic_etcd::server::Incoming) -> tonic_etcd::server::Incoming,
+) -> (bool, bool) {
+    let token = CancellationToken::new();
+    let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:1"])).shutdown(token);
+    let registration = registrar
+        .build()
+        .unwrap()
+        .register(Instance::new("greeter"))
+        .unwrap();
+    let mut incoming = configure(registration.bind(free_addr()).unwrap());
+    let addr = incoming.local_addr();
+    let _client = TcpStream::connect(addr).await.unwrap();
+    let accepted = incoming.next().await.unwrap().unwrap();
+    let socket = socket2::SockRef::from(accepted.get_ref());
+    (socket.tcp_nodelay().unwrap(), socket.keepalive().unwrap())
+}
+
+#[tokio::test]
+async fn socket_options_are_tonics_defaults_and_can_be_set() {
+    assert_eq!(accepted_options(|incoming| incoming).await, (true, false));
+    let configured =
+        accepted_options(|incoming| incoming.with_nodelay(false).with_keepalive(Some(SEC * 30)));
+    assert_eq!(configured.await, (false, true));
+}
+
+#[tokio::test]
+async fn it_is_never_registered_when_the_port_is_taken_and_the_error_names_it() {
+    let etcd = EtcdProcess::start().await;
+    let taken = tokio::net::TcpListener::bind(free_addr()).await.unwrap();
+    let addr = taken.local_addr().unwrap();
+    let observer = Observer::start(etcd.endpoint(), "/").await;
+    let registration = register(&etcd, Instance::new("greeter"), &CancellationToken::new());
+    let served = Server::builder()
+        .layer(registration.layer())
+        .add_service(GreeterServer::new(MyGreeter::default()))
+        .serve_registered(addr, &registration)
+        .await;
+    let Err(ServeError::Setup(error @ Error::Listen { .. })) = served else {
+        panic!("{served:?}");
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains(&addr.to_string()) && text.contains("another process"),
+        "{text}"
+    );
+    tokio::time::sleep(SEC).await;
+    assert_eq!(observer.events(), []);
+}
+
+#[tokio::test]
+async fn port_0_advertises_the_real_port() {
+    let etcd = EtcdProcess::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let token = CancellationToken::new();
+    let registration = register(&etcd, Instance::new("greeter"), &token);
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let serve = Server::builder()
+        .layer(registration.layer())
+        .add_service(GreeterServer::new(WhoCalls))
+        .serve_registered(any, &registration);
+    let client = async {
+        let registered = registration.registered().await.unwrap();
+        let value = observer.wait_for_key(&registered.keys[0], LONG).await.value;
+        let value: tonic_etcd::InstanceJson = serde_json::from_slice(&value).unwrap();
+        let client = GreeterClient::connect(format!("http://{}", value.address))
+            .await
+            .unwrap();
+        let said = hello(client).await;
+        token.cancel();
+        (said, value.address)
+    };
+    let (served, (said, address)) = tokio::join!(serve, client);
+    served.unwrap();
+    assert!(
+        said.contains(&address) && !address.ends_with(":0"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn an_unspecified_address_is_never_advertised_as_it_is() {
+    let etcd = EtcdProcess::start().await;
+    let registration = register(&etcd, Instance::new("greeter"), &CancellationToken::new());
+    let port = crate::support::ports::free();
+    let mut incoming = registration
+        .bind(SocketAddr::from(([0, 0, 0, 0], port)))
+        .unwrap();
+    let accepting = tokio::spawn(async move { incoming.next().await.is_some() });
+    let registered = tokio::time::timeout(LONG, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        !registered.keys[0].contains("0.0.0.0"),
+        "{:?}",
+        registered.keys
+    );
+    accepting.abort();
+}
+
+/// Pins what the layer alone rests on: tonic applies layers after it has bound, and not when it
+/// cannot bind.
+#[tokio::test]
+async fn tonic_applies_layers_after_it_has_bound_its_listener() {
+    #[derive(Clone)]
+    struct Probe(SocketAddr, Arc<AtomicUsize>);
+    impl<S> Layer<S> for Probe {
+        type Service = S;
+        fn layer(&self, inner: S) -> S {
+            let bound = std::net::TcpListener::bind(self.0).is_err();
+            self.1
+                .fetch_add(if bound { 1 } else { 100 }, Ordering::Relaxed);
+            inner
+        }
+    }
+    let (addr, applied) = (free_addr(), Arc::new(AtomicUsize::new(0)));
+    let serve = |signal: CancellationToken| {
+        let probe = Probe(addr, applied.clone());
+        Server::builder()
+            .layer(probe)
+            .add_service(GreeterServer::new(WhoCalls))
+            .serve_with_shutdown(addr, async move { signal.cancelled().await })
+    };
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    serve(stopped.clone()).await.unwrap();
+    assert_eq!(applied.load(Ordering::Relaxed), 1);
+    let _taken = std::net::TcpListener::bind(addr).unwrap();
+    serve(stopped).await.unwrap_err();
+    assert_eq!(
+        applied.load(Ordering::Relaxed),
+        1,
+        "not applied on a busy port"
+    );
+}
+
+#[tokio::test]
+async fn the_layer_alone_registers_an_explicit_address_under_plain_serve_with_shutdown() {
+    let etcd = EtcdProcess::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let (addr, token) = (free_addr(), CancellationToken::new());
+    let registration = register(&etcd, Instance::new("greeter").address(addr), &token);
+    let served = tokio::spawn(
+        Server::builder()
+            .layer(registration.layer())
+            .add_service(GreeterServer::new(WhoCalls))
+            .serve_with_shutdown(addr, registration.draining()),
+    );
+    let registered = tokio::time::timeout(LONG, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    observer.wait_for_key(&registered.keys[0], LONG).await;
+    hello(
+        GreeterClient::connect(format!("http://{addr}"))
+            .await
+            .unwrap(),
+    )
+    .await;
+    token.cancel();
+    tokio::time::timeout(LONG, served)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    observer.wait_for_no_key(&registered.keys[0], LONG).await;
+}
+
+#[tokio::test]
+async fn a_server_whose_listener_is_dropped_is_deregistered() {
+    let etcd = EtcdProcess::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let registration = register(&etcd, Instance::new("greeter"), &CancellationToken::new());
+    let incoming = registration.bind(free_addr()).unwrap();
+    let served = tokio::spawn(
+        Server::builder()
+            .layer(registration.layer())
+            .add_service(GreeterServer::new(WhoCalls))
+            .serve_registered_with_incoming(incoming),
+    );
+    let registered = tokio::time::timeout(LONG, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    observer.wait_for_key(&registered.keys[0], LONG).await;
+    served.abort();
+    observer.wait_for_no_key(&registered.keys[0], LONG).await;
+}

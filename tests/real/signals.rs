@@ -1,0 +1,143 @@
+//! The `server` example as a process: what signals do to it, and what the world sees.
+
+use crate::greeter::pb::StreamRequest;
+use crate::greeter::pb::greeter_client::GreeterClient;
+use crate::setup::{LONG, SEC};
+use crate::support::etcd::Etcd;
+use crate::support::observer::{Kind, Observer};
+use crate::support::server::{ServerProcess, health_client};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+#[tokio::test]
+async fn sigterm_and_sigint_deregister_and_end_the_process_with_0() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    for signal in ["TERM", "INT"] {
+        let server = ServerProcess::start(&etcd.endpoint(), &["--settle", "0s"]);
+        let key = server.registered().await;
+        let held = observer.wait_for_key(&key, LONG).await;
+        assert_ne!(held.lease, 0);
+        assert_eq!(key, format!("/services/greeter/127.0.0.1/{}", server.pid()));
+        let start = Instant::now();
+        server.signal(signal);
+        observer.wait_for_no_key(&key, LONG).await;
+        assert!(start.elapsed() < SEC, "{signal}: {:?}", start.elapsed());
+        assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
+        assert!(
+            server.output().contains("deregistered"),
+            "{}",
+            server.output()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_skips_the_waits() {
+    let etcd = Etcd::start().await;
+    let server = ServerProcess::start(&etcd.endpoint(), &["--settle", "60s"]);
+    server.registered().await;
+    let url = format!("http://{}", server.listening().await);
+    let mut client = GreeterClient::connect(url).await.unwrap();
+    let endless = StreamRequest {
+        name: "x".into(),
+        count: 0,
+        interval_ms: 50,
+    };
+    let _hellos = client.stream_hellos(endless).await.unwrap();
+    server.signal("TERM");
+    sleep(SEC).await;
+    let start = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
+    assert!(start.elapsed() < SEC * 5, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn clients_that_hold_on_cost_the_drain_timeout_and_no_more() {
+    let etcd = Etcd::start().await;
+    let flags = ["--settle", "0s", "--drain-timeout", "2s"];
+    let server = ServerProcess::start(&etcd.endpoint(), &flags);
+    server.registered().await;
+    let addr = server.listening().await;
+    let url = format!("http://{addr}");
+    let mut health = health_client(&url).await.unwrap();
+    let _watch = health
+        .watch(HealthCheckRequest {
+            service: String::new(),
+        })
+        .await
+        .unwrap();
+    let mut client = GreeterClient::connect(url).await.unwrap();
+    let endless = StreamRequest {
+        name: "x".into(),
+        count: 0,
+        interval_ms: 50,
+    };
+    let _hellos = client.stream_hellos(endless).await.unwrap();
+    let _silent = TcpStream::connect(addr).await.unwrap();
+    let start = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
+    assert!(
+        start.elapsed() >= SEC * 2 && start.elapsed() < SEC * 6,
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_killed_server_is_gone_with_its_lease() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let server = ServerProcess::start(&etcd.endpoint(), &[]);
+    let key = server.registered().await;
+    observer.wait_for_key(&key, LONG).await;
+    let start = Instant::now();
+    server.signal("KILL");
+    observer.wait_for_no_key(&key, LONG).await;
+    assert!(
+        start.elapsed() > SEC * 3 && start.elapsed() < SEC * 9,
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_frozen_server_says_not_serving_before_it_is_registered_again() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let server = ServerProcess::start(&etcd.endpoint(), &[]);
+    let key = server.registered().await;
+    observer.wait_for_key(&key, LONG).await;
+    let mut health = health_client(&format!("http://{}", server.listening().await))
+        .await
+        .unwrap();
+    let name = HealthCheckRequest {
+        service: tonic_etcd::HEALTH_NAME.to_owned(),
+    };
+    let mut watch = health.watch(name).await.unwrap().into_inner();
+    let mark = observer.mark();
+    server.signal("STOP");
+    observer.wait_for_no_key(&key, LONG).await;
+    sleep(SEC).await;
+    server.signal("CONT");
+    observer.wait_for_key(&key, SEC * 5).await;
+    for expected in [
+        ServingStatus::Serving,
+        ServingStatus::NotServing,
+        ServingStatus::Serving,
+    ] {
+        let next = tokio::time::timeout(LONG, watch.message()).await.unwrap();
+        assert_eq!(
+            next.unwrap().unwrap().status,
+            expected as i32,
+            "{}",
+            server.output()
+        );
+    }
+    let kinds: Vec<_> = observer.events()[mark..].iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, [Kind::Delete, Kind::Put]);
+}

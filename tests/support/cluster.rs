@@ -1,0 +1,103 @@
+//! Three real etcd processes that form one cluster.
+//!
+//! Each member has the whole API of [`Etcd`]: kill, stop and restart them one by one. What a client should dial is in
+//! [`Cluster::endpoints`], in the order of [`Cluster::members`].
+
+// Each test binary includes this module and uses its own part of it.
+#![allow(dead_code)]
+
+use std::time::Duration;
+
+use etcd_client::Error;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::etcd::{Etcd, Plan};
+
+/// Picking six ports can lose a race against another process.
+const START_ATTEMPTS: usize = 5;
+/// One question for the leader.
+const PROBE: Duration = Duration::from_millis(200);
+/// An election takes one to two seconds; on a busy machine there may be several.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster of three. All are killed on drop.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The members; which one leads is said by [`Cluster::leader`].
+    pub members: Vec<Etcd>,
+}
+
+impl Cluster {
+    /// Starts three members and waits until each of them serves.
+    ///
+    /// # Panics
+    /// When they do not come up; the message carries the end of a log.
+    pub async fn start() -> Self {
+        let mut last = String::new();
+        for _ in 0..START_ATTEMPTS {
+            let mut cluster = Self::planned();
+            for member in &mut cluster.members {
+                member.start_again();
+            }
+            match cluster.serving().await {
+                Ok(()) => return cluster,
+                Err(why) => last = why,
+            }
+        }
+        panic!("the cluster did not start in {START_ATTEMPTS} attempts, the last one: {last}")
+    }
+
+    /// What clients dial, one per member.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(Etcd::endpoint).collect()
+    }
+
+    /// Waits until the living members agree on a leader, and says which of [`Cluster::members`] it is.
+    ///
+    /// # Panics
+    /// When there is none after half a minute.
+    pub async fn leader(&self) -> usize {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for (index, member) in self.members.iter().enumerate() {
+                if member.is_up() && matches!(timeout(PROBE, leads(member)).await, Ok(Ok(true))) {
+                    return index;
+                }
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no leader for {PATIENCE:?}; a member says:\n{}",
+                self.members[0].log_tail()
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A member that does not lead.
+    pub async fn follower(&self) -> usize {
+        (self.leader().await + 1) % self.members.len()
+    }
+
+    fn planned() -> Self {
+        let plans = ["one", "two", "three"].map(Plan::new);
+        let all = plans.each_ref().map(Plan::membership).join(",");
+        let members = plans.map(|plan| Etcd::planned(plan.in_cluster(&all)));
+        Self {
+            members: members.into(),
+        }
+    }
+
+    async fn serving(&self) -> Result<(), String> {
+        for member in &self.members {
+            member.serving().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether this member is the leader, by its own word.
+async fn leads(member: &Etcd) -> Result<bool, Error> {
+    let status = member.client().await.status().await?;
+    let own = status.header().map(etcd_client::ResponseHeader::member_id);
+    Ok(own == Some(status.leader()) && status.leader() != 0)
+}

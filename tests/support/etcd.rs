@@ -1,0 +1,207 @@
+//! A real etcd process, for tests in real time and for demonstrations.
+//!
+//! ```text
+//! let mut etcd = Etcd::start().await;       // private data, free ports, loopback only
+//! etcd.kill().await;                        // SIGKILL, and it is gone when this returns
+//! etcd.start_again();                       // same ports, same data
+//! let back = etcd.wait_serving().await;     // the moment it first answered a linearizable read
+//! ```
+//!
+//! * The binary is `$ETCD`, else `etcd` on the `PATH`. A missing one is a loud failure, never a skipped test.
+//! * **No process outlives its owner**, however the owner ends: see [`Guarded`], which also carries the signals.
+//! * [`Etcd::pid`] is etcd itself, not a wrapper: STOP, CONT and KILL hit the server.
+//!
+//! Include it by its path together with `ports.rs`, that is all it needs. Its neighbours: `super::cluster` has three of these,
+//! `super::fake` is the one for the paused clock.
+
+// Each test binary includes this module and uses its own part of it.
+#![allow(dead_code, unused_imports)]
+
+// The paths are spelled out for those who include this file by its own path, such as the examples.
+#[path = "etcd/guarded.rs"]
+pub mod guarded;
+#[path = "etcd/plan.rs"]
+mod plan;
+
+use std::fs;
+use std::time::Duration;
+
+use etcd_client::{Client, Error};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Code;
+
+use guarded::Guarded;
+pub use plan::Plan;
+
+/// A start that takes longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// One probe of [`Etcd::wait_serving`]: a hung etcd must not hang the prober.
+const PROBE: Duration = Duration::from_millis(50);
+/// The pause between two probes: how exactly "first answered" is known.
+const PROBE_PAUSE: Duration = Duration::from_millis(2);
+/// Somebody else may take a port between our pick and etcd's bind: pick again.
+const START_ATTEMPTS: usize = 5;
+
+/// One etcd server with its own data directory and ports. Killed, and its data removed, on drop.
+#[derive(Debug)]
+pub struct Etcd {
+    plan: Plan,
+    /// `None` while it is down.
+    process: Option<Guarded>,
+}
+
+impl Etcd {
+    /// Starts a single etcd and waits until it serves.
+    ///
+    /// # Panics
+    /// When there is no etcd binary, or it does not come up; the message carries the end of its log.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// [`Etcd::start`] with more command line arguments, for example `--unsafe-no-fsync`.
+    pub async fn start_with(extra_args: &[&str]) -> Self {
+        let mut last = String::new();
+        for _ in 0..START_ATTEMPTS {
+            let mut etcd = Self::planned(Plan::new("solo").alone().with_args(extra_args));
+            etcd.start_again();
+            match etcd.serving().await {
+                Ok(_) => return etcd,
+                Err(why) => last = why,
+            }
+        }
+        panic!("etcd did not start in {START_ATTEMPTS} attempts, the last one: {last}")
+    }
+
+    /// An etcd that is planned but not running yet.
+    pub fn planned(plan: Plan) -> Self {
+        Self {
+            plan,
+            process: None,
+        }
+    }
+
+    /// What clients dial, `http://127.0.0.1:port`.
+    pub fn endpoint(&self) -> String {
+        self.plan.client_url()
+    }
+
+    /// The port that clients dial.
+    pub fn client_port(&self) -> u16 {
+        self.plan.client_port()
+    }
+
+    /// The process id of etcd itself.
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
+    /// Whether the process was started and has not been killed by us.
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// SIGKILL; when this returns the process is gone and its ports are free.
+    pub async fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill().await;
+        }
+    }
+
+    /// Starts it after a [`kill`](Self::kill): same ports, same data. Does not wait; see [`wait_serving`](Self::wait_serving).
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "etcd is running already");
+        self.process = Some(self.plan.spawn());
+    }
+
+    /// Removes all data: the next start is a new, empty etcd on the same ports.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none(), "wipe an etcd that is down");
+        self.plan.wipe();
+    }
+
+    /// Freezes the process (SIGSTOP): connections stay open, nothing is answered.
+    pub fn stop_signal(&self) {
+        self.running().signal("STOP");
+    }
+
+    /// Lets a frozen process go on (SIGCONT).
+    pub fn cont_signal(&self) {
+        self.running().signal("CONT");
+    }
+
+    /// Waits until it answers a linearizable read, and says when that answer came.
+    ///
+    /// # Panics
+    /// When it exits, or has not answered after half a minute; the message carries the end of its log.
+    pub async fn wait_serving(&self) -> Instant {
+        self.serving().await.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Waits until it answers anything at all, be it a refusal: for an etcd that wants to know who asks.
+    ///
+    /// # Panics
+    /// Like [`wait_serving`](Self::wait_serving).
+    pub async fn wait_answering(&self) -> Instant {
+        let answers =
+            |error: &Error| matches!(error, Error::GRpcStatus(status) if is_answer(status.code()));
+        self.until(answers)
+            .await
+            .unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// A client of its own, for the test itself.
+    pub async fn client(&self) -> Client {
+        let client = Client::connect([self.endpoint()], None).await;
+        client.unwrap_or_else(|e| panic!("no client for {}: {e}", self.endpoint()))
+    }
+
+    /// The last lines that etcd has logged.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.plan.log_path()).unwrap_or_default();
+        let from = log.lines().count().saturating_sub(25);
+        log.lines().skip(from).collect::<Vec<_>>().join("\n")
+    }
+
+    /// [`wait_serving`](Self::wait_serving) that reports instead of panicking.
+    pub async fn serving(&self) -> Result<Instant, String> {
+        self.until(|_| false).await
+    }
+
+    async fn until(&self, good_enough: impl Fn(&Error) -> bool) -> Result<Instant, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match timeout(PROBE, probe(self.endpoint())).await {
+                Ok(Ok(())) => return Ok(Instant::now()),
+                Ok(Err(error)) if good_enough(&error) => return Ok(Instant::now()),
+                _ if self.running().has_exited() => return Err(self.report("exited")),
+                _ if Instant::now() > deadline => return Err(self.report("does not answer")),
+                _ => sleep(PROBE_PAUSE).await,
+            }
+        }
+    }
+
+    fn report(&self, what: &str) -> String {
+        let (name, endpoint) = (self.plan.name(), self.endpoint());
+        let log = self.log_tail();
+        format!("etcd {name} at {endpoint} {what}; the end of its log:\n{log}")
+    }
+
+    fn running(&self) -> &Guarded {
+        self.process.as_ref().expect("etcd is down")
+    }
+}
+
+/// What a server says, as opposed to what a client says about an unreachable one.
+fn is_answer(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied
+    )
+}
+
+/// A linearizable read through a connection of its own.
+async fn probe(endpoint: String) -> Result<(), Error> {
+    let mut client = Client::connect([endpoint], None).await?;
+    client.get("probe", None).await.map(drop)
+}

@@ -1,0 +1,205 @@
+//! Faults: for all members at once, on [`FakeEtcd`] itself, or for one of them ([`FakeEtcd::member`]).
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::FakeEtcd;
+use super::members::Mode;
+use super::script::{Reply, Rpc};
+use super::serve::Shared;
+use super::state::State;
+
+/// One door of the cluster: the members are told apart by the host in the address that clients dial.
+#[derive(Debug)]
+pub struct Member<'a> {
+    shared: &'a Shared,
+    name: String,
+}
+
+impl FakeEtcd {
+    /// The member behind `http://{name}:...`. What happens to it leaves the cluster and its leases alone.
+    pub fn member(&self, name: &str) -> Member<'_> {
+        Member {
+            shared: &self.shared,
+            name: name.to_owned(),
+        }
+    }
+
+    /// The process is killed: every connection is cut, new ones are refused, leases stand still.
+    pub fn down(&self) {
+        self.shared.set(None, Mode::Down);
+    }
+
+    /// It is started again with its data: every lease gets its full TTL (and a second for the election) from now.
+    pub fn up(&self) {
+        let was_down = self.shared.state().members.is_down();
+        self.shared.set(None, Mode::Up);
+        if was_down {
+            self.elect();
+        }
+    }
+
+    /// [`down`](Self::down) and [`up`](Self::up) at once.
+    pub fn restart(&self) {
+        self.down();
+        self.up();
+    }
+
+    /// All data is gone, leases and tokens too; connections are cut. Serves on at once, unless it was down.
+    pub fn wipe(&self) {
+        let was_down = self.shared.state().members.is_down();
+        self.down();
+        self.shared.change(State::wipe);
+        if !was_down {
+            self.up();
+        }
+    }
+
+    /// The process is frozen (SIGSTOP): connects succeed and requests arrive, but nothing is answered, on streams neither.
+    pub fn hang(&self) {
+        self.shared.set(None, Mode::Hung);
+    }
+
+    /// The process, or the network, goes on. What arrived meanwhile is applied now, also for callers that have given up;
+    /// leases that ran out in a frozen process are revoked first.
+    pub fn resume(&self) {
+        self.shared.set(None, Mode::Up);
+        self.shared.sweep();
+    }
+
+    /// The network swallows everything, both ways; connects do not come back. etcd itself goes on. Ends with
+    /// [`heal`](Self::heal).
+    pub fn black_hole(&self) {
+        self.shared.set(None, Mode::BlackHole);
+    }
+
+    /// The network swallows the answers: requests on open connections are applied, and nobody hears of it. Ends with
+    /// [`heal`](Self::heal); what was not heard arrives then, as with TCP.
+    pub fn partition(&self) {
+        self.shared.set(None, Mode::Unheard);
+    }
+
+    /// The network works again.
+    pub fn heal(&self) {
+        self.shared.set(None, Mode::Up);
+    }
+
+    /// Existing connections go silent for good, and nobody is told; new ones work.
+    pub fn strand_connections(&self) {
+        self.shared
+            .state()
+            .members
+            .links(None)
+            .for_each(|link| link.strand());
+    }
+
+    /// Existing connections are reset, once; new ones work.
+    pub fn cut_connections(&self) {
+        self.shared
+            .state()
+            .members
+            .links(None)
+            .for_each(|link| link.cut());
+    }
+
+    /// A new leader: a new term, and every lease starts anew.
+    pub fn elect(&self) {
+        self.shared.change(|state| {
+            state.term += 1;
+            state.keyspace.leases.extend(Instant::now());
+        });
+    }
+
+    /// Cancels every open watch with this reason; `etcdserver: no leader` is what a member that lost its leader says.
+    pub fn cancel_watches(&self, reason: &str) {
+        self.shared.change(|state| {
+            let number = state.watch_cancel.0 + 1;
+            state.watch_cancel = (number, reason.to_owned());
+        });
+    }
+
+    /// The next request of that kind that has no rule yet is treated so.
+    pub fn script(&self, rpc: Rpc, reply: Reply) {
+        self.shared.state().scripts.once(rpc, None, reply);
+    }
+
+    /// Every request of that kind is treated so, unless there is a rule just for it.
+    pub fn always(&self, rpc: Rpc, reply: Reply) {
+        self.shared.state().scripts.always(rpc, None, reply);
+    }
+
+    /// Removes all rules.
+    pub fn clear(&self) {
+        self.shared.state().scripts.clear();
+    }
+
+    /// From now on each request takes a time out of this range before it is applied, drawn from the seeded generator.
+    pub fn latency(&self, range: Range<Duration>) {
+        self.shared.state().latency = range;
+    }
+}
+
+impl Member<'_> {
+    /// Its connections are cut and new ones refused.
+    pub fn down(&self) {
+        self.shared.set(Some(&self.name), Mode::Down);
+    }
+
+    /// It serves, whatever was wrong with it. Requests that arrived while it hung are applied now.
+    pub fn up(&self) {
+        self.shared.set(Some(&self.name), Mode::Up);
+    }
+
+    /// It takes connections and requests, and does nothing.
+    pub fn hang(&self) {
+        self.shared.set(Some(&self.name), Mode::Hung);
+    }
+
+    /// Nothing comes through to it or back.
+    pub fn black_hole(&self) {
+        self.shared.set(Some(&self.name), Mode::BlackHole);
+    }
+
+    /// Requests come through, answers do not.
+    pub fn partition(&self) {
+        self.shared.set(Some(&self.name), Mode::Unheard);
+    }
+
+    /// Like [`FakeEtcd::script`], for requests to this member; comes before the rules for all.
+    pub fn script(&self, rpc: Rpc, reply: Reply) {
+        let member = Some(self.name.clone());
+        self.shared.state().scripts.once(rpc, member, reply);
+    }
+
+    /// Like [`FakeEtcd::always`], for requests to this member.
+    pub fn always(&self, rpc: Rpc, reply: Reply) {
+        let member = Some(self.name.clone());
+        self.shared.state().scripts.always(rpc, member, reply);
+    }
+
+    /// The open connections to it.
+    pub fn connections_open(&self) -> usize {
+        let state = self.shared.state();
+        state.members.links(Some(&self.name)).count()
+    }
+}
+
+impl Shared {
+    fn set(&self, member: Option<&str>, mode: Mode) {
+        self.change(|state| state.members.set(member, mode));
+    }
+
+    /// Revokes the leases that have run out, if the cluster runs.
+    pub(super) fn sweep(&self) {
+        let due = {
+            let state = self.state();
+            let expired = state.keyspace.leases.expired(Instant::now(), 1);
+            state.members.cluster_runs() && !expired.is_empty()
+        };
+        if due {
+            self.change(|state| state.keyspace.sweep(Instant::now()));
+        }
+    }
+}

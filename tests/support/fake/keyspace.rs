@@ -1,0 +1,230 @@
+//! What requests do to keys and leases. Pure: no tasks, the clock is an argument.
+//!
+//! A transaction goes through three steps, as in etcd: refuse what is wrong in itself ([`txn::check`]), decide every branch on
+//! the state *before* it, nested ones too ([`Path`]), and refuse what that path would not survive. Only then it writes, and
+//! nothing of it can fail any more.
+
+use etcd_client::proto::{
+    PbDeleteRequest, PbDeleteResponse, PbPutRequest, PbPutResponse, PbRangeRequest,
+    PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnOpRequest, PbTxnOpResponse, PbTxnRequest,
+    PbTxnRequestOp, PbTxnResponse,
+};
+use prost::Message;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::errors;
+use super::leases::Leases;
+use super::ranges::range;
+use super::store::{Span, Store, Write};
+use super::txn;
+
+/// etcd's `--max-request-bytes`.
+const MAX_REQUEST: usize = 1536 * 1024;
+/// etcd revokes at most that many leases in one sweep.
+const REVOKED_PER_SWEEP: usize = 500;
+
+/// The keys, and the leases that hold them.
+#[derive(Debug)]
+pub(super) struct Keyspace {
+    pub(super) store: Store,
+    pub(super) leases: Leases,
+}
+
+/// A transaction whose branches are decided.
+struct Path<'a> {
+    succeeded: bool,
+    steps: Vec<Step<'a>>,
+}
+
+enum Step<'a> {
+    Range(&'a PbRangeRequest),
+    Put(&'a PbPutRequest),
+    Delete(&'a PbDeleteRequest),
+    Txn(Path<'a>),
+}
+
+impl Keyspace {
+    pub(super) fn new(min_ttl: i64) -> Self {
+        Self {
+            store: Store::new(),
+            leases: Leases::new(min_ttl),
+        }
+    }
+
+    /// Everything is gone, as if the data directory had been removed.
+    pub(super) fn wipe(&mut self) {
+        self.store = Store::new();
+        self.leases.wipe();
+    }
+
+    pub(super) fn range(&self, request: &PbRangeRequest) -> Result<PbRangeResponse, Status> {
+        txn::check_key(&request.key)?;
+        self.store.readable(request.revision)?;
+        Ok(range(&self.store, request))
+    }
+
+    pub(super) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Status> {
+        txn::check_put(request)?;
+        check_size(request)?;
+        self.survives_put(request)?;
+        Ok(put(&mut self.store.write(), &mut self.leases, request))
+    }
+
+    pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> Result<PbDeleteResponse, Status> {
+        txn::check_key(&request.key)?;
+        check_size(request)?;
+        Ok(delete(&mut self.store.write(), &mut self.leases, request))
+    }
+
+    pub(super) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, Status> {
+        txn::check(request)?;
+        check_size(request)?;
+        let path = Path::of(request, &self.store);
+        self.survives(&path)?;
+        Ok(path.walk(&mut self.store.write(), &mut self.leases))
+    }
+
+    /// Deletes the lease and its keys, at one revision.
+    pub(super) fn revoke(&mut self, id: i64) -> Result<(), Status> {
+        let lease = self.leases.remove(id).ok_or_else(errors::lease_not_found)?;
+        let mut write = self.store.write();
+        for key in &lease.keys {
+            write.delete(&Span::new(key, &[]));
+        }
+        Ok(())
+    }
+
+    /// Revokes what has run out, each lease at a revision of its own.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        for id in self.leases.expired(now, REVOKED_PER_SWEEP) {
+            // It was there a moment ago, and nobody else could take it meanwhile.
+            let _revoked = self.revoke(id);
+        }
+    }
+
+    fn survives(&self, path: &Path<'_>) -> Result<(), Status> {
+        path.steps.iter().try_for_each(|step| match step {
+            Step::Range(range) => self.store.readable(range.revision),
+            Step::Put(put) => self.survives_put(put),
+            Step::Delete(_) => Ok(()),
+            Step::Txn(inner) => self.survives(inner),
+        })
+    }
+
+    fn survives_put(&self, put: &PbPutRequest) -> Result<(), Status> {
+        self.leases.must_exist(put.lease)?;
+        let needs_old = put.ignore_value || put.ignore_lease;
+        if needs_old && !self.store.live().contains_key(&put.key) {
+            return Err(errors::key_not_found());
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Path<'a> {
+    fn of(txn: &'a PbTxnRequest, store: &Store) -> Self {
+        let succeeded = txn::holds(txn, store);
+        let branch = if succeeded {
+            &txn.success
+        } else {
+            &txn.failure
+        };
+        let steps = branch.iter().filter_map(|op| Step::of(op, store));
+        let steps = steps.collect();
+        Self { succeeded, steps }
+    }
+
+    fn walk(&self, write: &mut Write<'_>, leases: &mut Leases) -> PbTxnResponse {
+        let responses = self.steps.iter().map(|step| step.take(write, leases));
+        let responses = responses.map(|response| PbResponseOp {
+            response: Some(response),
+        });
+        PbTxnResponse {
+            responses: responses.collect(),
+            header: revision_only(write.revision()),
+            succeeded: self.succeeded,
+        }
+    }
+}
+
+impl<'a> Step<'a> {
+    fn of(operation: &'a PbTxnRequestOp, store: &Store) -> Option<Self> {
+        Some(match operation.request.as_ref()? {
+            PbTxnOpRequest::RequestRange(range) => Self::Range(range),
+            PbTxnOpRequest::RequestPut(put) => Self::Put(put),
+            PbTxnOpRequest::RequestDeleteRange(delete) => Self::Delete(delete),
+            PbTxnOpRequest::RequestTxn(txn) => Self::Txn(Path::of(txn, store)),
+        })
+    }
+
+    fn take(&self, write: &mut Write<'_>, leases: &mut Leases) -> PbTxnOpResponse {
+        match self {
+            Self::Range(request) => {
+                let mut answer = range(write.store(), request);
+                answer.header = revision_only(write.revision());
+                PbTxnOpResponse::ResponseRange(answer)
+            }
+            Self::Put(request) => PbTxnOpResponse::ResponsePut(put(write, leases, request)),
+            Self::Delete(request) => {
+                PbTxnOpResponse::ResponseDeleteRange(delete(write, leases, request))
+            }
+            Self::Txn(path) => {
+                let mut answer = path.walk(write, leases);
+                // So does etcd: the revision stands in the single answers.
+                answer.header = revision_only(0);
+                PbTxnOpResponse::ResponseTxn(answer)
+            }
+        }
+    }
+}
+
+fn put(write: &mut Write<'_>, leases: &mut Leases, request: &PbPutRequest) -> PbPutResponse {
+    let old = write.store().live().get(&request.key).cloned();
+    let (mut value, mut lease) = (request.value.clone(), request.lease);
+    if let Some(old) = &old {
+        if request.ignore_value {
+            value = old.value.clone();
+        }
+        if request.ignore_lease {
+            lease = old.lease;
+        }
+    }
+    leases.attach(&request.key, lease);
+    let previous = write.put(request.key.clone(), value, lease);
+    PbPutResponse {
+        header: revision_only(write.revision()),
+        prev_kv: previous.filter(|_| request.prev_kv),
+    }
+}
+
+fn delete(
+    write: &mut Write<'_>,
+    leases: &mut Leases,
+    request: &PbDeleteRequest,
+) -> PbDeleteResponse {
+    let gone = write.delete(&Span::new(&request.key, &request.range_end));
+    for kv in &gone {
+        leases.detach(&kv.key);
+    }
+    PbDeleteResponse {
+        header: revision_only(write.revision()),
+        deleted: i64::try_from(gone.len()).unwrap_or(i64::MAX),
+        prev_kvs: if request.prev_kv { gone } else { Vec::new() },
+    }
+}
+
+fn check_size(request: &impl Message) -> Result<(), Status> {
+    match request.encoded_len() > MAX_REQUEST {
+        true => Err(errors::request_too_large()),
+        false => Ok(()),
+    }
+}
+
+/// The header inside a transaction; the outermost one is completed by whoever answers.
+pub(super) fn revision_only(revision: i64) -> Option<PbResponseHeader> {
+    Some(PbResponseHeader {
+        revision,
+        ..PbResponseHeader::default()
+    })
+}

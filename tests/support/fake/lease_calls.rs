@@ -1,0 +1,210 @@
+//! `etcdserverpb.Lease` on the wire.
+
+use std::sync::Arc;
+
+use etcd_client::proto::{
+    PbLeaseGrantRequest, PbLeaseGrantResponse, PbLeaseKeepAliveRequest, PbLeaseKeepAliveResponse,
+    PbLeaseLeasesRequest, PbLeaseLeasesResponse, PbLeaseRevokeRequest, PbLeaseRevokeResponse,
+    PbLeaseService, PbLeaseStatus, PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::leases::Renewal;
+use super::record::Call;
+use super::script::Rpc;
+use super::serve::{Caller, Replies, Shared, once_it_answers};
+use super::state::State;
+
+/// Grants, renewals, revokes.
+#[derive(Debug)]
+pub(super) struct LeaseCalls(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl PbLeaseService for LeaseCalls {
+    async fn lease_grant(
+        &self,
+        request: Request<PbLeaseGrantRequest>,
+    ) -> Result<Response<PbLeaseGrantResponse>, Status> {
+        let caller = Caller::of(&request);
+        let PbLeaseGrantRequest { id, ttl } = request.into_inner();
+        let call = Call {
+            lease: id,
+            ttl,
+            ..caller.call(Rpc::LeaseGrant)
+        };
+        let apply = move |state: &mut State| state.grant(id, ttl);
+        self.0.unary(caller, call, apply).await
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<PbLeaseRevokeRequest>,
+    ) -> Result<Response<PbLeaseRevokeResponse>, Status> {
+        let caller = Caller::of(&request);
+        let PbLeaseRevokeRequest { id } = request.into_inner();
+        let call = Call {
+            lease: id,
+            ..caller.call(Rpc::LeaseRevoke)
+        };
+        let apply = move |state: &mut State| {
+            state.keyspace.revoke(id)?;
+            Ok(PbLeaseRevokeResponse::default())
+        };
+        self.0.unary(caller, call, apply).await
+    }
+
+    type LeaseKeepAliveStream = Replies<PbLeaseKeepAliveResponse>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<PbLeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let caller = Caller::of(&request);
+        let (replies, heard) = mpsc::channel(16);
+        let shared = self.0.clone();
+        let requests = request.into_inner();
+        self.0.spawn(async move {
+            let gone = replies.clone();
+            tokio::select! {
+                biased;
+                () = gone.closed() => {}
+                () = renewals(&shared, &caller, requests, replies) => {}
+            }
+        });
+        once_it_answers(heard).await
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<PbLeaseTimeToLiveRequest>,
+    ) -> Result<Response<PbLeaseTimeToLiveResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let call = Call {
+            lease: request.id,
+            ..caller.call(Rpc::LeaseTimeToLive)
+        };
+        let apply = move |state: &mut State| Ok(state.time_to_live(&request));
+        self.0.unary(caller, call, apply).await
+    }
+
+    async fn lease_leases(
+        &self,
+        request: Request<PbLeaseLeasesRequest>,
+    ) -> Result<Response<PbLeaseLeasesResponse>, Status> {
+        let caller = Caller::of(&request);
+        let call = caller.call(Rpc::LeaseLeases);
+        let apply = |state: &mut State| {
+            let ids = state.keyspace.leases.iter().map(|(id, _)| id);
+            Ok(PbLeaseLeasesResponse {
+                header: None,
+                leases: ids.map(|id| PbLeaseStatus { id }).collect(),
+            })
+        };
+        self.0.unary(caller, call, apply).await
+    }
+}
+
+/// One renewal after the other, in the order they come, until the client closes the stream or an error ends it.
+async fn renewals(
+    shared: &Shared,
+    caller: &Caller,
+    mut requests: Streaming<PbLeaseKeepAliveRequest>,
+    replies: mpsc::Sender<Result<PbLeaseKeepAliveResponse, Status>>,
+) {
+    while let Ok(Some(PbLeaseKeepAliveRequest { id })) = requests.message().await {
+        let Some(reply) = renewal(shared, caller, id).await else {
+            continue;
+        };
+        let ended = reply.is_err();
+        if replies.send(reply).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+async fn renewal(
+    shared: &Shared,
+    caller: &Caller,
+    id: i64,
+) -> Option<Result<PbLeaseKeepAliveResponse, Status>> {
+    let call = Call {
+        lease: id,
+        ..caller.call(Rpc::LeaseKeepAlive)
+    };
+    let mut renewal = Renewal::Gone;
+    let apply = |state: &mut State| {
+        renewal = state.keyspace.leases.renew(id, Instant::now());
+        Ok(renewed(id, renewal))
+    };
+    let mut reply = shared.perform(caller, call, apply).await?;
+    if renewal == Renewal::Expiring {
+        let settled = renewed(id, swept(shared, id).await);
+        reply = reply.map(|reply| PbLeaseKeepAliveResponse {
+            header: reply.header,
+            ..settled
+        });
+    }
+    Some(reply.map(|reply| PbLeaseKeepAliveResponse {
+        id: if reply.id == 0 { id } else { reply.id },
+        ..reply
+    }))
+}
+
+/// A lease that has run out is not gone before the sweep; a renewal waits for that.
+async fn swept(shared: &Shared, id: i64) -> Renewal {
+    let mut changes = shared.changes();
+    loop {
+        changes.forget();
+        let renewal = shared.state().keyspace.leases.renew(id, Instant::now());
+        if renewal != Renewal::Expiring {
+            return renewal;
+        }
+        changes.rung().await;
+    }
+}
+
+fn renewed(id: i64, renewal: Renewal) -> PbLeaseKeepAliveResponse {
+    let ttl = match renewal {
+        Renewal::Renewed(ttl) => ttl,
+        Renewal::Gone | Renewal::Expiring => 0,
+    };
+    PbLeaseKeepAliveResponse {
+        header: None,
+        id,
+        ttl,
+    }
+}
+
+impl State {
+    fn grant(&mut self, id: i64, ttl: i64) -> Result<PbLeaseGrantResponse, Status> {
+        let id = match id {
+            0 => self.rng.i64(1..),
+            chosen => chosen,
+        };
+        let ttl = self.keyspace.leases.grant(id, ttl, Instant::now())?;
+        Ok(PbLeaseGrantResponse {
+            id,
+            ttl,
+            ..PbLeaseGrantResponse::default()
+        })
+    }
+
+    fn time_to_live(&self, request: &PbLeaseTimeToLiveRequest) -> PbLeaseTimeToLiveResponse {
+        let mut answer = PbLeaseTimeToLiveResponse {
+            id: request.id,
+            ttl: -1,
+            ..PbLeaseTimeToLiveResponse::default()
+        };
+        if let Some(lease) = self.keyspace.leases.get(request.id) {
+            answer.ttl = lease.remaining(Instant::now());
+            answer.granted_ttl = lease.ttl;
+            if request.keys {
+                answer.keys = lease.keys.iter().cloned().collect();
+            }
+        }
+        answer
+    }
+}

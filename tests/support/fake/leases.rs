@@ -1,0 +1,161 @@
+//! Leases and the keys that hang on them. Pure: the clock is an argument.
+//!
+//! As in etcd, a lease that has run out is not gone yet: the sweep that runs every half second revokes it. In between, keys
+//! can still be put under it, and a renewal waits for the sweep and then learns that the lease is gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::errors;
+
+/// etcd's limit, in seconds.
+const MAX_TTL: i64 = 9_000_000_000;
+/// After an election every lease gets its full TTL and this (the election timeout) on top.
+const ELECTION: Duration = Duration::from_secs(1);
+
+/// All leases.
+#[derive(Debug)]
+pub(super) struct Leases {
+    /// Shorter ones are raised to this: 1.5 times etcd's election timeout, rounded up.
+    min_ttl: i64,
+    leases: BTreeMap<i64, Lease>,
+    owners: HashMap<Vec<u8>, i64>,
+}
+
+/// One lease.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    pub(super) ttl: i64,
+    pub(super) expires: Instant,
+    pub(super) keys: BTreeSet<Vec<u8>>,
+}
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// Good for that many seconds again.
+    Renewed(i64),
+    /// No such lease.
+    Gone,
+    /// It has run out and will be gone with the next sweep: ask again then.
+    Expiring,
+}
+
+impl Leases {
+    pub(super) fn new(min_ttl: i64) -> Self {
+        Self {
+            min_ttl,
+            leases: BTreeMap::new(),
+            owners: HashMap::new(),
+        }
+    }
+
+    pub(super) fn set_min_ttl(&mut self, seconds: i64) {
+        self.min_ttl = seconds;
+    }
+
+    /// The same etcd, but without its data.
+    pub(super) fn wipe(&mut self) {
+        self.leases.clear();
+        self.owners.clear();
+    }
+
+    pub(super) fn get(&self, id: i64) -> Option<&Lease> {
+        self.leases.get(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, &Lease)> {
+        self.leases.iter().map(|(id, lease)| (*id, lease))
+    }
+
+    /// Makes a lease and returns its TTL, which may be longer than the one asked for.
+    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<i64, Status> {
+        if ttl > MAX_TTL {
+            return Err(errors::ttl_too_large());
+        }
+        if self.leases.contains_key(&id) {
+            return Err(errors::lease_exists());
+        }
+        let ttl = ttl.max(self.min_ttl);
+        let lease = Lease {
+            ttl,
+            expires: now + seconds(ttl),
+            keys: BTreeSet::new(),
+        };
+        self.leases.insert(id, lease);
+        Ok(ttl)
+    }
+
+    pub(super) fn renew(&mut self, id: i64, now: Instant) -> Renewal {
+        match self.leases.get_mut(&id) {
+            None => Renewal::Gone,
+            Some(lease) if lease.expires <= now => Renewal::Expiring,
+            Some(lease) => {
+                lease.expires = now + seconds(lease.ttl);
+                Renewal::Renewed(lease.ttl)
+            }
+        }
+    }
+
+    /// Takes a lease away; its keys are the caller's to delete.
+    pub(super) fn remove(&mut self, id: i64) -> Option<Lease> {
+        let lease = self.leases.remove(&id)?;
+        for key in &lease.keys {
+            self.owners.remove(key);
+        }
+        Some(lease)
+    }
+
+    /// A put under a lease needs that lease; 0 is none.
+    pub(super) fn must_exist(&self, id: i64) -> Result<(), Status> {
+        match id == 0 || self.leases.contains_key(&id) {
+            true => Ok(()),
+            false => Err(errors::lease_not_found()),
+        }
+    }
+
+    /// The key was written: it hangs on this lease (0: on none) and on no other.
+    pub(super) fn attach(&mut self, key: &[u8], id: i64) {
+        self.detach(key);
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.keys.insert(key.to_vec());
+            self.owners.insert(key.to_vec(), id);
+        }
+    }
+
+    /// The key is gone.
+    pub(super) fn detach(&mut self, key: &[u8]) {
+        let owner = self.owners.remove(key);
+        if let Some(lease) = owner.and_then(|id| self.leases.get_mut(&id)) {
+            lease.keys.remove(key);
+        }
+    }
+
+    /// The leases that have run out, at most `limit` of them.
+    pub(super) fn expired(&self, now: Instant, limit: usize) -> Vec<i64> {
+        let over = self.iter().filter(|(_, lease)| lease.expires <= now);
+        over.map(|(id, _)| id).take(limit).collect()
+    }
+
+    /// A new leader, also after a restart: every lease starts anew.
+    pub(super) fn extend(&mut self, now: Instant) {
+        for lease in self.leases.values_mut() {
+            lease.expires = now + seconds(lease.ttl) + ELECTION;
+        }
+    }
+}
+
+impl Lease {
+    /// Whole seconds left, as etcd reports them.
+    pub(super) fn remaining(&self, now: Instant) -> i64 {
+        let left = self.expires.saturating_duration_since(now).as_secs();
+        i64::try_from(left).unwrap_or(i64::MAX)
+    }
+}
+
+fn seconds(ttl: i64) -> Duration {
+    Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
+}

@@ -1,0 +1,111 @@
+//! Which members can be reached, and how. A member is the host of the address that a client dials.
+//!
+//! All members serve the same keys: the fake is one cluster with as many doors as clients care to name. A door can be shut while
+//! the cluster lives on behind it; shutting all of them *as a process* ([`Mode::Down`], [`Mode::Hung`]) also stops the cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::wire::{Link, Traffic};
+
+/// How a member treats its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Serves.
+    #[default]
+    Up,
+    /// The process is gone: connections are cut, new ones refused.
+    Down,
+    /// The process is frozen: connects succeed, requests arrive, nothing happens; it happens when the process goes on.
+    Hung,
+    /// The network swallows everything, both ways: connects do not come back either.
+    BlackHole,
+    /// The network swallows what comes back: requests have their effect, and nobody hears of it.
+    Unheard,
+}
+
+/// All members and their connections.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    everywhere: Mode,
+    own: BTreeMap<String, Mode>,
+    links: Vec<Arc<Link>>,
+    connections: u64,
+}
+
+/// What happens to a connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    Open,
+    Refused,
+    /// No answer until something changes.
+    Silent,
+}
+
+impl Mode {
+    pub(super) fn traffic(self) -> Traffic {
+        Traffic {
+            deaf: matches!(self, Self::BlackHole),
+            mute: matches!(self, Self::Hung | Self::BlackHole | Self::Unheard),
+        }
+    }
+
+    pub(super) fn door(self) -> Door {
+        match self {
+            Self::Up | Self::Hung => Door::Open,
+            Self::Down => Door::Refused,
+            Self::BlackHole | Self::Unheard => Door::Silent,
+        }
+    }
+}
+
+impl Members {
+    pub(super) fn mode(&self, member: &str) -> Mode {
+        self.own.get(member).copied().unwrap_or(self.everywhere)
+    }
+
+    /// Whether the cluster as such makes progress: leases run out, changes are applied.
+    pub(super) fn cluster_runs(&self) -> bool {
+        !matches!(self.everywhere, Mode::Down | Mode::Hung)
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.everywhere == Mode::Down
+    }
+
+    /// For one member, or for all of them, which forgets what was said about single ones.
+    pub(super) fn set(&mut self, member: Option<&str>, mode: Mode) {
+        match member {
+            Some(member) => {
+                self.own.insert(member.to_owned(), mode);
+            }
+            None => {
+                self.own.clear();
+                self.everywhere = mode;
+            }
+        }
+        for link in &self.links {
+            match self.mode(&link.member) {
+                Mode::Down => link.cut(),
+                other => link.steer(other.traffic()),
+            }
+        }
+    }
+
+    /// The number of the next connection.
+    pub(super) fn next_connection(&mut self) -> u64 {
+        self.connections += 1;
+        self.connections
+    }
+
+    pub(super) fn connected(&mut self, link: Arc<Link>) {
+        self.links.retain(|link| link.is_open());
+        self.links.push(link);
+    }
+
+    /// The connections that are open, to one member or to all.
+    pub(super) fn links(&self, member: Option<&str>) -> impl Iterator<Item = &Arc<Link>> {
+        let open = self.links.iter().filter(|link| link.is_open());
+        open.filter(move |link| member.is_none_or(|member| link.member == member))
+    }
+}

@@ -1,0 +1,73 @@
+//! Reads: which keys, in which order, and how much of them. Pure.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use etcd_client::proto::{PbKeyValue, PbRangeRequest, PbRangeResponse};
+
+use super::keyspace::revision_only;
+use super::store::{Span, Store};
+
+/// Reads at a revision that the store can still read.
+pub(super) fn range(store: &Store, request: &PbRangeRequest) -> PbRangeResponse {
+    let keys = match request.revision {
+        past if past > 0 && past < store.revision() => Cow::Owned(store.at(past)),
+        _ => Cow::Borrowed(store.live()),
+    };
+    let span = Span::new(&request.key, &request.range_end);
+    let mut found: Vec<_> = span.select(&keys).collect();
+    let count = found.len();
+    if request.count_only {
+        found.clear();
+    }
+    found.retain(|kv| wanted(request, kv));
+    sort(request, &mut found);
+    let limit = match usize::try_from(request.limit) {
+        Ok(limit) if limit > 0 => limit,
+        _ => usize::MAX,
+    };
+    PbRangeResponse {
+        header: revision_only(store.revision()),
+        more: found.len() > limit,
+        count: i64::try_from(count).unwrap_or(i64::MAX),
+        kvs: found
+            .into_iter()
+            .take(limit)
+            .map(|kv| shown(request, kv))
+            .collect(),
+    }
+}
+
+fn wanted(request: &PbRangeRequest, kv: &PbKeyValue) -> bool {
+    let above = |limit: i64, revision: i64| limit == 0 || revision >= limit;
+    let below = |limit: i64, revision: i64| limit == 0 || revision <= limit;
+    above(request.min_mod_revision, kv.mod_revision)
+        && below(request.max_mod_revision, kv.mod_revision)
+        && above(request.min_create_revision, kv.create_revision)
+        && below(request.max_create_revision, kv.create_revision)
+}
+
+/// By the numbers of `SortTarget` and `SortOrder`; keys come in ascending order anyway.
+fn sort(request: &PbRangeRequest, found: &mut [&PbKeyValue]) {
+    let order = |a: &PbKeyValue, b: &PbKeyValue| -> Ordering {
+        match request.sort_target {
+            1 => a.version.cmp(&b.version),
+            2 => a.create_revision.cmp(&b.create_revision),
+            3 => a.mod_revision.cmp(&b.mod_revision),
+            4 => a.value.cmp(&b.value),
+            _ => a.key.cmp(&b.key),
+        }
+    };
+    found.sort_by(|a, b| order(a, b));
+    if request.sort_order == 2 {
+        found.reverse();
+    }
+}
+
+fn shown(request: &PbRangeRequest, kv: &PbKeyValue) -> PbKeyValue {
+    let mut kv = kv.clone();
+    if request.keys_only {
+        kv.value.clear();
+    }
+    kv
+}

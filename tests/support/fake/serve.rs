@@ -1,0 +1,252 @@
+//! The way of one request through the fake: recorded, delayed, applied or not, answered or not.
+//!
+//! ```text
+//! arrives -> recorded -> its rule is taken -> (hung: waits) -> applied -> answered
+//!                             |                    |              |
+//!                     Never, Error, Reset     connection cut   DropReply, Delay, ...
+//! ```
+//!
+//! A unary request that arrived is **applied even when its caller has given up**: its way is a task of its own. A real etcd
+//! does that too, often enough that nobody may rely on the contrary.
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::answer::Answer;
+use super::bell::{Bell, Listener};
+use super::members::Mode;
+use super::record::Call;
+use super::script::{Reply, Rpc};
+use super::state::State;
+use super::wire::{Link, Pipe};
+
+/// What all parts of one fake share.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Rung whenever anything in the state has changed that somebody may wait for.
+    bell: Bell,
+    /// New connections, for the server.
+    pub(super) inbox: mpsc::UnboundedSender<Pipe>,
+    /// Ends every task.
+    pub(super) stop: CancellationToken,
+}
+
+/// Who sends a request, and through which connection.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) link: Arc<Link>,
+    token: Option<String>,
+    require_leader: bool,
+}
+
+/// The replies on a stream.
+pub(super) type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Shared {
+    pub(super) fn new(state: State, inbox: mpsc::UnboundedSender<Pipe>) -> Self {
+        Self {
+            state: Mutex::new(state),
+            bell: Bell::default(),
+            inbox,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, records what that did to the keys, and tells everybody.
+    pub(super) fn change<R>(&self, how: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        let before = state.keyspace.store.revision();
+        let result = how(&mut state);
+        state.note_changes(before);
+        drop(state);
+        self.bell.ring();
+        result
+    }
+
+    /// Hears of each [`change`](Self::change), and of each request.
+    pub(super) fn changes(&self) -> Listener {
+        self.bell.listener()
+    }
+
+    /// A task that ends with the fake.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// The way of a unary request.
+    pub(super) async fn unary<A: Answer>(
+        self: &Arc<Self>,
+        caller: Caller,
+        call: Call,
+        apply: impl FnOnce(&mut State) -> Result<A, Status> + Send + 'static,
+    ) -> Result<Response<A>, Status> {
+        let shared = self.clone();
+        let (tell, told) = oneshot::channel();
+        self.spawn(async move {
+            if let Some(answer) = shared.perform(&caller, call, apply).await {
+                // Nobody listens any more? It is applied all the same.
+                let _heard = tell.send(answer);
+            }
+        });
+        match told.await {
+            Ok(answer) => answer.map(Response::new),
+            Err(_never) => pending().await,
+        }
+    }
+
+    /// The way of any request. `None`: there will be no answer.
+    pub(super) async fn perform<A: Answer>(
+        &self,
+        caller: &Caller,
+        call: Call,
+        apply: impl FnOnce(&mut State) -> Result<A, Status>,
+    ) -> Option<Result<A, Status>> {
+        let rpc = call.rpc;
+        let (number, reply, latency) = self.arrived(call);
+        sleep_unless_zero(latency).await;
+        self.unfrozen(caller).await?;
+        match reply {
+            Reply::Never => return None,
+            Reply::Error(code, text) => return Some(Err(Status::new(code, text))),
+            Reply::Reset => {
+                caller.link.cut();
+                return None;
+            }
+            Reply::Late(delay) => {
+                sleep(delay).await;
+                self.unfrozen(caller).await?;
+            }
+            _ => {}
+        }
+        let mut answer = self.apply(number, rpc, caller, &reply, apply);
+        match reply {
+            Reply::DropReply => return None,
+            Reply::ApplyThenReset => {
+                caller.link.cut();
+                return None;
+            }
+            Reply::Delay(delay) => sleep(delay).await,
+            _ => {}
+        }
+        if let Ok(answer) = &mut answer {
+            answer.spoil(&reply);
+        }
+        Some(answer)
+    }
+
+    /// Records a request and takes its rule.
+    pub(super) fn arrived(&self, call: Call) -> (usize, Reply, Duration) {
+        let mut state = self.state();
+        let reply = state.scripts.next(call.rpc, &call.member);
+        let latency = state.next_latency();
+        let number = state.calls.len();
+        state.calls.push(call);
+        drop(state);
+        self.bell.ring();
+        (number, reply, latency)
+    }
+
+    fn apply<A: Answer>(
+        &self,
+        number: usize,
+        rpc: Rpc,
+        caller: &Caller,
+        reply: &Reply,
+        apply: impl FnOnce(&mut State) -> Result<A, Status>,
+    ) -> Result<A, Status> {
+        if let Some(unapplied) = A::instead(reply) {
+            return Ok(unapplied);
+        }
+        self.change(|state| {
+            let allowed = state.auth.check(rpc, caller.token.as_deref());
+            let answer = allowed.map_or_else(A::refused, |()| apply(state));
+            state.calls[number].applied = answer.as_ref().is_ok_and(A::effective);
+            answer.map(|mut answer| {
+                answer.complete_header(state, &caller.link.member);
+                answer
+            })
+        })
+    }
+
+    /// Waits while the member is frozen. `None`: the connection was cut, and the request is lost with it.
+    pub(super) async fn unfrozen(&self, caller: &Caller) -> Option<()> {
+        let mut changes = self.changes();
+        loop {
+            changes.forget();
+            if caller.link.is_cut() {
+                return None;
+            }
+            if self.state().members.mode(&caller.link.member) != Mode::Hung {
+                return Some(());
+            }
+            changes.rung().await;
+        }
+    }
+}
+
+impl Caller {
+    pub(super) fn of<T>(request: &Request<T>) -> Self {
+        let link = request.extensions().get::<Arc<Link>>();
+        let metadata = request.metadata();
+        let token = metadata.get("token").and_then(|t| t.to_str().ok());
+        Self {
+            link: link.expect("every connection has a link").clone(),
+            token: token.map(ToOwned::to_owned),
+            require_leader: metadata.contains_key("hasleader"),
+        }
+    }
+
+    /// The record of a request of this caller, to be completed.
+    pub(super) fn call(&self, rpc: Rpc) -> Call {
+        Call {
+            require_leader: self.require_leader,
+            ..Call::new(rpc, &self.link.member, self.link.id)
+        }
+    }
+}
+
+/// etcd's server sends the headers of a stream together with its first message, so that opening a stream takes as long as its
+/// first answer; a client that bounds only the opening finds out here.
+pub(super) async fn once_it_answers<T: Send + 'static>(
+    mut replies: mpsc::Receiver<Result<T, Status>>,
+) -> Result<Response<Replies<T>>, Status> {
+    let stream: Replies<T> = match replies.recv().await {
+        None => Box::pin(tokio_stream::empty()),
+        Some(Err(status)) => return Err(status),
+        Some(first) => Box::pin(tokio_stream::once(first).chain(ReceiverStream::new(replies))),
+    };
+    Ok(Response::new(stream))
+}
+
+async fn sleep_unless_zero(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}

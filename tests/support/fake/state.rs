@@ -1,0 +1,73 @@
+//! Everything the fake knows, in one place and behind one lock.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::auth::Auth;
+use super::keyspace::Keyspace;
+use super::members::Members;
+use super::record::{Call, Change};
+use super::script::Scripts;
+
+/// The shortest TTL of an etcd with default settings, in seconds.
+const MIN_TTL: i64 = 2;
+
+/// Everything the fake knows.
+pub(super) struct State {
+    pub(super) keyspace: Keyspace,
+    pub(super) auth: Auth,
+    pub(super) members: Members,
+    pub(super) scripts: Scripts,
+    pub(super) calls: Vec<Call>,
+    pub(super) changes: Vec<Change>,
+    /// The raft term: a new one with every election.
+    pub(super) term: u64,
+    /// Watches opened before this number went up are cancelled, with that reason.
+    pub(super) watch_cancel: (u64, String),
+    /// How long a request takes to be applied.
+    pub(super) latency: Range<Duration>,
+    pub(super) rng: fastrand::Rng,
+}
+
+impl State {
+    /// An empty etcd that serves.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            keyspace: Keyspace::new(MIN_TTL),
+            auth: Auth::default(),
+            members: Members::default(),
+            scripts: Scripts::default(),
+            calls: Vec::new(),
+            changes: Vec::new(),
+            term: 2,
+            watch_cancel: (0, String::new()),
+            latency: Duration::ZERO..Duration::ZERO,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Records what has been committed after a revision.
+    pub(super) fn note_changes(&mut self, before: i64) {
+        let now = Instant::now();
+        for commit in self.keyspace.store.since(before + 1) {
+            self.changes.extend(Change::of(commit, now));
+        }
+    }
+
+    /// How long the next request takes.
+    pub(super) fn next_latency(&mut self) -> Duration {
+        let Range { start, end } = self.latency;
+        let spread = end.saturating_sub(start).as_nanos();
+        let spread = u64::try_from(spread).unwrap_or(u64::MAX);
+        start + Duration::from_nanos(self.rng.u64(0..=spread))
+    }
+
+    /// Without its data directory etcd starts from revision 1 and from the first term.
+    pub(super) fn wipe(&mut self) {
+        self.keyspace.wipe();
+        self.auth.forget_tokens();
+        self.term = 1;
+    }
+}

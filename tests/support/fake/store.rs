@@ -1,0 +1,242 @@
+//! Keys with revisions and a history: etcd's MVCC, without its disk. Pure: no clock, no tasks.
+//!
+//! Everything one request writes has one revision; [`Store::write`] opens such a [`Write`], and dropping that ends it. The
+//! whole history is kept, so that reads in the past and watches from the past need no second data structure; compaction only
+//! moves the line below which they are refused.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use etcd_client::EventType;
+use etcd_client::proto::{PbEvent, PbKeyValue};
+use tonic::Status;
+
+use super::errors;
+
+/// All keys, now and in the past.
+#[derive(Debug)]
+pub(super) struct Store {
+    revision: i64,
+    /// Reads below this revision are refused.
+    compacted: i64,
+    live: Keys,
+    commits: Vec<Commit>,
+}
+
+/// What one request has changed.
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) revision: i64,
+    pub(super) events: Vec<PbEvent>,
+}
+
+/// One revision in the making.
+pub(super) struct Write<'a> {
+    store: &'a mut Store,
+    revision: i64,
+    events: Vec<PbEvent>,
+}
+
+/// A range of keys in etcd's notation.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    from: Vec<u8>,
+    to: End,
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    /// Just the one key.
+    Same,
+    /// Up to, and without, this key.
+    Before(Vec<u8>),
+    /// All keys from the first one on.
+    Open,
+}
+
+pub(super) type Keys = BTreeMap<Vec<u8>, PbKeyValue>;
+
+impl Store {
+    /// An empty etcd is at revision 1.
+    pub(super) fn new() -> Self {
+        Self {
+            revision: 1,
+            compacted: -1,
+            live: Keys::new(),
+            commits: Vec::new(),
+        }
+    }
+
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    pub(super) fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    pub(super) fn live(&self) -> &Keys {
+        &self.live
+    }
+
+    /// What was committed at `revision` and later.
+    pub(super) fn since(&self, revision: i64) -> &[Commit] {
+        let first = self.commits.partition_point(|c| c.revision < revision);
+        &self.commits[first..]
+    }
+
+    /// Whether a read at this revision (0 = now) is possible.
+    pub(super) fn readable(&self, revision: i64) -> Result<(), Status> {
+        if revision > self.revision {
+            Err(errors::future_revision())
+        } else if revision > 0 && revision < self.compacted {
+            Err(errors::compacted())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The keys as they were at a [`readable`](Self::readable) revision in the past.
+    pub(super) fn at(&self, revision: i64) -> Keys {
+        let mut keys = Keys::new();
+        for commit in self.commits.iter().take_while(|c| c.revision <= revision) {
+            for kv in commit.events.iter().filter_map(|e| e.kv.as_ref()) {
+                match kv.version {
+                    0 => keys.remove(&kv.key),
+                    _ => keys.insert(kv.key.clone(), kv.clone()),
+                };
+            }
+        }
+        keys
+    }
+
+    /// Forgets what was before `revision`.
+    pub(super) fn compact(&mut self, revision: i64) -> Result<(), Status> {
+        if revision <= self.compacted {
+            return Err(errors::compacted());
+        }
+        if revision > self.revision {
+            return Err(errors::future_revision());
+        }
+        self.compacted = revision;
+        Ok(())
+    }
+
+    /// Opens the next revision.
+    pub(super) fn write(&mut self) -> Write<'_> {
+        let revision = self.revision + 1;
+        Write {
+            store: self,
+            revision,
+            events: Vec::new(),
+        }
+    }
+}
+
+impl Write<'_> {
+    /// Reads within a transaction see what it has written so far.
+    pub(super) fn store(&self) -> &Store {
+        self.store
+    }
+
+    /// The revision of the store as this request sees it: the next one as soon as it has written something.
+    pub(super) fn revision(&self) -> i64 {
+        match self.events.is_empty() {
+            true => self.store.revision,
+            false => self.revision,
+        }
+    }
+
+    /// Writes a key and returns what it held before.
+    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>, lease: i64) -> Option<PbKeyValue> {
+        let previous = self.store.live.get(&key).cloned();
+        let kv = PbKeyValue {
+            create_revision: previous
+                .as_ref()
+                .map_or(self.revision, |p| p.create_revision),
+            mod_revision: self.revision,
+            version: previous.as_ref().map_or(1, |p| p.version + 1),
+            key: key.clone(),
+            value,
+            lease,
+        };
+        self.store.live.insert(key, kv.clone());
+        self.push(EventType::Put, kv);
+        previous
+    }
+
+    /// Deletes what is in the range and returns it.
+    pub(super) fn delete(&mut self, span: &Span) -> Vec<PbKeyValue> {
+        let doomed: Vec<_> = span.select(&self.store.live).cloned().collect();
+        for kv in &doomed {
+            self.store.live.remove(&kv.key);
+            let tombstone = PbKeyValue {
+                key: kv.key.clone(),
+                mod_revision: self.revision,
+                ..PbKeyValue::default()
+            };
+            self.push(EventType::Delete, tombstone);
+        }
+        doomed
+    }
+
+    fn push(&mut self, kind: EventType, kv: PbKeyValue) {
+        self.events.push(PbEvent {
+            r#type: kind.into(),
+            kv: Some(kv),
+            prev_kv: None,
+        });
+    }
+}
+
+/// A request that wrote nothing takes no revision.
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        let events = std::mem::take(&mut self.events);
+        if !events.is_empty() {
+            self.store.revision = self.revision;
+            self.store.commits.push(Commit {
+                revision: self.revision,
+                events,
+            });
+        }
+    }
+}
+
+impl Span {
+    /// `key` and `range_end` as they stand in a request.
+    pub(super) fn new(key: &[u8], range_end: &[u8]) -> Self {
+        let to = match range_end {
+            [] => End::Same,
+            [0] => End::Open,
+            end => End::Before(end.to_vec()),
+        };
+        let from = key.to_vec();
+        Self { from, to }
+    }
+
+    pub(super) fn contains(&self, key: &[u8]) -> bool {
+        match &self.to {
+            End::Same => key == self.from,
+            End::Before(end) => key >= self.from.as_slice() && key < end.as_slice(),
+            End::Open => key >= self.from.as_slice(),
+        }
+    }
+
+    /// A range that cannot contain anything.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(&self.to, End::Before(end) if *end <= self.from)
+    }
+
+    /// What of `keys` lies in it, in order.
+    pub(super) fn select<'k>(&self, keys: &'k Keys) -> impl Iterator<Item = &'k PbKeyValue> {
+        let first = (!self.is_empty()).then_some(Bound::Included(self.from.clone()));
+        let last = match &self.to {
+            End::Same => Bound::Included(self.from.clone()),
+            End::Before(end) => Bound::Excluded(end.clone()),
+            End::Open => Bound::Unbounded,
+        };
+        let inside = first.map(|first| keys.range((first, last)));
+        inside.into_iter().flatten().map(|(_, kv)| kv)
+    }
+}

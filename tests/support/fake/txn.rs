@@ -1,0 +1,196 @@
+//! Transactions: what etcd refuses before it looks at any key, and how it compares. Pure.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+
+use etcd_client::proto::{
+    PbCompare, PbCompareTarget, PbDeleteRequest, PbKeyValue, PbPutRequest, PbTargetUnion,
+    PbTxnOpRequest, PbTxnRequest, PbTxnRequestOp,
+};
+use tonic::Status;
+
+use super::errors;
+use super::store::{Span, Store};
+
+/// etcd's `--max-txn-ops`.
+const MAX_OPERATIONS: usize = 128;
+
+/// Everything that can be said against a transaction by looking at the request alone.
+pub(super) fn check(txn: &PbTxnRequest) -> Result<(), Status> {
+    check_sizes(txn, MAX_OPERATIONS)?;
+    check_writes(&txn.success)?;
+    check_writes(&txn.failure)?;
+    Ok(())
+}
+
+/// The same for a single put.
+pub(super) fn check_put(put: &PbPutRequest) -> Result<(), Status> {
+    if put.key.is_empty() {
+        Err(errors::empty_key())
+    } else if put.ignore_value && !put.value.is_empty() {
+        Err(errors::value_provided())
+    } else if put.ignore_lease && put.lease != 0 {
+        Err(errors::lease_provided())
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads and deletes only need a key.
+pub(super) fn check_key(key: &[u8]) -> Result<(), Status> {
+    match key.is_empty() {
+        true => Err(errors::empty_key()),
+        false => Ok(()),
+    }
+}
+
+/// Whether all comparisons hold, which decides between the two branches.
+pub(super) fn holds(txn: &PbTxnRequest, store: &Store) -> bool {
+    txn.compare
+        .iter()
+        .all(|compare| compare_holds(compare, store))
+}
+
+/// The keys that the branches of a transaction would put, and those they would delete.
+pub(super) fn written(operations: &[PbTxnRequestOp]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+    for operation in operations {
+        match &operation.request {
+            Some(PbTxnOpRequest::RequestPut(put)) => puts.push(put.key.clone()),
+            Some(PbTxnOpRequest::RequestDeleteRange(delete)) => deletes.push(delete.key.clone()),
+            Some(PbTxnOpRequest::RequestTxn(txn)) => {
+                for branch in [&txn.success, &txn.failure] {
+                    let (inner_puts, inner_deletes) = written(branch);
+                    puts.extend(inner_puts);
+                    deletes.extend(inner_deletes);
+                }
+            }
+            _ => {}
+        }
+    }
+    (puts, deletes)
+}
+
+/// The lease of the first put, 0 for none.
+pub(super) fn lease(operations: &[PbTxnRequestOp]) -> i64 {
+    let mut leases = operations.iter().map(|op| match &op.request {
+        Some(PbTxnOpRequest::RequestPut(put)) => put.lease,
+        Some(PbTxnOpRequest::RequestTxn(txn)) => lease(&txn.success),
+        _ => 0,
+    });
+    leases.find(|lease| *lease != 0).unwrap_or(0)
+}
+
+/// The limit counts the longest of the three lists; what is nested has what is left of it.
+fn check_sizes(txn: &PbTxnRequest, limit: usize) -> Result<(), Status> {
+    let lists = [txn.compare.len(), txn.success.len(), txn.failure.len()];
+    let longest = lists.into_iter().max().unwrap_or(0);
+    if longest > limit {
+        return Err(errors::too_many_operations());
+    }
+    for compare in &txn.compare {
+        check_key(&compare.key)?;
+    }
+    for operation in txn.success.iter().chain(&txn.failure) {
+        match &operation.request {
+            Some(PbTxnOpRequest::RequestRange(range)) => check_key(&range.key)?,
+            Some(PbTxnOpRequest::RequestPut(put)) => check_put(put)?,
+            Some(PbTxnOpRequest::RequestDeleteRange(delete)) => check_key(&delete.key)?,
+            Some(PbTxnOpRequest::RequestTxn(inner)) => check_sizes(inner, limit - longest)?,
+            None => return Err(errors::key_not_found()),
+        }
+    }
+    Ok(())
+}
+
+/// No key may be put twice, or put and deleted, along one path. Answers what this branch puts and deletes.
+fn check_writes(branch: &[PbTxnRequestOp]) -> Result<(HashSet<Vec<u8>>, Vec<Span>), Status> {
+    let mut puts = HashSet::new();
+    let mut deletes: Vec<Span> = only(branch, as_delete)
+        .map(|delete| Span::new(&delete.key, &delete.range_end))
+        .collect();
+
+    for txn in only(branch, as_txn) {
+        let (then_puts, then_deletes) = check_writes(&txn.success)?;
+        let (else_puts, else_deletes) = check_writes(&txn.failure)?;
+        // Either of the two happens, so they may share keys with each other, but with nothing before them.
+        for key in then_puts.union(&else_puts) {
+            if puts.contains(key) || deletes.iter().any(|span| span.contains(key)) {
+                return Err(errors::duplicate_key());
+            }
+        }
+        puts.extend(then_puts);
+        puts.extend(else_puts);
+        deletes.extend(then_deletes);
+        deletes.extend(else_deletes);
+    }
+
+    for put in only(branch, as_put) {
+        if deletes.iter().any(|span| span.contains(&put.key)) || !puts.insert(put.key.clone()) {
+            return Err(errors::duplicate_key());
+        }
+    }
+    Ok((puts, deletes))
+}
+
+fn compare_holds(compare: &PbCompare, store: &Store) -> bool {
+    let span = Span::new(&compare.key, &compare.range_end);
+    let mut found = span.select(store.live()).peekable();
+    if found.peek().is_some() {
+        return found.all(|kv| key_holds(compare, kv));
+    }
+    // A key that does not exist has zeros for everything, but it has no value, not even an empty one.
+    let by_value = compare.target == i32::from(PbCompareTarget::Value);
+    !by_value && key_holds(compare, &PbKeyValue::default())
+}
+
+fn key_holds(compare: &PbCompare, kv: &PbKeyValue) -> bool {
+    let order = match &compare.target_union {
+        Some(PbTargetUnion::Version(wanted)) => kv.version.cmp(wanted),
+        Some(PbTargetUnion::CreateRevision(wanted)) => kv.create_revision.cmp(wanted),
+        Some(PbTargetUnion::ModRevision(wanted)) => kv.mod_revision.cmp(wanted),
+        Some(PbTargetUnion::Lease(wanted)) => kv.lease.cmp(wanted),
+        Some(PbTargetUnion::Value(wanted)) => kv.value.as_slice().cmp(wanted.as_slice()),
+        None => Ordering::Equal,
+    };
+    match compare.result {
+        EQUAL => order.is_eq(),
+        GREATER => order.is_gt(),
+        LESS => order.is_lt(),
+        _ => order.is_ne(),
+    }
+}
+
+/// `CompareResult` as it stands in the protocol; etcd-client has no public name for it but its own `CompareOp`.
+const EQUAL: i32 = 0;
+const GREATER: i32 = 1;
+const LESS: i32 = 2;
+
+fn only<'a, T: 'a>(
+    branch: &'a [PbTxnRequestOp],
+    pick: impl Fn(&'a PbTxnOpRequest) -> Option<&'a T>,
+) -> impl Iterator<Item = &'a T> {
+    let requests = branch.iter().filter_map(|op| op.request.as_ref());
+    requests.filter_map(pick)
+}
+
+fn as_put(request: &PbTxnOpRequest) -> Option<&PbPutRequest> {
+    match request {
+        PbTxnOpRequest::RequestPut(put) => Some(put),
+        _ => None,
+    }
+}
+
+fn as_delete(request: &PbTxnOpRequest) -> Option<&PbDeleteRequest> {
+    match request {
+        PbTxnOpRequest::RequestDeleteRange(delete) => Some(delete),
+        _ => None,
+    }
+}
+
+fn as_txn(request: &PbTxnOpRequest) -> Option<&PbTxnRequest> {
+    match request {
+        PbTxnOpRequest::RequestTxn(txn) => Some(txn),
+        _ => None,
+    }
+}

@@ -1,0 +1,219 @@
+//! Connections without sockets: a pipe inside the runtime that can be cut, and made deaf or mute.
+//!
+//! A client's connector gets one end of a [`tokio::io::duplex`], the fake's server the other one, wrapped in a [`Pipe`]. What
+//! the pipe does with the bytes is ruled by its [`Link`], which the fake keeps: so a fault takes hold of every connection at
+//! once, also in the middle of a frame, and below HTTP/2, so that pings and window updates are hit like everything else.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tonic::transport::server::Connected;
+
+/// What is on its way in each direction, like a socket's buffers.
+const BUFFER: usize = 256 * 1024;
+
+/// The fake's hold on one connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Counted from 1.
+    pub(super) id: u64,
+    /// The host that the client dialled.
+    pub(super) member: String,
+    flow: Mutex<Flow>,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traffic {
+    /// Nothing that the client sends is read.
+    pub(super) deaf: bool,
+    /// Nothing is sent to the client.
+    pub(super) mute: bool,
+}
+
+/// The server's end of a connection.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    io: DuplexStream,
+    link: Arc<Link>,
+    /// Sent while mute: the server goes on as if it had left, and the client gets it when that ends.
+    held: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Reading,
+    Writing,
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    traffic: Traffic,
+    /// For good, whatever happens to the other connections.
+    stranded: bool,
+    cut: bool,
+    closed: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// A new connection: the client's end, and the server's.
+pub(super) fn connect(id: u64, member: &str, traffic: Traffic) -> (DuplexStream, Pipe) {
+    let (client, io) = tokio::io::duplex(BUFFER);
+    let link = Arc::new(Link {
+        id,
+        member: member.to_owned(),
+        flow: Mutex::default(),
+    });
+    link.steer(traffic);
+    let held = Vec::new();
+    (client, Pipe { io, link, held })
+}
+
+impl Traffic {
+    const SILENCE: Self = Self {
+        deaf: true,
+        mute: true,
+    };
+}
+
+impl Link {
+    /// From now on bytes go this way.
+    pub(super) fn steer(&self, traffic: Traffic) {
+        self.change(|flow| flow.traffic = traffic);
+    }
+
+    /// Nothing goes either way any more, and neither side is told.
+    pub(super) fn strand(&self) {
+        self.change(|flow| flow.stranded = true);
+    }
+
+    /// The connection is gone; what was under way on it is lost.
+    pub(super) fn cut(&self) {
+        self.change(|flow| flow.cut = true);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.flow().cut
+    }
+
+    /// Whether the server still has it open.
+    pub(super) fn is_open(&self) -> bool {
+        let flow = self.flow();
+        !flow.closed && !flow.cut
+    }
+
+    fn change(&self, how: impl FnOnce(&mut Flow)) {
+        let mut flow = self.flow();
+        how(&mut flow);
+        let sleepers = [flow.reader.take(), flow.writer.take()];
+        drop(flow);
+        sleepers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// What may happen now; the task is woken when that changes.
+    fn poll(&self, cx: &mut Context<'_>, side: Side) -> io::Result<Traffic> {
+        let mut flow = self.flow();
+        // Also when bytes may flow: then it is the pipe that the caller waits for, and a cut must end that wait.
+        let waker = match side {
+            Side::Reading => &mut flow.reader,
+            Side::Writing => &mut flow.writer,
+        };
+        *waker = Some(cx.waker().clone());
+        match *flow {
+            Flow { cut: true, .. } => Err(io::ErrorKind::ConnectionReset.into()),
+            Flow { stranded: true, .. } => Ok(Traffic::SILENCE),
+            Flow { traffic, .. } => Ok(traffic),
+        }
+    }
+
+    fn flow(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pipe {
+    pub(super) fn link(&self) -> Arc<Link> {
+        self.link.clone()
+    }
+
+    /// Sends what was held back, as far as it goes.
+    fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let sent = ready!(Pin::new(&mut self.io).poll_write(cx, &self.held))?;
+            self.held.drain(..sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// tonic puts the link among the extensions of each request.
+impl Connected for Pipe {
+    type ConnectInfo = Arc<Link>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.link()
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let traffic = this.link.poll(cx, Side::Reading)?;
+        if !traffic.mute {
+            // An idle server writes nothing by itself, but it always reads: this is where it notices the end of a silence.
+            let _sent = this.release(cx)?;
+        }
+        match traffic.deaf {
+            true => Poll::Pending,
+            false => Pin::new(&mut this.io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.link.poll(cx, Side::Writing)?.mute {
+            this.held.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(this.release(cx))?;
+        Pin::new(&mut this.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.link.poll(cx, Side::Writing)?.mute {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.release(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // A silent network does not carry the end of a connection either.
+        match this.link.poll(cx, Side::Writing)?.mute {
+            true => Poll::Pending,
+            false => Pin::new(&mut this.io).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.link.flow().closed = true;
+    }
+}

@@ -1,0 +1,52 @@
+//! What the tests stand on. The least powerful thing that can show it is the right one:
+//!
+//! | the test needs | use | clock |
+//! |---|---|---|
+//! | etcd's answers, exact times, faults in the middle of something, hours | [`fake::FakeEtcd`] | paused |
+//! | etcd itself: restart, data loss, SIGSTOP | [`etcd::Etcd`] | real |
+//! | members that fail one by one, elections, a lost quorum | [`cluster::Cluster`] | real |
+//! | a network that delays, drops, resets | [`proxy::Proxy`] in front of any of the real ones | real |
+//! | a registered server as a process: signals, exit codes | [`server::ServerProcess`] | real |
+//! | what really happened to the keys | [`observer::Observer`], on all of them | both |
+//!
+//! Never a real socket under a paused clock: while bytes are in the kernel no task of ours is busy, so the clock jumps to
+//! the next timer and every time limit fires. The fake talks over pipes inside the runtime for that reason.
+
+// Each test binary includes this module and uses its own part of it.
+#![allow(dead_code, unused_imports)]
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+pub mod cluster;
+pub mod etcd;
+pub mod fake;
+pub mod observer;
+pub mod ports;
+pub mod proxy;
+pub mod server;
+
+/// The pause between two looks of [`eventually`].
+const POLL: Duration = Duration::from_millis(5);
+
+/// Polls until `look` answers `Ok`, and returns that.
+///
+/// # Panics
+/// When it has not within `limit`; the message carries `what` and the last thing `look` reported instead.
+pub async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(seen) if Instant::now() >= deadline => {
+                panic!("{what}: not within {limit:?}; last seen: {seen}")
+            }
+            Err(_) => sleep(POLL).await,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The `server` example as a process: what a team would run in production, and what signals hit.
+
+// Each test binary includes this module and uses its own part of it.
+#![allow(dead_code)]
+
+use super::etcd::guarded::Guarded;
+use super::eventually;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::health_client::HealthClient;
+
+/// A running server. Killed on drop.
+#[derive(Debug)]
+pub struct ServerProcess {
+    process: Guarded,
+    dir: TempDir,
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl ServerProcess {
+    /// Starts the server for `etcd` with further flags. Does not wait.
+    pub fn start(etcd: &str, flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut args = vec!["--etcd".to_owned(), etcd.to_owned()];
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        if !flags.contains(&"--listen") {
+            args.extend(["--listen".to_owned(), super::ports::free_addr().to_string()]);
+        }
+        let log = dir.path().join("log");
+        let process = Guarded::spawn(&example("server"), &args, &log, dir.path());
+        Self { process, dir }
+    }
+
+    /// Where it listens, once it says so.
+    pub async fn listening(&self) -> SocketAddr {
+        let addr = self.said("listening ").await;
+        addr.parse().unwrap_or_else(|e| panic!("{addr:?}: {e}"))
+    }
+
+    /// The key it says it is registered under.
+    pub async fn registered(&self) -> String {
+        self.said("registered ").await
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends `TERM`, `STOP`, `CONT`, `KILL`...
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits until it has ended by itself; gives the exit code.
+    pub async fn exit(&self, limit: Duration) -> i32 {
+        eventually("the server ends by itself", limit, || {
+            self.process.exit_code().ok_or_else(|| self.output())
+        })
+        .await
+    }
+
+    /// Everything it has printed.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    async fn said(&self, what: &str) -> String {
+        eventually(&format!("the server says {what:?}"), PATIENCE, || {
+            let output = self.output();
+            let line = output.lines().find_map(|line| line.strip_prefix(what));
+            match (line, self.process.has_exited()) {
+                (Some(rest), _) => Ok(rest.to_owned()),
+                (None, false) => Err(output.clone()),
+                (None, true) => panic!("the server has ended: {output}"),
+            }
+        })
+        .await
+    }
+}
+
+/// An example of this build, as `cargo test` and `cargo build --examples` leave it.
+pub fn example(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("the path of this program");
+    let profile = exe.ancestors().find(|dir| dir.join("examples").is_dir());
+    let path = profile
+        .map(|dir| dir.join("examples").join(name))
+        .filter(|path| path.is_file());
+    path.unwrap_or_else(|| {
+        panic!(
+            "no example {name:?} beside {}: run `cargo build --examples`",
+            exe.display()
+        )
+    })
+}
+
+/// A client of a server's health service.
+pub async fn health_client(url: &str) -> Result<HealthClient<Channel>, tonic::transport::Error> {
+    let channel = Endpoint::from_shared(url.to_owned())?.connect().await?;
+    Ok(HealthClient::new(channel))
+}
+
+/// Milliseconds between two instants, for people.
+pub fn ms(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64() * 1e3
+}
