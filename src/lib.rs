@@ -1,4 +1,58 @@
-//! Registers a tonic gRPC server in etcd and keeps it there truthfully.
+//! Registers a [tonic] gRPC server in etcd and keeps it there truthfully: it appears when it can
+//! be called, stays through every etcd trouble that can be survived, and leaves before it stops
+//! accepting.
+//!
+//! ```no_run
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! use tokio_util::sync::CancellationToken;
+//! use tonic::transport::Server;
+//! use tonic_etcd::{Etcd, Instance, Registrar, ServeRegistered};
+//!
+//! let shutdown = CancellationToken::new(); // the application's own
+//! let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
+//!     .shutdown(shutdown.clone())
+//!     .build()?; // checks everything, touches no network
+//! let registration = registrar.register(Instance::new("greeter"))?;
+//!
+//! # #[cfg(feature = "health")]
+//! Server::builder()
+//!     .layer(registration.layer())
+//!     .add_service(registration.health_service())
+//!     .serve_registered("0.0.0.0:9000".parse()?, &registration)
+//!     .await?; // returns after deregistration and drain
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What to read
+//!
+//! * [`Registrar`] and [`RegistrarBuilder`]: what is configured;
+//! * [`Registration`]: how a server appears and how it leaves;
+//! * [`ServeRegistered`]: the order of things from binding to returning;
+//! * [`Status`]: what can be known about it at any time;
+//! * [`HealthNames`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.HealthNames.html): what
+//!   the gRPC health service says of it.
+//!
+//! # Guarantees
+//!
+//! * No key is written before connections are accepted, nor after deregistration began.
+//! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is judged by
+//!   the time the last acknowledged renewal was *sent*.
+//! * etcd that restarts with its data, or elects a leader, shows watchers neither PUT nor DELETE.
+//! * Trouble with etcd never becomes an [`Error`], never ends the server, and never ends the
+//!   retries.
+//! * A shutdown ends within `revoke_timeout` + `settle` + `drain_timeout` and half a second,
+//!   whatever etcd and clients do.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | `health` (default) | the gRPC health service |
+//! | `tls-ring` (= `tls`), `tls-aws-lc` | TLS to etcd, with that crypto provider |
+//! | `tls-native-roots` (= `tls-roots`), `tls-webpki-roots` | trust the system's, or Mozilla's, roots; together with one of the above |
+//!
+//! [tonic]: https://docs.rs/tonic
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -28,3 +82,8 @@ pub use registrar::{OnConflict, Registrar, RegistrarBuilder};
 pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use status::{Registered, Status, StatusWatch};
+
+/// The README's code compiles.
+#[cfg(all(doctest, feature = "health"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

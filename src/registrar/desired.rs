@@ -363,6 +363,11 @@ impl Entry {
             .all(|(_, address)| address.is_some())
     }
 
+    /// Whether anything of it may have been written.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.spec().armed
+    }
+
     pub(crate) fn is_leaving(&self) -> bool {
         self.spec().leaving
     }

@@ -105,9 +105,12 @@ struct Orphaned(Arc<Shared>);
 impl Drop for Orphaned {
     fn drop(&mut self) {
         for entry in self.0.close() {
-            entry.life.publish(Status::LeftToExpire {
-                ttl: self.0.config.ttl,
-                why: "the runtime ended".into(),
+            entry.life.publish(match entry.is_armed() {
+                false => Status::Deregistered,
+                true => Status::LeftToExpire {
+                    ttl: self.0.config.ttl,
+                    why: "the runtime ended".into(),
+                },
             });
             entry.life.stop.cancel();
             entry.life.drain.cancel();

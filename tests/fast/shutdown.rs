@@ -282,6 +282,7 @@ async fn a_runtime_that_ends_leaves_nobody_waiting() {
         let runtime = runtime.unwrap();
         let _context = runtime.enter();
         let registration = registrar.register(greeter()).unwrap();
+        announce(&registration);
         drop(_context);
         runtime.shutdown_background();
         registration

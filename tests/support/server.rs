@@ -6,8 +6,8 @@
 use super::etcd::guarded::Guarded;
 use super::eventually;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -84,18 +84,34 @@ impl ServerProcess {
 }
 
 /// An example of this build, as `cargo test` and `cargo build --examples` leave it.
+///
+/// `cargo test --test real` alone does not build examples: one that is older than its source
+/// would test yesterday's library, so that it is refused.
 pub fn example(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the path of this program");
     let profile = exe.ancestors().find(|dir| dir.join("examples").is_dir());
     let path = profile
         .map(|dir| dir.join("examples").join(name))
         .filter(|path| path.is_file());
-    path.unwrap_or_else(|| {
-        panic!(
-            "no example {name:?} beside {}: run `cargo build --examples`",
-            exe.display()
-        )
-    })
+    let remedy = "run `cargo build --examples` with the same flags, or `make test`";
+    let Some(path) = path else {
+        panic!("no example {name:?} beside {exe:?}: {remedy}")
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = newest(&root.join("src")).max(newest(&root.join(format!("examples/{name}.rs"))));
+    assert!(
+        newest(&path) >= source,
+        "{path:?} is older than its source: {remedy}"
+    );
+    path
+}
+
+/// When a file, or the newest file below a directory, was modified.
+fn newest(path: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let below = entries.map(|entry| newest(&entry.path())).max();
+    let own = || std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    below.unwrap_or_else(|| own().unwrap_or_else(|e| panic!("{path:?}: {e}")))
 }
 
 /// A client of a server's health service.
