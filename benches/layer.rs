@@ -124,12 +124,8 @@ where
 async fn throughput(args: &Args, registration: &Registration) -> Result<(), Error> {
     let bare =
         serve(Server::builder().add_service(GreeterServer::new(MyGreeter::default()))).await?;
-    let layered = Server::builder().layer(registration.layer());
-    let layered = serve({
-        let mut server = layered;
-        server.add_service(GreeterServer::new(MyGreeter::default()))
-    })
-    .await?;
+    let mut layered = Server::builder().layer(registration.layer());
+    let layered = serve(layered.add_service(GreeterServer::new(MyGreeter::default()))).await?;
     let (mut bare_rate, mut layered_rate, mut ratios) = (vec![], vec![], vec![]);
     for round in 0..=args.rounds {
         // Who goes first alternates, so that neither profits from a warmer or cooler machine.
@@ -144,7 +140,9 @@ async fn throughput(args: &Args, registration: &Registration) -> Result<(), Erro
             }
         };
         if round > 0 {
-            (bare_rate.push(b), layered_rate.push(l), ratios.push(l / b));
+            bare_rate.push(b);
+            layered_rate.push(l);
+            ratios.push(l / b);
         }
     }
     let ratio = median(&mut ratios);

@@ -35,7 +35,7 @@ pub enum Error {
     #[error("{what} {value:?} {reason}")]
     #[non_exhaustive]
     Name {
-        /// Which input it was: `name`, `id`, `version` or `prefix`.
+        /// Which input it was: `name`, `id` or `prefix`.
         what: &'static str,
         /// The input, shortened when it is very long.
         value: String,

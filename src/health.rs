@@ -74,7 +74,7 @@ impl HealthNames {
         Self {
             own: HEALTH_NAME.to_owned(),
             gated: vec![],
-            free: vec![String::new()],
+            free: vec![],
             reporter: None,
         }
     }
@@ -98,12 +98,13 @@ impl HealthNames {
     pub fn serving(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.gated.retain(|gated| *gated != name);
+        self.free.retain(|free| *free != name);
         self.free.push(name);
         self
     }
 
     /// Reports to a reporter that you have already. Names other than those given here stay yours,
-    /// but on shutdown you have to set them yourself.
+    /// `""` among them, and on shutdown you have to set them yourself.
     pub fn reporter(mut self, reporter: HealthReporter) -> Self {
         self.reporter = Some(reporter);
         self
@@ -115,8 +116,11 @@ impl HealthNames {
     ///
     /// Outside of a tokio runtime: it starts a task, as the registration did before.
     #[must_use]
-    pub fn service(self, registration: &Registration) -> HealthServer<RegistrationHealth> {
+    pub fn service(mut self, registration: &Registration) -> HealthServer<RegistrationHealth> {
         let life = registration.life();
+        if self.reporter.is_none() && !self.gated.iter().any(String::is_empty) {
+            self = self.serving("");
+        }
         let reporter = self.reporter.clone().unwrap_or_default();
         let service = RegistrationHealth {
             inner: HealthService::from_health_reporter(reporter.clone()),

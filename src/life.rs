@@ -41,8 +41,9 @@ pub(crate) struct Life {
     pub(crate) drain: CancellationToken,
     /// The listener is closed, and nothing is left in its backlog.
     pub(crate) swept: CancellationToken,
-    /// Close the connections that are still open.
+    /// Close the connections that are still open. The flag is for those who ask on every read.
     pub(crate) sever: CancellationToken,
+    pub(crate) severed: AtomicBool,
     /// The server has returned; there is nobody left to wait for.
     pub(crate) served: CancellationToken,
     /// Requests in flight, and the way to end them.
@@ -95,6 +96,7 @@ impl Life {
             drain: CancellationToken::new(),
             swept: CancellationToken::new(),
             sever: CancellationToken::new(),
+            severed: AtomicBool::new(false),
             served: CancellationToken::new(),
             gate: Arc::default(),
             listening: AtomicBool::new(false),
@@ -165,6 +167,12 @@ impl Life {
         self.gate.shut();
         // Not skipped in a hurry: without it a request would see a reset instead of its status.
         let _ = tokio::time::timeout(LAST_WORDS, self.served.cancelled()).await;
+        self.sever();
+    }
+
+    /// Cuts what is left of connections.
+    pub(crate) fn sever(&self) {
+        self.severed.store(true, Ordering::Release);
         self.sever.cancel();
     }
 

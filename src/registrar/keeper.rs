@@ -114,7 +114,7 @@ impl Drop for Orphaned {
             });
             entry.life.stop.cancel();
             entry.life.drain.cancel();
-            entry.life.sever.cancel();
+            entry.life.sever();
         }
     }
 }

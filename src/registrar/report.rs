@@ -24,6 +24,13 @@ impl Keeper {
         if self.trouble.is_none() {
             tracing::warn!(%why, "etcd is out of reach, trying until it answers");
         }
+        if self
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| *trouble.why == *why)
+        {
+            return;
+        }
         let since = self
             .trouble
             .as_ref()

@@ -21,6 +21,7 @@ pub(crate) struct Table {
     lease: i64,
     on_conflict: OnConflict,
     slots: HashMap<Key, Slot>,
+    /// The keys of each entry: those it wants, then those it wants no more.
     entries: BTreeMap<EntryId, Vec<Key>>,
     /// Keys that may have something to write.
     dirty: BTreeSet<Key>,
@@ -116,8 +117,13 @@ impl Table {
         if let Some((key, _)) = records.iter().find(taken) {
             return Err(key.clone());
         }
-        self.entries
-            .insert(entry, records.iter().map(|(key, _)| key.clone()).collect());
+        let mut keys: Vec<Key> = records.iter().map(|(key, _)| key.clone()).collect();
+        for key in self.entries.remove(&entry).unwrap_or_default() {
+            if !keys.contains(&key) && self.retire(entry, &key) {
+                keys.push(key);
+            }
+        }
+        self.entries.insert(entry, keys);
         self.touched.insert(entry);
         for (key, value) in records {
             let next_watch = &mut self.next_watch;
@@ -136,14 +142,21 @@ impl Table {
     /// The keys of `entry` should not be there any more.
     pub(crate) fn unwant(&mut self, entry: EntryId) {
         for key in self.entries.get(&entry).cloned().unwrap_or_default() {
-            if let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.entry == entry) {
-                slot.want = None;
-                slot.blocked = None;
-                self.dirty.insert(key.clone());
-                self.drop_if_done(&key);
-            }
+            self.retire(entry, &key);
         }
         self.touched.insert(entry);
+    }
+
+    /// A key of `entry` should not be there any more. Tells whether it still may be.
+    fn retire(&mut self, entry: EntryId, key: &Key) -> bool {
+        let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.entry == entry) else {
+            return false;
+        };
+        slot.want = None;
+        slot.blocked = None;
+        self.dirty.insert(key.clone());
+        self.drop_if_done(key);
+        self.slots.contains_key(key)
     }
 
     /// Whether nothing of `entry` is left, and nothing of it can still be written.
@@ -162,7 +175,13 @@ impl Table {
 
     /// How `entry` stands.
     pub(crate) fn view(&self, entry: EntryId) -> View {
-        let keys = self.entries.get(&entry).cloned().unwrap_or_default();
+        let wanted = |key: &&Key| {
+            self.slots
+                .get(*key)
+                .is_some_and(|slot| slot.entry == entry && slot.want.is_some())
+        };
+        let keys = self.entries.get(&entry).into_iter().flatten();
+        let keys: Vec<Key> = keys.filter(wanted).cloned().collect();
         let held = !keys.is_empty();
         let mut view = View {
             keys,
@@ -737,6 +756,19 @@ mod tests {
             "{rewrites} in the first minute"
         );
         assert!(table.view(1).contested);
+    }
+
+    #[test]
+    fn an_entry_that_moves_to_another_key_leaves_none_behind() {
+        let mut table = table(OnConflict::TakeOver, &["old"]);
+        write(&mut table, 5);
+        table.want(1, vec![("new".into(), "v".into())]).unwrap();
+        assert_eq!(table.view(1).keys, ["new".into()]);
+        assert_eq!(write(&mut table, 6).len(), 2);
+        assert!(table.view(1).held);
+        table.unwant(1);
+        assert_eq!(write(&mut table, 7), [Op::Delete { key: "new".into() }]);
+        assert!(table.is_gone(1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -65,15 +66,29 @@ impl Connection {
         self.io.peer_addr().ok()
     }
 
-    fn poll_signal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Resolves when the reading side should see the end of the stream.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.signal.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if !self.life.sever.is_cancelled() && self.read >= PREFACE {
+        if !self.is_severed() && self.read >= PREFACE {
             self.signal = Signal::new(self.life.sever.clone());
             return self.signal.poll(cx);
         }
         Poll::Ready(())
+    }
+
+    fn is_severed(&self) -> bool {
+        self.life.severed.load(Ordering::Acquire)
+    }
+
+    /// A severed connection takes nothing more, also from a peer that keeps sending, and waits
+    /// for nobody. Its task is woken by the reading side.
+    fn check(&self) -> io::Result<()> {
+        match self.is_severed() {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -83,13 +98,14 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check()?;
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
             self.read = self.read.saturating_add(buf.filled().len() - before);
             return Poll::Ready(read);
         }
         // Nothing read and no error: to the reader this is the end of the stream.
-        self.poll_signal(cx).map(Ok)
+        self.poll_end(cx).map(Ok)
     }
 }
 
@@ -99,13 +115,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write(cx, buf) {
-            Poll::Pending => self.poll_severed(),
-            ready => ready,
-        }
+        self.check()?;
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -118,25 +133,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write_vectored(cx, bufs) {
-            Poll::Pending => self.poll_severed(),
-            ready => ready,
-        }
+        self.check()?;
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
-    }
-}
-
-impl Connection {
-    /// A peer that does not read must not keep a severed connection open. Waking is up to the
-    /// reading side: hyper polls both whenever it is woken.
-    fn poll_severed<T>(&self) -> Poll<io::Result<T>> {
-        if self.life.sever.is_cancelled() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        Poll::Pending
     }
 }
 

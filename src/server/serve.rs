@@ -95,7 +95,11 @@ where
         addr: SocketAddr,
         registration: &Registration,
     ) -> Result<Closed, ServeError> {
-        let incoming = registration.bind(addr)?;
+        let incoming = match registration.bind(addr) {
+            // Asked to stop before it began: there is nothing to serve and nothing wrong.
+            Err(Error::Stopped) => return Ok(registration.closed().await),
+            incoming => incoming?,
+        };
         self.serve_registered_with_incoming(incoming).await
     }
 
