@@ -104,6 +104,10 @@ pub enum Error {
     #[error("no tokio runtime here: call this from within one, it starts a task")]
     NoRuntime,
 
+    /// The dedicated thread could not be started.
+    #[error("cannot start the registrar's thread: {0}")]
+    Thread(std::io::Error),
+
     /// The registrar or the registration has been told to stop.
     #[error("already stopped: a registration never comes back after its shutdown began")]
     Stopped,

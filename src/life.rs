@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub(crate) struct Life {
     status: watch::Sender<Numbered>,
     waits: Waits,
     span: Span,
+    /// Where the registration was made. The keeper may run, and end, elsewhere.
+    runtime: Handle,
     /// The way out has begun, or has been asked for.
     pub(crate) stop: CancellationToken,
     /// Skip what waits are left.
@@ -86,8 +89,9 @@ const WITNESS_LIMIT: Duration = Duration::from_millis(50);
 // === impl Life ===
 
 impl Life {
-    pub(crate) fn new(waits: Waits, hurry: CancellationToken) -> Self {
+    pub(crate) fn new(waits: Waits, hurry: CancellationToken, runtime: Handle) -> Self {
         Self {
+            runtime,
             status: watch::Sender::new((0, Status::Registering { why: None })),
             waits,
             span: Span::current(),
@@ -152,12 +156,12 @@ impl Life {
         }
     }
 
-    /// The registration has ended; the server is led out. Needs a runtime.
+    /// The registration has ended; the server is led out.
     pub(crate) fn end(self: &Arc<Self>, last: Status) {
         self.publish(last);
         self.stop.cancel();
         let life = self.clone();
-        tokio::spawn(async move { life.lead_out().await });
+        self.runtime.spawn(async move { life.lead_out().await });
     }
 
     async fn lead_out(&self) {

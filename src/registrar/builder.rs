@@ -19,6 +19,7 @@ pub struct RegistrarBuilder {
     ttl: Duration,
     on_conflict: OnConflict,
     allow_loopback: bool,
+    dedicated_thread: bool,
     settle: Duration,
     revoke_timeout: Duration,
     drain_timeout: Duration,
@@ -39,6 +40,7 @@ impl RegistrarBuilder {
             ttl: Duration::from_secs(5),
             on_conflict: OnConflict::default(),
             allow_loopback: false,
+            dedicated_thread: false,
             settle: Duration::from_secs(1),
             revoke_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(30),
@@ -80,6 +82,18 @@ impl RegistrarBuilder {
     /// is an address and none of this machine's; warned of where endpoints are names.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.allow_loopback = allow;
+        self
+    }
+
+    /// Keeps the lease on a thread of its own, with a small runtime of its own. Default: no, it
+    /// is a task of the runtime that [`register`](Registrar::register) is called in.
+    ///
+    /// For servers whose handlers block their runtime: a task there cannot renew while every
+    /// worker is blocked, and the lease is lost after a TTL. With a thread of its own it is kept.
+    /// The other side of it: a server that is stuck for good stays registered too, so use it
+    /// together with a health check that the handlers answer.
+    pub fn dedicated_thread(mut self, dedicated: bool) -> Self {
+        self.dedicated_thread = dedicated;
         self
     }
 
@@ -146,6 +160,7 @@ impl RegistrarBuilder {
                 attempt,
                 on_conflict: self.on_conflict,
                 allow_loopback: self.allow_loopback,
+                dedicated_thread: self.dedicated_thread,
                 revoke_timeout: self.revoke_timeout,
                 waits: Waits {
                     settle: self.settle,

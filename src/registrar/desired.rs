@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) allow_loopback: bool,
     pub(crate) revoke_timeout: Duration,
     pub(crate) waits: Waits,
+    pub(crate) dedicated_thread: bool,
 }
 
 /// What handles and keeper share.
@@ -108,7 +110,7 @@ impl Shared {
         if instances.is_empty() {
             return Err(Error::NoInstance);
         }
-        tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let instances = instances
             .into_iter()
             .map(|instance| {
@@ -138,6 +140,7 @@ impl Shared {
             life: Arc::new(Life::new(
                 self.config.waits,
                 self.shutdown_now.child_token(),
+                runtime,
             )),
             spec: Mutex::new(Spec {
                 instances,

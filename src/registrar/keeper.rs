@@ -15,6 +15,7 @@ use super::desired::{Entry, Shared, Wish};
 use super::exit::Leaving;
 use super::report::Trouble;
 use super::table::{EntryId, Table};
+use crate::Error;
 use crate::backoff::{Backoff, Bucket};
 use crate::etcd::{Fault, Meaning, Session};
 use crate::lease::{self, Lease};
@@ -74,7 +75,8 @@ const LEASE_EVERY: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_secs(1);
 
 /// Starts the task that keeps `shared`.
-pub(super) fn start(shared: Arc<Shared>) {
+pub(super) fn start(shared: Arc<Shared>) -> Result<(), Error> {
+    let dedicated = shared.config.dedicated_thread;
     let orphaned = Orphaned(shared.clone());
     let task = async move {
         loop {
@@ -96,7 +98,20 @@ pub(super) fn start(shared: Arc<Shared>) {
         }
         drop(orphaned);
     };
-    tokio::spawn(task.in_current_span());
+    let task = task.in_current_span();
+    if !dedicated {
+        tokio::spawn(task);
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(Error::Thread)?;
+    let thread = std::thread::Builder::new().name("tonic-etcd".to_owned());
+    thread
+        .spawn(move || runtime.block_on(task))
+        .map(drop)
+        .map_err(Error::Thread)
 }
 
 /// The runtime went away under the keeper: whoever waits for an end gets one.

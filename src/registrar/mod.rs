@@ -77,7 +77,8 @@ impl Registrar {
     ///
     /// [`Error::Name`], [`Error::Address`] and [`Error::ValueTooLarge`] for an instance that
     /// cannot be written, [`Error::SameKey`] if another registration would write its key,
-    /// [`Error::Stopped`] after shutdown, [`Error::NoRuntime`] outside of a tokio runtime.
+    /// [`Error::Stopped`] after shutdown, [`Error::NoRuntime`] outside of a tokio runtime,
+    /// [`Error::Thread`] if a dedicated thread cannot be started.
     pub fn register(&self, instance: Instance) -> Result<Registration, Error> {
         self.register_all([instance])
     }
@@ -93,7 +94,7 @@ impl Registrar {
     ) -> Result<Registration, Error> {
         let (entry, first) = self.shared.add(instances.into_iter().collect())?;
         if first {
-            keeper::start(self.shared.clone());
+            keeper::start(self.shared.clone())?;
         }
         Ok(Registration::new(entry, self.shared.clone()))
     }

@@ -17,6 +17,7 @@ mod greeter;
 mod support;
 
 mod bad_input;
+mod blocked;
 mod drain;
 mod fake_is_faithful;
 mod outages;
