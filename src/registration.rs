@@ -14,7 +14,8 @@ use tokio::net::TcpListener;
 /// A registration: one server, under one or more service names.
 ///
 /// Cheap to clone; all clones are the same registration. When the last one is dropped it is
-/// deregistered at once, without any wait, as well as that is possible without awaiting it.
+/// deregistered at once, without any wait, as well as that is possible without awaiting it. An
+/// [`Incoming`] stream holds one.
 ///
 /// # How it appears
 ///
@@ -151,11 +152,8 @@ impl Registration {
     /// [`Error::Address`] if the listener's address cannot be advertised, [`Error::Listen`] if it
     /// cannot be asked, [`Error::Stopped`] once the way out has begun.
     pub fn incoming(&self, listener: TcpListener) -> Result<Incoming, Error> {
-        Incoming::new(
-            listener,
-            self.handle.entry.clone(),
-            self.handle.shared.clone(),
-        )
+        let Handle { entry, shared } = &*self.handle;
+        Incoming::new(listener, entry.clone(), shared.clone(), self.clone())
     }
 
     /// Binds `addr` and gives the [`incoming`](Self::incoming) stream of it.
@@ -196,7 +194,11 @@ impl Registration {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.entry.life.hurry.cancel();
+        // Once it has ended, the server may still be draining, and is left to it: its listener,
+        // which may have been the last to hold this, goes when the drain begins.
+        if !self.entry.life.status().is_final() {
+            self.entry.life.hurry.cancel();
+        }
         self.shared.leave(&self.entry);
     }
 }

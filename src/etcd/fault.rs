@@ -142,6 +142,9 @@ fn meaning(code: Code, text: &str) -> Meaning {
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
+    if let (Some(inner), "transport error") = (cause, &*text) {
+        (text, cause) = (inner.to_string(), inner.source());
+    }
     while let Some(error) = cause {
         let next = error.to_string();
         if !text.contains(&next) {

@@ -1,9 +1,9 @@
 //! [`Incoming`]: the listener of a registered server.
 
 use super::Connection;
-use crate::Error;
 use crate::life::Life;
 use crate::registrar::{Entry, Shared};
+use crate::{Error, Registration};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +34,9 @@ pub struct Incoming {
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     entry: Arc<Entry>,
     shared: Arc<Shared>,
+    /// A server that accepts is not abandoned, though nobody else may hold the handle: whoever
+    /// spawns it must not have to keep the registration alive besides.
+    _registration: Registration,
 }
 
 /// Binds `addr` as tonic does.
@@ -52,6 +55,7 @@ impl Incoming {
         listener: TcpListener,
         entry: Arc<Entry>,
         shared: Arc<Shared>,
+        registration: Registration,
     ) -> Result<Self, Error> {
         let local = listener.local_addr().map_err(|source| Error::Listen {
             addr: SocketAddr::from(([0, 0, 0, 0], 0)),
@@ -69,6 +73,7 @@ impl Incoming {
             drain: Box::pin(entry.life.drain.clone().cancelled_owned()),
             entry,
             shared,
+            _registration: registration,
         })
     }
 

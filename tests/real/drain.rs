@@ -125,6 +125,43 @@ async fn a_stream_that_ends_in_time_is_not_cut() {
 }
 
 #[tokio::test]
+async fn whoever_spawns_a_server_need_not_hold_the_handle() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let key = greeter.key();
+    let mut client = greeter.client().await;
+    let Greeter {
+        registration,
+        shutdown,
+        served,
+        ..
+    } = greeter;
+    drop(registration);
+    tokio::time::sleep(SEC).await;
+    assert!(observer.keys().contains_key(&key), "the listener holds it");
+    let request = StreamRequest {
+        name: "x".into(),
+        count: 50,
+        interval_ms: 20,
+    };
+    let mut hellos = client.stream_hellos(request).await.unwrap().into_inner();
+    shutdown.cancel();
+    let mut count = 0;
+    while hellos.message().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 50, "and the drain is not skipped when it goes");
+    drop(client);
+    let closed = tokio::time::timeout(LONG, served)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(closed, Closed::Deregistered);
+}
+
+#[tokio::test]
 async fn what_outlives_the_drain_timeout_ends_with_unavailable() {
     let etcd = Etcd::start().await;
     let configure =

@@ -1,0 +1,189 @@
+//! [`HealthWitness`]: what the server says about itself, written down over streams that stay open.
+
+use crate::server::connect;
+use crate::timeline::Fail;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+use tonic::transport::Channel;
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus as Wire;
+use tonic_health::pb::health_client::HealthClient;
+
+/// Watches the health of the registration (`etcd.registration`) and the overall one (`""`).
+#[derive(Debug)]
+pub(crate) struct HealthWitness {
+    channel: Channel,
+    reports: Arc<Mutex<Vec<Report>>>,
+    watches: Vec<AbortHandle>,
+}
+
+/// One message of a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub(crate) at: Instant,
+    pub(crate) name: &'static str,
+    /// `None`: the stream ended.
+    pub(crate) says: Option<ServingStatus>,
+}
+
+pub(crate) const NAMES: [&str; 2] = [tonic_etcd::HEALTH_NAME, ""];
+
+// === impl HealthWitness ===
+
+impl HealthWitness {
+    /// Opens both streams, and waits for the first word on each.
+    pub(crate) async fn open(addr: SocketAddr) -> Result<Self, Fail> {
+        let channel = connect(addr).await;
+        let channel = channel.map_err(|error| Fail::new("a connection for health", error))?;
+        let mut witness = Self {
+            channel,
+            reports: Arc::default(),
+            watches: vec![],
+        };
+        for name in NAMES {
+            witness.watch(name).await.map_err(|status| {
+                Fail::new(format!("a health Watch of {name:?}"), status.to_string())
+            })?;
+        }
+        for name in NAMES {
+            witness
+                .says(
+                    name,
+                    |said| said.is_some(),
+                    "something",
+                    Duration::from_secs(5),
+                )
+                .await?;
+        }
+        Ok(witness)
+    }
+
+    /// Asks once.
+    pub(crate) async fn check(&self, name: &str) -> Result<ServingStatus, Fail> {
+        let request = HealthCheckRequest {
+            service: name.to_owned(),
+        };
+        match HealthClient::new(self.channel.clone()).check(request).await {
+            Ok(response) => Ok(status(response.get_ref().status())),
+            Err(error) => Err(Fail::new(
+                format!("an answer about the health of {name:?}"),
+                error.to_string(),
+            )),
+        }
+    }
+
+    /// The number of reports so far.
+    pub(crate) fn mark(&self) -> usize {
+        self.reports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// The reports since a [`mark`](Self::mark).
+    pub(crate) fn since(&self, mark: usize) -> Vec<Report> {
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.iter().skip(mark).cloned().collect()
+    }
+
+    /// Waits until the registration is `SERVING`.
+    pub(crate) async fn serving(&self, limit: Duration) -> Result<(), Fail> {
+        let serving = |said: &Option<&Report>| {
+            said.is_some_and(|report| report.says == Some(ServingStatus::Serving))
+        };
+        self.says(NAMES[0], serving, "SERVING", limit).await
+    }
+
+    /// For how long in all the registration was not `SERVING` since a [`mark`](Self::mark).
+    pub(crate) fn gap(&self, mark: usize) -> Duration {
+        let (mut gap, mut since) = (Duration::ZERO, None);
+        for report in self
+            .since(mark)
+            .iter()
+            .filter(|report| report.name == NAMES[0])
+        {
+            match report.says {
+                Some(ServingStatus::Serving) => {
+                    gap += since
+                        .take()
+                        .map_or(Duration::ZERO, |since| report.at - since);
+                }
+                _ => since = since.or(Some(report.at)),
+            }
+        }
+        gap + since.map_or(Duration::ZERO, |since: Instant| since.elapsed())
+    }
+
+    async fn watch(&mut self, name: &'static str) -> Result<(), Status> {
+        let request = HealthCheckRequest {
+            service: name.to_owned(),
+        };
+        let watch = HealthClient::new(self.channel.clone())
+            .watch(request)
+            .await?;
+        let (mut watch, reports) = (watch.into_inner(), self.reports.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let said = watch.message().await.ok().flatten();
+                let says = said.map(|said| status(said.status()));
+                let report = Report {
+                    at: Instant::now(),
+                    name,
+                    says,
+                };
+                reports
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(report);
+                if says.is_none() {
+                    break;
+                }
+            }
+        });
+        self.watches.push(task.abort_handle());
+        Ok(())
+    }
+
+    async fn says(
+        &self,
+        name: &str,
+        look: impl Fn(&Option<&Report>) -> bool,
+        expected: &str,
+        limit: Duration,
+    ) -> Result<(), Fail> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let reports = self.since(0);
+            let last = reports.iter().rfind(|report| report.name == name);
+            if look(&last) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Fail::new(
+                    format!("health of {name:?} to say {expected} within {limit:?}"),
+                    last.map_or("nothing".to_owned(), |last| format!("{:?}", last.says)),
+                ));
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+impl Drop for HealthWitness {
+    fn drop(&mut self) {
+        self.watches.iter().for_each(AbortHandle::abort);
+    }
+}
+
+fn status(wire: Wire) -> ServingStatus {
+    match wire {
+        Wire::Serving => ServingStatus::Serving,
+        Wire::NotServing => ServingStatus::NotServing,
+        Wire::Unknown | Wire::ServiceUnknown => ServingStatus::Unknown,
+    }
+}

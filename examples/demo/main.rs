@@ -1,0 +1,145 @@
+//! What happens to a registration in production, on one terminal, in about fifteen seconds.
+//!
+//! ```sh
+//! make demo              # or: cargo run --release --example demo
+//! ```
+//!
+//! A real etcd of our own on loopback, a greeter that is registered in it with the default settings, and one mishap after
+//! the other. What the library believes proves nothing, so every claim is checked by witnesses that know nothing of it:
+//! a watcher of etcd, a client of the gRPC health service, and callers of the greeter.
+//!
+//! | file | |
+//! |---|---|
+//! | `steps/` | the play, act by act |
+//! | `stage.rs` | [`Stage`]: etcd, its watcher, and the hand of "somebody else" |
+//! | `server.rs` | [`Server`](server::Server): the one who is registered, and how to call it |
+//! | `health.rs` | [`HealthWitness`](health::HealthWitness): what the server says about itself |
+//! | `timeline.rs` | [`Timeline`]: what you see |
+
+mod health;
+mod server;
+mod stage;
+mod steps;
+mod timeline;
+
+#[path = "../greeter/mod.rs"]
+mod greeter;
+
+/// The real etcd process and the watcher are those of the tests. They panic where a test would: when there is no etcd.
+#[path = "../../tests/support"]
+#[allow(dead_code, unreachable_pub)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod support {
+    pub mod etcd;
+    pub mod observer;
+    pub mod ports;
+}
+
+use clap::Parser;
+use stage::Stage;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use timeline::Timeline;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Shows a registration living through what happens in production, and checks every step.
+///
+/// Starts an etcd of its own ($ETCD, or `etcd` on the PATH) on loopback, with its data in a
+/// temporary directory; nothing is left behind. Exit code 0 if every step held, 1 if one did not,
+/// 130 if it was interrupted. NO_COLOR is respected; RUST_LOG=tonic_etcd=debug shows what the
+/// library does.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+struct Args {
+    /// How long etcd is down when it keeps its data; its start takes another one or two seconds
+    #[arg(long, env = "DEMO_DOWN", default_value = "1500ms", value_name = "TIME")]
+    #[arg(value_parser = humantime::parse_duration)]
+    down: Duration,
+}
+
+/// Who SIGTERM is for.
+#[derive(Debug, Clone, Default)]
+struct Stops {
+    /// Stops the server: the application's own shutdown token.
+    server: CancellationToken,
+    /// The demo is about to send SIGTERM to itself.
+    server_only: Arc<AtomicBool>,
+    /// Stops the demo.
+    demo: CancellationToken,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+
+    // A step that panics is a step that failed, and the play goes on. One line is enough for it.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+    let stops = Stops::default();
+    if let Err(error) = stops.listen() {
+        eprintln!("error: cannot listen for signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    let mut timeline = Timeline::start();
+    tokio::select! {
+        all_held = play(args, stops.clone(), &mut timeline) => match all_held {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        },
+        // Whatever was under way is dropped, and etcd with it.
+        () = stops.demo.cancelled() => {
+            eprintln!("interrupted");
+            ExitCode::from(130)
+        }
+    }
+}
+
+/// The whole play. Says whether every step held.
+async fn play(args: Args, stops: Stops, timeline: &mut Timeline) -> bool {
+    match Stage::raise(args, stops).await {
+        Ok(mut stage) => {
+            timeline.note(&format!(
+                "etcd {} runs at {}, on data of its own",
+                stage.version,
+                stage.etcd.endpoint()
+            ));
+            steps::play(&mut stage, timeline).await;
+            stage.strike().await;
+        }
+        Err(fail) => timeline.failed(&fail),
+    }
+    timeline.curtain()
+}
+
+// === impl Stops ===
+
+impl Stops {
+    fn listen(&self) -> std::io::Result<()> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        tokio::spawn(self.clone().sort(interrupt, terminate));
+        Ok(())
+    }
+
+    async fn sort(self, mut interrupt: Signal, mut terminate: Signal) {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => self.demo.cancel(),
+                _ = terminate.recv() => match self.server_only.swap(false, Ordering::AcqRel) {
+                    true => self.server.cancel(),
+                    false => self.demo.cancel(),
+                },
+            }
+        }
+    }
+}

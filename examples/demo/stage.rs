@@ -1,0 +1,264 @@
+//! [`Stage`]: etcd, its watcher, and the hand of "somebody else". None of them knows the library.
+
+use crate::health::HealthWitness;
+use crate::server::Server;
+use crate::support::etcd::Etcd;
+use crate::support::observer::{Event, Held, Kind, Observer};
+use crate::timeline::Fail;
+use crate::{Args, Stops};
+use etcd_client::{Client, Error};
+use futures_util::FutureExt as _;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Everything the steps act on.
+pub(crate) struct Stage {
+    pub(crate) args: Args,
+    pub(crate) stops: Stops,
+    pub(crate) etcd: Etcd,
+    pub(crate) version: String,
+    /// Sees every PUT and DELETE, whatever happens to etcd.
+    pub(crate) observer: Observer,
+    /// Somebody else, with full access to etcd.
+    pub(crate) hand: Client,
+    pub(crate) server: Option<Server>,
+    pub(crate) health: Option<HealthWitness>,
+    /// The key, what it should hold, and its lease of now.
+    pub(crate) key: String,
+    pub(crate) value: Vec<u8>,
+    pub(crate) lease: i64,
+    markers: usize,
+}
+
+/// Far more than anything here should take: it tells broken from slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the server serves on after its key is gone.
+pub(crate) const SETTLE: Duration = Duration::from_millis(500);
+/// The library's default.
+pub(crate) const TTL: Duration = Duration::from_secs(5);
+const PREFIX: &str = "/services/";
+/// One call to etcd by hand.
+const CALL: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(2);
+/// How many events a failure shows.
+const SHOWN: usize = 5;
+
+// === impl Stage ===
+
+impl Stage {
+    /// Starts etcd, and watches it before anything happens.
+    pub(crate) async fn raise(args: Args, stops: Stops) -> Result<Self, Fail> {
+        let etcd = guarded("an etcd of our own", async { Ok(Etcd::start().await) }).await?;
+        let mut hand = etcd.client().await;
+        let version = by_hand("the version of etcd", hand.status())
+            .await?
+            .version()
+            .to_owned();
+        let observer = Observer::start(etcd.endpoint(), PREFIX).await;
+        let key = format!("{PREFIX}greeter/127.0.0.1/{}", std::process::id());
+        Ok(Self {
+            args,
+            stops,
+            etcd,
+            version,
+            observer,
+            hand,
+            server: None,
+            health: None,
+            key,
+            value: vec![],
+            lease: 0,
+            markers: 0,
+        })
+    }
+
+    /// Takes everything down, etcd last.
+    pub(crate) async fn strike(mut self) {
+        self.health = None;
+        self.server = None;
+        self.etcd.kill().await;
+    }
+
+    /// What most steps need: etcd answers, and the key is there as it should be.
+    pub(crate) async fn steady(&mut self) -> Result<(), Fail> {
+        if self.value.is_empty() {
+            return Err(Fail::new("a registered server", "it never came up"));
+        }
+        if !self.etcd.is_up() || self.serving().await.is_err() {
+            self.etcd.kill().await;
+            self.etcd.start_again();
+            self.serving().await?;
+        }
+        let (key, value) = (&self.key, &self.value);
+        let expected = format!("the key {key} in place");
+        let in_place = || {
+            self.observer
+                .keys()
+                .remove(key)
+                .filter(|held| held.value == *value)
+        };
+        self.lease = self.wait(&expected, PATIENCE, in_place).await?.lease;
+        Ok(())
+    }
+
+    /// When etcd first answered.
+    pub(crate) async fn serving(&self) -> Result<Instant, Fail> {
+        let serving = self.etcd.serving().await;
+        serving.map_err(|why| Fail::new("etcd to answer", why))
+    }
+
+    /// What happened to the key, or to all of etcd, since a mark of the observer.
+    pub(crate) fn happened(&self, mark: usize) -> Vec<Event> {
+        let concerns_us = |event: &Event| event.key == self.key || event.kind == Kind::Reset;
+        self.observer
+            .events()
+            .into_iter()
+            .skip(mark)
+            .filter(concerns_us)
+            .collect()
+    }
+
+    /// Waits until `look` finds what it wants in what [`happened`](Self::happened).
+    pub(crate) async fn see<T>(
+        &self,
+        expected: &str,
+        mark: usize,
+        look: impl Fn(&[Event]) -> Option<T>,
+    ) -> Result<T, Fail> {
+        self.wait(expected, PATIENCE, || look(&self.happened(mark)))
+            .await
+    }
+
+    /// What the key holds, by the observer.
+    pub(crate) fn held(&self) -> Option<Held> {
+        self.observer.keys().remove(&self.key)
+    }
+
+    /// Waits until etcd says that the lease has been renewed: its time left has gone up.
+    pub(crate) async fn renewed(&mut self) -> Result<Instant, Fail> {
+        let expected = format!("a renewal of lease {:x} within {PATIENCE:?}", self.lease);
+        let deadline = Instant::now() + PATIENCE;
+        let (mut last, mut seen) = (None, "no answer".to_owned());
+        while Instant::now() < deadline {
+            match timeout(
+                CALL,
+                self.hand.lease_client().time_to_live(self.lease, None),
+            )
+            .await
+            {
+                Ok(Ok(left)) if last.is_some_and(|last| left.ttl() > last) => {
+                    return Ok(Instant::now());
+                }
+                Ok(Ok(left)) => {
+                    last = Some(left.ttl());
+                    seen = format!("{} s left, and going down", left.ttl());
+                }
+                Ok(Err(error)) => seen = error.to_string(),
+                Err(_) => seen = format!("no answer within {CALL:?}"),
+            }
+            sleep(POLL * 5).await;
+        }
+        Err(Fail::new(expected, seen))
+    }
+
+    /// Waits until a plain read finds the key with its value.
+    pub(crate) async fn found(&mut self) -> Result<Instant, Fail> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let read = by_hand("a read of the key", self.hand.get(self.key.as_str(), None)).await;
+            let seen = match &read {
+                Ok(read) if read.kvs().iter().any(|kv| kv.value() == self.value) => {
+                    return Ok(Instant::now());
+                }
+                Ok(read) => format!("{:?}", read.kvs()),
+                Err(fail) => fail.seen().to_owned(),
+            };
+            if Instant::now() > deadline {
+                let expected = format!("the key {} within {PATIENCE:?}", self.key);
+                return Err(Fail::new(expected, seen));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// The leases that exist.
+    pub(crate) async fn leases(&mut self) -> Result<Vec<i64>, Fail> {
+        let leases = by_hand("a list of leases", self.hand.leases()).await?;
+        Ok(leases
+            .leases()
+            .iter()
+            .map(etcd_client::LeaseStatus::id)
+            .collect())
+    }
+
+    /// Makes sure that the observer has seen all there is: a marker put now reaches it, and comes after everything else.
+    pub(crate) async fn caught_up(&mut self) -> Result<(), Fail> {
+        self.markers += 1;
+        let marker = format!("{PREFIX}marker/{}", self.markers);
+        by_hand("a marker in etcd", self.hand.put(marker.as_str(), "", None)).await?;
+        let seen = || self.observer.keys().contains_key(&marker).then_some(());
+        self.wait("the watcher to see a marker", PATIENCE, seen)
+            .await
+    }
+
+    async fn wait<T>(
+        &self,
+        expected: &str,
+        limit: Duration,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Result<T, Fail> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(found) = look() {
+                return Ok(found);
+            }
+            if Instant::now() > deadline {
+                let seen = show(&self.observer.events());
+                return Err(Fail::new(format!("{expected} within {limit:?}"), seen));
+            }
+            sleep(POLL).await;
+        }
+    }
+}
+
+/// The last events, for people.
+pub(crate) fn show(events: &[Event]) -> String {
+    if events.is_empty() {
+        return "no event at all".to_owned();
+    }
+    let from = events.len().saturating_sub(SHOWN);
+    let shown: Vec<_> = events[from..]
+        .iter()
+        .map(|event| format!("{:?} ago {event:?}", event.at.elapsed()))
+        .collect();
+    let indent = "\n                    ";
+    format!(
+        "{} events, the last of them:{indent}{}",
+        events.len(),
+        shown.join(indent)
+    )
+}
+
+/// The harness of the tests panics where a test would. Here that is a step that failed.
+pub(crate) async fn guarded<T>(
+    expected: &str,
+    step: impl Future<Output = Result<T, Fail>>,
+) -> Result<T, Fail> {
+    match AssertUnwindSafe(step).catch_unwind().await {
+        Ok(done) => done,
+        Err(_) => Err(Fail::new(expected, "a panic, which is told of above")),
+    }
+}
+
+/// One call to etcd, bounded.
+pub(crate) async fn by_hand<T>(
+    expected: &str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Fail> {
+    match timeout(CALL, call).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(Fail::new(expected, error.to_string())),
+        Err(_) => Err(Fail::new(expected, format!("no answer within {CALL:?}"))),
+    }
+}

@@ -1,0 +1,78 @@
+//! A server comes up, is in etcd a moment later, and says so.
+
+use crate::health::{HealthWitness, NAMES};
+use crate::server::Server;
+use crate::stage::{SETTLE, Stage, TTL, by_hand};
+use crate::support::observer::{Event, Kind};
+use crate::timeline::{Fail, Timeline, time};
+use tonic_etcd::InstanceJson;
+use tonic_health::ServingStatus;
+
+pub(super) async fn appear(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
+    let mark = stage.observer.mark();
+    let etcd = stage.etcd.endpoint();
+    let server = Server::start(&etcd, SETTLE, stage.stops.server.clone());
+    let server = server.map_err(|error| Fail::new("a server", error.to_string()))?;
+    let (addr, bound) = (server.addr, server.bound);
+    stage.server = Some(server);
+    timeline.note(&format!("a greeter listens on {addr}"));
+
+    let expected = format!("a PUT of {}", stage.key);
+    let first = |events: &[Event]| events.first().cloned();
+    let put = stage.see(&expected, mark, first).await?;
+    let value = String::from_utf8_lossy(&put.value).into_owned();
+    Fail::unless(
+        put.kind == Kind::Put && put.lease != 0,
+        "a PUT under a lease",
+        || format!("{put:?}"),
+    )?;
+    timeline.held(&format!(
+        "visible in etcd {} after it was bound",
+        time(put.at - bound)
+    ));
+    timeline.detail("key", &put.key);
+    timeline.detail("value", &value);
+    timeline.detail("lease", format_args!("{:x}", put.lease));
+
+    let address = serde_json::from_str(&value).map(|instance: InstanceJson| instance.address);
+    let told = address
+        .as_ref()
+        .is_ok_and(|address| *address == addr.to_string());
+    Fail::unless(told, format!("{addr} as the address in the value"), || {
+        format!("{address:?}")
+    })?;
+    (stage.value, stage.lease) = (put.value, put.lease);
+    let mut leases = stage.hand.lease_client();
+    let granted = by_hand("the lease", leases.time_to_live(put.lease, None))
+        .await?
+        .granted_ttl();
+    let expected = format!("a lease of {TTL:?}");
+    Fail::unless(granted == TTL.as_secs() as i64, expected, || {
+        format!("{granted} s")
+    })?;
+    timeline.held(&format!(
+        "it tells the address of the greeter, under a lease of {granted} s"
+    ));
+
+    let reply = Server::call(addr).await?;
+    timeline.held(&format!("a call is answered: {reply:?}"));
+    Ok(())
+}
+
+pub(super) async fn health(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
+    let Some(server) = &stage.server else {
+        return Ok(());
+    };
+    let witness = HealthWitness::open(server.addr).await?;
+    for name in NAMES {
+        let says = witness.check(name).await?;
+        let expected = format!("{name:?} to be SERVING");
+        Fail::unless(says == ServingStatus::Serving, expected, || {
+            says.to_string()
+        })?;
+        timeline.held(&format!("{name:?} is SERVING"));
+    }
+    timeline.note("both are watched from now on, over streams that stay open");
+    stage.health = Some(witness);
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! SIGTERM: found by nobody first, closed second, gone last.
+
+use crate::health::NAMES;
+use crate::server::{GREETINGS, Server};
+use crate::stage::{PATIENCE, SETTLE, Stage, by_hand, show};
+use crate::support::observer::Kind;
+use crate::timeline::{Fail, Timeline, time};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tonic_etcd::Closed;
+use tonic_health::ServingStatus;
+
+/// Events reach us over different connections: which of two came first is known this exactly.
+const TOLERANCE: Duration = Duration::from_millis(20);
+/// The pause between two connections.
+const KNOCK: Duration = Duration::from_millis(5);
+
+/// What somebody found who connected again and again.
+struct Knocks {
+    accepted: usize,
+    /// When the first one was refused, and how.
+    refused: Instant,
+    why: String,
+}
+
+pub(super) async fn leave(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
+    let Some(addr) = stage.server.as_ref().map(|server| server.addr) else {
+        return Ok(());
+    };
+    let mark = stage.observer.mark();
+    let reports = stage.health.as_ref().map_or(0, |health| health.mark());
+    let stream = Server::stream(addr).await?;
+    let knocks = tokio::spawn(knock(addr));
+
+    stage.stops.server_only.store(true, Ordering::Release);
+    let sent = Instant::now();
+    terminate_ourselves().await?;
+    timeline.note("SIGTERM, with a request of two seconds in flight");
+
+    let gone = stage
+        .see("a DELETE of the key", mark, |events| {
+            events
+                .iter()
+                .find(|event| event.kind == Kind::Delete)
+                .cloned()
+        })
+        .await?;
+    timeline.held(&format!(
+        "the key is gone {} after the signal",
+        time(gone.at - sent)
+    ));
+    told_before(stage, timeline, reports, gone.at)?;
+    Server::call(addr).await?;
+    timeline.held("who still has the address is served: a new call is answered");
+
+    let knocks = finished(knocks, "the port to close").await?;
+    let open = knocks.refused.saturating_duration_since(gone.at);
+    let expected = format!("the port to stay open for {SETTLE:?} after the DELETE");
+    Fail::unless(open + TOLERANCE >= SETTLE, expected, || {
+        format!("refused after {}: {}", time(open), knocks.why)
+    })?;
+    timeline.held(&format!(
+        "the port closed {} after the DELETE; all {} connections until then were accepted",
+        time(open),
+        knocks.accepted
+    ));
+
+    let greetings = finished(stream, "the request in flight to end").await?;
+    let expected = format!("all {GREETINGS} messages of the request in flight");
+    Fail::unless(greetings == GREETINGS, expected, || format!("{greetings}"))?;
+    timeline.held(&format!(
+        "the request in flight got all of its {GREETINGS} messages"
+    ));
+    ended(stage, timeline, mark).await
+}
+
+/// Health left first, and only then the key.
+fn told_before(
+    stage: &Stage,
+    timeline: &mut Timeline,
+    reports: usize,
+    gone: Instant,
+) -> Result<(), Fail> {
+    let Some(health) = &stage.health else {
+        return Ok(());
+    };
+    for name in NAMES {
+        let said = health.since(reports);
+        let told = said
+            .iter()
+            .find(|report| report.name == name && report.says == Some(ServingStatus::NotServing));
+        let expected = format!("{name:?} to say NOT_SERVING before the DELETE");
+        let told = told.ok_or_else(|| Fail::new(&expected, format!("{said:?}")))?;
+        let late = told.at.saturating_duration_since(gone);
+        Fail::unless(late <= TOLERANCE, expected, || {
+            format!("{} after it", time(late))
+        })?;
+    }
+    timeline.held("health said NOT_SERVING before that, under both names");
+    Ok(())
+}
+
+async fn ended(stage: &mut Stage, timeline: &mut Timeline, mark: usize) -> Result<(), Fail> {
+    let Some(server) = &mut stage.server else {
+        return Ok(());
+    };
+    let closed = server.ended(PATIENCE).await?;
+    Fail::unless(
+        closed == Closed::Deregistered,
+        "a server that deregistered",
+        || format!("{closed:?}"),
+    )?;
+    timeline.held("serving has ended, and says: deregistered");
+
+    stage.caught_up().await?;
+    let happened = stage.happened(mark);
+    Fail::unless(
+        happened.len() == 1,
+        "one DELETE and nothing after it",
+        || show(&happened),
+    )?;
+    let leases = stage.leases().await?;
+    Fail::unless(leases.is_empty(), "no lease left behind", || {
+        format!("{leases:x?}")
+    })?;
+    let left = by_hand("the key", stage.hand.get(stage.key.as_str(), None)).await?;
+    Fail::unless(left.kvs().is_empty(), "no key left behind", || {
+        format!("{left:?}")
+    })?;
+    timeline.held("nothing is left in etcd: no key, no lease, and nothing came after the DELETE");
+    Ok(())
+}
+
+/// Connects again and again until that is refused.
+async fn knock(addr: SocketAddr) -> Knocks {
+    let mut accepted = 0;
+    loop {
+        if let Err(error) = TcpStream::connect(addr).await {
+            return Knocks {
+                accepted,
+                refused: Instant::now(),
+                why: error.to_string(),
+            };
+        }
+        accepted += 1;
+        sleep(KNOCK).await;
+    }
+}
+
+/// What an orchestrator does.
+async fn terminate_ourselves() -> Result<(), Fail> {
+    let pid = std::process::id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status().await;
+    match sent {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(Fail::new("`kill` to send SIGTERM", format!("{other:?}"))),
+    }
+}
+
+async fn finished<T>(task: JoinHandle<T>, expected: &str) -> Result<T, Fail> {
+    match timeout(PATIENCE, task).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(Fail::new(expected, error.to_string())),
+        Err(_) => Err(Fail::new(
+            expected,
+            format!("it has not within {PATIENCE:?}"),
+        )),
+    }
+}

@@ -1,0 +1,160 @@
+//! [`Timeline`]: what the audience sees, with the time since the beginning in front of it.
+
+use std::env;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write, stdout};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A line. Nobody may be there to read it: the play goes on.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(stdout(), $($text)*);
+    }};
+}
+
+/// Prints, and counts what held.
+#[derive(Debug)]
+pub(crate) struct Timeline {
+    began: Instant,
+    colours: bool,
+    held: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// What was expected and did not come, and what was seen instead.
+#[derive(Debug)]
+pub(crate) struct Fail {
+    expected: String,
+    seen: String,
+}
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+
+// === impl Timeline ===
+
+impl Timeline {
+    /// Begins now. Colours are for terminals, and for those who want them.
+    pub(crate) fn start() -> Self {
+        let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            began: Instant::now(),
+            colours: stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+            held: 0,
+            failed: 0,
+            skipped: 0,
+        }
+    }
+
+    /// A new step.
+    pub(crate) fn step(&self, number: usize, title: &str) {
+        say!("\n{}", self.paint(BOLD, format!("{number}  {title}")));
+    }
+
+    /// Something that was done, or is worth knowing.
+    pub(crate) fn note(&self, text: &str) {
+        self.line(&self.paint(DIM, "·"), text);
+    }
+
+    /// A check that held.
+    pub(crate) fn held(&mut self, text: &str) {
+        self.held += 1;
+        self.line(&self.paint(GREEN, "✓"), text);
+    }
+
+    /// More about the line before.
+    pub(crate) fn detail(&self, name: &str, value: impl Display) {
+        say!(
+            "              {} {value}",
+            self.paint(DIM, format!("{name:<6}"))
+        );
+    }
+
+    /// A check that did not hold.
+    pub(crate) fn failed(&mut self, fail: &Fail) {
+        self.failed += 1;
+        self.line(&self.paint(RED, "✗ expected:"), &fail.expected);
+        say!("              {} {}", self.paint(RED, "seen:"), fail.seen);
+    }
+
+    /// A step that makes no sense any more.
+    pub(crate) fn skipped(&mut self, why: &Fail) {
+        self.skipped += 1;
+        self.line(
+            &self.paint(YELLOW, "- skipped:"),
+            &format!("it needs {}", why.expected),
+        );
+        say!("              {} {}", self.paint(YELLOW, "but:"), why.seen);
+    }
+
+    /// The last line. Says whether everything held.
+    pub(crate) fn curtain(&self) -> bool {
+        let took = format!("{:.1} s", self.began.elapsed().as_secs_f64());
+        let all_held = self.failed == 0 && self.skipped == 0;
+        if all_held {
+            let verdict = format!("All {} checks held, in {took}.", self.held);
+            say!("\n{}", self.paint(GREEN, verdict));
+        } else {
+            let verdict = format!(
+                "{} checks held, {} failed and {} steps were skipped, in {took}.",
+                self.held, self.failed, self.skipped
+            );
+            say!("\n{}", self.paint(RED, verdict));
+        }
+        all_held
+    }
+
+    fn line(&self, sign: &str, text: &str) {
+        let elapsed = format!("{:>8.3} s", self.began.elapsed().as_secs_f64());
+        say!("{}  {sign} {text}", self.paint(DIM, elapsed));
+    }
+
+    fn paint(&self, colour: &str, text: impl Display) -> String {
+        match self.colours {
+            true => format!("\x1b[{colour}m{text}\x1b[0m"),
+            false => text.to_string(),
+        }
+    }
+}
+
+// === impl Fail ===
+
+impl Fail {
+    pub(crate) fn new(expected: impl Into<String>, seen: impl Into<String>) -> Self {
+        Self {
+            expected: expected.into(),
+            seen: seen.into(),
+        }
+    }
+
+    pub(crate) fn seen(&self) -> &str {
+        &self.seen
+    }
+
+    /// `Ok` if it is true.
+    pub(crate) fn unless(
+        holds: bool,
+        expected: impl Into<String>,
+        seen: impl FnOnce() -> String,
+    ) -> Result<(), Self> {
+        match holds {
+            true => Ok(()),
+            false => Err(Self::new(expected, seen())),
+        }
+    }
+}
+
+/// A duration as people read it.
+pub(crate) fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        seconds => format!("{seconds:.2} s"),
+    }
+}

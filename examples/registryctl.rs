@@ -1,0 +1,220 @@
+//! Shows who is registered: a look at what servers put into etcd, from the outside.
+//!
+//! ```sh
+//! cargo run --example registryctl -- list
+//! cargo run --example registryctl -- watch --name greeter
+//! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `registryctl/member.rs` | where to dial, and how securely |
+//! | `registryctl/source.rs` | [`Source`]: the one room that calls etcd |
+//! | `registryctl/follow.rs` | list, watch, and again after every trouble |
+//! | `registryctl/entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as that goes |
+//! | `registryctl/registry.rs` | what is known, and since when; pure |
+//! | `registryctl/table.rs` | rows and columns; pure |
+//! | `registryctl/list.rs`, `watch.rs` | the two commands |
+//! | `registryctl/screen.rs` | the terminal, or one line per change |
+
+#[path = "registryctl/entry.rs"]
+mod entry;
+#[path = "registryctl/follow.rs"]
+mod follow;
+#[path = "registryctl/list.rs"]
+mod list;
+#[path = "registryctl/member.rs"]
+mod member;
+#[path = "registryctl/registry.rs"]
+mod registry;
+#[path = "registryctl/screen.rs"]
+mod screen;
+#[path = "registryctl/source.rs"]
+mod source;
+#[path = "registryctl/table.rs"]
+mod table;
+#[path = "registryctl/watch.rs"]
+mod watch;
+
+use clap::{Parser, Subcommand};
+use source::Source;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Shows who is registered in etcd.
+///
+/// Exit code 0 if all went well, 1 if no etcd could be asked, 2 if the command line or the
+/// environment is wrong. NO_COLOR is respected.
+///
+/// NAME and ADDRESS are those of the JSON that servers write by default; of other values, what
+/// the key {prefix}/{name}/{ip}/{pid} tells. VALUE is the rest of the JSON, or the whole of
+/// another value, shortened; control characters are shown as escapes. TTL LEFT is what etcd says
+/// is left of the lease: `none` for a key without one, which nobody would clean up, `?` if etcd
+/// did not say.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    #[command(flatten)]
+    scope: ScopeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows who is registered now
+    ///
+    /// etcd keeps no times, so nobody can say how old a key is. REVISION is that of its last
+    /// write: of two keys, the one with the higher revision was written later.
+    List {
+        /// One JSON object per line, with whole values
+        #[arg(long, env = "JSON")]
+        json: bool,
+    },
+    /// Shows who is registered, and every change, until ctrl-c
+    ///
+    /// On a terminal a table that is redrawn. AGE is the time since the last write was seen;
+    /// `>` means that it is older than that, because it was there when the watch began. Otherwise
+    /// a line for each change, with the seconds since the start: `=` was there when the watch
+    /// began, `+` appeared, `~` was written again, `-` went away, `!` trouble with etcd and its end.
+    ///
+    /// While etcd is out of reach the last known is shown; what changed meanwhile is found out
+    /// afterwards.
+    Watch,
+}
+
+/// Which etcd, as whom.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "etcd")]
+struct EtcdArgs {
+    /// Client URLs of etcd, separated by commas
+    #[arg(
+        long,
+        env = "ETCD_ENDPOINTS",
+        default_value = "http://127.0.0.1:2379",
+        global = true
+    )]
+    #[arg(value_delimiter = ',', value_name = "URL")]
+    etcd: Vec<String>,
+    /// User of etcd, if it asks for one
+    #[arg(long, env = "ETCD_USER", hide_env_values = true, global = true)]
+    user: Option<String>,
+    /// Password of that user; better given by the environment
+    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, global = true)]
+    password: Option<String>,
+    /// Certificates to trust with https, PEM
+    #[arg(long, env = "ETCD_CACERT", value_name = "FILE", global = true)]
+    cacert: Option<PathBuf>,
+    /// Certificate of ours, if etcd asks for one, PEM
+    #[arg(long, env = "ETCD_CERT", value_name = "FILE", global = true)]
+    cert: Option<PathBuf>,
+    /// Private key of that certificate, PEM
+    #[arg(long, env = "ETCD_KEY", value_name = "FILE", global = true)]
+    key: Option<PathBuf>,
+    /// How long to wait for one answer of one member
+    #[arg(
+        long,
+        env = "ETCD_TIMEOUT",
+        default_value = "2s",
+        value_name = "TIME",
+        global = true
+    )]
+    #[arg(value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// Which keys.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "What to show")]
+struct ScopeArgs {
+    /// What every key begins with
+    #[arg(long, env = "PREFIX", default_value = "/services", global = true)]
+    prefix: String,
+    /// Only the services of these names: what lies under {prefix}/{name}/
+    #[arg(long, env = "NAME", value_delimiter = ',', global = true)]
+    name: Vec<String>,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The command line or the environment is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// No member gave an answer; what each of them said instead.
+    #[error("cannot list what is registered:\n  {}", .0.join("\n  "))]
+    Unreachable(Vec<String>),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let failure = match run(&args).await {
+        Ok(()) => return ExitCode::SUCCESS,
+        // Whoever read our output has had enough of it: `registryctl list | head`.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(failure) => failure,
+    };
+    eprintln!("error: {failure}");
+    match failure {
+        Failure::Usage(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+async fn run(args: &Args) -> Result<(), Failure> {
+    let scope = args.scope.check()?;
+    let source = Source::new(&args.etcd, &scope)?;
+    match args.command {
+        Command::List { json } => list::run(source, &scope, json).await,
+        Command::Watch => watch::run(source, scope).await,
+    }
+}
+
+/// Which keys, checked.
+#[derive(Debug, Clone)]
+struct Scope {
+    /// Without slashes at its end.
+    prefix: String,
+    /// What to scan. Each ends with a slash: without it `greeter` would show `greeter2`, too.
+    scans: Vec<String>,
+}
+
+impl ScopeArgs {
+    fn check(&self) -> Result<Scope, Failure> {
+        let prefix = self.prefix.trim_end_matches('/');
+        if prefix.is_empty() {
+            let why = "--prefix is empty: name what the keys begin with, such as /services";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        if let Some(bad) = self
+            .name
+            .iter()
+            .find(|name| name.is_empty() || name.contains('/'))
+        {
+            let why = format!("--name {bad:?}: a name is one part of a key, not empty, no slash");
+            return Err(Failure::Usage(why));
+        }
+        let mut scans: Vec<_> = self
+            .name
+            .iter()
+            .map(|name| format!("{prefix}/{name}/"))
+            .collect();
+        if scans.is_empty() {
+            scans.push(format!("{prefix}/"));
+        }
+        scans.sort();
+        scans.dedup();
+        Ok(Scope {
+            prefix: prefix.to_owned(),
+            scans,
+        })
+    }
+}

@@ -1,0 +1,233 @@
+//! [`Entry`]: one key and what it holds, decoded as far as that goes. Others may have written it, so anything can be in it:
+//! nothing here fails, and nothing reaches a terminal that could steer it.
+
+use etcd_client::KeyValue;
+use std::fmt::Write as _;
+use tonic_etcd::InstanceJson;
+
+/// One key and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+    /// 0 for none.
+    pub(crate) lease: i64,
+    /// The revision of the write that made it.
+    pub(crate) created: i64,
+    /// The revision of its last write.
+    pub(crate) written: i64,
+}
+
+/// What a key and its value tell, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) name: String,
+    pub(crate) address: Option<String>,
+    /// The value without what the other two say.
+    pub(crate) rest: Vec<u8>,
+}
+
+/// The same, safe to print.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) rest: String,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Name and address: from the JSON that the library writes, else from the default key.
+    pub(crate) fn told(&self, prefix: &str) -> Told {
+        if let Ok(instance) = serde_json::from_slice::<InstanceJson>(&self.value) {
+            let InstanceJson { name, address, .. } = instance;
+            return Told {
+                name,
+                address: Some(address),
+                rest: rest_of_json(&self.value),
+            };
+        }
+        let key = self.key();
+        let below = key
+            .strip_prefix(prefix)
+            .unwrap_or(&key)
+            .trim_start_matches('/');
+        let segments: Vec<_> = below.split('/').collect();
+        let (name, address) = match segments[..] {
+            [name, ip, pid] if pid.bytes().all(|b| b.is_ascii_digit()) => (name, Some(ip)),
+            [name, ..] if !name.is_empty() => (name, None),
+            _ => (&*key, None),
+        };
+        Told {
+            name: name.to_owned(),
+            address: address.map(str::to_owned),
+            rest: self.value.clone(),
+        }
+    }
+
+    pub(crate) fn shown(&self, prefix: &str) -> Shown {
+        let Told {
+            name,
+            address,
+            rest,
+        } = self.told(prefix);
+        Shown {
+            name: escape(name.as_bytes()),
+            address: address.map_or("-".to_owned(), |address| escape(address.as_bytes())),
+            rest: escape(&rest),
+        }
+    }
+
+    /// Keys are text by habit, not by law.
+    pub(crate) fn key(&self) -> String {
+        String::from_utf8_lossy(&self.key).into_owned()
+    }
+}
+
+impl From<&KeyValue> for Entry {
+    fn from(kv: &KeyValue) -> Self {
+        Self {
+            key: kv.key().to_vec(),
+            value: kv.value().to_vec(),
+            lease: kv.lease(),
+            created: kv.create_revision(),
+            written: kv.mod_revision(),
+        }
+    }
+}
+
+/// What else the JSON of an instance says.
+fn rest_of_json(value: &[u8]) -> Vec<u8> {
+    match serde_json::from_slice(value) {
+        Ok(serde_json::Value::Object(mut fields)) => {
+            fields.remove("name");
+            fields.remove("address");
+            serde_json::Value::Object(fields).to_string().into_bytes()
+        }
+        _ => value.to_vec(),
+    }
+}
+
+/// Text that cannot steer a terminal: nothing of what [`steers`], no invalid UTF-8.
+pub(crate) fn escape(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match steers(char) {
+                true => shown.extend(char.escape_default()),
+                false => shown.push(char),
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
+}
+
+/// The same for JSON, which stays the same JSON: such characters occur in its strings only.
+pub(crate) fn escape_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for char in json.chars() {
+        if !steers(char) {
+            shown.push(char);
+            continue;
+        }
+        for unit in char.encode_utf16(&mut [0; 2]) {
+            let _ = write!(shown, "\\u{unit:04x}");
+        }
+    }
+    shown
+}
+
+/// Whether a character does something to a terminal, or to how the others are read: controls, and what is invisible or
+/// changes the direction of what follows.
+fn steers(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        )
+        || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(char, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(key: &str, value: &[u8]) -> Shown {
+        let (key, value) = (key.as_bytes().to_vec(), value.to_vec());
+        Entry {
+            key,
+            value,
+            lease: 1,
+            created: 1,
+            written: 1,
+        }
+        .shown("/services")
+    }
+
+    #[test]
+    fn json_of_the_library_tells_name_and_address() {
+        let value = br#"{"name":"greeter","id":"7","address":"[::1]:9000","later":[1]}"#;
+        let shown = shown("/services/elsewhere/x", value);
+        assert_eq!((&*shown.name, &*shown.address), ("greeter", "[::1]:9000"));
+        assert_eq!(shown.rest, r#"{"id":"7","later":[1]}"#);
+    }
+
+    #[test]
+    fn of_other_values_the_default_key_tells() {
+        for (key, name, address) in [
+            ("/services/greeter/10.1.2.3/42", "greeter", "10.1.2.3"),
+            ("/services/greeter/[::1]/42", "greeter", "[::1]"),
+            ("/services/greeter/10.1.2.3/x", "greeter", "-"),
+            ("/services/greeter/7587", "greeter", "-"),
+            ("/services/a/b/c/4", "a", "-"),
+            ("/services//", "/services//", "-"),
+        ] {
+            for value in [
+                &b"hello"[..],
+                b"",
+                br#"{"name":"half"}"#,
+                b"[1,2",
+                b"\xff\xfe",
+            ] {
+                let shown = shown(key, value);
+                assert_eq!((&*shown.name, &*shown.address), (name, address), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_steers_a_terminal_gets_through() {
+        let value = b"\x1b]0;owned\x07 \r\n\t \xff \xe2\x80\xae right \xc2\x9b2J";
+        let plain = shown("/services/a\x1b[2J/b/1", value);
+        assert_eq!(
+            plain.rest,
+            r"\u{1b}]0;owned\u{7} \r\n\t \xff \u{202e} right \u{9b}2J"
+        );
+        assert_eq!(plain.name, r"a\u{1b}[2J");
+        let json = br#"{"name":"\u001b[2J","id":"1","address":"\u001b[31m:1"}"#;
+        let json = shown("/services/a/b/1", json);
+        assert_eq!(
+            (&*json.name, &*json.address),
+            (r"\u{1b}[2J", r"\u{1b}[31m:1")
+        );
+    }
+
+    #[test]
+    fn escaped_json_is_the_same_json() {
+        let text = "\u{9b}2J \u{202e} \u{e0001} \x1b grüße \\ \" 👋";
+        let json = escape_json(&serde_json::to_string(text).unwrap());
+        assert!(!json.chars().any(steers), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
+
+    #[test]
+    fn readable_text_stays_as_it_is() {
+        let text = "grüße, 你好 'a' \"b\" \\ 👋";
+        assert_eq!(escape(text.as_bytes()), text);
+    }
+}

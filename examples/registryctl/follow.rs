@@ -1,0 +1,103 @@
+//! Following a registry: list, watch, and again from the start after every trouble.
+//!
+//! Listing anew each time is what makes this survive anything: a restart, another member, a compaction, and an etcd that
+//! has lost its data, whose revisions mean nothing any more.
+
+use crate::entry::Entry;
+use crate::source::{Event, Source, Ttls};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+/// What the follower has to tell.
+#[derive(Debug)]
+pub(crate) enum Update {
+    /// All there is, at the beginning and after each trouble.
+    Listed {
+        endpoint: Arc<str>,
+        entries: Vec<Entry>,
+    },
+    Happened(Vec<Event>),
+    /// What is left of the leases that were asked for.
+    Left(Ttls),
+    /// etcd is out of reach, and this is why.
+    Trouble(String),
+}
+
+/// Between two looks at whether etcd is there, and at leases.
+const PULSE: Duration = Duration::from_secs(1);
+/// Waits after trouble: brisk at first, for most of it is short.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Follows until the receiver is gone. `leases` are those whose time left is of interest.
+pub(crate) async fn follow(
+    source: Source,
+    updates: mpsc::Sender<Update>,
+    leases: watch::Receiver<Vec<i64>>,
+) {
+    let mut pause = FIRST_PAUSE;
+    for member in 0.. {
+        let mut worked = false;
+        let Err(why) = once(&source, member, &updates, &leases, &mut worked).await else {
+            return;
+        };
+        if updates.send(Update::Trouble(why)).await.is_err() {
+            return;
+        }
+        pause = if worked {
+            FIRST_PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
+        sleep(pause).await;
+    }
+}
+
+/// One connection, for as long as it lasts. `Ok` when there is nobody left to tell.
+async fn once(
+    source: &Source,
+    member: usize,
+    updates: &mpsc::Sender<Update>,
+    leases: &watch::Receiver<Vec<i64>>,
+    worked: &mut bool,
+) -> Result<(), String> {
+    let connection = source.connect(member).await?;
+    let listing = connection.list().await?;
+    let mut watch = connection.watch(&listing).await?;
+    *worked = true;
+    let (endpoint, entries) = (connection.endpoint.clone(), listing.entries);
+    if updates
+        .send(Update::Listed { endpoint, entries })
+        .await
+        .is_err()
+    {
+        return Ok(());
+    }
+    let pulse = async {
+        loop {
+            let wanted = leases.borrow().clone();
+            connection.alive().await?;
+            if !wanted.is_empty() {
+                let left = connection.ttls(wanted).await;
+                if updates.send(Update::Left(left)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            sleep(PULSE).await;
+        }
+    };
+    let events = async {
+        loop {
+            let events = watch.next().await?;
+            if updates.send(Update::Happened(events)).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        ended = pulse => ended,
+        ended = events => ended.map_err(|why: String| format!("{}: {why}", connection.endpoint)),
+    }
+}

@@ -1,0 +1,124 @@
+//! `registryctl list`: who is registered now.
+
+use crate::entry::{Entry, escape_json};
+use crate::source::{Connection, Listing, Source, Ttl, Ttls};
+use crate::table::{Table, cells};
+use crate::{Failure, Scope, screen};
+use serde::Serialize;
+use std::io::{BufWriter, IsTerminal, Write, stdout};
+
+/// One line of `--json`.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    key: String,
+    name: String,
+    address: Option<String>,
+    /// Hexadecimal, as everywhere in etcd's tools; numbers this large are not safe in JSON.
+    lease: Option<String>,
+    /// Seconds; `null` if there is no lease, or etcd did not say.
+    ttl_left: Option<i64>,
+    ttl_granted: Option<i64>,
+    /// The whole value, unless it is no text.
+    value: Option<&'a str>,
+    /// The whole value if it is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_hex: Option<String>,
+    create_revision: i64,
+    mod_revision: i64,
+}
+
+pub(crate) async fn run(source: Source, scope: &Scope, json: bool) -> Result<(), Failure> {
+    let (connection, listing) = first_answer(&source).await?;
+    let leases = listing
+        .entries
+        .iter()
+        .map(|entry| entry.lease)
+        .filter(|lease| *lease != 0);
+    let leases: std::collections::BTreeSet<_> = leases.collect();
+    let ttls = connection.ttls(leases).await;
+    if listing.entries.is_empty() {
+        eprintln!("nothing is registered under {}", scope.scans.join(", "));
+    }
+    let mut out = BufWriter::new(stdout().lock());
+    for line in match json {
+        true => json_lines(&listing.entries, scope, &ttls),
+        false => table(&listing.entries, scope, &ttls, width().await),
+    } {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Asks one member after the other.
+async fn first_answer(source: &Source) -> Result<(Connection, Listing), Failure> {
+    let mut said = vec![];
+    for member in 0..source.len() {
+        let asked = async {
+            let connection = source.connect(member).await?;
+            let listing = connection.list().await?;
+            Ok((connection, listing))
+        };
+        match asked.await {
+            Ok(answer) => return Ok(answer),
+            Err(why) => said.push(why),
+        }
+    }
+    Err(Failure::Unreachable(said))
+}
+
+async fn width() -> Option<usize> {
+    match stdout().is_terminal() {
+        true => Some(screen::size().await.width),
+        false => None,
+    }
+}
+
+fn table(entries: &[Entry], scope: &Scope, ttls: &Ttls, width: Option<usize>) -> Vec<String> {
+    let mut table = Table::new(["NAME", "ADDRESS", "LEASE", "TTL LEFT", "REVISION", "VALUE"]);
+    for entry in entries {
+        let ([name, address, lease, left], rest) = cells(entry, &scope.prefix, ttls);
+        table.push([name, address, lease, left, entry.written.to_string(), rest]);
+    }
+    table.lines(width)
+}
+
+fn json_lines(entries: &[Entry], scope: &Scope, ttls: &Ttls) -> Vec<String> {
+    let line = |entry| {
+        let line = serde_json::to_string(&Line::of(entry, scope, ttls));
+        escape_json(&line.unwrap_or_default())
+    };
+    entries.iter().map(line).collect()
+}
+
+// === impl Line ===
+
+impl<'a> Line<'a> {
+    fn of(entry: &'a Entry, scope: &Scope, ttls: &Ttls) -> Self {
+        let told = entry.told(&scope.prefix);
+        let (ttl_left, ttl_granted) = match ttls.get(&entry.lease) {
+            Some(&Ttl::Left { seconds, granted }) => (Some(seconds), Some(granted)),
+            _ => (None, None),
+        };
+        let value = std::str::from_utf8(&entry.value).ok();
+        let hex = || {
+            entry
+                .value
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect()
+        };
+        Self {
+            key: entry.key(),
+            name: told.name,
+            address: told.address,
+            lease: (entry.lease != 0).then(|| format!("{:x}", entry.lease)),
+            ttl_left,
+            ttl_granted,
+            value,
+            value_hex: value.is_none().then(hex),
+            create_revision: entry.created,
+            mod_revision: entry.written,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! [`Member`]: where to dial one member of etcd, and how securely. Checked before anything is sent.
+
+use crate::source::chain;
+use crate::{EtcdArgs, Failure};
+use http::Uri;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+/// One member.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) endpoint: Endpoint,
+    /// As messages show it.
+    pub(crate) shown: Arc<str>,
+}
+
+// === impl Member ===
+
+impl Member {
+    pub(crate) fn all(args: &EtcdArgs) -> Result<Vec<Self>, Failure> {
+        let tls = tls(args)?;
+        args.etcd
+            .iter()
+            .map(|url| Self::new(url.trim(), args.timeout, &tls))
+            .collect()
+    }
+
+    fn new(url: &str, limit: Duration, tls: &Option<ClientTlsConfig>) -> Result<Self, Failure> {
+        if url.contains('@') {
+            return Err(usage(
+                "--etcd: credentials belong into --user and --password",
+            ));
+        }
+        let refuse = |why: &str| usage(&format!("--etcd {url:?}: {why}"));
+        let full = match (url.contains("://"), tls) {
+            (true, _) => url.to_owned(),
+            (false, None) => format!("http://{url}"),
+            (false, Some(_)) => format!("https://{url}"),
+        };
+        let uri: Uri = full
+            .parse()
+            .map_err(|_| refuse("write it like http://127.0.0.1:2379"))?;
+        let endpoint = Endpoint::from(uri.clone())
+            .connect_timeout(limit)
+            .tcp_nodelay(true);
+        let endpoint = match (uri.scheme_str(), tls) {
+            _ if uri.port_u16().is_none() => {
+                return Err(refuse("has no port, etcd's is 2379 by default"));
+            }
+            (Some("http"), None) => Ok(endpoint),
+            (Some("https"), Some(tls)) => endpoint.tls_config(tls.clone()),
+            (Some("http"), Some(_)) => {
+                return Err(refuse("is not https, although certificates are given"));
+            }
+            (Some("https"), None) => return Err(refuse("needs --cacert")),
+            _ => return Err(refuse("is neither http nor https")),
+        };
+        let endpoint = endpoint.map_err(|error| refuse(&chain(&error)))?;
+        Ok(Self {
+            endpoint,
+            shown: full.trim_end_matches('/').into(),
+        })
+    }
+}
+
+/// Trust and identity, if any is given.
+fn tls(args: &EtcdArgs) -> Result<Option<ClientTlsConfig>, Failure> {
+    let read = |file: &Path| {
+        fs::read(file).map_err(|error| usage(&format!("{}: {error}", file.display())))
+    };
+    let Some(cacert) = &args.cacert else {
+        return match args.cert.as_ref().or(args.key.as_ref()) {
+            Some(_) => Err(usage("--cert and --key need --cacert")),
+            None => Ok(None),
+        };
+    };
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
+    match (&args.cert, &args.key) {
+        (Some(cert), Some(key)) => Ok(Some(
+            tls.identity(Identity::from_pem(read(cert)?, read(key)?)),
+        )),
+        (None, None) => Ok(Some(tls)),
+        _ => Err(usage("--cert and --key come together")),
+    }
+}
+
+fn usage(why: &str) -> Failure {
+    Failure::Usage(why.to_owned())
+}

@@ -1,0 +1,116 @@
+//! Rows and columns. Pure: texts come in escaped, and go out aligned and cut.
+
+use crate::entry::Entry;
+use crate::source::{Ttl, Ttls};
+
+/// A table; the last column takes what width is left.
+#[derive(Debug)]
+pub(crate) struct Table<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+/// How much of a value is shown where there is no width to keep to.
+const WITHOUT_WIDTH: usize = 60;
+/// No other column gets wider: others choose the names.
+const WIDEST: usize = 48;
+const GAP: &str = "  ";
+
+// === impl Table ===
+
+impl<const N: usize> Table<N> {
+    pub(crate) fn new(head: [&str; N]) -> Self {
+        Self {
+            rows: vec![head.map(str::to_owned)],
+        }
+    }
+
+    pub(crate) fn push(&mut self, row: [String; N]) {
+        self.rows.push(row);
+    }
+
+    /// The lines, each of them `width` characters at most.
+    pub(crate) fn lines(&self, width: Option<usize>) -> Vec<String> {
+        let widths: [usize; N] = std::array::from_fn(|column| {
+            let longest = self
+                .rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max();
+            longest.unwrap_or_default().min(WIDEST)
+        });
+        let fixed: usize = widths
+            .iter()
+            .take(N - 1)
+            .map(|width| width + GAP.len())
+            .sum();
+        let last = width.map_or(WITHOUT_WIDTH, |width| width.saturating_sub(fixed));
+        let line = |row: &[String; N]| {
+            let mut line = String::new();
+            for (text, &width) in row.iter().zip(&widths).take(N - 1) {
+                line += &format!("{:<width$}{GAP}", cut(text, width));
+            }
+            line += &cut(&row[N - 1], last);
+            cut(line.trim_end(), width.unwrap_or(usize::MAX))
+        };
+        self.rows.iter().map(line).collect()
+    }
+}
+
+/// The first columns of every table: name, address, lease and what is left of it.
+pub(crate) fn cells(entry: &Entry, prefix: &str, ttls: &Ttls) -> ([String; 4], String) {
+    let shown = entry.shown(prefix);
+    let (lease, left) = match (entry.lease, ttls.get(&entry.lease)) {
+        (0, _) => ("-".to_owned(), "none".to_owned()),
+        (lease, None) => (format!("{lease:x}"), "?".to_owned()),
+        (lease, Some(Ttl::Gone)) => (format!("{lease:x}"), "gone".to_owned()),
+        (lease, Some(Ttl::Left { seconds, .. })) => (format!("{lease:x}"), format!("{seconds}s")),
+    };
+    ([shown.name, shown.address, lease, left], shown.rest)
+}
+
+/// At most so many characters, with a mark where there were more.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if text.chars().nth(width).is_none() {
+        return text.to_owned();
+    }
+    text.chars()
+        .take(width.saturating_sub(1))
+        .chain((width > 0).then_some('…'))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table<3> {
+        let mut table = Table::new(["NAME", "B", "VALUE"]);
+        table.push(["a".to_owned(), "12345".to_owned(), "x".repeat(100)]);
+        table
+    }
+
+    #[test]
+    fn the_last_column_takes_what_is_left() {
+        let lines = table().lines(Some(20));
+        assert_eq!(lines, ["NAME  B      VALUE", "a     12345  xxxxxx…"]);
+        assert_eq!(table().lines(None)[1].chars().count(), 13 + WITHOUT_WIDTH);
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        for width in 0..30 {
+            let lines = table().lines(Some(width));
+            assert!(
+                lines.iter().all(|line| line.chars().count() <= width),
+                "{width}: {lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cut_is_marked_and_never_splits_a_character() {
+        assert_eq!(cut("äöü", 3), "äöü");
+        assert_eq!(cut("äöüß", 3), "äö…");
+        assert_eq!(cut("äöü", 0), "");
+    }
+}

@@ -1,0 +1,157 @@
+//! `registryctl watch`: who is registered, and every change, until ctrl-c.
+
+use crate::follow::{Update, follow};
+use crate::registry::{Change, Registry};
+use crate::screen::{Lines, Screen, Sink, Trouble};
+use crate::source::{Event, Source, Ttls};
+use crate::{Failure, Scope};
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal, stdout};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// What is shown.
+pub(crate) struct View {
+    pub(crate) scope: Scope,
+    pub(crate) registry: Registry,
+    pub(crate) ttls: Ttls,
+    /// The member that was last heard of.
+    pub(crate) endpoint: Option<Arc<str>>,
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// Ages and times left go on while nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+/// Updates that come at once are shown at once.
+const AT_ONCE: usize = 64;
+/// How many different reasons of one trouble are told.
+const REASONS: usize = 8;
+
+pub(crate) async fn run(source: Source, scope: Scope) -> Result<(), Failure> {
+    let mut stop = Stop::listen()?;
+    let mut view = View::new(scope);
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    if stdout().is_terminal() && !dumb {
+        let mut screen = Screen::enter().await?;
+        let shown = show(source, &mut view, &mut screen, &mut stop).await;
+        screen.leave(&view)?;
+        Ok(shown?)
+    } else {
+        Ok(show(source, &mut view, &mut Lines::new(), &mut stop).await?)
+    }
+}
+
+/// Until a signal, or until nobody sees it any more.
+async fn show<S: Sink>(
+    source: Source,
+    view: &mut View,
+    sink: &mut S,
+    stop: &mut Stop,
+) -> io::Result<()> {
+    let (sender, mut updates) = mpsc::channel(AT_ONCE);
+    let (wanted, leases) = watch::channel(vec![]);
+    let follower = tokio::spawn(follow(source, sender, leases));
+    let mut resized = signal(SignalKind::window_change())?;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut batch = vec![];
+    loop {
+        wanted.send_replace(sink.draw(view)?);
+        tokio::select! {
+            biased;
+            () = stop.requested() => break,
+            count = updates.recv_many(&mut batch, AT_ONCE) => if count == 0 { break },
+            _ = resized.recv() => sink.resized().await,
+            _ = tick.tick() => {}
+        }
+        for update in batch.drain(..) {
+            view.take(update, sink)?;
+        }
+    }
+    follower.abort();
+    Ok(())
+}
+
+// === impl View ===
+
+impl View {
+    fn new(scope: Scope) -> Self {
+        let (registry, ttls) = (Registry::default(), Ttls::new());
+        Self {
+            scope,
+            registry,
+            ttls,
+            endpoint: None,
+            trouble: None,
+        }
+    }
+
+    fn take(&mut self, update: Update, sink: &mut impl Sink) -> io::Result<()> {
+        let now = Instant::now();
+        match update {
+            Update::Listed { endpoint, entries } => {
+                if let Some(trouble) = self.trouble.take() {
+                    sink.recovered(&trouble, &endpoint)?;
+                }
+                self.endpoint = Some(endpoint);
+                for change in self.registry.listed(entries, now) {
+                    sink.changed(&change, &self.scope)?;
+                }
+            }
+            Update::Happened(events) => {
+                for event in events {
+                    let change: Option<Change> = match event {
+                        Event::Put(entry) => Some(self.registry.put(entry, now)),
+                        Event::Delete(key) => self.registry.delete(&key),
+                    };
+                    if let Some(change) = change {
+                        sink.changed(&change, &self.scope)?;
+                    }
+                }
+            }
+            Update::Left(ttls) => self.ttls = ttls,
+            Update::Trouble(why) => {
+                // What is left of a lease is not known any more: etcd may prolong it, or be gone for good.
+                self.ttls.clear();
+                let trouble = self.trouble.get_or_insert_with(|| Trouble {
+                    since: now,
+                    why: String::new(),
+                    whys: BTreeSet::new(),
+                });
+                trouble.why = why.clone();
+                if trouble.whys.len() < REASONS && trouble.whys.insert(why) {
+                    sink.troubled(trouble)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything that ends a watch in good order.
+struct Stop {
+    signals: [tokio::signal::unix::Signal; 3],
+}
+
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        let signals = [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ];
+        Ok(Self { signals })
+    }
+
+    async fn requested(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

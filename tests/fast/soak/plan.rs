@@ -1,0 +1,150 @@
+//! [`Plan`]: what is to happen in one run. Pure: it follows from the seed alone.
+
+use super::acts::{self, Act, Script};
+use fastrand::Rng;
+use std::time::Duration;
+
+/// A run: a configuration, and what happens to it.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub members: usize,
+    pub ttl: Duration,
+    /// etcd grants no shorter one.
+    pub min_ttl: u64,
+    pub yields: bool,
+    pub template: &'static str,
+    pub latency: Duration,
+    /// The names of each registration at the start.
+    pub crowd: Vec<usize>,
+    pub episodes: Vec<Episode>,
+}
+
+/// Some trouble, then calm.
+#[derive(Debug, Clone)]
+pub struct Episode {
+    /// One fault that nobody should notice.
+    pub mild: bool,
+    /// Each after a pause.
+    pub acts: Vec<(Duration, Act)>,
+    /// How long the calm lasts, once everything is as it should be.
+    pub calm: Duration,
+}
+
+const TEMPLATES: [&str; 3] = [
+    "{prefix}/{name}/{addr}",
+    "{prefix}/{name}/{lease}",
+    "{prefix}/{name}/{addr}/{lease}",
+];
+const MIN: Duration = Duration::from_secs(60);
+
+// === impl Plan ===
+
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let rng = &mut rng;
+        let ttl = Duration::from_secs(*acts::one(rng, &[2, 3, 5, 5, 5, 10, 30]));
+        let mut plan = Self {
+            seed,
+            members: rng.usize(1..=3),
+            ttl,
+            min_ttl: *acts::one(rng, &[2, 2, 2, 2, 2, 7, 40]),
+            yields: rng.u8(0..4) == 0,
+            template: TEMPLATES[*acts::one(rng, &[0, 0, 0, 1, 2])],
+            latency: Duration::from_millis(*acts::one(rng, &[0, 1, 5, 20])),
+            crowd: Vec::new(),
+            episodes: Vec::new(),
+        };
+        let crowd = if rng.u8(0..4) == 0 { rng.usize(1..=40) } else { rng.usize(1..=4) };
+        plan.crowd = (0..crowd).map(|_| acts::names(rng)).collect();
+        let length = MIN * rng.u32(10..=60);
+        let mut planned = Duration::ZERO;
+        while planned < length {
+            let episode = plan.episode(rng);
+            planned += episode.length() + plan.ttl * 2;
+            plan.episodes.push(episode);
+        }
+        plan
+    }
+
+    fn episode(&self, rng: &mut Rng) -> Episode {
+        let acts = match rng.u8(0..20) {
+            0..=4 => return self.mild(rng),
+            5 => self.tug_of_war(rng),
+            6..=7 => self.outage(rng),
+            8 => self.outage(rng).into_iter().chain(self.storm(rng)).collect(),
+            9..=10 => self.storm_and_stop(rng),
+            _ => self.storm(rng),
+        };
+        let calm = Duration::from_millis(rng.u64(0..=60_000));
+        Episode { mild: false, acts, calm }
+    }
+
+    fn storm(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
+        let longest = *acts::one(rng, &[20, 300, 1000, 4000, 3 * self.ttl.as_millis() as u64]);
+        (0..rng.usize(1..=10))
+            .map(|_| (Duration::from_millis(rng.u64(0..=longest)), acts::any(rng, self)))
+            .collect()
+    }
+
+    fn storm_and_stop(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
+        let mut acts = self.storm(rng);
+        let pause = Duration::from_millis(rng.u64(0..=2000));
+        acts.push((pause, if rng.u8(0..4) == 0 { Act::StopNow } else { Act::Stop }));
+        if rng.bool() {
+            acts.extend(self.storm(rng));
+        }
+        acts
+    }
+
+    fn tug_of_war(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
+        let (which, leased) = (rng.usize(..), rng.bool());
+        let revoke = rng.u8(0..3) == 0;
+        (0..rng.usize(5..=60))
+            .map(|_| {
+                let act = if revoke { Act::Revoke } else { Act::Overwrite(which, leased) };
+                (Duration::from_millis(rng.u64(0..=400)), act)
+            })
+            .collect()
+    }
+
+    fn outage(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
+        let fault = acts::one(rng, &[Act::Down, Act::Hang, Act::BlackHole, Act::Partition]).clone();
+        let away = Duration::from_millis(rng.u64(100..=self.ttl.as_millis() as u64 * 4));
+        let long = Duration::from_secs(rng.u64(1..=300));
+        let away = if rng.bool() { away } else { long };
+        vec![(Duration::ZERO, fault), (away, Act::Heal)]
+    }
+
+    /// One fault after calm that must cost neither a key nor a lease.
+    fn mild(&self, rng: &mut Rng) -> Episode {
+        let brief = Duration::from_millis(rng.u64(1..=300));
+        let long = Duration::from_millis(rng.u64(1..=60_000));
+        let member = rng.usize(..);
+        let mut acts = match rng.u8(0..9) {
+            0 => vec![(brief, Act::Strand)],
+            1 => vec![(brief, Act::Cut)],
+            2 => vec![(brief, Act::Elect)],
+            3 => vec![(brief, Act::CancelWatches("etcdserver: no leader"))],
+            4 => vec![(brief, Act::Compact)],
+            5 => vec![(brief, Act::Down), (long, Act::Heal)],
+            6 => vec![(brief, acts::script(rng, Script::Renewal))],
+            7 if self.members > 1 => vec![(brief, Act::Member(member, acts::member_fault(rng))), (long, Act::Heal)],
+            _ => vec![(brief, Act::Hang), (self.ttl / 4, Act::Heal)],
+        };
+        // Something that somebody does meanwhile is the test of the watches.
+        if rng.u8(0..4) == 0 {
+            acts.push((brief, Act::Update(rng.usize(..))));
+        }
+        Episode { mild: true, acts, calm: Duration::from_millis(rng.u64(0..=30_000)) }
+    }
+}
+
+// === impl Episode ===
+
+impl Episode {
+    pub fn length(&self) -> Duration {
+        self.acts.iter().map(|(pause, _)| *pause).sum::<Duration>() + self.calm
+    }
+}

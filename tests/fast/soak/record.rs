@@ -1,0 +1,156 @@
+//! [`Record`]: everything an outsider could see of one run. The judges read nothing else.
+
+use crate::support::fake::{Call, Change, Stored};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic_etcd::Status;
+
+/// One run, as it was seen.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub seed: u64,
+    pub start: Instant,
+    pub end: Instant,
+    pub terms: Terms,
+    pub registrars: Vec<Registrar>,
+    pub entries: Vec<Entry>,
+    /// Every request that reached the fake.
+    pub calls: Vec<Call>,
+    /// Every PUT and DELETE, whoever caused it.
+    pub changes: Vec<Change>,
+    /// Which of the changes somebody else caused.
+    pub hands: Vec<Range<usize>>,
+    /// Where among the changes the store was emptied, which is no change itself.
+    pub wipes: Vec<(usize, Instant)>,
+    /// While answers were swallowed: at one member, or at all.
+    pub unheard: Vec<(Option<String>, Range<Instant>)>,
+    /// While the process was frozen.
+    pub freezes: Vec<Range<Instant>>,
+    pub looks: Vec<Look>,
+    /// Stretches in which no key may be missed: one mild fault, then calm.
+    pub mild: Vec<(String, Range<Instant>)>,
+    /// What was done, in words.
+    pub marks: Vec<(Instant, String)>,
+    pub rest: Rest,
+}
+
+/// The timings and the policy that everything is held against.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// As granted, which may be more than was asked for.
+    pub ttl: Duration,
+    pub attempt: Duration,
+    pub revoke_timeout: Duration,
+    pub yields: bool,
+    /// `{name}`, `{addr}` and `{lease}` are filled in.
+    pub template: String,
+}
+
+/// One registrar. The members it dials have names of its own, so that calls can be told apart.
+#[derive(Debug, Clone)]
+pub struct Registrar {
+    pub door: String,
+    pub stopped: Option<Instant>,
+}
+
+/// One registration.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub registrar: usize,
+    pub names: Vec<String>,
+    pub addr: String,
+    /// The value wanted from then on.
+    pub values: Vec<(Instant, String)>,
+    pub announced: Option<Instant>,
+    pub left: Option<Instant>,
+    /// Each status that was seen, and when it began.
+    pub statuses: Vec<(Instant, Status)>,
+}
+
+/// What etcd had at one moment of calm.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub at: Instant,
+    /// Whatever was wrong is right since then.
+    pub calm: Instant,
+    /// Everybody should be registered.
+    pub settled: bool,
+    /// Every abandoned lease should have run out.
+    pub aged: bool,
+    pub keys: BTreeMap<String, Stored>,
+    pub leases: BTreeMap<i64, Instant>,
+}
+
+/// Tasks and connections before the first registrar and after the last one.
+#[derive(Debug, Clone, Default)]
+pub struct Rest {
+    pub tasks: (usize, usize),
+    pub connections: (usize, usize),
+}
+
+// === impl Record ===
+
+impl Record {
+    pub fn ours<'a>(&'a self, registrar: usize) -> impl Iterator<Item = &'a Call> {
+        let door = &self.registrars[registrar].door;
+        self.calls.iter().filter(move |call| call.member.starts_with(door.as_str()))
+    }
+
+    /// Whether that change was somebody else's.
+    pub fn is_by_hand(&self, change: usize) -> bool {
+        self.hands.iter().any(|range| range.contains(&change))
+    }
+
+    /// How much of that stretch the process was frozen.
+    pub fn frozen(&self, from: Instant, until: Instant) -> Duration {
+        let overlap = |f: &Range<Instant>| f.end.min(until).saturating_duration_since(f.start.max(from));
+        self.freezes.iter().map(overlap).sum()
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    pub fn key(&self, name: &str, addr: &str, lease: i64) -> String {
+        self.template
+            .replace("{prefix}", "/services")
+            .replace("{name}", name)
+            .replace("{addr}", addr)
+            .replace("{lease}", &lease.to_string())
+    }
+}
+
+// === impl Registrar ===
+
+impl Registrar {
+    pub fn member(&self, index: usize) -> String {
+        format!("{}{index}", self.door)
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub fn keys(&self, terms: &Terms, lease: i64) -> Vec<String> {
+        self.names.iter().map(|name| terms.key(name, &self.addr, lease)).collect()
+    }
+
+    /// The value that should be there at `at`, if any should.
+    pub fn wanted(&self, at: Instant) -> Option<&str> {
+        let on = self.announced.is_some_and(|since| since <= at);
+        let off = self.left.is_some_and(|left| left <= at);
+        let value = self.values.iter().rev().find(|(since, _)| *since <= at);
+        value.filter(|_| on && !off).map(|(_, value)| value.as_str())
+    }
+
+    pub fn status(&self, at: Instant) -> Option<&Status> {
+        self.statuses.iter().rev().find(|(since, _)| *since <= at).map(|(_, status)| status)
+    }
+
+    pub fn ended(&self) -> Option<(Instant, &Status)> {
+        let (at, status) = self.statuses.last()?;
+        status.is_final().then_some((*at, status))
+    }
+}
