@@ -33,6 +33,8 @@
 //! * [`HealthNames`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.HealthNames.html): what
 //!   the gRPC health service says of it.
 //!
+//! * [`failures`]: for every fault, what is seen, what to do, and what is guaranteed.
+//!
 //! # Guarantees
 //!
 //! * No key is written before connections are accepted, nor after deregistration began.
@@ -82,6 +84,9 @@ pub use registrar::{OnConflict, Registrar, RegistrarBuilder};
 pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use status::{Registered, Status, StatusWatch};
+
+#[doc = include_str!("failures.md")]
+pub mod failures {}
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "health"))]

@@ -51,6 +51,8 @@ pub(super) struct Keeper {
     pub(super) trouble: Option<Trouble>,
     /// The lease is not known to live any more.
     pub(super) lost: Option<Trouble>,
+    /// Why the last write was turned down, said once.
+    pub(super) refusal: Option<Arc<str>>,
 }
 
 /// Why holding a lease, or waiting for something, ended.
@@ -154,6 +156,7 @@ impl Keeper {
             leaving: BTreeMap::new(),
             trouble: None,
             lost: None,
+            refusal: None,
             shared,
         }
     }

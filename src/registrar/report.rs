@@ -73,9 +73,15 @@ impl Keeper {
     }
 
     /// A write was refused although the connection is fine: says so where the key is missing.
-    pub(super) fn turned_down(&self, ops: &[Op], fault: &Fault) {
+    pub(super) fn turned_down(&mut self, ops: &[Op], fault: &Fault) {
         let why: Arc<str> = fault.to_string().into();
-        tracing::warn!(%why, keys = ops.len(), "etcd turned a write down, repeating it later");
+        if self
+            .refusal
+            .replace(why.clone())
+            .is_none_or(|last| last != why)
+        {
+            tracing::warn!(%why, keys = ops.len(), "etcd turned a write down, repeating it later");
+        }
         for entry in ops
             .iter()
             .filter_map(|op| self.shared.entry(self.table.owner(op.key())?))

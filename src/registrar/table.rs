@@ -52,6 +52,8 @@ struct Slot {
     watch_from: i64,
     repairs: Bucket,
     blocked: Option<Instant>,
+    /// Written by itself: a transaction it was in was denied, and one denied key denies all.
+    alone: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -199,7 +201,7 @@ impl Table {
                 .revision
                 .max(slot.have.as_ref().map_or(0, |have| have.revision));
             view.foreign = view.foreign.or(slot.foreign);
-            view.contested |= slot.blocked.is_some();
+            view.contested |= slot.blocked.is_some() && !slot.alone;
         }
         view
     }
@@ -234,13 +236,16 @@ impl Table {
             let guarded =
                 !matches!(op, Op::Put { .. }) || ops.iter().any(|op| !matches!(op, Op::Put { .. }));
             let most = if guarded { MAX_GUARDED_OPS } else { MAX_OPS };
-            if ops.len() >= most || (bytes > MAX_BYTES && !ops.is_empty()) {
+            if ops.len() >= most || ((bytes > MAX_BYTES || slot.alone) && !ops.is_empty()) {
                 break;
             }
             slot.blocked = None;
             slot.writing = Some(slot.want.clone());
             settled.push(key.clone());
             ops.push(op);
+            if slot.alone {
+                break;
+            }
         }
         for key in settled {
             self.dirty.remove(&key);
@@ -282,6 +287,7 @@ impl Table {
                 (Some(value), None) => {
                     slot.have = Some(Have { revision, value });
                     slot.foreign = None;
+                    slot.alone = false;
                 }
                 (None, _) => slot.have = None,
             }
@@ -311,6 +317,35 @@ impl Table {
                 self.happened(event, now);
             }
             self.drop_if_done(&op.key().clone());
+        }
+    }
+
+    /// The transaction of `ops` was denied. Which of its keys may not be written is found out
+    /// one by one; those wait until `again`.
+    pub(crate) fn denied(&mut self, ops: &[Op], now: Instant, again: Instant) {
+        self.refused(ops, now);
+        for op in ops {
+            let Some(slot) = self.slots.get_mut(op.key()) else {
+                continue;
+            };
+            slot.alone = true;
+            if ops.len() == 1 {
+                slot.blocked = Some(again);
+            }
+        }
+    }
+
+    /// `keys` may not be looked at: what may not be read is written again.
+    pub(crate) fn unseen(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.doubtful.remove(key);
+            let Some(slot) = self.slots.get_mut(key) else {
+                continue;
+            };
+            slot.have = None;
+            self.touched.insert(slot.entry);
+            self.dirty.insert(key.clone());
+            self.drop_if_done(key);
         }
     }
 
@@ -480,6 +515,7 @@ impl Slot {
             watch_from: 0,
             repairs: Bucket::new(REPAIRS_AT_ONCE, REPAIR_EVERY),
             blocked: None,
+            alone: false,
         }
     }
 
@@ -780,6 +816,26 @@ mod tests {
         );
         table.unwant(1);
         assert_eq!(table.want(2, vec![("a".into(), "x".into())]), Ok(()));
+    }
+
+    #[test]
+    fn one_denied_key_does_not_hold_up_the_others() {
+        let mut table = table(OnConflict::TakeOver, &["a", "b", "c"]);
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(30));
+        let ops = table.next_writes(now);
+        table.denied(&ops, now, later);
+        for (key, denied) in [("a", false), ("b", true), ("c", false)] {
+            let ops = table.next_writes(now);
+            assert_eq!(ops, op(key), "one by one");
+            match denied {
+                true => table.denied(&ops, now, later),
+                false => table.written(&ops, 5, &[None], now),
+            }
+        }
+        assert_eq!(table.next_writes(now), []);
+        assert!(table.view(1).held && !table.view(2).held && table.view(3).held);
+        assert_eq!(table.next_unblocked(), Some(later));
+        assert_eq!(table.next_writes(later), op("b"));
     }
 
     #[test]

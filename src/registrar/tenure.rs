@@ -188,8 +188,12 @@ impl Keeper {
                 }
                 // A watch refused for its token ends with the id -1, so that only the ends that
                 // we asked for can be passed over.
-                if let Some((_, fault)) = ended.filter(|(id, _)| !link.unwatched.remove(id)) {
-                    return Err(sort(fault));
+                match ended.filter(|(id, _)| !link.unwatched.remove(id)) {
+                    Some((_, fault)) if fault.meaning() == Meaning::Denied => {
+                        tracing::warn!(%fault, "what others do to the key will not be noticed");
+                    }
+                    Some((_, fault)) => return Err(sort(fault)),
+                    None => {}
                 }
             }
             Step::Asked(asked) => {
@@ -218,21 +222,27 @@ impl Keeper {
                 self.table.looked(&keys, revision, &seen);
             }
             (Work::Write(ops), Ok(Done::Applied(applied))) => {
+                self.refusal = None;
                 self.table
                     .written(&ops, applied.revision, &applied.refused_by, now);
             }
             (Work::Route, Ok(Done::Route(route))) => self.route(route),
             // Turned down but not lost: the lease is renewed on, and the write is repeated.
-            (Work::Write(ops), Err(fault)) if turned_down(&fault) => {
+            (Work::Write(ops), Err(fault)) if fault.meaning() == Meaning::Busy => {
                 self.table.refused(&ops, now);
-                let pause = match fault.meaning() {
-                    Meaning::Denied => SLOW,
-                    _ => self
-                        .retry
-                        .failed_after(Duration::ZERO, link.limit, &mut self.rng),
-                };
-                link.write_at = Some(now + pause);
+                let rng = &mut self.rng;
+                link.write_at =
+                    Some(now + self.retry.failed_after(Duration::ZERO, link.limit, rng));
                 self.turned_down(&ops, &fault);
+            }
+            (Work::Write(ops), Err(fault)) if fault.meaning() == Meaning::Denied => {
+                self.table.denied(&ops, now, now + SLOW);
+                if ops.len() == 1 {
+                    self.turned_down(&ops, &fault);
+                }
+            }
+            (Work::Look(keys), Err(fault)) if fault.meaning() == Meaning::Denied => {
+                self.table.unseen(&keys);
             }
             (_, Err(fault)) => return Err(sort(fault)),
             (_, Ok(_)) => {}
@@ -251,11 +261,6 @@ impl Keeper {
             }
         }
     }
-}
-
-/// Whether the connection is fine and only this write was refused.
-fn turned_down(fault: &Fault) -> bool {
-    matches!(fault.meaning(), Meaning::Busy | Meaning::Denied)
 }
 
 fn sort(fault: Fault) -> Why {
