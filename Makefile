@@ -9,7 +9,7 @@ TOOLS := scripts/tools
 TESTED := --features tls
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench measure lint generate ci clean-tools
+.PHONY: help demo test test-fast test-current fuzz bench measure lint generate ci clean-tools
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,16 @@ bench: ## measure what the layer costs a request
 measure: ## measure recovery and shutdown against a real etcd (about five minutes)
 	$(TOOLS) cargo build --release --example server
 	$(TOOLS) cargo bench --bench recovery
+
+test-current: ## run the real suite against a current etcd, built with Go
+	cd tests/etcd-current && go build -trimpath -o ../../.tools/etcd-current .
+	$(TOOLS) cargo build $(TESTED) --examples
+	ETCD=.tools/etcd-current $(TOOLS) cargo test $(TESTED) --test real
+
+FUZZ_SECONDS := 60
+fuzz: ## fuzz what is parsed, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
+	for target in address key json; do \
+	  $(TOOLS) cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 lint: ## check the formatting, clippy and the documentation's links
 	cargo fmt --check

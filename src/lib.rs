@@ -85,6 +85,35 @@ pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use status::{Registered, Status, StatusWatch};
 
+/// Doors for the fuzzer to what is parsed inside; only there when fuzzing.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    use crate::Instance;
+    use crate::address::Address;
+    use crate::format::{KeyTemplate, Place};
+
+    /// An address as it would be advertised.
+    pub fn address(text: &str) -> Result<String, String> {
+        Address::parse(text)
+            .map(|address| address.to_string())
+            .map_err(|e| e.to_string())
+    }
+
+    /// The key of an instance of `name`, if template, prefix and name are taken.
+    pub fn key(template: &str, prefix: &str, name: &str) -> Option<String> {
+        let instance = Instance::new(name).id("id");
+        instance.check().ok()?;
+        let address = Address::parse("10.0.0.1:9000").ok()?;
+        let place = Place {
+            instance: &instance,
+            address: Some(&address),
+            lease: Some(1),
+        };
+        KeyTemplate::new(template, prefix).ok()?.render(&place)
+    }
+}
+
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 

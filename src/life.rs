@@ -135,6 +135,7 @@ impl Life {
 
     /// Adds somebody who must have seen the way out begin before the key goes. What they send is
     /// the number of the last publication they acted on.
+    #[cfg(feature = "health")]
     pub(crate) fn add_witness(&self, witness: watch::Receiver<u64>) {
         self.witnesses
             .lock()

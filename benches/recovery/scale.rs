@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
+use tonic_etcd::{Instance, Registrar};
 
 const SEC: Duration = Duration::from_secs(1);
 /// Six TTLs.
@@ -21,6 +22,7 @@ pub async fn all(table: &Table) {
     for count in [128, 129, 1000] {
         many(table, count).await;
     }
+    ten_thousand(table).await;
 }
 
 fn names(count: usize) -> String {
@@ -87,6 +89,97 @@ async fn renewals(etcd: &Etcd) -> f64 {
         .expect("a number")
 }
 
+/// Ten thousand registrations of one registrar in this process, which has little else in it.
+async fn ten_thousand(table: &Table) {
+    const COUNT: usize = 10_000;
+    let mut etcd = Etcd::start().await;
+    let registrar = Registrar::builder(tonic_etcd::Etcd::new([etcd.endpoint()]))
+        .build()
+        .unwrap();
+    let mut client = etcd.client().await;
+    let before = resident();
+    let registrations: Vec<_> = (0..COUNT)
+        .map(|n| {
+            let registration = registrar
+                .register(Instance::new(format!("service-{n}")))
+                .unwrap();
+            registration
+                .announce("127.0.0.1:9000".parse().unwrap())
+                .unwrap();
+            registration
+        })
+        .collect();
+    let start = Instant::now();
+    count_reaches(&mut client, COUNT, start).await;
+    let registered = ms(start, Instant::now());
+    sleep(SEC * 2).await;
+    let mib = (resident() - before) as f64 / 1024.0;
+    table.at_most(
+        "10,000 registrations: memory",
+        "MiB",
+        20.0,
+        Judge::Each,
+        &[mib],
+    );
+    table.at_most(
+        "10,000 registrations: registered",
+        "ms",
+        3000.0,
+        Judge::Each,
+        &[registered],
+    );
+    let renewed = renewals(&etcd).await;
+    sleep(IDLE).await;
+    let renewed = renewals_since(&etcd, renewed).await / 6.0;
+    table.at_most(
+        "10,000 registrations: renewals a TTL",
+        "",
+        3.5,
+        Judge::Each,
+        &[renewed],
+    );
+    etcd.kill().await;
+    etcd.wipe();
+    etcd.start_again();
+    let serving = etcd.wait_serving().await;
+    let mut client = etcd.client().await;
+    count_reaches(&mut client, COUNT, serving).await;
+    let back = ms(serving, Instant::now());
+    table.at_most(
+        "10,000 registrations: back after a wipe",
+        "ms",
+        3000.0,
+        Judge::Each,
+        &[back],
+    );
+    registrar.shutdown();
+    for registration in &registrations {
+        registration.closed().await;
+    }
+}
+
+/// The memory this process holds, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or_default()
+}
+
+async fn count_reaches(client: &mut etcd_client::Client, wanted: usize, start: Instant) {
+    let options = etcd_client::GetOptions::new()
+        .with_prefix()
+        .with_count_only();
+    let mut there = 0;
+    while there != wanted {
+        let found = client.get("/services/", Some(options.clone())).await;
+        there = found
+            .map(|found| found.count() as usize)
+            .unwrap_or_default();
+        assert!(start.elapsed() < SEC * 20, "{there} of {wanted}");
+    }
+}
+
 async fn many(table: &Table, count: usize) {
     let mut etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
@@ -98,20 +191,16 @@ async fn many(table: &Table, count: usize) {
     etcd.start_again();
     let serving = etcd.wait_serving().await;
     let mut client = etcd.client().await;
-    let options = etcd_client::GetOptions::new()
-        .with_prefix()
-        .with_count_only();
-    let count_keys = |found: etcd_client::GetResponse| found.count() as usize;
-    let mut there = 0;
-    while there != count {
-        let found = client.get("/services/", Some(options.clone())).await;
-        there = found.map(count_keys).unwrap_or_default();
-        assert!(serving.elapsed() < SEC * 20, "{there} of {count}");
-    }
+    count_reaches(&mut client, count, serving).await;
     let back = ms(serving, Instant::now());
     server.signal("TERM");
     assert_eq!(server.exit(SEC * 5).await, 0);
-    let keys = count_keys(client.get("/services/", Some(options)).await.unwrap());
+    let options = etcd_client::GetOptions::new().with_prefix();
+    let keys = client
+        .get("/services/", Some(options))
+        .await
+        .unwrap()
+        .count();
     let leases = client.leases().await.unwrap().leases().len();
     table.at_most(
         &format!("{count} keys: all back after a wipe"),

@@ -59,8 +59,9 @@ impl Auth {
             Some(token) if self.tokens.contains(token) => Ok(()),
             Some(_) if self.lenient && is_left_out(rpc) => Ok(()),
             Some(_) => Err(errors::invalid_auth_token()),
-            // Lease calls carry no user in etcd's eyes; only what touches keys asks for one.
-            None if is_about_leases(rpc) => Ok(()),
+            // Lease calls carried no user in older etcds' eyes; to newer ones, renewals and
+            // look-ups still carry none.
+            None if is_about_leases(rpc) && (self.lenient || !changes_leases(rpc)) => Ok(()),
             None => Err(errors::user_is_empty()),
         }
     }
@@ -88,6 +89,10 @@ fn is_about_leases(rpc: Rpc) -> bool {
             | Rpc::LeaseTimeToLive
             | Rpc::LeaseLeases
     )
+}
+
+fn changes_leases(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::LeaseGrant | Rpc::LeaseRevoke)
 }
 
 /// What older versions forgot to protect.
