@@ -15,13 +15,18 @@ pub(crate) struct Backoff {
     next: Duration,
 }
 
-/// A token bucket: `burst` at once, then one every `refill`.
-#[derive(Debug, Clone)]
+/// A token bucket. It does not hold its own rate, because there is one bucket for every key.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Bucket {
-    burst: u32,
-    refill: Duration,
     spent: u32,
     since: Option<Instant>,
+}
+
+/// How fast a [`Bucket`] may be emptied: `burst` at once, then one every `refill`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    pub(crate) burst: u32,
+    pub(crate) refill: Duration,
 }
 
 // === impl Backoff ===
@@ -57,31 +62,23 @@ impl Backoff {
 // === impl Bucket ===
 
 impl Bucket {
-    pub(crate) fn new(burst: u32, refill: Duration) -> Self {
-        Self {
-            burst,
-            refill,
-            spent: 0,
-            since: None,
-        }
-    }
-
     /// Takes a token, or says when there will be one.
-    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+    pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Instant> {
+        let Rate { burst, refill } = rate;
         let since = *self.since.get_or_insert(now);
-        let back = (now - since).as_nanos() / self.refill.as_nanos().max(1);
+        let back = (now - since).as_nanos() / refill.as_nanos().max(1);
         let back = u32::try_from(back).unwrap_or(u32::MAX).min(self.spent);
         self.spent -= back;
         self.since = Some(if self.spent == 0 {
             now
         } else {
-            since + self.refill * back
+            since + refill * back
         });
-        if self.spent < self.burst {
+        if self.spent < burst {
             self.spent += 1;
             Ok(())
         } else {
-            Err(self.since.unwrap_or(now) + self.refill)
+            Err(self.since.unwrap_or(now) + refill)
         }
     }
 }
@@ -123,15 +120,19 @@ mod tests {
     #[test]
     fn a_bucket_gives_its_burst_then_one_for_each_refill() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(2, 10 * MS);
-        assert_eq!(bucket.take(start), Ok(()));
-        assert_eq!(bucket.take(start), Ok(()));
-        assert_eq!(bucket.take(start), Err(start + 10 * MS));
-        assert_eq!(bucket.take(start + 9 * MS), Err(start + 10 * MS));
-        assert_eq!(bucket.take(start + 10 * MS), Ok(()));
-        assert_eq!(bucket.take(start + 10 * MS), Err(start + 20 * MS));
-        assert_eq!(bucket.take(start + 90 * MS), Ok(()));
-        assert_eq!(bucket.take(start + 90 * MS), Ok(()));
-        assert!(bucket.take(start + 90 * MS).is_err());
+        let mut bucket = Bucket::default();
+        let rate = Rate {
+            burst: 2,
+            refill: 10 * MS,
+        };
+        assert_eq!(bucket.take(rate, start), Ok(()));
+        assert_eq!(bucket.take(rate, start), Ok(()));
+        assert_eq!(bucket.take(rate, start), Err(start + 10 * MS));
+        assert_eq!(bucket.take(rate, start + 9 * MS), Err(start + 10 * MS));
+        assert_eq!(bucket.take(rate, start + 10 * MS), Ok(()));
+        assert_eq!(bucket.take(rate, start + 10 * MS), Err(start + 20 * MS));
+        assert_eq!(bucket.take(rate, start + 90 * MS), Ok(()));
+        assert_eq!(bucket.take(rate, start + 90 * MS), Ok(()));
+        assert!(bucket.take(rate, start + 90 * MS).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! [`Life`]: the one way a registration goes, and the signals along it. Private.
 //!
 //! ```text
-//! stop -> (health told, key gone) -> ended -> settle -> drain -> drain_timeout -> cut -> sever
+//! leaving -> (health told, key gone) -> ended -> settle -> drain -> drain_timeout -> cut -> sever
 //! ```
 //!
 //! Each signal fires once and stays. The registrar moves a life to `ended`; from there on it goes
@@ -36,8 +36,6 @@ pub(crate) struct Life {
     span: Span,
     /// Where the registration was made. The keeper may run, and end, elsewhere.
     runtime: Handle,
-    /// The way out has begun, or has been asked for.
-    pub(crate) stop: CancellationToken,
     /// Skip what waits are left.
     pub(crate) hurry: CancellationToken,
     /// Stop accepting, finish what is in flight.
@@ -95,7 +93,6 @@ impl Life {
             status: watch::Sender::new((0, Status::Registering { why: None })),
             waits,
             span: Span::current(),
-            stop: CancellationToken::new(),
             hurry,
             drain: CancellationToken::new(),
             swept: CancellationToken::new(),
@@ -110,6 +107,12 @@ impl Life {
 
     pub(crate) fn status(&self) -> Status {
         self.status.borrow().1.clone()
+    }
+
+    /// Whether the way out has begun.
+    pub(crate) fn is_leaving(&self) -> bool {
+        let status = &self.status.borrow().1;
+        status.is_final() || matches!(status, Status::Deregistering)
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
@@ -160,7 +163,6 @@ impl Life {
     /// The registration has ended; the server is led out.
     pub(crate) fn end(self: &Arc<Self>, last: Status) {
         self.publish(last);
-        self.stop.cancel();
         let life = self.clone();
         self.runtime.spawn(async move { life.lead_out().await });
     }

@@ -47,7 +47,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Desired {
     entries: BTreeMap<EntryId, Arc<Entry>>,
-    by_name: HashMap<String, BTreeSet<EntryId>>,
+    by_name: HashMap<String, Vec<EntryId>>,
     changed: BTreeSet<EntryId>,
     next: EntryId,
     running: bool,
@@ -133,7 +133,7 @@ impl Shared {
                 .by_name
                 .entry(instance.name.clone())
                 .or_default()
-                .insert(id);
+                .push(id);
         }
         let entry = Arc::new(Entry {
             id,
@@ -305,7 +305,7 @@ impl Shared {
         };
         for (instance, _) in &entry.spec().instances {
             if let Some(ids) = desired.by_name.get_mut(&instance.name) {
-                ids.remove(&id);
+                ids.retain(|other| *other != id);
                 if ids.is_empty() {
                     desired.by_name.remove(&instance.name);
                 }
@@ -426,7 +426,6 @@ impl Entry {
     pub(crate) fn begin_leaving(&self) {
         self.spec().leaving = true;
         self.life.publish(Status::Deregistering);
-        self.life.stop.cancel();
     }
 
     /// Whether a server owns, or owned, a listener of it.

@@ -16,7 +16,7 @@ use super::exit::Leaving;
 use super::report::Trouble;
 use super::table::{EntryId, Table};
 use crate::Error;
-use crate::backoff::{Backoff, Bucket};
+use crate::backoff::{Backoff, Bucket, Rate};
 use crate::etcd::{Fault, Meaning, Session};
 use crate::lease::{self, Lease};
 use crate::status::Status;
@@ -71,8 +71,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Between attempts that were refused on purpose: somebody has to change something first.
 pub(super) const SLOW: Duration = Duration::from_secs(30);
 /// Fresh leases: enough at once for any mishap, few enough a minute if somebody revokes them all.
-const LEASES_AT_ONCE: u32 = 24;
-const LEASE_EVERY: Duration = Duration::from_secs(5);
+const LEASES: Rate = Rate {
+    burst: 24,
+    refill: Duration::from_secs(5),
+};
 /// After a panic of our own.
 const REST: Duration = Duration::from_secs(1);
 
@@ -129,7 +131,6 @@ impl Drop for Orphaned {
                     why: "the runtime ended".into(),
                 },
             });
-            entry.life.stop.cancel();
             entry.life.drain.cancel();
             entry.life.sever();
         }
@@ -152,7 +153,7 @@ impl Keeper {
             retry: Backoff::new(FIRST_RETRY, calm),
             asked: None,
             session: None,
-            leases: Bucket::new(LEASES_AT_ONCE, LEASE_EVERY),
+            leases: Bucket::default(),
             leaving: BTreeMap::new(),
             trouble: None,
             lost: None,
@@ -194,7 +195,7 @@ impl Keeper {
 
     /// One lease, over as many connections as it takes.
     async fn reign(&mut self) -> Why {
-        while let Err(until) = self.leases.take(Instant::now()) {
+        while let Err(until) = self.leases.take(LEASES, Instant::now()) {
             if let Err(why) = self.attend(sleep_until(until)).await {
                 return why;
             }

@@ -5,7 +5,7 @@
 //! new lease starts over, because every key under the old one is gone with it.
 
 use super::OnConflict;
-use crate::backoff::Bucket;
+use crate::backoff::{Bucket, Rate};
 use crate::etcd::{Event, EventKind, Op, Seen};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ struct Slot {
     /// What is being written by a transaction that is not answered yet.
     writing: Option<Option<Arc<str>>>,
     /// Somebody else's change that was seen while we were writing.
-    unsettled: Option<Event>,
+    unsettled: Option<Box<Event>>,
     /// The foreign lease we leave it to.
     foreign: Option<i64>,
     watch: i64,
@@ -82,8 +82,10 @@ const MAX_GUARDED_OPS: usize = 64;
 /// etcd's own limit is 1.5 MiB for a request.
 const MAX_BYTES: usize = 1024 * 1024;
 /// Repairs of one key: enough at once for any mishap, few enough a minute for a tug-of-war.
-const REPAIRS_AT_ONCE: u32 = 24;
-const REPAIR_EVERY: Duration = Duration::from_secs(10);
+const REPAIRS: Rate = Rate {
+    burst: 24,
+    refill: Duration::from_secs(10),
+};
 
 // === impl Table ===
 
@@ -299,7 +301,7 @@ impl Table {
                 self.dirty.insert(key.clone());
             }
             if let Some(event) = unsettled.filter(|event| event.revision > revision) {
-                self.happened(event, now);
+                self.happened(*event, now);
             }
             self.drop_if_done(&op.key().clone());
         }
@@ -314,7 +316,7 @@ impl Table {
             slot.writing = None;
             self.dirty.insert(op.key().clone());
             if let Some(event) = slot.unsettled.take() {
-                self.happened(event, now);
+                self.happened(*event, now);
             }
             self.drop_if_done(&op.key().clone());
         }
@@ -421,7 +423,7 @@ impl Table {
         };
         if slot.writing.is_some() {
             // Ours or not cannot be told before the revision of our own write is known.
-            slot.unsettled = Some(event);
+            slot.unsettled = Some(Box::new(event));
             return;
         }
         self.touched.insert(slot.entry);
@@ -446,7 +448,7 @@ impl Table {
             OnConflict::TakeOver => None,
         };
         if slot.want.is_some() && slot.foreign.is_none() {
-            slot.blocked = slot.repairs.take(now).err();
+            slot.blocked = slot.repairs.take(REPAIRS, now).err();
             self.dirty.insert(key.clone());
         }
         self.drop_if_done(&key);
@@ -513,7 +515,7 @@ impl Slot {
             foreign: None,
             watch,
             watch_from: 0,
-            repairs: Bucket::new(REPAIRS_AT_ONCE, REPAIR_EVERY),
+            repairs: Bucket::default(),
             blocked: None,
             alone: false,
         }

@@ -62,7 +62,7 @@ impl Incoming {
             source,
         })?;
         shared.check_bound(&entry, local)?;
-        if entry.is_leaving() || entry.life.stop.is_cancelled() || shared.is_stopping() {
+        if entry.is_leaving() || entry.life.is_leaving() || shared.is_stopping() {
             return Err(Error::Stopped);
         }
         entry.life.listening.store(true, Ordering::Release);
