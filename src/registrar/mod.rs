@@ -71,7 +71,8 @@ impl Registrar {
 
     /// Registers one instance, as soon as its address is known.
     ///
-    /// The instance appears when its listener is bound and served: see [`Registration`].
+    /// The instance appears when its listener is bound and served: see [`Registration`]. The
+    /// tokio runtime this is called in must have time and I/O enabled, as `#[tokio::main]` does.
     ///
     /// # Errors
     ///

@@ -278,6 +278,7 @@ async fn a_runtime_that_ends_leaves_nobody_waiting() {
     let registration = {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
+            .enable_all()
             .build();
         let runtime = runtime.unwrap();
         let _context = runtime.enter();
