@@ -15,6 +15,8 @@ pub(crate) struct Fault {
     meaning: Meaning,
     endpoint: Arc<str>,
     what: String,
+    /// Nothing has ever worked there: look at the configuration first.
+    at_first: bool,
 }
 
 /// What follows from a fault.
@@ -42,11 +44,23 @@ pub(crate) enum Meaning {
 
 impl Fault {
     pub(crate) fn new(meaning: Meaning, endpoint: &Arc<str>, what: impl Into<String>) -> Self {
+        let mut what = what.into();
+        // rustls adds the time of the attempt: the same trouble would read as another each time.
+        if let Some(at) = what.find(EXPIRED) {
+            what.truncate(at + EXPIRED.len());
+        }
         Self {
             meaning,
             endpoint: endpoint.clone(),
-            what: what.into(),
+            what,
+            at_first: false,
         }
+    }
+
+    /// Nothing has ever worked so far.
+    pub(crate) fn at_first(mut self) -> Self {
+        self.at_first = true;
+        self
     }
 
     pub(crate) fn broken(endpoint: &Arc<str>, what: impl Into<String>) -> Self {
@@ -86,6 +100,31 @@ impl Fault {
         Self::new(meaning(status.code(), text), endpoint, what)
     }
 
+    /// What to look at first.
+    fn advice(&self) -> Option<&'static str> {
+        let says = |text: &&str| self.what.contains(*text);
+        let hung_up = HUNG_UP.iter().any(|text| says(text));
+        let https = self.endpoint.starts_with("https:");
+        match self.meaning {
+            Meaning::Denied => Some("check the user, its password and its role"),
+            _ if says(&"invalid peer certificate") => {
+                Some("check its certificate, and what Tls::ca_pem and Tls::domain say")
+            }
+            _ if says(&"received fatal alert") => {
+                Some("check Tls::identity_pem: it may want another client certificate")
+            }
+            Meaning::Unreachable if https && hung_up => Some("check that it speaks TLS there"),
+            Meaning::Unreachable => Some("check that etcd runs there"),
+            Meaning::Broken if self.at_first && hung_up && https => {
+                Some("check Tls::identity_pem: it may want a client certificate")
+            }
+            Meaning::Broken if self.at_first && hung_up => {
+                Some("check whether it speaks TLS there: then write https://")
+            }
+            _ => None,
+        }
+    }
+
     /// A watch that etcd cancelled, with its reason as text.
     pub(crate) fn from_cancel(endpoint: &Arc<str>, reason: &str) -> Self {
         let what = if reason.is_empty() {
@@ -104,13 +143,21 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.endpoint, self.what)?;
-        match self.meaning {
-            Meaning::Denied => f.write_str(" (check the user, its password and its role)"),
-            Meaning::Unreachable => f.write_str(" (check that etcd runs there)"),
-            _ => Ok(()),
+        match self.advice() {
+            Some(advice) => write!(f, " ({advice})"),
+            None => Ok(()),
         }
     }
 }
+
+const EXPIRED: &str = "certificate expired";
+/// How it reads when the other side hangs up on our first words.
+const HUNG_UP: [&str; 4] = [
+    "broken pipe",
+    "connection closed",
+    "handshake eof",
+    "reset by peer",
+];
 
 fn meaning(code: Code, text: &str) -> Meaning {
     if text.contains("lease not found") {
@@ -225,6 +272,64 @@ mod tests {
             assert!(fault.to_string().starts_with("http://e:1: "), "{fault}");
             assert!(fault.to_string().contains(text), "{fault}");
         }
+    }
+
+    #[test]
+    fn advice_goes_with_what_is_seen() {
+        for (endpoint, meaning, what, at_first, advice) in [
+            (
+                "https://e:1",
+                Meaning::Unreachable,
+                "invalid peer certificate: X",
+                true,
+                "ca_pem",
+            ),
+            (
+                "https://e:1",
+                Meaning::Unreachable,
+                "tls handshake eof",
+                true,
+                "speaks TLS",
+            ),
+            (
+                "https://e:1",
+                Meaning::Broken,
+                "received fatal alert: X",
+                false,
+                "identity_pem",
+            ),
+            (
+                "https://e:1",
+                Meaning::Broken,
+                "broken pipe",
+                true,
+                "identity_pem",
+            ),
+            (
+                "http://e:1",
+                Meaning::Broken,
+                "broken pipe",
+                true,
+                "write https://",
+            ),
+            (
+                "http://e:1",
+                Meaning::Unreachable,
+                "refused",
+                true,
+                "etcd runs there",
+            ),
+            ("http://e:1", Meaning::Denied, "no", true, "its password"),
+        ] {
+            let fault = Fault::new(meaning, &endpoint.into(), what);
+            let fault = if at_first { fault.at_first() } else { fault };
+            assert!(fault.to_string().contains(advice), "{fault}");
+        }
+        let later = Fault::broken(&"http://e:1".into(), "broken pipe");
+        assert_eq!(later.to_string(), "http://e:1: broken pipe", "it did work");
+        let expired = "certificate expired: verification time 17 (UNIX)";
+        let expired = Fault::broken(&"https://e:1".into(), expired).to_string();
+        assert!(!expired.contains("17"), "{expired}");
     }
 
     #[test]

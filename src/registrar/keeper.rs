@@ -289,6 +289,10 @@ impl Keeper {
 
     /// After a broken connection: what to try next, and when.
     async fn recover(&mut self, fault: Fault) -> Result<(), Why> {
+        let fault = match (&self.lease, self.works_since) {
+            (None, None) => fault.at_first(),
+            _ => fault,
+        };
         tracing::debug!(%fault, "attempt failed");
         self.session = None;
         self.table.doubt();

@@ -16,8 +16,10 @@ mod greeter;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod bad_input;
 mod blocked;
+mod cluster;
 mod drain;
 mod fake_is_faithful;
 mod outages;
@@ -25,3 +27,5 @@ mod scale;
 mod serving;
 mod setup;
 mod signals;
+#[cfg(feature = "_tls")]
+mod tls;

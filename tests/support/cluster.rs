@@ -78,6 +78,35 @@ impl Cluster {
         (self.leader().await + 1) % self.members.len()
     }
 
+    /// Hands the leadership to a member, and waits until that one has it.
+    ///
+    /// # Panics
+    /// When it has not after half a minute.
+    pub async fn make_leader(&self, index: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.leader().await;
+            if leader == index {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "member {index} does not become the leader"
+            );
+            // Refused during an election; then it is asked again.
+            let _asked = timeout(PROBE, self.move_leader(leader, index)).await;
+        }
+    }
+
+    async fn move_leader(&self, from: usize, to: usize) -> Result<(), Error> {
+        let next = self.members[to].client().await.status().await?;
+        let next = next
+            .header()
+            .map_or(0, etcd_client::ResponseHeader::member_id);
+        let mut leader = self.members[from].client().await;
+        leader.move_leader(next).await.map(drop)
+    }
+
     fn planned() -> Self {
         let plans = ["one", "two", "three"].map(Plan::new);
         let all = plans.each_ref().map(Plan::membership).join(",");

@@ -24,9 +24,13 @@ pub mod guarded;
 mod plan;
 
 use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use etcd_client::{Client, Error};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
@@ -61,9 +65,14 @@ impl Etcd {
 
     /// [`Etcd::start`] with more command line arguments, for example `--unsafe-no-fsync`.
     pub async fn start_with(extra_args: &[&str]) -> Self {
+        Self::start_as(|| Plan::new("solo").alone().with_args(extra_args)).await
+    }
+
+    /// [`Etcd::start`] of a plan of its own, which is made anew for each attempt.
+    pub async fn start_as(plan: impl Fn() -> Plan) -> Self {
         let mut last = String::new();
         for _ in 0..START_ATTEMPTS {
-            let mut etcd = Self::planned(Plan::new("solo").alone().with_args(extra_args));
+            let mut etcd = Self::planned(plan());
             etcd.start_again();
             match etcd.serving().await {
                 Ok(_) => return etcd,
@@ -156,9 +165,35 @@ impl Etcd {
         client.unwrap_or_else(|e| panic!("no client for {}: {e}", self.endpoint()))
     }
 
+    /// How many calls of a gRPC method it has been asked for since its start, by its own count.
+    pub async fn calls(&self, method: &str) -> usize {
+        let page = self
+            .metrics()
+            .await
+            .unwrap_or_else(|e| panic!("no metrics: {e}"));
+        let label = format!("grpc_server_started_total{{grpc_method=\"{method}\"");
+        let line = page.lines().find(|line| line.starts_with(&label));
+        let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        count.unwrap_or_else(|| panic!("etcd does not count calls of {method}"))
+    }
+
+    async fn metrics(&self) -> io::Result<String> {
+        let mut page = String::new();
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.client_port())).await?;
+        let request = b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request).await?;
+        stream.read_to_string(&mut page).await?;
+        Ok(page)
+    }
+
+    /// Everything that etcd has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.plan.log_path()).unwrap_or_default()
+    }
+
     /// The last lines that etcd has logged.
     pub fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.plan.log_path()).unwrap_or_default();
+        let log = self.log();
         let from = log.lines().count().saturating_sub(25);
         log.lines().skip(from).collect::<Vec<_>>().join("\n")
     }

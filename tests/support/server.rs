@@ -25,14 +25,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 impl ServerProcess {
     /// Starts the server for `etcd` with further flags. Does not wait.
     pub fn start(etcd: &str, flags: &[&str]) -> Self {
+        Self::start_with_env(etcd, flags, &[])
+    }
+
+    /// [`start`](Self::start) with variables (`NAME=value`) added to its environment.
+    pub fn start_with_env(etcd: &str, flags: &[&str], variables: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut args = vec!["--etcd".to_owned(), etcd.to_owned()];
+        let server = example("server").display().to_string();
+        let mut args: Vec<_> = variables.iter().map(ToString::to_string).collect();
+        args.extend([server, "--etcd".to_owned(), etcd.to_owned()]);
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         if !flags.contains(&"--listen") {
             args.extend(["--listen".to_owned(), super::ports::free_addr().to_string()]);
         }
         let log = dir.path().join("log");
-        let process = Guarded::spawn(&example("server"), &args, &log, dir.path());
+        // `env` becomes the server: the same process, so that signals hit the server.
+        let process = Guarded::spawn(Path::new("env"), &args, &log, dir.path());
         Self { process, dir }
     }
 

@@ -17,6 +17,8 @@ pub struct Plan {
     peer_port: u16,
     /// `name=peer-url,...` of all members.
     initial_cluster: String,
+    /// Client URLs besides the plaintext one, which stays for the tests themselves.
+    further_urls: Vec<String>,
     extra_args: Vec<String>,
     dir: TempDir,
 }
@@ -29,6 +31,7 @@ impl Plan {
             client_port: ports::free(),
             peer_port: ports::free(),
             initial_cluster: String::new(),
+            further_urls: Vec::new(),
             extra_args: Vec::new(),
             dir: tempfile::Builder::new()
                 .prefix("etcd-for-tests-")
@@ -60,6 +63,13 @@ impl Plan {
     #[must_use]
     pub fn with_args(mut self, args: &[&str]) -> Self {
         self.extra_args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Serves clients at this URL as well, for example `https://127.0.0.1:port`.
+    #[must_use]
+    pub fn also_at(mut self, url: &str) -> Self {
+        self.further_urls.push(url.to_owned());
         self
     }
 
@@ -95,11 +105,13 @@ impl Plan {
 
     fn args(&self) -> Vec<String> {
         let client_url = self.client_url();
+        let mut client_urls = vec![client_url.clone()];
+        client_urls.extend(self.further_urls.iter().cloned());
         let peer_url = self.peer_url();
         let flags = [
             ("name", self.name.clone()),
             ("data-dir", self.data_dir().display().to_string()),
-            ("listen-client-urls", client_url.clone()),
+            ("listen-client-urls", client_urls.join(",")),
             ("advertise-client-urls", client_url),
             ("listen-peer-urls", peer_url.clone()),
             ("initial-advertise-peer-urls", peer_url),

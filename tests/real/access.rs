@@ -1,0 +1,424 @@
+//! An etcd that wants to know who asks: users, tokens that expire, and roles that allow little.
+
+use crate::setup::{Greeter, LONG, SEC};
+use crate::support::etcd::Etcd as EtcdProcess;
+use crate::support::eventually;
+use crate::support::ports::free_addr;
+use crate::support::proxy::Proxy;
+use crate::support::server::ServerProcess;
+use etcd_client::{Client, ConnectOptions, Permission, RoleRevokePermissionOptions};
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tonic_etcd::{Closed, Etcd, Instance, Registrar, Registration, Status};
+
+const ROOT: &str = "the password of root";
+/// Must never be seen anywhere but here.
+const CANARY: &str = "canary-that-sings-nowhere";
+/// A registrar that was refused on purpose waits for 22 to 30 s.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// What a key looks like from outside: written anew or deleted in between, it would differ.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    created: i64,
+    modified: i64,
+    lease: i64,
+}
+
+/// An etcd with users. Hashing passwords is made cheap: on a small machine it takes long.
+async fn guarded(args: &[&str]) -> EtcdProcess {
+    let args: Vec<_> = ["--bcrypt-cost=4"].iter().chain(args).copied().collect();
+    let etcd = EtcdProcess::start_with(&args).await;
+    let mut client = etcd.client().await;
+    client.role_add("root").await.unwrap();
+    client.user_add("root", ROOT, None).await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    allow(&mut client, "greeter").await;
+    client.auth_enable().await.unwrap();
+    etcd
+}
+
+/// Tokens that live for two seconds, signed with a secret in `dir`.
+fn jwt(dir: &Path) -> String {
+    let secret = dir.join("secret");
+    std::fs::write(&secret, "something that only etcd knows").unwrap();
+    let secret = secret.display();
+    format!("--auth-token=jwt,sign-method=HS256,ttl=2s,priv-key={secret}")
+}
+
+/// A user of that name with a role of that name, for `/services/{name}/` and nothing else.
+async fn allow(client: &mut Client, name: &str) {
+    client.role_add(name).await.unwrap();
+    client
+        .role_grant_permission(name, everything_of(name))
+        .await
+        .unwrap();
+    client.user_add(name, CANARY, None).await.unwrap();
+    client.user_grant_role(name, name).await.unwrap();
+}
+
+fn everything_of(name: &str) -> Permission {
+    Permission::read_write(format!("/services/{name}/")).with_prefix()
+}
+
+/// Root, with a token of its own that is as old as this call.
+async fn root(etcd: &EtcdProcess) -> Client {
+    let options = ConnectOptions::new().with_user("root", ROOT);
+    Client::connect([etcd.endpoint()], Some(options))
+        .await
+        .unwrap()
+}
+
+async fn seen(etcd: &EtcdProcess, key: &str) -> Option<Seen> {
+    let found = root(etcd).await.get(key, None).await.unwrap();
+    found.kvs().first().map(|kv| Seen {
+        created: kv.create_revision(),
+        modified: kv.mod_revision(),
+        lease: kv.lease(),
+    })
+}
+
+/// How often anybody but root has authenticated: `root` does so once for each call.
+struct Authentications<'a>(&'a EtcdProcess, usize);
+
+impl<'a> Authentications<'a> {
+    async fn from_now_on(etcd: &'a EtcdProcess) -> Self {
+        Self(etcd, etcd.calls("Authenticate").await)
+    }
+
+    async fn so_far(&self, by_root: usize) -> usize {
+        self.0.calls("Authenticate").await - self.1 - by_root
+    }
+}
+
+fn greeter_at(endpoint: &str) -> Etcd {
+    Etcd::new([endpoint]).user("greeter", CANARY)
+}
+
+async fn start(etcd: &EtcdProcess) -> Greeter {
+    let endpoint = etcd.endpoint();
+    // What `start` would be is nobody in particular.
+    Greeter::start(etcd, |_| Registrar::builder(greeter_at(&endpoint))).await
+}
+
+/// Has it written once more, and waits until it is.
+async fn update(registration: &Registration, version: &str) {
+    let before = revision(registration);
+    registration
+        .update(|instance| instance.version(version))
+        .unwrap();
+    eventually("the update is written", LONG, || {
+        match registration.status() {
+            Status::Registered(now) if now.revision > before => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+fn revision(registration: &Registration) -> i64 {
+    let status = registration.status();
+    status.registered().expect("held").revision
+}
+
+/// A registration without a server.
+fn register(registrar: &Registrar, name: &str) -> Registration {
+    let registration = registrar.register(Instance::new(name)).unwrap();
+    registration.announce(free_addr()).unwrap();
+    registration
+}
+
+/// Waits until a status other than a good one says such a thing.
+async fn told(registration: &Registration, limit: Duration, what: &str) -> String {
+    eventually(&format!("{what:?} is said"), limit, || {
+        match registration.status() {
+            Status::Registering { why: Some(why), .. }
+            | Status::Suspect { why, .. }
+            | Status::Lost { why, .. }
+                if why.contains(what) =>
+            {
+                Ok(why.to_string())
+            }
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_simple_token_that_expires_or_is_forgotten_costs_one_authentication_and_no_gap() {
+    let mut etcd = guarded(&["--auth-token-ttl=1"]).await;
+    let greeter = start(&etcd).await;
+    let (key, registration) = (greeter.key(), greeter.registration.clone());
+    let before = seen(&etcd, &key).await.unwrap();
+
+    // Renewals alone do not need a token, so that it grows old.
+    let expired = |log: String| log.matches("deleted a simple token").count();
+    let so_far = expired(etcd.log());
+    let some_expired = || match expired(etcd.log()) {
+        now if now > so_far => Ok(()),
+        now => Err(format!("{now} expired tokens")),
+    };
+    eventually("root's younger token expires", LONG, some_expired).await;
+    let count = Authentications::from_now_on(&etcd).await;
+    update(&registration, "after").await;
+    assert_eq!(count.so_far(0).await, 1, "for the update");
+    let updated = seen(&etcd, &key).await.unwrap();
+    assert_eq!(
+        (updated.created, updated.lease),
+        (before.created, before.lease)
+    );
+
+    // A restarted etcd knows no token at all. It counts from zero.
+    etcd.kill().await;
+    etcd.start_again();
+    etcd.wait_answering().await;
+    eventually("it is connected again", LONG, || {
+        match registration.status() {
+            Status::Registered(_) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    sleep(SEC * 6).await;
+    let asked = etcd.calls("Authenticate").await;
+    // While it starts, it leaves one or two of them unanswered.
+    assert!((1..=3).contains(&asked), "{asked} for the new connection");
+    assert_eq!(seen(&etcd, &key).await.unwrap(), updated, "and it stays");
+}
+
+#[tokio::test]
+async fn a_jwt_token_that_expires_or_is_outdated_costs_one_authentication_and_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = guarded(&[&jwt(dir.path())]).await;
+    let greeter = start(&etcd).await;
+    let (key, registration) = (greeter.key(), greeter.registration.clone());
+    let before = seen(&etcd, &key).await.unwrap();
+
+    // Nothing tells that a jwt has expired, except its use.
+    sleep(SEC * 4).await;
+    let count = Authentications::from_now_on(&etcd).await;
+    update(&registration, "after").await;
+    assert_eq!(count.so_far(0).await, 1, "for a token that has expired");
+
+    let mut client = root(&etcd).await;
+    client.role_add("something else").await.unwrap();
+    let count = Authentications::from_now_on(&etcd).await;
+    update(&registration, "later").await;
+    assert_eq!(
+        count.so_far(0).await,
+        1,
+        "for a token of an older auth store"
+    );
+
+    // Somebody else's delete is undone although the token is old once more.
+    sleep(SEC * 3).await;
+    root(&etcd).await.delete(&*key, None).await.unwrap();
+    eventually("it knows", LONG, || match registration.status() {
+        Status::Registered(now) if now.since.elapsed() < SEC * 3 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let healed = seen(&etcd, &key).await.unwrap();
+    assert_eq!(healed.lease, before.lease);
+    assert!(healed.created > before.created);
+}
+
+/// A password that was changed, a user that was deleted, a permission that was taken away, and a
+/// server that never knew the password: all at once, because each waits for half a minute.
+#[tokio::test]
+async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
+    let etcd = guarded(&[]).await;
+    let mut client = root(&etcd).await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let mut refused = vec![];
+    for name in ["rotated", "deleted", "forbidden"] {
+        allow(&mut client, name).await;
+        let etcd = Etcd::new([proxy.endpoint()]).user(name, CANARY);
+        let registrar = Registrar::builder(etcd).build().unwrap();
+        refused.push((register(&registrar, name), registrar));
+    }
+    for (registration, _) in &refused {
+        timeout(LONG, registration.registered())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let forbidden = refused[2].0.status().registered().expect("held").keys[0].clone();
+    let before = seen(&etcd, &forbidden).await;
+    let stranger = ["--user", "greeter", "--password", "not the password"];
+    let stranger = ServerProcess::start(&etcd.endpoint(), &stranger);
+    let count = Authentications::from_now_on(&etcd).await;
+
+    client
+        .user_change_password("rotated", "another")
+        .await
+        .unwrap();
+    client.user_delete("deleted").await.unwrap();
+    let prefix = RoleRevokePermissionOptions::new().with_prefix();
+    let revoked = client.role_revoke_permission("forbidden", "/services/forbidden/", Some(prefix));
+    revoked.await.unwrap();
+    // They have what they wanted of etcd; a new connection shows what they may.
+    proxy.reset();
+    let whys = [
+        "invalid user ID or password",
+        "invalid user ID or password",
+        "permission denied",
+    ];
+    for ((registration, _), why) in refused.iter().zip(whys) {
+        let why = told(registration, LONG, why).await;
+        assert!(
+            why.contains(&proxy.endpoint()) && !why.contains(CANARY),
+            "{why}"
+        );
+    }
+    let begun = Instant::now();
+    sleep(SEC * 10).await;
+    let asked = count.so_far(0).await;
+    // A lease is renewed on by whoever may not touch the key.
+    assert_eq!(seen(&etcd, &forbidden).await, before);
+    println!("refused with {asked} authentications");
+    assert!((3..=6).contains(&asked), "{asked} authentications");
+
+    client
+        .user_change_password("rotated", CANARY)
+        .await
+        .unwrap();
+    client.user_add("deleted", CANARY, None).await.unwrap();
+    client.user_grant_role("deleted", "deleted").await.unwrap();
+    let allowed = client.role_grant_permission("forbidden", everything_of("forbidden"));
+    allowed.await.unwrap();
+    for (registration, _) in &refused {
+        timeout(SLOW + SEC * 5, registration.registered())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    // One of them was root's own.
+    let asked = count.so_far(1).await;
+    println!(
+        "back after {:?} with {asked} authentications",
+        begun.elapsed()
+    );
+    assert!((6..=10).contains(&asked), "{asked} authentications");
+    let said = stranger.output();
+    assert!(said.contains("invalid user ID or password"), "{said}");
+    assert!(said.lines().count() < 6, "{said}");
+}
+
+#[tokio::test]
+async fn a_role_for_its_own_prefix_is_all_that_a_service_needs() {
+    let etcd = guarded(&[]).await;
+    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
+        .build()
+        .unwrap();
+    let registration = register(&registrar, "greeter");
+    let registered = timeout(LONG, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    let key = &*registered.keys[0];
+    update(&registration, "2").await;
+    heals(&etcd, key).await;
+    registration.deregister();
+    let closed = timeout(LONG, registration.closed()).await.unwrap();
+    assert_eq!(closed, Closed::Deregistered);
+    assert_eq!(seen(&etcd, key).await, None);
+}
+
+#[tokio::test]
+async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
+    let etcd = guarded(&[]).await;
+    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
+        .build()
+        .unwrap();
+    let inside = register(&registrar, "greeter");
+    let registered = timeout(LONG, inside.registered()).await.unwrap().unwrap();
+    let before = seen(&etcd, &registered.keys[0]).await;
+    let outside = register(&registrar, "other");
+    let why = told(&outside, LONG, "permission denied").await;
+    assert!(why.contains(&etcd.endpoint()), "{why}");
+    sleep(SEC * 6).await;
+    told(&outside, LONG, "permission denied").await;
+    assert_eq!(
+        inside.status(),
+        Status::Registered(registered.clone()),
+        "and it stays"
+    );
+    assert_eq!(seen(&etcd, &registered.keys[0]).await, before);
+    inside.deregister();
+    let closed = timeout(LONG, inside.closed()).await.unwrap();
+    assert_eq!(closed, Closed::Deregistered);
+}
+
+#[tokio::test]
+async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_repaired() {
+    let etcd = guarded(&[]).await;
+    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
+        .build()
+        .unwrap();
+    let inside = register(&registrar, "greeter");
+    let registered = timeout(LONG, inside.registered()).await.unwrap().unwrap();
+    let outside = register(&registrar, "other");
+    told(&outside, LONG, "permission denied").await;
+    heals(&etcd, &registered.keys[0]).await;
+}
+
+#[tokio::test]
+async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_registered() {
+    let etcd = guarded(&[]).await;
+    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
+        .build()
+        .unwrap();
+    let outside = register(&registrar, "other");
+    let inside = register(&registrar, "greeter");
+    timeout(SEC * 5, inside.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    told(&outside, LONG, "permission denied").await;
+}
+
+/// Deletes the key, and waits until it is back under its lease.
+async fn heals(etcd: &EtcdProcess, key: &str) {
+    let before = seen(etcd, key).await.unwrap();
+    root(etcd).await.delete(key, None).await.unwrap();
+    let deadline = Instant::now() + SEC * 5;
+    loop {
+        match seen(etcd, key).await {
+            Some(now) if now.created > before.created => {
+                assert_eq!(now.lease, before.lease);
+                return;
+            }
+            other => assert!(Instant::now() < deadline, "{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn neither_password_nor_token_is_ever_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = guarded(&[&jwt(dir.path())]).await;
+    let canary = |user| ["--user", user, "--password", CANARY, "--settle", "0s"];
+    let trace =
+        |user| ServerProcess::start_with_env(&etcd.endpoint(), &canary(user), &["RUST_LOG=trace"]);
+    let (known, unknown) = (trace("greeter"), trace("nobody"));
+    known.registered().await;
+    eventually("the refusal is logged", LONG, || {
+        let said = unknown.output();
+        said.contains("invalid user ID or password")
+            .then_some(())
+            .ok_or(said)
+    })
+    .await;
+    for server in [&known, &unknown] {
+        server.signal("TERM");
+        server.exit(LONG).await;
+        let said = server.output();
+        assert!(said.contains("TRACE"), "{said}");
+        assert!(!said.contains(CANARY), "the password is logged: {said}");
+        // What every jwt begins with.
+        assert!(!said.contains("eyJ"), "the token is logged: {said}");
+    }
+}

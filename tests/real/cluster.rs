@@ -1,0 +1,217 @@
+//! Three members, some of which die, hang, restart or cannot be reached.
+//!
+//! The registration knows all three, and nothing else in between: what is measured here is that
+//! nobody can tell which of them is gone. `ROUNDS=20` repeats each test that often on the same
+//! cluster and prints what every round took: the long measurement is this same code.
+
+mod trial;
+
+use crate::setup::{LONG, SEC};
+use crate::support::cluster::Cluster;
+use crate::support::observer::Observer;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::server::ServerProcess;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tonic_etcd::Status;
+use trial::{Trial, Watched};
+
+const TTL: Duration = Duration::from_secs(5);
+/// Whoever has not been renewed for this long has been lost.
+const OUTLASTS_THE_TTL: Duration = Duration::from_secs(6);
+
+/// Which member something happens to.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    FollowerInUse,
+    LeaderInUse,
+    /// A leader that others forward our renewals to.
+    LeaderElsewhere,
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Killed,
+    Stopped,
+}
+
+fn rounds() -> usize {
+    let rounds = std::env::var("ROUNDS").ok();
+    rounds.map_or(1, |rounds| rounds.parse().expect("ROUNDS is a number"))
+}
+
+/// Sees to it that there is such a member, and says which it is.
+async fn find(cluster: &Cluster, watched: &Watched, victim: Victim) -> usize {
+    let endpoints = cluster.endpoints();
+    loop {
+        watched.calm().await;
+        let in_use = watched.in_use();
+        let in_use = endpoints.iter().position(|endpoint| *endpoint == in_use);
+        let in_use = in_use.expect("one of the members");
+        let leader = match victim {
+            Victim::LeaderInUse => in_use,
+            Victim::FollowerInUse | Victim::LeaderElsewhere => (in_use + 1) % 3,
+        };
+        cluster.make_leader(leader).await;
+        watched.calm().await;
+        // A change of leaders may make it change members.
+        if endpoints[in_use] == watched.in_use() {
+            return match victim {
+                Victim::LeaderElsewhere => leader,
+                Victim::FollowerInUse | Victim::LeaderInUse => in_use,
+            };
+        }
+    }
+}
+
+async fn nobody_notices(faults: &[(Victim, Fault)]) {
+    let mut cluster = Cluster::start().await;
+    let watched = Watched::start(&cluster, &cluster.endpoints()).await;
+    for round in 0..rounds() {
+        for (victim, fault) in faults {
+            let index = find(&cluster, &watched, *victim).await;
+            let survivor = cluster.members[(index + 1) % 3].endpoint();
+            let trial = Trial::begin(&watched, &survivor).await;
+            match fault {
+                Fault::Killed => cluster.members[index].kill().await,
+                Fault::Stopped => cluster.members[index].stop_signal(),
+            }
+            sleep(OUTLASTS_THE_TTL).await;
+            trial
+                .end(&format!("round {round}: {victim:?} {fault:?}"))
+                .await;
+            match fault {
+                Fault::Killed => cluster.members[index].start_again(),
+                Fault::Stopped => cluster.members[index].cont_signal(),
+            }
+            cluster.members[index].wait_serving().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_notices_that_a_follower_is_killed_or_stopped() {
+    nobody_notices(&[
+        (Victim::FollowerInUse, Fault::Killed),
+        (Victim::FollowerInUse, Fault::Stopped),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_notices_that_the_leader_is_killed_or_stopped() {
+    nobody_notices(&[
+        (Victim::LeaderInUse, Fault::Killed),
+        (Victim::LeaderInUse, Fault::Stopped),
+        (Victim::LeaderElsewhere, Fault::Stopped),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_notices_a_rolling_restart() {
+    let mut cluster = Cluster::start().await;
+    let watched = Watched::start(&cluster, &cluster.endpoints()).await;
+    for round in 0..rounds() {
+        let trial = Trial::begin(&watched, &cluster.members[0].endpoint()).await;
+        for member in &mut cluster.members {
+            member.kill().await;
+            member.start_again();
+            member.wait_serving().await;
+        }
+        sleep(OUTLASTS_THE_TTL).await;
+        trial.end(&format!("round {round}: rolling restart")).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_notices_that_one_member_is_a_black_hole() {
+    let cluster = Cluster::start().await;
+    let mut proxies = vec![];
+    for member in &cluster.members {
+        proxies.push(Proxy::to_port(member.client_port()).await);
+    }
+    let endpoints: Vec<_> = proxies.iter().map(Proxy::endpoint).collect();
+    let watched = Watched::start(&cluster, &endpoints).await;
+    for round in 0..rounds() {
+        watched.calm().await;
+        let in_use = endpoints.iter().position(|it| *it == watched.in_use());
+        let in_use = in_use.expect("one of the proxies");
+        let trial = Trial::begin(&watched, &cluster.members[in_use].endpoint()).await;
+        proxies[in_use].set(Mode::BlackHole);
+        sleep(OUTLASTS_THE_TTL).await;
+        trial.end(&format!("round {round}: black hole")).await;
+        proxies[in_use].set(Mode::Forward);
+    }
+}
+
+/// etcd extends every lease when a leader is elected, so that even the members that were there
+/// all the time have nothing to tell.
+#[tokio::test]
+async fn a_quorum_that_was_lost_for_longer_than_the_ttl_is_said_and_leaves_the_key_as_it_was() {
+    let mut cluster = Cluster::start().await;
+    let watched = Watched::start(&cluster, &cluster.endpoints()).await;
+    for round in 0..rounds() {
+        watched.calm().await;
+        // By turns, the leader remains or a follower does.
+        let survivor = (cluster.leader().await + round) % 3;
+        let observer = Observer::start(cluster.members[survivor].endpoint(), "/services/").await;
+        let before = observer.wait_for_key(&watched.key, LONG).await;
+        let killed = Instant::now();
+        let dead = [(survivor + 1) % 3, (survivor + 2) % 3];
+        for index in dead {
+            cluster.members[index].kill().await;
+        }
+        let told = watched
+            .status(LONG, |status| matches!(status, Status::Lost { .. }))
+            .await;
+        let told = told - killed;
+        // A leader that remains alone renews leases on until it steps down, a second or two later.
+        assert!(
+            told > TTL / 2 && told < TTL + SEC * 4,
+            "told after {told:?}"
+        );
+        watched.health(LONG, false).await;
+        sleep(SEC).await;
+        for index in dead {
+            cluster.members[index].start_again();
+        }
+        let serving = cluster.members[survivor].wait_serving().await;
+        let back = watched
+            .status(SEC * 5, |status| matches!(status, Status::Registered(_)))
+            .await;
+        watched.health(LONG, true).await;
+        let back = back.saturating_duration_since(serving);
+        println!("round {round}: quorum lost; told after {told:?}, held again after {back:?}");
+        sleep(OUTLASTS_THE_TTL).await;
+        assert_eq!(observer.events(), []);
+        assert_eq!(observer.keys()[&watched.key], before);
+    }
+}
+
+#[tokio::test]
+async fn a_server_killed_together_with_the_leader_is_gone_after_an_election_and_a_ttl() {
+    for round in 0..rounds() {
+        let mut cluster = Cluster::start().await;
+        let leader = cluster.leader().await;
+        let observer = &cluster.members[(leader + 1) % 3];
+        let observer = Observer::start(observer.endpoint(), "/services/").await;
+        let server = ServerProcess::start(&cluster.endpoints().join(","), &[]);
+        let key = server.registered().await;
+        observer.wait_for_key(&key, LONG).await;
+        let start = Instant::now();
+        server.signal("KILL");
+        cluster.members[leader].kill().await;
+        timeout(LONG, observer.wait_for_no_key(&key, LONG))
+            .await
+            .unwrap();
+        let gone = start.elapsed();
+        println!("round {round}: server and leader killed; gone after {gone:?}");
+        // What was left of the TTL, an election of one to three rounds, the TTL as extended.
+        assert!(
+            gone > TTL - SEC * 2 && gone < TTL + SEC * 4 + TTL + SEC,
+            "{gone:?}"
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! TLS to etcd, with certificates made here, and everything that can be wrong with them.
+//!
+//! Each etcd has two doors: a plaintext one for the tests themselves, and the one under test.
+
+use crate::setup::{Greeter, SEC};
+use crate::support::etcd::{Etcd as EtcdProcess, Plan};
+use crate::support::ports::{self, free_addr};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use tokio::time::{Instant, timeout_at};
+use tonic_etcd::{Etcd, Instance, Registrar, Status, Tls};
+
+/// Who signs certificates.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, in PEM.
+struct Identity {
+    certificate: String,
+    key: String,
+}
+
+/// An etcd with a TLS door.
+struct Secured {
+    etcd: EtcdProcess,
+    endpoint: String,
+    _files: TempDir,
+}
+
+// === impl Authority ===
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self { pem, issuer }
+    }
+
+    fn sign(&self, name: &str) -> Identity {
+        self.sign_as(name, |_| {})
+    }
+
+    fn sign_as(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Identity {
+            certificate,
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+// === impl Secured ===
+
+impl Secured {
+    /// An etcd that shows `identity`, and asks for a certificate of `clients` if that is given.
+    async fn start(identity: &Identity, clients: Option<&Authority>) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let write = |name: &str, pem: &str| write(files.path(), name, pem).display().to_string();
+        let mut args = vec![
+            format!(
+                "--cert-file={}",
+                write("certificate", &identity.certificate)
+            ),
+            format!("--key-file={}", write("key", &identity.key)),
+        ];
+        if let Some(authority) = clients {
+            args.push("--client-cert-auth".to_owned());
+            args.push(format!("--trusted-ca-file={}", write("ca", &authority.pem)));
+        }
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        // Another one for each attempt to start.
+        let endpoint = RefCell::new(String::new());
+        let plan = || {
+            let url = format!("https://127.0.0.1:{}", ports::free());
+            let plan = Plan::new("solo").alone().also_at(&url).with_args(&args);
+            endpoint.replace(url);
+            plan
+        };
+        let etcd = EtcdProcess::start_as(plan).await;
+        Self {
+            etcd,
+            endpoint: endpoint.into_inner(),
+            _files: files,
+        }
+    }
+
+    /// Registers through the TLS door, and finds the key through the other one.
+    async fn registers(&self, tls: Tls) {
+        let etcd = Etcd::new([&self.endpoint]).tls(tls);
+        let greeter = Greeter::start(&self.etcd, |_| Registrar::builder(etcd)).await;
+        let found = self.etcd.client().await.get(greeter.key(), None).await;
+        assert_eq!(found.unwrap().count(), 1);
+    }
+}
+
+fn write(dir: &Path, name: &str, pem: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, pem).unwrap();
+    path
+}
+
+fn trusting(authority: &Authority) -> Tls {
+    Tls::new().ca_pem(&*authority.pem)
+}
+
+/// It cannot be registered there, and whatever the status says about it names the endpoint.
+async fn refused(case: &str, endpoint: &str, etcd: Etcd) -> String {
+    let registrar = Registrar::builder(etcd).build().unwrap();
+    let registration = registrar.register(Instance::new("greeter")).unwrap();
+    registration.announce(free_addr()).unwrap();
+    let mut whys = BTreeSet::new();
+    let mut statuses = registration.watch();
+    let deadline = Instant::now() + SEC * 3;
+    while let Ok(Some(status)) = timeout_at(deadline, statuses.changed()).await {
+        let Status::Registering { why: Some(why), .. } = status else {
+            panic!("{case}: {status:?}");
+        };
+        assert!(why.starts_with(&format!("{endpoint}: ")), "{case}: {why}");
+        whys.insert(why.to_string());
+    }
+    let whys = Vec::from_iter(whys).join("; ");
+    println!("{case}: {whys}");
+    whys
+}
+
+#[tokio::test]
+async fn a_service_registers_over_tls_and_mutual_tls() {
+    let authority = Authority::new("ours");
+    let identity = authority.sign("127.0.0.1");
+    let named = authority.sign("etcd.example");
+    let (plain, by_name, mutual) = tokio::join!(
+        Secured::start(&identity, None),
+        Secured::start(&named, None),
+        Secured::start(&identity, Some(&authority)),
+    );
+    let client = authority.sign("greeter");
+    tokio::join!(
+        plain.registers(trusting(&authority)),
+        by_name.registers(trusting(&authority).domain("etcd.example")),
+        mutual.registers(trusting(&authority).identity_pem(client.certificate, client.key)),
+    );
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_tls_is_said_with_the_endpoint_and_the_cause() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let right = ours.sign("127.0.0.1");
+    let elsewhere = ours.sign("elsewhere.example");
+    let expired = ours.sign_as("127.0.0.1", |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    });
+    let (right, elsewhere, expired, mutual) = tokio::join!(
+        Secured::start(&right, None),
+        Secured::start(&elsewhere, None),
+        Secured::start(&expired, None),
+        Secured::start(&right, Some(&ours)),
+    );
+    let at = |secured: &Secured, tls: Tls| Etcd::new([&secured.endpoint]).tls(tls);
+    let stranger = theirs.sign("greeter");
+    let stranger = trusting(&ours).identity_pem(stranger.certificate, stranger.key);
+    let plaintext = right.endpoint.replace("https:", "http:");
+    let encrypted = right.etcd.endpoint().replace("http:", "https:");
+    let whys = tokio::join!(
+        refused("wrong CA", &right.endpoint, at(&right, trusting(&theirs))),
+        refused(
+            "wrong name",
+            &elsewhere.endpoint,
+            at(&elsewhere, trusting(&ours))
+        ),
+        refused("expired", &expired.endpoint, at(&expired, trusting(&ours))),
+        refused(
+            "no client certificate",
+            &mutual.endpoint,
+            at(&mutual, trusting(&ours))
+        ),
+        refused(
+            "foreign client certificate",
+            &mutual.endpoint,
+            at(&mutual, stranger)
+        ),
+        refused("plaintext to TLS", &plaintext, Etcd::new([&plaintext])),
+        refused(
+            "TLS to plaintext",
+            &encrypted,
+            Etcd::new([&encrypted]).tls(trusting(&ours))
+        ),
+    );
+    let (wrong_ca, wrong_name, expired, no_identity, foreign, plaintext, encrypted) = whys;
+    assert!(wrong_ca.contains("UnknownIssuer"), "{wrong_ca}");
+    assert!(
+        wrong_name.contains("not valid for name \"127.0.0.1\""),
+        "{wrong_name}"
+    );
+    assert!(wrong_name.contains("elsewhere.example"), "{wrong_name}");
+    assert!(expired.contains("certificate expired"), "{expired}");
+    // These end with etcd hanging up, in words that differ from run to run: what helps is the
+    // advice.
+    for (why, advice) in [
+        (no_identity, "Tls::identity_pem"),
+        (foreign, "Tls::identity_pem"),
+        (plaintext, "write https://"),
+        (encrypted, "check that it speaks TLS there"),
+    ] {
+        assert!(why.contains(advice), "{advice:?} is not in {why:?}");
+    }
+}
