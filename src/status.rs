@@ -140,11 +140,36 @@ impl StatusWatch {
     }
 
     pub(crate) async fn next(&mut self) -> Option<Numbered> {
-        let unseen = self.0.has_changed().unwrap_or(false);
-        if !unseen && self.0.borrow().1.is_final() {
-            return None;
+        {
+            // Both are asked of one look: with two, the final status could come in between, and
+            // whoever waits for it would be told that there is nothing more to come.
+            let now = self.0.borrow();
+            if now.1.is_final() && !now.has_changed() {
+                return None;
+            }
         }
         self.0.changed().await.ok()?;
         Some(self.seen())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_final_status_is_shown_once_whenever_it_comes() {
+        for _ in 0..20_000 {
+            let sender = watch::Sender::new((0, Status::Deregistering));
+            let mut watch = StatusWatch::new(sender.subscribe());
+            watch.seen();
+            let publish = tokio::spawn(async move {
+                sender.send_replace((1, Status::Deregistered));
+                sender
+            });
+            assert_eq!(watch.changed().await, Some(Status::Deregistered));
+            assert_eq!(watch.changed().await, None);
+            drop(publish.await);
+        }
     }
 }

@@ -294,8 +294,7 @@ impl Shared {
     pub(crate) fn close(&self) -> Vec<Arc<Entry>> {
         let mut desired = self.lock();
         desired.stopped = true;
-        desired.by_name.clear();
-        std::mem::take(&mut desired.entries).into_values().collect()
+        desired.entries.values().cloned().collect()
     }
 
     pub(crate) fn forget(&self, id: EntryId) {
