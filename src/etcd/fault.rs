@@ -103,7 +103,7 @@ impl Fault {
     /// What to look at first.
     fn advice(&self) -> Option<&'static str> {
         let says = |text: &&str| self.what.contains(*text);
-        let hung_up = HUNG_UP.iter().any(|text| says(text));
+        let hung_up = HUNG_UP.iter().any(says);
         let https = self.endpoint.starts_with("https:");
         match self.meaning {
             Meaning::Denied => Some("check the user, its password and its role"),
