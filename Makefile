@@ -9,7 +9,7 @@ TOOLS := scripts/tools
 TESTED := --features tls
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-current fuzz bench measure lint generate ci clean-tools
+.PHONY: help demo test test-fast test-current fuzz soak bench measure measure-cluster lint generate ci clean-tools
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, 
 test-fast: ## run only what needs no etcd and no real time
 	$(TOOLS) cargo test $(TESTED) --lib --test fast
 
+soak: ## run random faults for simulated hours: make soak HOURS=1000 SEED=7; HOURS=0 runs one seed again
+	HOURS=$(HOURS) SEED=$(SEED) $(TOOLS) cargo test --release --test fast -- soak::long --ignored --nocapture
+
 bench: ## measure what the layer costs a request
 	$(TOOLS) cargo bench --bench layer
 
@@ -35,6 +38,11 @@ test-current: ## run the real suite against a current etcd, built with Go
 	cd tests/etcd-current && go build -trimpath -o ../../.tools/etcd-current .
 	$(TOOLS) cargo build $(TESTED) --examples
 	ETCD=.tools/etcd-current $(TOOLS) cargo test $(TESTED) --test real
+
+ROUNDS := 20
+measure-cluster: ## repeat the faults of a three-member cluster, ROUNDS times (20: about twenty minutes)
+	$(TOOLS) cargo build $(TESTED) --examples
+	ROUNDS=$(ROUNDS) $(TOOLS) cargo test $(TESTED) --test real cluster:: -- --nocapture --test-threads=1
 
 FUZZ_SECONDS := 60
 fuzz: ## fuzz what is parsed, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)

@@ -180,6 +180,10 @@ impl Session {
     pub(crate) async fn renewals(mut self, id: i64) -> Result<Renewals, Fault> {
         let opened = self.lease.keep_alive(id).await;
         let (keeper, replies) = opened.map_err(|error| self.fault(&error))?;
+        // etcd-client goes on with whatever lease the first answer names.
+        if keeper.id() != id {
+            return Err(self.broken("answered the renewal of another lease"));
+        }
         Ok(Renewals {
             keeper,
             replies,

@@ -5,14 +5,14 @@
 //! does not wait for it.
 
 use super::desired::Entry;
-use super::keeper::{BRISK, Keeper};
+use super::keeper::{BRISK, Keeper, sleep_until_some};
 use super::table::Table;
 use crate::etcd::{Fault, Session};
 use crate::status::Status;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// An entry on its way out.
 pub(super) struct Leaving {
@@ -61,10 +61,7 @@ impl Keeper {
 
     pub(super) async fn pass_deadlines(&mut self) {
         let now = Instant::now();
-        let why = self
-            .trouble
-            .as_ref()
-            .map_or("etcd did not answer".into(), |t| t.why.clone());
+        let why = self.trouble_shown();
         let (ttl, expired) = match &self.lease {
             Some(lease) => (lease.ttl(), self.lost.is_none() && lease.expiry() <= now),
             None => (self.shared.config.ttl, false),
@@ -87,6 +84,8 @@ impl Keeper {
     /// Lets the lease go, and every entry that is leaving; at a stop, that is all of them.
     pub(super) async fn step_down(&mut self) {
         let stop = self.shared.is_stopping();
+        let stop_by = self.stop_by.take();
+        let stop_by = stop_by.unwrap_or_else(|| Instant::now() + self.shared.config.revoke_timeout);
         let entries = match stop {
             true => self.shared.close(),
             false => vec![],
@@ -94,7 +93,7 @@ impl Keeper {
         for entry in entries {
             let leaving = || Leaving {
                 entry: entry.clone(),
-                deadline: Some(Instant::now()),
+                deadline: Some(stop_by),
             };
             self.leaving.entry(entry.id).or_insert_with(leaving);
         }
@@ -104,13 +103,40 @@ impl Keeper {
         for leaving in self.leaving.values() {
             leaving.entry.life.witnessed().await;
         }
-        let revoked = self.revoke().await;
         let ttl = self
             .lease
             .take()
             .map_or(self.shared.config.ttl, |lease| lease.ttl());
+        let mut leaving = std::mem::take(&mut self.leaving);
+        let revoked = {
+            let why = self.trouble_shown();
+            let shared = self.shared.clone();
+            let mut revoke = pin!(self.revoke(stop_by));
+            loop {
+                // Some have been on their way out for a while, and their time goes on.
+                let next = leaving
+                    .values()
+                    .filter_map(|leaving| leaving.deadline)
+                    .min();
+                tokio::select! {
+                    biased;
+                    revoked = &mut revoke => break revoked,
+                    () = sleep_until_some(next) => {}
+                }
+                let now = Instant::now();
+                for (id, leaving) in &mut leaving {
+                    if leaving.deadline.is_some_and(|deadline| deadline <= now) {
+                        shared.forget(*id);
+                        leaving.end(Status::LeftToExpire {
+                            ttl,
+                            why: why.clone(),
+                        });
+                    }
+                }
+            }
+        };
         self.table = Table::new(0, self.shared.config.on_conflict);
-        for (id, mut leaving) in std::mem::take(&mut self.leaving) {
+        for (id, mut leaving) in leaving {
             self.shared.forget(id);
             leaving.end(match &revoked {
                 Ok(()) => Status::Deregistered,
@@ -123,8 +149,13 @@ impl Keeper {
         (self.trouble, self.lost, self.session) = (None, None, None);
     }
 
+    fn trouble_shown(&self) -> Arc<str> {
+        let trouble = self.trouble.as_ref();
+        trouble.map_or("etcd did not answer".into(), |t| t.why.clone())
+    }
+
     /// Revokes the lease, on whichever member answers, within the time there is.
-    pub(super) async fn revoke(&mut self) -> Result<(), Fault> {
+    pub(super) async fn revoke(&mut self, stop_by: Instant) -> Result<(), Fault> {
         let Some(id) = self.asked.take() else {
             return Ok(());
         };
@@ -138,7 +169,7 @@ impl Keeper {
             };
             tokio::select! {
                 () = impatient => {}
-                () = sleep(config.revoke_timeout) => {}
+                () = sleep_until(stop_by) => {}
             }
         };
         let mut give_up = pin!(give_up);

@@ -43,6 +43,8 @@ pub(super) struct Keeper {
     pub(super) retry: Backoff,
     /// A lease that may exist in etcd and is to be revoked in the end.
     pub(super) asked: Option<i64>,
+    /// When the way out that has begun is to be over.
+    pub(super) stop_by: Option<Instant>,
     pub(super) session: Option<Session>,
     pub(super) member: usize,
     pub(super) leases: Bucket,
@@ -152,6 +154,7 @@ impl Keeper {
             works_since: None,
             retry: Backoff::new(FIRST_RETRY, calm),
             asked: None,
+            stop_by: None,
             session: None,
             leases: Bucket::default(),
             leaving: BTreeMap::new(),
@@ -226,32 +229,41 @@ impl Keeper {
     /// that it can be revoked without ever having seen a reply.
     async fn obtain(&mut self) -> Result<(), Why> {
         let id = lease::fresh_id(&mut self.rng);
+        let mut first_sent = None;
         loop {
-            match self.grant(id).await {
+            match self.grant(id, &mut first_sent).await {
                 Err(Why::Broken(fault)) => self.recover(fault).await?,
                 other => return other,
             }
         }
     }
 
-    async fn grant(&mut self, id: i64) -> Result<(), Why> {
+    async fn grant(&mut self, id: i64, first_sent: &mut Option<Instant>) -> Result<(), Why> {
         let session = self.session().await?;
         let (limit, wanted) = (self.shared.config.attempt, self.shared.config.ttl);
         self.asked = Some(id);
-        let sent = Instant::now();
+        let mut sent = Instant::now();
+        let first_sent = *first_sent.get_or_insert(sent);
         let mut grant = pin!(timeout(limit, session.clone().grant(id, wanted)));
         let granted = match self.attend(grant.as_mut()).await {
             Ok(Ok(granted)) => granted,
             Ok(Err(_)) => Err(Fault::late(session.endpoint(), limit)),
             Err(why) => {
-                // Let it land first: a revoke that overtakes it would leave a lease behind.
+                // Let it land first: a revoke that overtakes it would leave a lease behind. That
+                // takes its time out of the same purse.
+                let revoke_timeout = self.shared.config.revoke_timeout;
+                self.stop_by.get_or_insert(Instant::now() + revoke_timeout);
                 let _ = timeout(self.shared.config.revoke_timeout / 2, grant).await;
                 return Err(why);
             }
         };
         let ttl = match granted {
             Ok(ttl) => ttl,
-            Err(fault) if fault.meaning() == Meaning::LeaseExists => wanted,
+            Err(fault) if fault.meaning() == Meaning::LeaseExists => {
+                // It was granted by one of the requests before, and counts from then on.
+                sent = first_sent;
+                wanted
+            }
             Err(fault) => return Err(Why::Broken(fault)),
         };
         if ttl != wanted {
@@ -403,7 +415,7 @@ impl Keeper {
     }
 }
 
-async fn sleep_until_some(at: Option<Instant>) {
+pub(super) async fn sleep_until_some(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

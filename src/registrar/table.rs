@@ -44,6 +44,9 @@ struct Slot {
     have: Option<Have>,
     /// What is being written by a transaction that is not answered yet.
     writing: Option<Option<Arc<str>>>,
+    /// A write of it was given up. etcd may apply it yet, for as long as the lease lives: the
+    /// key is watched until then, also when nobody wants it any more.
+    haunted: bool,
     /// Somebody else's change that was seen while we were writing.
     unsettled: Option<Box<Event>>,
     /// The foreign lease we leave it to.
@@ -166,9 +169,10 @@ impl Table {
     /// Whether nothing of `entry` is left, and nothing of it can still be written.
     pub(crate) fn is_gone(&self, entry: EntryId) -> bool {
         let keys = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
-        !keys
-            .iter()
-            .any(|key| self.slots.get(key).is_some_and(|slot| slot.entry == entry))
+        !keys.iter().any(|key| {
+            let slot = self.slots.get(key).filter(|slot| slot.entry == entry);
+            slot.is_some_and(|slot| !slot.is_done() || self.doubtful.contains(key))
+        })
     }
 
     /// Forgets an entry that is gone.
@@ -344,10 +348,14 @@ impl Table {
             let Some(slot) = self.slots.get_mut(key) else {
                 continue;
             };
-            slot.have = None;
+            // It may be there all the same: what nobody wants is deleted unseen.
+            let blind = || Have {
+                revision: 0,
+                value: "".into(),
+            };
+            slot.have = slot.want.is_none().then(blind);
             self.touched.insert(slot.entry);
             self.dirty.insert(key.clone());
-            self.drop_if_done(key);
         }
     }
 
@@ -359,8 +367,9 @@ impl Table {
         for (key, slot) in &mut self.slots {
             slot.watch_from = 0;
             slot.unsettled = None;
-            let written = slot.writing.take().is_some();
-            if written || slot.have.is_some() || slot.foreign.is_some() {
+            let written = slot.writing.take();
+            slot.haunted |= written.as_ref().is_some_and(Option::is_some);
+            if slot.haunted || written.is_some() || slot.have.is_some() || slot.foreign.is_some() {
                 self.doubtful.insert(key.clone());
             }
         }
@@ -386,12 +395,17 @@ impl Table {
                 let theirs = seen.filter(|seen| seen.lease != self.lease);
                 // Under our lease but at another revision: a write of ours whose reply was lost,
                 // most likely. Writing it again is harmless; reading every value back is not.
-                slot.have = None;
+                // Ours all the same, and to be deleted if nobody wants it any more.
+                let left = seen.filter(|seen| seen.lease == self.lease && slot.want.is_none());
+                slot.have = left.map(|seen| Have {
+                    revision: seen.revision,
+                    value: "".into(),
+                });
                 slot.foreign = match (theirs, self.on_conflict) {
                     (Some(seen), OnConflict::Yield) => Some(seen.lease),
                     _ => None,
                 };
-                if seen.is_none() && slot.want.is_none() {
+                if seen.is_none() && slot.want.is_none() && !slot.haunted {
                     self.slots.remove(key);
                     continue;
                 }
@@ -442,6 +456,17 @@ impl Table {
             });
             return;
         }
+        if let (EventKind::Put { lease, .. }, None) = (&event.kind, &slot.want)
+            && *lease == self.lease
+        {
+            // A write of ours that came late: to be deleted like the one before.
+            slot.have = Some(Have {
+                revision: event.revision,
+                value: "".into(),
+            });
+            self.dirty.insert(key);
+            return;
+        }
         slot.have = None;
         slot.foreign = match self.on_conflict {
             OnConflict::Yield => theirs.filter(|lease| *lease != self.lease),
@@ -486,11 +511,11 @@ impl Table {
         let Some(slot) = self.slots.get(key) else {
             return;
         };
-        if slot.want.is_some()
-            || slot.have.is_some()
-            || slot.writing.is_some()
-            || self.doubtful.contains(key)
-        {
+        if !slot.is_done() || self.doubtful.contains(key) {
+            return;
+        }
+        if slot.haunted {
+            self.touched.insert(slot.entry);
             return;
         }
         if slot.watch_from != 0 {
@@ -511,6 +536,7 @@ impl Slot {
             want: None,
             have: None,
             writing: None,
+            haunted: false,
             unsettled: None,
             foreign: None,
             watch,
@@ -519,6 +545,11 @@ impl Slot {
             blocked: None,
             alone: false,
         }
+    }
+
+    /// Neither wanted nor there, and nothing is being written.
+    fn is_done(&self) -> bool {
+        self.want.is_none() && self.have.is_none() && self.writing.is_none()
     }
 
     fn is_current(&self) -> bool {

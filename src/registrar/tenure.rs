@@ -106,6 +106,8 @@ impl Keeper {
         };
         let write = match link.work {
             Some(_) => None,
+            // Nothing is written before the lease is confirmed, so nothing becomes due either.
+            None if !link.confirmed => None,
             None => link.write_at.or_else(|| self.table.next_unblocked()),
         };
         renewal.into_iter().chain(write).min()

@@ -23,3 +23,4 @@ mod registration;
 mod scale;
 mod setup;
 mod shutdown;
+mod soak;

@@ -87,7 +87,14 @@ pub fn any(rng: &mut Rng, plan: &Plan) -> Act {
         15 => Act::Cut,
         16 => Act::Elect,
         17 => Act::Compact,
-        18 => Act::CancelWatches(one(rng, &["etcdserver: no leader", "", "etcdserver: mvcc: watcher is closed"])),
+        18 => Act::CancelWatches(one::<&'static str>(
+            rng,
+            &[
+                "etcdserver: no leader",
+                "",
+                "etcdserver: mvcc: watcher is closed",
+            ],
+        )),
         19 => Act::Latency(rng.u64(0..200), rng.u64(200..1500)),
         20..=22 => match rng.u8(0..5) {
             0 => Act::Member(n, MemberFault::Up),
@@ -112,7 +119,10 @@ pub fn any(rng: &mut Rng, plan: &Plan) -> Act {
 }
 
 const ERRORS: [(Code, &str); 7] = [
-    (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+    (
+        Code::ResourceExhausted,
+        "etcdserver: mvcc: database space exceeded",
+    ),
     (Code::ResourceExhausted, "etcdserver: too many requests"),
     (Code::Unavailable, "etcdserver: no leader"),
     (Code::Unavailable, "etcdserver: request timed out"),
@@ -126,10 +136,26 @@ pub fn script(rng: &mut Rng, which: Script) -> Act {
     use Rpc::{Connect, LeaseGrant, LeaseKeepAlive, LeaseRevoke, Txn, Watch};
     let time = Duration::from_millis(rng.u64(0..=3000));
     let rpc = match which {
-        Script::Any => *one(rng, &[Connect, LeaseGrant, LeaseGrant, LeaseKeepAlive, LeaseRevoke, Txn, Txn, Watch]),
+        Script::Any => *one(
+            rng,
+            &[
+                Connect,
+                LeaseGrant,
+                LeaseGrant,
+                LeaseKeepAlive,
+                LeaseRevoke,
+                Txn,
+                Txn,
+                Watch,
+            ],
+        ),
         Script::Renewal => LeaseKeepAlive,
     };
-    let errors = if which == Script::Any { &ERRORS[..] } else { &ERRORS[..6] };
+    let errors = if which == Script::Any {
+        &ERRORS[..]
+    } else {
+        &ERRORS[..6]
+    };
     let (code, text) = *one(rng, errors);
     let reply = match rng.u8(0..10) {
         0 => Reply::Delay(time),

@@ -56,7 +56,11 @@ impl Plan {
             crowd: Vec::new(),
             episodes: Vec::new(),
         };
-        let crowd = if rng.u8(0..4) == 0 { rng.usize(1..=40) } else { rng.usize(1..=4) };
+        let crowd = if rng.u8(0..4) == 0 {
+            rng.usize(1..=40)
+        } else {
+            rng.usize(1..=4)
+        };
         plan.crowd = (0..crowd).map(|_| acts::names(rng)).collect();
         let length = MIN * rng.u32(10..=60);
         let mut planned = Duration::ZERO;
@@ -73,25 +77,45 @@ impl Plan {
             0..=4 => return self.mild(rng),
             5 => self.tug_of_war(rng),
             6..=7 => self.outage(rng),
-            8 => self.outage(rng).into_iter().chain(self.storm(rng)).collect(),
+            8 => self
+                .outage(rng)
+                .into_iter()
+                .chain(self.storm(rng))
+                .collect(),
             9..=10 => self.storm_and_stop(rng),
             _ => self.storm(rng),
         };
         let calm = Duration::from_millis(rng.u64(0..=60_000));
-        Episode { mild: false, acts, calm }
+        Episode {
+            mild: false,
+            acts,
+            calm,
+        }
     }
 
     fn storm(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
         let longest = *acts::one(rng, &[20, 300, 1000, 4000, 3 * self.ttl.as_millis() as u64]);
         (0..rng.usize(1..=10))
-            .map(|_| (Duration::from_millis(rng.u64(0..=longest)), acts::any(rng, self)))
+            .map(|_| {
+                (
+                    Duration::from_millis(rng.u64(0..=longest)),
+                    acts::any(rng, self),
+                )
+            })
             .collect()
     }
 
     fn storm_and_stop(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
         let mut acts = self.storm(rng);
         let pause = Duration::from_millis(rng.u64(0..=2000));
-        acts.push((pause, if rng.u8(0..4) == 0 { Act::StopNow } else { Act::Stop }));
+        acts.push((
+            pause,
+            if rng.u8(0..4) == 0 {
+                Act::StopNow
+            } else {
+                Act::Stop
+            },
+        ));
         if rng.bool() {
             acts.extend(self.storm(rng));
         }
@@ -103,7 +127,11 @@ impl Plan {
         let revoke = rng.u8(0..3) == 0;
         (0..rng.usize(5..=60))
             .map(|_| {
-                let act = if revoke { Act::Revoke } else { Act::Overwrite(which, leased) };
+                let act = if revoke {
+                    Act::Revoke
+                } else {
+                    Act::Overwrite(which, leased)
+                };
                 (Duration::from_millis(rng.u64(0..=400)), act)
             })
             .collect()
@@ -130,14 +158,21 @@ impl Plan {
             4 => vec![(brief, Act::Compact)],
             5 => vec![(brief, Act::Down), (long, Act::Heal)],
             6 => vec![(brief, acts::script(rng, Script::Renewal))],
-            7 if self.members > 1 => vec![(brief, Act::Member(member, acts::member_fault(rng))), (long, Act::Heal)],
+            7 if self.members > 1 => vec![
+                (brief, Act::Member(member, acts::member_fault(rng))),
+                (long, Act::Heal),
+            ],
             _ => vec![(brief, Act::Hang), (self.ttl / 4, Act::Heal)],
         };
         // Something that somebody does meanwhile is the test of the watches.
         if rng.u8(0..4) == 0 {
             acts.push((brief, Act::Update(rng.usize(..))));
         }
-        Episode { mild: true, acts, calm: Duration::from_millis(rng.u64(0..=30_000)) }
+        Episode {
+            mild: true,
+            acts,
+            calm: Duration::from_millis(rng.u64(0..=30_000)),
+        }
     }
 }
 

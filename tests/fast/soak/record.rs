@@ -93,9 +93,11 @@ pub struct Rest {
 // === impl Record ===
 
 impl Record {
-    pub fn ours<'a>(&'a self, registrar: usize) -> impl Iterator<Item = &'a Call> {
+    pub fn ours(&self, registrar: usize) -> impl Iterator<Item = &Call> {
         let door = &self.registrars[registrar].door;
-        self.calls.iter().filter(move |call| call.member.starts_with(door.as_str()))
+        self.calls
+            .iter()
+            .filter(move |call| call.member.starts_with(door.as_str()))
     }
 
     /// Whether that change was somebody else's.
@@ -105,7 +107,11 @@ impl Record {
 
     /// How much of that stretch the process was frozen.
     pub fn frozen(&self, from: Instant, until: Instant) -> Duration {
-        let overlap = |f: &Range<Instant>| f.end.min(until).saturating_duration_since(f.start.max(from));
+        let overlap = |f: &Range<Instant>| {
+            f.end
+                .min(until)
+                .saturating_duration_since(f.start.max(from))
+        };
         self.freezes.iter().map(overlap).sum()
     }
 }
@@ -134,7 +140,10 @@ impl Registrar {
 
 impl Entry {
     pub fn keys(&self, terms: &Terms, lease: i64) -> Vec<String> {
-        self.names.iter().map(|name| terms.key(name, &self.addr, lease)).collect()
+        self.names
+            .iter()
+            .map(|name| terms.key(name, &self.addr, lease))
+            .collect()
     }
 
     /// The value that should be there at `at`, if any should.
@@ -142,11 +151,17 @@ impl Entry {
         let on = self.announced.is_some_and(|since| since <= at);
         let off = self.left.is_some_and(|left| left <= at);
         let value = self.values.iter().rev().find(|(since, _)| *since <= at);
-        value.filter(|_| on && !off).map(|(_, value)| value.as_str())
+        value
+            .filter(|_| on && !off)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn status(&self, at: Instant) -> Option<&Status> {
-        self.statuses.iter().rev().find(|(since, _)| *since <= at).map(|(_, status)| status)
+        self.statuses
+            .iter()
+            .rev()
+            .find(|(since, _)| *since <= at)
+            .map(|(_, status)| status)
     }
 
     pub fn ended(&self) -> Option<(Instant, &Status)> {

@@ -1,0 +1,138 @@
+//! A history in which all is well, and the pieces it is made of.
+
+use super::super::record::{Entry, Look, Record, Registrar, Rest, Terms};
+use crate::support::fake::{Call, Change, FakeEtcd, Rpc, Stored};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic_etcd::{Etcd, Instance, Status};
+
+pub const KEY: &str = "/services/s/10.0.0.1:9000";
+pub const LEASE: i64 = 77;
+pub const FOREIGN: i64 = 2;
+
+/// Times in a doctored history are seconds after its start.
+pub fn at(record: &Record, seconds: f64) -> Instant {
+    record.start + Duration::from_secs_f64(seconds)
+}
+
+pub fn call(at: Instant, rpc: Rpc) -> Call {
+    let renewal = matches!(rpc, Rpc::LeaseGrant | Rpc::LeaseKeepAlive | Rpc::Txn);
+    Call {
+        at,
+        rpc,
+        member: "r0-m0".to_owned(),
+        connection: 1,
+        lease: if renewal { LEASE } else { 0 },
+        ttl: if rpc == Rpc::LeaseGrant { 5 } else { 0 },
+        puts: if rpc == Rpc::Txn {
+            vec![KEY.to_owned()]
+        } else {
+            vec![]
+        },
+        deletes: vec![],
+        reads: vec![],
+        revision: 0,
+        require_leader: true,
+        applied: true,
+    }
+}
+
+pub fn change(at: Instant, revision: i64, put: Option<(&str, i64)>) -> Change {
+    let put = put.map(|(value, lease)| (value.to_owned(), lease));
+    Change {
+        at,
+        revision,
+        put,
+        key: KEY.to_owned(),
+    }
+}
+
+pub fn look(record: &Record, seconds: f64) -> Look {
+    let stored = Stored {
+        value: "v0.0".to_owned(),
+        lease: LEASE,
+        mod_revision: 2,
+        create_revision: 2,
+        version: 1,
+    };
+    Look {
+        at: at(record, seconds),
+        calm: record.start,
+        settled: true,
+        aged: true,
+        keys: [(KEY.to_owned(), stored)].into(),
+        leases: [(LEASE, at(record, 99.0))].into(),
+    }
+}
+
+/// A status as only the library can make one: registered at 1 s, renewed each 2 s to 20 s.
+async fn registered() -> Status {
+    let fake = FakeEtcd::new();
+    let etcd = Etcd::new(["http://etcd:2379"]).connector(fake.connector());
+    let registrar = tonic_etcd::Registrar::builder(etcd).key("{prefix}/{name}/{addr}");
+    let registrar = registrar.build().unwrap();
+    let registration = registrar
+        .register(Instance::new("s").value("v0.0"))
+        .unwrap();
+    registration
+        .announce("10.0.0.1:9000".parse().unwrap())
+        .unwrap();
+    let mut registered = registration.registered().await.unwrap();
+    registered.lease = LEASE;
+    Status::Registered(registered)
+}
+
+/// A history in which all is well: registered, looked at twice, still registered in the end.
+pub async fn well() -> Record {
+    let start = Instant::now();
+    let mut record = Record {
+        seed: 0,
+        start,
+        end: start + Duration::from_secs(20),
+        terms: Terms {
+            ttl: Duration::from_secs(5),
+            attempt: Duration::from_millis(600),
+            revoke_timeout: Duration::from_secs(1),
+            yields: false,
+            template: "{prefix}/{name}/{addr}".to_owned(),
+        },
+        registrars: vec![Registrar {
+            door: "r0-m".to_owned(),
+            stopped: None,
+        }],
+        entries: vec![Entry {
+            registrar: 0,
+            names: vec!["s".to_owned()],
+            addr: "10.0.0.1:9000".to_owned(),
+            values: vec![(start, "v0.0".to_owned())],
+            announced: Some(start),
+            left: None,
+            statuses: vec![],
+        }],
+        calls: vec![],
+        changes: vec![],
+        hands: vec![],
+        wipes: vec![],
+        unheard: vec![],
+        freezes: vec![],
+        looks: vec![],
+        mild: vec![],
+        marks: vec![],
+        rest: Rest {
+            tasks: (2, 2),
+            connections: (0, 0),
+        },
+    };
+    let first = [Rpc::Connect, Rpc::LeaseGrant, Rpc::Txn].map(|rpc| call(at(&record, 1.0), rpc));
+    record.calls.extend(first);
+    let renewals =
+        (1..10).map(|n| call(at(&record, 1.0 + 2.0 * f64::from(n)), Rpc::LeaseKeepAlive));
+    record.calls.extend(renewals.collect::<Vec<_>>());
+    record
+        .changes
+        .push(change(at(&record, 1.0), 2, Some(("v0.0", LEASE))));
+    let status = (at(&record, 1.0), registered().await);
+    record.entries[0].statuses.push(status);
+    record.looks = vec![look(&record, 8.0), look(&record, 16.0)];
+    record
+}

@@ -1,0 +1,89 @@
+//! Drives a [`World`] along its [`Plan`]: trouble, calm, a look; and in the end everything goes.
+
+use super::plan::{Episode, Plan};
+use super::record::Record;
+use super::world::{World, alive_tasks};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+const SEC: Duration = Duration::from_secs(1);
+
+/// One run from its seed, on a runtime and with a chance of its own: nothing else decides it.
+pub fn run(seed: u64, length: Duration) -> Record {
+    // Ids and jitter of the library come from the thread's generator.
+    fastrand::seed(seed);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(drive(Plan::new(seed), length))
+}
+
+async fn drive(plan: Plan, length: Duration) -> Record {
+    let episodes = plan.episodes.clone();
+    let mut world = World::new(plan).await;
+    world.calm(Duration::ZERO).await;
+    for episode in &episodes {
+        if world.record.start.elapsed() >= length {
+            break;
+        }
+        world.episode(episode).await;
+    }
+    world.finish().await
+}
+
+// === impl World ===
+
+impl World {
+    async fn episode(&mut self, episode: &Episode) {
+        if self.is_stopped() {
+            self.succeed();
+            self.calm(Duration::ZERO).await;
+        }
+        if self.standing().is_empty() {
+            self.register(1);
+            self.calm(Duration::ZERO).await;
+        }
+        let start = Instant::now();
+        for (pause, act) in &episode.acts {
+            sleep(*pause).await;
+            self.perform(act).await;
+        }
+        let settled = self.calm(episode.calm).await;
+        if episode.mild {
+            let what = format!("{:?}", episode.acts);
+            self.record.mild.push((what, start..settled));
+        }
+    }
+
+    /// No trouble, and looks at what should be right. Gives when it should be.
+    async fn calm(&mut self, calm: Duration) -> Instant {
+        self.fake.clear();
+        self.heal();
+        self.fake.latency(Duration::ZERO..self.plan.latency);
+        self.mark("calm");
+        let (now, terms) = (Instant::now(), self.record.terms.clone());
+        let settled = now + self.excuse.bound(&terms);
+        sleep_until(settled).await;
+        self.look(now, false);
+        sleep_until((now + terms.ttl + 2 * SEC).max(settled + SEC)).await;
+        self.look(now, true);
+        sleep(calm).await;
+        self.look(now, true);
+        self.excuse.over();
+        // What begins now begins after the look.
+        sleep(SEC / 1000).await;
+        settled
+    }
+
+    /// Everything goes, and nothing may be left.
+    async fn finish(mut self) -> Record {
+        self.stop(false);
+        self.calm(SEC).await;
+        self.handles.clear();
+        // Those that were made to go silent for good never close by themselves.
+        self.fake.cut_connections();
+        sleep(5 * SEC).await;
+        self.record.rest.tasks.1 = alive_tasks();
+        self.record.rest.connections.1 = self.fake.connections_open();
+        self.into_record()
+    }
+}

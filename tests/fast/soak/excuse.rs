@@ -1,0 +1,101 @@
+//! [`Excuse`]: how long after the last trouble something may still be wrong, and why.
+//!
+//! Each addition is something that etcd was told to do to us, or that the library promises to do
+//! slowly on purpose. Nothing here is for convenience.
+
+use super::acts::Act;
+use super::record::Terms;
+use crate::support::fake::Reply;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::Code;
+
+/// What the trouble of now excuses, on top of [`bound`](Self::bound).
+#[derive(Debug, Default)]
+pub struct Excuse {
+    extra: Duration,
+    rewrites: Leak,
+    grants: Leak,
+}
+
+/// A bucket as the library has them, seen from the other side: how much was poured in lately.
+#[derive(Debug, Default)]
+struct Leak {
+    level: f64,
+    since: Option<Instant>,
+}
+
+const SEC: Duration = Duration::from_secs(1);
+/// Bursts of 24 are promised; some of it may have gone to repairs that we do not count.
+const BURST: f64 = 16.0;
+
+// === impl Excuse ===
+
+impl Excuse {
+    pub fn add(&mut self, act: &Act, terms: &Terms) {
+        let now = Instant::now();
+        let extra = match act {
+            // A silent connection is noticed by the next renewal, which is then late.
+            Act::Strand => terms.ttl.mul_f64(0.37) + terms.attempt,
+            // Requests that are under way arrive that much later, also those given up.
+            Act::Latency(_, most) => Duration::from_millis(*most),
+            Act::Script(_, Reply::Delay(time) | Reply::Late(time)) => *time,
+            // Retried after 22 s to 30 s on purpose.
+            Act::Script(_, Reply::Error(Code::PermissionDenied, _)) => SEC * 30,
+            // A lie about a lease that lives: its keys are foreign until it has run out.
+            Act::Script(_, Reply::TtlZero) if terms.yields => terms.ttl + SEC * 2,
+            _ => Duration::ZERO,
+        };
+        self.extra = self.extra.max(extra);
+        match act {
+            Act::Delete(_) | Act::Overwrite(..) => self.rewrites.pour(now, 10 * SEC),
+            // Whatever may cost a lease.
+            Act::Revoke
+            | Act::Wipe
+            | Act::Freeze(_)
+            | Act::Hang
+            | Act::BlackHole
+            | Act::Partition => {
+                self.grants.pour(now, 5 * SEC);
+            }
+            Act::Script(_, Reply::TtlZero) => self.grants.pour(now, 5 * SEC),
+            _ => {}
+        }
+    }
+
+    /// From the end of the trouble until everybody is registered.
+    pub fn bound(&mut self, terms: &Terms) -> Duration {
+        let now = Instant::now();
+        let mut bound = SEC + terms.attempt + self.extra;
+        // A tug-of-war beyond the burst is settled slowly on purpose.
+        if self.rewrites.level(now, 10 * SEC) > BURST {
+            bound += 11 * SEC;
+        }
+        if self.grants.level(now, 5 * SEC) > BURST {
+            bound += 6 * SEC;
+        }
+        bound
+    }
+
+    /// Everybody was registered, so that what was excused is over.
+    pub fn over(&mut self) {
+        self.extra = Duration::ZERO;
+    }
+}
+
+// === impl Leak ===
+
+impl Leak {
+    fn level(&mut self, now: Instant, every: Duration) -> f64 {
+        if let Some(since) = self.since.replace(now) {
+            let gone = (now - since).as_secs_f64() / every.as_secs_f64();
+            self.level = (self.level - gone).max(0.0);
+        }
+        self.level
+    }
+
+    fn pour(&mut self, now: Instant, every: Duration) {
+        self.level(now, every);
+        self.level += 1.0;
+    }
+}

@@ -1,0 +1,45 @@
+//! What the library is asked for, and how its statuses are noted.
+
+use super::plan::Plan;
+use super::record::Registrar;
+use crate::support::fake::FakeEtcd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic_etcd::{Etcd, OnConflict, Registration, Status};
+
+/// Statuses, and when each began.
+pub type Log = Arc<Mutex<Vec<(Instant, Status)>>>;
+
+/// A registrar as planned, and what is noted of it. Its members have names of its own.
+pub fn build(fake: &FakeEtcd, plan: &Plan, number: usize) -> (tonic_etcd::Registrar, Registrar) {
+    let face = Registrar {
+        door: format!("r{number}-m"),
+        stopped: None,
+    };
+    let members = (0..plan.members).map(|m| format!("http://{}:2379", face.member(m)));
+    let etcd = Etcd::new(members.collect::<Vec<_>>()).connector(fake.connector());
+    let policy = if plan.yields {
+        OnConflict::Yield
+    } else {
+        OnConflict::TakeOver
+    };
+    let builder = tonic_etcd::Registrar::builder(etcd)
+        .key(plan.template)
+        .ttl(plan.ttl)
+        .on_conflict(policy)
+        .settle(Duration::from_millis(100))
+        .drain_timeout(Duration::from_millis(100));
+    (builder.build().unwrap(), face)
+}
+
+/// Notes each status as it comes. Holds no handle.
+pub fn watch(registration: &Registration, log: Log) {
+    let mut watch = registration.watch();
+    log.lock().unwrap().push((Instant::now(), watch.get()));
+    tokio::spawn(async move {
+        while let Some(status) = watch.changed().await {
+            log.lock().unwrap().push((Instant::now(), status));
+        }
+    });
+}

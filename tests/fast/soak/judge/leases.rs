@@ -1,0 +1,27 @@
+//! I7: leases do not pile up.
+
+use super::super::record::Record;
+use super::past::Past;
+use super::{I7, Violation, found};
+
+pub fn judge(record: &Record, past: &Past, list: &mut Vec<Violation>) {
+    for look in record.looks.iter().filter(|look| look.aged) {
+        for number in 0..record.registrars.len() {
+            let live = look
+                .leases
+                .keys()
+                .filter(|lease| past.owner(**lease) == Some(number));
+            let live: Vec<_> = live.collect();
+            // An entry that was never announced has its lease granted early.
+            let mut entries = record
+                .entries
+                .iter()
+                .filter(|entry| entry.registrar == number);
+            let needed = entries.any(|entry| entry.left.is_none_or(|left| left > look.at));
+            if live.len() > usize::from(needed) {
+                let what = format!("registrar {number} has the leases {live:?}");
+                list.push(found(I7, look.at, what));
+            }
+        }
+    }
+}

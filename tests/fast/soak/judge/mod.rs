@@ -1,0 +1,102 @@
+//! The independent observer: holds a [`Record`] against the invariants.
+//!
+//! It reads what etcd saw and what the world was told, and never asks the library for its opinion.
+//!
+//! | file | |
+//! |---|---|
+//! | `keys.rs` | I1, I2, and that mild faults cost nothing |
+//! | `writes.rs` | I3, I4, I5, and that calm costs no write |
+//! | `status.rs` | I6 |
+//! | `leases.rs` | I7 |
+//! | `rate.rs` | I8 |
+//! | `ends.rs` | I10, I12 |
+//! | `past.rs` | which key was held by whom, at any time; which lease is whose |
+//! | `story.rs` | what happened around a violation |
+
+mod ends;
+mod keys;
+mod leases;
+mod past;
+mod rate;
+mod status;
+mod story;
+mod writes;
+
+use super::record::Record;
+use past::Past;
+use std::fmt;
+use tokio::time::Instant;
+
+/// Something that must not happen has happened.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    pub rule: &'static str,
+    pub at: Instant,
+    pub what: String,
+}
+
+/// A violation with everything needed to look into it.
+pub struct Report<'a> {
+    pub record: &'a Record,
+    pub violation: &'a Violation,
+}
+
+pub const I1: &str = "I1: etcd reachable, no fault for a while => every wanted key is there, with the right value, under our live lease, and the status says so";
+pub const MILD: &str = "I1: a mild fault costs no key, and no status";
+pub const I2: &str = "I2: what has left is absent after its bound";
+pub const I3: &str = "I3: every PUT carries a lease";
+pub const I4: &str = "I4: what has ended is never written again";
+pub const I5: &str = "I5: a key under a foreign lease is left alone";
+pub const CALM: &str = "I5: in calm nothing is written";
+pub const I6: &str =
+    "I6: a status says held only until the last acknowledged renewal was sent plus the TTL";
+pub const I7: &str = "I7: at most one live lease for a registrar, and none for one that is gone";
+pub const I8: &str = "I8: attempts are bounded";
+pub const I10: &str = "I10: a stop returns within the revoke timeout";
+pub const I12: &str = "I12: tasks and connections return to their base";
+pub const BUG: &str = "our own task never panics";
+
+/// All that is wrong with a run, in the order in which it happened.
+pub fn judge(record: &Record) -> Vec<Violation> {
+    let past = Past::of(record);
+    let mut found = vec![];
+    keys::judge(record, &past, &mut found);
+    writes::judge(record, &past, &mut found);
+    status::judge(record, &mut found);
+    leases::judge(record, &past, &mut found);
+    rate::judge(record, &mut found);
+    ends::judge(record, &mut found);
+    found.sort_by_key(|violation| violation.at);
+    found
+}
+
+fn found(rule: &'static str, at: Instant, what: impl Into<String>) -> Violation {
+    Violation {
+        rule,
+        at,
+        what: what.into(),
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { record, violation } = self;
+        let at = violation.at.saturating_duration_since(record.start);
+        writeln!(
+            f,
+            "seed {}, after {:.3} s: {}",
+            record.seed,
+            at.as_secs_f64(),
+            violation.rule
+        )?;
+        writeln!(f, "  {}", violation.what)?;
+        writeln!(
+            f,
+            "  {:?}, {} registrations",
+            record.terms,
+            record.entries.len()
+        )?;
+        f.write_str(&story::around(record, violation.at))?;
+        write!(f, "  again: make soak HOURS=0 SEED={}", record.seed)
+    }
+}

@@ -1,0 +1,87 @@
+//! I6: a status says held only while that is certain.
+
+use super::super::record::Record;
+use super::{BUG, I6, Violation, found};
+use crate::support::fake::{Call, Rpc};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic_etcd::Status;
+
+/// Timers are a millisecond coarse; a status is published in the same one.
+const SLACK: Duration = Duration::from_millis(3);
+
+pub fn judge(record: &Record, list: &mut Vec<Violation>) {
+    let mut renewals: HashMap<i64, Vec<Instant>> = HashMap::new();
+    for call in record
+        .calls
+        .iter()
+        .filter(|call| is_acknowledged(record, call))
+    {
+        renewals.entry(call.lease).or_default().push(call.at);
+    }
+    for (number, entry) in record.entries.iter().enumerate() {
+        for (index, (since, status)) in entry.statuses.iter().enumerate() {
+            if let Status::Lost { why, .. } = status
+                && why.contains("internal error")
+            {
+                list.push(found(BUG, *since, format!("entry {number}: {why}")));
+            }
+            let Some(registered) = status.registered() else {
+                continue;
+            };
+            let until = entry
+                .statuses
+                .get(index + 1)
+                .map_or(record.end, |(next, _)| *next);
+            let acknowledged = renewals
+                .get(&registered.lease)
+                .map_or(&[][..], Vec::as_slice);
+            if let Some(gap) = uncovered(record, acknowledged, *since, until) {
+                let rest = gap.end - gap.start;
+                let what = format!("entry {number} was {status:?} for {rest:?} too long");
+                list.push(found(I6, gap.start, what));
+            }
+        }
+    }
+}
+
+/// The first stretch in there that no renewal vouches for.
+fn uncovered(
+    record: &Record,
+    renewals: &[Instant],
+    since: Instant,
+    until: Instant,
+) -> Option<Range<Instant>> {
+    let mut sure = since;
+    let acknowledged = renewals.iter().filter(|sent| **sent < until);
+    for sent in acknowledged.chain([&until]) {
+        // A frozen process says nothing; it may correct itself when it goes on.
+        if *sent > sure + SLACK + record.frozen(sure, *sent) {
+            return Some(sure..*sent);
+        }
+        sure = sure.max(*sent + record.terms.ttl);
+    }
+    None
+}
+
+/// It had its effect, and its answer can have been heard.
+///
+/// The fake notes when a request arrived. That is when it was sent: its pipes take no time, except
+/// in a black hole, where it makes this judge milder and not stricter.
+fn is_acknowledged(record: &Record, call: &Call) -> bool {
+    let heard = !record.unheard.iter().any(|(member, during)| {
+        let here = member.as_ref().is_none_or(|member| *member == call.member);
+        let deadline = call.at + record.terms.attempt;
+        here && during.contains(&call.at)
+            && during.contains(&deadline)
+            && record.frozen(call.at, deadline).is_zero()
+    });
+    match call.rpc {
+        // That the lease exists already, which a repeated request is told, acknowledges it too.
+        Rpc::LeaseGrant => call.applied,
+        Rpc::LeaseKeepAlive => call.applied && heard,
+        _ => false,
+    }
+}

@@ -1,0 +1,156 @@
+//! Randomised runs in virtual time: a seed decides the configuration, the faults, the other hands
+//! and the operations; an observer who knows nothing of the library judges what came of it.
+//!
+//! ```text
+//! seed -> Plan (plan.rs, acts.rs)
+//!      -> World on the fake etcd (world.rs, face.rs, perform.rs), driven through trouble and calm (drive.rs)
+//!      -> Record: what an outsider saw (record.rs)
+//!      -> Violations of the invariants (judge/), with what excuses a delay (excuse.rs)
+//! ```
+//!
+//! `make soak HOURS=1000` runs for long (long.rs); `make soak HOURS=0 SEED=7` runs one seed again.
+//! That the judges can find something at all is shown by doctored.rs.
+
+mod acts;
+mod doctored;
+mod drive;
+mod excuse;
+mod face;
+mod judge;
+mod long;
+mod perform;
+mod plan;
+mod record;
+mod world;
+
+use judge::{Report, judge};
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Seeds that once failed, after how many simulated seconds, and of what.
+const REGRESSIONS: [(u64, u64, &str); 8] = [
+    (
+        6,
+        20,
+        "one that left early waited for the revoke of those that left later",
+    ),
+    (
+        265,
+        40,
+        "a stop in the middle of a grant took half a revoke timeout more",
+    ),
+    (
+        347,
+        450,
+        "a write given up, and applied late, brought a key back for good",
+    ),
+    (
+        552,
+        830,
+        "a rewrite due before the lease was confirmed kept the keeper busy",
+    ),
+    (
+        70,
+        940,
+        "a lease that existed already counted as granted just now",
+    ),
+    (
+        928,
+        1440,
+        "the first renewal's answer named another lease, which was then renewed",
+    ),
+    (
+        100_755,
+        1600,
+        "a key that may not be looked at was forgotten instead of deleted",
+    ),
+    (
+        107,
+        1760,
+        "a key at an unknown revision was forgotten instead of deleted",
+    ),
+];
+
+/// The seeds that fail later than this are run again by `make soak` only.
+const QUICK: u64 = 900;
+
+/// How much real time the ordinary test may take for runs that never failed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// However long the plan is.
+const WHOLE: Duration = Duration::MAX;
+
+/// A run takes a fraction of a second. One that does not end has a task that is always busy: then
+/// the paused clock stands still.
+const ENDLESS: Duration = Duration::from_secs(60);
+
+/// Runs one seed, for about so long. Gives the simulated time, or all that went wrong.
+fn check(seed: u64, length: Duration) -> Result<Duration, String> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(run_and_judge(seed, length)));
+    told.recv_timeout(ENDLESS).unwrap_or_else(|ended| {
+        Err(format!(
+            "seed {seed}: I8: no task spins\n  it does not end, or panicked: {ended}\n  \
+             again: make soak HOURS=0 SEED={seed}"
+        ))
+    })
+}
+
+fn run_and_judge(seed: u64, length: Duration) -> Result<Duration, String> {
+    let record = drive::run(seed, length);
+    let mut violations = judge(&record);
+    if violations.is_empty() {
+        return Ok(record.end - record.start);
+    }
+    let count = violations.len();
+    // The first of each rule: what follows is often the same once more.
+    let mut rules = BTreeSet::new();
+    violations.retain(|violation| rules.insert(violation.rule));
+    let report = |violation| {
+        Report {
+            record: &record,
+            violation,
+        }
+        .to_string()
+    };
+    let reports: Vec<_> = violations.iter().map(report).collect();
+    let reports = reports.join("\n");
+    Err(format!(
+        "{count} violations, the first of each kind:\n{reports}"
+    ))
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "how much fits in real time")]
+fn whatever_happens_the_invariants_hold() {
+    thread::scope(|scope| {
+        for (seed, seconds, what) in REGRESSIONS.into_iter().filter(|r| r.1 <= QUICK) {
+            let length = Duration::from_secs(seconds);
+            let again = move |report| panic!("again: {what}\n{report}");
+            scope.spawn(move || check(seed, length).unwrap_or_else(again));
+        }
+    });
+    let start = Instant::now();
+    let (mut seed, mut simulated) = (0, Duration::ZERO);
+    while start.elapsed() < PATIENCE {
+        simulated += check(seed, WHOLE).unwrap_or_else(|report| panic!("{report}"));
+        seed += 1;
+    }
+    println!(
+        "{seed} runs, {} simulated minutes",
+        simulated.as_secs() / 60
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in [1, 2] {
+        let [first, second] =
+            [(); 2].map(|()| long::fingerprint(&drive::run(seed, Duration::from_secs(600))));
+        let differs = first.iter().zip(&second).find(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+}

@@ -1,0 +1,224 @@
+//! [`World`]: the fake etcd, the registrar on it, and what an outsider notes about both.
+
+use super::excuse::Excuse;
+use super::face::{Log, build, watch};
+use super::plan::Plan;
+use super::record::{Entry, Look, Record, Rest, Terms};
+use crate::support::fake::FakeEtcd;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
+use tonic_etcd::{Instance, Registration};
+
+/// A run under way.
+pub struct World {
+    pub fake: FakeEtcd,
+    pub plan: Plan,
+    pub record: Record,
+    pub registrar: tonic_etcd::Registrar,
+    /// One for each entry of the record; `None` once it was dropped.
+    pub handles: Vec<Option<Registration>>,
+    logs: Vec<Log>,
+    pub excuse: Excuse,
+    pub is_down: bool,
+    pub is_hung: bool,
+}
+
+/// A lease of somebody else's never runs out by itself.
+pub const FOREVER: i64 = 1_000_000_000;
+/// Services that a registrar may have; a few of them come back under the same key.
+const SLOTS: usize = 45;
+
+pub fn alive_tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+// === impl World ===
+
+impl World {
+    pub async fn new(plan: Plan) -> Self {
+        let fake = FakeEtcd::seeded(plan.seed);
+        fake.min_ttl(i64::try_from(plan.min_ttl).unwrap());
+        fake.latency(Duration::ZERO..plan.latency);
+        // Its tasks have begun.
+        sleep(Duration::from_millis(1)).await;
+        let terms = Terms {
+            ttl: plan.ttl.max(Duration::from_secs(plan.min_ttl)),
+            attempt: (plan.ttl * 3 / 25).min(Duration::from_millis(600)),
+            revoke_timeout: Duration::from_secs(1),
+            yields: plan.yields,
+            template: plan.template.to_owned(),
+        };
+        let now = Instant::now();
+        let record = Record {
+            seed: plan.seed,
+            start: now,
+            end: now,
+            terms,
+            registrars: vec![],
+            entries: vec![],
+            calls: vec![],
+            changes: vec![],
+            hands: vec![],
+            wipes: vec![],
+            unheard: vec![],
+            freezes: vec![],
+            looks: vec![],
+            mild: vec![],
+            marks: vec![],
+            rest: Rest {
+                tasks: (alive_tasks(), 0),
+                connections: (fake.connections_open(), 0),
+            },
+        };
+        let (registrar, face) = build(&fake, &plan, 0);
+        let mut world = Self {
+            fake,
+            excuse: Excuse::default(),
+            record,
+            registrar,
+            handles: vec![],
+            logs: vec![],
+            is_down: false,
+            is_hung: false,
+            plan,
+        };
+        world.record.registrars.push(face);
+        world.crowd();
+        world
+    }
+
+    /// Those who register at the start.
+    fn crowd(&mut self) {
+        for names in self.plan.crowd.clone() {
+            self.register(names);
+        }
+    }
+
+    /// Another registrar, after the one before was stopped.
+    pub fn succeed(&mut self) {
+        let number = self.record.registrars.len();
+        let (registrar, face) = build(&self.fake, &self.plan, number);
+        self.registrar = registrar;
+        self.handles.iter_mut().for_each(|handle| *handle = None);
+        self.record.registrars.push(face);
+        self.mark("a new registrar");
+        self.crowd();
+    }
+
+    pub fn current(&self) -> usize {
+        self.record.registrars.len() - 1
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.record.registrars[self.current()].stopped.is_some()
+    }
+
+    pub fn mark(&mut self, what: impl Into<String>) {
+        self.record.marks.push((Instant::now(), what.into()));
+    }
+
+    pub fn register(&mut self, names: usize) {
+        let entry = self.record.entries.len();
+        let value = format!("v{entry}.0");
+        for slot in 0..SLOTS {
+            let names: Vec<_> = (0..names).map(|n| format!("s{slot}-{n}")).collect();
+            let addr = format!("10.0.0.{}:9000", slot + 1);
+            let instance = |name| Instance::new(name).address(&addr).value(&value);
+            let instances = names.iter().map(instance);
+            let Ok(registration) = self.registrar.register_all(instances.collect::<Vec<_>>())
+            else {
+                continue;
+            };
+            let log = Log::default();
+            watch(&registration, log.clone());
+            self.logs.push(log);
+            self.record.entries.push(Entry {
+                registrar: self.current(),
+                names,
+                addr,
+                values: vec![(Instant::now(), value)],
+                announced: None,
+                left: None,
+                statuses: vec![],
+            });
+            self.handles.push(Some(registration));
+            if entry % 4 != 3 {
+                self.announce(entry);
+            }
+            return;
+        }
+    }
+
+    pub fn announce(&mut self, entry: usize) {
+        let Some(handle) = &self.handles[entry] else {
+            return;
+        };
+        let seen = &mut self.record.entries[entry];
+        handle.announce(seen.addr.parse().unwrap()).unwrap();
+        seen.announced.get_or_insert_with(Instant::now);
+    }
+
+    pub fn update(&mut self, entry: usize) {
+        let Some(handle) = &self.handles[entry] else {
+            return;
+        };
+        let values = &mut self.record.entries[entry].values;
+        let value = format!("v{entry}.{}", values.len());
+        if handle.update(|instance| instance.value(&value)).is_ok() {
+            values.push((Instant::now(), value));
+        }
+    }
+
+    /// The entry is on its way out from now on.
+    pub fn left(&mut self, entry: usize) {
+        self.record.entries[entry]
+            .left
+            .get_or_insert_with(Instant::now);
+    }
+
+    /// Everything is on its way out.
+    pub fn stop(&mut self, hurry: bool) {
+        match hurry {
+            true => self.registrar.shutdown_now(),
+            false => self.registrar.shutdown(),
+        }
+        let current = self.current();
+        self.record.registrars[current]
+            .stopped
+            .get_or_insert_with(Instant::now);
+        for entry in self.standing() {
+            self.left(entry);
+        }
+    }
+
+    /// The entries that have not been told to leave.
+    pub fn standing(&self) -> Vec<usize> {
+        let entries = self.record.entries.iter().enumerate();
+        let standing = entries.filter(|(_, e)| e.registrar == self.current() && e.left.is_none());
+        standing.map(|(entry, _)| entry).collect()
+    }
+
+    pub fn look(&mut self, calm: Instant, aged: bool) {
+        let look = Look {
+            at: Instant::now(),
+            calm,
+            settled: true,
+            aged,
+            keys: self.fake.keys(),
+            leases: self.fake.leases(),
+        };
+        self.record.looks.push(look);
+    }
+
+    /// What was seen, in the end.
+    pub fn into_record(mut self) -> Record {
+        self.record.end = Instant::now();
+        self.record.calls = self.fake.history();
+        self.record.changes = self.fake.changes();
+        for (entry, log) in self.record.entries.iter_mut().zip(&self.logs) {
+            entry.statuses = log.lock().unwrap().clone();
+        }
+        self.record
+    }
+}
