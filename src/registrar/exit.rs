@@ -4,11 +4,12 @@
 //! could not be told in time is still tried for as long as the registrar lives; the handle just
 //! does not wait for it.
 
-use super::desired::Entry;
+use super::desired::{Entry, Shared};
 use super::keeper::{BRISK, Keeper, sleep_until_some};
-use super::table::Table;
+use super::table::{EntryId, Table};
 use crate::etcd::{Fault, Session};
 use crate::status::Status;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,15 +67,7 @@ impl Keeper {
             Some(lease) => (lease.ttl(), self.lost.is_none() && lease.expiry() <= now),
             None => (self.shared.config.ttl, false),
         };
-        for (id, leaving) in &mut self.leaving {
-            if leaving.deadline.is_some_and(|deadline| deadline <= now) {
-                self.shared.forget(*id);
-                leaving.end(Status::LeftToExpire {
-                    ttl,
-                    why: why.clone(),
-                });
-            }
-        }
+        end_overdue(&mut self.leaving, &self.shared, ttl, &why);
         if expired {
             self.despair(&format!("the lease ran out unconfirmed: {why}"))
                 .await;
@@ -123,16 +116,7 @@ impl Keeper {
                     revoked = &mut revoke => break revoked,
                     () = sleep_until_some(next) => {}
                 }
-                let now = Instant::now();
-                for (id, leaving) in &mut leaving {
-                    if leaving.deadline.is_some_and(|deadline| deadline <= now) {
-                        shared.forget(*id);
-                        leaving.end(Status::LeftToExpire {
-                            ttl,
-                            why: why.clone(),
-                        });
-                    }
-                }
+                end_overdue(&mut leaving, &shared, ttl, &why);
             }
         };
         self.table = Table::new(0, self.shared.config.on_conflict);
@@ -204,6 +188,23 @@ impl Keeper {
                 () = &mut give_up => return Err(fault),
                 () = sleep(pause) => last = Some(fault),
             }
+        }
+    }
+}
+
+/// Ends the entries whose time to wait for etcd is over.
+fn end_overdue(
+    leaving: &mut BTreeMap<EntryId, Leaving>,
+    shared: &Shared,
+    ttl: Duration,
+    why: &Arc<str>,
+) {
+    let now = Instant::now();
+    for (id, leaving) in leaving {
+        if leaving.deadline.is_some_and(|deadline| deadline <= now) {
+            shared.forget(*id);
+            let why = why.clone();
+            leaving.end(Status::LeftToExpire { ttl, why });
         }
     }
 }

@@ -349,11 +349,7 @@ impl Table {
                 continue;
             };
             // It may be there all the same: what nobody wants is deleted unseen.
-            let blind = || Have {
-                revision: 0,
-                value: "".into(),
-            };
-            slot.have = slot.want.is_none().then(blind);
+            slot.have = slot.want.is_none().then(|| Have::unread(0));
             self.touched.insert(slot.entry);
             self.dirty.insert(key.clone());
         }
@@ -397,10 +393,7 @@ impl Table {
                 // most likely. Writing it again is harmless; reading every value back is not.
                 // Ours all the same, and to be deleted if nobody wants it any more.
                 let left = seen.filter(|seen| seen.lease == self.lease && slot.want.is_none());
-                slot.have = left.map(|seen| Have {
-                    revision: seen.revision,
-                    value: "".into(),
-                });
+                slot.have = left.map(|seen| Have::unread(seen.revision));
                 slot.foreign = match (theirs, self.on_conflict) {
                     (Some(seen), OnConflict::Yield) => Some(seen.lease),
                     _ => None,
@@ -460,10 +453,7 @@ impl Table {
             && *lease == self.lease
         {
             // A write of ours that came late: to be deleted like the one before.
-            slot.have = Some(Have {
-                revision: event.revision,
-                value: "".into(),
-            });
+            slot.have = Some(Have::unread(event.revision));
             self.dirty.insert(key);
             return;
         }
@@ -524,6 +514,16 @@ impl Table {
         self.touched.insert(slot.entry);
         self.slots.remove(key);
         self.dirty.remove(key);
+    }
+}
+
+// === impl Have ===
+
+impl Have {
+    /// Ours, with a value that does not matter: nobody wants it, and it is to be deleted.
+    fn unread(revision: i64) -> Self {
+        let value = "".into();
+        Self { revision, value }
     }
 }
 
