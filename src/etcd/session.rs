@@ -46,6 +46,8 @@ pub(crate) struct WatchReplies {
 #[derive(Debug)]
 pub(crate) struct WatchNews {
     pub(crate) events: Vec<Event>,
+    /// One watch that was asked for stands.
+    pub(crate) created: bool,
     /// The watch that etcd ended, or that we let go, and why.
     pub(crate) ended: Option<(i64, Fault)>,
 }
@@ -320,6 +322,7 @@ impl WatchReplies {
         });
         Ok(WatchNews {
             events: reply.events().iter().filter_map(event).collect(),
+            created: reply.created(),
             ended,
         })
     }

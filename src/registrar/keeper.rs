@@ -178,7 +178,6 @@ impl Keeper {
 
     /// Waits until there is something to register. `false`: there never will be.
     async fn wait_for_entries(&mut self) -> bool {
-        self.session = None;
         let shared = self.shared.clone();
         loop {
             if shared.is_stopping() {

@@ -62,7 +62,8 @@ struct Slot {
 #[derive(Debug, Clone)]
 struct Have {
     revision: i64,
-    value: Arc<str>,
+    /// `None`: it was found, and not read.
+    value: Option<Arc<str>>,
 }
 
 /// How the keys of one entry stand.
@@ -291,7 +292,7 @@ impl Table {
                     slot.foreign = Some(lease);
                 }
                 (Some(value), None) => {
-                    slot.have = Some(Have { revision, value });
+                    slot.have = Some(Have::read(revision, value));
                     slot.foreign = None;
                     slot.alone = false;
                 }
@@ -391,9 +392,9 @@ impl Table {
                 let theirs = seen.filter(|seen| seen.lease != self.lease);
                 // Under our lease but at another revision: a write of ours whose reply was lost,
                 // most likely. Writing it again is harmless; reading every value back is not.
-                // Ours all the same, and to be deleted if nobody wants it any more.
-                let left = seen.filter(|seen| seen.lease == self.lease && slot.want.is_none());
-                slot.have = left.map(|seen| Have::unread(seen.revision));
+                // It is held all the same: to call it lost until then made the status flicker.
+                let ours = seen.filter(|seen| seen.lease == self.lease);
+                slot.have = ours.map(|seen| Have::unread(seen.revision));
                 slot.foreign = match (theirs, self.on_conflict) {
                     (Some(seen), OnConflict::Yield) => Some(seen.lease),
                     _ => None,
@@ -443,10 +444,7 @@ impl Table {
             (EventKind::Delete, _) => (false, None),
         };
         if let (true, Some(value)) = (ours, slot.want.clone()) {
-            slot.have = Some(Have {
-                revision: event.revision,
-                value,
-            });
+            slot.have = Some(Have::read(event.revision, value));
             return;
         }
         if let (EventKind::Put { lease, .. }, None) = (&event.kind, &slot.want)
@@ -520,9 +518,14 @@ impl Table {
 // === impl Have ===
 
 impl Have {
-    /// Ours, with a value that does not matter: nobody wants it, and it is to be deleted.
+    fn read(revision: i64, value: Arc<str>) -> Self {
+        let value = Some(value);
+        Self { revision, value }
+    }
+
+    /// Ours, with a value that is not known: written again if it is wanted, else deleted.
     fn unread(revision: i64) -> Self {
-        let value = "".into();
+        let value = None;
         Self { revision, value }
     }
 }
@@ -554,7 +557,7 @@ impl Slot {
 
     fn is_current(&self) -> bool {
         match (&self.want, &self.have) {
-            (Some(want), Some(have)) => *want == have.value,
+            (Some(want), Some(have)) => have.value.as_ref() == Some(want),
             (None, None) => true,
             _ => false,
         }
@@ -747,6 +750,13 @@ mod tests {
         table.next_writes(Instant::now());
         table.doubt();
         assert_eq!(table.next_looks(), ["a".into()]);
+        let seen = |lease| {
+            let revision = 5;
+            [Some(Seen { lease, revision })]
+        };
+        table.looked(&["a".into()], 6, &seen(OURS));
+        assert!(table.view(1).held, "it is there, whatever its value");
+        assert_eq!(write(&mut table, 7), op("a"));
     }
 
     #[test]

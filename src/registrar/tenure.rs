@@ -35,6 +35,18 @@ struct Link {
     replies: Option<WatchReplies>,
     /// Watches that we let go, and whose end is no news.
     unwatched: BTreeSet<i64>,
+    unanswered: Unanswered,
+}
+
+/// Watches that were asked for and not answered yet.
+///
+/// One whose request was lost on a stream that otherwise works would leave its key unwatched for
+/// as long as the connection lives.
+#[derive(Debug, Default)]
+struct Unanswered {
+    count: usize,
+    /// When the last one was answered, or the first one asked for.
+    since: Option<Instant>,
 }
 
 enum Renewal {
@@ -110,7 +122,8 @@ impl Keeper {
             None if !link.confirmed => None,
             None => link.write_at.or_else(|| self.table.next_unblocked()),
         };
-        renewal.into_iter().chain(write).min()
+        let answer = link.unanswered.until(link.limit);
+        renewal.into_iter().chain(write).chain(answer).min()
     }
 
     /// Starts what is due and not under way yet.
@@ -158,7 +171,7 @@ impl Keeper {
     /// Takes in what happened.
     fn take(&mut self, link: &mut Link, step: Step) -> Result<(), Why> {
         match step {
-            Step::Due => {}
+            Step::Due => link.check_answers()?,
             Step::Renewed(done) => {
                 let (renewals, ttl) = done.map_err(sort)?;
                 let sent = match std::mem::replace(&mut link.renewal, Renewal::Idle(renewals)) {
@@ -183,8 +196,15 @@ impl Keeper {
                 (link.requests, link.replies) = (Some(requests), Some(replies));
             }
             Step::News(news) => {
-                let WatchNews { events, ended } = news.map_err(sort)?;
+                let WatchNews {
+                    events,
+                    created,
+                    ended,
+                } = news.map_err(sort)?;
                 let now = Instant::now();
+                if created {
+                    link.unanswered.answered(now);
+                }
                 for event in events {
                     self.table.happened(event, now);
                 }
@@ -200,6 +220,7 @@ impl Keeper {
             }
             Step::Asked(asked) => {
                 asked.map_err(sort)?;
+                link.unanswered.asked(Instant::now());
                 if let Some((key, ..)) = self.table.next_watch() {
                     self.table.watch_asked(&key);
                 }
@@ -287,6 +308,18 @@ impl Link {
             requests: None,
             replies: None,
             unwatched: BTreeSet::new(),
+            unanswered: Unanswered::default(),
+        }
+    }
+
+    fn check_answers(&self) -> Result<(), Why> {
+        let overdue = self.unanswered.until(self.limit);
+        match overdue.filter(|until| *until <= Instant::now()) {
+            Some(_) => Err(Why::Broken(Fault::late(
+                self.session.endpoint(),
+                self.limit,
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -386,6 +419,25 @@ impl Link {
             step = asked => step,
             () = due => Step::Due,
         }
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    fn asked(&mut self, now: Instant) {
+        self.count += 1;
+        self.since.get_or_insert(now);
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.count = self.count.saturating_sub(1);
+        self.since = Some(now).filter(|_| self.count > 0);
+    }
+
+    /// Until when the next answer is to come, within `limit`.
+    fn until(&self, limit: Duration) -> Option<Instant> {
+        self.since.map(|since| since + limit)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Code;
-use tonic_etcd::{Etcd, Status};
+use tonic_etcd::{Etcd, Instance, Status};
 
 #[tokio::test(start_paused = true)]
 async fn etcd_back_with_its_data_sees_no_put_and_no_delete_however_long_it_was_away() {
@@ -345,6 +345,25 @@ async fn a_cancelled_watch_is_opened_again_and_still_heals() {
     setup.key_back().await;
     assert!(start.elapsed() <= 50 * MS, "{:?}", start.elapsed());
     assert_eq!(setup.deletes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_whose_request_was_lost_is_asked_for_again() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    setup.fake.script(Rpc::Watch, Reply::Normal);
+    setup.fake.script(Rpc::Watch, Reply::Never);
+    let both = [greeter(), Instance::new("other")];
+    let both = registrar.register_all(both).unwrap();
+    announce(&both);
+    both.registered().await.unwrap();
+    sleep(SEC * 2).await;
+    for key in setup.fake.keys().into_keys().collect::<Vec<_>>() {
+        setup.fake.delete(&key);
+    }
+    sleep(50 * MS).await;
+    assert_eq!(setup.fake.keys().len(), 2);
+    assert_eq!(setup.count(Rpc::Connect), 2, "one more, and no more");
 }
 
 #[tokio::test(start_paused = true)]
