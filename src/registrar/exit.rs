@@ -77,6 +77,7 @@ impl Keeper {
     /// Lets the lease go, and every entry that is leaving; at a stop, that is all of them.
     pub(super) async fn step_down(&mut self) {
         let stop = self.shared.is_stopping();
+        let asked = self.asked;
         let stop_by = self.stop_by.take();
         let stop_by = stop_by.unwrap_or_else(|| Instant::now() + self.shared.config.revoke_timeout);
         let entries = match stop {
@@ -119,6 +120,9 @@ impl Keeper {
                 end_overdue(&mut leaving, &shared, ttl, &why);
             }
         };
+        if revoked.is_err() {
+            self.owed = asked.or(self.owed);
+        }
         self.table = Table::new(0, self.shared.config.on_conflict);
         for (id, mut leaving) in leaving {
             self.shared.forget(id);

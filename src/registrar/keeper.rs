@@ -43,6 +43,9 @@ pub(super) struct Keeper {
     pub(super) retry: Backoff,
     /// A lease that may exist in etcd and is to be revoked in the end.
     pub(super) asked: Option<i64>,
+    /// A lease that could not be revoked when everything left. Whoever registers next may want a
+    /// key that is under it.
+    pub(super) owed: Option<i64>,
     /// When the way out that has begun is to be over.
     pub(super) stop_by: Option<Instant>,
     pub(super) session: Option<Session>,
@@ -154,6 +157,7 @@ impl Keeper {
             works_since: None,
             retry: Backoff::new(FIRST_RETRY, calm),
             asked: None,
+            owed: None,
             stop_by: None,
             session: None,
             leases: Bucket::default(),
@@ -240,6 +244,13 @@ impl Keeper {
     async fn grant(&mut self, id: i64, first_sent: &mut Option<Instant>) -> Result<(), Why> {
         let session = self.session().await?;
         let (limit, wanted) = (self.shared.config.attempt, self.shared.config.ttl);
+        if let Some(owed) = self.owed {
+            let revoke = timeout(limit, session.clone().revoke(owed));
+            let revoked = self.attend(revoke).await?;
+            let late = |_| Err(Fault::late(session.endpoint(), limit));
+            revoked.unwrap_or_else(late).map_err(Why::Broken)?;
+            self.owed = None;
+        }
         self.asked = Some(id);
         let mut sent = Instant::now();
         let first_sent = *first_sent.get_or_insert(sent);
@@ -385,7 +396,7 @@ impl Keeper {
     /// Makes the table want what `entry` wants.
     pub(super) async fn follow(&mut self, entry: &Arc<Entry>) {
         let id = self.lease.as_ref().map_or(0, Lease::id);
-        match entry.wish(&self.shared.config.template, id) {
+        match entry.wish(&self.shared.config.formats, id) {
             Wish::Leave => self.lead_out(entry).await,
             Wish::Wait => self.unrouted |= entry.needs_route(),
             Wish::Keys(_) if self.lease.is_none() => {}

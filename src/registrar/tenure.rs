@@ -194,12 +194,14 @@ impl Keeper {
                 link.opening = None;
                 let (requests, replies) = done.map_err(sort)?;
                 (link.requests, link.replies) = (Some(requests), Some(replies));
+                link.unanswered.asked(Instant::now());
             }
             Step::News(news) => {
                 let WatchNews {
                     events,
                     created,
                     ended,
+                    ..
                 } = news.map_err(sort)?;
                 let now = Instant::now();
                 if created {

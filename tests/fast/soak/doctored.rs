@@ -167,15 +167,26 @@ async fn a_status_that_outlives_its_lease_is_found() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_lease_is_found() {
-    let found = broken(|record| {
-        let second = Call {
-            lease: 78,
-            ..call(at(record, 2.0), Rpc::LeaseGrant)
+    let with = |record: &mut Record, lease: i64, rpc: Rpc| {
+        let call = Call {
+            lease,
+            ..call(at(record, 2.0), rpc)
         };
-        record.calls.push(second);
-        record.looks[1].leases.insert(78, record.end);
+        record.calls.push(call);
+        record.looks[1].leases.insert(lease, record.end);
+    };
+    let late = broken(|record| with(record, 78, Rpc::LeaseGrant));
+    assert_eq!(late.await, [""; 0], "one that came late may run out");
+    let used = broken(|record| {
+        with(record, 78, Rpc::LeaseGrant);
+        with(record, 78, Rpc::Txn);
     });
-    assert_eq!(found.await, [judge::I7]);
+    assert_eq!(used.await, [judge::I7]);
+    let two = broken(|record| {
+        with(record, 78, Rpc::LeaseGrant);
+        with(record, 79, Rpc::LeaseGrant);
+    });
+    assert_eq!(two.await, [judge::I7]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,6 +37,8 @@ impl Excuse {
         let extra = match act {
             // A silent connection is noticed by the next renewal, which is then late.
             Act::Strand => terms.ttl.mul_f64(0.37) + terms.attempt,
+            // So is the end of a lease under which nothing is, because all of it is yielded.
+            Act::Revoke if terms.yields => terms.ttl.mul_f64(0.37) + terms.attempt,
             // Requests that are under way arrive that much later, also those given up.
             Act::Latency(_, most) => Duration::from_millis(*most),
             Act::Script(_, Reply::Delay(time) | Reply::Late(time)) => *time,

@@ -141,7 +141,12 @@ async fn renewal(
     };
     let mut reply = shared.perform(caller, call, apply).await?;
     if renewal == Renewal::Expiring {
-        let settled = renewed(id, swept(shared, id).await);
+        let renewal = swept(shared, id).await;
+        if matches!(renewal, Renewal::Renewed(_)) {
+            // An election has extended it while its renewal waited for the sweep.
+            shared.state().had_its_effect(caller, Rpc::LeaseKeepAlive);
+        }
+        let settled = renewed(id, renewal);
         reply = reply.map(|reply| PbLeaseKeepAliveResponse {
             header: reply.header,
             ..settled
@@ -179,6 +184,16 @@ fn renewed(id: i64, renewal: Renewal) -> PbLeaseKeepAliveResponse {
 }
 
 impl State {
+    /// The last such request of that connection was applied in the end.
+    fn had_its_effect(&mut self, caller: &Caller, rpc: Rpc) {
+        let connection = caller.call(rpc).connection;
+        let mut calls = self.calls.iter_mut().rev();
+        let last = calls.find(|call| call.rpc == rpc && call.connection == connection);
+        if let Some(last) = last {
+            last.applied = true;
+        }
+    }
+
     fn grant(&mut self, id: i64, ttl: i64) -> Result<PbLeaseGrantResponse, Status> {
         let id = match id {
             0 => self.rng.i64(1..),

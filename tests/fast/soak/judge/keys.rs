@@ -108,15 +108,16 @@ fn absent(
     // Of a lease of before, etcd has said itself that it is gone, or it is left to expire.
     let grants = record.ours(entry.registrar).filter(|call| call.ttl > 0);
     let latest = grants.take_while(|call| call.at <= at).last();
-    // So is what another one under the same name left there.
+    // So is what another one under the same name left there, or is about to take away.
     let is_left_to_expire = |key: &str, lease| {
         let others = record
             .entries
             .iter()
             .filter(|e| e.registrar == entry.registrar);
         let mut left = others.filter(|e| {
+            let leaves = e.left.is_some_and(|left| left <= at);
             let ended = e.ended().filter(|(ended, _)| *ended <= at);
-            ended.is_some_and(|(_, status)| matches!(status, Status::LeftToExpire { .. }))
+            leaves && ended.is_none_or(|(_, status)| matches!(status, Status::LeftToExpire { .. }))
         });
         left.any(|e| e.keys(&record.terms, lease).iter().any(|k| k == key))
     };

@@ -1,7 +1,7 @@
 //! I7: leases do not pile up.
 //!
 //! A grant that was given up, and that a slow etcd applies after the revoke, cannot be called back:
-//! one such lease, which nobody ever used, may run out by itself.
+//! one such lease, which nobody used since, may run out by itself.
 
 use super::super::record::Record;
 use super::past::Past;
@@ -17,8 +17,12 @@ pub fn judge(record: &Record, past: &Past, list: &mut Vec<Violation>) {
                 .filter(|lease| past.owner(**lease) == Some(number));
             let mut live: Vec<_> = live.collect();
             let unused = |lease: &&i64| {
-                let mut uses = record.ours(number).filter(|call| call.lease == **lease);
-                uses.all(|call| call.rpc == Rpc::LeaseGrant || call.rpc == Rpc::LeaseRevoke)
+                let granted = look.leases[*lease].checked_sub(record.terms.ttl);
+                let ours = || record.ours(number).filter(|call| call.lease == **lease);
+                let mut uses =
+                    ours().filter(|c| !matches!(c.rpc, Rpc::LeaseGrant | Rpc::LeaseRevoke));
+                let mut revokes = ours().filter(|c| c.rpc == Rpc::LeaseRevoke);
+                uses.next().is_none() || revokes.any(|revoke| Some(revoke.at) < granted)
             };
             if let Some(late) = live.iter().position(unused) {
                 live.remove(late);
