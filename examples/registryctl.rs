@@ -3,11 +3,13 @@
 //! ```sh
 //! cargo run --example registryctl -- list
 //! cargo run --example registryctl -- watch --name greeter
+//! cargo run --example registryctl -- watch --name greeter --format plain,kratos,go-zero
 //! ```
 //!
 //! | file | |
 //! |---|---|
 //! | `registryctl/member.rs` | where to dial, and how securely |
+//! | `registryctl/scope.rs` | [`Scope`]: which keys, in which formats; pure |
 //! | `registryctl/source.rs` | [`Source`]: the one room that calls etcd |
 //! | `registryctl/follow.rs` | list, watch, and again after every trouble |
 //! | `registryctl/entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as that goes |
@@ -20,12 +22,15 @@
 mod entry;
 #[path = "registryctl/follow.rs"]
 mod follow;
+mod formats;
 #[path = "registryctl/list.rs"]
 mod list;
 #[path = "registryctl/member.rs"]
 mod member;
 #[path = "registryctl/registry.rs"]
 mod registry;
+#[path = "registryctl/scope.rs"]
+mod scope;
 #[path = "registryctl/screen.rs"]
 mod screen;
 #[path = "registryctl/source.rs"]
@@ -36,6 +41,7 @@ mod table;
 mod watch;
 
 use clap::{Parser, Subcommand};
+use scope::{Scope, ScopeArgs};
 use source::Source;
 use std::io;
 use std::path::PathBuf;
@@ -48,8 +54,9 @@ use std::time::Duration;
 /// environment is wrong. NO_COLOR is respected.
 ///
 /// NAME and ADDRESS are those of the JSON that servers write by default; of other values, what
-/// the key {prefix}/{name}/{ip}/{pid} tells. VALUE is the rest of the JSON, or the whole of
-/// another value, shortened; control characters are shown as escapes. TTL LEFT is what etcd says
+/// the key {prefix}/{name}/{ip}/{pid} tells. In other formats they are those that its readers
+/// see, and where they see none there is no ADDRESS. VALUE is the rest of the JSON, or the whole
+/// of another value, shortened; control characters are shown as escapes. TTL LEFT is what etcd says
 /// is left of the lease: `none` for a key without one, which nobody would clean up, `?` if etcd
 /// did not say.
 #[derive(Debug, Parser)]
@@ -126,18 +133,6 @@ struct EtcdArgs {
     timeout: Duration,
 }
 
-/// Which keys.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "What to show")]
-struct ScopeArgs {
-    /// What every key begins with
-    #[arg(long, env = "PREFIX", default_value = "/services", global = true)]
-    prefix: String,
-    /// Only the services of these names: what lies under {prefix}/{name}/
-    #[arg(long, env = "NAME", value_delimiter = ',', global = true)]
-    name: Vec<String>,
-}
-
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -175,46 +170,5 @@ async fn run(args: &Args) -> Result<(), Failure> {
     match args.command {
         Command::List { json } => list::run(source, &scope, json).await,
         Command::Watch => watch::run(source, scope).await,
-    }
-}
-
-/// Which keys, checked.
-#[derive(Debug, Clone)]
-struct Scope {
-    /// Without slashes at its end.
-    prefix: String,
-    /// What to scan. Each ends with a slash: without it `greeter` would show `greeter2`, too.
-    scans: Vec<String>,
-}
-
-impl ScopeArgs {
-    fn check(&self) -> Result<Scope, Failure> {
-        let prefix = self.prefix.trim_end_matches('/');
-        if prefix.is_empty() {
-            let why = "--prefix is empty: name what the keys begin with, such as /services";
-            return Err(Failure::Usage(why.to_owned()));
-        }
-        if let Some(bad) = self
-            .name
-            .iter()
-            .find(|name| name.is_empty() || name.contains('/'))
-        {
-            let why = format!("--name {bad:?}: a name is one part of a key, not empty, no slash");
-            return Err(Failure::Usage(why));
-        }
-        let mut scans: Vec<_> = self
-            .name
-            .iter()
-            .map(|name| format!("{prefix}/{name}/"))
-            .collect();
-        if scans.is_empty() {
-            scans.push(format!("{prefix}/"));
-        }
-        scans.sort();
-        scans.dedup();
-        Ok(Scope {
-            prefix: prefix.to_owned(),
-            scans,
-        })
     }
 }

@@ -4,9 +4,11 @@
 //! cargo run --example server -- --etcd http://127.0.0.1:2379 --listen 127.0.0.1:0
 //! ```
 
+mod formats;
 mod greeter;
 
 use clap::Parser;
+use formats::FormatName;
 use greeter::MyGreeter;
 use greeter::pb::greeter_server::GreeterServer;
 use std::io::IsTerminal as _;
@@ -16,9 +18,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic_etcd::format::Plain;
 use tonic_etcd::{
-    Closed, Error, Etcd, Instance, Registrar, Registration, ServeError, ServeRegistered, Status,
-    StatusWatch,
+    Closed, Error, Etcd, Instance, Registrar, RegistrarBuilder, Registration, ServeError,
+    ServeRegistered, Status, StatusWatch,
 };
 
 /// A greeter that is registered in etcd for as long as it serves.
@@ -39,10 +42,13 @@ struct Args {
     /// Password of that user; better given by the environment
     #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, requires = "user")]
     password: Option<String>,
-    /// What every key begins with
+    /// Format to write; may be repeated, to be found by clients of several ecosystems
+    #[arg(long, env = "FORMAT", default_value = "plain", value_delimiter = ',')]
+    format: Vec<FormatName>,
+    /// What every key of the plain format begins with
     #[arg(long, env = "PREFIX", default_value = "/services")]
     prefix: String,
-    /// How a key is made, of {prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}
+    /// How a key of the plain format is made, of {prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}
     #[arg(long, env = "KEY", default_value = "{prefix}/{name}/{ip}/{pid}")]
     key: String,
     /// Service name to register under; may be repeated
@@ -62,7 +68,7 @@ struct Args {
     /// Time after which a crash removes the key, such as 5s
     #[arg(long, env = "TTL", default_value = "5s", value_parser = humantime::parse_duration)]
     ttl: Duration,
-    /// Value to write instead of the instance as JSON
+    /// Value to write in the plain format instead of the instance as JSON
     #[arg(long, env = "VALUE")]
     value: Option<String>,
     /// Time to serve on after the key is gone
@@ -139,9 +145,10 @@ fn register(
     if let (Some(user), Some(password)) = (&args.user, &args.password) {
         etcd = etcd.user(user, password);
     }
-    let registrar = Registrar::builder(etcd)
-        .prefix(&args.prefix)
-        .key(&args.key)
+    let plain = Plain::new().prefix(&args.prefix).key(&args.key);
+    let formats = args.format.iter().map(|name| name.format(&plain));
+    let registrar = formats
+        .fold(Registrar::builder(etcd), RegistrarBuilder::format)
         .ttl(args.ttl)
         .settle(args.settle)
         .drain_timeout(args.drain_timeout)

@@ -6,10 +6,14 @@
 use crate::Error;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::str::FromStr;
 
 /// A host and a port that a client could dial.
+///
+/// Nothing else becomes one: neither port 0 nor `0.0.0.0`, nor multicast nor link-local IPv6. It is
+/// parsed from, and shown as, `ip:port`, `[ipv6]:port` or `dns.name:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Address {
+pub struct Address {
     host: Host,
     port: u16,
 }
@@ -72,12 +76,32 @@ impl Address {
         })
     }
 
-    pub(crate) fn host(&self) -> &Host {
-        &self.host
+    /// The longest there is, for whoever needs to know how long things become.
+    pub(crate) fn longest() -> Self {
+        Self {
+            host: Host::Name("x".repeat(253)),
+            port: u16::MAX,
+        }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// The host: an IP address without brackets, or a DNS name.
+    #[must_use]
+    pub fn host(&self) -> String {
+        match &self.host {
+            Host::Ip(ip) => ip.to_string(),
+            Host::Name(name) => name.clone(),
+        }
+    }
+
+    /// The port, never 0.
+    #[must_use]
+    pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The host as it stands before a port.
+    pub(crate) fn bracketed(&self) -> String {
+        self.host.to_string()
     }
 
     /// Whether only this machine can dial it.
@@ -92,6 +116,14 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Error {
     #[error("{what} {value:?} {reason}")]
     #[non_exhaustive]
     Name {
-        /// Which input it was: `name`, `id` or `prefix`.
+        /// Which input it was: `name`, `id`, `prefix` or another setting of a format.
         what: &'static str,
         /// The input, shortened when it is very long.
         value: String,
@@ -75,10 +75,10 @@ pub enum Error {
         max: usize,
     },
 
-    /// Two registrations of this registrar would write the same key.
+    /// Two registrations of this registrar would write the same key, in one format or another.
     #[error(
         "a registration of {name:?} here would write the same key {key:?}: \
-         tell them apart with {{port}}, {{addr}} or {{id}} in the key template"
+         tell them apart with {{port}}, {{addr}} or {{id}} in the key template, or by other ids"
     )]
     #[non_exhaustive]
     SameKey {
@@ -86,6 +86,26 @@ pub enum Error {
         name: String,
         /// The key, with `?` for what is not known before the listener is bound.
         key: String,
+    },
+
+    /// A [`Format`](crate::format::Format) cannot be used, or cannot take an instance.
+    #[error("format {format:?}: {reason}")]
+    #[non_exhaustive]
+    Format {
+        /// The short name of the format.
+        format: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
+    /// A setting that cannot be kept.
+    #[error("{name}: {reason}")]
+    #[non_exhaustive]
+    Setting {
+        /// The setter.
+        name: &'static str,
+        /// What is wrong with the value, and what to do.
+        reason: String,
     },
 
     /// An update tried to change what makes the key.
@@ -121,6 +141,17 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// An [`Error::Format`], for formats to refuse with.
+    #[must_use]
+    pub fn format(format: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Format {
+            format: format.into(),
+            reason: reason.into(),
+        }
+    }
 }
 
 fn remedy(error: &std::io::Error) -> &'static str {

@@ -30,6 +30,7 @@
 //! * [`Registration`]: how a server appears and how it leaves;
 //! * [`ServeRegistered`]: the order of things from binding to returning;
 //! * [`Status`]: what can be known about it at any time;
+//! * [`format`](mod@format): the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
 //! * [`HealthNames`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.HealthNames.html): what
 //!   the gRPC health service says of it.
 //!
@@ -60,9 +61,12 @@
 
 mod address;
 mod backoff;
+#[cfg(feature = "discovery")]
+#[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
+pub mod discovery;
 mod error;
 mod etcd;
-mod format;
+pub mod format;
 #[cfg(feature = "health")]
 mod health;
 mod instance;
@@ -91,7 +95,9 @@ pub use status::{Registered, Status, StatusWatch};
 pub mod fuzzing {
     use crate::Instance;
     use crate::address::Address;
-    use crate::format::{KeyTemplate, Place};
+    use crate::format::{
+        CoreDns, EtcdNaming, Format, GoMicro, GoZero, Kitex, Kratos, Place, Plain,
+    };
 
     /// An address as it would be advertised.
     pub fn address(text: &str) -> Result<String, String> {
@@ -105,12 +111,33 @@ pub mod fuzzing {
         let instance = Instance::new(name).id("id");
         instance.check().ok()?;
         let address = Address::parse("10.0.0.1:9000").ok()?;
-        let place = Place {
-            instance: &instance,
-            address: Some(&address),
-            lease: Some(1),
+        let place = Place::new(&instance, &address, 1);
+        let format = Plain::new().prefix(prefix).key(template);
+        format.check_settings().ok()?;
+        Some(Format::key(&format, &place))
+    }
+
+    /// What each format reads out of a value: the instance, and it written and read again.
+    pub fn read(key: &str, value: &[u8]) -> Vec<(Instance, Option<Instance>)> {
+        let formats: [Box<dyn Format>; 8] = [
+            Box::new(Plain::new()),
+            Box::new(EtcdNaming::new()),
+            Box::new(Kratos::new()),
+            Box::new(Kratos::new().secure(true)),
+            Box::new(Kitex::new()),
+            Box::new(GoZero::new()),
+            Box::new(GoMicro::new()),
+            Box::new(CoreDns::new()),
+        ];
+        let again = |format: &Box<dyn Format>| {
+            let key = format.prefix("greeter") + key;
+            let read = format.read("greeter", &key, value).ok()?;
+            let address = Address::parse(read.get_address()?).ok()?;
+            let written = format.value(&read, &address);
+            let again = format.read("greeter", &key, written.as_bytes());
+            Some((read, again.ok()))
         };
-        KeyTemplate::new(template, prefix).ok()?.render(&place)
+        formats.iter().filter_map(again).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`Entry`]: one key and what it holds, decoded as far as that goes. Others may have written it, so anything can be in it:
 //! nothing here fails, and nothing reaches a terminal that could steer it.
 
+use crate::Scope;
 use etcd_client::KeyValue;
 use std::fmt::Write as _;
 use tonic_etcd::InstanceJson;
@@ -38,8 +39,20 @@ pub(crate) struct Shown {
 // === impl Entry ===
 
 impl Entry {
-    /// Name and address: from the JSON that the library writes, else from the default key.
-    pub(crate) fn told(&self, prefix: &str) -> Told {
+    /// Name and address: from another format whose key it has, else from the JSON that the
+    /// library writes, else from the default key.
+    pub(crate) fn told(&self, scope: &Scope) -> Told {
+        if let Some(read) = scope.read(&self.key(), &self.value) {
+            let (name, address) = match &read {
+                Ok(instance) => (instance.name(), instance.get_address()),
+                Err(service) => (&**service, None),
+            };
+            return Told {
+                name: name.to_owned(),
+                address: address.map(str::to_owned),
+                rest: self.value.clone(),
+            };
+        }
         if let Ok(instance) = serde_json::from_slice::<InstanceJson>(&self.value) {
             let InstanceJson { name, address, .. } = instance;
             return Told {
@@ -50,7 +63,7 @@ impl Entry {
         }
         let key = self.key();
         let below = key
-            .strip_prefix(prefix)
+            .strip_prefix(&scope.prefix)
             .unwrap_or(&key)
             .trim_start_matches('/');
         let segments: Vec<_> = below.split('/').collect();
@@ -66,12 +79,12 @@ impl Entry {
         }
     }
 
-    pub(crate) fn shown(&self, prefix: &str) -> Shown {
+    pub(crate) fn shown(&self, scope: &Scope) -> Shown {
         let Told {
             name,
             address,
             rest,
-        } = self.told(prefix);
+        } = self.told(scope);
         Shown {
             name: escape(name.as_bytes()),
             address: address.map_or("-".to_owned(), |address| escape(address.as_bytes())),
@@ -156,8 +169,11 @@ fn steers(char: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::FormatName;
+    use crate::scope::tests::scope;
 
     fn shown(key: &str, value: &[u8]) -> Shown {
+        let formats = [FormatName::Plain, FormatName::Kratos, FormatName::GoMicro];
         let (key, value) = (key.as_bytes().to_vec(), value.to_vec());
         Entry {
             key,
@@ -166,7 +182,26 @@ mod tests {
             created: 1,
             written: 1,
         }
-        .shown("/services")
+        .shown(&scope(&formats, &[]).unwrap())
+    }
+
+    #[test]
+    fn other_formats_tell_what_their_readers_see() {
+        let value = br#"{"name":"greeter","endpoints":["grpc://10.1.2.3:9000"]}"#;
+        for (key, value, name, address) in [
+            (
+                "/microservices/greeter/7",
+                &value[..],
+                "greeter",
+                "10.1.2.3:9000",
+            ),
+            ("/microservices/greeter2/7", value, "greeter2", "-"),
+            ("/microservices/greeter/7", b"\x1b", "greeter", "-"),
+            ("/micro/registry/greeter/7", value, "greeter", "-"),
+        ] {
+            let shown = shown(key, value);
+            assert_eq!((&*shown.name, &*shown.address), (name, address), "{key}");
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ async fn width() -> Option<usize> {
 fn table(entries: &[Entry], scope: &Scope, ttls: &Ttls, width: Option<usize>) -> Vec<String> {
     let mut table = Table::new(["NAME", "ADDRESS", "LEASE", "TTL LEFT", "REVISION", "VALUE"]);
     for entry in entries {
-        let ([name, address, lease, left], rest) = cells(entry, &scope.prefix, ttls);
+        let ([name, address, lease, left], rest) = cells(entry, scope, ttls);
         table.push([name, address, lease, left, entry.written.to_string(), rest]);
     }
     table.lines(width)
@@ -95,7 +95,7 @@ fn json_lines(entries: &[Entry], scope: &Scope, ttls: &Ttls) -> Vec<String> {
 
 impl<'a> Line<'a> {
     fn of(entry: &'a Entry, scope: &Scope, ttls: &Ttls) -> Self {
-        let told = entry.told(&scope.prefix);
+        let told = entry.told(scope);
         let (ttl_left, ttl_granted) = match ttls.get(&entry.lease) {
             Some(&Ttl::Left { seconds, granted }) => (Some(seconds), Some(granted)),
             _ => (None, None),

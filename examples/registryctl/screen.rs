@@ -107,7 +107,7 @@ impl Screen {
         let mut leases = vec![];
         for known in view.registry.iter().take(rows) {
             let entry = &known.entry;
-            let ([name, address, lease, left], rest) = cells(entry, &view.scope.prefix, &view.ttls);
+            let ([name, address, lease, left], rest) = cells(entry, &view.scope, &view.ttls);
             table.push([name, address, lease, left, known.age(now), rest]);
             if entry.lease != 0 && !leases.contains(&entry.lease) {
                 leases.push(entry.lease);
@@ -219,7 +219,7 @@ impl Sink for Lines {
             Change::Written(entry) => ('~', entry),
             Change::Gone(key) => return self.say('-', &escape(key)),
         };
-        let shown = entry.shown(&scope.prefix);
+        let shown = entry.shown(scope);
         let (key, lease, value) = (escape(&entry.key), entry.lease, cut(&shown.rest, 60));
         let (name, address) = (shown.name, shown.address);
         self.say(

@@ -1,5 +1,6 @@
 //! Rows and columns. Pure: texts come in escaped, and go out aligned and cut.
 
+use crate::Scope;
 use crate::entry::Entry;
 use crate::source::{Ttl, Ttls};
 
@@ -57,8 +58,8 @@ impl<const N: usize> Table<N> {
 }
 
 /// The first columns of every table: name, address, lease and what is left of it.
-pub(crate) fn cells(entry: &Entry, prefix: &str, ttls: &Ttls) -> ([String; 4], String) {
-    let shown = entry.shown(prefix);
+pub(crate) fn cells(entry: &Entry, scope: &Scope, ttls: &Ttls) -> ([String; 4], String) {
+    let shown = entry.shown(scope);
     let (lease, left) = match (entry.lease, ttls.get(&entry.lease)) {
         (0, _) => ("-".to_owned(), "none".to_owned()),
         (lease, None) => (format!("{lease:x}"), "?".to_owned()),

@@ -30,6 +30,10 @@ pub(crate) enum Meaning {
     Unauthenticated,
     /// Refused on purpose; trying soon again would change nothing. Slow retries.
     Denied,
+    /// etcd has no history that goes back, or on, to there: read anew what there is.
+    Compacted,
+    /// The answer is larger than we take: ask for less.
+    TooLarge,
     /// This request was turned down, the connection is fine: repeat it after a while.
     Busy,
     /// The connection or the member is not usable: try the next one.
@@ -170,6 +174,12 @@ fn meaning(code: Code, text: &str) -> Meaning {
     if text.contains("invalid auth token") || text.contains("revision of auth store is old") {
         return Meaning::Unauthenticated;
     }
+    if text.contains("required revision") {
+        return Meaning::Compacted;
+    }
+    if text.contains("message length too large") {
+        return Meaning::TooLarge;
+    }
     if text.contains("permission denied") {
         return Meaning::Denied;
     }
@@ -258,6 +268,16 @@ mod tests {
                 Code::ResourceExhausted,
                 "etcdserver: too many requests",
                 Meaning::Busy,
+            ),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                Meaning::Compacted,
+            ),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision is a future revision",
+                Meaning::Compacted,
             ),
             (Code::Unavailable, "etcdserver: no leader", Meaning::Broken),
             (

@@ -16,6 +16,8 @@ mod session;
 #[cfg(feature = "_tls")]
 mod tls;
 
+#[cfg(feature = "discovery")]
+pub(crate) use session::{Found, USER_AGENT};
 pub(crate) use fault::{Fault, Meaning, chain};
 pub(crate) use session::{
     Applied, Event, EventKind, Op, Renewals, Seen, Session, WatchNews, WatchReplies, WatchRequests,

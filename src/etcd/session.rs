@@ -48,6 +48,9 @@ pub(crate) struct WatchNews {
     pub(crate) events: Vec<Event>,
     /// One watch that was asked for stands.
     pub(crate) created: bool,
+    /// The revision that etcd had when it said so.
+    #[cfg_attr(not(feature = "discovery"), allow(dead_code))]
+    pub(crate) revision: i64,
     /// The watch that etcd ended, or that we let go, and why.
     pub(crate) ended: Option<(i64, Fault)>,
 }
@@ -78,6 +81,28 @@ pub(crate) struct Seen {
     pub(crate) revision: i64,
 }
 
+/// Some of the keys below a prefix.
+#[cfg(feature = "discovery")]
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// etcd's revision then.
+    pub(crate) revision: i64,
+    pub(crate) found: Vec<Found>,
+    /// How many keys there are from the beginning of this page on.
+    pub(crate) count: i64,
+    /// Where the next page begins, if there is one.
+    pub(crate) next: Option<Vec<u8>>,
+}
+
+/// A key with its value. Keys that are no UTF-8 are passed over.
+#[cfg(feature = "discovery")]
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) key: String,
+    pub(crate) value: Vec<u8>,
+    pub(crate) seen: Seen,
+}
+
 /// Something happened to a watched key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
@@ -92,7 +117,11 @@ pub(crate) enum EventKind {
     Delete,
 }
 
-const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
+/// What one page may weigh. A page that is larger is asked for again with fewer keys.
+#[cfg(feature = "discovery")]
+const MAX_PAGE: usize = 16 * 1024 * 1024;
+
+pub(crate) const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
 
 // === impl Session ===
 
@@ -244,6 +273,85 @@ impl Session {
         ))
     }
 
+    /// Reads at most `limit` keys below `prefix`, from `from` on, in order, as they were at
+    /// `revision`; 0: as they are now.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn page(
+        self,
+        prefix: &str,
+        from: Vec<u8>,
+        revision: i64,
+        limit: i64,
+    ) -> Result<Page, Fault> {
+        let options = client::GetOptions::new()
+            .with_range(prefix_end(prefix))
+            .with_revision(revision)
+            .with_limit(limit);
+        let mut kv = self.kv.clone().max_decoding_message_size(MAX_PAGE);
+        let reply = kv.get(from, Some(options)).await;
+        let mut reply = reply.map_err(|error| self.fault(&error))?;
+        let revision = reply.header().map_or(0, client::ResponseHeader::revision);
+        let (more, count, kvs) = (reply.more(), reply.count(), reply.take_kvs());
+        let next = kvs.last().filter(|_| more).map(|last| {
+            let mut next = last.key().to_vec();
+            next.push(0);
+            next
+        });
+        let found = kvs.into_iter().filter_map(|kv| {
+            let (lease, revision) = (kv.lease(), kv.mod_revision());
+            let (key, value) = kv.into_key_value();
+            let key = String::from_utf8(key).ok()?;
+            Some(Found {
+                key,
+                value,
+                seen: Seen { lease, revision },
+            })
+        });
+        Ok(Page {
+            revision,
+            found: found.collect(),
+            count,
+            next,
+        })
+    }
+
+    /// What etcd had of `key` at `revision`.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn seen_at(mut self, key: &str, revision: i64) -> Result<Option<Seen>, Fault> {
+        let options = client::GetOptions::new()
+            .with_keys_only()
+            .with_revision(revision);
+        let reply = self.kv.get(key, Some(options)).await;
+        let reply = reply.map_err(|error| self.fault(&error))?;
+        Ok(reply.kvs().first().map(|kv| Seen {
+            lease: kv.lease(),
+            revision: kv.mod_revision(),
+        }))
+    }
+
+    /// Opens a stream with one watch on everything below `prefix`, from `revision` on.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn watch_prefix(
+        mut self,
+        prefix: &str,
+        revision: i64,
+    ) -> Result<(WatchRequests, WatchReplies), Fault> {
+        // In fragments, an answer is never larger than a client takes.
+        let options = watch_options(1, revision)
+            .with_range(prefix_end(prefix))
+            .with_fragment();
+        let stream = self.watch.watch(prefix, Some(options)).await;
+        let (requests, replies) = stream.map_err(|error| self.fault(&error))?.split();
+        let endpoint = self.endpoint.clone();
+        Ok((
+            WatchRequests { requests, endpoint },
+            WatchReplies {
+                replies,
+                endpoint: self.endpoint,
+            },
+        ))
+    }
+
     fn fault(&self, error: &client::Error) -> Fault {
         Fault::from_client(&self.endpoint, error)
     }
@@ -298,6 +406,13 @@ impl WatchRequests {
         asked.map_err(|error| Fault::from_client(&self.endpoint, &error))
     }
 
+    /// Asks how far the stream is: a sign of life. Cancel safe.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn ask_progress(&mut self) -> Result<(), Fault> {
+        let asked = self.requests.request_progress().await;
+        asked.map_err(|error| Fault::from_client(&self.endpoint, &error))
+    }
+
     /// Lets go of the watch `id`. Cancel safe.
     pub(crate) async fn remove(&mut self, id: i64) -> Result<(), Fault> {
         let asked = self.requests.cancel(id).await;
@@ -315,17 +430,30 @@ impl WatchReplies {
             .map_err(|error| Fault::from_client(&self.endpoint, &error))?
             .ok_or_else(|| Fault::broken(&self.endpoint, "the watch stream ended"))?;
         let ended = reply.canceled().then(|| {
-            (
-                reply.watch_id(),
-                Fault::from_cancel(&self.endpoint, reply.cancel_reason()),
-            )
+            let fault = match reply.compact_revision() {
+                0 => Fault::from_cancel(&self.endpoint, reply.cancel_reason()),
+                // The one cancellation without a reason.
+                _ => Fault::new(Meaning::Compacted, &self.endpoint, "compacted"),
+            };
+            (reply.watch_id(), fault)
         });
         Ok(WatchNews {
             events: reply.events().iter().filter_map(event).collect(),
             created: reply.created(),
+            revision: reply.header().map_or(0, client::ResponseHeader::revision),
             ended,
         })
     }
+}
+
+/// The first key that does not begin with `prefix`, which ends with a slash.
+#[cfg(feature = "discovery")]
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
 }
 
 fn watch_options(id: i64, revision: i64) -> client::WatchOptions {

@@ -1,11 +1,246 @@
-//! What is written into etcd about an instance: keys and values, without I/O.
+//! How an instance is written into etcd, and read from it: keys and values, without I/O.
 //!
-//! | file | |
-//! |---|---|
-//! | `template.rs` | [`KeyTemplate`]: how a key is made |
+//! Every ecosystem around etcd has its own idea of both. A registrar writes an instance in as many
+//! of them as it is told ([`RegistrarBuilder::format`](crate::RegistrarBuilder::format)), under one
+//! lease, so that clients of each find the same server. Keys, values and what readers do with
+//! them were taken from the sources of those projects.
 //!
-//! A further ecosystem is one more file here, with its golden values beside it.
+//! | format | key | value |
+//! |---|---|---|
+//! | [`Plain`], the default | `/services/greeter/10.1.2.3/4711` | [`InstanceJson`](crate::InstanceJson), or any text |
+//! | [`EtcdNaming`] | `greeter/10.1.2.3:9000` | `{"Op":0,"Addr":"10.1.2.3:9000","Metadata":null}` |
+//! | [`Kratos`] | `/microservices/greeter/ID` | `{"id":"ID","name":"greeter","version":"v1","metadata":{"weight":"10"},"endpoints":["grpc://10.1.2.3:9000"]}` |
+//! | [`Kitex`] | `kitex/registry-etcd/greeter/10.1.2.3:9000` | `{"network":"tcp","address":"10.1.2.3:9000","weight":10,"tags":null}` |
+//! | [`GoZero`] | `greeter/ID` | `10.1.2.3:9000` |
+//! | [`GoMicro`] | `/micro/registry/greeter/ID` | `{"name":"greeter","version":"v1","metadata":null,"endpoints":[],"nodes":[{"metadata":{"protocol":"grpc",..},"id":"ID","address":"10.1.2.3:9000"}]}` |
+//! | [`CoreDns`] | `/skydns/local/skydns/greeter/ID` | `{"host":"10.1.2.3","port":9000,"priority":10,"weight":100,"ttl":5}` |
+//!
+//! | format | who reads it | and how |
+//! |---|---|---|
+//! | `Plain` | etcdctl, scripts, this crate | |
+//! | `EtcdNaming` | grpc-go with etcd's resolver: `etcd:///greeter` | takes one leading slash off the target; skips bad JSON; ignores `Op` |
+//! | `Kratos` | kratos: `discovery:///greeter` | one bad value fails the whole list; `name` must be that of the target |
+//! | `Kitex` | kitex with `registry-etcd` | polls every 5 s; takes a weight that is not positive for 10 |
+//! | `GoZero` | go-zero's zrpc | the values are a set, of which each client dials 32; dials whatever is there |
+//! | `GoMicro` | go-micro | one node for each key; `/` in names becomes `-` |
+//! | `CoreDns` | whoever asks the DNS: A, AAAA, SRV | lower case; one bad value fails the query; takes a weight of 0 for 100 |
+//!
+//! What an instance has and a format has no place for (a version in kitex, anything but the address
+//! in go-zero) is left out. What a reader would *misread* is refused when it is registered. IPv6
+//! stands in brackets, except for CoreDNS.
+//!
+//! # Reading
+//!
+//! [`Format::read`] takes what anybody wrote: unknown fields are ignored, what is optional may be
+//! missing or `null`, and everything else is [`Unreadable`], which is to be skipped and counted and
+//! never ends anything. What it gives can be dialled: it has an [`Address`].
+//!
+//! # A format of your own
+//!
+//! Is an implementation of [`Format`]. Its keys have to differ between any two instances (the
+//! address or the id in it sees to that), and begin with a prefix that no other service's keys
+//! begin with (a slash behind the name sees to that).
+//!
+//! ```
+//! use tonic_etcd::format::{Address, Format, Place, Unreadable};
+//! use tonic_etcd::{Etcd, Instance, Registrar};
+//!
+//! /// What our shell scripts read: a line of host, space, port.
+//! #[derive(Debug)]
+//! struct Lines;
+//!
+//! impl Format for Lines {
+//!     fn name(&self) -> &str {
+//!         "lines"
+//!     }
+//!     fn prefix(&self, service: &str) -> String {
+//!         format!("/lines/{service}/")
+//!     }
+//!     fn key(&self, place: &Place<'_>) -> String {
+//!         self.prefix(place.instance().name()) + place.instance().get_id()
+//!     }
+//!     fn value(&self, _: &Instance, address: &Address) -> String {
+//!         format!("{} {}", address.host(), address.port())
+//!     }
+//!     fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+//!         let text = str::from_utf8(value).map_err(|_| Unreadable::new("is not UTF-8"))?;
+//!         let address: Address = text
+//!             .replace(' ', ":")
+//!             .parse()
+//!             .map_err(|_| Unreadable::showing("has no address", text))?;
+//!         let id = key.rsplit('/').next().unwrap_or(key);
+//!         Ok(Instance::new(service).id(id).address(address))
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), tonic_etcd::Error> {
+//! let etcd = Etcd::new(["http://127.0.0.1:2379"]);
+//! let registrar = Registrar::builder(etcd).format(Lines).build()?;
+//!
+//! let (instance, address) = (Instance::new("greeter").id("7"), "10.1.2.3:9000".parse()?);
+//! assert_eq!(Lines.key(&Place::new(&instance, &address, 1)), "/lines/greeter/7");
+//! assert_eq!(Lines.value(&instance, &address), "10.1.2.3 9000");
+//! # Ok(())
+//! # }
+//! ```
 
+mod core_dns;
+mod etcd_naming;
+mod go_micro;
+mod go_zero;
+mod json;
+mod kitex;
+mod kratos;
+mod place;
+mod plain;
+mod set;
 mod template;
+mod unreadable;
 
-pub(crate) use template::{KeyTemplate, Place};
+pub use crate::address::Address;
+pub use core_dns::CoreDns;
+pub use etcd_naming::EtcdNaming;
+pub use go_micro::GoMicro;
+pub use go_zero::GoZero;
+pub use kitex::Kitex;
+pub use kratos::Kratos;
+pub use place::Place;
+pub use plain::Plain;
+pub use unreadable::Unreadable;
+
+pub(crate) use place::could_be_same;
+pub(crate) use set::Formats;
+
+use crate::instance::check_segment;
+use crate::{Error, Instance};
+use std::fmt;
+use std::sync::Arc;
+
+/// How one ecosystem writes an instance into etcd, and reads it back. Pure.
+///
+/// Whoever uses one without a [`Registrar`](crate::Registrar) asks
+/// [`check_settings`](Self::check_settings) first: a prefix of settings it refuses is good for nothing.
+///
+/// Setters of some formats are called as methods of this trait are: `Plain::new().prefix("/x")` sets
+/// one, `Format::prefix(&format, "greeter")` asks for one.
+pub trait Format: fmt::Debug + Send + Sync + 'static {
+    /// Its short name, in logs and on command lines: `plain`, `etcd-naming`, `kratos`, `kitex`,
+    /// `go-zero`, `go-micro`, `coredns`.
+    fn name(&self) -> &str;
+
+    /// Refuses settings that cannot work. Asked once, before anything else.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; [`Error::format`] makes one.
+    fn check_settings(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What every key of `service` begins with; a reader lists and watches it. Ends with `/`.
+    fn prefix(&self, service: &str) -> String;
+
+    /// Refuses an instance that the readers of this ecosystem could not take.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it; [`Error::format`] makes one.
+    fn check(&self, instance: &Instance) -> Result<(), Error> {
+        let _ = instance;
+        Ok(())
+    }
+
+    /// The key. It must begin with [`prefix`](Self::prefix) of the instance's name.
+    fn key(&self, place: &Place<'_>) -> String;
+
+    /// The value.
+    fn value(&self, instance: &Instance, address: &Address) -> String;
+
+    /// The instance in a value that was found under `key`, written by anybody.
+    ///
+    /// It always has an address that can be dialled, and `service` as its name. The same key and
+    /// value give the same instance, its id included.
+    ///
+    /// # Errors
+    ///
+    /// Why it is none. Never panics, whatever the value.
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable>;
+}
+
+// === impl Format ===
+
+/// Formats are shared as they are.
+impl<F: Format + ?Sized> Format for Arc<F> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        (**self).check_settings()
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        (**self).prefix(service)
+    }
+
+    fn check(&self, instance: &Instance) -> Result<(), Error> {
+        (**self).check(instance)
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        (**self).key(place)
+    }
+
+    fn value(&self, instance: &Instance, address: &Address) -> String {
+        (**self).value(instance, address)
+    }
+
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        (**self).read(service, key, value)
+    }
+}
+
+/// An instance of `service` that is dialled at `address`, as somebody wrote it.
+fn instance_at(service: &str, id: &str, address: &str) -> Result<Instance, Unreadable> {
+    let address = Address::parse(address).map_err(|error| match error {
+        Error::Address { address, reason } => {
+            Unreadable::showing(format!("has no usable address: {reason}"), &address)
+        }
+        other => Unreadable::new(other.to_string()),
+    })?;
+    Ok(Instance::new(service).id(id).address(address))
+}
+
+/// What tells an instance from the others where its value does not: the rest of its key.
+fn id_in<'a>(key: &'a str, prefix: &str) -> &'a str {
+    key.strip_prefix(prefix).unwrap_or(key)
+}
+
+/// What the keys of `service` begin with, below a prefix that may be empty.
+fn below(prefix: &str, service: &str) -> String {
+    match prefix.trim_end_matches('/') {
+        "" => format!("{service}/"),
+        prefix => format!("{prefix}/{service}/"),
+    }
+}
+
+/// Refuses a prefix that has an unreadable part. Gives it without slashes at its end.
+fn check_prefix(what: &'static str, prefix: &str) -> Result<String, Error> {
+    let trimmed = prefix.trim_end_matches('/');
+    let segments = trimmed.strip_prefix('/').unwrap_or(trimmed);
+    for segment in segments.split('/') {
+        check_segment(what, segment)?;
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// The same where none is needed.
+fn check_optional_prefix(prefix: &str) -> Result<(), Error> {
+    match prefix {
+        "" => Ok(()),
+        prefix => check_prefix("prefix", prefix).map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests;

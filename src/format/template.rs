@@ -1,8 +1,8 @@
 //! [`KeyTemplate`]: how a key is made, such as `{prefix}/{name}/{ip}/{pid}`.
 
-use crate::address::Address;
-use crate::instance::check_segment;
-use crate::{Error, Instance};
+use super::{Place, check_prefix};
+use crate::Error;
+use std::borrow::Cow;
 
 /// A key template, checked once and rendered for every instance and lease.
 #[derive(Debug, Clone)]
@@ -30,14 +30,6 @@ enum Field {
     Lease,
 }
 
-/// What a key can be made of. `None` is what is not known yet.
-#[derive(Debug)]
-pub(crate) struct Place<'a> {
-    pub(crate) instance: &'a Instance,
-    pub(crate) address: Option<&'a Address>,
-    pub(crate) lease: Option<i64>,
-}
-
 const FIELDS: [(&str, Field); 9] = [
     ("prefix", Field::Prefix),
     ("name", Field::Name),
@@ -61,7 +53,7 @@ impl KeyTemplate {
 
     /// Checks a template and its prefix.
     pub(crate) fn new(template: &str, prefix: &str) -> Result<Self, Error> {
-        let prefix = check_prefix(prefix)?;
+        let prefix = check_prefix("prefix", prefix)?;
         let refuse = |reason: &str| Error::Template {
             template: template.to_owned(),
             reason: reason.to_owned(),
@@ -105,60 +97,61 @@ impl KeyTemplate {
         Ok(Self { prefix, parts })
     }
 
-    /// The key of an instance, or `None` when it needs something that is not known yet.
-    pub(crate) fn render(&self, place: &Place<'_>) -> Option<String> {
-        self.fill(place, |_| None)
-    }
-
-    /// The key with `?` for what is not known before the listener is bound.
-    ///
-    /// A port (and so an address with its port) that is not known differs from any other, because
-    /// no two listeners share one; so does a lease.
-    pub(crate) fn outline(&self, place: &Place<'_>) -> String {
-        self.fill(place, |field| match field {
-            Field::Port | Field::Addr => Some(format!("?{:p}", place.instance)),
-            _ => Some("?".to_owned()),
-        })
-        .unwrap_or_default()
-    }
-
-    fn fill(&self, place: &Place<'_>, unknown: impl Fn(Field) -> Option<String>) -> Option<String> {
+    /// The key of an instance, with placeholders for what is not known yet.
+    pub(crate) fn key(&self, place: &Place<'_>) -> String {
         let mut key = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(text) => key.push_str(text),
-                Part::Field(field) => match self.value(*field, place) {
-                    Some(value) => key.push_str(&value),
-                    None => key.push_str(&unknown(*field)?),
-                },
+                Part::Field(field) => key.push_str(&self.value(*field, place)),
             }
         }
-        Some(key)
+        key
     }
 
-    fn value(&self, field: Field, place: &Place<'_>) -> Option<String> {
-        Some(match field {
-            Field::Prefix => self.prefix.clone(),
-            Field::Name => place.instance.name.clone(),
-            Field::Ip => place.address?.host().to_string(),
-            Field::Port => place.address?.port().to_string(),
-            Field::Addr => place.address?.to_string(),
-            Field::Pid => std::process::id().to_string(),
-            Field::Host => gethostname::gethostname()
-                .to_string_lossy()
-                .replace('/', "-"),
-            Field::Id => place.instance.id.clone(),
-            Field::Lease => place.lease?.to_string(),
-        })
+    fn value<'a>(&'a self, field: Field, place: &Place<'a>) -> Cow<'a, str> {
+        match field {
+            Field::Prefix => Cow::Borrowed(&self.prefix),
+            Field::Name => Cow::Borrowed(&place.instance().name),
+            Field::Ip => place.ip(),
+            Field::Port => place.port(),
+            Field::Addr => place.addr(),
+            Field::Pid => std::process::id().to_string().into(),
+            Field::Host => host().into(),
+            Field::Id => Cow::Borrowed(&place.instance().id),
+            Field::Lease => place.lease(),
+        }
     }
 
-    /// Whether two instances without a known address could still turn out the same.
-    pub(crate) fn could_be_same(a: &str, b: &str) -> bool {
-        let (a, b): (Vec<_>, Vec<_>) = (a.split('/').collect(), b.split('/').collect());
-        a.len() == b.len()
-            && a.iter()
-                .zip(&b)
-                .all(|(a, b)| a == b || *a == "?" || *b == "?")
+    /// What every key of `service` begins with, as far as that is the same on every machine.
+    pub(crate) fn prefix(&self, service: &str) -> String {
+        let mut prefix = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => prefix.push_str(text),
+                Part::Field(Field::Prefix) => prefix.push_str(&self.prefix),
+                Part::Field(Field::Name) => prefix.push_str(service),
+                Part::Field(_) => break,
+            }
+        }
+        prefix.truncate(prefix.rfind('/').map_or(0, |slash| slash + 1));
+        prefix
+    }
+
+    /// Whether a key could be one of `service`: its name stands where the template has it.
+    pub(crate) fn is_of(&self, service: &str, key: &str) -> bool {
+        // No field but the prefix has a slash in it, so segments can be counted.
+        let before = self
+            .parts
+            .iter()
+            .take_while(|part| **part != Part::Field(Field::Name))
+            .map(|part| match part {
+                Part::Text(text) => text.matches('/').count(),
+                Part::Field(Field::Prefix) => self.prefix.matches('/').count(),
+                Part::Field(_) => 0,
+            })
+            .sum();
+        key.split('/').nth(before) == Some(service) && key.starts_with(&self.prefix(service))
     }
 }
 
@@ -173,13 +166,9 @@ impl Part {
     }
 }
 
-fn check_prefix(prefix: &str) -> Result<String, Error> {
-    let trimmed = prefix.trim_end_matches('/');
-    let segments = trimmed.strip_prefix('/').unwrap_or(trimmed);
-    for segment in segments.split('/') {
-        check_segment("prefix", segment)?;
-    }
-    Ok(trimmed.to_owned())
+fn host() -> String {
+    let host = gethostname::gethostname();
+    host.to_string_lossy().replace('/', "-")
 }
 
 fn parse(mut rest: &str) -> Result<Vec<Part>, String> {
@@ -216,17 +205,16 @@ fn parse(mut rest: &str) -> Result<Vec<Part>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Instance;
+    use crate::address::Address;
+    use crate::format::could_be_same;
     use proptest::prelude::*;
 
-    fn key(template: &str, instance: &Instance, address: &str) -> Option<String> {
+    fn key(template: &str, instance: &Instance, address: &str) -> String {
         let address = Address::parse(address).unwrap();
         KeyTemplate::new(template, "/services")
             .unwrap()
-            .render(&Place {
-                instance,
-                address: Some(&address),
-                lease: Some(77),
-            })
+            .key(&Place::new(instance, &address, 77))
     }
 
     #[test]
@@ -235,7 +223,7 @@ mod tests {
         let instance = Instance::new("greeter");
         assert_eq!(
             key(KeyTemplate::DEFAULT, &instance, "10.1.2.3:9000"),
-            Some(format!("/services/greeter/10.1.2.3/{pid}"))
+            format!("/services/greeter/10.1.2.3/{pid}")
         );
     }
 
@@ -259,10 +247,7 @@ mod tests {
                 format!("/services/greeter/{host}"),
             ),
         ] {
-            assert_eq!(
-                key(template, &instance, "[2001:db8::1]:9000"),
-                Some(expected)
-            );
+            assert_eq!(key(template, &instance, "[2001:db8::1]:9000"), expected);
         }
     }
 
@@ -293,11 +278,14 @@ mod tests {
     #[test]
     fn prefixes_are_checked_segment_by_segment() {
         for (given, kept) in [("/services", "/services"), ("/a/b/", "/a/b"), ("a", "a")] {
-            assert_eq!(check_prefix(given).unwrap(), kept);
+            assert_eq!(check_prefix("prefix", given).unwrap(), kept);
         }
         for bad in ["", "/", "//", "/a//b", "/a/../b", "/a\n", "/a%2fb"] {
             assert!(
-                matches!(check_prefix(bad), Err(Error::Name { what: "prefix", .. })),
+                matches!(
+                    check_prefix("prefix", bad),
+                    Err(Error::Name { what: "prefix", .. })
+                ),
                 "{bad}"
             );
         }
@@ -309,14 +297,9 @@ mod tests {
         let outline = |template: &str, instance: &Instance| {
             KeyTemplate::new(template, "/services")
                 .unwrap()
-                .outline(&Place {
-                    instance,
-                    address: None,
-                    lease: None,
-                })
+                .key(&Place::outline(instance, None))
         };
-        let same =
-            |template| KeyTemplate::could_be_same(&outline(template, &a), &outline(template, &b));
+        let same = |template| could_be_same(&outline(template, &a), &outline(template, &b));
         assert!(same("{prefix}/{name}/{ip}/{pid}"));
         assert!(!same("{prefix}/{name}/{addr}"));
         assert!(!same("{prefix}/{name}/{ip}/{port}"));
@@ -337,8 +320,8 @@ mod tests {
             ]),
         ) {
             prop_assume!(a != b);
-            let key_a = key(template, &Instance::new(&a), "10.0.0.1:1").unwrap();
-            let under_b = key(template, &Instance::new(&b), "10.0.0.1:1").unwrap();
+            let key_a = key(template, &Instance::new(&a), "10.0.0.1:1");
+            let under_b = key(template, &Instance::new(&b), "10.0.0.1:1");
             let at = under_b.find(&format!("{b}/")).unwrap() + b.len() + 1;
             prop_assert!(!key_a.starts_with(&under_b[..at]), "{key_a} under {}", &under_b[..at]);
         }

@@ -2,10 +2,12 @@
 
 use super::desired::{Config, Shared};
 use super::{OnConflict, Registrar};
-use crate::format::KeyTemplate;
+use crate::format::{Format, Formats, Plain};
 use crate::lease;
 use crate::life::Waits;
 use crate::{Error, Etcd};
+use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +16,11 @@ use tokio_util::sync::CancellationToken;
 #[must_use = "a builder does nothing until it is built"]
 pub struct RegistrarBuilder {
     etcd: Etcd,
-    prefix: String,
-    key: String,
+    prefix: Option<String>,
+    key: Option<String>,
+    formats: Vec<Arc<dyn Format>>,
+    /// Which of them is the plain one as it is, for prefix and key to be settings of.
+    plain: Option<usize>,
     ttl: Duration,
     on_conflict: OnConflict,
     allow_loopback: bool,
@@ -35,8 +40,10 @@ impl RegistrarBuilder {
     pub(super) fn new(etcd: Etcd) -> Self {
         Self {
             etcd,
-            prefix: KeyTemplate::DEFAULT_PREFIX.to_owned(),
-            key: KeyTemplate::DEFAULT.to_owned(),
+            prefix: None,
+            key: None,
+            formats: vec![],
+            plain: None,
             ttl: Duration::from_secs(5),
             on_conflict: OnConflict::default(),
             allow_loopback: false,
@@ -49,19 +56,50 @@ impl RegistrarBuilder {
         }
     }
 
-    /// What every key begins with. Default: `/services`. Slashes at its end are dropped.
+    /// What every key of the [plain](Plain) format begins with. Default: `/services`. Slashes at
+    /// its end are dropped.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
+        self.prefix = Some(prefix.into());
         self
     }
 
-    /// How a key is made. Default: `{prefix}/{name}/{ip}/{pid}`.
+    /// How a key of the [plain](Plain) format is made. Default: `{prefix}/{name}/{ip}/{pid}`.
     ///
     /// There are `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
     /// stands in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
     /// whole segment with more behind it, and something must tell the servers of a fleet apart.
     pub fn key(mut self, template: impl Into<String>) -> Self {
-        self.key = template.into();
+        self.key = Some(template.into());
+        self
+    }
+
+    /// Another [format](crate::format) to write every instance in. May be repeated: an instance
+    /// is then written in each of them, under the same lease and in the same transaction (as long
+    /// as that has not more operations than etcd takes), and they leave together.
+    ///
+    /// Default: the [plain](Plain) one alone. Once another is given, the plain one is written only
+    /// if it is given, too. [`prefix`](Self::prefix) and [`key`](Self::key) are settings of
+    /// [`Plain::new`]; a `Plain` with settings of its own does not take them.
+    ///
+    /// ```
+    /// use tonic_etcd::format::{EtcdNaming, Kratos, Plain};
+    /// use tonic_etcd::{Etcd, Registrar};
+    ///
+    /// # fn build() -> Result<Registrar, tonic_etcd::Error> {
+    /// Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
+    ///     .format(Plain::new())
+    ///     .format(Kratos::new())
+    ///     .format(EtcdNaming::new().prefix("services"))
+    ///     .build()
+    /// # }
+    /// # build().unwrap();
+    /// ```
+    pub fn format(mut self, format: impl Format) -> Self {
+        let plain = (&format as &dyn Any).downcast_ref::<Plain>();
+        if plain.is_some_and(Plain::is_default) {
+            self.plain = Some(self.formats.len());
+        }
+        self.formats.push(Arc::new(format));
         self
     }
 
@@ -137,9 +175,11 @@ impl RegistrarBuilder {
     /// # Errors
     ///
     /// [`Error::NoEndpoints`], [`Error::Endpoint`] and [`Error::Tls`] for an etcd that cannot
-    /// work, [`Error::Name`] for the prefix, [`Error::Template`] for the key, [`Error::Timing`]
-    /// for a TTL that is not whole, out of range, or too short for the attempt timeout.
-    pub fn build(self) -> Result<Registrar, Error> {
+    /// work, [`Error::Name`] for a prefix, [`Error::Template`] for the key, [`Error::Format`] for
+    /// settings of a format, and for prefix or key without a plain format that takes them,
+    /// [`Error::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
+    /// timeout.
+    pub fn build(mut self) -> Result<Registrar, Error> {
         let ttl = check_ttl(self.ttl)?;
         let attempt = self
             .etcd
@@ -154,7 +194,7 @@ impl RegistrarBuilder {
         }
         Ok(Registrar::new(Shared::new(
             Config {
-                template: KeyTemplate::new(&self.key, &self.prefix)?,
+                formats: Formats::new(self.take_formats()?)?,
                 members: self.etcd.check()?,
                 ttl,
                 attempt,
@@ -170,6 +210,29 @@ impl RegistrarBuilder {
             self.shutdown,
             self.shutdown_now,
         )))
+    }
+
+    /// The formats, with prefix and key where they belong.
+    fn take_formats(&mut self) -> Result<Vec<Arc<dyn Format>>, Error> {
+        let mut formats = std::mem::take(&mut self.formats);
+        let mut plain = Plain::new();
+        if let Some(prefix) = self.prefix.take() {
+            plain = plain.prefix(prefix);
+        }
+        if let Some(key) = self.key.take() {
+            plain = plain.key(key);
+        }
+        match self.plain {
+            _ if formats.is_empty() => formats.push(Arc::new(plain)),
+            Some(at) => formats[at] = Arc::new(plain),
+            None if plain.is_default() => {}
+            None => {
+                let reason = "prefix and key of the builder are settings of Plain::new(), which is \
+                              not among its formats: use Plain::new().prefix(..).key(..)";
+                return Err(Error::format("plain", reason));
+            }
+        }
+        Ok(formats)
     }
 }
 
@@ -192,6 +255,7 @@ fn check_ttl(ttl: Duration) -> Result<Duration, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Kratos;
 
     fn builder() -> RegistrarBuilder {
         Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
@@ -234,6 +298,13 @@ mod tests {
             Err(Error::Template { .. })
         ));
         assert!(matches!(
+            builder().format(Kratos::new().namespace("a//b")).build(),
+            Err(Error::Name {
+                what: "namespace",
+                ..
+            })
+        ));
+        assert!(matches!(
             Registrar::builder(Etcd::new([""; 0])).build(),
             Err(Error::NoEndpoints)
         ));
@@ -246,5 +317,29 @@ mod tests {
             .register(crate::Instance::new("greeter"))
             .unwrap_err();
         assert!(matches!(error, Error::NoRuntime));
+    }
+
+    #[test]
+    fn prefix_and_key_are_those_of_a_plain_format_that_has_none() {
+        let mine = || Plain::new().key("{name}/{id}");
+        for works in [
+            builder().format(Kratos::new()),
+            builder().format(Plain::new()).prefix("/x"),
+            builder().prefix("/x").format(mine()).format(Plain::new()),
+        ] {
+            works.build().unwrap();
+        }
+        for misplaced in [
+            builder().prefix("/x").format(Kratos::new()),
+            builder().format(mine()).key("{name}/{addr}"),
+        ] {
+            let error = misplaced.build().unwrap_err().to_string();
+            assert!(error.contains("Plain::new().prefix(..).key(..)"), "{error}");
+        }
+        let bad = builder()
+            .format(Kratos::new())
+            .format(Plain::new())
+            .key("x");
+        assert!(matches!(bad.build(), Err(Error::Template { .. })));
     }
 }

@@ -4,7 +4,7 @@ use super::OnConflict;
 use super::table::{EntryId, Key};
 use crate::address::{Address, Bound};
 use crate::etcd::{Members, route};
-use crate::format::{KeyTemplate, Place};
+use crate::format::{Formats, Place, could_be_same};
 use crate::life::{Life, Waits};
 use crate::status::Status;
 use crate::{Error, Instance};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 /// A checked configuration.
 #[derive(Debug)]
 pub(crate) struct Config {
-    pub(crate) template: KeyTemplate,
+    pub(crate) formats: Formats,
     pub(crate) members: Members,
     pub(crate) ttl: Duration,
     pub(crate) attempt: Duration,
@@ -114,7 +114,7 @@ impl Shared {
         let instances = instances
             .into_iter()
             .map(|instance| {
-                let address = instance.check()?;
+                let address = self.config.formats.check(&instance)?;
                 if let Some(address) = &address {
                     self.check_reach(address)?;
                 }
@@ -183,24 +183,21 @@ impl Shared {
         instances: &[(Instance, Option<Address>)],
     ) -> Result<(), Error> {
         for (index, (instance, address)) in instances.iter().enumerate() {
-            let outline = |instance: &Instance, address: &Option<Address>| {
-                let address = address.as_ref();
-                self.config.template.outline(&Place {
-                    instance,
-                    address,
-                    lease: None,
-                })
-            };
-            let key = outline(instance, address);
+            let formats = &self.config.formats;
+            let keys = formats.outlines(instance, address.as_ref());
+            let is_ours = |taken: &String| keys.iter().any(|key| could_be_same(key, taken));
             let refuse_if_same = |(other, theirs): &(Instance, Option<Address>)| {
-                let taken = outline(other, theirs);
-                if other.name == instance.name && KeyTemplate::could_be_same(&key, &taken) {
-                    return Err(Error::SameKey {
-                        name: other.name.clone(),
-                        key: taken,
-                    });
+                if other.name != instance.name {
+                    return Ok(());
                 }
-                Ok(())
+                let taken = formats.outlines(other, theirs.as_ref());
+                match taken.into_iter().find(is_ours) {
+                    None => Ok(()),
+                    Some(key) => Err(Error::SameKey {
+                        name: other.name.clone(),
+                        key,
+                    }),
+                }
             };
             instances[..index].iter().try_for_each(refuse_if_same)?;
             for id in desired.by_name.get(&instance.name).into_iter().flatten() {
@@ -255,6 +252,7 @@ impl Shared {
         let next = spec.instances.iter().map(|(instance, address)| {
             let next = change(instance.clone());
             instance.check_update(&next)?;
+            self.config.formats.check(&next)?;
             Ok((next, address.clone()))
         });
         spec.instances = next.collect::<Result<_, Error>>()?;
@@ -392,7 +390,7 @@ impl Entry {
     }
 
     /// What it wants, under the lease `lease`.
-    pub(crate) fn wish(&self, template: &KeyTemplate, lease: i64) -> Wish {
+    pub(crate) fn wish(&self, formats: &Formats, lease: i64) -> Wish {
         let spec = self.spec();
         if spec.leaving {
             return Wish::Leave;
@@ -404,21 +402,15 @@ impl Entry {
             Some(Bound::Exact(address)) => Some(address),
             _ => None,
         };
-        let records = spec.instances.iter().map(|(instance, explicit)| {
-            let address = explicit.as_ref().or(bound)?;
-            let place = Place {
-                instance,
-                address: Some(address),
-                lease: Some(lease),
+        let mut records = vec![];
+        for (instance, explicit) in &spec.instances {
+            let Some(address) = explicit.as_ref().or(bound) else {
+                return Wish::Wait;
             };
-            Some((
-                template.render(&place)?.into(),
-                instance.value_at(address).into(),
-            ))
-        });
-        records
-            .collect::<Option<Vec<_>>>()
-            .map_or(Wish::Wait, Wish::Keys)
+            let place = Place::new(instance, address, lease);
+            records.extend(formats.records(&place, address));
+        }
+        Wish::Keys(records)
     }
 
     /// Publishes the way out, where it has not begun.

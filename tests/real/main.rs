@@ -22,6 +22,7 @@ mod blocked;
 mod cluster;
 mod drain;
 mod fake_is_faithful;
+mod formats;
 mod outages;
 mod scale;
 mod serving;

@@ -1,0 +1,269 @@
+//! [`CoreDns`]: what CoreDNS answers DNS queries from.
+
+use super::{Format, Place, Unreadable, check_segment, id_in, instance_at, json};
+use crate::address::{Address, is_dns_name};
+use crate::{Error, Instance};
+use serde::{Deserialize, Serialize};
+
+/// CoreDNS' `etcd` plugin, and SkyDNS: any client that asks the DNS, and never etcd.
+///
+/// `greeter.skydns.local` has the A, AAAA and SRV records of all instances; the port is in the SRV
+/// records only. Names and ids must be possible in the DNS, and keys are in lower case, because
+/// CoreDNS looks them up so. One value that is no JSON fails every query that meets it.
+///
+/// Carries the address, and the weight (100 when none is given).
+#[derive(Debug, Clone)]
+pub struct CoreDns {
+    path: String,
+    domain: String,
+    priority: u16,
+    ttl: u32,
+}
+
+/// `msg.Service`, as far as we fill it, in the order of its fields.
+#[derive(Serialize)]
+struct Service {
+    host: String,
+    port: u16,
+    priority: u16,
+    weight: u32,
+    ttl: u32,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    #[serde(default, deserialize_with = "json::or_default")]
+    host: String,
+    #[serde(default, deserialize_with = "json::or_default")]
+    port: i64,
+    #[serde(default, deserialize_with = "json::or_default")]
+    weight: i64,
+}
+
+/// What CoreDNS takes a weight of 0 for.
+const DEFAULT_WEIGHT: u32 = 100;
+
+// === impl CoreDns ===
+
+impl CoreDns {
+    /// In the zone `skydns.local`, under the path `skydns`, with priority 10 and a TTL of 5 s.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            path: "skydns".to_owned(),
+            domain: "skydns.local".to_owned(),
+            priority: 10,
+            ttl: 5,
+        }
+    }
+
+    /// The domain that the services are in, one of the zones of the plugin or below it.
+    #[must_use]
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {
+        self.domain = domain.into();
+        self
+    }
+
+    /// The plugin's `path`. One part of a key, because CoreDNS makes the names of SRV targets of
+    /// what is behind the first.
+    #[must_use]
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// The priority of the SRV records: lower ones are asked first.
+    #[must_use]
+    pub fn priority(mut self, priority: u16) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// How long resolvers may keep an answer, in seconds.
+    #[must_use]
+    pub fn ttl(mut self, seconds: u32) -> Self {
+        self.ttl = seconds;
+        self
+    }
+
+    fn refuse(&self, reason: impl Into<String>) -> Error {
+        Error::format(self.name(), reason)
+    }
+}
+
+impl Default for CoreDns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Format for CoreDns {
+    fn name(&self) -> &str {
+        "coredns"
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        check_segment("path", self.path.trim_matches('/'))?;
+        if !is_dns_name(&self.domain) {
+            let reason = format!("the domain {:?} is not a DNS name", self.domain);
+            return Err(self.refuse(reason));
+        }
+        if self.priority == 0 || self.ttl == 0 {
+            let reason = "CoreDNS takes a priority of 0 for 10, and a TTL of 0 for 300: give at \
+                          least 1";
+            return Err(self.refuse(reason));
+        }
+        Ok(())
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        let mut prefix = format!("/{}/", self.path.trim_matches('/'));
+        for name in [self.domain.trim_end_matches('.'), service] {
+            for label in name.rsplit('.') {
+                prefix.push_str(&label.to_lowercase());
+                prefix.push('/');
+            }
+        }
+        prefix
+    }
+
+    fn check(&self, instance: &Instance) -> Result<(), Error> {
+        let Instance { name, id, .. } = instance;
+        // A query for one of these labels is a query for all of them.
+        let wild = |label: &str| label.eq_ignore_ascii_case("any");
+        let whole = format!("{id}.{name}.{}", self.domain);
+        if !is_dns_name(&whole) || name.ends_with('.') || name.split('.').any(wild) {
+            let reason =
+                format!("{whole:?} cannot be a name in the DNS: choose another name or id");
+            return Err(self.refuse(reason));
+        }
+        if id.contains('.') || id.chars().any(|c| c.is_ascii_uppercase()) {
+            let reason = format!("the id {id:?} must be one label in lower case");
+            return Err(self.refuse(reason));
+        }
+        if instance.weight == Some(0) {
+            return Err(self.refuse("CoreDNS takes a weight of 0 for 100: give at least 1"));
+        }
+        Ok(())
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        self.prefix(place.instance().name()) + place.instance().get_id()
+    }
+
+    fn value(&self, instance: &Instance, address: &Address) -> String {
+        json::write(&Service {
+            host: address.host(),
+            port: address.port(),
+            priority: self.priority,
+            weight: instance.weight.unwrap_or(DEFAULT_WEIGHT),
+            ttl: self.ttl,
+        })
+    }
+
+    /// What has no port (a record for A and AAAA queries only) is not read, nor what belongs to a
+    /// name below this one.
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        let id = id_in(key, &self.prefix(service));
+        if id.contains('/') {
+            return Err(Unreadable::new("is of a name below this one"));
+        }
+        let found: Found = json::object(value)?;
+        let Found { host, port, .. } = &found;
+        let address = match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        let mut instance = instance_at(service, id, &address)?;
+        if found.weight > 0 {
+            instance.weight = Some(u32::try_from(found.weight).unwrap_or(u32::MAX));
+        }
+        Ok(instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tests::{full, greeter, written};
+
+    const KEY: &str = "/skydns/local/skydns/greeter/a1";
+
+    #[test]
+    fn the_domain_is_reversed_and_the_host_has_no_brackets() {
+        let value = r#"{"host":"10.1.2.3","port":9000,"priority":10,"weight":100,"ttl":5}"#;
+        assert_eq!(
+            written(&CoreDns::new(), &greeter(), "10.1.2.3:9000"),
+            (KEY.to_owned(), value.to_owned())
+        );
+        let format = CoreDns::new()
+            .domain("Example.org.")
+            .path("/dns/")
+            .priority(1)
+            .ttl(30);
+        let value = r#"{"host":"2001:db8::1","port":9000,"priority":1,"weight":20,"ttl":30}"#;
+        let service = Instance {
+            name: "greeter.v1.Greeter".to_owned(),
+            ..full()
+        };
+        assert_eq!(
+            written(&format, &service, "[2001:db8::1]:9000"),
+            (
+                "/dns/org/example/greeter/v1/greeter/a1".to_owned(),
+                value.to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn what_others_write_is_read() {
+        let read = |key: &str, value: &str| CoreDns::new().read("greeter", key, value.as_bytes());
+        let found = read(KEY, r#"{"host":"::1","port":9000,"text":"x","group":"g"}"#).unwrap();
+        assert_eq!(found.get_address(), Some("[::1]:9000"));
+        assert_eq!((found.get_id(), found.get_weight()), ("a1", None));
+        read(KEY, r#"{"host":"node.example.org","port":1,"weight":1}"#).unwrap();
+        for bad in [
+            r#"{"host":"10.1.2.3"}"#,
+            r#"{"text":"only"}"#,
+            r#"{"host":"10.1.2.3","port":-1}"#,
+            r#"{"host":"10.1.2.3","port":"9000"}"#,
+        ] {
+            read(KEY, bad).unwrap_err();
+        }
+        let below = "/skydns/local/skydns/greeter/v1/a1";
+        read(below, r#"{"host":"10.1.2.3","port":1}"#).unwrap_err();
+    }
+
+    #[test]
+    fn what_the_dns_cannot_say_is_refused() {
+        let check = |instance: Instance| CoreDns::new().check(&instance);
+        check(full()).unwrap();
+        check(Instance::new("greeter.v1.Greeter")).unwrap();
+        for bad in [
+            "grüße",
+            "a b",
+            "-a",
+            "a..b",
+            "a.",
+            "any",
+            "a.any.b",
+            "*",
+            &"a".repeat(64),
+        ] {
+            assert!(check(Instance::new(bad)).is_err(), "{bad}");
+        }
+        for bad in ["a.b", "A", "ü", "x-"] {
+            assert!(check(greeter().id(bad)).is_err(), "{bad}");
+        }
+        assert!(check(greeter().weight(0)).is_err());
+        for bad in [
+            CoreDns::new().domain(""),
+            CoreDns::new().domain("a b"),
+            CoreDns::new().path("a/b"),
+            CoreDns::new().ttl(0),
+            CoreDns::new().priority(0),
+        ] {
+            assert!(bad.check_settings().is_err(), "{bad:?}");
+        }
+    }
+}

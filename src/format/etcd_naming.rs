@@ -1,0 +1,158 @@
+//! [`EtcdNaming`]: what etcd's own resolver for grpc-go reads.
+
+use super::{Format, Place, Unreadable, below, id_in, instance_at, json};
+use crate::address::Address;
+use crate::{Error, Instance};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// etcd's naming for grpc-go: `go.etcd.io/etcd/client/v3/naming`.
+///
+/// A client dials `etcd:///greeter`. The resolver takes one slash off the target, so that with
+/// the prefix `services` it dials `etcd:///services/greeter`, and with `/services` it dials
+/// `etcd:////services/greeter`.
+///
+/// Carries the address and nothing else. `Metadata` stays `null`: resolvers before etcd 3.7 hand it
+/// to grpc-go, which compares it with `==`, and that panics on a JSON object.
+#[derive(Debug, Clone, Default)]
+pub struct EtcdNaming {
+    prefix: String,
+}
+
+/// `internal.Update` of `client/v3/naming/endpoints`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Update {
+    op: u8,
+    addr: String,
+    metadata: (),
+}
+
+/// The same, as anybody may have written it. `Op` means nothing on a key that is there.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Found {
+    addr: String,
+    #[serde(default)]
+    metadata: serde_json::Value,
+}
+
+const ADD: u8 = 0;
+
+// === impl EtcdNaming ===
+
+impl EtcdNaming {
+    /// Without a prefix: the target is the service name.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What stands before the service name in the target. Slashes at its end are dropped.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+}
+
+impl Format for EtcdNaming {
+    fn name(&self) -> &str {
+        "etcd-naming"
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        super::check_optional_prefix(&self.prefix)
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        below(&self.prefix, service)
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        self.prefix(place.instance().name()) + &place.addr()
+    }
+
+    fn value(&self, _: &Instance, address: &Address) -> String {
+        json::write(&Update {
+            op: ADD,
+            addr: address.to_string(),
+            metadata: (),
+        })
+    }
+
+    /// Strings in an object of metadata are taken, because others write them; any other metadata
+    /// is not.
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        let found: Found = json::object(value)?;
+        let mut instance = instance_at(service, id_in(key, &self.prefix(service)), &found.addr)?;
+        instance.metadata = strings(found.metadata);
+        Ok(instance)
+    }
+}
+
+fn strings(metadata: serde_json::Value) -> BTreeMap<String, String> {
+    let serde_json::Value::Object(fields) = metadata else {
+        return BTreeMap::new();
+    };
+    let text = |(key, value)| match value {
+        serde_json::Value::String(text) => Some((key, text)),
+        _ => None,
+    };
+    fields.into_iter().filter_map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tests::{greeter, written};
+
+    const KEY: &str = "greeter/10.1.2.3:9000";
+    const VALUE: &str = r#"{"Op":0,"Addr":"10.1.2.3:9000","Metadata":null}"#;
+
+    #[test]
+    fn key_and_value_are_those_of_the_endpoint_manager() {
+        let format = EtcdNaming::new();
+        assert_eq!(
+            written(&format, &greeter(), "10.1.2.3:9000"),
+            (KEY.to_owned(), VALUE.to_owned())
+        );
+        for (prefix, key) in [
+            ("services", "services/greeter/[2001:db8::1]:9000"),
+            ("/services/", "/services/greeter/[2001:db8::1]:9000"),
+        ] {
+            let format = EtcdNaming::new().prefix(prefix);
+            assert_eq!(
+                written(&format, &greeter(), "[2001:db8::1]:9000").0,
+                key,
+                "{prefix}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_others_write_is_read() {
+        let read = |value: &str| EtcdNaming::new().read("greeter", KEY, value.as_bytes());
+        let found = read(VALUE).unwrap();
+        assert_eq!(found.get_id(), "10.1.2.3:9000");
+        let rich = r#"{"Addr":"10.1.2.3:9000","Op":1,"Metadata":{"zone":"eu","n":1},"Later":[]}"#;
+        assert_eq!(
+            read(rich).unwrap(),
+            found.clone().metadata("zone", "eu"),
+            "as old clients wrote it"
+        );
+        for other in [
+            r#"{"Addr":"10.1.2.3:9000"}"#,
+            r#"{"Addr":"10.1.2.3:9000","Metadata":"x"}"#,
+        ] {
+            assert_eq!(read(other).unwrap(), found, "{other}");
+        }
+        for bad in [
+            r#"{"Op":0}"#,
+            r#"{"Addr":null}"#,
+            r#"{"Addr":["10.1.2.3:9000"]}"#,
+        ] {
+            read(bad).unwrap_err();
+        }
+    }
+}

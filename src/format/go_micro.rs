@@ -1,0 +1,203 @@
+//! [`GoMicro`]: what go-micro's etcd registry reads.
+
+use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json};
+use crate::address::Address;
+use crate::{Error, Instance};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// go-micro: `registry/etcd` of `micro/go-micro`, and of its plugins up to version 4.
+///
+/// A service with exactly one node for each key. Carries id, version and the metadata, which is
+/// the node's: as go-micro's own servers do it, together with how to talk to it.
+#[derive(Debug, Clone)]
+pub struct GoMicro {
+    prefix: String,
+}
+
+/// `registry.Service`, in the order of its fields.
+#[derive(Serialize)]
+struct Service<'a> {
+    name: &'a str,
+    version: &'a str,
+    metadata: (),
+    endpoints: [(); 0],
+    nodes: [Node<'a>; 1],
+}
+
+/// `registry.Node`, in the order of its fields.
+#[derive(Serialize)]
+struct Node<'a> {
+    metadata: BTreeMap<&'a str, &'a str>,
+    id: &'a str,
+    address: String,
+}
+
+#[derive(Deserialize)]
+struct FoundService {
+    #[serde(default, deserialize_with = "json::or_default")]
+    version: String,
+    #[serde(default, deserialize_with = "json::or_default")]
+    nodes: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct FoundNode {
+    #[serde(default, deserialize_with = "json::or_default")]
+    id: String,
+    address: String,
+    #[serde(default, deserialize_with = "json::or_default")]
+    metadata: BTreeMap<String, String>,
+}
+
+/// What go-micro's own gRPC server says of itself in the metadata of its node.
+const GRPC: [(&str, &str); 4] = [
+    ("protocol", "grpc"),
+    ("registry", "etcd"),
+    ("server", "grpc"),
+    ("transport", "grpc"),
+];
+
+// === impl GoMicro ===
+
+impl GoMicro {
+    /// With the prefix `/micro/registry`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            prefix: "/micro/registry".to_owned(),
+        }
+    }
+
+    /// Another prefix, for forks: go-micro itself has no setting for it. Slashes at its end are
+    /// dropped.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+}
+
+impl Default for GoMicro {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Format for GoMicro {
+    fn name(&self) -> &str {
+        "go-micro"
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        check_prefix("prefix", &self.prefix).map(drop)
+    }
+
+    /// go-micro turns slashes in a name into dashes.
+    fn prefix(&self, service: &str) -> String {
+        below(&self.prefix, &service.replace('/', "-"))
+    }
+
+    fn check(&self, instance: &Instance) -> Result<(), Error> {
+        let own = GRPC
+            .iter()
+            .find(|(key, _)| instance.metadata.contains_key(*key));
+        if let Some((key, _)) = own {
+            let reason = format!(
+                "the metadata `{key}` is go-micro's own, for how to talk to a server: use another"
+            );
+            return Err(Error::format(self.name(), reason));
+        }
+        Ok(())
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        self.prefix(place.instance().name()) + place.instance().get_id()
+    }
+
+    fn value(&self, instance: &Instance, address: &Address) -> String {
+        let metadata = instance.metadata.iter();
+        json::write(&Service {
+            name: &instance.name,
+            version: instance.version.as_deref().unwrap_or_default(),
+            metadata: (),
+            endpoints: [],
+            nodes: [Node {
+                metadata: metadata.map(|(k, v)| (&**k, &**v)).chain(GRPC).collect(),
+                id: &instance.id,
+                address: address.to_string(),
+            }],
+        })
+    }
+
+    /// What speaks another protocol than gRPC is not read: go-micro's default server does.
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        let found: FoundService = json::object(value)?;
+        let node = found.nodes.into_iter().next();
+        let mut node: FoundNode = json::inner(node.ok_or(Unreadable::new("has no node"))?)?;
+        if let Some(protocol) = node.metadata.get("protocol").filter(|it| *it != "grpc") {
+            return Err(Unreadable::showing("does not speak gRPC", protocol));
+        }
+        let id = match &*node.id {
+            "" => id_in(key, &self.prefix(service)),
+            id => id,
+        };
+        let mut instance = instance_at(service, id, &node.address)?;
+        for (key, _) in GRPC {
+            node.metadata.remove(key);
+        }
+        instance.version = Some(found.version).filter(|version| !version.is_empty());
+        instance.metadata = node.metadata;
+        Ok(instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tests::{full, greeter, written};
+
+    const KEY: &str = "/micro/registry/greeter/a1";
+    const VALUE: &str = r#"{"name":"greeter","version":"v1","metadata":null,"endpoints":[],"nodes":[{"metadata":{"protocol":"grpc","registry":"etcd","server":"grpc","transport":"grpc","zone":"eu-1"},"id":"a1","address":"10.1.2.3:9000"}]}"#;
+
+    #[test]
+    fn key_and_value_are_those_of_go_micros_grpc_server() {
+        assert_eq!(
+            written(&GoMicro::new(), &full(), "10.1.2.3:9000"),
+            (KEY.to_owned(), VALUE.to_owned())
+        );
+        assert_eq!(
+            Format::prefix(&GoMicro::new(), "a/b"),
+            "/micro/registry/a-b/"
+        );
+    }
+
+    #[test]
+    fn what_others_write_is_read() {
+        let read = |value: &str| GoMicro::new().read("greeter", KEY, value.as_bytes());
+        let value = r#"{"name":"greeter","endpoints":[{"name":"Greeter.Hello","request":null}],"nodes":[{"id":"greeter-7","address":"[::1]:9000","metadata":{"broker":"http","protocol":"grpc"}}]}"#;
+        let found = read(value).unwrap();
+        assert_eq!(found.get_id(), "greeter-7");
+        assert_eq!(found.get_metadata().len(), 1, "the broker");
+        read(r#"{"nodes":[{"address":"10.1.2.3:9000","metadata":null}]}"#).unwrap();
+        for (bad, why) in [
+            (r#"{"nodes":null}"#, "no node"),
+            (r#"{"nodes":[["a1","10.1.2.3:9000"]]}"#, "no JSON object"),
+            (r#"{"nodes":[{"id":"a1"}]}"#, "address"),
+            (
+                r#"{"nodes":[{"address":"a:1","metadata":{"protocol":"mucp"}}]}"#,
+                "mucp",
+            ),
+        ] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn metadata_that_would_hide_how_to_talk_to_it_is_refused() {
+        let hidden = greeter().metadata("protocol", "http");
+        assert!(GoMicro::new().check(&hidden).is_err());
+        GoMicro::new().check(&full()).unwrap();
+    }
+}

@@ -1,0 +1,99 @@
+//! [`GoZero`]: what go-zero's discov reads.
+
+use super::{Format, Place, Unreadable, below, id_in, instance_at, json};
+use crate::address::Address;
+use crate::{Error, Instance};
+
+/// go-zero: `core/discov` of `zeromicro/go-zero`. A client has the service name as the `Key` of
+/// its `Etcd` section.
+///
+/// Carries the address and nothing else: the value is the bare `host:port`. go-zero takes the
+/// values as a set, and each client dials 32 of them at random. It dials whatever it finds below
+/// the name, so nothing else must be there: [`EtcdNaming`](super::EtcdNaming) without a prefix is.
+///
+/// The key ends with the instance's id and not, as go-zero writes it, with the lease: all
+/// instances of one registrar share that.
+#[derive(Debug, Clone, Default)]
+pub struct GoZero {
+    prefix: String,
+}
+
+// === impl GoZero ===
+
+impl GoZero {
+    /// Without a prefix: the service name is the `Key` of go-zero's configuration.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What stands before the service name in that `Key`. Slashes at its end are dropped.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+}
+
+impl Format for GoZero {
+    fn name(&self) -> &str {
+        "go-zero"
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        super::check_optional_prefix(&self.prefix)
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        below(&self.prefix, service)
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        self.prefix(place.instance().name()) + place.instance().get_id()
+    }
+
+    fn value(&self, _: &Instance, address: &Address) -> String {
+        address.to_string()
+    }
+
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        let id = id_in(key, &self.prefix(service));
+        instance_at(service, id, json::text(value)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tests::{full, written};
+
+    #[test]
+    fn the_value_is_the_bare_address() {
+        for (format, addr, key) in [
+            (GoZero::new(), "10.1.2.3:9000", "greeter/a1"),
+            (
+                GoZero::new().prefix("rpc/"),
+                "[2001:db8::1]:9000",
+                "rpc/greeter/a1",
+            ),
+        ] {
+            assert_eq!(
+                written(&format, &full(), addr),
+                (key.to_owned(), addr.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn the_suffix_go_zero_writes_is_the_id() {
+        let key = "greeter/7587862094276733188";
+        let found = GoZero::new()
+            .read("greeter", key, b"10.1.2.3:9000")
+            .unwrap();
+        assert_eq!(found.get_id(), "7587862094276733188");
+        for bad in ["10.1.2.3", " 10.1.2.3:9000", "http://10.1.2.3:9000"] {
+            let error = GoZero::new().read("greeter", key, bad.as_bytes());
+            error.unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! [`Kitex`]: what kitex' etcd registry reads.
+
+use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json};
+use crate::address::Address;
+use crate::{Error, Instance};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// kitex: `kitex-contrib/registry-etcd`. Its clients poll, every five seconds.
+///
+/// Carries the address, the weight (10 when none is given) and the metadata as tags.
+#[derive(Debug, Clone)]
+pub struct Kitex {
+    prefix: String,
+}
+
+/// `instanceInfo`, in the order of its fields.
+#[derive(Serialize)]
+struct InstanceInfo<'a> {
+    network: &'a str,
+    address: String,
+    weight: u32,
+    tags: Option<&'a BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    #[serde(default, deserialize_with = "json::or_default")]
+    network: String,
+    address: String,
+    #[serde(default, deserialize_with = "json::or_default")]
+    weight: i64,
+    #[serde(default, deserialize_with = "json::or_default")]
+    tags: BTreeMap<String, String>,
+}
+
+/// What kitex takes a weight for that is not positive.
+const DEFAULT_WEIGHT: u32 = 10;
+
+// === impl Kitex ===
+
+impl Kitex {
+    /// With the prefix `kitex/registry-etcd`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            prefix: "kitex/registry-etcd".to_owned(),
+        }
+    }
+
+    /// The prefix, as in kitex' `WithEtcdServicePrefix`. Slashes at its end are dropped.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+}
+
+impl Default for Kitex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Format for Kitex {
+    fn name(&self) -> &str {
+        "kitex"
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        // kitex uses its prefix as a format of fmt.Sprintf.
+        if self.prefix.contains('%') {
+            let reason = "kitex cannot have a % in its prefix: leave it out";
+            return Err(Error::format(self.name(), reason));
+        }
+        check_prefix("prefix", &self.prefix).map(drop)
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        below(&self.prefix, service)
+    }
+
+    fn check(&self, instance: &Instance) -> Result<(), Error> {
+        if instance.weight == Some(0) {
+            let reason = "kitex takes a weight of 0 for 10: give at least 1";
+            return Err(Error::format(self.name(), reason));
+        }
+        Ok(())
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        self.prefix(place.instance().name()) + &place.addr()
+    }
+
+    fn value(&self, instance: &Instance, address: &Address) -> String {
+        json::write(&InstanceInfo {
+            network: "tcp",
+            address: address.to_string(),
+            weight: instance.weight.unwrap_or(DEFAULT_WEIGHT),
+            tags: Some(&instance.metadata).filter(|tags| !tags.is_empty()),
+        })
+    }
+
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        let found: Found = json::object(value)?;
+        if !matches!(&*found.network, "" | "tcp" | "tcp4" | "tcp6") {
+            return Err(Unreadable::showing(
+                "is not dialled over TCP",
+                &found.network,
+            ));
+        }
+        let id = id_in(key, &self.prefix(service));
+        let mut instance = instance_at(service, id, &found.address)?;
+        if found.weight > 0 {
+            instance.weight = Some(u32::try_from(found.weight).unwrap_or(u32::MAX));
+        }
+        instance.metadata = found.tags;
+        Ok(instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tests::{full, greeter, written};
+
+    const KEY: &str = "kitex/registry-etcd/greeter/10.1.2.3:9000";
+
+    #[test]
+    fn key_and_value_are_those_of_kitex_own_registry() {
+        let value = r#"{"network":"tcp","address":"10.1.2.3:9000","weight":10,"tags":null}"#;
+        assert_eq!(
+            written(&Kitex::new(), &greeter(), "10.1.2.3:9000"),
+            (KEY.to_owned(), value.to_owned())
+        );
+        let value = r#"{"network":"tcp","address":"[2001:db8::1]:9000","weight":20,"tags":{"zone":"eu-1"}}"#;
+        assert_eq!(
+            written(
+                &Kitex::new().prefix("/ours/"),
+                &full(),
+                "[2001:db8::1]:9000"
+            ),
+            (
+                "/ours/greeter/[2001:db8::1]:9000".to_owned(),
+                value.to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn what_others_write_is_read() {
+        let read = |value: &str| Kitex::new().read("greeter", KEY, value.as_bytes());
+        for (weight, expected) in [
+            ("", None),
+            (r#","weight":-1"#, None),
+            (r#","weight":0,"tags":{},"network":"tcp4","later":1"#, None),
+            (r#","weight":7,"tags":null"#, Some(7)),
+            (r#","weight":99999999999"#, Some(u32::MAX)),
+        ] {
+            let found = read(&format!(r#"{{"address":"10.1.2.3:9000"{weight}}}"#)).unwrap();
+            assert_eq!(found.get_weight(), expected, "{weight}");
+            assert_eq!(found.get_id(), "10.1.2.3:9000");
+        }
+        for bad in [
+            r#"{"network":"unix","address":"/tmp/kitex.sock"}"#,
+            r#"{"network":"unix","address":"10.1.2.3:9000"}"#,
+            r#"{"address":"10.1.2.3:9000","weight":"10"}"#,
+            r#"{"weight":10}"#,
+        ] {
+            read(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_kitex_would_misread_is_refused() {
+        assert!(Kitex::new().check(&greeter().weight(0)).is_err());
+        assert!(Kitex::new().prefix("a%d").check_settings().is_err());
+        assert!(Kitex::new().prefix("").check_settings().is_err());
+    }
+}

@@ -1,0 +1,238 @@
+//! [`Kratos`]: what kratos' etcd registry reads.
+
+use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json};
+use crate::address::Address;
+use crate::{Error, Instance};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// kratos: `contrib/registry/etcd` of `go-kratos/kratos`. A client dials `discovery:///greeter`.
+///
+/// kratos fails a whole list on one value that is no JSON, and lists by the name without a slash
+/// behind it: what lies under `greeter2` can break the clients of `greeter`, too. A value under
+/// another name it skips. The weight travels as text in the metadata; kratos has no other place.
+#[derive(Debug, Clone)]
+pub struct Kratos {
+    namespace: String,
+    secure: bool,
+}
+
+/// `registry.ServiceInstance`, in the order of its fields.
+#[derive(Serialize)]
+struct ServiceInstance<'a> {
+    id: &'a str,
+    name: &'a str,
+    version: &'a str,
+    metadata: BTreeMap<&'a str, String>,
+    endpoints: [String; 1],
+}
+
+#[derive(Deserialize)]
+struct Found {
+    #[serde(default, deserialize_with = "json::or_default")]
+    id: String,
+    name: String,
+    #[serde(default, deserialize_with = "json::or_default")]
+    version: String,
+    #[serde(default, deserialize_with = "json::or_default")]
+    metadata: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "json::or_default")]
+    endpoints: Vec<String>,
+}
+
+const WEIGHT: &str = "weight";
+
+// === impl Kratos ===
+
+impl Kratos {
+    /// In the namespace `/microservices`, without TLS.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            namespace: "/microservices".to_owned(),
+            secure: false,
+        }
+    }
+
+    /// The namespace, as in kratos' `etcd.Namespace`. Slashes at its end are dropped.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// The servers speak TLS: their endpoints are `grpcs://`. As in kratos, a client that speaks
+    /// TLS finds only these, and one that does not only `grpc://`.
+    #[must_use]
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.secure { "grpcs" } else { "grpc" }
+    }
+}
+
+impl Default for Kratos {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Format for Kratos {
+    fn name(&self) -> &str {
+        "kratos"
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        check_prefix("namespace", &self.namespace).map(drop)
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        below(&self.namespace, service)
+    }
+
+    fn check(&self, instance: &Instance) -> Result<(), Error> {
+        if instance.metadata.contains_key(WEIGHT) {
+            let reason = "the metadata `weight` is where kratos looks for the weight: give it as \
+                          Instance::weight";
+            return Err(Error::format(self.name(), reason));
+        }
+        Ok(())
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        self.prefix(place.instance().name()) + place.instance().get_id()
+    }
+
+    fn value(&self, instance: &Instance, address: &Address) -> String {
+        let metadata = instance.metadata.iter();
+        let mut metadata: BTreeMap<&str, String> = metadata
+            .map(|(key, value)| (&**key, value.clone()))
+            .collect();
+        if let Some(weight) = instance.weight {
+            metadata.insert(WEIGHT, weight.to_string());
+        }
+        json::write(&ServiceInstance {
+            id: &instance.id,
+            name: &instance.name,
+            version: instance.version.as_deref().unwrap_or_default(),
+            metadata,
+            endpoints: [format!("{}://{address}", self.scheme())],
+        })
+    }
+
+    /// The first endpoint of the right scheme counts, as in kratos.
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        let mut found: Found = json::object(value)?;
+        if found.name != service {
+            return Err(Unreadable::showing("is of another service", &found.name));
+        }
+        let host = found.endpoints.iter().find_map(|endpoint| {
+            let (scheme, rest) = endpoint.split_once("://")?;
+            let host = rest.split(['/', '?', '#']).next()?;
+            scheme.eq_ignore_ascii_case(self.scheme()).then_some(host)
+        });
+        let host =
+            host.ok_or_else(|| Unreadable::new(format!("has no {}:// endpoint", self.scheme())))?;
+        let id = match &*found.id {
+            "" => id_in(key, &self.prefix(service)),
+            id => id,
+        };
+        let mut instance = instance_at(service, id, host)?;
+        // What is no number stays where it was: kratos ignores it.
+        if let Some(weight) = found
+            .metadata
+            .get(WEIGHT)
+            .and_then(|text| text.parse().ok())
+        {
+            instance.weight = Some(weight);
+            found.metadata.remove(WEIGHT);
+        }
+        instance.version = Some(found.version).filter(|version| !version.is_empty());
+        instance.metadata = found.metadata;
+        Ok(instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tests::{full, greeter, written};
+
+    const KEY: &str = "/microservices/greeter/a1";
+
+    fn read(format: &Kratos, value: &str) -> Result<Instance, Unreadable> {
+        format.read("greeter", KEY, value.as_bytes())
+    }
+
+    #[test]
+    fn key_and_value_are_those_of_kratos_own_registrar() {
+        let value = r#"{"id":"a1","name":"greeter","version":"v1","metadata":{"weight":"20","zone":"eu-1"},"endpoints":["grpc://10.1.2.3:9000"]}"#;
+        assert_eq!(
+            written(&Kratos::new(), &full(), "10.1.2.3:9000"),
+            (KEY.to_owned(), value.to_owned())
+        );
+        let value = r#"{"id":"a1","name":"greeter","version":"","metadata":{},"endpoints":["grpcs://[2001:db8::1]:9000"]}"#;
+        let format = Kratos::new().namespace("/ours/").secure(true);
+        assert_eq!(
+            written(&format, &greeter(), "[2001:db8::1]:9000"),
+            ("/ours/greeter/a1".to_owned(), value.to_owned())
+        );
+    }
+
+    #[test]
+    fn the_endpoint_of_the_right_scheme_is_read() {
+        let value = r#"{"name":"greeter","endpoints":["http://10.1.2.3:8000","grpcs://10.1.2.3:9443","grpc://10.1.2.3:9000/?isSecure=false"]}"#;
+        let address = |format: &Kratos| {
+            let read = read(format, value).unwrap();
+            assert_eq!(read.get_id(), "a1", "of the key");
+            read.get_address().map(str::to_owned)
+        };
+        assert_eq!(address(&Kratos::new()).as_deref(), Some("10.1.2.3:9000"));
+        let secure = Kratos::new().secure(true);
+        assert_eq!(address(&secure).as_deref(), Some("10.1.2.3:9443"));
+    }
+
+    #[test]
+    fn what_kratos_would_not_dial_is_not_read() {
+        for (value, why) in [
+            (
+                r#"{"name":"greeter2","endpoints":["grpc://a:1"]}"#,
+                "greeter2",
+            ),
+            (r#"{"name":"greeter","endpoints":null}"#, "no grpc://"),
+            (
+                r#"{"name":"greeter","endpoints":["http://a:1"]}"#,
+                "no grpc://",
+            ),
+            (r#"{"name":"greeter","endpoints":["grpc://a"]}"#, "no port"),
+            (
+                r#"{"name":"greeter","endpoints":["grpc://u@a:1"]}"#,
+                "neither",
+            ),
+            (r#"{"endpoints":["grpc://a:1"]}"#, "name"),
+            (
+                r#"{"name":"greeter","endpoints":"grpc://a:1"}"#,
+                "invalid type",
+            ),
+        ] {
+            let error = read(&Kratos::new(), value).unwrap_err().to_string();
+            assert!(error.contains(why), "{value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_no_number_is_only_metadata() {
+        let value =
+            r#"{"name":"greeter","metadata":{"weight":"heavy"},"endpoints":["grpc://a:1"]}"#;
+        let read = read(&Kratos::new(), value).unwrap();
+        assert_eq!(
+            (read.get_weight(), &*read.get_metadata()["weight"]),
+            (None, "heavy")
+        );
+        let twice = greeter().weight(1).metadata("weight", "2");
+        assert!(Kratos::new().check(&twice).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! [`Plain`]: a key by a template, and the instance as JSON or as the text that was given.
+
+use super::template::KeyTemplate;
+use super::{Format, Place, Unreadable, id_in, instance_at, json};
+use crate::address::Address;
+use crate::{Error, Instance};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The default: the key follows a template, the value is the instance as
+/// [JSON](crate::InstanceJson), or what was given as [`Instance::value`].
+///
+/// Reads that JSON (the name in it is not compared, the key decides), and the bare `host:port`
+/// that shell scripts write.
+#[derive(Debug, Clone)]
+pub struct Plain {
+    prefix: Option<String>,
+    key: Option<String>,
+    /// `None` while the settings are not usable; [`Format::check_settings`] says why.
+    template: Option<KeyTemplate>,
+}
+
+/// What reading needs of an [`InstanceJson`](crate::InstanceJson).
+#[derive(Deserialize)]
+struct Json {
+    address: String,
+    #[serde(default, deserialize_with = "json::or_default")]
+    id: String,
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    weight: Option<u32>,
+    #[serde(default, deserialize_with = "json::or_default")]
+    metadata: BTreeMap<String, String>,
+}
+
+/// Nothing is written below it and nothing is found there.
+const NOWHERE: &str = "\0/";
+
+// === impl Plain ===
+
+impl Plain {
+    /// With the prefix `/services` and the key `{prefix}/{name}/{ip}/{pid}`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            prefix: None,
+            key: None,
+            template: None,
+        }
+        .compiled()
+    }
+
+    /// What every key begins with. Default: `/services`. Slashes at its end are dropped.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self.compiled()
+    }
+
+    /// How a key is made. Default: `{prefix}/{name}/{ip}/{pid}`.
+    ///
+    /// There are `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
+    /// stands in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
+    /// whole segment with more behind it, and something must tell the servers of a fleet apart.
+    #[must_use]
+    pub fn key(mut self, template: impl Into<String>) -> Self {
+        self.key = Some(template.into());
+        self.compiled()
+    }
+
+    /// Whether neither prefix nor key was given.
+    pub(crate) fn is_default(&self) -> bool {
+        self.prefix.is_none() && self.key.is_none()
+    }
+
+    fn compile(&self) -> Result<KeyTemplate, Error> {
+        let key = self.key.as_deref().unwrap_or(KeyTemplate::DEFAULT);
+        let prefix = self.prefix.as_deref();
+        KeyTemplate::new(key, prefix.unwrap_or(KeyTemplate::DEFAULT_PREFIX))
+    }
+
+    fn compiled(mut self) -> Self {
+        self.template = self.compile().ok();
+        self
+    }
+}
+
+impl Default for Plain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Format for Plain {
+    fn name(&self) -> &str {
+        "plain"
+    }
+
+    fn check_settings(&self) -> Result<(), Error> {
+        self.compile().map(drop)
+    }
+
+    /// With a template that has something of the server before `{name}`, the keys of other
+    /// services lie below it, too; they are not read. Where that is the first thing, it is empty.
+    fn prefix(&self, service: &str) -> String {
+        match &self.template {
+            Some(template) => template.prefix(service),
+            None => NOWHERE.to_owned(),
+        }
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        match &self.template {
+            Some(template) => template.key(place),
+            None => NOWHERE.to_owned(),
+        }
+    }
+
+    fn value(&self, instance: &Instance, address: &Address) -> String {
+        instance.value_at(address)
+    }
+
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        let template = self.template.as_ref();
+        if !template.is_some_and(|template| template.is_of(service, key)) {
+            return Err(Unreadable::new("is under a key of another service"));
+        }
+        let id = id_in(key, &self.prefix(service));
+        if let Ok(text) = json::text(value)
+            && let Ok(instance) = instance_at(service, id, text.trim())
+        {
+            return Ok(instance);
+        }
+        let json: Json = json::object(value)?;
+        let id = if json.id.is_empty() { id } else { &json.id };
+        let mut instance = instance_at(service, id, &json.address)?;
+        instance.version = json.version;
+        instance.weight = json.weight;
+        instance.metadata = json.metadata;
+        Ok(instance)
+    }
+}

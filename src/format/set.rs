@@ -1,0 +1,162 @@
+//! [`Formats`]: those that every instance of a registrar is written in.
+
+use super::{Format, Place, could_be_same};
+use crate::address::Address;
+use crate::instance::MAX_VALUE;
+use crate::{Error, Instance};
+use std::sync::Arc;
+
+/// At least one format, with settings that work.
+#[derive(Debug)]
+pub(crate) struct Formats {
+    list: Vec<Arc<dyn Format>>,
+}
+
+// === impl Formats ===
+
+impl Formats {
+    pub(crate) fn new(list: Vec<Arc<dyn Format>>) -> Result<Self, Error> {
+        for format in &list {
+            format.check_settings()?;
+        }
+        let formats = Self { list };
+        formats.warn_of_overlap();
+        Ok(formats)
+    }
+
+    /// Everything that can be refused without knowing the address. Gives the explicit one.
+    pub(crate) fn check(&self, instance: &Instance) -> Result<Option<Address>, Error> {
+        let address = instance.check()?;
+        // The longest address there is stands in for one that is not known yet.
+        let longest = Address::longest();
+        for format in &self.list {
+            format.check(instance)?;
+            let len = format
+                .value(instance, address.as_ref().unwrap_or(&longest))
+                .len();
+            if len > MAX_VALUE {
+                return Err(Error::ValueTooLarge {
+                    name: instance.name.clone(),
+                    len,
+                    max: MAX_VALUE,
+                });
+            }
+        }
+        self.check_keys(instance, address.as_ref())?;
+        Ok(address)
+    }
+
+    /// Its keys, as far as they can be known without a lease, and perhaps without an address.
+    pub(crate) fn outlines(&self, instance: &Instance, address: Option<&Address>) -> Vec<String> {
+        let place = Place::outline(instance, address);
+        self.list.iter().map(|format| format.key(&place)).collect()
+    }
+
+    /// What is to be written: keys and values.
+    pub(crate) fn records(
+        &self,
+        place: &Place<'_>,
+        address: &Address,
+    ) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
+        self.list.iter().map(move |format| {
+            let value = format.value(place.instance(), address);
+            (format.key(place).into(), value.into())
+        })
+    }
+
+    /// Refuses two formats that would write one key.
+    fn check_keys(&self, instance: &Instance, address: Option<&Address>) -> Result<(), Error> {
+        let keys = self.outlines(instance, address);
+        for (at, key) in keys.iter().enumerate() {
+            let same = keys[..at]
+                .iter()
+                .position(|other| could_be_same(key, other));
+            if let Some(same) = same {
+                let reason = format!(
+                    "would write the same key {key:?} as {:?}: give one of them another prefix",
+                    self.list[same].name()
+                );
+                return Err(Error::format(self.list[at].name(), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says so when readers of one format would find the keys of another.
+    ///
+    /// No error, because most readers skip what they cannot read; but go-zero's dial anything.
+    fn warn_of_overlap(&self) {
+        let sample = Instance::new("service");
+        for (at, key) in self.outlines(&sample, None).iter().enumerate() {
+            for (other, format) in self.list.iter().enumerate() {
+                let prefix = format.prefix(sample.name());
+                if other != at && key.starts_with(&prefix) {
+                    let (reader, written) = (format.name(), self.list[at].name());
+                    tracing::warn!(
+                        reader,
+                        written,
+                        prefix,
+                        "readers of one format find another's keys: give one of them another prefix"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{EtcdNaming, GoZero, Kratos, Plain};
+
+    fn formats(list: Vec<Arc<dyn Format>>) -> Formats {
+        Formats::new(list).unwrap()
+    }
+
+    #[test]
+    fn a_value_etcd_would_refuse_is_refused_in_every_format() {
+        let plain = formats(vec![Arc::new(Plain::new())]);
+        let fits = Instance::new("greeter").value("x".repeat(MAX_VALUE));
+        plain.check(&fits).unwrap();
+        let large = fits.value("x".repeat(MAX_VALUE + 1));
+        let metadata = Instance::new("greeter").metadata("k", "x".repeat(MAX_VALUE));
+        let both = formats(vec![Arc::new(Plain::new()), Arc::new(Kratos::new())]);
+        let of_kratos = metadata.clone().value("small");
+        for (formats, instance) in [(&plain, &large), (&plain, &metadata), (&both, &of_kratos)] {
+            let error = formats.check(instance).unwrap_err();
+            assert!(matches!(error, Error::ValueTooLarge { .. }), "{error:?}");
+        }
+        plain.check(&of_kratos).unwrap();
+    }
+
+    #[test]
+    fn two_formats_with_one_key_are_refused() {
+        let instance = Instance::new("greeter").id("10.0.0.1:9000");
+        let colliding = instance.clone().address("10.0.0.1:9000");
+        let both = formats(vec![Arc::new(GoZero::new()), Arc::new(EtcdNaming::new())]);
+        both.check(&instance).unwrap();
+        let error = both.check(&colliding).unwrap_err().to_string();
+        assert!(
+            error.contains("the same key \"greeter/10.0.0.1:9000\" as \"go-zero\""),
+            "{error}"
+        );
+        let twice = formats(vec![Arc::new(Plain::new()), Arc::new(Plain::new())]);
+        assert!(matches!(twice.check(&instance), Err(Error::Format { .. })));
+        let apart = formats(vec![
+            Arc::new(Plain::new()),
+            Arc::new(Plain::new().prefix("/other")),
+        ]);
+        apart.check(&instance).unwrap();
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        for bad in [
+            Arc::new(Plain::new().key("{name}")) as Arc<dyn Format>,
+            Arc::new(Kratos::new().namespace("")),
+            Arc::new(EtcdNaming::new().prefix("a//b")),
+        ] {
+            assert!(Formats::new(vec![bad]).is_err());
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! [`Unreadable`]: why a value in etcd is no instance to us.
+
+use std::fmt;
+
+/// Why what was found under a key is no instance: it is skipped, and everything else is not.
+///
+/// Others write the values, so a piece of one that it shows is short, and escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unreadable {
+    reason: String,
+}
+
+/// Enough to recognise a value by, too little to flood a log.
+const MAX_PIECE: usize = 40;
+const MAX_REASON: usize = 240;
+
+// === impl Unreadable ===
+
+impl Unreadable {
+    /// For a `reason` that follows the words "the value", such as "has no address".
+    ///
+    /// Control characters and what is invisible in it are escaped, and it is cut when it is long.
+    #[must_use]
+    pub fn new(reason: impl AsRef<str>) -> Self {
+        let reason = shown(reason.as_ref(), MAX_REASON);
+        Self { reason }
+    }
+
+    /// The same, with the beginning of what is wrong.
+    #[must_use]
+    pub fn showing(reason: impl AsRef<str>, culprit: &str) -> Self {
+        let culprit = shown(culprit, MAX_PIECE);
+        Self::new(format!("{}: `{culprit}`", reason.as_ref()))
+    }
+
+    /// The reason.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the value {}", self.reason)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// At most so many characters of a text, none of which does anything to a terminal.
+fn shown(text: &str, max: usize) -> String {
+    let mut shown = String::new();
+    for (at, char) in text.chars().enumerate() {
+        if at == max {
+            shown.push('…');
+            break;
+        }
+        match char {
+            '"' | '\'' | '\\' => shown.push(char),
+            _ => shown.extend(char.escape_debug()),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_short_escaped_piece_of_a_value_is_shown() {
+        let value = format!("\x1b[2J\u{202e}\n{}", "x".repeat(1 << 20));
+        for unreadable in [
+            Unreadable::showing("is no address", &value),
+            Unreadable::new(&value),
+        ] {
+            let text = unreadable.to_string();
+            assert!(text.chars().count() < 300, "{text}");
+            assert!(!text.contains(['\x1b', '\n', '\u{202e}']), "{text}");
+        }
+    }
+}
