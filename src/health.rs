@@ -124,7 +124,7 @@ impl HealthNames {
         let reporter = self.reporter.clone().unwrap_or_default();
         let service = RegistrationHealth {
             inner: HealthService::from_health_reporter(reporter.clone()),
-            drain: life.drain.clone(),
+            drain: life.serving().drain.clone(),
         };
         self.follow(reporter, life);
         HealthServer::new(service)

@@ -7,12 +7,12 @@
 //! Each signal fires once and stays. The registrar moves a life to `ended`; from there on it goes
 //! its way by itself; the server side only listens.
 
-use crate::status::{Numbered, Status, StatusWatch};
+use crate::status::{Status, StatusCell, StatusWatch};
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -31,28 +31,35 @@ pub(crate) struct Waits {
 /// What a registration, its server and its health share.
 #[derive(Debug)]
 pub(crate) struct Life {
-    status: watch::Sender<Numbered>,
+    status: Arc<StatusCell>,
     waits: Waits,
     span: Span,
     /// Where the registration was made. The keeper may run, and end, elsewhere.
     runtime: Handle,
     /// Skip what waits are left.
     pub(crate) hurry: CancellationToken,
+    serving: OnceLock<Box<Serving>>,
+    /// Somebody owns a listener of this registration.
+    pub(crate) listening: AtomicBool,
+    /// Those who must have seen the way out begin before the key goes.
+    witnesses: Mutex<Vec<watch::Receiver<u64>>>,
+}
+
+/// What only a server needs. Made when the first part of one asks for it: most of ten thousand
+/// registrations in one process have none, and this is most of what each would weigh.
+#[derive(Debug, Default)]
+pub(crate) struct Serving {
     /// Stop accepting, finish what is in flight.
     pub(crate) drain: CancellationToken,
     /// The listener is closed, and nothing is left in its backlog.
     pub(crate) swept: CancellationToken,
     /// Close the connections that are still open. The flag is for those who ask on every read.
     pub(crate) sever: CancellationToken,
-    pub(crate) severed: AtomicBool,
+    severed: AtomicBool,
     /// The server has returned; there is nobody left to wait for.
     pub(crate) served: CancellationToken,
     /// Requests in flight, and the way to end them.
     pub(crate) gate: Arc<Gate>,
-    /// Somebody owns a listener of this registration.
-    pub(crate) listening: AtomicBool,
-    /// Those who must have seen the way out begin before the key goes.
-    witnesses: Mutex<Vec<watch::Receiver<u64>>>,
 }
 
 /// Held by every request in flight; counts them by being held.
@@ -90,49 +97,55 @@ impl Life {
     pub(crate) fn new(waits: Waits, hurry: CancellationToken, runtime: Handle) -> Self {
         Self {
             runtime,
-            status: watch::Sender::new((0, Status::Registering { why: None })),
+            status: Arc::new(StatusCell::new(Status::Registering { why: None })),
             waits,
             span: Span::current(),
             hurry,
-            drain: CancellationToken::new(),
-            swept: CancellationToken::new(),
-            sever: CancellationToken::new(),
-            severed: AtomicBool::new(false),
-            served: CancellationToken::new(),
-            gate: Arc::default(),
+            serving: OnceLock::new(),
             listening: AtomicBool::new(false),
             witnesses: Mutex::default(),
         }
     }
 
+    /// The server's side of the way.
+    pub(crate) fn serving(&self) -> &Serving {
+        self.serving.get_or_init(Box::default)
+    }
+
+    /// How many requests are in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.serving
+            .get()
+            .map_or(0, |serving| serving.gate.in_flight())
+    }
+
     pub(crate) fn status(&self) -> Status {
-        self.status.borrow().1.clone()
+        self.status.get().1
     }
 
     /// Whether the way out has begun.
     pub(crate) fn is_leaving(&self) -> bool {
-        let status = &self.status.borrow().1;
+        let (_, status) = self.status.get();
         status.is_final() || matches!(status, Status::Deregistering)
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
-        StatusWatch::new(self.status.subscribe())
+        self.status.watch()
     }
 
     /// Publishes a status, and logs it if it is another kind than the last one.
     ///
     /// There is no way back from [`Status::Deregistering`] but to an end, and none from an end.
     pub(crate) fn publish(&self, next: Status) {
-        self.status.send_if_modified(|(number, now)| {
+        self.status.publish(|now| {
             let leaving = matches!(now, Status::Deregistering);
             if now.is_final() || (leaving && !next.is_final()) || *now == next {
-                return false;
+                return None;
             }
             if std::mem::discriminant(now) != std::mem::discriminant(&next) {
                 self.span.in_scope(|| log(now, &next));
             }
-            (*number, *now) = (*number + 1, next);
-            true
+            Some(next)
         });
     }
 
@@ -148,7 +161,7 @@ impl Life {
 
     /// Waits until every witness has acted on the status of now, but not for long.
     pub(crate) async fn witnessed(&self) {
-        let number = self.status.borrow().0;
+        let (number, _) = self.status.get();
         let witnesses = self
             .witnesses
             .lock()
@@ -168,19 +181,14 @@ impl Life {
     }
 
     async fn lead_out(&self) {
+        let serving = self.serving();
         self.wait(self.waits.settle).await;
-        self.drain.cancel();
+        serving.drain.cancel();
         self.wait(self.waits.drain).await;
-        self.gate.shut();
+        serving.gate.shut();
         // Not skipped in a hurry: without it a request would see a reset instead of its status.
-        let _ = tokio::time::timeout(LAST_WORDS, self.served.cancelled()).await;
-        self.sever();
-    }
-
-    /// Cuts what is left of connections.
-    pub(crate) fn sever(&self) {
-        self.severed.store(true, Ordering::Release);
-        self.sever.cancel();
+        let _ = tokio::time::timeout(LAST_WORDS, serving.served.cancelled()).await;
+        serving.sever();
     }
 
     /// Waits for `wait`, less if the server has returned or everything is to hurry.
@@ -188,7 +196,7 @@ impl Life {
         tokio::select! {
             biased;
             () = self.hurry.cancelled() => {}
-            () = self.served.cancelled() => {}
+            () = self.serving().served.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -214,6 +222,20 @@ fn log(last: &Status, next: &Status) {
         Status::LeftToExpire { ttl, why } => {
             tracing::warn!(?ttl, %why, "etcd could not be told, the key goes with its lease");
         }
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Cuts what is left of connections.
+    pub(crate) fn sever(&self) {
+        self.severed.store(true, Ordering::Release);
+        self.sever.cancel();
+    }
+
+    pub(crate) fn is_severed(&self) -> bool {
+        self.severed.load(Ordering::Acquire)
     }
 }
 

@@ -184,7 +184,7 @@ impl Registration {
     /// whose response is not sent to its last frame.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.life().gate.in_flight()
+        self.life().in_flight()
     }
 
     pub(crate) fn life(&self) -> &Arc<Life> {
@@ -222,11 +222,12 @@ pub(crate) async fn closed(life: &Life) -> Closed {
 
 /// Resolves when the server should stop accepting, and the listener's backlog has been taken in.
 pub(crate) async fn draining(life: Arc<Life>) {
-    life.drain.cancelled().await;
+    let serving = life.serving();
+    serving.drain.cancelled().await;
     if life.listening.load(Ordering::Acquire) {
         tokio::select! {
-            () = life.swept.cancelled() => {}
-            () = life.sever.cancelled() => {}
+            () = serving.swept.cancelled() => {}
+            () = serving.sever.cancelled() => {}
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! A projection: the registrar publishes it, health and users read it, and nobody steers by it.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Where a registration stands.
@@ -82,10 +83,23 @@ pub struct Registered {
 ///
 /// It shows the latest status, not each one that ever was: two quick changes may be seen as one.
 #[derive(Debug, Clone)]
-pub struct StatusWatch(watch::Receiver<Numbered>);
+pub struct StatusWatch {
+    cell: Arc<StatusCell>,
+    /// The number of the status that was shown last.
+    seen: u64,
+}
 
 /// A status and the number of its publication, for those who must answer for having seen it.
 pub(crate) type Numbered = (u64, Status);
+
+/// Where a status is published.
+///
+/// A tenth of what `tokio::sync::watch` takes, of which each of ten thousand registrations has one.
+#[derive(Debug)]
+pub(crate) struct StatusCell {
+    now: Mutex<Numbered>,
+    changed: Notify,
+}
 
 // === impl Status ===
 
@@ -117,14 +131,10 @@ impl Status {
 // === impl StatusWatch ===
 
 impl StatusWatch {
-    pub(crate) fn new(receiver: watch::Receiver<Numbered>) -> Self {
-        Self(receiver)
-    }
-
     /// The status now.
     #[must_use]
     pub fn get(&self) -> Status {
-        self.0.borrow().1.clone()
+        self.cell.get().1
     }
 
     /// Waits for a status that this watch has not shown yet; `None` after the final one.
@@ -136,20 +146,67 @@ impl StatusWatch {
 
     /// The status now, marked as seen, with its number.
     pub(crate) fn seen(&mut self) -> Numbered {
-        self.0.borrow_and_update().clone()
+        let now = self.cell.get();
+        self.seen = now.0;
+        now
     }
 
     pub(crate) async fn next(&mut self) -> Option<Numbered> {
-        {
-            // Both are asked of one look: with two, the final status could come in between, and
-            // whoever waits for it would be told that there is nothing more to come.
-            let now = self.0.borrow();
-            if now.1.is_final() && !now.has_changed() {
-                return None;
+        let cell = self.cell.clone();
+        loop {
+            let mut changed = pin!(cell.changed.notified());
+            // Before the look, so that nothing that happens after it is missed.
+            changed.as_mut().enable();
+            {
+                // Both are asked of one look: with two, the final status could come in between,
+                // and whoever waits for it would be told that there is nothing more to come.
+                let now = cell.lock();
+                if now.0 != self.seen {
+                    self.seen = now.0;
+                    return Some(now.clone());
+                }
+                if now.1.is_final() {
+                    return None;
+                }
             }
+            changed.await;
         }
-        self.0.changed().await.ok()?;
-        Some(self.seen())
+    }
+}
+
+// === impl StatusCell ===
+
+impl StatusCell {
+    pub(crate) fn new(first: Status) -> Self {
+        Self {
+            now: Mutex::new((0, first)),
+            changed: Notify::new(),
+        }
+    }
+
+    /// A view of it that has shown what there is now.
+    pub(crate) fn watch(self: &Arc<Self>) -> StatusWatch {
+        StatusWatch {
+            seen: self.lock().0,
+            cell: self.clone(),
+        }
+    }
+
+    pub(crate) fn get(&self) -> Numbered {
+        self.lock().clone()
+    }
+
+    /// Publishes what `change` makes of the status; `None`: nothing.
+    pub(crate) fn publish(&self, change: impl FnOnce(&Status) -> Option<Status>) {
+        let mut now = self.lock();
+        let Some(next) = change(&now.1) else { return };
+        *now = (now.0 + 1, next);
+        drop(now);
+        self.changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,12 +217,10 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_final_status_is_shown_once_whenever_it_comes() {
         for _ in 0..20_000 {
-            let sender = watch::Sender::new((0, Status::Deregistering));
-            let mut watch = StatusWatch::new(sender.subscribe());
-            watch.seen();
+            let cell = Arc::new(StatusCell::new(Status::Deregistering));
+            let mut watch = cell.watch();
             let publish = tokio::spawn(async move {
-                sender.send_replace((1, Status::Deregistered));
-                sender
+                cell.publish(|_| Some(Status::Deregistered));
             });
             assert_eq!(watch.changed().await, Some(Status::Deregistered));
             assert_eq!(watch.changed().await, None);

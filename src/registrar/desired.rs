@@ -111,7 +111,7 @@ impl Shared {
             return Err(Error::NoInstance);
         }
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let instances = instances
+        let mut instances = instances
             .into_iter()
             .map(|instance| {
                 let address = self.config.formats.check(&instance)?;
@@ -121,6 +121,8 @@ impl Shared {
                 Ok((instance, address))
             })
             .collect::<Result<Vec<_>, Error>>()?;
+        // Collecting results makes room for four, and nearly all have one.
+        instances.shrink_to_fit();
         let mut desired = self.lock();
         if desired.stopped || self.is_stopping() {
             return Err(Error::Stopped);
@@ -255,7 +257,9 @@ impl Shared {
             self.config.formats.check(&next)?;
             Ok((next, address.clone()))
         });
-        spec.instances = next.collect::<Result<_, Error>>()?;
+        let mut next = next.collect::<Result<Vec<_>, Error>>()?;
+        next.shrink_to_fit();
+        spec.instances = next;
         drop(spec);
         self.touch(entry.id);
         Ok(())

@@ -136,8 +136,8 @@ impl Drop for Orphaned {
                     why: "the runtime ended".into(),
                 },
             });
-            entry.life.drain.cancel();
-            entry.life.sever();
+            entry.life.serving().drain.cancel();
+            entry.life.serving().sever();
         }
     }
 }

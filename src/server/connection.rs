@@ -10,7 +10,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -45,7 +44,7 @@ const PREFACE: usize = 24;
 
 impl Connection {
     pub(super) fn new(io: TcpStream, life: Arc<Life>) -> Self {
-        let signal = Signal::new(life.drain.clone());
+        let signal = Signal::new(life.serving().drain.clone());
         Self {
             io,
             life,
@@ -72,14 +71,14 @@ impl Connection {
             return Poll::Pending;
         }
         if !self.is_severed() && self.read >= PREFACE {
-            self.signal = Signal::new(self.life.sever.clone());
+            self.signal = Signal::new(self.life.serving().sever.clone());
             return self.signal.poll(cx);
         }
         Poll::Ready(())
     }
 
     fn is_severed(&self) -> bool {
-        self.life.severed.load(Ordering::Acquire)
+        self.life.serving().is_severed()
     }
 
     /// A severed connection takes nothing more, also from a peer that keeps sending, and waits

@@ -70,7 +70,7 @@ impl Incoming {
             listener: Some(TcpIncoming::from(listener).with_nodelay(Some(true))),
             local,
             announced: false,
-            drain: Box::pin(entry.life.drain.clone().cancelled_owned()),
+            drain: Box::pin(entry.life.serving().drain.clone().cancelled_owned()),
             entry,
             shared,
             _registration: registration,
@@ -127,7 +127,7 @@ impl Incoming {
 
     fn close(&mut self) {
         self.listener = None;
-        self.entry.life.swept.cancel();
+        self.entry.life.serving().swept.cancel();
     }
 }
 
@@ -146,7 +146,7 @@ impl Stream for Incoming {
             let life = this.entry.life.clone();
             return Poll::Ready(Some(accepted.map(|io| Connection::new(io, life))));
         }
-        if !this.entry.life.drain.is_cancelled() && this.drain.as_mut().poll(cx).is_pending() {
+        if !this.entry.life.serving().drain.is_cancelled() && this.drain.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
         this.close();

@@ -128,11 +128,11 @@ struct Served(Arc<Life>);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.served.cancel();
+        self.0.serving().served.cancel();
     }
 }
 
 async fn severed(life: &Life) {
-    life.sever.cancelled().await;
+    life.serving().sever.cancelled().await;
     tokio::time::sleep(LAST_WORDS).await;
 }

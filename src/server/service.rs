@@ -18,6 +18,8 @@ pub struct RegistrationService<S> {
 
 impl<S> RegistrationService<S> {
     pub(super) fn new(inner: S, life: Arc<Life>) -> Self {
+        // Made now, so that no request has to.
+        life.serving();
         Self { inner, life }
     }
 }
@@ -35,7 +37,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        ResponseFuture::new(self.inner.call(request), self.life.gate.clone())
+        ResponseFuture::new(self.inner.call(request), self.life.serving().gate.clone())
     }
 }
 
