@@ -16,12 +16,12 @@ mod session;
 #[cfg(feature = "_tls")]
 mod tls;
 
-#[cfg(feature = "discovery")]
-pub(crate) use session::{Found, USER_AGENT};
 pub(crate) use fault::{Fault, Meaning, chain};
 pub(crate) use session::{
     Applied, Event, EventKind, Op, Renewals, Seen, Session, WatchNews, WatchReplies, WatchRequests,
 };
+#[cfg(feature = "discovery")]
+pub(crate) use session::{Found, USER_AGENT};
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 
@@ -240,9 +240,7 @@ impl Members {
         {
             Some(https) => {
                 let endpoint = tonic::transport::Endpoint::from(https.uri.clone());
-                self.secure(endpoint)
-                    .map(drop)
-                    .map_err(|e| Error::Tls(fault::chain(&e)))
+                self.secure(endpoint).map(drop).map_err(Error::Tls)
             }
             None => Ok(()),
         }

@@ -146,7 +146,9 @@ impl Session {
             .map_err(broken)?;
         #[cfg(feature = "_tls")]
         let channel = match member.uri.scheme_str() {
-            Some("https") => members.secure(channel).map_err(broken)?,
+            Some("https") => members
+                .secure(channel)
+                .map_err(|what| Fault::broken(endpoint, what))?,
             _ => channel,
         };
         let channel = match &members.connector {

@@ -1,17 +1,28 @@
 //! [`Tls`]: whom to trust and who to be, on `https` endpoints.
 
-use super::Members;
+use super::{Members, fault};
 use std::fmt;
+use std::path::PathBuf;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 /// Trust and identity for `https` endpoints, in PEM.
 ///
+/// Files are read for each new connection, so that certificates that are replaced on disk are
+/// used without a restart. Replace them by renaming: what is read while it is half written, or a
+/// certificate with the key of another, fails that attempt, and the next one reads again.
+///
 /// `Debug` shows what is set, never a key.
 #[derive(Clone, Default)]
 pub struct Tls {
-    ca: Option<Vec<u8>>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+    ca: Option<Pem>,
+    identity: Option<(Pem, Pem)>,
     domain: Option<String>,
+}
+
+#[derive(Clone)]
+enum Pem {
+    Given(Vec<u8>),
+    File(PathBuf),
 }
 
 impl Tls {
@@ -24,7 +35,14 @@ impl Tls {
     /// Trusts the certificate authorities in this PEM as well.
     #[must_use]
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca = Some(pem.into());
+        self.ca = Some(Pem::Given(pem.into()));
+        self
+    }
+
+    /// Trusts the certificate authorities in this PEM file as well.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca = Some(Pem::File(path.into()));
         self
     }
 
@@ -35,7 +53,19 @@ impl Tls {
         certificate: impl Into<Vec<u8>>,
         key: impl Into<Vec<u8>>,
     ) -> Self {
-        self.identity = Some((certificate.into(), key.into()));
+        self.identity = Some((Pem::Given(certificate.into()), Pem::Given(key.into())));
+        self
+    }
+
+    /// Shows the client certificate in these PEM files (mutual TLS): the chain, and its private
+    /// key.
+    #[must_use]
+    pub fn identity_files(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.identity = Some((Pem::File(certificate.into()), Pem::File(key.into())));
         self
     }
 
@@ -46,18 +76,30 @@ impl Tls {
         self
     }
 
-    fn config(&self) -> ClientTlsConfig {
+    fn config(&self) -> Result<ClientTlsConfig, String> {
         let mut config = ClientTlsConfig::new().with_enabled_roots();
         if let Some(pem) = &self.ca {
-            config = config.ca_certificate(Certificate::from_pem(pem));
+            config = config.ca_certificate(Certificate::from_pem(pem.read()?));
         }
         if let Some((certificate, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(certificate, key));
+            config = config.identity(Identity::from_pem(certificate.read()?, key.read()?));
         }
         if let Some(name) = &self.domain {
             config = config.domain_name(name.clone());
         }
-        config
+        Ok(config)
+    }
+}
+
+impl Pem {
+    /// A few kilobytes once per connection: not worth a thread of its own.
+    fn read(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Given(pem) => Ok(pem.clone()),
+            Self::File(path) => {
+                std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+            }
+        }
     }
 }
 
@@ -73,7 +115,13 @@ impl fmt::Debug for Tls {
 
 impl Members {
     /// The endpoint with TLS as configured; an error here is a mistake in the PEM.
-    pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, tonic::transport::Error> {
-        endpoint.tls_config(self.tls.clone().unwrap_or_default().config())
+    pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
+        let config = match &self.tls {
+            Some(tls) => tls.config()?,
+            None => Tls::new().config()?,
+        };
+        endpoint
+            .tls_config(config)
+            .map_err(|error| fault::chain(&error))
     }
 }

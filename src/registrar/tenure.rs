@@ -28,8 +28,8 @@ struct Link {
     confirmed: bool,
     renewal: Renewal,
     work: Option<(Work, Call<Done>)>,
-    /// Writes were turned down; not before then again.
-    write_at: Option<Instant>,
+    /// Work was turned down; not before then again.
+    not_before: Option<Instant>,
     opening: Option<Call<(WatchRequests, WatchReplies)>>,
     requests: Option<WatchRequests>,
     replies: Option<WatchReplies>,
@@ -120,7 +120,7 @@ impl Keeper {
             Some(_) => None,
             // Nothing is written before the lease is confirmed, so nothing becomes due either.
             None if !link.confirmed => None,
-            None => link.write_at.or_else(|| self.table.next_unblocked()),
+            None => link.not_before.or_else(|| self.table.next_unblocked()),
         };
         let answer = link.unanswered.until(link.limit);
         renewal.into_iter().chain(write).chain(answer).min()
@@ -150,13 +150,15 @@ impl Keeper {
                 Ok(Done::Route(route.unwrap_or_default()))
             };
             link.work = Some((Work::Route, Box::pin(route)));
-        } else if !looks.is_empty() {
-            link.look(looks);
-        } else if link.write_at.is_none_or(|at| at <= now) {
-            link.write_at = None;
-            let ops = self.table.next_writes(now);
-            if !ops.is_empty() {
-                link.write(lease.id(), ops);
+        } else if link.not_before.is_none_or(|at| at <= now) {
+            link.not_before = None;
+            if !looks.is_empty() {
+                link.look(looks);
+            } else {
+                let ops = self.table.next_writes(now);
+                if !ops.is_empty() {
+                    link.write(lease.id(), ops);
+                }
             }
         }
         if link.requests.is_none()
@@ -253,12 +255,16 @@ impl Keeper {
             }
             (Work::Route, Ok(Done::Route(route))) => self.route(route),
             // Turned down but not lost: the lease is renewed on, and the write is repeated.
-            (Work::Write(ops), Err(fault)) if fault.meaning() == Meaning::Busy => {
-                self.table.refused(&ops, now);
+            (work @ (Work::Write(_) | Work::Look(_)), Err(fault))
+                if fault.meaning() == Meaning::Busy =>
+            {
                 let rng = &mut self.rng;
-                link.write_at =
-                    Some(now + self.retry.failed_after(Duration::ZERO, link.limit, rng));
-                self.turned_down(&ops, &fault);
+                let pause = self.retry.failed_after(Duration::ZERO, link.limit, rng);
+                link.not_before = Some(now + pause);
+                if let Work::Write(ops) = work {
+                    self.table.refused(&ops, now);
+                    self.turned_down(&ops, &fault);
+                }
             }
             (Work::Write(ops), Err(fault)) if fault.meaning() == Meaning::Denied => {
                 self.table.denied(&ops, now, now + SLOW);
@@ -305,7 +311,7 @@ impl Link {
             confirmed: fresh,
             renewal: Renewal::Unopened,
             work: None,
-            write_at: None,
+            not_before: None,
             opening: None,
             requests: None,
             replies: None,

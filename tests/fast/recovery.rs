@@ -1,11 +1,13 @@
 //! What etcd may do, and what must become of a registration then.
 
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter};
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Code;
-use tonic_etcd::{Etcd, Instance, Status};
+use tonic_etcd::format::{Address, Format, Place, Unreadable};
+use tonic_etcd::{Etcd, Instance, Registrar, Status};
 
 #[tokio::test(start_paused = true)]
 async fn etcd_back_with_its_data_sees_no_put_and_no_delete_however_long_it_was_away() {
@@ -434,4 +436,130 @@ async fn a_lease_revoked_again_and_again_does_not_make_us_spin() {
     }
     let grants = setup.count(Rpc::LeaseGrant);
     assert!((30..=45).contains(&grants), "{grants} in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn etcd_restored_from_a_snapshot_has_the_key_again_whatever_the_snapshot_knows() {
+    let setup = Setup::new();
+    let empty = setup.fake.snapshot();
+    let registration = setup.registered().await;
+    let registered = setup.fake.snapshot();
+    registration.update(|instance| instance.value("w")).unwrap();
+    sleep(SEC).await;
+    setup.fake.delete(KEY);
+    sleep(SEC).await;
+    let lease = setup.key_back().await;
+    for (snapshot, same) in [(&registered, true), (&empty, false), (&registered, false)] {
+        let before = setup.fake.keys()[KEY].lease;
+        setup.fake.restore(snapshot);
+        let back = Instant::now();
+        let right = || {
+            let stored = setup.fake.keys().get(KEY).cloned();
+            let right = stored.as_ref().is_some_and(|stored| stored.value == "w");
+            right.then_some(()).ok_or(format!("{stored:?}"))
+        };
+        eventually("the key is right again", SEC, right).await;
+        registration.registered().await.unwrap();
+        assert!(back.elapsed() <= 300 * MS, "{:?}", back.elapsed());
+        assert_eq!(setup.fake.keys()[KEY].lease == before, same);
+    }
+    assert_ne!(setup.fake.keys()[KEY].lease, lease);
+    sleep(LONG).await;
+    assert_eq!(setup.fake.keys()[KEY].value, "w");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_slower_than_half_an_attempt_costs_nothing_and_one_slower_than_it_is_named() {
+    let setup = Setup::new();
+    setup.fake.latency(100 * MS..300 * MS);
+    let registration = setup.registered().await;
+    for _ in 0..120 {
+        sleep(SEC).await;
+        assert!(
+            registration.status().is_held(),
+            "{:?}",
+            registration.status()
+        );
+    }
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+    setup.fake.latency(SEC..SEC + MS);
+    sleep(SEC * 10).await;
+    let Status::Lost { why, .. } = registration.status() else {
+        panic!("{:?}", registration.status());
+    };
+    assert!(why.contains("no answer within 600ms"), "{why}");
+    setup.fake.latency(MS..2 * MS);
+    sleep(SEC * 2).await;
+    registration.registered().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_requests_are_answered_with_patience_and_cost_nothing() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let busy = || Reply::Error(Code::ResourceExhausted, "etcdserver: too many requests");
+    setup.fake.always(Rpc::Txn, busy());
+    setup.fake.always(Rpc::LeaseGrant, busy());
+    for _ in 0..3 {
+        setup.fake.script(Rpc::LeaseKeepAlive, busy());
+    }
+    let before = setup.fake.history().len();
+    registration.update(|instance| instance.value("w")).unwrap();
+    sleep(SEC * 60).await;
+    assert!(
+        registration.status().is_held(),
+        "{:?}",
+        registration.status()
+    );
+    let asked = setup.fake.history().len() - before;
+    assert!((90..=330).contains(&asked), "{asked} requests a minute");
+    setup.fake.clear();
+    sleep(SEC * 2).await;
+    assert_eq!(setup.fake.keys()[KEY].value, "w");
+    assert_eq!(setup.deletes(), 0);
+}
+
+/// A format of somebody's with a bug: the first time it is asked in our task, it panics.
+#[derive(Debug, Default)]
+struct Panics(AtomicBool);
+
+impl Format for Panics {
+    fn name(&self) -> &str {
+        "panics"
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        format!("{service}/")
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        let is_outline = place.lease().starts_with('?');
+        assert!(is_outline || self.0.swap(true, Ordering::Relaxed), "a bug");
+        format!("{}/{}", place.instance().name(), place.addr())
+    }
+
+    fn value(&self, _: &Instance, address: &Address) -> String {
+        address.to_string()
+    }
+
+    fn read(&self, _: &str, _: &str, _: &[u8]) -> Result<Instance, Unreadable> {
+        Err(Unreadable::new("write only"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_our_own_task_is_said_and_the_task_starts_again() {
+    let setup = Setup::new();
+    let registrar = Registrar::builder(setup.etcd()).format(Panics::default());
+    let registration = registrar.build().unwrap().register(greeter()).unwrap();
+    announce(&registration);
+    let why = |status: &Status| matches!(status, Status::Lost { why, .. } if why.contains("internal error"));
+    status(&registration, why).await;
+    let registered = registration.registered().await.unwrap();
+    assert_eq!(&*registered.keys[0], "greeter/10.0.0.1:9000");
+    sleep(LONG).await;
+    assert_eq!((setup.fake.keys().len(), setup.fake.leases().len()), (1, 1));
+    registration.deregister();
+    registration.closed().await;
+    assert!(setup.fake.keys().is_empty());
 }

@@ -29,7 +29,7 @@ struct Identity {
 struct Secured {
     etcd: EtcdProcess,
     endpoint: String,
-    _files: TempDir,
+    files: TempDir,
 }
 
 // === impl Authority ===
@@ -94,7 +94,7 @@ impl Secured {
         Self {
             etcd,
             endpoint: endpoint.into_inner(),
-            _files: files,
+            files,
         }
     }
 
@@ -152,6 +152,69 @@ async fn a_service_registers_over_tls_and_mutual_tls() {
         plain.registers(trusting(&authority)),
         by_name.registers(trusting(&authority).domain("etcd.example")),
         mutual.registers(trusting(&authority).identity_pem(client.certificate, client.key)),
+    );
+}
+
+#[tokio::test]
+async fn certificates_replaced_on_disk_are_used_by_the_next_connection_and_nothing_is_missed() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let mut secured = Secured::start(&old.sign("127.0.0.1"), Some(&old)).await;
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name);
+    let replace = |authority: &Authority| {
+        let Identity { certificate, key } = authority.sign("greeter");
+        for (name, pem) in [
+            ("ca", &authority.pem),
+            ("certificate", &certificate),
+            ("key", &key),
+        ] {
+            std::fs::rename(write(files.path(), "half-written", pem), path(name)).unwrap();
+        }
+    };
+    replace(&old);
+    let tls = Tls::new()
+        .ca_file(path("ca"))
+        .identity_files(path("certificate"), path("key"));
+    let etcd = Etcd::new([&secured.endpoint]).tls(tls);
+    let greeter = Greeter::start(&secured.etcd, |_| Registrar::builder(etcd)).await;
+    let before = greeter.registration.registered().await.unwrap();
+    let mut statuses = greeter.registration.watch();
+
+    secured.etcd.kill().await;
+    let theirs = new.sign("127.0.0.1");
+    for (name, pem) in [
+        ("certificate", &theirs.certificate),
+        ("key", &theirs.key),
+        ("ca", &new.pem),
+    ] {
+        write(secured.files.path(), name, pem);
+    }
+    replace(&new);
+    secured.etcd.start_again();
+    secured.etcd.wait_serving().await;
+
+    let suspect = statuses.changed().await;
+    assert!(
+        matches!(suspect, Some(Status::Suspect { .. })),
+        "{suspect:?}"
+    );
+    let after = greeter.registration.registered().await.unwrap();
+    assert_eq!(
+        (before.lease, before.revision),
+        (after.lease, after.revision)
+    );
+    let found = secured
+        .etcd
+        .client()
+        .await
+        .get(greeter.key(), None)
+        .await
+        .unwrap();
+    let kept = found.kvs().first().map(etcd_client::KeyValue::mod_revision);
+    assert_eq!(
+        kept,
+        Some(before.revision),
+        "neither deleted nor written again"
     );
 }
 

@@ -6,10 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::FakeEtcd;
+use super::keyspace::Keyspace;
 use super::members::Mode;
 use super::script::{Reply, Rpc};
 use super::serve::Shared;
 use super::state::State;
+
+/// All that an etcd had at some time.
+#[derive(Debug)]
+pub struct Snapshot(Keyspace);
 
 /// One door of the cluster: the members are told apart by the host in the address that clients dial.
 #[derive(Debug)]
@@ -55,6 +60,19 @@ impl FakeEtcd {
         if !was_down {
             self.up();
         }
+    }
+
+    /// Everything there is, for [`restore`](Self::restore).
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.shared.state().keyspace.clone())
+    }
+
+    /// It is started again from what there was then. Nothing of it counts as a change.
+    pub fn restore(&self, snapshot: &Snapshot) {
+        self.down();
+        self.shared
+            .change(|state| state.keyspace = snapshot.0.clone());
+        self.up();
     }
 
     /// The process is frozen (SIGSTOP): connects succeed and requests arrive, but nothing is answered, on streams neither.

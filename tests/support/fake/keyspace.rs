@@ -25,7 +25,7 @@ const MAX_REQUEST: usize = 1536 * 1024;
 const REVOKED_PER_SWEEP: usize = 500;
 
 /// The keys, and the leases that hold them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Keyspace {
     pub(super) store: Store,
     pub(super) leases: Leases,

@@ -17,7 +17,7 @@ const MAX_TTL: i64 = 9_000_000_000;
 const ELECTION: Duration = Duration::from_secs(1);
 
 /// All leases.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leases {
     /// Shorter ones are raised to this: 1.5 times etcd's election timeout, rounded up.
     min_ttl: i64,

@@ -14,7 +14,7 @@ use tonic::Status;
 use super::errors;
 
 /// All keys, now and in the past.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Store {
     revision: i64,
     /// Reads below this revision are refused.
@@ -24,7 +24,7 @@ pub(super) struct Store {
 }
 
 /// What one request has changed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Commit {
     pub(super) revision: i64,
     pub(super) events: Vec<PbEvent>,
