@@ -6,16 +6,16 @@
 
 TOOLS := scripts/tools
 # TLS to etcd is off by default, and its tests with it.
-TESTED := --features tls
+TESTED := --features tls,discovery
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-current fuzz soak bench measure measure-cluster lint generate ci clean-tools
+.PHONY: help demo test test-fast test-current interop fuzz soak bench measure fleet measure-cluster lint generate ci clean-tools
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: ## show a registration living through what happens in production (needs nothing running)
-	$(TOOLS) cargo run --release --example demo
+	$(TOOLS) cargo run --release --example demo --features discovery
 
 test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
 	$(TOOLS) cargo test --no-fail-fast $(TESTED)
@@ -34,10 +34,20 @@ measure: ## measure recovery and shutdown against a real etcd (about five minute
 	$(TOOLS) cargo build --release --example server
 	$(TOOLS) cargo bench --bench recovery
 
+fleet: ## restarts and outages under load, beside what one writes by hand (2 minutes); make fleet SCENARIO=rolling: one of them
+	$(TOOLS) cargo run --release --example fleet --features discovery
+
 test-current: ## run the real suite against a current etcd, built with Go
 	cd tests/etcd-current && go build -trimpath -o ../../.tools/etcd-current .
 	$(TOOLS) cargo build $(TESTED) --examples
 	ETCD=.tools/etcd-current $(TOOLS) cargo test $(TESTED) --test real
+
+interop: ## run our servers and clients against grpc-go, kratos and go-zero (needs Go)
+	@command -v go >/dev/null || { echo 'make interop: there is no `go` on the PATH. Install Go 1.26 or later: https://go.dev/dl'; exit 1; }
+	cd tests/interop && go build -trimpath -o ../../.tools/interop .
+	$(TOOLS) cargo build $(TESTED) --example server
+	INTEROP=.tools/interop $(TOOLS) cargo test $(TESTED) --test interop -- --show-output
+	@echo "make interop: every test passed: grpc-go, kratos (its etcd registry: a stand-in) and go-zero, each way, also after a loss of data"
 
 ROUNDS := 20
 measure-cluster: ## repeat the faults of a three-member cluster, ROUNDS times (20: about twenty minutes)
@@ -46,12 +56,13 @@ measure-cluster: ## repeat the faults of a three-member cluster, ROUNDS times (2
 
 FUZZ_SECONDS := 60
 fuzz: ## fuzz what is parsed, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
-	for target in address key json; do \
+	for target in address key json format; do \
 	  $(TOOLS) cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 lint: ## check the formatting, clippy and the documentation's links
 	cargo fmt --check
 	$(TOOLS) cargo clippy --all-targets --all-features -- -D warnings
+	$(TOOLS) cargo clippy --test interop --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --no-deps --all-features
 
 generate: ## write the generated code anew from proto/

@@ -12,6 +12,8 @@
     unreachable_pub
 )]
 
+#[path = "recovery/crowd.rs"]
+mod crowd;
 #[path = "../examples/greeter/mod.rs"]
 mod greeter;
 #[path = "recovery/outages.rs"]
@@ -32,9 +34,9 @@ use table::Table;
 /// How fast a registration is right again
 #[derive(Parser)]
 struct Args {
-    /// What to measure: stops, meddling, scale, outages
+    /// What to measure: stops, meddling, scale, crowd, outages
     #[arg(long, env = "PARTS", value_delimiter = ',')]
-    #[arg(default_value = "stops,meddling,scale,outages")]
+    #[arg(default_value = "stops,meddling,scale,crowd,outages")]
     parts: Vec<String>,
     /// Given by cargo
     #[arg(long, hide = true)]
@@ -50,6 +52,7 @@ async fn main() -> ExitCode {
             "stops" => stops::all(&table).await,
             "meddling" => outages::quick(&table).await,
             "scale" => scale::all(&table).await,
+            "crowd" => crowd::all(&table).await,
             // Long and mostly waiting: each has an etcd of its own, and they run together.
             "outages" => outages::long(&table).await,
             other => table.holds(other, Err("there is no such part".to_owned())),

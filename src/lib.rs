@@ -34,6 +34,9 @@
 //! * [`HealthNames`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.HealthNames.html): what
 //!   the gRPC health service says of it.
 //!
+//! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
+//!   servers, and calling them;
+//! * [`format`](crate::format): how instances are written, for the readers of which ecosystem;
 //! * [`failures`]: for every fault, what is seen, what to do, and what is guaranteed.
 //!
 //! # Guarantees
@@ -52,6 +55,7 @@
 //! | feature | |
 //! |---|---|
 //! | `health` (default) | the gRPC health service |
+//! | `discovery` | finding servers and calling them |
 //! | `tls-ring` (= `tls`), `tls-aws-lc` | TLS to etcd, with that crypto provider |
 //! | `tls-native-roots` (= `tls-roots`), `tls-webpki-roots` | trust the system's, or Mozilla's, roots; together with one of the above |
 //!

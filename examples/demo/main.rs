@@ -1,4 +1,4 @@
-//! What happens to a registration in production, on one terminal, in about fifteen seconds.
+//! What happens to a registration in production, on one terminal, in about twenty seconds.
 //!
 //! ```sh
 //! make demo              # or: cargo run --release --example demo

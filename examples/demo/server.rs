@@ -22,6 +22,8 @@ pub(crate) struct Server {
     serving: JoinHandle<Result<Closed, ServeError>>,
 }
 
+/// How keys are made by default.
+pub(crate) const KEY: &str = "{prefix}/{name}/{ip}/{pid}";
 /// How many greetings a [`stream`](Server::stream) has, and how far apart.
 pub(crate) const GREETINGS: usize = 20;
 const GREETING_EVERY: Duration = Duration::from_millis(100);
@@ -32,13 +34,15 @@ const CALL: Duration = Duration::from_secs(5);
 // === impl Server ===
 
 impl Server {
-    /// A registrar of its own, the default settings but for `settle`, a port that is free.
+    /// A registrar of its own, the default settings but for these, a port that is free.
     pub(crate) fn start(
         etcd: &str,
+        key: &str,
         settle: Duration,
         shutdown: CancellationToken,
     ) -> Result<Self, tonic_etcd::Error> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
+            .key(key)
             .settle(settle)
             .shutdown(shutdown)
             .build()?;

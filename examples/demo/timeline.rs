@@ -18,9 +18,17 @@ macro_rules! say {
 pub(crate) struct Timeline {
     began: Instant,
     colours: bool,
+    /// Lines that were written can be written over.
+    rewrites: bool,
     held: usize,
     failed: usize,
     skipped: usize,
+}
+
+/// A table that is written over itself for as long as it changes.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    lines: usize,
 }
 
 /// What was expected and did not come, and what was seen instead.
@@ -46,6 +54,7 @@ impl Timeline {
         Self {
             began: Instant::now(),
             colours: stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+            rewrites: stdout().is_terminal() && !dumb,
             held: 0,
             failed: 0,
             skipped: 0,
@@ -74,6 +83,18 @@ impl Timeline {
             "              {} {value}",
             self.paint(DIM, format!("{name:<6}"))
         );
+    }
+
+    /// A table as it is now. Where lines cannot be written over, only the last one is shown.
+    pub(crate) fn board(&self, board: &mut Board, rows: &[String], last: bool) {
+        if !self.rewrites && !last {
+            return;
+        }
+        if board.lines > 0 {
+            say!("\x1b[{}A\x1b[J\x1b[1A", board.lines);
+        }
+        rows.iter().for_each(|row| say!("              {row}"));
+        board.lines = rows.len();
     }
 
     /// A check that did not hold.

@@ -16,6 +16,13 @@ mod support;
 
 mod access;
 mod allocations;
+#[cfg(feature = "discovery")]
+mod channel;
+#[cfg(feature = "discovery")]
+mod discovery;
+#[cfg(feature = "discovery")]
+mod discovery_soak;
+mod formats;
 mod generated_code;
 mod health;
 mod recovery;

@@ -1,7 +1,7 @@
 //! A server comes up, is in etcd a moment later, and says so.
 
 use crate::health::{HealthWitness, NAMES};
-use crate::server::Server;
+use crate::server::{KEY, Server};
 use crate::stage::{SETTLE, Stage, TTL, by_hand};
 use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
@@ -11,7 +11,7 @@ use tonic_health::ServingStatus;
 pub(super) async fn appear(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
     let mark = stage.observer.mark();
     let etcd = stage.etcd.endpoint();
-    let server = Server::start(&etcd, SETTLE, stage.stops.server.clone());
+    let server = Server::start(&etcd, KEY, SETTLE, stage.stops.server.clone());
     let server = server.map_err(|error| Fail::new("a server", error.to_string()))?;
     let (addr, bound) = (server.addr, server.bound);
     stage.server = Some(server);

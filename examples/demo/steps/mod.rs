@@ -6,8 +6,10 @@
 //! | `outage.rs` | etcd hangs; goes away and comes back, with its data and without |
 //! | `meddle.rs` | somebody deletes the key, overwrites it, revokes its lease |
 //! | `leave.rs` | SIGTERM |
+//! | `fleet.rs` | three servers are restarted under load |
 
 mod arrive;
+mod fleet;
 mod leave;
 mod meddle;
 mod outage;
@@ -27,10 +29,11 @@ enum Step {
     Overwrite,
     Revoke,
     Leave,
+    Fleet,
 }
 
 /// All acts, in order.
-const STEPS: [(Step, &str); 9] = [
+const STEPS: [(Step, &str); 10] = [
     (Step::Appear, "A server comes up"),
     (
         Step::Health,
@@ -49,12 +52,17 @@ const STEPS: [(Step, &str); 9] = [
     (Step::Overwrite, "Somebody overwrites the key"),
     (Step::Revoke, "Somebody revokes the lease"),
     (Step::Leave, "The server is told to stop: SIGTERM"),
+    (
+        Step::Fleet,
+        "Three servers are restarted, one after the other, under load",
+    ),
 ];
 
 pub(crate) async fn play(stage: &mut Stage, timeline: &mut Timeline) {
     for (number, (step, title)) in STEPS.into_iter().enumerate() {
         timeline.step(number + 1, title);
-        if step != Step::Appear
+        // The first one makes the steady state, and the last one has a fleet of its own.
+        if !matches!(step, Step::Appear | Step::Fleet)
             && let Err(why) = guarded("a steady state", stage.steady()).await
         {
             timeline.skipped(&why);
@@ -77,5 +85,6 @@ async fn act(step: Step, stage: &mut Stage, timeline: &mut Timeline) -> Result<(
         Step::Overwrite => meddle::overwrite(stage, timeline).await,
         Step::Revoke => meddle::revoke(stage, timeline).await,
         Step::Leave => leave::leave(stage, timeline).await,
+        Step::Fleet => fleet::restart(stage, timeline).await,
     }
 }

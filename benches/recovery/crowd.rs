@@ -1,0 +1,176 @@
+//! Many registrars on one etcd: a fleet after a wipe, and a thousand stops at random moments.
+
+use crate::support::etcd::Etcd;
+use crate::support::eventually;
+use crate::support::observer::{Kind, Observer};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::server::{ServerProcess, ms};
+use crate::table::{Judge, Table};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tonic_etcd::{Closed, Instance, Registrar};
+
+const SEC: Duration = Duration::from_secs(1);
+const FLEET: usize = 200;
+/// Stops of one round, at one etcd.
+const STOPS: usize = 50;
+const ROUNDS: usize = 5;
+const TTL: Duration = Duration::from_secs(2);
+
+/// What etcd is doing while registrars stop.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    None,
+    Killed,
+    Stopped,
+    BlackHole,
+}
+
+pub async fn all(table: &Table) {
+    fleet(table).await;
+    for trouble in [
+        Trouble::None,
+        Trouble::Killed,
+        Trouble::Stopped,
+        Trouble::BlackHole,
+    ] {
+        stops(table, trouble).await;
+    }
+}
+
+/// Two hundred processes, one etcd, and its data is gone.
+async fn fleet(table: &Table) {
+    let mut etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    // A name each: on this one machine nothing else tells them apart but the pid.
+    let servers: Vec<_> = (0..FLEET)
+        .map(|n| ServerProcess::start(&etcd.endpoint(), &["--name", &format!("service-{n}")]))
+        .collect();
+    let there = |what: &'static str| {
+        eventually(what, SEC * 120, || match observer.keys().len() {
+            FLEET => Ok(()),
+            there => Err(format!("{there} of {FLEET}")),
+        })
+    };
+    there("the fleet is there").await;
+    let mark = observer.mark();
+    etcd.kill().await;
+    sleep(SEC).await;
+    etcd.wipe();
+    etcd.start_again();
+    let serving = etcd.wait_serving().await;
+    let back = eventually("the fleet is back", SEC * 60, || {
+        let events = observer.events();
+        let puts = events[mark.min(events.len())..].iter();
+        let mut puts: Vec<_> = puts.filter(|e| e.kind == Kind::Put).collect();
+        puts.sort_by_key(|put| put.at);
+        puts.dedup_by_key(|put| put.key.clone());
+        match puts.len() {
+            there if there >= FLEET => Ok(puts.iter().map(|put| ms(serving, put.at)).collect()),
+            there => Err(format!("{there} of {FLEET}")),
+        }
+    });
+    let back: Vec<f64> = back.await;
+    table.at_most(
+        "200 processes: each back after a wipe",
+        "ms",
+        3000.0,
+        Judge::Each,
+        &back,
+    );
+    let at = |share: f64| back[((back.len() - 1) as f64 * share) as usize];
+    let seen = format!(
+        "first {:.0} ms, half {:.0} ms, 90 % {:.0} ms, last {:.0} ms",
+        at(0.0),
+        at(0.5),
+        at(0.9),
+        at(1.0)
+    );
+    table.holds("200 processes: how their writes are spread", Ok(seen));
+    sleep(SEC * 2).await;
+    let grants = etcd.calls("LeaseGrant").await;
+    let seen = format!("{grants} grants for {FLEET} processes");
+    let holds = (FLEET..=FLEET + FLEET / 10).contains(&grants);
+    table.holds(
+        "200 processes: about one grant each",
+        if holds { Ok(seen) } else { Err(seen) },
+    );
+    drop(servers);
+}
+
+/// Registrars that are stopped at random moments, while etcd may be in trouble that begins at
+/// another random moment.
+async fn stops(table: &Table, trouble: Trouble) {
+    let (mut took, mut left_to_expire) = (vec![], 0);
+    let (mut orphans, mut zombies) = (0, 0);
+    for _ in 0..ROUNDS {
+        let mut etcd = Etcd::start().await;
+        let proxy = Proxy::to_port(etcd.client_port()).await;
+        let observer = Observer::start(etcd.endpoint(), "/services/").await;
+        let mut registrars = JoinSet::new();
+        for n in 0..STOPS {
+            registrars.spawn(one(proxy.endpoint(), n));
+        }
+        sleep(Duration::from_millis(fastrand::u64(0..400))).await;
+        match trouble {
+            Trouble::None => {}
+            Trouble::Killed => etcd.kill().await,
+            Trouble::Stopped => etcd.stop_signal(),
+            Trouble::BlackHole => proxy.set(Mode::BlackHole),
+        }
+        for (_, closed, time) in registrars.join_all().await {
+            left_to_expire += usize::from(closed != Closed::Deregistered);
+            took.push(time);
+        }
+        match trouble {
+            Trouble::None => {}
+            Trouble::Killed => etcd.start_again(),
+            Trouble::Stopped => etcd.cont_signal(),
+            Trouble::BlackHole => proxy.set(Mode::Forward),
+        }
+        etcd.wait_serving().await;
+        // What was sent before a stop may be applied by an etcd that goes on; nothing after that.
+        sleep(SEC).await;
+        let mark = observer.mark();
+        // What could not be revoked runs out: etcd gives each lease a TTL more when it starts.
+        sleep(TTL * 2 + SEC * 2).await;
+        zombies += observer.puts_since(mark).len();
+        orphans += observer.keys().len();
+        let mut client = etcd.client().await;
+        orphans += client.leases().await.unwrap().leases().len();
+    }
+    let what = format!("{} stops, etcd: {trouble:?}", took.len());
+    table.at_most(&format!("{what}: took"), "ms", 1100.0, Judge::Each, &took);
+    let seen = format!(
+        "{orphans} keys or leases, {zombies} later writes, {left_to_expire} left to expire"
+    );
+    let holds = orphans == 0 && zombies == 0;
+    table.holds(
+        &format!("{what}: nothing is left a TTL later, and nothing comes back"),
+        if holds { Ok(seen) } else { Err(seen) },
+    );
+}
+
+/// Registers, lives for a random time, stops; gives how, and how long that took in milliseconds.
+async fn one(endpoint: String, n: usize) -> (usize, Closed, f64) {
+    sleep(Duration::from_millis(fastrand::u64(0..300))).await;
+    let registrar = Registrar::builder(tonic_etcd::Etcd::new([endpoint])).ttl(TTL);
+    let registrar = registrar.build().unwrap();
+    let instance = Instance::new(format!("service-{n}")).address("127.0.0.1:9000");
+    let registration = registrar.register(instance).unwrap();
+    registration
+        .announce("127.0.0.1:9000".parse().unwrap())
+        .unwrap();
+    // Some at once, in the middle of whatever goes on; some later.
+    let life = if fastrand::bool() { 20 } else { 1500 };
+    sleep(Duration::from_millis(fastrand::u64(0..life))).await;
+    let start = Instant::now();
+    match fastrand::u8(0..3) {
+        0 => registrar.shutdown(),
+        1 => registration.deregister(),
+        _ => registration.deregister_now(),
+    }
+    let closed = registration.closed().await;
+    (n, closed, ms(start, Instant::now()))
+}

@@ -1,0 +1,206 @@
+//! Finds greeters in etcd and calls them, again and again.
+//!
+//! ```sh
+//! cargo run --features discovery --example caller -- --interval 200ms
+//! cargo run --features discovery --example caller -- --format kratos --count 100 --json
+//! ```
+
+#[path = "caller/event.rs"]
+mod event;
+mod formats;
+mod greeter;
+
+use clap::Parser;
+use event::Event;
+use formats::FormatName;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tonic_etcd::discovery::{Balanced, Changes, Discovery};
+use tonic_etcd::format::Plain;
+use tonic_etcd::{Error, Etcd};
+
+/// Finds greeters in etcd and calls them, again and again.
+///
+/// Prints a line for each call, with who answered and how long it took, and one for each greeter that
+/// appears (`+`) or goes (`-`). Ends after --count calls, on SIGTERM and on SIGINT. Exit code 0 if
+/// every call was answered, 1 if one was not, 2 if the configuration cannot work.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Client URLs of etcd, separated by commas
+    #[arg(long, env = "ETCD_ENDPOINTS", default_value = "http://127.0.0.1:2379")]
+    #[arg(value_delimiter = ',', value_name = "URL")]
+    etcd: Vec<String>,
+    /// User of etcd, if it asks for one
+    #[arg(long, env = "ETCD_USER", requires = "password")]
+    user: Option<String>,
+    /// Password of that user; better given by the environment
+    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, requires = "user")]
+    password: Option<String>,
+    /// Name of the service to find
+    #[arg(long, env = "SERVICE", default_value = "greeter", value_name = "NAME")]
+    service: String,
+    /// Format that its servers are registered in
+    #[arg(long, env = "FORMAT", default_value = "plain")]
+    format: FormatName,
+    /// What every key of the plain format begins with
+    #[arg(long, env = "PREFIX", default_value = "/services")]
+    prefix: String,
+    /// Time from one call to the next
+    #[arg(long, env = "INTERVAL", default_value = "1s", value_name = "TIME")]
+    #[arg(value_parser = humantime::parse_duration)]
+    interval: Duration,
+    /// Calls to make; without it they go on until a signal
+    #[arg(long, env = "COUNT", value_name = "CALLS")]
+    count: Option<u64>,
+    /// How long a call waits for a greeter while there is none
+    #[arg(long, env = "WAIT", default_value = "2s", value_name = "TIME")]
+    #[arg(value_parser = humantime::parse_duration)]
+    wait: Duration,
+    /// How long a call may take, that wait included
+    #[arg(long, env = "DEADLINE", default_value = "5s", value_name = "TIME")]
+    #[arg(value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// How long greeters are believed that are missing after etcd was away
+    #[arg(long, env = "GRACE", default_value = "30s", value_name = "TIME")]
+    #[arg(value_parser = humantime::parse_duration)]
+    grace: Duration,
+    /// Connect to so many greeters at most
+    #[arg(long, env = "SUBSET", value_name = "GREETERS")]
+    subset: Option<usize>,
+    /// Who we are in the choice of that subset: the same id chooses the same greeters
+    #[arg(long, env = "SUBSET_ID", value_name = "ID", requires = "subset")]
+    subset_id: Option<String>,
+    /// Print JSON, one object in a line
+    #[arg(long, env = "JSON")]
+    json: bool,
+}
+
+/// Why it ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Setup(#[from] Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    match run(&Args::parse()).await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_failed) => ExitCode::FAILURE,
+        // Whoever read our output has had enough of it: `caller | head`.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            match failure {
+                Failure::Setup(_) => ExitCode::from(2),
+                Failure::Io(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Gives the number of calls that failed.
+async fn run(args: &Args) -> Result<u64, Failure> {
+    let stop = stop_on_signals()?;
+    let discovery = discover(args)?;
+    tokio::spawn(tell(discovery.changes(), args.json, stop.clone()));
+    let mut client = GreeterClient::new(channel(args, &discovery)?);
+    // An interval of 0 would panic; this one is as good as none.
+    let mut ticks = interval(args.interval.max(Duration::from_nanos(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut made, mut failed) = (0, 0);
+    while args.count.is_none_or(|count| made < count) {
+        let next = async {
+            ticks.tick().await;
+            call(&mut client, args.deadline).await
+        };
+        let event = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            event = next => event,
+        };
+        made += 1;
+        failed += u64::from(matches!(event, Event::Failed { .. }));
+        event.print(args.json)?;
+    }
+    eprintln!("{made} calls, {failed} failed");
+    Ok(failed)
+}
+
+fn discover(args: &Args) -> Result<Discovery, Error> {
+    let mut etcd = Etcd::new(&args.etcd);
+    if let (Some(user), Some(password)) = (&args.user, &args.password) {
+        etcd = etcd.user(user, password);
+    }
+    let plain = Plain::new().prefix(&args.prefix);
+    Discovery::builder(etcd, &args.service)
+        .format(args.format.format(&plain))
+        .grace(args.grace)
+        .build()
+}
+
+fn channel(args: &Args, discovery: &Discovery) -> Result<Balanced, Error> {
+    let mut channel = discovery.channel().named(&args.service).wait(args.wait);
+    if let Some(subset) = args.subset {
+        channel = channel.subset(subset);
+    }
+    if let Some(id) = &args.subset_id {
+        channel = channel.subset_id(id);
+    }
+    channel.build()
+}
+
+async fn call(client: &mut GreeterClient<Balanced>, deadline: Duration) -> Event {
+    let mut request = Request::new(HelloRequest {
+        name: "caller".to_owned(),
+    });
+    request.set_timeout(deadline);
+    let sent = Instant::now();
+    let answer = client.say_hello(request).await;
+    Event::of_call(
+        answer.map(|reply| reply.into_inner().message),
+        sent.elapsed(),
+    )
+}
+
+/// Prints who appears and who goes. Stops everything when nobody reads that any more.
+async fn tell(mut changes: Changes, json: bool, stop: CancellationToken) {
+    while let Some(change) = changes.next().await {
+        if Event::of_change(change).print(json).is_err() {
+            return stop.cancel();
+        }
+    }
+}
+
+fn stop_on_signals() -> io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopped.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,80 @@
+//! [`Event`]: what is worth a line.
+
+use serde::Serialize;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::time::Duration;
+use tonic::Status;
+use tonic_etcd::discovery::Change;
+
+/// One line, for people or as JSON.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(crate) enum Event {
+    Found {
+        key: String,
+        address: String,
+    },
+    Gone {
+        key: String,
+    },
+    Answered {
+        message: String,
+        ms: f64,
+    },
+    Failed {
+        code: String,
+        error: String,
+        ms: f64,
+    },
+}
+
+// === impl Event ===
+
+impl Event {
+    pub(crate) fn of_change(change: Change) -> Self {
+        match change {
+            Change::Put { key, instance, .. } => Self::Found {
+                key: key.to_string(),
+                address: instance.get_address().unwrap_or_default().to_owned(),
+            },
+            Change::Gone { key, .. } => Self::Gone {
+                key: key.to_string(),
+            },
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn of_call(answer: Result<String, Status>, took: Duration) -> Self {
+        let ms = (took.as_secs_f64() * 1e6).round() / 1e3;
+        match answer {
+            Ok(message) => Self::Answered { message, ms },
+            Err(status) => Self::Failed {
+                code: format!("{:?}", status.code()),
+                error: status.message().to_owned(),
+                ms,
+            },
+        }
+    }
+
+    /// `println!` would panic when nobody reads.
+    pub(crate) fn print(&self, json: bool) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if json {
+            writeln!(out, "{}", serde_json::to_string(self)?)
+        } else {
+            writeln!(out, "{self}")
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found { key, address } => write!(f, "+ {address}  {key}"),
+            Self::Gone { key } => write!(f, "- {key}"),
+            Self::Answered { message, ms } => write!(f, "{message}  {ms} ms"),
+            Self::Failed { code, error, ms } => write!(f, "{code}: {error}  {ms} ms"),
+        }
+    }
+}

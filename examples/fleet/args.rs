@@ -1,0 +1,166 @@
+//! [`Args`]: what is configured.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Servers as processes, clients that call them all the time, and what happens to a fleet.
+///
+/// Starts an etcd of its own ($ETCD, or `etcd` on the PATH), everything on loopback; nothing is
+/// left behind. Prints one row for each scenario and client. Exit code 0 if every bar held for the
+/// balanced client, 1 if one did not (the output of all processes is kept then, and where is
+/// said), 130 if it was interrupted. RUST_LOG=tonic_etcd=debug shows what the library does.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) role: Option<Role>,
+    /// What happens; may be repeated. By default all of it, one after the other
+    #[arg(long, env = "SCENARIO", value_delimiter = ',', value_enum)]
+    scenario: Vec<Scenario>,
+    /// Who calls
+    #[arg(long, env = "CLIENT", value_enum, default_value = "both")]
+    pub(crate) client: Who,
+    /// How many servers
+    #[arg(long, env = "SERVERS", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..))]
+    pub(crate) servers: u16,
+    /// How many clients of each kind, with connections and a watch of their own
+    #[arg(long, env = "CLIENTS", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) clients: u16,
+    /// Unary calls a second, by all clients of a kind together
+    #[arg(long, env = "RATE", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: u32,
+    /// Streams of a second each that are begun in a second, by all clients of a kind together
+    #[arg(long, env = "STREAMS", default_value_t = 10)]
+    pub(crate) streams: u32,
+    /// Deadline of a call
+    #[arg(long, env = "DEADLINE", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Duration,
+    /// When clients ping a silent connection
+    #[arg(long, env = "KEEP_ALIVE", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(crate) keep_alive: Duration,
+    /// When they give it up after that
+    #[arg(long, env = "KEEP_ALIVE_TIMEOUT", default_value = "1s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) keep_alive_timeout: Duration,
+    /// rolling: how often all servers are restarted
+    #[arg(long, env = "ROUNDS", default_value_t = 10)]
+    pub(crate) rounds: u32,
+    /// Time servers serve on after their key is gone
+    #[arg(long, env = "SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) settle: Duration,
+    /// etcd-down: how long etcd is away
+    #[arg(long, env = "OUTAGE", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) outage: Duration,
+    /// hang: how long a server is stopped
+    #[arg(long, env = "HANG", default_value = "8s", value_parser = humantime::parse_duration)]
+    pub(crate) hang: Duration,
+    /// Calm before the first event
+    #[arg(long, env = "WARM_UP", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(crate) warm_up: Duration,
+    /// Calm after the last one
+    #[arg(long, env = "COOL_DOWN", default_value = "3s", value_parser = humantime::parse_duration)]
+    pub(crate) cool_down: Duration,
+}
+
+/// What happens to the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// All servers are restarted, one after the other, with SIGTERM: no call may fail
+    Rolling,
+    /// One server is killed: only what is in flight there may fail
+    Kill,
+    /// etcd is killed and comes back with its data: no call may fail
+    EtcdDown,
+    /// etcd is killed and comes back empty, one server has moved meanwhile: no call may fail
+    EtcdWiped,
+    /// One server is stopped (SIGSTOP): calls must go elsewhere as keepalive promises
+    Hang,
+    /// Nothing happens but one more instance: how fast is it seen, and what does it cost
+    Spread,
+}
+
+/// Whose calls are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Who {
+    /// The library's: `Discovery` and its channel
+    Balanced,
+    /// tonic's `balance_channel`, fed by a plain list and watch
+    Naive,
+    /// Both at the same time, with as many calls each
+    Both,
+}
+
+/// What the processes do that the director starts.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Role {
+    #[command(hide = true)]
+    Serve(Serve),
+    #[command(hide = true)]
+    Host(Host),
+    #[command(hide = true)]
+    Measure(Measure),
+}
+
+/// A registered server, until SIGTERM.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Serve {
+    #[arg(long)]
+    pub(crate) etcd: String,
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) settle: Duration,
+}
+
+/// A server that nobody registers.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Host {
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+}
+
+/// A client in a process of its own, so that its memory and its time are its own.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Measure {
+    #[arg(value_enum)]
+    pub(crate) what: Measured,
+    #[arg(long)]
+    pub(crate) etcd: String,
+    #[arg(long)]
+    pub(crate) instances: usize,
+    #[arg(long)]
+    pub(crate) port: u16,
+    #[arg(long)]
+    pub(crate) into: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Measured {
+    Spread,
+    Scale,
+}
+
+// === impl Args ===
+
+impl Args {
+    pub(crate) fn scenarios(&self) -> Vec<Scenario> {
+        match &*self.scenario {
+            [] => Scenario::value_variants().to_vec(),
+            chosen => chosen.to_vec(),
+        }
+    }
+}
+
+// === impl Scenario ===
+
+impl Scenario {
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}

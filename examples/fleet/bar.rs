@@ -1,0 +1,130 @@
+//! [`Bar`]: what must hold in a scenario; pure.
+
+use crate::ledger::Record;
+use crate::table::time;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What must hold for the calls of one kind of client.
+#[derive(Debug, Clone)]
+pub(crate) enum Bar {
+    /// No call fails.
+    NoFailure,
+    /// Only what was in flight at an address when its server was killed fails, and at once.
+    OnlyInFlight {
+        killed: Instant,
+        /// Errors have to name it, if the client is one whose errors do.
+        address: Option<String>,
+    },
+    /// The last bad call is one that was begun before the limit.
+    GoesElsewhere { stopped: Instant, limit: Duration },
+    /// It took so long until all clients could call exactly those servers that there are.
+    Converges { took: Option<Duration> },
+}
+
+/// Whether it held, and what was measured.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) held: bool,
+    pub(crate) seen: String,
+}
+
+/// How long after a kill the last failure may be seen.
+const KILL: Duration = Duration::from_millis(100);
+const CONVERGENCE: Duration = Duration::from_secs(1);
+
+// === impl Bar ===
+
+impl Bar {
+    pub(crate) fn judge(&self, records: &[Record]) -> Verdict {
+        let failed = || records.iter().filter(|record| record.failure.is_some());
+        match self {
+            Self::NoFailure => {
+                let failed = failed().count();
+                Verdict::new(failed == 0, format!("{failed} failed"))
+            }
+            Self::OnlyInFlight { killed, address } => {
+                let last = since(*killed, failed().map(|record| record.ended));
+                let seen = format!("last failure {} after the kill", time(last));
+                let elsewhere = address.as_deref().map_or(0, |address| {
+                    let texts = failed().filter_map(|record| record.failure.as_ref());
+                    texts
+                        .filter(|failure| !failure.text.contains(address))
+                        .count()
+                });
+                match elsewhere {
+                    0 => Verdict::new(last <= KILL, seen),
+                    n => Verdict::new(false, format!("{seen}, {n} elsewhere")),
+                }
+            }
+            Self::GoesElsewhere { stopped, limit } => {
+                let bad = records.iter().filter(|record| record.is_bad());
+                let last = since(*stopped, bad.map(|record| record.begun));
+                let seen = format!("last bad call {} after the stop", time(last));
+                Verdict::new(last <= *limit, seen)
+            }
+            Self::Converges { took } => match took {
+                Some(took) => Verdict::new(
+                    *took <= CONVERGENCE,
+                    format!("right {} after the keys", time(*took)),
+                ),
+                None => Verdict::new(false, "did not find the real set".to_owned()),
+            },
+        }
+    }
+}
+
+/// How long after an event the last of these was; zero, if none was.
+fn since(event: Instant, all: impl Iterator<Item = Instant>) -> Duration {
+    let last = all.max().unwrap_or(event);
+    last.saturating_duration_since(event)
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    fn new(held: bool, seen: String) -> Self {
+        Self { held, seen }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Failure, Kind};
+    use tonic::Status;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn record(begun: Instant, took: Duration, failed: Option<&str>) -> Record {
+        Record {
+            kind: Kind::Unary,
+            begun,
+            ended: begun + took,
+            failure: failed.map(|text| Failure::from(Status::unavailable(text))),
+        }
+    }
+
+    #[test]
+    fn after_a_kill_only_what_was_there_may_fail_and_only_at_once() {
+        let killed = Instant::now();
+        let address = Some("127.0.0.1:20001".to_owned());
+        let bar = Bar::OnlyInFlight { killed, address };
+        let holds = |begun, took, text| bar.judge(&[record(begun, took, Some(text))]).held;
+        assert!(holds(killed, MS * 100, "127.0.0.1:20001: connection lost"));
+        assert!(!holds(killed, MS * 101, "127.0.0.1:20001: connection lost"));
+        assert!(!holds(killed, MS * 100, "127.0.0.1:20002: connection lost"));
+        assert!(bar.judge(&[record(killed + MS * 500, MS, None)]).held);
+    }
+
+    #[test]
+    fn calls_go_elsewhere_once_no_call_is_late_any_more() {
+        let stopped = Instant::now();
+        let limit = MS * 1000;
+        let bar = Bar::GoesElsewhere { stopped, limit };
+        let holds = |begun, took| bar.judge(&[record(begun, took, None)]).held;
+        assert!(holds(stopped + MS * 1000, MS * 1001));
+        assert!(!holds(stopped + MS * 1001, MS * 1001));
+        assert!(holds(stopped + MS * 1001, MS * 1000));
+    }
+}

@@ -1,0 +1,70 @@
+//! [`Client`]: one of those who call, with connections and a watch of its own.
+
+use crate::Problem;
+use crate::args::{Args, Who};
+use crate::ledger::Ledger;
+use crate::load::{self, Pace};
+use crate::naive::Naive;
+use crate::serve::SERVICE;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tonic_etcd::Etcd;
+use tonic_etcd::discovery::channel::Condition;
+use tonic_etcd::discovery::{Balanced, Discovery};
+
+/// One client of either kind.
+#[derive(Debug)]
+pub(crate) enum Client {
+    Balanced {
+        discovery: Discovery,
+        channel: Balanced,
+    },
+    Naive(Naive),
+}
+
+// === impl Client ===
+
+impl Client {
+    pub(crate) fn start(who: Who, etcd: &str, args: &Args) -> Result<Self, Problem> {
+        let keep_alive = (args.keep_alive, args.keep_alive_timeout);
+        if who == Who::Naive {
+            return Ok(Self::Naive(Naive::start(etcd, keep_alive)));
+        }
+        let discovery = Discovery::builder(Etcd::new([etcd]), SERVICE).build()?;
+        let channel = discovery.channel();
+        let channel = channel.keep_alive(keep_alive.0, keep_alive.1).build()?;
+        Ok(Self::Balanced { discovery, channel })
+    }
+
+    /// Begins to call.
+    pub(crate) fn load(&self, pace: Pace, ledger: Arc<Ledger>) {
+        match self {
+            Self::Balanced { channel, .. } => load::start(channel.clone(), pace, ledger),
+            Self::Naive(naive) => load::start(naive.channel.clone(), pace, ledger),
+        }
+    }
+
+    /// The addresses that a call could go to now, as far as the client knows.
+    pub(crate) fn callable(&self) -> BTreeSet<String> {
+        match self {
+            Self::Naive(naive) => naive.addresses().into_iter().collect(),
+            Self::Balanced { channel, .. } => {
+                let endpoints = channel.endpoints().into_iter();
+                let ready = endpoints.filter(|endpoint| endpoint.condition == Condition::Ready);
+                ready.map(|endpoint| endpoint.address.to_string()).collect()
+            }
+        }
+    }
+
+    /// The addresses that it has found, whether they can be called or not.
+    pub(crate) fn found(&self) -> BTreeSet<String> {
+        match self {
+            Self::Naive(naive) => naive.addresses().into_iter().collect(),
+            Self::Balanced { discovery, .. } => {
+                let snapshot = discovery.snapshot();
+                let addresses = snapshot.iter().filter_map(|(_, found)| found.get_address());
+                addresses.map(str::to_owned).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Calls on schedule, whether or not earlier ones have come back.
+
+use crate::greeter::pb::greeter_client::GreeterClient;
+use crate::greeter::pb::{HelloRequest, StreamRequest};
+use crate::ledger::{Kind, Ledger};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::StdError;
+use tonic::{Request, Status};
+
+/// The schedule of one client.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    /// When the first call is due.
+    pub(crate) first: Instant,
+    /// Between two unary calls.
+    pub(crate) unary: Duration,
+    /// Between two streams; zero: none.
+    pub(crate) streams: Duration,
+    pub(crate) deadline: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What generated clients are made of, with all that their code asks of it.
+pub(crate) trait Channel:
+    GrpcService<Body, Error: Into<StdError>, Future: Send, ResponseBody = Self::Answer>
+    + Clone
+    + Send
+    + 'static
+{
+    type Answer: http_body::Body<Data = bytes::Bytes, Error: Into<StdError> + Send> + Send + 'static;
+}
+
+impl<T, B> Channel for T
+where
+    T: GrpcService<Body, Error: Into<StdError>, Future: Send, ResponseBody = B>,
+    T: Clone + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<StdError> + Send> + Send + 'static,
+{
+    type Answer = B;
+}
+
+/// How long a stream takes by itself: so many messages, so far apart, the first one at once.
+pub(crate) const STREAM: Duration = Duration::from_millis(100 * (MESSAGES as u64 - 1));
+const MESSAGES: u32 = 11;
+/// Beyond the deadline that the client was given to keep.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// Begins to call, until it is stopped.
+pub(crate) fn start<T: Channel>(channel: T, pace: Pace, ledger: Arc<Ledger>) {
+    let client = GreeterClient::new(channel);
+    tokio::spawn(generate(
+        Kind::Unary,
+        pace.unary,
+        client.clone(),
+        pace.clone(),
+        ledger.clone(),
+    ));
+    if !pace.streams.is_zero() {
+        tokio::spawn(generate(Kind::Stream, pace.streams, client, pace, ledger));
+    }
+}
+
+async fn generate<T: Channel>(
+    kind: Kind,
+    every: Duration,
+    client: GreeterClient<T>,
+    pace: Pace,
+    ledger: Arc<Ledger>,
+) {
+    let mut next = pace.first;
+    loop {
+        tokio::select! {
+            biased;
+            () = pace.stop.cancelled() => return,
+            () = sleep_until(next) => {}
+        }
+        // Not when it was due: timers are as exact as a millisecond, and a call takes less.
+        let begun = Instant::now();
+        ledger.started();
+        let (client, ledger, deadline) = (client.clone(), ledger.clone(), pace.deadline);
+        tokio::spawn(async move {
+            let calling = call(kind, client, deadline);
+            let late = || {
+                Err(Status::deadline_exceeded(
+                    "the client did not keep the deadline",
+                ))
+            };
+            let outcome = timeout(deadline + SLACK, calling).await;
+            ledger.ended(kind, begun, outcome.unwrap_or_else(|_| late()));
+        });
+        next += every;
+    }
+}
+
+async fn call<T: Channel>(
+    kind: Kind,
+    mut client: GreeterClient<T>,
+    deadline: Duration,
+) -> Result<(), Status> {
+    let name = "fleet".to_owned();
+    if kind == Kind::Unary {
+        let mut request = Request::new(HelloRequest { name });
+        request.set_timeout(deadline);
+        return client.say_hello(request).await.map(drop);
+    }
+    let mut request = Request::new(StreamRequest {
+        name,
+        count: MESSAGES,
+        interval_ms: 100,
+    });
+    request.set_timeout(deadline);
+    let mut hellos = client.stream_hellos(request).await?.into_inner();
+    let mut heard = 0;
+    while hellos.message().await?.is_some() {
+        heard += 1;
+    }
+    match heard {
+        MESSAGES => Ok(()),
+        heard => Err(Status::data_loss(format!("{heard} of {MESSAGES} messages"))),
+    }
+}

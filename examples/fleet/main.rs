@@ -1,0 +1,114 @@
+//! A fleet under restarts and outages: real servers, a real etcd, clients that call all the time.
+//!
+//! ```sh
+//! make fleet                      # all of it, about two minutes
+//! make fleet SCENARIO=rolling     # one scenario
+//! ```
+//!
+//! Each scenario has an etcd, servers and clients of its own. Clients start calls on schedule,
+//! whether or not earlier ones have returned; every call is written down, and judged afterwards.
+//! Beside the library's own client, a second one under the same load shows what comes of tonic's
+//! channel with a plain watch ([`naive`]).
+//!
+//! | file | |
+//! |---|---|
+//! | `args.rs` | [`Args`](args::Args): what is configured |
+//! | `scenario.rs` | what happens to the fleet |
+//! | `bar.rs` | [`Bar`](bar::Bar): what must hold then; pure |
+//! | `stage.rs`, `side.rs` | [`Stage`](stage::Stage): etcd, servers, clients and their load |
+//! | `servers.rs`, `serve.rs` | the server processes, from outside and from inside |
+//! | `client.rs`, `naive.rs` | the two clients |
+//! | `load.rs`, `ledger.rs` | calls on schedule, and what became of them |
+//! | `spread.rs`, `measure.rs` | how fast a change is seen, and what it costs |
+//! | `table.rs`, `workdir.rs` | what is printed, and where processes write to |
+
+mod args;
+mod bar;
+mod client;
+mod ledger;
+mod load;
+mod measure;
+mod naive;
+mod scenario;
+mod serve;
+mod servers;
+mod side;
+mod spread;
+mod stage;
+mod table;
+mod workdir;
+
+#[path = "../greeter/mod.rs"]
+mod greeter;
+
+/// The real etcd process is that of the tests. It panics where a test would: when there is none.
+#[path = "../../tests/support"]
+#[allow(dead_code, unreachable_pub)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod support {
+    pub mod etcd;
+    pub mod ports;
+}
+
+use args::{Args, Role, Scenario};
+use clap::Parser;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use table::Table;
+use tokio::signal::unix::{SignalKind, signal};
+use workdir::Workdir;
+
+/// Whatever stops a scenario, or a process of it, for people.
+type Problem = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    let mut args = Args::parse();
+    let done = match args.role.take() {
+        None => direct(args).await,
+        Some(Role::Serve(role)) => serve::serve(role).await.map(|()| ExitCode::SUCCESS),
+        Some(Role::Host(role)) => serve::host(role).await.map(|()| ExitCode::SUCCESS),
+        Some(Role::Measure(role)) => measure::measure(role).await.map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|problem| {
+        eprintln!("error: {problem}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The director: all scenarios, unless it is interrupted.
+async fn direct(args: Args) -> Result<ExitCode, Problem> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        held = all(&args) => Ok(if held? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        // Whatever was under way is dropped, and all processes with it.
+        _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+    }
+}
+
+async fn all(args: &Args) -> Result<bool, Problem> {
+    let mut workdir = Workdir::new()?;
+    let mut table = Table::default();
+    for scenario in args.scenarios() {
+        let played = match scenario {
+            Scenario::Spread => spread::play(&workdir, &mut table).await,
+            scenario => scenario::play(scenario, args, &workdir, &mut table).await,
+        };
+        if let Err(problem) = played {
+            table.broke(scenario, &problem);
+        }
+    }
+    if !table.held() {
+        workdir.keep();
+    }
+    Ok(table.held())
+}

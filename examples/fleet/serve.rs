@@ -1,0 +1,72 @@
+//! The processes that serve.
+
+use crate::Problem;
+use crate::args::{Host, Serve};
+use crate::greeter::MyGreeter;
+use crate::greeter::pb::greeter_server::GreeterServer;
+use std::net::SocketAddr;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_etcd::{Etcd, Instance, Registrar, ServeRegistered};
+
+/// A registered greeter, until SIGTERM. Says `registered` when it can be found.
+pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        terminate.recv().await;
+        stop.cancel();
+    });
+    let registrar = Registrar::builder(Etcd::new([&args.etcd]))
+        .settle(args.settle)
+        .shutdown(shutdown)
+        .build()?;
+    let registration = registrar.register(Instance::new(SERVICE))?;
+    let told = registration.clone();
+    tokio::spawn(async move {
+        if let Ok(registered) = told.registered().await {
+            println!("registered {registered:?}");
+        }
+    });
+    let closed = Server::builder()
+        .layer(registration.layer())
+        .add_service(registration.health_service())
+        .add_service(GreeterServer::new(greeter(args.listen)))
+        .serve_registered(args.listen, &registration)
+        .await?;
+    println!("closed: {closed:?}");
+    Ok(())
+}
+
+/// A greeter at every address of this machine, for those who come from this machine.
+pub(crate) async fn host(args: Host) -> Result<(), Problem> {
+    let listener = TcpListener::bind(args.listen).await?;
+    println!("registered by nobody");
+    let from_here = |stream: &TcpStream| {
+        let peer = stream.peer_addr();
+        peer.is_ok_and(|peer| peer.ip().is_loopback())
+    };
+    let incoming = TcpListenerStream::new(listener);
+    let incoming = incoming.filter(move |stream| stream.as_ref().is_ok_and(from_here));
+    Server::builder()
+        .add_service(GreeterServer::new(greeter(args.listen)))
+        .serve_with_incoming(incoming)
+        .await?;
+    Ok(())
+}
+
+/// The name of the service.
+pub(crate) const SERVICE: &str = "greeter";
+/// Where its keys are.
+pub(crate) const PREFIX: &str = "/services/greeter/";
+
+fn greeter(at: SocketAddr) -> MyGreeter {
+    MyGreeter {
+        whoami: format!("I am {at}."),
+    }
+}

@@ -1,0 +1,162 @@
+//! [`Stage`]: etcd, servers, clients and their load, for one scenario.
+
+use crate::Problem;
+use crate::args::{Args, Scenario, Who};
+use crate::bar::Verdict;
+use crate::client::Client;
+use crate::ledger::{Failure, Record, Summary};
+use crate::servers::Server;
+use crate::side::Side;
+use crate::support::etcd::Etcd;
+use crate::table::Table;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Everything that a scenario acts on. All of it ends with this.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) args: Args,
+    pub(crate) etcd: Etcd,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) sides: Vec<Side>,
+    scenario: Scenario,
+    dir: PathBuf,
+    began: Instant,
+    events: Vec<(Instant, String)>,
+    stop: CancellationToken,
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(5);
+/// So many failures are shown; the rest is in a file.
+const SHOWN: usize = 5;
+
+// === impl Stage ===
+
+impl Stage {
+    /// Starts everything, and the load once every client can call every server.
+    pub(crate) async fn raise(
+        scenario: Scenario,
+        args: &Args,
+        dir: PathBuf,
+    ) -> Result<Self, Problem> {
+        std::fs::create_dir_all(&dir)?;
+        let etcd = Etcd::start().await;
+        let servers = (1..=args.servers)
+            .map(|n| Server::start(format!("server-{n}"), &etcd.endpoint(), args.settle, &dir));
+        let servers: Vec<_> = servers.collect::<Result<_, _>>()?;
+        for server in &servers {
+            server.registered().await?;
+        }
+        let kinds = match args.client {
+            Who::Both => vec![Who::Balanced, Who::Naive],
+            who => vec![who],
+        };
+        let sides = kinds
+            .into_iter()
+            .map(|who| Side::new(who, &etcd.endpoint(), args));
+        let mut stage = Self {
+            args: args.clone(),
+            sides: sides.collect::<Result<_, _>>()?,
+            etcd,
+            servers,
+            scenario,
+            dir,
+            began: Instant::now(),
+            events: vec![],
+            stop: CancellationToken::new(),
+        };
+        stage.all_callable().await?;
+        stage.began = Instant::now();
+        for side in &mut stage.sides {
+            side.begin(args, stage.began, &stage.stop);
+        }
+        stage.note(format!("{} begins", scenario.name()));
+        Ok(stage)
+    }
+
+    /// Something happens: for people, and to judge failures by.
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
+        let (now, text) = (Instant::now(), text.into());
+        eprintln!("{:>9.3} s  {text}", (now - self.began).as_secs_f64());
+        self.events.push((now, text));
+    }
+
+    /// Where the servers are that run.
+    pub(crate) fn addresses(&self) -> BTreeSet<String> {
+        self.servers.iter().map(Server::address).collect()
+    }
+
+    /// Waits until every client can call exactly those servers that there are.
+    pub(crate) async fn all_callable(&self) -> Result<(), Problem> {
+        let addresses = self.addresses();
+        for side in &self.sides {
+            let right = |client: &Client| client.callable() == addresses;
+            let right = side.until(PATIENCE, right).await;
+            right.ok_or_else(|| format!("a client ({:?}) does not find the servers", side.who))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the load, and prints what came of it.
+    pub(crate) async fn finish(mut self, table: &mut Table) -> Result<(), Problem> {
+        sleep(self.args.cool_down).await;
+        self.stop.cancel();
+        let limit = Instant::now() + self.args.deadline + Duration::from_secs(3);
+        while self.sides.iter().any(|side| side.open() > 0) && Instant::now() < limit {
+            sleep(POLL).await;
+        }
+        self.note("ends");
+        for side in &self.sides {
+            let records = side.records();
+            let summary = Summary::of(&records, self.began);
+            let verdicts: Vec<Verdict> = side.bars.iter().map(|bar| bar.judge(&records)).collect();
+            let held = verdicts.iter().all(|verdict| verdict.held);
+            table.row(self.scenario, side.who, &summary, side.blind(), &verdicts);
+            self.tell(side, &records, !held)?;
+        }
+        Ok(())
+    }
+
+    /// Writes each failure to a file, and shows some of them if they are too many.
+    fn tell(&self, side: &Side, records: &[Record], show: bool) -> Result<(), Problem> {
+        let mut lines = String::new();
+        for record in records.iter().filter(|record| record.is_bad()) {
+            let since = |at: Instant| (at - self.began).as_secs_f64();
+            let before = self.events.iter().rfind(|(at, _)| *at <= record.ended);
+            let (at, event) = before.map_or((self.began, ""), |(at, event)| (*at, event));
+            let why = match &record.failure {
+                Some(Failure { code, text }) => format!("{code:?}: {text}"),
+                None => "late".to_owned(),
+            };
+            writeln!(
+                lines,
+                "{:.3} s to {:.3} s ({:.3} s after {event:?}) {:?} {why}",
+                since(record.begun),
+                since(record.ended),
+                (record.ended - at).as_secs_f64(),
+                record.kind,
+            )?;
+        }
+        if show && side.who == Who::Balanced {
+            lines
+                .lines()
+                .take(SHOWN)
+                .for_each(|line| eprintln!("    {line}"));
+        }
+        let file = format!("{}.{:?}.bad", self.scenario.name(), side.who);
+        Ok(std::fs::write(self.dir.join(file), lines)?)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // In vain, if the directory has gone already: then nobody wants it.
+        let _ = std::fs::write(self.dir.join("etcd.log"), self.etcd.log());
+    }
+}

@@ -1,0 +1,118 @@
+//! [`DiscoveryBuilder`]: what to find, where, and written how.
+
+use super::shared::Shared;
+use super::watcher::Watcher;
+use super::{Discovery, Guard};
+use crate::format::{Format, Plain};
+use crate::instance::check_segment;
+use crate::{Error, Etcd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+/// Made by [`Discovery::builder`].
+#[derive(Debug)]
+pub struct DiscoveryBuilder {
+    etcd: Etcd,
+    target: String,
+    format: Arc<dyn Format>,
+    grace: Duration,
+    max_instances: usize,
+}
+
+const GRACE: Duration = Duration::from_secs(30);
+const ATTEMPT: Duration = Duration::from_secs(1);
+const MAX_INSTANCES: usize = 65_536;
+
+// === impl DiscoveryBuilder ===
+
+impl DiscoveryBuilder {
+    pub(super) fn new(etcd: Etcd, target: String) -> Self {
+        Self {
+            etcd,
+            target,
+            format: Arc::new(Plain::new()),
+            grace: GRACE,
+            max_instances: MAX_INSTANCES,
+        }
+    }
+
+    /// How the instances are written. By default [`Plain`], as [`Registrar`](crate::Registrar)
+    /// writes them by default.
+    #[must_use]
+    pub fn format(mut self, format: impl Format) -> Self {
+        self.format = Arc::new(format);
+        self
+    }
+
+    /// How long instances stay that are missing after etcd was out of reach, when more than half
+    /// of them are. By default 30 s; zero believes etcd at once. Once half of them are back, the
+    /// others stay for a second after the last one came.
+    ///
+    /// An etcd that lost its data is empty until the servers have registered again. Those that are
+    /// really gone cost little meanwhile: nobody is connected to them.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The most keys to keep, readable or not; 65,536 by default. More are passed over, counted and
+    /// reported, so that nobody who can write below the prefix can exhaust our memory.
+    #[must_use]
+    pub fn max_instances(mut self, max: usize) -> Self {
+        self.max_instances = max;
+        self
+    }
+
+    /// Checks everything, and starts the task that watches. It runs in the runtime that this is
+    /// called in.
+    ///
+    /// # Errors
+    ///
+    /// Names what is wrong with the target, the endpoints or the format; or
+    /// [`Error::NoRuntime`]. Trouble with etcd is none.
+    pub fn build(self) -> Result<Discovery, Error> {
+        let service = self.target.strip_prefix("etcd:///").unwrap_or(&self.target);
+        check_segment("service name", service)?;
+        self.format.check_settings()?;
+        let prefix = self.format.prefix(service);
+        if !prefix.ends_with('/') || prefix.len() < 2 {
+            let reason = format!("its prefix {prefix:?} must end with a slash, and be more than one");
+            return Err(Error::format(self.format.name(), reason));
+        }
+        let limit = self.etcd.attempt_limit().unwrap_or(ATTEMPT);
+        if limit.is_zero() {
+            let reason = "attempt_timeout is zero: no attempt could succeed";
+            return Err(Error::Timing(reason.to_owned()));
+        }
+        let members = self.etcd.check()?;
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared::new(self.max_instances));
+        let service: Arc<str> = service.into();
+        let watcher = Watcher::new(
+            shared.clone(),
+            members,
+            (service.clone(), self.format, prefix),
+            (limit, self.grace, self.max_instances),
+        );
+        let until = stop.clone();
+        runtime.spawn(async move {
+            tokio::select! {
+                biased;
+                () = until.cancelled_owned() => {}
+                () = watcher.run() => {}
+            }
+        });
+        let guard = Arc::new(Guard {
+            _stop: stop.drop_guard(),
+        });
+        Ok(Discovery {
+            service,
+            shared,
+            guard,
+        })
+    }
+}

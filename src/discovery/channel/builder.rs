@@ -1,0 +1,196 @@
+//! [`BalancedBuilder`]: what is configured, and checked at the door.
+
+use super::Balanced;
+use super::dial::{Connector, Dialer};
+use super::follow::{Source, Tended, follow};
+use super::members::Members;
+use super::pool::Pool;
+use super::subset::Subset;
+use crate::Error;
+use crate::discovery::Change;
+use http::Uri;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_stream::Stream;
+
+/// Builds a [`Balanced`].
+#[must_use]
+pub struct BalancedBuilder {
+    source: Source,
+    name: Option<String>,
+    wait: Duration,
+    dialer: Dialer,
+    subset: Option<usize>,
+    subset_id: Option<String>,
+    health: Option<String>,
+}
+
+// === impl BalancedBuilder ===
+
+impl BalancedBuilder {
+    pub(crate) fn new(changes: impl Stream<Item = Change> + Send + 'static) -> Self {
+        Self {
+            source: Box::pin(changes),
+            name: None,
+            wait: Duration::from_secs(2),
+            dialer: Dialer {
+                connect_timeout: Duration::from_secs(1),
+                keep_alive_interval: Duration::from_secs(10),
+                keep_alive_timeout: Duration::from_secs(3),
+                connector: None,
+            },
+            subset: None,
+            subset_id: None,
+            health: None,
+        }
+    }
+
+    /// What errors and logs call the service. By default the name of the first instance.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How long a call waits while there is no endpoint that could take it; by default 2 s.
+    /// [`Duration::ZERO`]: it fails at once. The deadline of the call bounds this too.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// How long one connect may take, with the HTTP/2 handshake; by default 1 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.dialer.connect_timeout = limit;
+        self
+    }
+
+    /// A connection with calls in flight on which nothing came for `interval` (by default 10 s) is
+    /// pinged, and given up when that is not answered within `timeout` (3 s): its calls fail with
+    /// `UNAVAILABLE`, and later ones go elsewhere.
+    ///
+    /// A server that says it is pinged too often is pinged half as often from then on.
+    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.dialer.keep_alive_interval = interval;
+        self.dialer.keep_alive_timeout = timeout;
+        self
+    }
+
+    /// Connects to at most so many addresses, chosen by rendezvous hashing: each client has a
+    /// choice of its own, and a change of the fleet changes one member of it at most. By default
+    /// all of them.
+    ///
+    /// Ten or more spread the load of many clients evenly enough; fewer make some servers much
+    /// busier than others.
+    pub fn subset(mut self, limit: usize) -> Self {
+        self.subset = Some(limit);
+        self
+    }
+
+    /// Who we are in the choice of the [subset](Self::subset). By default a random id for each
+    /// channel; one that outlives a restart, such as the name of a pod of a `StatefulSet`, finds
+    /// the same servers again.
+    pub fn subset_id(mut self, id: impl Into<String>) -> Self {
+        self.subset_id = Some(id.into());
+        self
+    }
+
+    /// Opens connections in another way than plain TCP: TLS, a proxy, a pipe in a test.
+    ///
+    /// The function is given `http://` and the address, and is called for each connection.
+    /// Dropping its future must abandon the attempt.
+    pub fn connector<F, C, T>(mut self, connect: F) -> Self
+    where
+        F: Fn(Uri) -> C + Send + Sync + 'static,
+        C: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.dialer.connector = Some(Connector::new(connect));
+        self
+    }
+
+    /// Calls only those endpoints whose own gRPC health service says that they serve `service`
+    /// (`""`: as a whole). It is watched over the very connection that carries the calls.
+    ///
+    /// An endpoint without a health service counts as serving.
+    #[cfg(feature = "health")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "health")))]
+    pub fn health_check(mut self, service: impl Into<String>) -> Self {
+        self.health = Some(service.into());
+        self
+    }
+
+    /// Checks everything and starts to connect, in the background.
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot be kept, or no tokio runtime here.
+    pub fn build(self) -> Result<Balanced, Error> {
+        self.check()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let Self {
+            source,
+            name,
+            wait,
+            dialer,
+            subset,
+            subset_id,
+            health,
+        } = self;
+        let pool = Arc::new(Pool::new(dialer, wait, health));
+        if let Some(name) = name {
+            pool.call_it(&name);
+        }
+        let id = subset_id.unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)));
+        let members = Members::new(Subset::new(subset, &id));
+        let _entered = runtime.enter();
+        let task = Tended::spawn(follow(pool.clone(), source, members));
+        Ok(Balanced::new(pool, task))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |name, reason: &str| {
+            let reason = reason.to_owned();
+            Err(Error::Setting { name, reason })
+        };
+        let dialer = &self.dialer;
+        if dialer.connect_timeout.is_zero() {
+            return refuse("connect_timeout", "0 lets no connect succeed: give it 1 s");
+        }
+        if dialer.keep_alive_interval < SHORTEST_PING {
+            return refuse(
+                "keep_alive",
+                "servers refuse such pings: give it 1 s or more",
+            );
+        }
+        if dialer.keep_alive_timeout.is_zero() {
+            return refuse(
+                "keep_alive",
+                "a timeout of 0 ends every connection: give it 3 s",
+            );
+        }
+        if self.subset == Some(0) {
+            return refuse(
+                "subset",
+                "0 connects to nothing: leave it out to connect to all",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for BalancedBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BalancedBuilder")
+            .field("name", &self.name)
+            .field("wait", &self.wait)
+            .field("dialer", &self.dialer)
+            .field("subset", &self.subset)
+            .finish_non_exhaustive()
+    }
+}
+
+const SHORTEST_PING: Duration = Duration::from_millis(100);

@@ -1,0 +1,130 @@
+//! From an address to an HTTP/2 connection.
+
+use super::heard::Heard;
+use super::replay::Attempt;
+use crate::etcd::chain;
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// How connections are made.
+#[derive(Debug, Clone)]
+pub(super) struct Dialer {
+    pub(super) connect_timeout: Duration,
+    pub(super) keep_alive_interval: Duration,
+    pub(super) keep_alive_timeout: Duration,
+    pub(super) connector: Option<Connector>,
+}
+
+/// How bytes get to an endpoint, when it is not plain TCP.
+#[derive(Clone)]
+pub(super) struct Connector(Arc<dyn Fn(Uri) -> Connecting + Send + Sync>);
+
+pub(super) type Sender = http2::SendRequest<Attempt>;
+/// Ends when no call can be sent on the connection any more; see [`super::tend`].
+pub(super) type Dispatch = http2::Connection<TokioIo<Heard<Box<dyn Io>>>, Attempt, TokioExecutor>;
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
+
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// hyper's own defaults are of this size but may change. HTTP/2's 64 KiB would hold a stream to
+/// 6 MB/s over a round trip of 10 ms; and with four times that for the connection, a stream that
+/// nobody reads does not stop its neighbours.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+
+// === impl Dialer ===
+
+impl Dialer {
+    /// Connects within the time limit. The error is a text for people.
+    pub(super) async fn dial(
+        &self,
+        authority: &Authority,
+        keep_alive_interval: Duration,
+    ) -> Result<(Sender, Dispatch), String> {
+        let limit = self.connect_timeout;
+        let dialling = async {
+            let io = self.open(authority).await.map_err(|e| chain(&e))?;
+            let (io, heard) = Heard::new(io);
+            let shaken = self.handshake(io, keep_alive_interval).await;
+            let shaken = shaken.map_err(|e| chain(&e))?;
+            match heard.await {
+                Ok(()) => Ok(shaken),
+                Err(_) => Err("it closed the connection, or does not speak HTTP/2".to_owned()),
+            }
+        };
+        let dialled = tokio::time::timeout(limit, dialling).await;
+        dialled.unwrap_or_else(|_| Err(format!("no answer to a connect within {limit:?}")))
+    }
+
+    async fn open(&self, authority: &Authority) -> io::Result<Box<dyn Io>> {
+        if let Some(Connector(connect)) = &self.connector {
+            return connect(uri(authority, PathAndQuery::from_static("/"))).await;
+        }
+        let stream = TcpStream::connect(authority.as_str()).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+
+    /// No pings while there are no streams: servers of grpc-go punish a client that pings an idle
+    /// connection more often than every five minutes. A silent connection that died is found by
+    /// its first call, which brings the ping with it.
+    async fn handshake(
+        &self,
+        io: Heard<Box<dyn Io>>,
+        keep_alive_interval: Duration,
+    ) -> hyper::Result<(Sender, Dispatch)> {
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(keep_alive_interval)
+            .keep_alive_timeout(self.keep_alive_timeout)
+            .keep_alive_while_idle(false)
+            .handshake(TokioIo::new(io))
+            .await
+    }
+}
+
+/// The absolute URI of a path at an endpoint.
+pub(super) fn uri(authority: &Authority, path: PathAndQuery) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority.clone());
+    parts.path_and_query = Some(path);
+    // All three are there, which is all that could be missed.
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+// === impl Connector ===
+
+impl Connector {
+    pub(super) fn new<F, C, T>(connect: F) -> Self
+    where
+        F: Fn(Uri) -> C + Send + Sync + 'static,
+        C: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self(Arc::new(move |uri| {
+            let connecting = connect(uri);
+            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Io>) })
+        }))
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(custom)")
+    }
+}

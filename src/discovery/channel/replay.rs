@@ -1,0 +1,270 @@
+//! [`Replay`]: a request body that can be sent again while that is certainly harmless.
+//!
+//! The frames that were read are kept, up to [`LIMIT`], until the response begins. Each attempt
+//! reads through an [`Attempt`] of its own; only the last one handed out is served, because the
+//! task in which hyper reads the body of a failed attempt ends a little later than its call.
+//!
+//! One allocation for a call, and no copy: the frames are [`Bytes`].
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use tonic::Status;
+use tonic::body::Body;
+
+/// The body of one call, from which the bodies of its attempts are made.
+#[derive(Debug)]
+pub(super) struct Replay(Arc<Mutex<Source>>);
+
+/// The body of one attempt.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    source: Arc<Mutex<Source>>,
+    number: u32,
+    /// How many of the kept frames were read.
+    at: usize,
+}
+
+/// What can be said about sending it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// The last attempt has not read a single frame.
+    Untouched,
+    /// All that was read is kept.
+    Kept,
+    /// More was read than is kept, or reading it failed.
+    Lost,
+}
+
+#[derive(Debug)]
+struct Source {
+    body: Body,
+    kept: Vec<Frame<Bytes>>,
+    size: usize,
+    /// The attempt that may read.
+    current: u32,
+    /// The current attempt has asked for something.
+    touched: bool,
+    ended: bool,
+    lost: bool,
+}
+
+/// As much of a body is kept. A unary request is most often below it, and a stream that has got
+/// this far without an answer is at work.
+const LIMIT: usize = 64 * 1024;
+
+// === impl Replay ===
+
+impl Replay {
+    pub(super) fn new(body: Body) -> Self {
+        Self(Arc::new(Mutex::new(Source {
+            body,
+            kept: Vec::new(),
+            size: 0,
+            current: 0,
+            touched: false,
+            ended: false,
+            lost: false,
+        })))
+    }
+
+    /// The body for the next attempt. What was handed out before is not served any more.
+    pub(super) fn attempt(&self) -> Attempt {
+        let mut source = lock(&self.0);
+        source.current += 1;
+        source.touched = false;
+        Attempt {
+            source: self.0.clone(),
+            number: source.current,
+            at: 0,
+        }
+    }
+
+    pub(super) fn again(&self) -> Again {
+        let source = lock(&self.0);
+        match () {
+            () if source.lost => Again::Lost,
+            () if source.touched => Again::Kept,
+            () => Again::Untouched,
+        }
+    }
+
+    /// There will be no other attempt: nothing is kept from here on.
+    pub(super) fn settle(&self) {
+        lock(&self.0).forget();
+    }
+}
+
+// === impl Attempt ===
+
+impl http_body::Body for Attempt {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let mut source = lock(&this.source);
+        if source.current != this.number {
+            let text = "this attempt was given up for another one";
+            return Poll::Ready(Some(Err(Status::cancelled(text))));
+        }
+        source.touched = true;
+        if let Some(frame) = source.kept.get(this.at).and_then(copy) {
+            this.at += 1;
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if source.ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut source.body).poll_frame(cx));
+        match &frame {
+            None => source.ended = true,
+            Some(Err(_)) => source.forget(),
+            Some(Ok(frame)) => {
+                source.keep(frame);
+                this.at = source.kept.len();
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = lock(&self.source);
+        self.at >= source.kept.len() && (source.ended || source.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let source = lock(&self.source);
+        if source.kept.is_empty() && !source.lost {
+            source.body.size_hint()
+        } else {
+            SizeHint::default()
+        }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if self.lost {
+            return;
+        }
+        self.size += frame.data_ref().map_or(0, Bytes::len);
+        match copy(frame) {
+            Some(frame) if self.size <= LIMIT => self.kept.push(frame),
+            _ => self.forget(),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.lost = true;
+        self.kept = Vec::new();
+    }
+}
+
+fn copy(frame: &Frame<Bytes>) -> Option<Frame<Bytes>> {
+    let data = frame.data_ref().cloned().map(Frame::data);
+    data.or_else(|| {
+        let trailers: Option<HeaderMap> = frame.trailers_ref().cloned();
+        trailers.map(Frame::trailers)
+    })
+}
+
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio_stream::iter;
+
+    fn body(sizes: &[usize]) -> Replay {
+        let frames: Vec<_> = sizes
+            .iter()
+            .enumerate()
+            .map(|(n, size)| {
+                let byte = u8::try_from(n).unwrap();
+                Ok::<_, Status>(Frame::data(Bytes::from(vec![byte; *size])))
+            })
+            .collect();
+        Replay::new(Body::new(StreamBody::new(iter(frames))))
+    }
+
+    async fn all(attempt: Attempt) -> Vec<(u8, usize)> {
+        let mut attempt = attempt;
+        let mut read = vec![];
+        while let Some(frame) = attempt.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            read.push((data[0], data.len()));
+        }
+        read
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_read_is_read_again_from_its_start() {
+        let replay = body(&[5, 6, 7]);
+        assert_eq!(replay.again(), Again::Untouched);
+        let mut first = replay.attempt();
+        first.frame().await.unwrap().unwrap();
+        first.frame().await.unwrap().unwrap();
+        assert_eq!(replay.again(), Again::Kept);
+        let expected = vec![(0, 5), (1, 6), (2, 7)];
+        assert_eq!(all(replay.attempt()).await, expected);
+        assert_eq!(all(replay.attempt()).await, expected, "after its end too");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_was_given_up_takes_nothing_from_its_successor() {
+        let replay = body(&[5, 6]);
+        let mut first = replay.attempt();
+        first.frame().await.unwrap().unwrap();
+        let second = replay.attempt();
+        assert_eq!(replay.again(), Again::Untouched);
+        assert!(first.frame().await.unwrap().is_err());
+        assert_eq!(all(second).await, vec![(0, 5), (1, 6)]);
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_it_goes_on_but_is_not_kept() {
+        let replay = body(&[LIMIT, 1, 9]);
+        let mut first = replay.attempt();
+        first.frame().await.unwrap().unwrap();
+        assert_eq!(replay.again(), Again::Kept);
+        first.frame().await.unwrap().unwrap();
+        assert_eq!(replay.again(), Again::Lost);
+        assert_eq!(all(first).await, vec![(2, 9)]);
+    }
+
+    #[tokio::test]
+    async fn once_settled_nothing_is_kept_and_reading_goes_on() {
+        let replay = body(&[5, 6, 7]);
+        let mut first = replay.attempt();
+        first.frame().await.unwrap().unwrap();
+        replay.settle();
+        assert_eq!(replay.again(), Again::Lost);
+        assert_eq!(all(first).await, vec![(1, 6), (2, 7)]);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_is_not_sent_again() {
+        let frames = [Err::<Frame<Bytes>, _>(Status::internal("cannot encode"))];
+        let replay = Replay::new(Body::new(StreamBody::new(iter(frames))));
+        assert!(replay.attempt().frame().await.unwrap().is_err());
+        assert_eq!(replay.again(), Again::Lost);
+    }
+
+    #[test]
+    fn an_empty_body_says_so() {
+        let replay = Replay::new(Body::empty());
+        assert!(http_body::Body::is_end_stream(&replay.attempt()));
+    }
+}

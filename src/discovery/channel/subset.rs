@@ -1,0 +1,194 @@
+//! [`Subset`]: which of many addresses one client connects to; pure.
+//!
+//! Rendezvous hashing: every client gives every address a score, and takes those with the highest.
+//! It is deterministic, so that a restart with the same id finds the same servers; the scores of
+//! two clients have nothing to do with each other, so that the servers are used evenly; and a
+//! change of the fleet changes at most one member.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The chosen ones among all addresses.
+#[derive(Debug)]
+pub(super) struct Subset {
+    /// `None`: all of them.
+    limit: Option<usize>,
+    client: u64,
+    chosen: BTreeSet<Scored>,
+    others: BTreeSet<Scored>,
+}
+
+/// What a change of the fleet does to the subset.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Swap {
+    pub(super) joins: Option<Arc<str>>,
+    pub(super) leaves: Option<Arc<str>>,
+}
+
+type Scored = (u64, Arc<str>);
+
+// === impl Subset ===
+
+impl Subset {
+    pub(super) fn new(limit: Option<usize>, client: &str) -> Self {
+        Self {
+            limit,
+            client: hash(FNV_OFFSET, client.as_bytes()),
+            chosen: BTreeSet::new(),
+            others: BTreeSet::new(),
+        }
+    }
+
+    /// A new address.
+    pub(super) fn insert(&mut self, address: &Arc<str>) -> Swap {
+        let joins = Some(address.clone());
+        let leaves = None;
+        // Without a limit there is nothing to score.
+        let Some(limit) = self.limit else {
+            return Swap { joins, leaves };
+        };
+        self.chosen.insert(self.scored(address));
+        if self.chosen.len() <= limit {
+            return Swap { joins, leaves };
+        }
+        let Some(worst) = self.chosen.pop_first() else {
+            return Swap::default();
+        };
+        let leaves = worst.1.clone();
+        self.others.insert(worst);
+        if leaves == *address {
+            return Swap::default();
+        }
+        Swap {
+            joins,
+            leaves: Some(leaves),
+        }
+    }
+
+    /// An address that is gone.
+    pub(super) fn remove(&mut self, address: &Arc<str>) -> Swap {
+        let leaves = Some(address.clone());
+        if self.limit.is_none() {
+            let joins = None;
+            return Swap { joins, leaves };
+        }
+        let scored = self.scored(address);
+        if !self.chosen.remove(&scored) {
+            self.others.remove(&scored);
+            return Swap::default();
+        }
+        let best = self.others.pop_last();
+        let joins = best.as_ref().map(|(_, address)| address.clone());
+        self.chosen.extend(best);
+        Swap { joins, leaves }
+    }
+
+    fn scored(&self, address: &Arc<str>) -> Scored {
+        let score = finalize(hash(self.client, address.as_bytes()));
+        (score, address.clone())
+    }
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+/// FNV-1a. Not the hash of `std`, which may be another one in its next release: a client that is
+/// rebuilt would then change all of its servers at once.
+fn hash(start: u64, bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
+    bytes.iter().fold(start, step)
+}
+
+/// FNV leaves the last bytes of an address, in which those of a fleet differ, in the low bits;
+/// this spreads them over all (the finalizer of `MurmurHash3`).
+fn finalize(mut hash: u64) -> u64 {
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn address(n: usize) -> Arc<str> {
+        format!("10.0.{}.{}:9000", n / 256, n % 256).into()
+    }
+
+    fn members(subset: &Subset) -> BTreeSet<Arc<str>> {
+        let chosen = subset.chosen.iter();
+        chosen.map(|(_, address)| address.clone()).collect()
+    }
+
+    #[test]
+    fn the_hash_is_the_one_that_was_published() {
+        assert_eq!(hash(FNV_OFFSET, b"foobar"), 0x8594_4171_f739_67e8);
+        let mut subset = Subset::new(Some(2), "client-1");
+        (0..10).for_each(|n| drop(subset.insert(&address(n))));
+        let chosen: Vec<_> = members(&subset).into_iter().collect();
+        // Whoever changes this changes the servers of every client that upgrades.
+        assert_eq!(chosen, ["10.0.0.3:9000".into(), "10.0.0.9:9000".into()]);
+    }
+
+    #[test]
+    fn without_a_limit_all_are_in() {
+        let mut subset = Subset::new(None, "");
+        let swap = subset.insert(&address(1));
+        assert_eq!((swap.joins, swap.leaves), (Some(address(1)), None));
+        let swap = subset.remove(&address(1));
+        assert_eq!((swap.joins, swap.leaves), (None, Some(address(1))));
+    }
+
+    #[test]
+    fn many_clients_use_the_servers_evenly() {
+        let (servers, clients, limit) = (100, 1000, 10);
+        let mut used = HashMap::<_, u32>::new();
+        for client in 0..clients {
+            let mut subset = Subset::new(Some(limit), &format!("pod-{client}"));
+            (0..servers).for_each(|n| drop(subset.insert(&address(n))));
+            for member in members(&subset) {
+                *used.entry(member).or_default() += 1;
+            }
+        }
+        // 100 each; five standard deviations of a binomial are 47.
+        assert_eq!(used.len(), servers);
+        assert!(used.values().all(|n| (53..=147).contains(n)), "{used:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_swaps_one_member_at_most_and_the_way_does_not_matter(
+            client in "[a-z]{1,8}",
+            limit in 1..8_usize,
+            toggles in prop::collection::vec(0..40_usize, 1..120),
+        ) {
+            let mut subset = Subset::new(Some(limit), &client);
+            let mut fleet = BTreeSet::new();
+            for n in toggles {
+                let before = members(&subset);
+                let swap = if fleet.insert(n) {
+                    subset.insert(&address(n))
+                } else {
+                    fleet.remove(&n);
+                    subset.remove(&address(n))
+                };
+                let mut told = before.clone();
+                told.extend(swap.joins.clone());
+                if let Some(leaves) = &swap.leaves {
+                    prop_assert!(told.remove(leaves));
+                }
+                let after = members(&subset);
+                prop_assert_eq!(&told, &after);
+                prop_assert!(after.difference(&before).count() <= 1);
+                prop_assert_eq!(after.len(), fleet.len().min(limit));
+            }
+            let mut anew = Subset::new(Some(limit), &client);
+            fleet.iter().rev().for_each(|n| drop(anew.insert(&address(*n))));
+            prop_assert_eq!(members(&anew), members(&subset));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! [`Discovery`]: finds the instances of a service in etcd, and calls them.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use tonic_etcd::Etcd;
+//! use tonic_etcd::discovery::Discovery;
+//!
+//! let etcd = Etcd::new(["http://127.0.0.1:2379"]);
+//! let greeters = Discovery::builder(etcd, "greeter").build()?;
+//! let channel = greeters.channel().build()?; // for any generated client: GreeterClient::new(channel)
+//!
+//! for (key, instance) in greeters.ready().await.iter() {
+//!     println!("{key}: {:?}", instance.get_address());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One [`Discovery`] keeps one watch, however many clones, channels and readers there are of it. It
+//! ends when the last of them is dropped.
+//!
+//! # What is shown
+//!
+//! A set of instances that is the sum of all that happened in etcd up to some revision, and never
+//! older than what was shown before.
+//!
+//! * While etcd is away the last set stays, for as long as it takes.
+//! * After a cut the watch goes on where it was, if etcd still has that history, and if it is still
+//!   the same history: an etcd that lost its data accepts a watch from a revision that it has yet
+//!   to reach, and is silent. Else the set is read anew, and only differences are passed on.
+//! * Just after a cut, a set that shrinks to less than half is not believed at once: servers are
+//!   still on their way back. What is missing stays for [`grace`](DiscoveryBuilder::grace).
+//! * A stream that says nothing is asked for a sign of life every two seconds.
+//! * Values that do not read are passed over, counted and reported; the rest is shown.
+//!
+//! # Files
+//!
+//! | file | |
+//! |---|---|
+//! | `builder.rs` | [`DiscoveryBuilder`] |
+//! | `changes.rs` | [`Changes`]: what happened, one thing after the other |
+//! | `snapshot.rs` | [`Snapshot`]: what there is; [`SnapshotWatch`] |
+//! | `fold.rs` | events and lists to changes; pure |
+//! | `shared.rs` | what watcher and readers share |
+//! | `watcher.rs` | the task: list, watch, and what to do when that ends |
+//! | `channel/` | [`Balanced`](channel::Balanced): a channel that spreads calls over them |
+
+mod builder;
+mod changes;
+pub mod channel;
+mod fold;
+mod shared;
+mod snapshot;
+mod watcher;
+
+pub use builder::DiscoveryBuilder;
+pub use changes::{Change, Changes};
+pub use channel::{Balanced, BalancedBuilder};
+pub use snapshot::{Snapshot, SnapshotWatch};
+
+use crate::Etcd;
+use shared::Shared;
+use std::sync::Arc;
+use tokio_util::sync::DropGuard;
+
+/// The instances of one service, as etcd has them. See the [module](self).
+///
+/// Cheap to clone; every clone shares the same watch.
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    service: Arc<str>,
+    shared: Arc<Shared>,
+    guard: Arc<Guard>,
+}
+
+/// Held by everything that wants the watch to go on; the last one to let go ends it.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    _stop: DropGuard,
+}
+
+// === impl Discovery ===
+
+impl Discovery {
+    /// To find the service `target`: its name, or `etcd:///` and its name.
+    pub fn builder(etcd: Etcd, target: impl Into<String>) -> DiscoveryBuilder {
+        DiscoveryBuilder::new(etcd, target.into())
+    }
+
+    /// The name of the service.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// A channel that spreads calls over the instances, for any generated client.
+    ///
+    /// Each one has connections of its own; clone it rather than build another.
+    pub fn channel(&self) -> BalancedBuilder {
+        BalancedBuilder::new(self.changes()).named(&*self.service)
+    }
+
+    /// What happens from now on, beginning with what there is.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.shared.subscribe(), self.guard.clone())
+    }
+
+    /// What there is now. Empty before the first answer of etcd: see [`ready`](Self::ready).
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
+    }
+
+    /// What there is, now and each time it changed.
+    #[must_use]
+    pub fn watch(&self) -> SnapshotWatch {
+        SnapshotWatch::new(self.shared.clone(), self.guard.clone())
+    }
+
+    /// Waits for the first answer of etcd, and gives what there is. Cancel safe.
+    pub async fn ready(&self) -> Arc<Snapshot> {
+        let mut watch = self.watch();
+        let mut snapshot = watch.get();
+        while !snapshot.is_ready() {
+            snapshot = watch.changed().await;
+        }
+        snapshot
+    }
+}

@@ -1,0 +1,378 @@
+//! [`Watcher`]: the task that keeps the set as etcd has it.
+//!
+//! ```text
+//! connect -> is it still the history that we know?  no:  list, and pass on the differences
+//!                                                   yes: go on where we were
+//!         -> watch, and ask for a sign of life when it is quiet
+//!         -> why did that end?  wait a little; another member, or the same
+//! ```
+//!
+//! That etcd still has *some* history at our revision proves nothing: one that lost its data counts
+//! anew, accepts a watch from a revision it has yet to reach, and is silent; or it has passed that
+//! revision already, and what happened before would be missed. So a key that we know is looked at
+//! as it was at our revision: lease ids are random, and no other history has the same.
+
+use super::fold::{Fold, Reading};
+use super::shared::Shared;
+use crate::backoff::{Backoff, Bucket, Rate};
+use crate::etcd::{
+    EventKind, Fault, Found, Meaning, Members, Seen, Session, WatchNews, WatchReplies,
+    WatchRequests,
+};
+use crate::format::{Format, Unreadable};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// See the [module](self).
+pub(super) struct Watcher {
+    shared: Arc<Shared>,
+    members: Members,
+    service: Arc<str>,
+    format: Arc<dyn Format>,
+    prefix: String,
+    limit: Duration,
+    grace: Duration,
+    max: usize,
+    rng: fastrand::Rng,
+    member: usize,
+    retry: Backoff,
+    /// When the connection of now first proved to work.
+    works_since: Option<Instant>,
+    /// Until when deletions are not believed, if too many come; then, until when what is missing
+    /// is kept. Both begin when etcd can be watched again.
+    belief: Option<Instant>,
+    grace_ends: Option<Instant>,
+    /// Most are back, and nobody else has come for a while then.
+    settled: Option<Instant>,
+    stragglers: Option<usize>,
+    page: i64,
+    warnings: Bucket,
+    troubled: bool,
+}
+
+/// An etcd that stood still deletes the keys of whole fleets when it goes on, within a second or
+/// two, before the servers have heard of it. After that a deletion is the truth.
+const STALLED: Duration = Duration::from_secs(5);
+/// Servers that look for etcd are back within a second of each other.
+const STRAGGLING: Duration = Duration::from_secs(1);
+/// How long a stream may be quiet before it is asked for a sign of life.
+const QUIET: Duration = Duration::from_secs(2);
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// After refused connections: cheap, and etcd may be back any moment.
+const BRISK: Duration = Duration::from_millis(500);
+/// After refusals on purpose: somebody has to change something first.
+const SLOW: Duration = Duration::from_secs(30);
+/// A connection that worked for so long starts the backoff over.
+const CALM: Duration = Duration::from_secs(5);
+/// Keys in one page: some hundred kilobytes, as values commonly are.
+const PAGE: i64 = 1000;
+/// A value above this is passed over unread.
+const MAX_VALUE: usize = 64 * 1024;
+/// Warnings about values that do not read; the count is in the snapshot.
+const WARNINGS: Rate = Rate {
+    burst: 5,
+    refill: Duration::from_secs(60),
+};
+
+// === impl Watcher ===
+
+impl Watcher {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        members: Members,
+        (service, format, prefix): (Arc<str>, Arc<dyn Format>, String),
+        (limit, grace, max): (Duration, Duration, usize),
+    ) -> Self {
+        let mut rng = fastrand::Rng::new();
+        Self {
+            shared,
+            members,
+            service,
+            format,
+            prefix,
+            limit,
+            grace,
+            max,
+            member: rng.usize(..),
+            rng,
+            retry: Backoff::new(FIRST_RETRY, CALM),
+            works_since: None,
+            belief: None,
+            grace_ends: None,
+            settled: None,
+            stragglers: None,
+            page: PAGE,
+            warnings: Bucket::default(),
+            troubled: false,
+        }
+    }
+
+    /// Never ends.
+    pub(super) async fn run(mut self) {
+        loop {
+            let fault = match self.keep().await {
+                Ok(never) => match never {},
+                Err(fault) => fault,
+            };
+            let pause = self.broke(&fault);
+            self.believing(sleep(pause)).await;
+        }
+    }
+
+    /// One connection, for as long as it goes well.
+    async fn keep(&mut self) -> Result<std::convert::Infallible, Fault> {
+        let member = self.members.at(self.member);
+        let endpoint = member.shown().clone();
+        let connecting = Session::connect(&self.members, member, self.limit);
+        let connecting = bounded(self.limit, &endpoint, connecting);
+        let session = connecting.await?;
+        if !self.knows_our_history(&session).await? {
+            self.list(&session).await?;
+        }
+        let from = self.shared.fold(|fold, _| fold.revision()) + 1;
+        let stream = session.clone().watch_prefix(&self.prefix, from);
+        let (mut requests, mut replies) = bounded(self.limit, &endpoint, stream).await?;
+        self.works();
+        loop {
+            self.hear(&endpoint, &mut requests, &mut replies).await?;
+        }
+    }
+
+    /// Waits for the next news, and for a sign of life if there are none.
+    async fn hear(
+        &mut self,
+        endpoint: &Arc<str>,
+        requests: &mut WatchRequests,
+        replies: &mut WatchReplies,
+    ) -> Result<(), Fault> {
+        let (limit, quiet) = (self.limit, self.quiet());
+        let next = async {
+            if let Ok(news) = timeout(quiet, replies.next()).await {
+                return news;
+            }
+            let answered = async {
+                requests.ask_progress().await?;
+                replies.next().await
+            };
+            bounded(limit, endpoint, answered).await
+        };
+        let news = self.believing(next).await?;
+        self.take(endpoint, news)
+    }
+
+    /// Jittered, so that a fleet does not ask in step.
+    fn quiet(&mut self) -> Duration {
+        QUIET.mul_f64(0.75 + self.rng.f64() / 2.0)
+    }
+
+    fn take(&mut self, endpoint: &Arc<str>, news: WatchNews) -> Result<(), Fault> {
+        // A stream from the future: etcd counts anew. The revision of a cancellation is 0.
+        let known = self.shared.fold(|fold, _| fold.revision());
+        if news.ended.is_none() && news.revision < known {
+            let what = format!("its revision went back from {known} to {}", news.revision);
+            self.shared.fold(|fold, _| fold.forget_history());
+            return Err(Fault::broken(endpoint, what));
+        }
+        let events: Vec<_> = news
+            .events
+            .into_iter()
+            .map(|event| match event.kind {
+                EventKind::Put { lease, value } => Ok(self.read(Found {
+                    key: event.key,
+                    value,
+                    seen: Seen {
+                        lease,
+                        revision: event.revision,
+                    },
+                })),
+                EventKind::Delete => Err((event.key, event.revision)),
+            })
+            .collect();
+        if !events.is_empty() {
+            self.shared.fold(|fold, steps| {
+                for event in events {
+                    match event {
+                        Ok(reading) => fold.put(reading, steps),
+                        Err((key, revision)) => fold.deleted(&key, revision, steps),
+                    }
+                }
+            });
+        }
+        match news.ended {
+            None => Ok(()),
+            Some((_, fault)) => {
+                if fault.meaning() == Meaning::Compacted {
+                    self.shared.fold(|fold, _| fold.forget_history());
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// Whether we can go on where we were.
+    async fn knows_our_history(&mut self, session: &Session) -> Result<bool, Fault> {
+        let (witness, revision) = self.shared.fold(|fold, _| (fold.witness(), fold.revision()));
+        let Some((key, seen)) = witness.filter(|_| revision > 0) else {
+            return Ok(false);
+        };
+        let look = session.clone().seen_at(&key, revision);
+        match bounded(self.limit, session.endpoint(), look).await {
+            Ok(there) => Ok(there == Some(seen)),
+            Err(fault) if fault.meaning() == Meaning::Compacted => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Reads everything anew, and passes on the differences.
+    async fn list(&mut self, session: &Session) -> Result<(), Fault> {
+        let (mut from, mut revision) = (self.prefix.clone().into_bytes(), 0);
+        let (mut readings, mut total) = (vec![], 0);
+        loop {
+            let page = session.clone().page(&self.prefix, from.clone(), revision, self.page);
+            let page = match bounded(self.limit, session.endpoint(), page).await {
+                Err(fault) if fault.meaning() == Meaning::TooLarge && self.page > 1 => {
+                    self.page = (self.page / 10).max(1);
+                    continue;
+                }
+                other => other?,
+            };
+            if revision == 0 {
+                (revision, total) = (page.revision, usize::try_from(page.count).unwrap_or(0));
+            }
+            for found in page.found {
+                if readings.len() < self.max {
+                    let reading = self.read(found);
+                    readings.push(reading);
+                }
+            }
+            match page.next.filter(|_| readings.len() < self.max) {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        let crowded = total.saturating_sub(readings.len());
+        if crowded > 0 {
+            tracing::warn!(prefix = %self.prefix, max = self.max, crowded, "too many keys, passing over the rest");
+        }
+        let missing = self.shared.fold(|fold, steps| {
+            fold.list(readings, crowded, revision, steps);
+            fold.missing()
+        });
+        if missing > 0 {
+            tracing::warn!(
+                prefix = %self.prefix, missing, grace = ?self.grace,
+                "more than half of the instances are gone from etcd, keeping them for the time being",
+            );
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, found: Found) -> Reading {
+        let Found { key, value, seen } = found;
+        let read = match value.len() {
+            ..=MAX_VALUE => self.format.read(&self.service, &key, &value),
+            len => Err(Unreadable::new(format!("is {len} bytes long, 65536 at most are read"))),
+        };
+        if let Err(why) = &read {
+            match self.warnings.take(WARNINGS, Instant::now()) {
+                Ok(()) => tracing::warn!(%key, %why, "passing over a value that does not read"),
+                Err(_) => tracing::debug!(%key, %why, "passing over a value that does not read"),
+            }
+        }
+        Reading {
+            key,
+            seen,
+            instance: read.ok(),
+        }
+    }
+
+    /// The watch stands.
+    fn works(&mut self) {
+        self.works_since = Some(Instant::now());
+        if std::mem::take(&mut self.troubled) {
+            tracing::info!(prefix = %self.prefix, "watching etcd again");
+        }
+        self.shared.trouble(None);
+        self.stragglers = None;
+        self.belief = Some(Instant::now() + self.grace.min(STALLED));
+        self.grace_ends = Some(Instant::now() + self.grace);
+    }
+
+    /// The connection broke. Gives how long to wait before the next one.
+    fn broke(&mut self, fault: &Fault) -> Duration {
+        (self.belief, self.grace_ends, self.settled) = (None, None, None);
+        let worked = self.works_since.take();
+        let worked = worked.map_or(Duration::ZERO, |since| since.elapsed());
+        if !self.grace.is_zero() {
+            self.shared.fold(|fold, _| fold.distrust());
+        }
+        if !std::mem::replace(&mut self.troubled, true) {
+            tracing::warn!(prefix = %self.prefix, why = %fault, "etcd cannot be watched, keeping what is known");
+        }
+        self.shared.trouble(Some(fault.to_string().into()));
+        // After it is compacted the same member is as good as any.
+        let stay = [Meaning::Unauthenticated, Meaning::Denied, Meaning::Compacted];
+        if !stay.contains(&fault.meaning()) {
+            self.member = self.member.wrapping_add(1);
+        }
+        let rng = &mut self.rng;
+        match fault.meaning() {
+            Meaning::Late => Duration::ZERO,
+            Meaning::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
+            Meaning::Unreachable => self.retry.failed_after(worked, BRISK, rng),
+            _ => self.retry.failed_after(worked, self.limit, rng),
+        }
+    }
+
+    /// Who is not back a while after the last one who was, and after most, is gone.
+    fn look_for_stragglers(&mut self) {
+        let stragglers = self.shared.fold(|fold, _| fold.stragglers());
+        if stragglers != self.stragglers {
+            self.stragglers = stragglers;
+            let since = self.works_since.filter(|_| stragglers.is_some());
+            self.settled = since.map(|_| Instant::now() + STRAGGLING);
+        }
+    }
+
+    /// Waits for `future`, and believes etcd again when the grace is over meanwhile.
+    async fn believing<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        loop {
+            self.look_for_stragglers();
+            let timers = [self.belief, self.settled, self.grace_ends];
+            let Some(at) = timers.into_iter().flatten().min() else {
+                return future.await;
+            };
+            tokio::select! {
+                biased;
+                out = &mut future => return out,
+                () = sleep_until(at) => {}
+            }
+            if self.belief == Some(at) {
+                self.belief = None;
+                self.shared.fold(|fold, _| fold.believe());
+                continue;
+            }
+            (self.settled, self.grace_ends) = (None, None);
+            let given_up = self.shared.fold(|fold: &mut Fold, steps| {
+                let missing = fold.missing();
+                fold.trust(steps);
+                missing
+            });
+            if given_up > 0 {
+                tracing::warn!(prefix = %self.prefix, given_up, "instances did not come back in time");
+            }
+        }
+    }
+}
+
+async fn bounded<T>(
+    limit: Duration,
+    endpoint: &Arc<str>,
+    call: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let done = timeout(limit, call).await;
+    done.unwrap_or_else(|_| Err(Fault::late(endpoint, limit)))
+}

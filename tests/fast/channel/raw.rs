@@ -1,0 +1,168 @@
+//! Servers that say, or do not say, that they have not worked on a call whose body they have read.
+
+use super::{Balanced, Client, Net, address, hello, ready};
+use crate::setup::MS;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+/// What the server does when it has read a message.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// `GOAWAY`, naming this as the last stream, with this code.
+    GoAway { last: u32, code: u32 },
+    /// `RST_STREAM` with this code.
+    Reset { code: u32 },
+    /// It closes the connection.
+    Close,
+}
+
+const DATA: u8 = 0;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const PREFACE: usize = 24;
+
+const NO_ERROR: u32 = 0;
+const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+async fn write(io: &mut DuplexStream, kind: u8, stream: u32, payload: &[u8]) {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, 0]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    let _gone = io.write_all(&frame).await;
+}
+
+/// Speaks just enough HTTP/2 to read messages and to act on each.
+async fn speak(mut io: DuplexStream, act: Act) -> Option<()> {
+    write(&mut io, SETTINGS, 0, &[]).await;
+    io.read_exact(&mut [0; PREFACE]).await.ok()?;
+    loop {
+        let mut head = [0; 9];
+        io.read_exact(&mut head).await.ok()?;
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let mut payload = vec![0; len as usize];
+        io.read_exact(&mut payload).await.ok()?;
+        if head[3] != DATA || payload.is_empty() {
+            continue;
+        }
+        match act {
+            Act::GoAway { last, code } => {
+                let payload = [last.to_be_bytes(), code.to_be_bytes()].concat();
+                write(&mut io, GOAWAY, 0, &payload).await;
+            }
+            Act::Reset { code } => write(&mut io, RST_STREAM, stream, &code.to_be_bytes()).await,
+            Act::Close => return None,
+        }
+    }
+}
+
+/// Calls a fleet in which the one that acts is by far the heaviest, and a greeter is there too.
+async fn call(act: Act, name: &str) -> (Result<String, Status>, Balanced) {
+    let net = Net::default();
+    let mut arriving = net.listen(&address(1), CancellationToken::new());
+    tokio::spawn(async move {
+        while let Some(io) = arriving.recv().await {
+            tokio::spawn(speak(io, act));
+        }
+    });
+    net.serve(&address(2));
+    let (registry, builder) = net.balanced();
+    registry.put(&address(1), 1_000_000_000);
+    registry.put(&address(2), 1);
+    let balanced = builder.build().unwrap();
+    ready(&balanced, 2).await;
+    let mut client = Client::new(balanced.clone());
+    let request = super::HelloRequest {
+        name: name.to_owned(),
+    };
+    let reply = client.say_hello(request).await;
+    let reply = reply.map(|reply| reply.into_inner().message);
+    (reply, balanced)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_says_it_has_not_worked_on_goes_whole_to_another_one() {
+    for act in [
+        Act::GoAway {
+            last: 0,
+            code: NO_ERROR,
+        },
+        Act::GoAway {
+            last: 0,
+            code: ENHANCE_YOUR_CALM,
+        },
+        Act::Reset {
+            code: REFUSED_STREAM,
+        },
+    ] {
+        let name = "x".repeat(60_000);
+        let (reply, _) = call(act, &name).await;
+        let expected = format!("Hello {name}! {}", address(2));
+        assert!(
+            reply.as_ref().is_ok_and(|reply| *reply == expected),
+            "{act:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_may_have_worked_on_is_never_repeated() {
+    for (act, code) in [
+        (Act::Close, Code::Unavailable),
+        (Act::Reset { code: CANCEL }, Code::Cancelled),
+    ] {
+        let (reply, balanced) = call(act, "x").await;
+        assert_eq!(reply.unwrap_err().code(), code, "{act:?}");
+        let calls: u64 = balanced.endpoints().iter().map(|e| e.calls).sum();
+        assert_eq!(calls, 1, "{act:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_too_large_to_be_kept_is_not_sent_again() {
+    let act = Act::GoAway {
+        last: 0,
+        code: NO_ERROR,
+    };
+    let (reply, _) = call(act, &"x".repeat(70_000)).await;
+    let status = reply.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_goaway_the_old_connection_finishes_and_a_new_one_is_made() {
+    let act = Act::GoAway {
+        last: 1,
+        code: NO_ERROR,
+    };
+    let net = Net::default();
+    let mut arriving = net.listen(&address(1), CancellationToken::new());
+    tokio::spawn(async move {
+        while let Some(io) = arriving.recv().await {
+            tokio::spawn(speak(io, act));
+        }
+    });
+    let (registry, builder) = net.balanced();
+    registry.put(&address(1), 1);
+    let balanced = builder.build().unwrap();
+    ready(&balanced, 1).await;
+    let client = Client::new(balanced.clone());
+    let spawn = || {
+        let mut client = client.clone();
+        tokio::spawn(async move { hello(&mut client).await })
+    };
+    let first = spawn();
+    sleep(MS).await;
+    assert_eq!(net.connects(&address(1)), 1);
+    let second = spawn();
+    sleep(MS * 100).await;
+    assert_eq!(net.connects(&address(1)), 2, "the second call found it out");
+    assert!(!first.is_finished() && !second.is_finished());
+    assert_eq!(balanced.endpoints()[0].in_flight, 2);
+}

@@ -1,0 +1,439 @@
+//! What a reader sees of a service, whatever etcd does.
+
+use crate::setup::{MS, SEC};
+use crate::support::eventually;
+use crate::support::fake::{FakeEtcd, Reply, Rpc};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt as _;
+use tonic::Code;
+use tonic_etcd::Etcd;
+use tonic_etcd::discovery::{Change, Changes, Discovery};
+
+const PREFIX: &str = "/services/greeter/";
+
+fn etcd(fake: &FakeEtcd, members: &[&str]) -> Etcd {
+    let members = members.iter().map(|member| format!("http://{member}:2379"));
+    Etcd::new(members).connector(fake.connector())
+}
+
+fn discovery(fake: &FakeEtcd) -> Discovery {
+    let builder = Discovery::builder(etcd(fake, &["etcd"]), "greeter");
+    builder.build().unwrap()
+}
+
+fn json(id: usize, version: &str) -> String {
+    format!(
+        r#"{{"name":"greeter","id":"{id}","address":"10.0.0.1:{}","version":"{version}"}}"#,
+        1000 + id
+    )
+}
+
+fn key(id: usize) -> String {
+    format!("{PREFIX}{id:05}")
+}
+
+fn put(fake: &FakeEtcd, ids: impl IntoIterator<Item = usize>) {
+    for id in ids {
+        fake.put(&key(id), &json(id, "v1"), 0);
+    }
+}
+
+/// The ids that are shown.
+fn shown(discovery: &Discovery) -> Vec<usize> {
+    let snapshot = discovery.snapshot();
+    let ids = snapshot.iter().map(|(_, i)| i.get_id().parse().unwrap());
+    ids.collect()
+}
+
+async fn shows(discovery: &Discovery, ids: impl IntoIterator<Item = usize>, within: Duration) {
+    let wanted: Vec<_> = ids.into_iter().collect();
+    eventually("the set is as in etcd", within, || match shown(discovery) {
+        there if there == wanted => Ok(()),
+        there => Err(format!("{there:?}, {:?}", discovery.snapshot().trouble())),
+    })
+    .await;
+}
+
+/// What has happened since this was last asked: `+key` and `-key`.
+async fn news(changes: &mut Changes) -> Vec<String> {
+    let mut news = vec![];
+    while let Ok(Some(change)) = tokio::time::timeout(10 * MS, changes.next()).await {
+        news.push(match change {
+            Change::Put { key, .. } => format!("+{}", key.trim_start_matches(PREFIX)),
+            Change::Gone { key, .. } => format!("-{}", key.trim_start_matches(PREFIX)),
+            other => panic!("{other:?}"),
+        });
+    }
+    news
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_appear_change_and_leave_as_they_do_in_etcd() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..2);
+    fake.put("/services/greeter2/x", &json(9, "v1"), 0);
+    let discovery = discovery(&fake);
+    let mut changes = discovery.changes();
+    assert!(!discovery.snapshot().is_ready());
+    assert_eq!(discovery.ready().await.len(), 2);
+    put(&fake, [2]);
+    shows(&discovery, 0..3, SEC).await;
+    fake.put(&key(0), &json(0, "v2"), 0);
+    fake.delete(&key(1));
+    shows(&discovery, [0, 2], SEC).await;
+    let snapshot = discovery.snapshot();
+    assert_eq!(snapshot.get(&key(0)).unwrap().get_version(), Some("v2"));
+    let news = news(&mut changes).await;
+    assert_eq!(news, ["+00000", "-00001", "+00002"], "the last of each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_cut_it_goes_on_where_it_was_and_lists_nothing() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..4);
+    let discovery = discovery(&fake);
+    let mut changes = discovery.changes();
+    discovery.ready().await;
+    for round in 0..5 {
+        fake.cut_connections();
+        put(&fake, [10 + round]);
+        fake.delete(&key(round));
+        sleep(SEC).await;
+    }
+    shows(&discovery, 10..15, SEC * 31).await;
+    assert!(news(&mut changes).await.len() <= 14);
+    // One list, and one look at a key for each cut.
+    let mut lists = fake.history();
+    lists.retain(|call| call.rpc == Rpc::Range && call.reads == [PREFIX]);
+    assert_eq!(lists.len(), 1, "{lists:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_compacted_meanwhile_is_listed_and_only_differences_are_told() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..4);
+    let discovery = discovery(&fake);
+    let mut changes = discovery.changes();
+    discovery.ready().await;
+    news(&mut changes).await;
+    fake.down();
+    put(&fake, [7]);
+    fake.delete(&key(0));
+    fake.compact();
+    fake.up();
+    shows(&discovery, [1, 2, 3, 7], SEC).await;
+    assert_eq!(news(&mut changes).await, ["+00007", "-00000"]);
+    // A watch that is cancelled for it, too.
+    fake.script(
+        Rpc::Watch,
+        Reply::Cancel("mvcc: required revision has been compacted"),
+    );
+    fake.cut_connections();
+    sleep(SEC).await;
+    put(&fake, [8]);
+    shows(&discovery, [1, 2, 3, 7, 8], SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_etcd_is_away_the_last_set_stays_and_the_trouble_is_shown() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..3);
+    let discovery = discovery(&fake);
+    discovery.ready().await;
+    let mut watch = discovery.watch();
+    assert_eq!(watch.get().trouble(), None);
+    fake.down();
+    assert!(watch.changed().await.trouble().is_some());
+    sleep(SEC * 3600).await;
+    assert_eq!(shown(&discovery), [0, 1, 2]);
+    fake.up();
+    let back = Instant::now();
+    while watch.changed().await.trouble().is_some() {}
+    assert!(back.elapsed() <= 600 * MS, "{:?}", back.elapsed());
+    let per_second = fake.count(Rpc::Connect) as f64 / 3600.0;
+    assert!(
+        (1.5..=4.5).contains(&per_second),
+        "{per_second} connects a second"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_lost_its_data_takes_nobody_away_while_servers_come_back() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..4);
+    let discovery = discovery(&fake);
+    let mut changes = discovery.changes();
+    discovery.ready().await;
+    news(&mut changes).await;
+    fake.wipe();
+    sleep(SEC).await;
+    let snapshot = discovery.snapshot();
+    assert_eq!((snapshot.len(), snapshot.missing()), (4, 4));
+    put(&fake, [0]);
+    shows(&discovery, 0..4, SEC).await;
+    sleep(SEC * 20).await;
+    assert_eq!(shown(&discovery), [0, 1, 2, 3], "fewer than half are back");
+    put(&fake, [1, 9]);
+    shows(&discovery, [0, 1, 2, 3, 9], SEC).await;
+    sleep(SEC / 2).await;
+    put(&fake, [2]);
+    sleep(SEC * 9 / 10).await;
+    assert_eq!(shown(&discovery), [0, 1, 2, 3, 9]);
+    assert_eq!(
+        news(&mut changes).await,
+        ["+00009"],
+        "who came back never left"
+    );
+    shows(&discovery, [0, 1, 2, 9], SEC / 5).await;
+    assert_eq!(news(&mut changes).await, ["-00003"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_stays_empty_is_believed_after_the_grace() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..4);
+    let discovery = discovery(&fake);
+    discovery.ready().await;
+    fake.wipe();
+    sleep(SEC * 29).await;
+    assert_eq!(shown(&discovery), [0, 1, 2, 3]);
+    sleep(SEC * 2).await;
+    assert!(shown(&discovery).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_lost_its_data_and_has_passed_our_revision_since_is_noticed() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..4);
+    let discovery = discovery(&fake);
+    discovery.ready().await;
+    fake.down();
+    fake.wipe();
+    fake.grant(77, 1000);
+    for id in [5, 6, 7, 1, 2] {
+        fake.put(&key(id), &json(id, "v2"), 77);
+    }
+    for other in 0..100 {
+        fake.put(&format!("/other/{other}"), "x", 0);
+    }
+    fake.up();
+    shows(&discovery, [1, 2, 5, 6, 7], SEC).await;
+    put(&fake, [8]);
+    shows(&discovery, [1, 2, 5, 6, 7, 8], SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_keys_at_the_same_revisions_under_other_leases_are_another_history() {
+    let fake = FakeEtcd::new();
+    fake.grant(1, 100_000);
+    fake.grant(2, 100_000);
+    fake.put(&key(0), &json(0, "v1"), 1);
+    fake.put(&key(1), &json(1, "v1"), 1);
+    let discovery = discovery(&fake);
+    discovery.ready().await;
+    fake.down();
+    fake.wipe();
+    fake.grant(2, 100_000);
+    fake.put(&key(0), &json(0, "v2"), 2);
+    fake.put(&key(2), &json(2, "v1"), 2);
+    fake.up();
+    shows(&discovery, [0, 2], SEC).await;
+    assert_eq!(
+        discovery.snapshot().get(&key(0)).unwrap().get_version(),
+        Some("v2")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_member_is_left_for_another_one_within_seconds() {
+    for fault in 0..3 {
+        let fake = FakeEtcd::new();
+        put(&fake, 0..3);
+        let etcd = etcd(&fake, &["one", "two"]);
+        let discovery = Discovery::builder(etcd, "greeter").build().unwrap();
+        discovery.ready().await;
+        sleep(SEC * 60).await;
+        let at = fake.history().last().unwrap().member.clone();
+        match fault {
+            0 => fake.member(&at).hang(),
+            1 => fake.member(&at).black_hole(),
+            _ => fake.strand_connections(),
+        }
+        put(&fake, [3]);
+        shows(&discovery, 0..4, SEC * 6).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_watch_costs_one_small_question_every_two_seconds() {
+    let fake = FakeEtcd::new();
+    let discovery = discovery(&fake);
+    discovery.ready().await;
+    let before = fake.history().len();
+    sleep(SEC * 3600).await;
+    assert_eq!(
+        fake.history().len(),
+        before,
+        "no request but progress on the stream"
+    );
+    assert_eq!(fake.connections_open(), 1);
+    put(&fake, [1]);
+    shows(&discovery, [1], SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_do_not_read_are_passed_over_and_counted() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..2);
+    let deep = "[".repeat(100_000);
+    let huge = "x".repeat(1_400_000);
+    let hostile = [
+        "",
+        "{",
+        "null",
+        "[]",
+        "12",
+        &deep,
+        &huge,
+        r#"{"name":"greeter"}"#,
+        r#"{"name":"greeter","id":"a","address":[1]}"#,
+        r#"{"name":"greeter","id":"a","address":"10.0.0.1:0"}"#,
+        r#"{"name":"greeter","id":"a","address":"10.0.0.1:70000"}"#,
+    ];
+    for (number, value) in hostile.iter().enumerate() {
+        fake.put(&key(100 + number), value, 0);
+    }
+    let discovery = discovery(&fake);
+    let snapshot = discovery.ready().await;
+    assert_eq!((snapshot.len(), snapshot.skipped()), (2, hostile.len()));
+    fake.put(&key(0), "{", 0);
+    fake.put(&key(1), &json(1, "v2"), 0);
+    eventually("the good one changed", SEC, || {
+        let snapshot = discovery.snapshot();
+        let one = snapshot
+            .get(&key(1))
+            .and_then(|one| one.get_version().map(str::to_owned));
+        (one.as_deref() == Some("v2"))
+            .then_some(())
+            .ok_or(format!("{one:?}"))
+    })
+    .await;
+    assert_eq!(shown(&discovery), [1]);
+    assert_eq!(discovery.snapshot().skipped(), hostile.len() + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_fleet_is_read_in_pages_at_one_revision_and_no_more_than_there_is_room_for() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..2500);
+    let builder = || Discovery::builder(etcd(&fake, &["etcd"]), "greeter");
+    let all = builder().build().unwrap();
+    assert_eq!(all.ready().await.len(), 2500);
+    let mut pages = fake.history();
+    pages.retain(|call| call.rpc == Rpc::Range);
+    assert_eq!(pages.len(), 3);
+    assert!(
+        pages[1..]
+            .iter()
+            .all(|page| page.revision == all.snapshot().revision())
+    );
+    let some = builder().max_instances(1500).build().unwrap();
+    let snapshot = some.ready().await;
+    assert_eq!((snapshot.len(), snapshot.skipped()), (1500, 1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_read_there_is_one_watch_and_it_ends_with_the_last_of_them() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..2);
+    let discovery = discovery(&fake);
+    let mut streams: Vec<_> = (0..20).map(|_| discovery.clone().changes()).collect();
+    let watch = discovery.watch();
+    discovery.ready().await;
+    for stream in &mut streams {
+        assert_eq!(news(stream).await.len(), 2);
+    }
+    assert_eq!((fake.count(Rpc::Watch), fake.count(Rpc::Connect)), (1, 1));
+    drop((discovery, watch));
+    streams.truncate(1);
+    put(&fake, [2]);
+    assert_eq!(news(&mut streams[0]).await, ["+00002"]);
+    drop(streams);
+    sleep(SEC).await;
+    assert_eq!(fake.connections_open(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_may_not_read_says_so_and_asks_slowly() {
+    let fake = FakeEtcd::new();
+    for _ in 0..100 {
+        fake.script(
+            Rpc::Range,
+            Reply::Error(Code::PermissionDenied, "etcdserver: permission denied"),
+        );
+    }
+    let discovery = discovery(&fake);
+    sleep(SEC * 300).await;
+    let snapshot = discovery.snapshot();
+    assert!(snapshot.trouble().unwrap().contains("permission denied"));
+    assert!(
+        (10..=15).contains(&fake.count(Rpc::Range)),
+        "{}",
+        fake.count(Rpc::Range)
+    );
+    fake.clear();
+    assert!(discovery.ready().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_input_is_refused_before_any_request() {
+    let fake = FakeEtcd::new();
+    for target in ["", "a/b", "etcd:///", "etcd://host/greeter", "..", "a%2fb"] {
+        let built = Discovery::builder(etcd(&fake, &["etcd"]), target).build();
+        assert!(built.is_err(), "{target}");
+    }
+    let none = Etcd::new([""; 0]);
+    assert!(Discovery::builder(none, "greeter").build().is_err());
+    let named = Discovery::builder(etcd(&fake, &["etcd"]), "etcd:///greeter").build();
+    assert_eq!(named.unwrap().service(), "greeter");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_stood_still_and_ends_every_lease_takes_nobody_away() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..4);
+    let discovery = discovery(&fake);
+    let mut changes = discovery.changes();
+    discovery.ready().await;
+    news(&mut changes).await;
+    fake.hang();
+    sleep(SEC * 9).await;
+    fake.resume();
+    for id in 0..4 {
+        fake.delete(&key(id));
+    }
+    sleep(SEC).await;
+    assert!(shown(&discovery).len() >= 2, "{:?}", shown(&discovery));
+    put(&fake, 0..4);
+    shows(&discovery, 0..4, SEC).await;
+    assert_eq!(discovery.snapshot().missing(), 0);
+    // And some seconds later whoever leaves leaves.
+    sleep(SEC * 6).await;
+    for id in 0..4 {
+        fake.delete(&key(id));
+    }
+    shows(&discovery, [], SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn some_seconds_after_a_cut_the_last_one_leaves_at_once() {
+    let fake = FakeEtcd::new();
+    put(&fake, [0]);
+    let discovery = discovery(&fake);
+    discovery.ready().await;
+    fake.cut_connections();
+    sleep(SEC * 7).await;
+    fake.delete(&key(0));
+    shows(&discovery, [], SEC).await;
+}

@@ -1,0 +1,56 @@
+//! What the tests share.
+
+use crate::kind::Kind;
+use crate::support::etcd::Etcd;
+use etcd_client::GetOptions;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Long enough for whatever should happen at all, also on a busy machine.
+pub const LONG: Duration = Duration::from_secs(20);
+
+/// An etcd whose history is long enough to be missed.
+///
+/// Watches begin at its revision of now, and go on there when they are resumed. A new etcd counts
+/// from 1: one that had passed that revision at once would hide that such a watch is silent.
+pub async fn etcd_with_a_past() -> Etcd {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    for n in 0..100 {
+        let put = client.put("elsewhere", n.to_string(), None).await;
+        put.expect("etcd takes a put");
+    }
+    etcd
+}
+
+/// Has etcd lose its data and start again. Gives the moment it answered.
+pub async fn lose_data(etcd: &mut Etcd) -> Instant {
+    etcd.kill().await;
+    etcd.wipe();
+    etcd.start_again();
+    etcd.wait_serving().await
+}
+
+/// What is registered in etcd, by its own word.
+pub async fn registered(etcd: &Etcd, kind: Kind) -> Vec<(String, String)> {
+    let options = GetOptions::new().with_prefix();
+    let found = etcd.client().await.get(kind.prefix(), Some(options)).await;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    let found = found.expect("etcd answers");
+    let kvs = found.kvs().iter();
+    kvs.map(|kv| (text(kv.key()), text(kv.value()))).collect()
+}
+
+/// Waits until so many are registered; gives the moment it was seen.
+pub async fn until_registered(etcd: &Etcd, kind: Kind, count: usize) -> Instant {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let found = registered(etcd, kind).await;
+        let now = Instant::now();
+        if found.len() == count {
+            return now;
+        }
+        assert!(now < deadline, "{count} registered; last seen: {found:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
