@@ -149,6 +149,6 @@ pub mod fuzzing {
 pub mod failures {}
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "health"))]
+#[cfg(all(doctest, feature = "health", feature = "discovery"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -79,7 +79,8 @@ impl DiscoveryBuilder {
         self.format.check_settings()?;
         let prefix = self.format.prefix(service);
         if !prefix.ends_with('/') || prefix.len() < 2 {
-            let reason = format!("its prefix {prefix:?} must end with a slash, and be more than one");
+            let reason =
+                format!("its prefix {prefix:?} must end with a slash, and be more than one");
             return Err(Error::format(self.format.name(), reason));
         }
         let limit = self.etcd.attempt_limit().unwrap_or(ATTEMPT);

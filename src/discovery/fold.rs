@@ -100,7 +100,10 @@ impl Fold {
         if self.is_history {
             return None;
         }
-        let mut present = self.keys.iter().filter(|(key, _)| !self.missing.keys.contains_key(*key));
+        let mut present = self
+            .keys
+            .iter()
+            .filter(|(key, _)| !self.missing.keys.contains_key(*key));
         present.next().map(|(key, known)| (key.clone(), known.seen))
     }
 

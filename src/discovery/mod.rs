@@ -43,7 +43,7 @@
 //! | `fold.rs` | events and lists to changes; pure |
 //! | `shared.rs` | what watcher and readers share |
 //! | `watcher.rs` | the task: list, watch, and what to do when that ends |
-//! | `channel/` | [`Balanced`](channel::Balanced): a channel that spreads calls over them |
+//! | `channel/` | [`Balanced`]: a channel that spreads calls over them |
 
 mod builder;
 mod changes;

@@ -213,7 +213,9 @@ impl Watcher {
 
     /// Whether we can go on where we were.
     async fn knows_our_history(&mut self, session: &Session) -> Result<bool, Fault> {
-        let (witness, revision) = self.shared.fold(|fold, _| (fold.witness(), fold.revision()));
+        let (witness, revision) = self
+            .shared
+            .fold(|fold, _| (fold.witness(), fold.revision()));
         let Some((key, seen)) = witness.filter(|_| revision > 0) else {
             return Ok(false);
         };
@@ -230,7 +232,9 @@ impl Watcher {
         let (mut from, mut revision) = (self.prefix.clone().into_bytes(), 0);
         let (mut readings, mut total) = (vec![], 0);
         loop {
-            let page = session.clone().page(&self.prefix, from.clone(), revision, self.page);
+            let page = session
+                .clone()
+                .page(&self.prefix, from.clone(), revision, self.page);
             let page = match bounded(self.limit, session.endpoint(), page).await {
                 Err(fault) if fault.meaning() == Meaning::TooLarge && self.page > 1 => {
                     self.page = (self.page / 10).max(1);
@@ -273,7 +277,9 @@ impl Watcher {
         let Found { key, value, seen } = found;
         let read = match value.len() {
             ..=MAX_VALUE => self.format.read(&self.service, &key, &value),
-            len => Err(Unreadable::new(format!("is {len} bytes long, 65536 at most are read"))),
+            len => Err(Unreadable::new(format!(
+                "is {len} bytes long, 65536 at most are read"
+            ))),
         };
         if let Err(why) = &read {
             match self.warnings.take(WARNINGS, Instant::now()) {
@@ -313,7 +319,11 @@ impl Watcher {
         }
         self.shared.trouble(Some(fault.to_string().into()));
         // After it is compacted the same member is as good as any.
-        let stay = [Meaning::Unauthenticated, Meaning::Denied, Meaning::Compacted];
+        let stay = [
+            Meaning::Unauthenticated,
+            Meaning::Denied,
+            Meaning::Compacted,
+        ];
         if !stay.contains(&fault.meaning()) {
             self.member = self.member.wrapping_add(1);
         }

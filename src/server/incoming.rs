@@ -146,7 +146,9 @@ impl Stream for Incoming {
             let life = this.entry.life.clone();
             return Poll::Ready(Some(accepted.map(|io| Connection::new(io, life))));
         }
-        if !this.entry.life.serving().drain.is_cancelled() && this.drain.as_mut().poll(cx).is_pending() {
+        if !this.entry.life.serving().drain.is_cancelled()
+            && this.drain.as_mut().poll(cx).is_pending()
+        {
             return Poll::Pending;
         }
         this.close();

@@ -93,7 +93,11 @@ impl Balanced {
     /// The endpoints we connect to, ordered by address, as they are now.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointState> {
-        self.pool.nodes().values().map(|node| node.state()).collect()
+        self.pool
+            .nodes()
+            .values()
+            .map(|node| node.state())
+            .collect()
     }
 
     fn new(pool: Arc<Pool>, task: Tended) -> Self {
