@@ -175,10 +175,7 @@ async fn call(client: &mut GreeterClient<Balanced>, deadline: Duration) -> Event
     request.set_timeout(deadline);
     let sent = Instant::now();
     let answer = client.say_hello(request).await;
-    Event::of_call(
-        answer.map(|reply| reply.into_inner().message),
-        sent.elapsed(),
-    )
+    Event::of_call(answer, sent.elapsed())
 }
 
 /// Prints who appears and who goes. Stops everything when nobody reads that any more.

@@ -1,11 +1,13 @@
 //! [`Event`]: what is worth a line.
 
+use crate::greeter::pb::HelloReply;
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::time::Duration;
-use tonic::Status;
+use tonic::{Response, Status};
 use tonic_etcd::discovery::Change;
+use tonic_etcd::discovery::channel::AnsweredBy;
 
 /// One line, for people or as JSON.
 #[derive(Debug, Serialize)]
@@ -19,6 +21,7 @@ pub(crate) enum Event {
         key: String,
     },
     Answered {
+        address: String,
         message: String,
         ms: f64,
     },
@@ -45,10 +48,17 @@ impl Event {
         }
     }
 
-    pub(crate) fn of_call(answer: Result<String, Status>, took: Duration) -> Self {
+    pub(crate) fn of_call(answer: Result<Response<HelloReply>, Status>, took: Duration) -> Self {
         let ms = (took.as_secs_f64() * 1e6).round() / 1e3;
         match answer {
-            Ok(message) => Self::Answered { message, ms },
+            Ok(reply) => {
+                let who = reply.extensions().get::<AnsweredBy>();
+                Self::Answered {
+                    address: who.map_or("", AnsweredBy::address).to_owned(),
+                    message: reply.into_inner().message,
+                    ms,
+                }
+            }
             Err(status) => Self::Failed {
                 code: format!("{:?}", status.code()),
                 error: status.message().to_owned(),
@@ -73,7 +83,11 @@ impl fmt::Display for Event {
         match self {
             Self::Found { key, address } => write!(f, "+ {address}  {key}"),
             Self::Gone { key } => write!(f, "- {key}"),
-            Self::Answered { message, ms } => write!(f, "{message}  {ms} ms"),
+            Self::Answered {
+                address,
+                message,
+                ms,
+            } => write!(f, "{address}  {message}  {ms} ms"),
             Self::Failed { code, error, ms } => write!(f, "{code}: {error}  {ms} ms"),
         }
     }

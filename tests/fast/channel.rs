@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status};
 use tonic_etcd::discovery::Change;
-use tonic_etcd::discovery::channel::{Balanced, BalancedBuilder, Condition};
+use tonic_etcd::discovery::channel::{AnsweredBy, Balanced, BalancedBuilder, Condition};
 use tonic_etcd::{Error, Instance};
 use tonic_health::server::HealthReporter;
 
@@ -247,6 +247,11 @@ async fn ready_at(balanced: &Balanced, address: &str) {
 async fn hello(client: &mut Client) -> Result<String, Status> {
     let name = "x".to_owned();
     let reply = client.say_hello(HelloRequest { name }).await?;
+    let who = reply.extensions().get::<AnsweredBy>();
+    assert!(
+        who.is_some_and(|who| who.address().starts_with("10.0.0.")),
+        "{who:?}"
+    );
     let message = reply.into_inner().message;
     Ok(message.trim_start_matches("Hello x! ").to_owned())
 }

@@ -181,6 +181,11 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection_and_nothi
     let mut statuses = greeter.registration.watch();
 
     secured.etcd.kill().await;
+    let suspect = statuses.changed().await;
+    assert!(
+        matches!(suspect, Some(Status::Suspect { .. })),
+        "{suspect:?}"
+    );
     let theirs = new.sign("127.0.0.1");
     for (name, pem) in [
         ("certificate", &theirs.certificate),
@@ -193,11 +198,6 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection_and_nothi
     secured.etcd.start_again();
     secured.etcd.wait_serving().await;
 
-    let suspect = statuses.changed().await;
-    assert!(
-        matches!(suspect, Some(Status::Suspect { .. })),
-        "{suspect:?}"
-    );
     let after = greeter.registration.registered().await.unwrap();
     assert_eq!(
         (before.lease, before.revision),

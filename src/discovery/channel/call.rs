@@ -7,6 +7,7 @@ use super::fate::{Fate, fate, status};
 use super::node::Link;
 use super::pool::Pool;
 use super::replay::{Again, Replay};
+use super::state::AnsweredBy;
 use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
@@ -120,7 +121,10 @@ impl Call {
         let error = match sending.await {
             Ok(response) => {
                 self.body.settle();
-                return Sent::Answered(response.map(|body| Answer::new(body, flight).into()));
+                let who = AnsweredBy(flight.shared_address().clone());
+                let mut response = response.map(|body| Answer::new(body, flight).into());
+                response.extensions_mut().insert(who);
+                return Sent::Answered(response);
             }
             Err(error) => error,
         };

@@ -56,7 +56,7 @@ mod tend;
 mod weights;
 
 pub use builder::BalancedBuilder;
-pub use state::{Condition, EndpointState};
+pub use state::{AnsweredBy, Condition, EndpointState};
 
 use super::Change;
 use follow::Tended;

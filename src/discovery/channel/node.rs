@@ -187,6 +187,10 @@ impl Flight {
     pub(super) fn address(&self) -> &str {
         &self.0.address
     }
+
+    pub(super) fn shared_address(&self) -> &Arc<str> {
+        &self.0.address
+    }
 }
 
 impl Drop for Flight {

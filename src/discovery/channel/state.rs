@@ -18,6 +18,17 @@ pub struct EndpointState {
     pub calls: u64,
 }
 
+/// Who answered a call, in the extensions of its response.
+///
+/// ```no_run
+/// # use tonic_etcd::discovery::channel::AnsweredBy;
+/// # fn f(response: tonic::Response<()>) {
+/// let who = response.extensions().get::<AnsweredBy>().map(AnsweredBy::address);
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnsweredBy(pub(super) Arc<str>);
+
 /// Whether an endpoint can be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,4 +45,14 @@ pub enum Condition {
         /// What went wrong last.
         why: Arc<str>,
     },
+}
+
+// === impl AnsweredBy ===
+
+impl AnsweredBy {
+    /// The address of the endpoint.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.0
+    }
 }
