@@ -1,11 +1,13 @@
 //! Servers that say, or do not say, that they have not worked on a call whose body they have read.
 
-use super::{Balanced, Client, Net, address, hello, ready};
+use super::hello;
+use super::net::{Client, Net, address, ready};
 use crate::setup::MS;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use tonic_etcd::discovery::channel::Balanced;
 
 /// What the server does when it has read a message.
 #[derive(Clone, Copy, Debug)]

@@ -30,7 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Seeds that once failed, after how many simulated seconds, and of what.
-const REGRESSIONS: [(u64, u64, &str); 8] = [
+const REGRESSIONS: [(u64, u64, &str); 11] = [
     (
         6,
         20,
@@ -70,6 +70,21 @@ const REGRESSIONS: [(u64, u64, &str); 8] = [
         107,
         1760,
         "a key at an unknown revision was forgotten instead of deleted",
+    ),
+    (
+        796_429_154_584,
+        2400,
+        "a key whose write was not answered was called lost until it was written again",
+    ),
+    (
+        796_429_154_646,
+        2400,
+        "a lease revoked again and again cost a connection each time",
+    ),
+    (
+        900_000_692,
+        800,
+        "whoever came after all had left met his own former lease, and yielded to it",
     ),
 ];
 
