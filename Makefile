@@ -12,7 +12,7 @@ TESTED := --features tls,discovery
 .PHONY: help demo test test-fast test-current interop fuzz soak bench measure fleet measure-cluster lint generate ci clean-tools
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: ## show a registration living through what happens in production (needs nothing running)
 	$(TOOLS) cargo run --release --example demo --features discovery

@@ -20,6 +20,8 @@ mod access;
 mod bad_input;
 mod blocked;
 mod cluster;
+#[cfg(feature = "discovery")]
+mod discovery;
 mod drain;
 mod fake_is_faithful;
 mod formats;

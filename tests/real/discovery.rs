@@ -1,0 +1,150 @@
+//! A reader and a caller on a real etcd: that it has the habits the fake is built on.
+
+use crate::greeter::pb::HelloRequest;
+use crate::greeter::pb::greeter_client::GreeterClient;
+use crate::setup::{Greeter, LONG, SEC};
+use crate::support::etcd::Etcd as EtcdProcess;
+use crate::support::eventually;
+use crate::support::proxy::{Mode, Proxy};
+use std::collections::BTreeSet;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic_etcd::Etcd;
+use tonic_etcd::discovery::Discovery;
+
+const PREFIX: &str = "/services/greeter/";
+
+fn discovery(endpoint: &str) -> Discovery {
+    let builder = Discovery::builder(Etcd::new([endpoint]), "greeter");
+    builder.build().unwrap()
+}
+
+/// Two of them are in one process, so that it takes the address to tell them apart.
+async fn greeter(etcd: &EtcdProcess) -> Greeter {
+    Greeter::start(etcd, |builder| builder.key("{prefix}/{name}/{addr}")).await
+}
+
+/// Waits until exactly these keys are shown.
+async fn shows(discovery: &Discovery, keys: &[String]) {
+    let wanted: BTreeSet<_> = keys.iter().cloned().collect();
+    eventually("the set is as in etcd", LONG, || {
+        let snapshot = discovery.snapshot();
+        let there: BTreeSet<_> = snapshot.iter().map(|(key, _)| key.to_owned()).collect();
+        match there == wanted {
+            true => Ok(()),
+            false => Err(format!("{there:?}, {:?}", snapshot.trouble())),
+        }
+    })
+    .await;
+}
+
+async fn put(etcd: &EtcdProcess, key: &str, port: usize) {
+    let value = format!("127.0.0.1:{port}");
+    etcd.client().await.put(key, value, None).await.unwrap();
+}
+
+/// Calls all the time until it is told to stop; gives what failed.
+fn calling(discovery: &Discovery) -> (CancellationToken, JoinHandle<Vec<String>>) {
+    let mut client = GreeterClient::new(discovery.channel().build().unwrap());
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let calls = tokio::spawn(async move {
+        let mut failed = vec![];
+        while !stopped.is_cancelled() {
+            if let Err(status) = client.say_hello(HelloRequest::default()).await {
+                failed.push(status.to_string());
+            }
+        }
+        failed
+    });
+    (stop, calls)
+}
+
+#[tokio::test]
+async fn servers_are_found_and_called_and_leave_without_a_failed_call() {
+    let etcd = EtcdProcess::start().await;
+    let discovery = discovery(&etcd.endpoint());
+    let (first, second) = (greeter(&etcd).await, greeter(&etcd).await);
+    let (one, two) = (first.key(), second.key());
+    shows(&discovery, &[one, two.clone()]).await;
+    let (stop, calls) = calling(&discovery);
+    sleep(SEC / 2).await;
+    first.shutdown.cancel();
+    first.ended().await;
+    shows(&discovery, &[two]).await;
+    let third = greeter(&etcd).await;
+    second.shutdown.cancel();
+    second.ended().await;
+    shows(&discovery, &[third.key()]).await;
+    stop.cancel();
+    assert_eq!(calls.await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_etcd_that_lost_its_data_is_read_anew_although_its_watch_would_be_silent() {
+    let mut etcd = EtcdProcess::start().await;
+    // So high that the etcd without data takes a while to get there: a watch would be silent.
+    for n in 0..200 {
+        put(&etcd, "/elsewhere", n).await;
+    }
+    let discovery = discovery(&etcd.endpoint());
+    let greeter = greeter(&etcd).await;
+    shows(&discovery, &[greeter.key()]).await;
+    let (stop, calls) = calling(&discovery);
+    etcd.kill().await;
+    etcd.wipe();
+    sleep(SEC).await;
+    etcd.start_again();
+    etcd.wait_serving().await;
+    let new = format!("{PREFIX}new");
+    put(&etcd, &new, 1).await;
+    shows(&discovery, &[greeter.key(), new.clone()]).await;
+    etcd.client().await.delete(&*new, None).await.unwrap();
+    shows(&discovery, &[greeter.key()]).await;
+    stop.cancel();
+    assert_eq!(calls.await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_happened_while_it_was_cut_off_is_seen_also_if_it_was_compacted() {
+    let etcd = EtcdProcess::start().await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let key = |n: usize| format!("{PREFIX}{n}");
+    for n in 1..=4 {
+        put(&etcd, &key(n), n).await;
+    }
+    let discovery = discovery(&proxy.endpoint());
+    shows(&discovery, &[key(1), key(2), key(3), key(4)]).await;
+    for compacted in [false, true] {
+        proxy.set(Mode::Refuse);
+        proxy.reset();
+        let mut client = etcd.client().await;
+        client.delete(key(1), None).await.unwrap();
+        put(&etcd, &key(5), 5).await;
+        if compacted {
+            let found = client.get(key(5), None).await.unwrap();
+            let revision = found.header().unwrap().revision();
+            client.compact(revision, None).await.unwrap();
+        }
+        proxy.set(Mode::Forward);
+        shows(&discovery, &[key(2), key(3), key(4), key(5)]).await;
+        client.delete(key(5), None).await.unwrap();
+        put(&etcd, &key(1), 1).await;
+        shows(&discovery, &[key(1), key(2), key(3), key(4)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_went_silent_is_noticed_and_replaced() {
+    let etcd = EtcdProcess::start().await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let members = [proxy.endpoint(), etcd.endpoint()];
+    let discovery = Discovery::builder(Etcd::new(members), "greeter");
+    let discovery = discovery.build().unwrap();
+    discovery.ready().await;
+    proxy.set(Mode::BlackHole);
+    let key = format!("{PREFIX}1");
+    put(&etcd, &key, 1).await;
+    shows(&discovery, &[key]).await;
+}
