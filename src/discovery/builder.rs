@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Made by [`Discovery::builder`].
 #[derive(Debug)]
+#[must_use]
 pub struct DiscoveryBuilder {
     etcd: Etcd,
     target: String,
@@ -40,7 +41,6 @@ impl DiscoveryBuilder {
 
     /// How the instances are written. By default [`Plain`], as [`Registrar`](crate::Registrar)
     /// writes them by default.
-    #[must_use]
     pub fn format(mut self, format: impl Format) -> Self {
         self.format = Arc::new(format);
         self
@@ -52,7 +52,6 @@ impl DiscoveryBuilder {
     ///
     /// An etcd that lost its data is empty until the servers have registered again. Those that are
     /// really gone cost little meanwhile: nobody is connected to them.
-    #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -60,7 +59,6 @@ impl DiscoveryBuilder {
 
     /// The most keys to keep, readable or not; 65,536 by default. More are passed over, counted and
     /// reported, so that nobody who can write below the prefix can exhaust our memory.
-    #[must_use]
     pub fn max_instances(mut self, max: usize) -> Self {
         self.max_instances = max;
         self

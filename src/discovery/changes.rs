@@ -31,7 +31,7 @@ pub enum Change {
 /// A stream of [`Change`]s, beginning with a [`Put`](Change::Put) for each instance there is.
 ///
 /// However slowly it is read, nothing is lost and no more is kept than the set is large: of several
-/// changes of one key only the last is given. It ends never; dropping it is all there is to do.
+/// changes of one key only the last is given. It never ends; dropping it is all there is to do.
 #[derive(Debug)]
 pub struct Changes {
     pending: Arc<Pending>,

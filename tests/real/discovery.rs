@@ -90,7 +90,8 @@ async fn an_etcd_that_lost_its_data_is_read_anew_although_its_watch_would_be_sil
     }
     let discovery = discovery(&etcd.endpoint());
     let greeter = greeter(&etcd).await;
-    shows(&discovery, &[greeter.key()]).await;
+    let key = greeter.key();
+    shows(&discovery, std::slice::from_ref(&key)).await;
     let (stop, calls) = calling(&discovery);
     etcd.kill().await;
     etcd.wipe();
@@ -99,9 +100,9 @@ async fn an_etcd_that_lost_its_data_is_read_anew_although_its_watch_would_be_sil
     etcd.wait_serving().await;
     let new = format!("{PREFIX}new");
     put(&etcd, &new, 1).await;
-    shows(&discovery, &[greeter.key(), new.clone()]).await;
+    shows(&discovery, &[key.clone(), new.clone()]).await;
     etcd.client().await.delete(&*new, None).await.unwrap();
-    shows(&discovery, &[greeter.key()]).await;
+    shows(&discovery, &[key]).await;
     stop.cancel();
     assert_eq!(calls.await.unwrap(), [""; 0]);
 }
