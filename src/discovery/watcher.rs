@@ -21,6 +21,7 @@ use crate::etcd::{
 };
 use crate::format::{Format, Unreadable};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -276,9 +277,13 @@ impl Watcher {
     fn read(&mut self, found: Found) -> Reading {
         let Found { key, value, seen } = found;
         let read = match value.len() {
-            ..=MAX_VALUE => self.format.read(&self.service, &key, &value),
+            // A format may be somebody else's. Its bug costs one value, and not the whole set.
+            ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
+                self.format.read(&self.service, &key, &value)
+            }))
+            .unwrap_or_else(|_| Err(Unreadable::new("made its format panic"))),
             len => Err(Unreadable::new(format!(
-                "is {len} bytes long, 65536 at most are read"
+                "is {len} bytes long, {MAX_VALUE} at most are read"
             ))),
         };
         if let Err(why) = &read {

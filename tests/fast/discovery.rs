@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
-use tonic_etcd::Etcd;
 use tonic_etcd::discovery::{Change, Changes, Discovery};
+use tonic_etcd::format::{Address, Format, Place, Plain, Unreadable};
+use tonic_etcd::{Etcd, Instance};
 
 const PREFIX: &str = "/services/greeter/";
 
@@ -436,4 +437,41 @@ async fn some_seconds_after_a_cut_the_last_one_leaves_at_once() {
     sleep(SEC * 7).await;
     fake.delete(&key(0));
     shows(&discovery, [], SEC).await;
+}
+
+/// A format of somebody's, with a bug.
+#[derive(Debug)]
+struct Panics(Plain);
+
+impl Format for Panics {
+    fn name(&self) -> &str {
+        "panics"
+    }
+
+    fn prefix(&self, service: &str) -> String {
+        Format::prefix(&self.0, service)
+    }
+
+    fn key(&self, place: &Place<'_>) -> String {
+        Format::key(&self.0, place)
+    }
+
+    fn value(&self, instance: &Instance, address: &Address) -> String {
+        Format::value(&self.0, instance, address)
+    }
+
+    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+        assert!(!key.ends_with('1'), "a bug");
+        self.0.read(service, key, value)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_format_that_panics_costs_one_value() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..3);
+    let builder = Discovery::builder(etcd(&fake, &["etcd"]), "greeter");
+    let discovery = builder.format(Panics(Plain::new())).build().unwrap();
+    let snapshot = discovery.ready().await;
+    assert_eq!((shown(&discovery), snapshot.skipped()), (vec![0, 2], 1));
 }
