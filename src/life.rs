@@ -38,7 +38,7 @@ pub(crate) struct Life {
     runtime: Handle,
     /// Skip what waits are left.
     pub(crate) hurry: CancellationToken,
-    serving: OnceLock<Box<Serving>>,
+    serving: OnceLock<Arc<Serving>>,
     /// Somebody owns a listener of this registration.
     pub(crate) listening: AtomicBool,
     /// Those who must have seen the way out begin before the key goes.
@@ -108,8 +108,8 @@ impl Life {
     }
 
     /// The server's side of the way.
-    pub(crate) fn serving(&self) -> &Serving {
-        self.serving.get_or_init(Box::default)
+    pub(crate) fn serving(&self) -> &Arc<Serving> {
+        self.serving.get_or_init(Arc::default)
     }
 
     /// How many requests are in flight.

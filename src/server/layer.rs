@@ -52,7 +52,7 @@ impl<S> Layer<S> for RegistrationLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         self.arm();
-        RegistrationService::new(inner, self.entry.life.clone())
+        RegistrationService::new(inner, self.entry.life.serving().clone())
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`RegistrationService`].
 
 use super::{ResponseBody, ResponseFuture};
-use crate::life::Life;
+use crate::life::Serving;
 use http::{Request, Response};
 use std::fmt;
 use std::sync::Arc;
@@ -13,14 +13,12 @@ use tower_service::Service;
 #[derive(Clone)]
 pub struct RegistrationService<S> {
     inner: S,
-    life: Arc<Life>,
+    serving: Arc<Serving>,
 }
 
 impl<S> RegistrationService<S> {
-    pub(super) fn new(inner: S, life: Arc<Life>) -> Self {
-        // Made now, so that no request has to.
-        life.serving();
-        Self { inner, life }
+    pub(super) fn new(inner: S, serving: Arc<Serving>) -> Self {
+        Self { inner, serving }
     }
 }
 
@@ -37,7 +35,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        ResponseFuture::new(self.inner.call(request), self.life.serving().gate.clone())
+        ResponseFuture::new(self.inner.call(request), self.serving.gate.clone())
     }
 }
 
