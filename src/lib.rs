@@ -65,6 +65,7 @@
 
 mod address;
 mod backoff;
+mod connector;
 #[cfg(feature = "discovery")]
 #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
 pub mod discovery;

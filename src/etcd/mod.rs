@@ -27,12 +27,12 @@ pub use tls::Tls;
 
 use crate::Error;
 use crate::address::{is_dns_name, is_localhost};
+use crate::connector::Connector;
 use http::Uri;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -85,15 +85,6 @@ pub(crate) struct Member {
 /// A text that is never shown.
 #[derive(Clone)]
 struct Secret(String);
-
-/// How bytes get to a member, when it is not plain TCP.
-#[derive(Clone)]
-struct Connector(Arc<dyn Fn(Uri) -> Connecting + Send + Sync>);
-
-type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 // === impl Etcd ===
 
@@ -160,10 +151,7 @@ impl Etcd {
         C: Future<Output = io::Result<T>> + Send + 'static,
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.connector = Some(Connector(Arc::new(move |uri| {
-            let connecting = connect(uri);
-            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Io>) })
-        })));
+        self.connector = Some(Connector::new(connect));
         self
     }
 
@@ -322,14 +310,6 @@ impl Member {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
-    }
-}
-
-// === impl Connector ===
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(custom)")
     }
 }
 

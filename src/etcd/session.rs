@@ -3,7 +3,8 @@
 //! Not one of these calls is bounded in time here: whoever calls owns the clock, and bounds each
 //! of them together with its shutdown and the expiry of its lease.
 
-use super::{Connecting, Connector, Fault, Io, Meaning, Member, Members};
+use super::{Fault, Meaning, Member, Members};
+use crate::connector::{Connecting, Connector, Io};
 use etcd_client as client;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -562,6 +563,6 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        futures_util::TryFutureExt::map_ok((self.0)(uri), TokioIo::new)
+        futures_util::TryFutureExt::map_ok(self.connect(uri), TokioIo::new)
     }
 }

@@ -1,12 +1,13 @@
 //! [`BalancedBuilder`]: what is configured, and checked at the door.
 
 use super::Balanced;
-use super::dial::{Connector, Dialer};
+use super::dial::Dialer;
 use super::follow::{Source, Tended, follow};
 use super::members::Members;
 use super::pool::Pool;
 use super::subset::Subset;
 use crate::Error;
+use crate::connector::Connector;
 use crate::discovery::Change;
 use http::Uri;
 use std::fmt;

@@ -2,18 +2,14 @@
 
 use super::heard::Heard;
 use super::replay::Attempt;
+use crate::connector::{Connector, Io};
 use crate::etcd::chain;
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// How connections are made.
@@ -25,18 +21,9 @@ pub(super) struct Dialer {
     pub(super) connector: Option<Connector>,
 }
 
-/// How bytes get to an endpoint, when it is not plain TCP.
-#[derive(Clone)]
-pub(super) struct Connector(Arc<dyn Fn(Uri) -> Connecting + Send + Sync>);
-
 pub(super) type Sender = http2::SendRequest<Attempt>;
 /// Ends when no call can be sent on the connection any more; see [`super::tend`].
 pub(super) type Dispatch = http2::Connection<TokioIo<Heard<Box<dyn Io>>>, Attempt, TokioExecutor>;
-
-type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
-
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// hyper's own defaults are of this size but may change. HTTP/2's 64 KiB would hold a stream to
 /// 6 MB/s over a round trip of 10 ms; and with four times that for the connection, a stream that
@@ -69,8 +56,9 @@ impl Dialer {
     }
 
     async fn open(&self, authority: &Authority) -> io::Result<Box<dyn Io>> {
-        if let Some(Connector(connect)) = &self.connector {
-            return connect(uri(authority, PathAndQuery::from_static("/"))).await;
+        if let Some(connector) = &self.connector {
+            let uri = uri(authority, PathAndQuery::from_static("/"));
+            return connector.connect(uri).await;
         }
         let stream = TcpStream::connect(authority.as_str()).await?;
         stream.set_nodelay(true)?;
@@ -105,26 +93,4 @@ pub(super) fn uri(authority: &Authority, path: PathAndQuery) -> Uri {
     parts.path_and_query = Some(path);
     // All three are there, which is all that could be missed.
     Uri::from_parts(parts).unwrap_or_default()
-}
-
-// === impl Connector ===
-
-impl Connector {
-    pub(super) fn new<F, C, T>(connect: F) -> Self
-    where
-        F: Fn(Uri) -> C + Send + Sync + 'static,
-        C: Future<Output = io::Result<T>> + Send + 'static,
-        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        Self(Arc::new(move |uri| {
-            let connecting = connect(uri);
-            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Io>) })
-        }))
-    }
-}
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(custom)")
-    }
 }

@@ -1,0 +1,45 @@
+//! [`Connector`]: how bytes get to somebody, when it is not plain TCP.
+
+use http::Uri;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Opens connections in the way a user has given.
+#[derive(Clone)]
+pub(crate) struct Connector(Arc<dyn Fn(Uri) -> Connecting + Send + Sync>);
+
+pub(crate) type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
+
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+// === impl Connector ===
+
+impl Connector {
+    pub(crate) fn new<F, C, T>(connect: F) -> Self
+    where
+        F: Fn(Uri) -> C + Send + Sync + 'static,
+        C: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self(Arc::new(move |uri| {
+            let connecting = connect(uri);
+            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Io>) })
+        }))
+    }
+
+    /// Opens a connection to there. Dropping the future abandons the attempt.
+    pub(crate) fn connect(&self, uri: Uri) -> Connecting {
+        (self.0)(uri)
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(custom)")
+    }
+}
