@@ -17,7 +17,7 @@ use super::shared::Shared;
 use crate::backoff::{Backoff, Bucket, Rate};
 use crate::etcd::{
     EventKind, Fault, Found, Meaning, Members, Seen, Session, WatchNews, WatchReplies,
-    WatchRequests,
+    WatchRequests, within,
 };
 use crate::format::{Format, Unreadable};
 use std::future::Future;
@@ -63,8 +63,6 @@ const QUIET: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// After refused connections: cheap, and etcd may be back any moment.
 const BRISK: Duration = Duration::from_millis(500);
-/// After refusals on purpose: somebody has to change something first.
-const SLOW: Duration = Duration::from_secs(30);
 /// A connection that worked for so long starts the backoff over.
 const CALM: Duration = Duration::from_secs(5);
 /// Keys in one page: some hundred kilobytes, as values commonly are.
@@ -127,14 +125,14 @@ impl Watcher {
         let member = self.members.at(self.member);
         let endpoint = member.shown().clone();
         let connecting = Session::connect(&self.members, member, self.limit);
-        let connecting = bounded(self.limit, &endpoint, connecting);
+        let connecting = within(self.limit, &endpoint, connecting);
         let session = connecting.await?;
         if !self.knows_our_history(&session).await? {
             self.list(&session).await?;
         }
         let from = self.shared.fold(|fold, _| fold.revision()) + 1;
         let stream = session.clone().watch_prefix(&self.prefix, from);
-        let (mut requests, mut replies) = bounded(self.limit, &endpoint, stream).await?;
+        let (mut requests, mut replies) = within(self.limit, &endpoint, stream).await?;
         self.works();
         loop {
             self.hear(&endpoint, &mut requests, &mut replies).await?;
@@ -157,7 +155,7 @@ impl Watcher {
                 requests.ask_progress().await?;
                 replies.next().await
             };
-            bounded(limit, endpoint, answered).await
+            within(limit, endpoint, answered).await
         };
         let news = self.believing(next).await?;
         self.take(endpoint, news)
@@ -221,7 +219,7 @@ impl Watcher {
             return Ok(false);
         };
         let look = session.clone().seen_at(&key, revision);
-        match bounded(self.limit, session.endpoint(), look).await {
+        match within(self.limit, session.endpoint(), look).await {
             Ok(there) => Ok(there == Some(seen)),
             Err(fault) if fault.meaning() == Meaning::Compacted => Ok(false),
             Err(fault) => Err(fault),
@@ -236,7 +234,7 @@ impl Watcher {
             let page = session
                 .clone()
                 .page(&self.prefix, from.clone(), revision, self.page);
-            let page = match bounded(self.limit, session.endpoint(), page).await {
+            let page = match within(self.limit, session.endpoint(), page).await {
                 Err(fault) if fault.meaning() == Meaning::TooLarge && self.page > 1 => {
                     self.page = (self.page / 10).max(1);
                     continue;
@@ -332,13 +330,7 @@ impl Watcher {
         if !stay.contains(&fault.meaning()) {
             self.member = self.member.wrapping_add(1);
         }
-        let rng = &mut self.rng;
-        match fault.meaning() {
-            Meaning::Late => Duration::ZERO,
-            Meaning::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
-            Meaning::Unreachable => self.retry.failed_after(worked, BRISK, rng),
-            _ => self.retry.failed_after(worked, self.limit, rng),
-        }
+        fault.pause(&mut self.retry, worked, (BRISK, self.limit), &mut self.rng)
     }
 
     /// Who is not back a while after the last one who was, and after most, is gone.
@@ -381,13 +373,4 @@ impl Watcher {
             }
         }
     }
-}
-
-async fn bounded<T>(
-    limit: Duration,
-    endpoint: &Arc<str>,
-    call: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    let done = timeout(limit, call).await;
-    done.unwrap_or_else(|_| Err(Fault::late(endpoint, limit)))
 }

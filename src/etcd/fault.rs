@@ -3,6 +3,7 @@
 //! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
 //! `etcd-client` hands one over as text only.
 
+use crate::backoff::Backoff;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -83,6 +84,23 @@ impl Fault {
         self.meaning
     }
 
+    /// How long to wait before the next connection, after one that had worked for `worked`: at
+    /// most `brisk` when there was none, and `limit` when it broke.
+    pub(crate) fn pause(
+        &self,
+        retry: &mut Backoff,
+        worked: Duration,
+        (brisk, limit): (Duration, Duration),
+        rng: &mut fastrand::Rng,
+    ) -> Duration {
+        match self.meaning {
+            Meaning::Late => Duration::ZERO,
+            Meaning::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
+            Meaning::Unreachable => retry.failed_after(worked, brisk, rng),
+            _ => retry.failed_after(worked, limit, rng),
+        }
+    }
+
     pub(crate) fn from_client(endpoint: &Arc<str>, error: &etcd_client::Error) -> Self {
         match error {
             etcd_client::Error::GRpcStatus(status) => Self::from_status(endpoint, status),
@@ -153,6 +171,9 @@ impl fmt::Display for Fault {
         }
     }
 }
+
+/// Between attempts that were refused on purpose: somebody has to change something first.
+pub(crate) const SLOW: Duration = Duration::from_secs(30);
 
 const EXPIRED: &str = "certificate expired";
 /// How it reads when the other side hangs up on our first words.

@@ -16,7 +16,7 @@ mod session;
 #[cfg(feature = "_tls")]
 mod tls;
 
-pub(crate) use fault::{Fault, Meaning, chain};
+pub(crate) use fault::{Fault, Meaning, SLOW, chain};
 pub(crate) use session::{
     Applied, Event, EventKind, Op, Renewals, Seen, Session, WatchNews, WatchReplies, WatchRequests,
 };
@@ -85,6 +85,18 @@ pub(crate) struct Member {
 /// A text that is never shown.
 #[derive(Clone)]
 struct Secret(String);
+
+/// The answer to a call, or, after `limit`, that it is late.
+///
+/// As cancel safe as the call is.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    endpoint: &Arc<str>,
+    call: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let answer = tokio::time::timeout(limit, call).await;
+    answer.unwrap_or_else(|_| Err(Fault::late(endpoint, limit)))
+}
 
 // === impl Etcd ===
 

@@ -230,7 +230,7 @@ impl Session {
         let txn =
             client::Txn::new().and_then(ops.iter().map(|op| op.request(id)).collect::<Vec<_>>());
         let reply = self.kv.txn(txn).await.map_err(|error| self.fault(&error))?;
-        let revision = reply.header().map_or(0, client::ResponseHeader::revision);
+        let revision = revision_of(reply.header());
         let refused_by = reply.op_responses().iter().map(refused_by).collect();
         Ok(Applied {
             revision,
@@ -248,7 +248,7 @@ impl Session {
         };
         let txn = client::Txn::new().and_then(keys.iter().map(get).collect::<Vec<_>>());
         let reply = self.kv.txn(txn).await.map_err(|error| self.fault(&error))?;
-        let revision = reply.header().map_or(0, client::ResponseHeader::revision);
+        let revision = revision_of(reply.header());
         let seen: Vec<_> = reply.op_responses().iter().map(seen).collect();
         if seen.len() != keys.len() {
             return Err(self.broken("answered a transaction with fewer results than operations"));
@@ -258,22 +258,12 @@ impl Session {
 
     /// Opens a stream of watches with a first one on `key`, from `revision` on.
     pub(crate) async fn watch(
-        mut self,
+        self,
         key: Arc<str>,
         id: i64,
         revision: i64,
     ) -> Result<(WatchRequests, WatchReplies), Fault> {
-        let options = watch_options(id, revision);
-        let stream = self.watch.watch(&*key, Some(options)).await;
-        let (requests, replies) = stream.map_err(|error| self.fault(&error))?.split();
-        let endpoint = self.endpoint.clone();
-        Ok((
-            WatchRequests { requests, endpoint },
-            WatchReplies {
-                replies,
-                endpoint: self.endpoint,
-            },
-        ))
+        self.open_watch(&key, watch_options(id, revision)).await
     }
 
     /// Reads at most `limit` keys below `prefix`, from `from` on, in order, as they were at
@@ -293,7 +283,7 @@ impl Session {
         let mut kv = self.kv.clone().max_decoding_message_size(MAX_PAGE);
         let reply = kv.get(from, Some(options)).await;
         let mut reply = reply.map_err(|error| self.fault(&error))?;
-        let revision = reply.header().map_or(0, client::ResponseHeader::revision);
+        let revision = revision_of(reply.header());
         let (more, count, kvs) = (reply.more(), reply.count(), reply.take_kvs());
         let next = kvs.last().filter(|_| more).map(|last| {
             let mut next = last.key().to_vec();
@@ -301,14 +291,10 @@ impl Session {
             next
         });
         let found = kvs.into_iter().filter_map(|kv| {
-            let (lease, revision) = (kv.lease(), kv.mod_revision());
+            let seen = Seen::of(&kv);
             let (key, value) = kv.into_key_value();
             let key = String::from_utf8(key).ok()?;
-            Some(Found {
-                key,
-                value,
-                seen: Seen { lease, revision },
-            })
+            Some(Found { key, value, seen })
         });
         Ok(Page {
             revision,
@@ -326,16 +312,13 @@ impl Session {
             .with_revision(revision);
         let reply = self.kv.get(key, Some(options)).await;
         let reply = reply.map_err(|error| self.fault(&error))?;
-        Ok(reply.kvs().first().map(|kv| Seen {
-            lease: kv.lease(),
-            revision: kv.mod_revision(),
-        }))
+        Ok(reply.kvs().first().map(Seen::of))
     }
 
     /// Opens a stream with one watch on everything below `prefix`, from `revision` on.
     #[cfg(feature = "discovery")]
     pub(crate) async fn watch_prefix(
-        mut self,
+        self,
         prefix: &str,
         revision: i64,
     ) -> Result<(WatchRequests, WatchReplies), Fault> {
@@ -343,7 +326,15 @@ impl Session {
         let options = watch_options(1, revision)
             .with_range(prefix_end(prefix))
             .with_fragment();
-        let stream = self.watch.watch(prefix, Some(options)).await;
+        self.open_watch(prefix, options).await
+    }
+
+    async fn open_watch(
+        mut self,
+        key: &str,
+        options: client::WatchOptions,
+    ) -> Result<(WatchRequests, WatchReplies), Fault> {
+        let stream = self.watch.watch(key, Some(options)).await;
         let (requests, replies) = stream.map_err(|error| self.fault(&error))?.split();
         let endpoint = self.endpoint.clone();
         Ok((
@@ -443,10 +434,15 @@ impl WatchReplies {
         Ok(WatchNews {
             events: reply.events().iter().filter_map(event).collect(),
             created: reply.created(),
-            revision: reply.header().map_or(0, client::ResponseHeader::revision),
+            revision: revision_of(reply.header()),
             ended,
         })
     }
+}
+
+/// The revision an answer was given at. Only the end of a watch by compaction names none.
+fn revision_of(header: Option<&client::ResponseHeader>) -> i64 {
+    header.map_or(0, client::ResponseHeader::revision)
 }
 
 /// The first key that does not begin with `prefix`, which ends with a slash.
@@ -480,6 +476,17 @@ fn event(event: &client::Event) -> Option<Event> {
         revision: kv.mod_revision(),
         kind,
     })
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn of(kv: &client::KeyValue) -> Self {
+        Self {
+            lease: kv.lease(),
+            revision: kv.mod_revision(),
+        }
+    }
 }
 
 // === impl Op ===
@@ -543,10 +550,7 @@ fn refused_by(reply: &client::TxnOpResponse) -> Option<i64> {
 
 fn seen(reply: &client::TxnOpResponse) -> Option<Seen> {
     match reply {
-        client::TxnOpResponse::Get(get) => get.kvs().first().map(|kv| Seen {
-            lease: kv.lease(),
-            revision: kv.mod_revision(),
-        }),
+        client::TxnOpResponse::Get(get) => get.kvs().first().map(Seen::of),
         _ => None,
     }
 }

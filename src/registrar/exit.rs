@@ -7,13 +7,13 @@
 use super::desired::{Entry, Shared};
 use super::keeper::{BRISK, Keeper, sleep_until_some};
 use super::table::{EntryId, Table};
-use crate::etcd::{Fault, Session};
+use crate::etcd::{Fault, Session, within};
 use crate::status::Status;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// An entry on its way out.
 pub(super) struct Leaving {
@@ -175,10 +175,9 @@ impl Keeper {
             let endpoint = member.shown();
             let fault = tokio::select! {
                 biased;
-                done = timeout(limit, attempt) => match done {
-                    Ok(Ok(())) => return Ok(()),
-                    Ok(Err(fault)) => fault,
-                    Err(_) => Fault::late(endpoint, limit),
+                done = within(limit, endpoint, attempt) => match done {
+                    Ok(()) => return Ok(()),
+                    Err(fault) => fault,
                 },
                 () = &mut give_up => {
                     return Err(last.unwrap_or_else(|| Fault::late(endpoint, config.revoke_timeout)));

@@ -17,7 +17,7 @@ use super::report::Trouble;
 use super::table::{EntryId, Table};
 use crate::Error;
 use crate::backoff::{Backoff, Bucket, Rate};
-use crate::etcd::{Fault, Meaning, Session};
+use crate::etcd::{Fault, Meaning, Session, within};
 use crate::lease::{self, Lease};
 use crate::status::Status;
 use futures_util::FutureExt as _;
@@ -73,8 +73,6 @@ pub(super) enum Why {
 /// any moment: half of this is what the median recovery takes.
 pub(super) const BRISK: Duration = Duration::from_millis(250);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-/// Between attempts that were refused on purpose: somebody has to change something first.
-pub(super) const SLOW: Duration = Duration::from_secs(30);
 /// Fresh leases: enough at once for any mishap, few enough a minute if somebody revokes them all.
 const LEASES: Rate = Rate {
     burst: 24,
@@ -245,19 +243,17 @@ impl Keeper {
         let session = self.session().await?;
         let (limit, wanted) = (self.shared.config.attempt, self.shared.config.ttl);
         if let Some(owed) = self.owed {
-            let revoke = timeout(limit, session.clone().revoke(owed));
-            let revoked = self.attend(revoke).await?;
-            let late = |_| Err(Fault::late(session.endpoint(), limit));
-            revoked.unwrap_or_else(late).map_err(Why::Broken)?;
+            let revoke = within(limit, session.endpoint(), session.clone().revoke(owed));
+            self.attend(revoke).await?.map_err(Why::Broken)?;
             self.owed = None;
         }
         self.asked = Some(id);
         let mut sent = Instant::now();
         let first_sent = *first_sent.get_or_insert(sent);
-        let mut grant = pin!(timeout(limit, session.clone().grant(id, wanted)));
+        let grant = session.clone().grant(id, wanted);
+        let mut grant = pin!(within(limit, session.endpoint(), grant));
         let granted = match self.attend(grant.as_mut()).await {
-            Ok(Ok(granted)) => granted,
-            Ok(Err(_)) => Err(Fault::late(session.endpoint(), limit)),
+            Ok(granted) => granted,
             Err(why) => {
                 // Let it land first: a revoke that overtakes it would leave a lease behind. That
                 // takes its time out of the same purse.
@@ -300,9 +296,7 @@ impl Keeper {
         let connect = async {
             let members = &shared.config.members;
             let session = Session::connect(members, members.at(index), limit);
-            timeout(limit, session)
-                .await
-                .unwrap_or_else(|_| Err(Fault::late(&endpoint, limit)))
+            within(limit, &endpoint, session).await
         };
         let session = self.attend(connect).await?.map_err(Why::Broken)?;
         self.session = Some(session.clone());
@@ -325,15 +319,8 @@ impl Keeper {
         if !matches!(fault.meaning(), Meaning::Unauthenticated | Meaning::Denied) {
             self.member = self.member.wrapping_add(1);
         }
-        let rng = &mut self.rng;
-        let pause = match fault.meaning() {
-            Meaning::Late => Duration::ZERO,
-            Meaning::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
-            Meaning::Unreachable => self.retry.failed_after(worked, BRISK, rng),
-            _ => self
-                .retry
-                .failed_after(worked, self.shared.config.attempt, rng),
-        };
+        let limits = (BRISK, self.shared.config.attempt);
+        let pause = fault.pause(&mut self.retry, worked, limits, &mut self.rng);
         self.worry(&fault.to_string());
         self.attend(sleep(pause)).await
     }

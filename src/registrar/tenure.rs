@@ -4,11 +4,11 @@
 //! own; watches tell what others do to our keys. The loop ends with a reason, and whatever was
 //! under way is dropped with the connection: what became of it is looked up on the next one.
 
-use super::keeper::{Keeper, SLOW, Why};
+use super::keeper::{Keeper, Why};
 use super::table::Key;
 use crate::etcd::{
-    Applied, Fault, Meaning, Op, Renewals, Seen, Session, WatchNews, WatchReplies, WatchRequests,
-    route,
+    Applied, Fault, Meaning, Op, Renewals, SLOW, Seen, Session, WatchNews, WatchReplies,
+    WatchRequests, route, within,
 };
 use crate::lease::Lease;
 use std::collections::BTreeSet;
@@ -374,10 +374,7 @@ impl Link {
         call: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> Call<T> {
         let (limit, endpoint) = (self.limit, self.session.endpoint().clone());
-        Box::pin(async move {
-            let done = timeout(limit, call).await;
-            done.unwrap_or_else(|_| Err(Fault::late(&endpoint, limit)))
-        })
+        Box::pin(async move { within(limit, &endpoint, call).await })
     }
 
     /// Waits for whatever happens first. Cancel safe.
