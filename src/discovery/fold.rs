@@ -28,10 +28,12 @@ pub(super) struct Fold {
     missing: Missing,
 }
 
-/// Keys that are kept although etcd does not have them, and where their instances are dialled.
+/// Keys that are kept although etcd does not have them.
 #[derive(Debug, Default)]
 struct Missing {
-    keys: BTreeMap<Arc<str>, Arc<str>>,
+    /// With the address of the instance, if there is one.
+    keys: BTreeMap<Arc<str>, Option<Arc<str>>>,
+    /// The addresses with their keys: one for each missing instance.
     addresses: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
@@ -122,8 +124,7 @@ impl Fold {
     /// How many are missing, if more than half of what there was before the cut is back.
     pub(super) fn stragglers(&self) -> Option<usize> {
         let missing = self.missing();
-        let back = self.readable - self.absent_instances();
-        (missing > 0 && back >= self.was.div_ceil(2)).then_some(missing)
+        (missing > 0 && self.present() >= self.was.div_ceil(2)).then_some(missing)
     }
 
     /// Deletions are believed again; what is missing already stays for now.
@@ -134,6 +135,10 @@ impl Fold {
     /// What is missing is gone.
     pub(super) fn trust(&mut self, steps: &mut Vec<Step>) {
         (self.floor, self.was) = (0, 0);
+        self.drop_missing(steps);
+    }
+
+    fn drop_missing(&mut self, steps: &mut Vec<Step>) {
         for key in std::mem::take(&mut self.missing).keys.into_keys() {
             self.remove(&key, steps);
         }
@@ -150,19 +155,16 @@ impl Fold {
         let present: BTreeSet<&str> = readings.iter().map(|reading| &*reading.key).collect();
         let absent = self.keys.keys().filter(|key| !present.contains(&***key));
         let absent: Vec<_> = absent.cloned().collect();
-        // Those that come first, so that they count when it is judged how many are missing.
         self.crowded = crowded;
         for key in &absent {
             self.miss(key);
         }
+        // Judged when those that came are in.
         for reading in readings {
             self.put(reading, steps);
         }
-        let left = self.readable - self.absent_instances();
-        if left >= self.floor {
-            for key in std::mem::take(&mut self.missing).keys.into_keys() {
-                self.remove(&key, steps);
-            }
+        if self.present() >= self.floor {
+            self.drop_missing(steps);
         }
         // etcd may have lost its history: what counts is what it says now.
         self.revision = revision;
@@ -216,9 +218,8 @@ impl Fold {
             return;
         };
         let key = key.clone();
-        let left = self.readable - self.absent_instances();
         // One that was seen since the cut is known to etcd, and its end is the truth.
-        if known.instance.is_some() && known.cuts < self.cuts && left <= self.floor {
+        if known.instance.is_some() && known.cuts < self.cuts && self.present() <= self.floor {
             self.miss(&key);
             return;
         }
@@ -228,14 +229,13 @@ impl Fold {
 
     fn miss(&mut self, key: &Arc<str>) {
         let known = self.keys.get(key).and_then(|known| known.instance.as_ref());
-        let address = known.and_then(|instance| instance.get_address());
-        self.missing.insert(key, address.unwrap_or_default());
+        let address = known.map(|instance| instance.get_address().unwrap_or_default());
+        self.missing.insert(key, address);
     }
 
-    fn absent_instances(&self) -> usize {
-        let keys = self.missing.keys.keys();
-        let known = keys.filter_map(|key| self.keys.get(key));
-        known.filter(|known| known.instance.is_some()).count()
+    /// How many instances etcd has, as far as is known.
+    fn present(&self) -> usize {
+        self.readable - self.missing.addresses.len()
     }
 
     fn remove(&mut self, key: &Arc<str>, steps: &mut Vec<Step>) {
@@ -252,14 +252,15 @@ impl Fold {
 // === impl Missing ===
 
 impl Missing {
-    fn insert(&mut self, key: &Arc<str>, address: &str) {
-        let address: Arc<str> = address.into();
-        self.addresses.insert((address.clone(), key.clone()));
+    fn insert(&mut self, key: &Arc<str>, address: Option<&str>) {
+        let address: Option<Arc<str>> = address.map(Into::into);
+        let there = address.clone().map(|address| (address, key.clone()));
+        self.addresses.extend(there);
         self.keys.insert(key.clone(), address);
     }
 
     fn remove(&mut self, key: &str) {
-        if let Some((key, address)) = self.keys.remove_entry(key) {
+        if let Some((key, Some(address))) = self.keys.remove_entry(key) {
             self.addresses.remove(&(address, key));
         }
     }
