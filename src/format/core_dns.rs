@@ -1,6 +1,6 @@
 //! [`CoreDns`]: what CoreDNS answers DNS queries from.
 
-use super::{Format, Place, Unreadable, check_segment, id_in, instance_at, json};
+use super::{Format, Place, Unreadable, check_segment, id_in, instance_at, json, positive};
 use crate::address::{Address, is_dns_name};
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -175,9 +175,7 @@ impl Format for CoreDns {
             false => format!("{host}:{port}"),
         };
         let mut instance = instance_at(service, id, &address)?;
-        if found.weight > 0 {
-            instance.weight = Some(u32::try_from(found.weight).unwrap_or(u32::MAX));
-        }
+        instance.weight = positive(found.weight);
         Ok(instance)
     }
 }

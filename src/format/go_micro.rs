@@ -1,6 +1,6 @@
 //! [`GoMicro`]: what go-micro's etcd registry reads.
 
-use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json};
+use super::{Format, Place, Unreadable, below, check_prefix, given, id_or_rest, instance_at, json};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -138,15 +138,13 @@ impl Format for GoMicro {
         if let Some(protocol) = node.metadata.get("protocol").filter(|it| *it != "grpc") {
             return Err(Unreadable::showing("does not speak gRPC", protocol));
         }
-        let id = match &*node.id {
-            "" => id_in(key, &self.prefix(service)),
-            id => id,
-        };
+        let prefix = self.prefix(service);
+        let id = id_or_rest(&node.id, key, &prefix);
         let mut instance = instance_at(service, id, &node.address)?;
         for (key, _) in GRPC {
             node.metadata.remove(key);
         }
-        instance.version = Some(found.version).filter(|version| !version.is_empty());
+        instance.version = given(found.version);
         instance.metadata = node.metadata;
         Ok(instance)
     }

@@ -1,6 +1,6 @@
 //! [`Kitex`]: what kitex' etcd registry reads.
 
-use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json};
+use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json, positive};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -111,9 +111,7 @@ impl Format for Kitex {
         }
         let id = id_in(key, &self.prefix(service));
         let mut instance = instance_at(service, id, &found.address)?;
-        if found.weight > 0 {
-            instance.weight = Some(u32::try_from(found.weight).unwrap_or(u32::MAX));
-        }
+        instance.weight = positive(found.weight);
         instance.metadata = found.tags;
         Ok(instance)
     }

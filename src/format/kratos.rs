@@ -1,6 +1,6 @@
 //! [`Kratos`]: what kratos' etcd registry reads.
 
-use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json};
+use super::{Format, Place, Unreadable, below, check_prefix, given, id_or_rest, instance_at, json};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -136,10 +136,8 @@ impl Format for Kratos {
         });
         let host =
             host.ok_or_else(|| Unreadable::new(format!("has no {}:// endpoint", self.scheme())))?;
-        let id = match &*found.id {
-            "" => id_in(key, &self.prefix(service)),
-            id => id,
-        };
+        let prefix = self.prefix(service);
+        let id = id_or_rest(&found.id, key, &prefix);
         let mut instance = instance_at(service, id, host)?;
         // What is no number stays where it was: kratos ignores it.
         if let Some(weight) = found
@@ -150,7 +148,7 @@ impl Format for Kratos {
             instance.weight = Some(weight);
             found.metadata.remove(WEIGHT);
         }
-        instance.version = Some(found.version).filter(|version| !version.is_empty());
+        instance.version = given(found.version);
         instance.metadata = found.metadata;
         Ok(instance)
     }

@@ -216,6 +216,24 @@ fn id_in<'a>(key: &'a str, prefix: &str) -> &'a str {
     key.strip_prefix(prefix).unwrap_or(key)
 }
 
+/// The id that its value names, or, where that is empty, the rest of its key.
+fn id_or_rest<'a>(id: &'a str, key: &'a str, prefix: &str) -> &'a str {
+    match id {
+        "" => id_in(key, prefix),
+        id => id,
+    }
+}
+
+/// What others write for a text that they do not have.
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// A weight, where one that is not positive means none.
+fn positive(weight: i64) -> Option<u32> {
+    (weight > 0).then(|| u32::try_from(weight).unwrap_or(u32::MAX))
+}
+
 /// What the keys of `service` begin with, below a prefix that may be empty.
 fn below(prefix: &str, service: &str) -> String {
     match prefix.trim_end_matches('/') {

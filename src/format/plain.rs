@@ -1,7 +1,7 @@
 //! [`Plain`]: a key by a template, and the instance as JSON or as the text that was given.
 
 use super::template::KeyTemplate;
-use super::{Format, Place, Unreadable, id_in, instance_at, json};
+use super::{Format, Place, Unreadable, id_in, id_or_rest, instance_at, json};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::Deserialize;
@@ -126,14 +126,15 @@ impl Format for Plain {
         if !template.is_some_and(|template| template.is_of(service, key)) {
             return Err(Unreadable::new("is under a key of another service"));
         }
-        let id = id_in(key, &self.prefix(service));
+        let prefix = self.prefix(service);
+        let id = id_in(key, &prefix);
         if let Ok(text) = json::text(value)
             && let Ok(instance) = instance_at(service, id, text.trim())
         {
             return Ok(instance);
         }
         let json: Json = json::object(value)?;
-        let id = if json.id.is_empty() { id } else { &json.id };
+        let id = id_or_rest(&json.id, key, &prefix);
         let mut instance = instance_at(service, id, &json.address)?;
         instance.version = json.version;
         instance.weight = json.weight;
