@@ -5,11 +5,13 @@
 //! cargo run --features discovery --example caller -- --format kratos --count 100 --json
 //! ```
 
+mod access;
 #[path = "caller/event.rs"]
 mod event;
 mod formats;
 mod greeter;
 
+use access::Access;
 use clap::Parser;
 use event::Event;
 use formats::FormatName;
@@ -23,9 +25,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
+use tonic_etcd::Error;
 use tonic_etcd::discovery::{Balanced, Changes, Discovery};
 use tonic_etcd::format::Plain;
-use tonic_etcd::{Error, Etcd};
 
 /// Finds greeters in etcd and calls them, again and again.
 ///
@@ -35,16 +37,8 @@ use tonic_etcd::{Error, Etcd};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// Client URLs of etcd, separated by commas
-    #[arg(long, env = "ETCD_ENDPOINTS", default_value = "http://127.0.0.1:2379")]
-    #[arg(value_delimiter = ',', value_name = "URL")]
-    etcd: Vec<String>,
-    /// User of etcd, if it asks for one
-    #[arg(long, env = "ETCD_USER", requires = "password")]
-    user: Option<String>,
-    /// Password of that user; better given by the environment
-    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, requires = "user")]
-    password: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// Name of the service to find
     #[arg(long, env = "SERVICE", default_value = "greeter", value_name = "NAME")]
     service: String,
@@ -146,12 +140,8 @@ async fn run(args: &Args) -> Result<u64, Failure> {
 }
 
 fn discover(args: &Args) -> Result<Discovery, Error> {
-    let mut etcd = Etcd::new(&args.etcd);
-    if let (Some(user), Some(password)) = (&args.user, &args.password) {
-        etcd = etcd.user(user, password);
-    }
     let plain = Plain::new().prefix(&args.prefix);
-    Discovery::builder(etcd, &args.service)
+    Discovery::builder(args.access.etcd(), &args.service)
         .format(args.format.format(&plain))
         .grace(args.grace)
         .build()

@@ -4,9 +4,11 @@
 //! cargo run --example server -- --etcd http://127.0.0.1:2379 --listen 127.0.0.1:0
 //! ```
 
+mod access;
 mod formats;
 mod greeter;
 
+use access::Access;
 use clap::Parser;
 use formats::FormatName;
 use greeter::MyGreeter;
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::format::Plain;
 use tonic_etcd::{
-    Closed, Error, Etcd, Instance, Registrar, RegistrarBuilder, Registration, ServeError,
+    Closed, Error, Instance, Registrar, RegistrarBuilder, Registration, ServeError,
     ServeRegistered, Status, StatusWatch,
 };
 
@@ -32,16 +34,8 @@ use tonic_etcd::{
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Client URLs of etcd, separated by commas
-    #[arg(long, env = "ETCD_ENDPOINTS", default_value = "http://127.0.0.1:2379")]
-    #[arg(value_delimiter = ',', value_name = "URL")]
-    etcd: Vec<String>,
-    /// User of etcd, if it asks for one
-    #[arg(long, env = "ETCD_USER", requires = "password")]
-    user: Option<String>,
-    /// Password of that user; better given by the environment
-    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, requires = "user")]
-    password: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// Format to write; may be repeated, to be found by clients of several ecosystems
     #[arg(long, env = "FORMAT", default_value = "plain", value_delimiter = ',')]
     format: Vec<FormatName>,
@@ -141,14 +135,13 @@ fn register(
     shutdown: &CancellationToken,
     shutdown_now: &CancellationToken,
 ) -> Result<Registration, Error> {
-    let mut etcd = Etcd::new(&args.etcd);
-    if let (Some(user), Some(password)) = (&args.user, &args.password) {
-        etcd = etcd.user(user, password);
-    }
     let plain = Plain::new().prefix(&args.prefix).key(&args.key);
     let formats = args.format.iter().map(|name| name.format(&plain));
     let registrar = formats
-        .fold(Registrar::builder(etcd), RegistrarBuilder::format)
+        .fold(
+            Registrar::builder(args.access.etcd()),
+            RegistrarBuilder::format,
+        )
         .ttl(args.ttl)
         .settle(args.settle)
         .drain_timeout(args.drain_timeout)

@@ -47,6 +47,17 @@ fn shown(discovery: &Discovery) -> Vec<usize> {
     ids.collect()
 }
 
+/// A reader of so many instances that has told of all of them.
+async fn reading(ids: std::ops::Range<usize>) -> (FakeEtcd, Discovery, Changes) {
+    let fake = FakeEtcd::new();
+    put(&fake, ids);
+    let discovery = discovery(&fake);
+    let mut changes = discovery.changes();
+    discovery.ready().await;
+    news(&mut changes).await;
+    (fake, discovery, changes)
+}
+
 async fn shows(discovery: &Discovery, ids: impl IntoIterator<Item = usize>, within: Duration) {
     let wanted: Vec<_> = ids.into_iter().collect();
     eventually("the set is as in etcd", within, || match shown(discovery) {
@@ -112,12 +123,7 @@ async fn after_a_cut_it_goes_on_where_it_was_and_lists_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_compacted_meanwhile_is_listed_and_only_differences_are_told() {
-    let fake = FakeEtcd::new();
-    put(&fake, 0..4);
-    let discovery = discovery(&fake);
-    let mut changes = discovery.changes();
-    discovery.ready().await;
-    news(&mut changes).await;
+    let (fake, discovery, mut changes) = reading(0..4).await;
     fake.down();
     put(&fake, [7]);
     fake.delete(&key(0));
@@ -138,10 +144,7 @@ async fn what_was_compacted_meanwhile_is_listed_and_only_differences_are_told() 
 
 #[tokio::test(start_paused = true)]
 async fn while_etcd_is_away_the_last_set_stays_and_the_trouble_is_shown() {
-    let fake = FakeEtcd::new();
-    put(&fake, 0..3);
-    let discovery = discovery(&fake);
-    discovery.ready().await;
+    let (fake, discovery, _changes) = reading(0..3).await;
     let mut watch = discovery.watch();
     assert_eq!(watch.get().trouble(), None);
     fake.down();
@@ -161,12 +164,7 @@ async fn while_etcd_is_away_the_last_set_stays_and_the_trouble_is_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn an_etcd_that_lost_its_data_takes_nobody_away_while_servers_come_back() {
-    let fake = FakeEtcd::new();
-    put(&fake, 0..4);
-    let discovery = discovery(&fake);
-    let mut changes = discovery.changes();
-    discovery.ready().await;
-    news(&mut changes).await;
+    let (fake, discovery, mut changes) = reading(0..4).await;
     fake.wipe();
     sleep(SEC).await;
     let snapshot = discovery.snapshot();
@@ -192,10 +190,7 @@ async fn an_etcd_that_lost_its_data_takes_nobody_away_while_servers_come_back() 
 
 #[tokio::test(start_paused = true)]
 async fn an_etcd_that_stays_empty_is_believed_after_the_grace() {
-    let fake = FakeEtcd::new();
-    put(&fake, 0..4);
-    let discovery = discovery(&fake);
-    discovery.ready().await;
+    let (fake, discovery, _changes) = reading(0..4).await;
     fake.wipe();
     sleep(SEC * 29).await;
     assert_eq!(shown(&discovery), [0, 1, 2, 3]);
@@ -205,10 +200,7 @@ async fn an_etcd_that_stays_empty_is_believed_after_the_grace() {
 
 #[tokio::test(start_paused = true)]
 async fn an_etcd_that_lost_its_data_and_has_passed_our_revision_since_is_noticed() {
-    let fake = FakeEtcd::new();
-    put(&fake, 0..4);
-    let discovery = discovery(&fake);
-    discovery.ready().await;
+    let (fake, discovery, _changes) = reading(0..4).await;
     fake.down();
     fake.wipe();
     fake.grant(77, 1000);
@@ -402,12 +394,7 @@ async fn bad_input_is_refused_before_any_request() {
 
 #[tokio::test(start_paused = true)]
 async fn an_etcd_that_stood_still_and_ends_every_lease_takes_nobody_away() {
-    let fake = FakeEtcd::new();
-    put(&fake, 0..4);
-    let discovery = discovery(&fake);
-    let mut changes = discovery.changes();
-    discovery.ready().await;
-    news(&mut changes).await;
+    let (fake, discovery, _changes) = reading(0..4).await;
     fake.hang();
     sleep(SEC * 9).await;
     fake.resume();

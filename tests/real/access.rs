@@ -115,6 +115,11 @@ fn greeter_at(endpoint: &str) -> Etcd {
     Etcd::new([endpoint]).user("greeter", CANARY)
 }
 
+fn registrar(etcd: &EtcdProcess) -> Registrar {
+    let builder = Registrar::builder(greeter_at(&etcd.endpoint()));
+    builder.build().unwrap()
+}
+
 async fn start(etcd: &EtcdProcess) -> Greeter {
     let endpoint = etcd.endpoint();
     // What `start` would be is nobody in particular.
@@ -345,9 +350,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
 #[tokio::test]
 async fn a_role_for_its_own_prefix_is_all_that_a_service_needs() {
     let etcd = guarded(&[]).await;
-    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
-        .build()
-        .unwrap();
+    let registrar = registrar(&etcd);
     let registration = register(&registrar, "greeter");
     let registered = timeout(LONG, registration.registered())
         .await
@@ -365,9 +368,7 @@ async fn a_role_for_its_own_prefix_is_all_that_a_service_needs() {
 #[tokio::test]
 async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
     let etcd = guarded(&[]).await;
-    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
-        .build()
-        .unwrap();
+    let registrar = registrar(&etcd);
     let inside = register(&registrar, "greeter");
     let registered = timeout(LONG, inside.registered()).await.unwrap().unwrap();
     let before = seen(&etcd, &registered.keys[0]).await;
@@ -390,9 +391,7 @@ async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
 #[tokio::test]
 async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_repaired() {
     let etcd = guarded(&[]).await;
-    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
-        .build()
-        .unwrap();
+    let registrar = registrar(&etcd);
     let inside = register(&registrar, "greeter");
     let registered = timeout(LONG, inside.registered()).await.unwrap().unwrap();
     let outside = register(&registrar, "other");
@@ -403,9 +402,7 @@ async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_r
 #[tokio::test]
 async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_registered() {
     let etcd = guarded(&[]).await;
-    let registrar = Registrar::builder(greeter_at(&etcd.endpoint()))
-        .build()
-        .unwrap();
+    let registrar = registrar(&etcd);
     let outside = register(&registrar, "other");
     let inside = register(&registrar, "greeter");
     timeout(SEC * 5, inside.registered())

@@ -93,6 +93,28 @@ pub struct Rest {
 // === impl Record ===
 
 impl Record {
+    /// One in which nothing has happened yet.
+    pub fn begun(seed: u64, start: Instant, terms: Terms, rest: Rest) -> Self {
+        Self {
+            seed,
+            start,
+            end: start,
+            terms,
+            registrars: vec![],
+            entries: vec![],
+            calls: vec![],
+            changes: vec![],
+            hands: vec![],
+            wipes: vec![],
+            unheard: vec![],
+            freezes: vec![],
+            looks: vec![],
+            mild: vec![],
+            marks: vec![],
+            rest,
+        }
+    }
+
     pub fn ours(&self, registrar: usize) -> impl Iterator<Item = &Call> {
         let door = &self.registrars[registrar].door;
         self.calls

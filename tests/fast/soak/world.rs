@@ -49,28 +49,11 @@ impl World {
             yields: plan.yields,
             template: plan.template.to_owned(),
         };
-        let now = Instant::now();
-        let record = Record {
-            seed: plan.seed,
-            start: now,
-            end: now,
-            terms,
-            registrars: vec![],
-            entries: vec![],
-            calls: vec![],
-            changes: vec![],
-            hands: vec![],
-            wipes: vec![],
-            unheard: vec![],
-            freezes: vec![],
-            looks: vec![],
-            mild: vec![],
-            marks: vec![],
-            rest: Rest {
-                tasks: (alive_tasks(), 0),
-                connections: (fake.connections_open(), 0),
-            },
+        let rest = Rest {
+            tasks: (alive_tasks(), 0),
+            connections: (fake.connections_open(), 0),
         };
+        let record = Record::begun(plan.seed, Instant::now(), terms, rest);
         let (registrar, face) = build(&fake, &plan, 0);
         let mut world = Self {
             fake,

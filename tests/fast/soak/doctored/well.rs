@@ -85,44 +85,32 @@ async fn registered() -> Status {
 /// A history in which all is well: registered, looked at twice, still registered in the end.
 pub async fn well() -> Record {
     let start = Instant::now();
-    let mut record = Record {
-        seed: 0,
-        start,
-        end: start + Duration::from_secs(20),
-        terms: Terms {
-            ttl: Duration::from_secs(5),
-            attempt: Duration::from_millis(600),
-            revoke_timeout: Duration::from_secs(1),
-            yields: false,
-            template: "{prefix}/{name}/{addr}".to_owned(),
-        },
-        registrars: vec![Registrar {
-            door: "r0-m".to_owned(),
-            stopped: None,
-        }],
-        entries: vec![Entry {
-            registrar: 0,
-            names: vec!["s".to_owned()],
-            addr: "10.0.0.1:9000".to_owned(),
-            values: vec![(start, "v0.0".to_owned())],
-            announced: Some(start),
-            left: None,
-            statuses: vec![],
-        }],
-        calls: vec![],
-        changes: vec![],
-        hands: vec![],
-        wipes: vec![],
-        unheard: vec![],
-        freezes: vec![],
-        looks: vec![],
-        mild: vec![],
-        marks: vec![],
-        rest: Rest {
-            tasks: (2, 2),
-            connections: (0, 0),
-        },
+    let terms = Terms {
+        ttl: Duration::from_secs(5),
+        attempt: Duration::from_millis(600),
+        revoke_timeout: Duration::from_secs(1),
+        yields: false,
+        template: "{prefix}/{name}/{addr}".to_owned(),
     };
+    let rest = Rest {
+        tasks: (2, 2),
+        connections: (0, 0),
+    };
+    let mut record = Record::begun(0, start, terms, rest);
+    record.end = start + Duration::from_secs(20);
+    record.registrars.push(Registrar {
+        door: "r0-m".to_owned(),
+        stopped: None,
+    });
+    record.entries.push(Entry {
+        registrar: 0,
+        names: vec!["s".to_owned()],
+        addr: "10.0.0.1:9000".to_owned(),
+        values: vec![(start, "v0.0".to_owned())],
+        announced: Some(start),
+        left: None,
+        statuses: vec![],
+    });
     let first = [Rpc::Connect, Rpc::LeaseGrant, Rpc::Txn].map(|rpc| call(at(&record, 1.0), rpc));
     record.calls.extend(first);
     let renewals =
