@@ -34,7 +34,7 @@ measure: ## measure recovery and shutdown against a real etcd (about five minute
 	$(TOOLS) cargo build --release --example server
 	$(TOOLS) cargo bench --bench recovery
 
-fleet: ## restarts and outages under load, beside what one writes by hand (2 minutes); make fleet SCENARIO=rolling: one of them
+fleet: ## restarts and outages under load, beside what one writes by hand (2 minutes); make fleet FLEET_SCENARIO=rolling: one of them
 	$(TOOLS) cargo run --release --example fleet --features discovery
 
 test-current: ## run the real suite against a current etcd, built with Go

@@ -39,48 +39,69 @@ use tonic_etcd::format::Plain;
 struct Args {
     #[command(flatten)]
     access: Access,
+    /// How long one attempt to reach a member of etcd may take; by default 600ms
+    #[arg(long, env = "ETCD_ATTEMPT_TIMEOUT", value_name = "TIME")]
+    #[arg(value_parser = access::time)]
+    attempt_timeout: Option<Duration>,
     /// Name of the service to find
-    #[arg(long, env = "SERVICE", default_value = "greeter", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CALLER_SERVICE",
+        default_value = "greeter",
+        value_name = "NAME"
+    )]
     service: String,
     /// Format that its servers are registered in
-    #[arg(long, env = "FORMAT", default_value = "plain")]
+    #[arg(long, env = "CALLER_FORMAT", default_value = "plain")]
     format: FormatName,
     /// What every key of the plain format begins with
-    #[arg(long, env = "PREFIX", default_value = "/services")]
+    #[arg(long, env = "CALLER_PREFIX", default_value = "/services")]
     prefix: String,
     /// Time from one call to the next
-    #[arg(long, env = "INTERVAL", default_value = "1s", value_name = "TIME")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        env = "CALLER_INTERVAL",
+        default_value = "1s",
+        value_name = "TIME"
+    )]
+    #[arg(value_parser = access::time)]
     interval: Duration,
     /// Calls to make; without it they go on until a signal
-    #[arg(long, env = "COUNT", value_name = "CALLS")]
+    #[arg(long, env = "CALLER_COUNT", value_name = "CALLS")]
     count: Option<u64>,
     /// How long a call waits for a greeter while there is none
-    #[arg(long, env = "WAIT", default_value = "2s", value_name = "TIME")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(long, env = "CALLER_WAIT", default_value = "2s", value_name = "TIME")]
+    #[arg(value_parser = access::time)]
     wait: Duration,
     /// How long a call may take, that wait included
-    #[arg(long, env = "DEADLINE", default_value = "5s", value_name = "TIME")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        env = "CALLER_DEADLINE",
+        default_value = "5s",
+        value_name = "TIME"
+    )]
+    #[arg(value_parser = access::time)]
     deadline: Duration,
     /// How long greeters are believed that are missing after etcd was away
-    #[arg(long, env = "GRACE", default_value = "30s", value_name = "TIME")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(long, env = "CALLER_GRACE", default_value = "30s", value_name = "TIME")]
+    #[arg(value_parser = access::time)]
     grace: Duration,
     /// Connect to so many greeters at most
-    #[arg(long, env = "SUBSET", value_name = "GREETERS")]
+    #[arg(long, env = "CALLER_SUBSET", value_name = "GREETERS")]
     subset: Option<usize>,
     /// Who we are in the choice of that subset: the same id chooses the same greeters
-    #[arg(long, env = "SUBSET_ID", value_name = "ID", requires = "subset")]
+    #[arg(long, env = "CALLER_SUBSET_ID", value_name = "ID", requires = "subset")]
     subset_id: Option<String>,
     /// Print JSON, one object in a line
-    #[arg(long, env = "JSON")]
+    #[arg(long, env = "CALLER_JSON")]
     json: bool,
 }
 
 /// Why it ended before its time.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error("{0}")]
+    Usage(String),
     #[error("{0}")]
     Setup(#[from] Error),
     #[error("{0}")]
@@ -104,7 +125,7 @@ async fn main() -> ExitCode {
         Err(failure) => {
             eprintln!("error: {failure}");
             match failure {
-                Failure::Setup(_) => ExitCode::from(2),
+                Failure::Usage(_) | Failure::Setup(_) => ExitCode::from(2),
                 Failure::Io(_) => ExitCode::FAILURE,
             }
         }
@@ -139,12 +160,16 @@ async fn run(args: &Args) -> Result<u64, Failure> {
     Ok(failed)
 }
 
-fn discover(args: &Args) -> Result<Discovery, Error> {
+fn discover(args: &Args) -> Result<Discovery, Failure> {
+    let etcd = args
+        .access
+        .etcd(args.attempt_timeout)
+        .map_err(Failure::Usage)?;
     let plain = Plain::new().prefix(&args.prefix);
-    Discovery::builder(args.access.etcd(), &args.service)
+    Ok(Discovery::builder(etcd, &args.service)
         .format(args.format.format(&plain))
         .grace(args.grace)
-        .build()
+        .build()?)
 }
 
 fn channel(args: &Args, discovery: &Discovery) -> Result<Balanced, Error> {

@@ -18,6 +18,7 @@
 //! | `registryctl/list.rs`, `watch.rs` | the two commands |
 //! | `registryctl/screen.rs` | the terminal, or one line per change |
 
+mod access;
 #[path = "registryctl/entry.rs"]
 mod entry;
 #[path = "registryctl/follow.rs"]
@@ -40,11 +41,11 @@ mod table;
 #[path = "registryctl/watch.rs"]
 mod watch;
 
+use access::Access;
 use clap::{Parser, Subcommand};
 use scope::{Scope, ScopeArgs};
 use source::Source;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -65,7 +66,11 @@ struct Args {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    etcd: EtcdArgs,
+    access: Access,
+    /// How long to wait for one answer of one member
+    #[arg(long, env = "ETCD_TIMEOUT", default_value = "2s", value_name = "TIME")]
+    #[arg(help_heading = "etcd", global = true, value_parser = access::time)]
+    timeout: Duration,
     #[command(flatten)]
     scope: ScopeArgs,
 }
@@ -78,7 +83,7 @@ enum Command {
     /// write: of two keys, the one with the higher revision was written later.
     List {
         /// One JSON object per line, with whole values
-        #[arg(long, env = "JSON")]
+        #[arg(long, env = "REGISTRYCTL_JSON")]
         json: bool,
     },
     /// Shows who is registered, and every change, until ctrl-c
@@ -91,46 +96,6 @@ enum Command {
     /// While etcd is out of reach the last known is shown; what changed meanwhile is found out
     /// afterwards.
     Watch,
-}
-
-/// Which etcd, as whom.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "etcd")]
-struct EtcdArgs {
-    /// Client URLs of etcd, separated by commas
-    #[arg(
-        long,
-        env = "ETCD_ENDPOINTS",
-        default_value = "http://127.0.0.1:2379",
-        global = true
-    )]
-    #[arg(value_delimiter = ',', value_name = "URL")]
-    etcd: Vec<String>,
-    /// User of etcd, if it asks for one
-    #[arg(long, env = "ETCD_USER", hide_env_values = true, global = true)]
-    user: Option<String>,
-    /// Password of that user; better given by the environment
-    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, global = true)]
-    password: Option<String>,
-    /// Certificates to trust with https, PEM
-    #[arg(long, env = "ETCD_CACERT", value_name = "FILE", global = true)]
-    cacert: Option<PathBuf>,
-    /// Certificate of ours, if etcd asks for one, PEM
-    #[arg(long, env = "ETCD_CERT", value_name = "FILE", global = true)]
-    cert: Option<PathBuf>,
-    /// Private key of that certificate, PEM
-    #[arg(long, env = "ETCD_KEY", value_name = "FILE", global = true)]
-    key: Option<PathBuf>,
-    /// How long to wait for one answer of one member
-    #[arg(
-        long,
-        env = "ETCD_TIMEOUT",
-        default_value = "2s",
-        value_name = "TIME",
-        global = true
-    )]
-    #[arg(value_parser = humantime::parse_duration)]
-    timeout: Duration,
 }
 
 /// Why a command failed.
@@ -166,7 +131,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<(), Failure> {
     let scope = args.scope.check()?;
-    let source = Source::new(&args.etcd, &scope)?;
+    let source = Source::new(&args.access, args.timeout, &scope)?;
     match args.command {
         Command::List { json } => list::run(source, &scope, json).await,
         Command::Watch => watch::run(source, scope).await,

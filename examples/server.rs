@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::format::Plain;
 use tonic_etcd::{
-    Closed, Error, Instance, Registrar, RegistrarBuilder, Registration, ServeError,
-    ServeRegistered, Status, StatusWatch,
+    Closed, Error, Etcd, Instance, OnConflict, Registrar, RegistrarBuilder, Registration,
+    ServeError, ServeRegistered, Status, StatusWatch,
 };
 
 /// A greeter that is registered in etcd for as long as it serves.
@@ -36,42 +36,81 @@ use tonic_etcd::{
 struct Args {
     #[command(flatten)]
     access: Access,
+    /// How long one attempt to reach a member of etcd may take; by default 600ms, or less with a TTL below 5s
+    #[arg(long, env = "ETCD_ATTEMPT_TIMEOUT", value_name = "TIME", value_parser = access::time)]
+    attempt_timeout: Option<Duration>,
+    /// What to do about a key that another lease holds
+    #[arg(
+        long,
+        env = "GREETER_ON_CONFLICT",
+        default_value = "take-over",
+        value_enum
+    )]
+    on_conflict: Policy,
     /// Format to write; may be repeated, to be found by clients of several ecosystems
-    #[arg(long, env = "FORMAT", default_value = "plain", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "GREETER_FORMAT",
+        default_value = "plain",
+        value_delimiter = ','
+    )]
     format: Vec<FormatName>,
     /// What every key of the plain format begins with
-    #[arg(long, env = "PREFIX", default_value = "/services")]
+    #[arg(long, env = "GREETER_PREFIX", default_value = "/services")]
     prefix: String,
     /// How a key of the plain format is made, of {prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}
-    #[arg(long, env = "KEY", default_value = "{prefix}/{name}/{ip}/{pid}")]
+    #[arg(
+        long,
+        env = "GREETER_KEY",
+        default_value = "{prefix}/{name}/{ip}/{pid}"
+    )]
     key: String,
     /// Service name to register under; may be repeated
-    #[arg(long, env = "NAME", default_value = "greeter", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "GREETER_NAME",
+        default_value = "greeter",
+        value_delimiter = ','
+    )]
     name: Vec<String>,
     /// Address to listen on; port 0 finds a free one
     #[arg(
         long,
-        env = "LISTEN",
+        env = "GREETER_LISTEN",
         default_value = "127.0.0.1:0",
         value_name = "ADDR"
     )]
     listen: SocketAddr,
     /// Address to advertise instead of the one that is bound, host:port
-    #[arg(long, env = "ADVERTISE", value_name = "ADDR")]
+    #[arg(long, env = "GREETER_ADVERTISE", value_name = "ADDR")]
     advertise: Option<String>,
     /// Time after which a crash removes the key, such as 5s
-    #[arg(long, env = "TTL", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "GREETER_TTL", default_value = "5s", value_parser = access::time)]
     ttl: Duration,
     /// Value to write in the plain format instead of the instance as JSON
-    #[arg(long, env = "VALUE")]
+    #[arg(long, env = "GREETER_VALUE")]
     value: Option<String>,
     /// Time to serve on after the key is gone
-    #[arg(long, env = "SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "GREETER_SETTLE", default_value = "1s", value_parser = access::time)]
     settle: Duration,
     /// Time for requests in flight to finish
-    #[arg(long, env = "DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "GREETER_DRAIN_TIMEOUT", default_value = "30s", value_parser = access::time)]
     drain_timeout: Duration,
 }
+
+/// [`OnConflict`] on a command line.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Policy {
+    /// Write the key anyway
+    TakeOver,
+    /// Leave it, and look again until it is free
+    Yield,
+}
+
+/// The command line or the environment is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -94,6 +133,7 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             match error.downcast_ref() {
+                _ if error.is::<Usage>() => ExitCode::from(2),
                 Some(ServeError::Setup(_)) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
@@ -103,7 +143,9 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
     let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
-    let registration = register(&args, &shutdown, &shutdown_now).map_err(ServeError::Setup)?;
+    let etcd = args.access.etcd(args.attempt_timeout).map_err(Usage)?;
+    let registration =
+        register(&args, etcd, &shutdown, &shutdown_now).map_err(ServeError::Setup)?;
     let incoming = registration.bind(args.listen).map_err(ServeError::Setup)?;
     let local = incoming.local_addr();
     println!("listening {local}");
@@ -114,16 +156,19 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
         [shutdown, shutdown_now],
     ));
 
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(greeter::DESCRIPTOR)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(greeter::DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let greeter = MyGreeter {
         whoami: format!("I am {local}."),
     };
     let closed = Server::builder()
         .layer(registration.layer())
         .add_service(registration.health_service())
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
         .add_service(GreeterServer::new(greeter))
         .serve_registered_with_incoming(incoming)
         .await?;
@@ -132,17 +177,19 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
 
 fn register(
     args: &Args,
+    etcd: Etcd,
     shutdown: &CancellationToken,
     shutdown_now: &CancellationToken,
 ) -> Result<Registration, Error> {
     let plain = Plain::new().prefix(&args.prefix).key(&args.key);
     let formats = args.format.iter().map(|name| name.format(&plain));
     let registrar = formats
-        .fold(
-            Registrar::builder(args.access.etcd()),
-            RegistrarBuilder::format,
-        )
+        .fold(Registrar::builder(etcd), RegistrarBuilder::format)
         .ttl(args.ttl)
+        .on_conflict(match args.on_conflict {
+            Policy::TakeOver => OnConflict::TakeOver,
+            Policy::Yield => OnConflict::Yield,
+        })
         .settle(args.settle)
         .drain_timeout(args.drain_timeout)
         .shutdown(shutdown.clone())

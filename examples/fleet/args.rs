@@ -17,53 +17,53 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
     /// What happens; may be repeated. By default all of it, one after the other
-    #[arg(long, env = "SCENARIO", value_delimiter = ',', value_enum)]
+    #[arg(long, env = "FLEET_SCENARIO", value_delimiter = ',', value_enum)]
     scenario: Vec<Scenario>,
     /// Who calls
-    #[arg(long, env = "CLIENT", value_enum, default_value = "both")]
+    #[arg(long, env = "FLEET_CLIENT", value_enum, default_value = "both")]
     pub(crate) client: Who,
     /// How many servers
-    #[arg(long, env = "SERVERS", default_value_t = 3)]
+    #[arg(long, env = "FLEET_SERVERS", default_value_t = 3)]
     #[arg(value_parser = clap::value_parser!(u16).range(2..))]
     pub(crate) servers: u16,
     /// How many clients of each kind, with connections and a watch of their own
-    #[arg(long, env = "CLIENTS", default_value_t = 4)]
+    #[arg(long, env = "FLEET_CLIENTS", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) clients: u16,
     /// Unary calls a second, by all clients of a kind together
-    #[arg(long, env = "RATE", default_value_t = 1000)]
+    #[arg(long, env = "FLEET_RATE", default_value_t = 1000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: u32,
     /// Streams of a second each that are begun in a second, by all clients of a kind together
-    #[arg(long, env = "STREAMS", default_value_t = 10)]
+    #[arg(long, env = "FLEET_STREAMS", default_value_t = 10)]
     pub(crate) streams: u32,
     /// Deadline of a call
-    #[arg(long, env = "DEADLINE", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FLEET_DEADLINE", default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) deadline: Duration,
     /// When clients ping a silent connection
-    #[arg(long, env = "KEEP_ALIVE", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FLEET_KEEP_ALIVE", default_value = "2s", value_parser = humantime::parse_duration)]
     pub(crate) keep_alive: Duration,
     /// When they give it up after that
-    #[arg(long, env = "KEEP_ALIVE_TIMEOUT", default_value = "1s")]
+    #[arg(long, env = "FLEET_KEEP_ALIVE_TIMEOUT", default_value = "1s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) keep_alive_timeout: Duration,
     /// rolling: how often all servers are restarted
-    #[arg(long, env = "ROUNDS", default_value_t = 10)]
+    #[arg(long, env = "FLEET_ROUNDS", default_value_t = 10)]
     pub(crate) rounds: u32,
     /// Time servers serve on after their key is gone
-    #[arg(long, env = "SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FLEET_SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
     pub(crate) settle: Duration,
     /// etcd-down: how long etcd is away
-    #[arg(long, env = "OUTAGE", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FLEET_OUTAGE", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) outage: Duration,
     /// hang: how long a server is stopped
-    #[arg(long, env = "HANG", default_value = "8s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FLEET_HANG", default_value = "8s", value_parser = humantime::parse_duration)]
     pub(crate) hang: Duration,
     /// Calm before the first event
-    #[arg(long, env = "WARM_UP", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FLEET_WARM_UP", default_value = "2s", value_parser = humantime::parse_duration)]
     pub(crate) warm_up: Duration,
     /// Calm after the last one
-    #[arg(long, env = "COOL_DOWN", default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FLEET_COOL_DOWN", default_value = "3s", value_parser = humantime::parse_duration)]
     pub(crate) cool_down: Duration,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! make fleet                      # all of it, about two minutes
-//! make fleet SCENARIO=rolling     # one scenario
+//! make fleet FLEET_SCENARIO=rolling     # one scenario
 //! ```
 //!
 //! Each scenario has an etcd, servers and clients of its own. Clients start calls on schedule,

@@ -1,7 +1,8 @@
 //! [`Member`]: where to dial one member of etcd, and how securely. Checked before anything is sent.
 
+use crate::Failure;
+use crate::access::Access;
 use crate::source::chain;
-use crate::{EtcdArgs, Failure};
 use http::Uri;
 use std::fs;
 use std::path::Path;
@@ -20,12 +21,10 @@ pub(crate) struct Member {
 // === impl Member ===
 
 impl Member {
-    pub(crate) fn all(args: &EtcdArgs) -> Result<Vec<Self>, Failure> {
-        let tls = tls(args)?;
-        args.etcd
-            .iter()
-            .map(|url| Self::new(url.trim(), args.timeout, &tls))
-            .collect()
+    pub(crate) fn all(access: &Access, limit: Duration) -> Result<Vec<Self>, Failure> {
+        let tls = tls(access)?;
+        let urls = access.etcd.iter();
+        urls.map(|url| Self::new(url.trim(), limit, &tls)).collect()
     }
 
     fn new(url: &str, limit: Duration, tls: &Option<ClientTlsConfig>) -> Result<Self, Failure> {
@@ -67,24 +66,22 @@ impl Member {
 }
 
 /// Trust and identity, if any is given.
-fn tls(args: &EtcdArgs) -> Result<Option<ClientTlsConfig>, Failure> {
+fn tls(access: &Access) -> Result<Option<ClientTlsConfig>, Failure> {
     let read = |file: &Path| {
         fs::read(file).map_err(|error| usage(&format!("{}: {error}", file.display())))
     };
-    let Some(cacert) = &args.cacert else {
-        return match args.cert.as_ref().or(args.key.as_ref()) {
-            Some(_) => Err(usage("--cert and --key need --cacert")),
-            None => Ok(None),
-        };
+    let identity = access.identity().map_err(Failure::Usage)?;
+    let Some(cacert) = &access.cacert else {
+        return Ok(None);
     };
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
-    match (&args.cert, &args.key) {
-        (Some(cert), Some(key)) => Ok(Some(
-            tls.identity(Identity::from_pem(read(cert)?, read(key)?)),
-        )),
-        (None, None) => Ok(Some(tls)),
-        _ => Err(usage("--cert and --key come together")),
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
+    if let Some((cert, key)) = identity {
+        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
     }
+    if let Some(name) = &access.server_name {
+        tls = tls.domain_name(name);
+    }
+    Ok(Some(tls))
 }
 
 fn usage(why: &str) -> Failure {

@@ -11,15 +11,25 @@ use tonic_etcd::format::{Format, Plain};
 #[command(next_help_heading = "What to show")]
 pub(crate) struct ScopeArgs {
     /// Format to read; may be repeated
-    #[arg(long, env = "FORMAT", default_value = "plain", global = true)]
+    #[arg(
+        long,
+        env = "REGISTRYCTL_FORMAT",
+        default_value = "plain",
+        global = true
+    )]
     #[arg(value_delimiter = ',', value_name = "FORMAT")]
     format: Vec<FormatName>,
     /// What every key of the plain format begins with
-    #[arg(long, env = "PREFIX", default_value = "/services", global = true)]
+    #[arg(
+        long,
+        env = "REGISTRYCTL_PREFIX",
+        default_value = "/services",
+        global = true
+    )]
     prefix: String,
     /// Only the services of these names; etcd-naming and go-zero need them, because their keys
     /// begin with the name
-    #[arg(long, env = "NAME", value_delimiter = ',', global = true)]
+    #[arg(long, env = "REGISTRYCTL_NAME", value_delimiter = ',', global = true)]
     name: Vec<String>,
 }
 

@@ -3,9 +3,10 @@
 //! One member at a time, and every call bounded: `etcd-client` itself waits for ever, and with several endpoints it picks
 //! one at random for each call, also one that is down.
 
+use crate::access::Access;
 use crate::entry::Entry;
 use crate::member::Member;
-use crate::{EtcdArgs, Failure, Scope};
+use crate::{Failure, Scope};
 use etcd_client::{
     Channel, Client, ConnectOptions, EventType, GetOptions, WatchOptions, WatchStream,
 };
@@ -76,20 +77,18 @@ const AT_ONCE: usize = 32;
 
 impl Source {
     /// Checks everything, and touches no network.
-    pub(crate) fn new(args: &EtcdArgs, scope: &Scope) -> Result<Self, Failure> {
-        let members = Member::all(args)?;
-        let user = match (&args.user, &args.password) {
-            (Some(user), Some(password)) => Some((user.clone(), password.clone())),
-            (None, None) => None,
-            _ => {
-                let why = "--user and --password come together";
-                return Err(Failure::Usage(why.to_owned()));
-            }
-        };
+    pub(crate) fn new(access: &Access, limit: Duration, scope: &Scope) -> Result<Self, Failure> {
+        if limit.is_zero() {
+            let why = "--timeout is 0: give the time that an answer may take, such as 2s";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let members = Member::all(access, limit)?;
+        let user = access.credentials().map_err(Failure::Usage)?;
+        let user = user.map(|(user, password)| (user.to_owned(), password.to_owned()));
         Ok(Self {
             members,
             user,
-            limit: args.timeout,
+            limit,
             scans: scope.scans.clone(),
         })
     }

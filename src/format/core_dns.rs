@@ -4,6 +4,7 @@ use super::{Format, Place, Unreadable, check_segment, id_in, instance_at, json, 
 use crate::address::{Address, is_dns_name};
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// CoreDNS' `etcd` plugin, and SkyDNS: any client that asks the DNS, and never etcd.
 ///
@@ -11,7 +12,14 @@ use serde::{Deserialize, Serialize};
 /// records only. Names and ids must be possible in the DNS, and keys are in lower case, because
 /// CoreDNS looks them up so. One value that is no JSON fails every query that meets it.
 ///
+/// The address must be an IP address. Of a host name CoreDNS makes a CNAME record of the service's
+/// own name: two instances, or one beside an IP address, would be two CNAME records, or a CNAME
+/// beside an A record, which the DNS forbids (RFC 1034, 3.6.2). `register` refuses a host name.
+///
 /// Carries the address, and the weight (100 when none is given).
+///
+/// Who asked keeps the answer for the [`ttl`](Self::ttl), 5 s: set
+/// [`settle`](crate::RegistrarBuilder::settle) to that TTL and 1 s, 6 s by default.
 #[derive(Debug, Clone)]
 pub struct CoreDns {
     path: String,
@@ -141,6 +149,16 @@ impl Format for CoreDns {
             let reason = format!("the id {id:?} must be one label in lower case");
             return Err(self.refuse(reason));
         }
+        let address = instance.address.as_deref().map(Address::parse);
+        if let Some(host) = address.transpose()?.map(|address| address.host())
+            && host.parse::<IpAddr>().is_err()
+        {
+            let reason = format!(
+                "the address {host:?} is a name, of which CoreDNS makes a CNAME record beside those \
+                 of the other instances, which the DNS forbids: give an IP address"
+            );
+            return Err(self.refuse(reason));
+        }
         if instance.weight == Some(0) {
             return Err(self.refuse("CoreDNS takes a weight of 0 for 100: give at least 1"));
         }
@@ -254,6 +272,14 @@ mod tests {
             assert!(check(greeter().id(bad)).is_err(), "{bad}");
         }
         assert!(check(greeter().weight(0)).is_err());
+        for good in ["10.1.2.3:9000", "[2001:db8::1]:9000"] {
+            check(greeter().address(good)).unwrap();
+        }
+        for name in ["node.example.org:9000", "localhost:9000"] {
+            let error = check(greeter().address(name)).unwrap_err();
+            assert!(matches!(error, Error::Format { .. }), "{error:?}");
+            assert!(error.to_string().contains("CNAME"), "{error}");
+        }
         for bad in [
             CoreDns::new().domain(""),
             CoreDns::new().domain("a b"),

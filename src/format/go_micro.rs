@@ -10,6 +10,11 @@ use std::collections::BTreeMap;
 ///
 /// A service with exactly one node for each key. Carries id, version and the metadata, which is
 /// the node's: as go-micro's own servers do it, together with how to talk to it.
+///
+/// go-micro writes a service `a/b` under `a-b`. A name with a slash is refused here, as in every
+/// format: register and find such a service as `a-b`, which go-micro's clients of `a/b` look up.
+///
+/// Clients watch: the default of [`settle`](crate::RegistrarBuilder::settle), 1 s, is enough.
 #[derive(Debug, Clone)]
 pub struct GoMicro {
     prefix: String,
@@ -93,9 +98,8 @@ impl Format for GoMicro {
         check_prefix("prefix", &self.prefix).map(drop)
     }
 
-    /// go-micro turns slashes in a name into dashes.
     fn prefix(&self, service: &str) -> String {
-        below(&self.prefix, &service.replace('/', "-"))
+        below(&self.prefix, service)
     }
 
     fn check(&self, instance: &Instance) -> Result<(), Error> {
@@ -163,10 +167,6 @@ mod tests {
         assert_eq!(
             written(&GoMicro::new(), &full(), "10.1.2.3:9000"),
             (KEY.to_owned(), VALUE.to_owned())
-        );
-        assert_eq!(
-            Format::prefix(&GoMicro::new(), "a/b"),
-            "/micro/registry/a-b/"
         );
     }
 

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 /// kratos fails a whole list on one value that is no JSON, and lists by the name without a slash
 /// behind it: what lies under `greeter2` can break the clients of `greeter`, too. A value under
 /// another name it skips. The weight travels as text in the metadata; kratos has no other place.
+///
+/// Clients watch: the default of [`settle`](crate::RegistrarBuilder::settle), 1 s, is enough.
 #[derive(Debug, Clone)]
 pub struct Kratos {
     namespace: String,

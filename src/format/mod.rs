@@ -15,15 +15,19 @@
 //! | [`GoMicro`] | `/micro/registry/greeter/ID` | `{"name":"greeter","version":"v1","metadata":null,"endpoints":[],"nodes":[{"metadata":{"protocol":"grpc",..},"id":"ID","address":"10.1.2.3:9000"}]}` |
 //! | [`CoreDns`] | `/skydns/local/skydns/greeter/ID` | `{"host":"10.1.2.3","port":9000,"priority":10,"weight":100,"ttl":5}` |
 //!
-//! | format | who reads it | and how |
-//! |---|---|---|
-//! | `Plain` | etcdctl, scripts, this crate | |
-//! | `EtcdNaming` | grpc-go with etcd's resolver: `etcd:///greeter` | takes one leading slash off the target; skips bad JSON; ignores `Op` |
-//! | `Kratos` | kratos: `discovery:///greeter` | one bad value fails the whole list; `name` must be that of the target |
-//! | `Kitex` | kitex with `registry-etcd` | polls every 5 s; takes a weight that is not positive for 10 |
-//! | `GoZero` | go-zero's zrpc | the values are a set, of which each client dials 32; dials whatever is there |
-//! | `GoMicro` | go-micro | one node for each key; `/` in names becomes `-` |
-//! | `CoreDns` | whoever asks the DNS: A, AAAA, SRV | lower case; one bad value fails the query; takes a weight of 0 for 100 |
+//! | format | who reads it | and how | `settle` |
+//! |---|---|---|---|
+//! | `Plain` | etcdctl, scripts, this crate | this crate watches | 1 s; for a script that polls, its interval and 1 s |
+//! | `EtcdNaming` | grpc-go with etcd's resolver: `etcd:///greeter` | watches; takes one leading slash off the target; skips bad JSON; ignores `Op` | 1 s |
+//! | `Kratos` | kratos: `discovery:///greeter` | watches; one bad value fails the whole list; `name` must be that of the target | 1 s |
+//! | `Kitex` | kitex with `registry-etcd` | polls every 5 s; takes a weight that is not positive for 10 | 6 s |
+//! | `GoZero` | go-zero's zrpc | watches; the values are a set, of which each client dials 32; dials whatever is there | 1 s |
+//! | `GoMicro` | go-micro | watches; one node for each key; asks for `a-b` to find `a/b`, so register it as `a-b` | 1 s |
+//! | `CoreDns` | whoever asks the DNS: A, AAAA, SRV | keeps an answer for its TTL, 5 s; lower case; IP addresses only; one bad value fails the query; takes a weight of 0 for 100 | 6 s |
+//!
+//! `settle` is the least that [`RegistrarBuilder::settle`](crate::RegistrarBuilder::settle) should
+//! be for these readers: the server serves on for so long after its keys are gone. Its default is
+//! 1 s, which is for readers that watch. With several formats, the longest one counts.
 //!
 //! What an instance has and a format has no place for (a version in kitex, anything but the address
 //! in go-zero) is left out. What a reader would *misread* is refused when it is registered. IPv6

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 ///
 /// Reads that JSON (the name in it is not compared, the key decides), and the bare `host:port`
 /// that shell scripts write.
+///
+/// Readers that watch need no more than the default of
+/// [`settle`](crate::RegistrarBuilder::settle), 1 s; a script that polls needs its interval and 1 s.
 #[derive(Debug, Clone)]
 pub struct Plain {
     prefix: Option<String>,

@@ -77,6 +77,28 @@ fn each_format_has_its_name() {
     assert_eq!(names.join(" "), expected);
 }
 
+/// A format that is added without a line in the tables of the documentation fails here.
+#[test]
+fn the_documentation_lists_each_format_with_its_time_to_settle() {
+    let docs = include_str!("mod.rs");
+    let exported = docs.lines().filter_map(|line| {
+        let path = line.strip_prefix("pub use ")?.strip_suffix(';')?;
+        let name = path.rsplit("::").next()?;
+        (!["Address", "Place", "Unreadable"].contains(&name)).then_some(name)
+    });
+    let exported: Vec<_> = exported.collect();
+    assert_eq!(exported.len(), all().len(), "{exported:?}");
+    for name in exported {
+        let keys = format!("//! | [`{name}`]");
+        assert!(docs.lines().any(|line| line.starts_with(&keys)), "{keys}");
+        let reader = format!("//! | `{name}` |");
+        let row = docs.lines().find(|line| line.starts_with(&reader));
+        let row = row.unwrap_or_else(|| panic!("no row {reader:?}"));
+        let settle = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        assert!(settle.contains(" s"), "{row}");
+    }
+}
+
 #[test]
 fn no_two_formats_share_a_key_by_default() {
     let formats = Formats::new(all().to_vec()).unwrap();

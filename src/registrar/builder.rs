@@ -135,8 +135,10 @@ impl RegistrarBuilder {
         self
     }
 
-    /// How long to keep serving after the keys are gone, so that clients that poll, and slow
-    /// watchers, let go too. Default: 1 s.
+    /// How long to keep serving after the keys are gone. Default: 1 s, for clients that watch.
+    ///
+    /// Clients that poll need their interval and 1 s more: 6 s for kitex, which polls every 5 s, and
+    /// for CoreDNS with its TTL of 5 s. The [formats](crate::format) say which value each reader needs.
     pub fn settle(mut self, wait: Duration) -> Self {
         self.settle = wait;
         self
