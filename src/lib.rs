@@ -37,7 +37,7 @@
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
 //! * [`mod@format`]: how instances are written, for the readers of which ecosystem;
-//! * [`failures`]: for every fault, what is seen, what to do, and what is guaranteed.
+//! * [`failures`]: for every error, what is seen, what to do, and what is guaranteed.
 //!
 //! # Guarantees
 //!

@@ -29,7 +29,7 @@ pub(crate) struct Access {
     cert: Option<PathBuf>,
     /// Private key of that certificate, PEM
     #[arg(long, env = "ETCD_KEY", value_name = "FILE", global = true)]
-    key: Option<PathBuf>,
+    key_file: Option<PathBuf>,
     /// Name that etcd's certificate must carry, if it is not the host of the URL
     #[arg(
         long,
@@ -52,9 +52,9 @@ impl Access {
 
     /// Certificate and private key.
     pub(crate) fn identity(&self) -> Result<Option<(&PathBuf, &PathBuf)>, String> {
-        let identity = pair("--cert and --key", &self.cert, &self.key)?;
+        let identity = pair("--cert and --key-file", &self.cert, &self.key_file)?;
         match (&identity, &self.cacert) {
-            (Some(_), None) => Err("--cert and --key need --cacert".to_owned()),
+            (Some(_), None) => Err("--cert and --key-file need --cacert".to_owned()),
             _ => Ok(identity),
         }
     }

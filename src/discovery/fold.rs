@@ -1,7 +1,7 @@
 //! [`Fold`]: what there is, as the sum of lists and events; and what each of them changes. Pure.
 
 use crate::Instance;
-use crate::etcd::Seen;
+use crate::etcd::KeyMeta;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ struct Missing {
 /// One key.
 #[derive(Debug)]
 struct Known {
-    seen: Seen,
+    seen: KeyMeta,
     /// How many cuts there had been when it was last seen.
     cuts: u64,
     /// `None`: its value does not read.
@@ -51,7 +51,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) key: String,
-    pub(super) seen: Seen,
+    pub(super) seen: KeyMeta,
     pub(super) instance: Option<Instance>,
 }
 
@@ -98,7 +98,7 @@ impl Fold {
     }
 
     /// A key that tells whether etcd still has the same history, with what is known of it.
-    pub(super) fn witness(&self) -> Option<(Arc<str>, Seen)> {
+    pub(super) fn witness(&self) -> Option<(Arc<str>, KeyMeta)> {
         if self.is_history {
             return None;
         }
@@ -284,7 +284,7 @@ mod tests {
     fn reading(key: &str, revision: i64) -> Reading {
         Reading {
             key: key.to_owned(),
-            seen: Seen { lease: 7, revision },
+            seen: KeyMeta { lease: 7, revision },
             instance: Some(at(key, key)),
         }
     }

@@ -16,8 +16,8 @@ use super::fold::{Fold, Reading};
 use super::shared::Shared;
 use crate::backoff::{Backoff, Bucket, Rate};
 use crate::etcd::{
-    EventKind, Fault, Found, Meaning, Members, Seen, Session, WatchNews, WatchReplies,
-    WatchRequests, within,
+    Endpoints, EventKind, KeyMeta, KeyValue, RpcError, RpcErrorKind, Session, WatchReplies,
+    WatchRequests, WatchResponse, with_timeout,
 };
 use crate::format::{Format, Unreadable};
 use std::future::Future;
@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// See the [module](self).
 pub(super) struct Watcher {
     shared: Arc<Shared>,
-    members: Members,
+    members: Endpoints,
     service: Arc<str>,
     format: Arc<dyn Format>,
     prefix: String,
@@ -80,7 +80,7 @@ const WARNINGS: Rate = Rate {
 impl Watcher {
     pub(super) fn new(
         shared: Arc<Shared>,
-        members: Members,
+        members: Endpoints,
         (service, format, prefix): (Arc<str>, Arc<dyn Format>, String),
         (limit, grace, max): (Duration, Duration, usize),
     ) -> Self {
@@ -111,28 +111,28 @@ impl Watcher {
     /// Never ends.
     pub(super) async fn run(mut self) {
         loop {
-            let fault = match self.keep().await {
+            let error = match self.keep().await {
                 Ok(never) => match never {},
-                Err(fault) => fault,
+                Err(error) => error,
             };
-            let pause = self.broke(&fault);
+            let pause = self.broke(&error);
             self.believing(sleep(pause)).await;
         }
     }
 
     /// One connection, for as long as it goes well.
-    async fn keep(&mut self) -> Result<std::convert::Infallible, Fault> {
+    async fn keep(&mut self) -> Result<std::convert::Infallible, RpcError> {
         let member = self.members.at(self.member);
         let endpoint = member.shown().clone();
         let connecting = Session::connect(&self.members, member, self.limit);
-        let connecting = within(self.limit, &endpoint, connecting);
+        let connecting = with_timeout(self.limit, &endpoint, connecting);
         let session = connecting.await?;
         if !self.knows_our_history(&session).await? {
             self.list(&session).await?;
         }
         let from = self.shared.fold(|fold, _| fold.revision()) + 1;
         let stream = session.clone().watch_prefix(&self.prefix, from);
-        let (mut requests, mut replies) = within(self.limit, &endpoint, stream).await?;
+        let (mut requests, mut replies) = with_timeout(self.limit, &endpoint, stream).await?;
         self.works();
         loop {
             self.hear(&endpoint, &mut requests, &mut replies).await?;
@@ -145,7 +145,7 @@ impl Watcher {
         endpoint: &Arc<str>,
         requests: &mut WatchRequests,
         replies: &mut WatchReplies,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), RpcError> {
         let (limit, quiet) = (self.limit, self.quiet());
         let next = async {
             if let Ok(news) = timeout(quiet, replies.next()).await {
@@ -155,7 +155,7 @@ impl Watcher {
                 requests.ask_progress().await?;
                 replies.next().await
             };
-            within(limit, endpoint, answered).await
+            with_timeout(limit, endpoint, answered).await
         };
         let news = self.believing(next).await?;
         self.take(endpoint, news)
@@ -166,22 +166,22 @@ impl Watcher {
         QUIET.mul_f64(0.75 + self.rng.f64() / 2.0)
     }
 
-    fn take(&mut self, endpoint: &Arc<str>, news: WatchNews) -> Result<(), Fault> {
+    fn take(&mut self, endpoint: &Arc<str>, news: WatchResponse) -> Result<(), RpcError> {
         // A stream from the future: etcd counts anew. The revision of a cancellation is 0.
         let known = self.shared.fold(|fold, _| fold.revision());
         if news.ended.is_none() && news.revision < known {
             let what = format!("its revision went back from {known} to {}", news.revision);
             self.shared.fold(|fold, _| fold.forget_history());
-            return Err(Fault::broken(endpoint, what));
+            return Err(RpcError::broken(endpoint, what));
         }
         let events: Vec<_> = news
             .events
             .into_iter()
             .map(|event| match event.kind {
-                EventKind::Put { lease, value } => Ok(self.read(Found {
+                EventKind::Put { lease, value } => Ok(self.read(KeyValue {
                     key: event.key,
                     value,
-                    seen: Seen {
+                    seen: KeyMeta {
                         lease,
                         revision: event.revision,
                     },
@@ -201,17 +201,17 @@ impl Watcher {
         }
         match news.ended {
             None => Ok(()),
-            Some((_, fault)) => {
-                if fault.meaning() == Meaning::Compacted {
+            Some((_, error)) => {
+                if error.kind() == RpcErrorKind::Compacted {
                     self.shared.fold(|fold, _| fold.forget_history());
                 }
-                Err(fault)
+                Err(error)
             }
         }
     }
 
     /// Whether we can go on where we were.
-    async fn knows_our_history(&mut self, session: &Session) -> Result<bool, Fault> {
+    async fn knows_our_history(&mut self, session: &Session) -> Result<bool, RpcError> {
         let (witness, revision) = self
             .shared
             .fold(|fold, _| (fold.witness(), fold.revision()));
@@ -219,23 +219,23 @@ impl Watcher {
             return Ok(false);
         };
         let look = session.clone().seen_at(&key, revision);
-        match within(self.limit, session.endpoint(), look).await {
+        match with_timeout(self.limit, session.endpoint(), look).await {
             Ok(there) => Ok(there == Some(seen)),
-            Err(fault) if fault.meaning() == Meaning::Compacted => Ok(false),
-            Err(fault) => Err(fault),
+            Err(error) if error.kind() == RpcErrorKind::Compacted => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     /// Reads everything anew, and passes on the differences.
-    async fn list(&mut self, session: &Session) -> Result<(), Fault> {
+    async fn list(&mut self, session: &Session) -> Result<(), RpcError> {
         let (mut from, mut revision) = (self.prefix.clone().into_bytes(), 0);
         let (mut readings, mut total) = (vec![], 0);
         loop {
             let page = session
                 .clone()
                 .page(&self.prefix, from.clone(), revision, self.page);
-            let page = match within(self.limit, session.endpoint(), page).await {
-                Err(fault) if fault.meaning() == Meaning::TooLarge && self.page > 1 => {
+            let page = match with_timeout(self.limit, session.endpoint(), page).await {
+                Err(error) if error.kind() == RpcErrorKind::TooLarge && self.page > 1 => {
                     self.page = (self.page / 10).max(1);
                     continue;
                 }
@@ -272,8 +272,8 @@ impl Watcher {
         Ok(())
     }
 
-    fn read(&mut self, found: Found) -> Reading {
-        let Found { key, value, seen } = found;
+    fn read(&mut self, found: KeyValue) -> Reading {
+        let KeyValue { key, value, seen } = found;
         let read = match value.len() {
             // A format may be somebody else's. Its bug costs one value, and not the whole set.
             ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -310,7 +310,7 @@ impl Watcher {
     }
 
     /// The connection broke. Gives how long to wait before the next one.
-    fn broke(&mut self, fault: &Fault) -> Duration {
+    fn broke(&mut self, error: &RpcError) -> Duration {
         (self.belief, self.grace_ends, self.settled) = (None, None, None);
         let worked = self.works_since.take();
         let worked = worked.map_or(Duration::ZERO, |since| since.elapsed());
@@ -318,19 +318,19 @@ impl Watcher {
             self.shared.fold(|fold, _| fold.distrust());
         }
         if !std::mem::replace(&mut self.troubled, true) {
-            tracing::warn!(prefix = %self.prefix, why = %fault, "etcd cannot be watched, keeping what is known");
+            tracing::warn!(prefix = %self.prefix, why = %error, "etcd cannot be watched, keeping what is known");
         }
-        self.shared.trouble(Some(fault.to_string().into()));
+        self.shared.trouble(Some(error.to_string().into()));
         // After it is compacted the same member is as good as any.
         let stay = [
-            Meaning::Unauthenticated,
-            Meaning::Denied,
-            Meaning::Compacted,
+            RpcErrorKind::Unauthenticated,
+            RpcErrorKind::Denied,
+            RpcErrorKind::Compacted,
         ];
-        if !stay.contains(&fault.meaning()) {
+        if !stay.contains(&error.kind()) {
             self.member = self.member.wrapping_add(1);
         }
-        fault.pause(&mut self.retry, worked, (BRISK, self.limit), &mut self.rng)
+        error.pause(&mut self.retry, worked, (BRISK, self.limit), &mut self.rng)
     }
 
     /// Who is not back a while after the last one who was, and after most, is gone.

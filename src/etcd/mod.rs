@@ -1,27 +1,28 @@
 //! [`Etcd`]: which etcd, as whom, how securely, and how patiently.
 //!
-//! The only room that calls `etcd-client`; its types do not leave it, because it changes its
+//! The only module that calls `etcd-client`; its types do not leave it, because it changes its
 //! interface about five times a year.
 //!
 //! | file | |
 //! |---|---|
-//! | `fault.rs` | what an error means: decided once |
+//! | `rpc_error.rs` | what an error means: decided once |
 //! | `session.rs` | one connection to one member, and the calls we make on it |
 //! | `route.rs` | which of our addresses lies on the way to etcd |
 //! | `tls.rs` | [`Tls`]: trust and identity |
 
-mod fault;
 pub(crate) mod route;
+mod rpc_error;
 mod session;
 #[cfg(feature = "_tls")]
 mod tls;
 
-pub(crate) use fault::{Fault, Meaning, SLOW, chain};
+pub(crate) use rpc_error::{RpcError, RpcErrorKind, SLOW, chain};
 pub(crate) use session::{
-    Applied, Event, EventKind, Op, Renewals, Seen, Session, WatchNews, WatchReplies, WatchRequests,
+    Applied, Event, EventKind, KeepAliveStream, KeyMeta, Op, Session, WatchReplies, WatchRequests,
+    WatchResponse,
 };
 #[cfg(feature = "discovery")]
-pub(crate) use session::{Found, USER_AGENT};
+pub(crate) use session::{KeyValue, USER_AGENT};
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 
@@ -67,7 +68,7 @@ pub struct Etcd {
 
 /// A checked [`Etcd`].
 #[derive(Debug, Clone)]
-pub(crate) struct Members {
+pub(crate) struct Endpoints {
     list: Vec<Member>,
     user: Option<(String, Secret)>,
     connector: Option<Connector>,
@@ -89,13 +90,13 @@ struct Secret(String);
 /// The answer to a call, or, after `limit`, that it is late.
 ///
 /// As cancel safe as the call is.
-pub(crate) async fn within<T>(
+pub(crate) async fn with_timeout<T>(
     limit: Duration,
     endpoint: &Arc<str>,
-    call: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
+    call: impl Future<Output = Result<T, RpcError>>,
+) -> Result<T, RpcError> {
     let answer = tokio::time::timeout(limit, call).await;
-    answer.unwrap_or_else(|_| Err(Fault::late(endpoint, limit)))
+    answer.unwrap_or_else(|_| Err(RpcError::timeout(endpoint, limit)))
 }
 
 // === impl Etcd ===
@@ -172,7 +173,7 @@ impl Etcd {
     }
 
     /// Checks everything that can be checked without the network.
-    pub(crate) fn check(self) -> Result<Members, Error> {
+    pub(crate) fn check(self) -> Result<Endpoints, Error> {
         if self.endpoints.is_empty() {
             return Err(Error::NoEndpoints);
         }
@@ -185,7 +186,7 @@ impl Etcd {
             .iter()
             .map(|endpoint| Member::parse(endpoint.trim(), wants_tls))
             .collect::<Result<Vec<_>, _>>()?;
-        let members = Members {
+        let members = Endpoints {
             list,
             user: self.user,
             connector: self.connector,
@@ -197,9 +198,9 @@ impl Etcd {
     }
 }
 
-// === impl Members ===
+// === impl Endpoints ===
 
-impl Members {
+impl Endpoints {
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }

@@ -1,13 +1,13 @@
 //! Which of our addresses lies on the way to etcd. Asks the routing table, sends nothing.
 
-use super::Members;
+use super::Endpoints;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Our address on the route to the first member that can be resolved.
 ///
 /// Connecting a UDP socket sends no packet: the kernel only picks the source address. Names are
 /// resolved each time, so that this follows members that move.
-pub(crate) async fn towards(members: &Members, first: usize) -> Option<IpAddr> {
+pub(crate) async fn source_ip(members: &Endpoints, first: usize) -> Option<IpAddr> {
     for index in 0..members.len() {
         let member = members.at(first + index);
         let Ok(addrs) = tokio::net::lookup_host((member.host(), member.port())).await else {
@@ -45,7 +45,7 @@ mod tests {
     async fn the_route_to_a_local_etcd_is_loopback() {
         let members = Etcd::new(["http://127.0.0.1:2379"]).check().unwrap();
         assert_eq!(
-            towards(&members, 0).await,
+            source_ip(&members, 0).await,
             Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
         );
     }

@@ -1,9 +1,9 @@
 //! [`Session`]: one connection to one member, and the few calls we make on it.
 //!
-//! Not one of these calls is bounded in time here: whoever calls owns the clock, and bounds each
-//! of them together with its shutdown and the expiry of its lease.
+//! No call here has a time limit of its own: the caller bounds each
+//! of them, together with its shutdown and the expiry of its lease.
 
-use super::{Fault, Meaning, Member, Members};
+use super::{Endpoints, Member, RpcError, RpcErrorKind};
 use crate::connector::{Connecting, Connector, Io};
 use etcd_client as client;
 use http::Uri;
@@ -25,7 +25,7 @@ pub(crate) struct Session {
 }
 
 /// An open stream of renewals.
-pub(crate) struct Renewals {
+pub(crate) struct KeepAliveStream {
     keeper: client::LeaseKeeper,
     replies: client::LeaseKeepAliveStream,
     endpoint: Arc<str>,
@@ -45,7 +45,7 @@ pub(crate) struct WatchReplies {
 
 /// What a stream of watches said.
 #[derive(Debug)]
-pub(crate) struct WatchNews {
+pub(crate) struct WatchResponse {
     pub(crate) events: Vec<Event>,
     /// One watch that was asked for stands.
     pub(crate) created: bool,
@@ -53,7 +53,7 @@ pub(crate) struct WatchNews {
     #[cfg_attr(not(feature = "discovery"), allow(dead_code))]
     pub(crate) revision: i64,
     /// The watch that etcd ended, or that we let go, and why.
-    pub(crate) ended: Option<(i64, Fault)>,
+    pub(crate) ended: Option<(i64, RpcError)>,
 }
 
 /// One change to make, under our lease.
@@ -77,7 +77,7 @@ pub(crate) struct Applied {
 
 /// A key as etcd has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct KeyMeta {
     pub(crate) lease: i64,
     pub(crate) revision: i64,
 }
@@ -88,7 +88,7 @@ pub(crate) struct Seen {
 pub(crate) struct Page {
     /// etcd's revision then.
     pub(crate) revision: i64,
-    pub(crate) found: Vec<Found>,
+    pub(crate) found: Vec<KeyValue>,
     /// How many keys there are from the beginning of this page on.
     pub(crate) count: i64,
     /// Where the next page begins, if there is one.
@@ -98,10 +98,10 @@ pub(crate) struct Page {
 /// A key with its value. Keys that are no UTF-8 are passed over.
 #[cfg(feature = "discovery")]
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct KeyValue {
     pub(crate) key: String,
     pub(crate) value: Vec<u8>,
-    pub(crate) seen: Seen,
+    pub(crate) seen: KeyMeta,
 }
 
 /// Something happened to a watched key.
@@ -130,15 +130,16 @@ impl Session {
     /// Connects, and authenticates if there is a user.
     ///
     /// No HTTP/2 pings: etcd refuses those closer than 5 s, which is too rarely to guard a TTL of
-    /// that size. Renewals with a deadline of their own are the heartbeat.
+    /// that size. KeepAliveStream with a deadline of their own are the heartbeat.
     pub(crate) async fn connect(
-        members: &Members,
+        members: &Endpoints,
         member: &Member,
         limit: Duration,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, RpcError> {
         let endpoint = member.shown();
-        let broken =
-            |error: tonic::transport::Error| Fault::broken(endpoint, super::fault::chain(&error));
+        let broken = |error: tonic::transport::Error| {
+            RpcError::broken(endpoint, super::rpc_error::chain(&error))
+        };
         let channel = Endpoint::from(member.uri.clone())
             // The caller's limit comes first; this one ends what tonic may try by itself later.
             .connect_timeout(limit * 2)
@@ -149,7 +150,7 @@ impl Session {
         let channel = match member.uri.scheme_str() {
             Some("https") => members
                 .secure(channel)
-                .map_err(|what| Fault::broken(endpoint, what))?,
+                .map_err(|what| RpcError::broken(endpoint, what))?,
             _ => channel,
         };
         let channel = match &members.connector {
@@ -157,12 +158,20 @@ impl Session {
             None => channel.connect().await,
         };
         let channel = channel.map_err(|error| {
-            Fault::new(Meaning::Unreachable, endpoint, super::fault::chain(&error))
+            RpcError::new(
+                RpcErrorKind::Unreachable,
+                endpoint,
+                super::rpc_error::chain(&error),
+            )
         })?;
         Self::on(channel, members, endpoint).await
     }
 
-    async fn on(channel: Channel, members: &Members, endpoint: &Arc<str>) -> Result<Self, Fault> {
+    async fn on(
+        channel: Channel,
+        members: &Endpoints,
+        endpoint: &Arc<str>,
+    ) -> Result<Self, RpcError> {
         // `require_leader`: a member that is cut off ends our streams instead of going quiet.
         let mut options = client::ConnectOptions::new().with_require_leader(true);
         if let Some((name, password)) = &members.user {
@@ -170,7 +179,7 @@ impl Session {
         }
         let client = client::Client::from_channel(client::Channel::Tonic(channel), Some(options))
             .await
-            .map_err(|error| Fault::from_client(endpoint, &error))?;
+            .map_err(|error| RpcError::from_client(endpoint, &error))?;
         Ok(Self {
             kv: client.kv_client(),
             lease: client.lease_client(),
@@ -184,11 +193,11 @@ impl Session {
     }
 
     /// Grants the lease `id`. Gives the TTL etcd chose, which may differ from the one asked for.
-    pub(crate) async fn grant(mut self, id: i64, ttl: Duration) -> Result<Duration, Fault> {
+    pub(crate) async fn grant(mut self, id: i64, ttl: Duration) -> Result<Duration, RpcError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let options = client::LeaseGrantOptions::new().with_id(id);
         let granted = self.lease.grant(seconds, Some(options)).await;
-        let granted = granted.map_err(|error| self.fault(&error))?;
+        let granted = granted.map_err(|error| self.error(&error))?;
         if granted.id() != id {
             return Err(self.broken(format!("asked for lease {id:x}, got {:x}", granted.id())));
         }
@@ -196,14 +205,14 @@ impl Session {
     }
 
     /// Revokes the lease `id`; one that does not exist is as good as revoked.
-    pub(crate) async fn revoke(mut self, id: i64) -> Result<(), Fault> {
+    pub(crate) async fn revoke(mut self, id: i64) -> Result<(), RpcError> {
         match self
             .lease
             .revoke(id)
             .await
-            .map_err(|error| self.fault(&error))
+            .map_err(|error| self.error(&error))
         {
-            Err(fault) if fault.meaning() == Meaning::LeaseGone => Ok(()),
+            Err(error) if error.kind() == RpcErrorKind::LeaseGone => Ok(()),
             other => other.map(drop),
         }
     }
@@ -211,14 +220,14 @@ impl Session {
     /// Renews the lease `id` for the first time on this session, and opens the stream for more.
     ///
     /// `etcd-client` swallows the TTL of this first answer; it is the granted one.
-    pub(crate) async fn renewals(mut self, id: i64) -> Result<Renewals, Fault> {
+    pub(crate) async fn renewals(mut self, id: i64) -> Result<KeepAliveStream, RpcError> {
         let opened = self.lease.keep_alive(id).await;
-        let (keeper, replies) = opened.map_err(|error| self.fault(&error))?;
+        let (keeper, replies) = opened.map_err(|error| self.error(&error))?;
         // etcd-client goes on with whatever lease the first answer names.
         if keeper.id() != id {
             return Err(self.broken("answered the renewal of another lease"));
         }
-        Ok(Renewals {
+        Ok(KeepAliveStream {
             keeper,
             replies,
             endpoint: self.endpoint,
@@ -226,10 +235,10 @@ impl Session {
     }
 
     /// Applies all changes in one transaction under the lease `id`.
-    pub(crate) async fn apply(mut self, id: i64, ops: Vec<Op>) -> Result<Applied, Fault> {
+    pub(crate) async fn apply(mut self, id: i64, ops: Vec<Op>) -> Result<Applied, RpcError> {
         let txn =
             client::Txn::new().and_then(ops.iter().map(|op| op.request(id)).collect::<Vec<_>>());
-        let reply = self.kv.txn(txn).await.map_err(|error| self.fault(&error))?;
+        let reply = self.kv.txn(txn).await.map_err(|error| self.error(&error))?;
         let revision = revision_of(reply.header());
         let refused_by = reply.op_responses().iter().map(refused_by).collect();
         Ok(Applied {
@@ -242,12 +251,12 @@ impl Session {
     pub(crate) async fn look(
         mut self,
         keys: Vec<Arc<str>>,
-    ) -> Result<(i64, Vec<Option<Seen>>), Fault> {
+    ) -> Result<(i64, Vec<Option<KeyMeta>>), RpcError> {
         let get = |key: &Arc<str>| {
             client::TxnOp::get(&**key, Some(client::GetOptions::new().with_keys_only()))
         };
         let txn = client::Txn::new().and_then(keys.iter().map(get).collect::<Vec<_>>());
-        let reply = self.kv.txn(txn).await.map_err(|error| self.fault(&error))?;
+        let reply = self.kv.txn(txn).await.map_err(|error| self.error(&error))?;
         let revision = revision_of(reply.header());
         let seen: Vec<_> = reply.op_responses().iter().map(seen).collect();
         if seen.len() != keys.len() {
@@ -262,7 +271,7 @@ impl Session {
         key: Arc<str>,
         id: i64,
         revision: i64,
-    ) -> Result<(WatchRequests, WatchReplies), Fault> {
+    ) -> Result<(WatchRequests, WatchReplies), RpcError> {
         self.open_watch(&key, watch_options(id, revision)).await
     }
 
@@ -275,14 +284,14 @@ impl Session {
         from: Vec<u8>,
         revision: i64,
         limit: i64,
-    ) -> Result<Page, Fault> {
+    ) -> Result<Page, RpcError> {
         let options = client::GetOptions::new()
             .with_range(prefix_end(prefix))
             .with_revision(revision)
             .with_limit(limit);
         let mut kv = self.kv.clone().max_decoding_message_size(MAX_PAGE);
         let reply = kv.get(from, Some(options)).await;
-        let mut reply = reply.map_err(|error| self.fault(&error))?;
+        let mut reply = reply.map_err(|error| self.error(&error))?;
         let revision = revision_of(reply.header());
         let (more, count, kvs) = (reply.more(), reply.count(), reply.take_kvs());
         let next = kvs.last().filter(|_| more).map(|last| {
@@ -291,10 +300,10 @@ impl Session {
             next
         });
         let found = kvs.into_iter().filter_map(|kv| {
-            let seen = Seen::of(&kv);
+            let seen = KeyMeta::of(&kv);
             let (key, value) = kv.into_key_value();
             let key = String::from_utf8(key).ok()?;
-            Some(Found { key, value, seen })
+            Some(KeyValue { key, value, seen })
         });
         Ok(Page {
             revision,
@@ -306,13 +315,17 @@ impl Session {
 
     /// What etcd had of `key` at `revision`.
     #[cfg(feature = "discovery")]
-    pub(crate) async fn seen_at(mut self, key: &str, revision: i64) -> Result<Option<Seen>, Fault> {
+    pub(crate) async fn seen_at(
+        mut self,
+        key: &str,
+        revision: i64,
+    ) -> Result<Option<KeyMeta>, RpcError> {
         let options = client::GetOptions::new()
             .with_keys_only()
             .with_revision(revision);
         let reply = self.kv.get(key, Some(options)).await;
-        let reply = reply.map_err(|error| self.fault(&error))?;
-        Ok(reply.kvs().first().map(Seen::of))
+        let reply = reply.map_err(|error| self.error(&error))?;
+        Ok(reply.kvs().first().map(KeyMeta::of))
     }
 
     /// Opens a stream with one watch on everything below `prefix`, from `revision` on.
@@ -321,7 +334,7 @@ impl Session {
         self,
         prefix: &str,
         revision: i64,
-    ) -> Result<(WatchRequests, WatchReplies), Fault> {
+    ) -> Result<(WatchRequests, WatchReplies), RpcError> {
         // In fragments, an answer is never larger than a client takes.
         let options = watch_options(1, revision)
             .with_range(prefix_end(prefix))
@@ -333,9 +346,9 @@ impl Session {
         mut self,
         key: &str,
         options: client::WatchOptions,
-    ) -> Result<(WatchRequests, WatchReplies), Fault> {
+    ) -> Result<(WatchRequests, WatchReplies), RpcError> {
         let stream = self.watch.watch(key, Some(options)).await;
-        let (requests, replies) = stream.map_err(|error| self.fault(&error))?.split();
+        let (requests, replies) = stream.map_err(|error| self.error(&error))?.split();
         let endpoint = self.endpoint.clone();
         Ok((
             WatchRequests { requests, endpoint },
@@ -346,19 +359,19 @@ impl Session {
         ))
     }
 
-    fn fault(&self, error: &client::Error) -> Fault {
-        Fault::from_client(&self.endpoint, error)
+    fn error(&self, error: &client::Error) -> RpcError {
+        RpcError::from_client(&self.endpoint, error)
     }
 
-    fn broken(&self, what: impl Into<String>) -> Fault {
-        Fault::broken(&self.endpoint, what)
+    fn broken(&self, what: impl Into<String>) -> RpcError {
+        RpcError::broken(&self.endpoint, what)
     }
 
-    fn seconds(&self, ttl: i64) -> Result<Duration, Fault> {
+    fn seconds(&self, ttl: i64) -> Result<Duration, RpcError> {
         match u64::try_from(ttl) {
             Ok(ttl @ 1..) => Ok(Duration::from_secs(ttl)),
-            _ => Err(Fault::new(
-                Meaning::LeaseGone,
+            _ => Err(RpcError::new(
+                RpcErrorKind::LeaseGone,
                 &self.endpoint,
                 "lease not found",
             )),
@@ -366,24 +379,28 @@ impl Session {
     }
 }
 
-// === impl Renewals ===
+// === impl KeepAliveStream ===
 
-impl Renewals {
+impl KeepAliveStream {
     /// Sends one renewal and awaits its answer. Not cancel safe: after a cancelled one the next
     /// answer may belong to it, so the stream is to be dropped.
-    pub(crate) async fn renew(&mut self) -> Result<Duration, Fault> {
+    pub(crate) async fn renew(&mut self) -> Result<Duration, RpcError> {
         let endpoint = &self.endpoint;
-        let fault = |error: client::Error| Fault::from_client(endpoint, &error);
-        self.keeper.keep_alive().await.map_err(fault)?;
-        let reply = self.replies.message().await.map_err(fault)?;
-        let reply = reply.ok_or_else(|| Fault::broken(endpoint, "the renewal stream ended"))?;
+        let error = |error: client::Error| RpcError::from_client(endpoint, &error);
+        self.keeper.keep_alive().await.map_err(error)?;
+        let reply = self.replies.message().await.map_err(error)?;
+        let reply = reply.ok_or_else(|| RpcError::broken(endpoint, "the renewal stream ended"))?;
         match u64::try_from(reply.ttl()) {
-            _ if reply.id() != self.keeper.id() => Err(Fault::broken(
+            _ if reply.id() != self.keeper.id() => Err(RpcError::broken(
                 endpoint,
                 "answered the renewal of another lease",
             )),
             Ok(ttl @ 1..) => Ok(Duration::from_secs(ttl)),
-            _ => Err(Fault::new(Meaning::LeaseGone, endpoint, "lease not found")),
+            _ => Err(RpcError::new(
+                RpcErrorKind::LeaseGone,
+                endpoint,
+                "lease not found",
+            )),
         }
     }
 }
@@ -392,25 +409,25 @@ impl Renewals {
 
 impl WatchRequests {
     /// Asks for one more key to be watched. Cancel safe: cancelled, it has not asked.
-    pub(crate) async fn add(&mut self, key: &str, id: i64, revision: i64) -> Result<(), Fault> {
+    pub(crate) async fn add(&mut self, key: &str, id: i64, revision: i64) -> Result<(), RpcError> {
         let asked = self
             .requests
             .watch(key, Some(watch_options(id, revision)))
             .await;
-        asked.map_err(|error| Fault::from_client(&self.endpoint, &error))
+        asked.map_err(|error| RpcError::from_client(&self.endpoint, &error))
     }
 
     /// Asks how far the stream is: a sign of life. Cancel safe.
     #[cfg(feature = "discovery")]
-    pub(crate) async fn ask_progress(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn ask_progress(&mut self) -> Result<(), RpcError> {
         let asked = self.requests.request_progress().await;
-        asked.map_err(|error| Fault::from_client(&self.endpoint, &error))
+        asked.map_err(|error| RpcError::from_client(&self.endpoint, &error))
     }
 
     /// Lets go of the watch `id`. Cancel safe.
-    pub(crate) async fn remove(&mut self, id: i64) -> Result<(), Fault> {
+    pub(crate) async fn remove(&mut self, id: i64) -> Result<(), RpcError> {
         let asked = self.requests.cancel(id).await;
-        asked.map_err(|error| Fault::from_client(&self.endpoint, &error))
+        asked.map_err(|error| RpcError::from_client(&self.endpoint, &error))
     }
 }
 
@@ -418,20 +435,20 @@ impl WatchRequests {
 
 impl WatchReplies {
     /// What etcd says next; without events, an acknowledgement. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Result<WatchNews, Fault> {
+    pub(crate) async fn next(&mut self) -> Result<WatchResponse, RpcError> {
         let reply = self.replies.message().await;
         let reply = reply
-            .map_err(|error| Fault::from_client(&self.endpoint, &error))?
-            .ok_or_else(|| Fault::broken(&self.endpoint, "the watch stream ended"))?;
+            .map_err(|error| RpcError::from_client(&self.endpoint, &error))?
+            .ok_or_else(|| RpcError::broken(&self.endpoint, "the watch stream ended"))?;
         let ended = reply.canceled().then(|| {
-            let fault = match reply.compact_revision() {
-                0 => Fault::from_cancel(&self.endpoint, reply.cancel_reason()),
+            let error = match reply.compact_revision() {
+                0 => RpcError::from_cancel(&self.endpoint, reply.cancel_reason()),
                 // The one cancellation without a reason.
-                _ => Fault::new(Meaning::Compacted, &self.endpoint, "compacted"),
+                _ => RpcError::new(RpcErrorKind::Compacted, &self.endpoint, "compacted"),
             };
-            (reply.watch_id(), fault)
+            (reply.watch_id(), error)
         });
-        Ok(WatchNews {
+        Ok(WatchResponse {
             events: reply.events().iter().filter_map(event).collect(),
             created: reply.created(),
             revision: revision_of(reply.header()),
@@ -478,9 +495,9 @@ fn event(event: &client::Event) -> Option<Event> {
     })
 }
 
-// === impl Seen ===
+// === impl KeyMeta ===
 
-impl Seen {
+impl KeyMeta {
     fn of(kv: &client::KeyValue) -> Self {
         Self {
             lease: kv.lease(),
@@ -548,9 +565,9 @@ fn refused_by(reply: &client::TxnOpResponse) -> Option<i64> {
     }
 }
 
-fn seen(reply: &client::TxnOpResponse) -> Option<Seen> {
+fn seen(reply: &client::TxnOpResponse) -> Option<KeyMeta> {
     match reply {
-        client::TxnOpResponse::Get(get) => get.kvs().first().map(Seen::of),
+        client::TxnOpResponse::Get(get) => get.kvs().first().map(KeyMeta::of),
         _ => None,
     }
 }

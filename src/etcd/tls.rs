@@ -1,6 +1,6 @@
 //! [`Tls`]: whom to trust and who to be, on `https` endpoints.
 
-use super::{Members, fault};
+use super::{Endpoints, rpc_error};
 use std::fmt;
 use std::path::PathBuf;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -113,7 +113,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-impl Members {
+impl Endpoints {
     /// The endpoint with TLS as configured; an error here is a mistake in the PEM.
     pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
         let config = match &self.tls {
@@ -122,6 +122,6 @@ impl Members {
         };
         endpoint
             .tls_config(config)
-            .map_err(|error| fault::chain(&error))
+            .map_err(|error| rpc_error::chain(&error))
     }
 }

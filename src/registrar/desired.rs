@@ -3,7 +3,7 @@
 use super::OnConflict;
 use super::table::{EntryId, Key};
 use crate::address::{Address, Bound};
-use crate::etcd::{Members, route};
+use crate::etcd::{Endpoints, route};
 use crate::format::{Formats, Place, could_be_same};
 use crate::life::{Life, Waits};
 use crate::status::Status;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) formats: Formats,
-    pub(crate) members: Members,
+    pub(crate) members: Endpoints,
     pub(crate) ttl: Duration,
     pub(crate) attempt: Duration,
     pub(crate) on_conflict: OnConflict,

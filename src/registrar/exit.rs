@@ -7,7 +7,7 @@
 use super::desired::{Entry, Shared};
 use super::keeper::{BRISK, Keeper, sleep_until_some};
 use super::table::{EntryId, Table};
-use crate::etcd::{Fault, Session, within};
+use crate::etcd::{RpcError, Session, with_timeout};
 use crate::status::Status;
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -128,9 +128,9 @@ impl Keeper {
             self.shared.forget(id);
             leaving.end(match &revoked {
                 Ok(()) => Status::Deregistered,
-                Err(fault) => Status::LeftToExpire {
+                Err(error) => Status::LeftToExpire {
                     ttl,
-                    why: fault.to_string().into(),
+                    why: error.to_string().into(),
                 },
             });
         }
@@ -143,7 +143,7 @@ impl Keeper {
     }
 
     /// Revokes the lease, on whichever member answers, within the time there is.
-    pub(super) async fn revoke(&mut self, stop_by: Instant) -> Result<(), Fault> {
+    pub(super) async fn revoke(&mut self, stop_by: Instant) -> Result<(), RpcError> {
         let Some(id) = self.asked.take() else {
             return Ok(());
         };
@@ -173,14 +173,14 @@ impl Keeper {
                 session.revoke(id).await
             };
             let endpoint = member.shown();
-            let fault = tokio::select! {
+            let error = tokio::select! {
                 biased;
-                done = within(limit, endpoint, attempt) => match done {
+                done = with_timeout(limit, endpoint, attempt) => match done {
                     Ok(()) => return Ok(()),
-                    Err(fault) => fault,
+                    Err(error) => error,
                 },
                 () = &mut give_up => {
-                    return Err(last.unwrap_or_else(|| Fault::late(endpoint, config.revoke_timeout)));
+                    return Err(last.unwrap_or_else(|| RpcError::timeout(endpoint, config.revoke_timeout)));
                 }
             };
             self.member = self.member.wrapping_add(1);
@@ -188,8 +188,8 @@ impl Keeper {
                 .retry
                 .failed_after(Duration::ZERO, BRISK, &mut self.rng);
             tokio::select! {
-                () = &mut give_up => return Err(fault),
-                () = sleep(pause) => last = Some(fault),
+                () = &mut give_up => return Err(error),
+                () = sleep(pause) => last = Some(error),
             }
         }
     }

@@ -17,7 +17,7 @@ use super::report::Trouble;
 use super::table::{EntryId, Table};
 use crate::Error;
 use crate::backoff::{Backoff, Bucket, Rate};
-use crate::etcd::{Fault, Meaning, Session, within};
+use crate::etcd::{RpcError, RpcErrorKind, Session, with_timeout};
 use crate::lease::{self, Lease};
 use crate::status::Status;
 use futures_util::FutureExt as _;
@@ -65,8 +65,8 @@ pub(super) struct Keeper {
 pub(super) enum Why {
     Stop,
     Empty,
-    LeaseGone(Fault),
-    Broken(Fault),
+    LeaseGone(RpcError),
+    Broken(RpcError),
 }
 
 /// The cap of the wait after a refused connection. It costs next to nothing, and etcd may be back
@@ -172,7 +172,7 @@ impl Keeper {
             match self.reign().await {
                 Why::Stop => break,
                 Why::Empty => self.step_down().await,
-                Why::LeaseGone(fault) | Why::Broken(fault) => self.lose(&fault.to_string()).await,
+                Why::LeaseGone(error) | Why::Broken(error) => self.lose(&error.to_string()).await,
             }
         }
         self.step_down().await;
@@ -213,8 +213,8 @@ impl Keeper {
         let mut fresh = true;
         loop {
             match self.hold(fresh).await {
-                Why::Broken(fault) => {
-                    if let Err(why) = self.recover(fault).await {
+                Why::Broken(error) => {
+                    if let Err(why) = self.recover(error).await {
                         return why;
                     }
                     fresh = false;
@@ -233,7 +233,7 @@ impl Keeper {
         let mut first_sent = None;
         loop {
             match self.grant(id, &mut first_sent).await {
-                Err(Why::Broken(fault)) => self.recover(fault).await?,
+                Err(Why::Broken(error)) => self.recover(error).await?,
                 other => return other,
             }
         }
@@ -243,7 +243,7 @@ impl Keeper {
         let session = self.session().await?;
         let (limit, wanted) = (self.shared.config.attempt, self.shared.config.ttl);
         if let Some(owed) = self.owed {
-            let revoke = within(limit, session.endpoint(), session.clone().revoke(owed));
+            let revoke = with_timeout(limit, session.endpoint(), session.clone().revoke(owed));
             self.attend(revoke).await?.map_err(Why::Broken)?;
             self.owed = None;
         }
@@ -251,7 +251,7 @@ impl Keeper {
         let mut sent = Instant::now();
         let first_sent = *first_sent.get_or_insert(sent);
         let grant = session.clone().grant(id, wanted);
-        let mut grant = pin!(within(limit, session.endpoint(), grant));
+        let mut grant = pin!(with_timeout(limit, session.endpoint(), grant));
         let granted = match self.attend(grant.as_mut()).await {
             Ok(granted) => granted,
             Err(why) => {
@@ -265,12 +265,12 @@ impl Keeper {
         };
         let ttl = match granted {
             Ok(ttl) => ttl,
-            Err(fault) if fault.meaning() == Meaning::LeaseExists => {
+            Err(error) if error.kind() == RpcErrorKind::LeaseExists => {
                 // It was granted by one of the requests before, and counts from then on.
                 sent = first_sent;
                 wanted
             }
-            Err(fault) => return Err(Why::Broken(fault)),
+            Err(error) => return Err(Why::Broken(error)),
         };
         if ttl != wanted {
             tracing::warn!(?wanted, granted = ?ttl, "etcd granted another TTL, following it");
@@ -296,7 +296,7 @@ impl Keeper {
         let connect = async {
             let members = &shared.config.members;
             let session = Session::connect(members, members.at(index), limit);
-            within(limit, &endpoint, session).await
+            with_timeout(limit, &endpoint, session).await
         };
         let session = self.attend(connect).await?.map_err(Why::Broken)?;
         self.session = Some(session.clone());
@@ -304,24 +304,27 @@ impl Keeper {
     }
 
     /// After a broken connection: what to try next, and when.
-    async fn recover(&mut self, fault: Fault) -> Result<(), Why> {
-        let fault = match (&self.lease, self.works_since) {
-            (None, None) => fault.at_first(),
-            _ => fault,
+    async fn recover(&mut self, error: RpcError) -> Result<(), Why> {
+        let error = match (&self.lease, self.works_since) {
+            (None, None) => error.at_first(),
+            _ => error,
         };
-        tracing::debug!(%fault, "attempt failed");
+        tracing::debug!(%error, "attempt failed");
         self.session = None;
         self.table.doubt();
         let worked = self
             .works_since
             .take()
             .map_or(Duration::ZERO, |since| since.elapsed());
-        if !matches!(fault.meaning(), Meaning::Unauthenticated | Meaning::Denied) {
+        if !matches!(
+            error.kind(),
+            RpcErrorKind::Unauthenticated | RpcErrorKind::Denied
+        ) {
             self.member = self.member.wrapping_add(1);
         }
         let limits = (BRISK, self.shared.config.attempt);
-        let pause = fault.pause(&mut self.retry, worked, limits, &mut self.rng);
-        self.worry(&fault.to_string());
+        let pause = error.pause(&mut self.retry, worked, limits, &mut self.rng);
+        self.worry(&error.to_string());
         self.attend(sleep(pause)).await
     }
 

@@ -3,7 +3,7 @@
 use super::desired::Entry;
 use super::keeper::Keeper;
 use super::table::{Table, View};
-use crate::etcd::{Fault, Op};
+use crate::etcd::{Op, RpcError};
 use crate::lease::Lease;
 use crate::status::{Registered, Status};
 use std::sync::Arc;
@@ -76,8 +76,8 @@ impl Keeper {
     }
 
     /// A write was refused although the connection is fine: says so where the key is missing.
-    pub(super) fn turned_down(&mut self, ops: &[Op], fault: &Fault) {
-        let why: Arc<str> = fault.to_string().into();
+    pub(super) fn turned_down(&mut self, ops: &[Op], error: &RpcError) {
+        let why: Arc<str> = error.to_string().into();
         if self
             .refusal
             .replace(why.clone())

@@ -6,7 +6,7 @@
 
 use super::OnConflict;
 use crate::backoff::{Bucket, Rate};
-use crate::etcd::{Event, EventKind, Op, Seen};
+use crate::etcd::{Event, EventKind, KeyMeta, Op};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -378,7 +378,7 @@ impl Table {
     }
 
     /// `keys` were looked at, at `revision`.
-    pub(crate) fn looked(&mut self, keys: &[Key], revision: i64, seen: &[Option<Seen>]) {
+    pub(crate) fn looked(&mut self, keys: &[Key], revision: i64, seen: &[Option<KeyMeta>]) {
         for (key, seen) in keys.iter().zip(seen) {
             self.doubtful.remove(key);
             let Some(slot) = self.slots.get_mut(key) else {
@@ -734,7 +734,7 @@ mod tests {
         let looks = table.next_looks();
         assert_eq!(looks.len(), 4);
         assert_eq!(write(&mut table, 6), [], "nothing before it was looked at");
-        let seen = |lease, revision| Some(Seen { lease, revision });
+        let seen = |lease, revision| Some(KeyMeta { lease, revision });
         let there = [None, seen(OURS, 5), seen(OURS, 6), seen(THEIRS, 5)];
         table.looked(&looks, 9, &there);
         let written: Vec<_> = write(&mut table, 10)
@@ -752,7 +752,7 @@ mod tests {
         assert_eq!(table.next_looks(), ["a".into()]);
         let seen = |lease| {
             let revision = 5;
-            [Some(Seen { lease, revision })]
+            [Some(KeyMeta { lease, revision })]
         };
         table.looked(&["a".into()], 6, &seen(OURS));
         assert!(table.view(1).held, "it is there, whatever its value");

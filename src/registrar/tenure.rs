@@ -7,8 +7,8 @@
 use super::keeper::{Keeper, Why};
 use super::table::Key;
 use crate::etcd::{
-    Applied, Fault, Meaning, Op, Renewals, SLOW, Seen, Session, WatchNews, WatchReplies,
-    WatchRequests, route, within,
+    Applied, KeepAliveStream, KeyMeta, Op, RpcError, RpcErrorKind, SLOW, Session, WatchReplies,
+    WatchRequests, WatchResponse, route, with_timeout,
 };
 use crate::lease::Lease;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
-type Call<T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>>;
+type Call<T> = Pin<Box<dyn Future<Output = Result<T, RpcError>> + Send>>;
 
 /// A connection and everything under way on it.
 struct Link {
@@ -51,9 +51,9 @@ struct Unanswered {
 
 enum Renewal {
     Unopened,
-    Idle(Box<Renewals>),
+    Idle(Box<KeepAliveStream>),
     /// Sent at that instant. Gives the TTL, unless it is the one that was granted.
-    Sent(Instant, Call<(Box<Renewals>, Option<Duration>)>),
+    Sent(Instant, Call<(Box<KeepAliveStream>, Option<Duration>)>),
 }
 
 #[derive(Clone)]
@@ -64,7 +64,7 @@ enum Work {
 }
 
 enum Done {
-    Looked(i64, Vec<Option<Seen>>),
+    Looked(i64, Vec<Option<KeyMeta>>),
     Applied(Applied),
     Route(Option<IpAddr>),
 }
@@ -73,12 +73,12 @@ enum Done {
 enum Step {
     /// Something is due; planning finds out what.
     Due,
-    Renewed(Result<(Box<Renewals>, Option<Duration>), Fault>),
-    Worked(Result<Done, Fault>),
-    Opened(Result<(WatchRequests, WatchReplies), Fault>),
-    News(Result<WatchNews, Fault>),
-    Asked(Result<(), Fault>),
-    Unasked(Result<(), Fault>),
+    Renewed(Result<(Box<KeepAliveStream>, Option<Duration>), RpcError>),
+    Worked(Result<Done, RpcError>),
+    Opened(Result<(WatchRequests, WatchReplies), RpcError>),
+    News(Result<WatchResponse, RpcError>),
+    Asked(Result<(), RpcError>),
+    Unasked(Result<(), RpcError>),
 }
 
 // === impl Keeper ===
@@ -146,7 +146,7 @@ impl Keeper {
         if self.unrouted {
             let (shared, limit) = (self.shared.clone(), link.limit);
             let route = async move {
-                let route = timeout(limit, route::towards(&shared.config.members, 0)).await;
+                let route = timeout(limit, route::source_ip(&shared.config.members, 0)).await;
                 Ok(Done::Route(route.unwrap_or_default()))
             };
             link.work = Some((Work::Route, Box::pin(route)));
@@ -199,7 +199,7 @@ impl Keeper {
                 link.unanswered.asked(Instant::now());
             }
             Step::News(news) => {
-                let WatchNews {
+                let WatchResponse {
                     events,
                     created,
                     ended,
@@ -215,10 +215,10 @@ impl Keeper {
                 // A watch refused for its token ends with the id -1, so that only the ends that
                 // we asked for can be passed over.
                 match ended.filter(|(id, _)| !link.unwatched.remove(id)) {
-                    Some((_, fault)) if fault.meaning() == Meaning::Denied => {
-                        tracing::warn!(%fault, "what others do to the key will not be noticed");
+                    Some((_, error)) if error.kind() == RpcErrorKind::Denied => {
+                        tracing::warn!(%error, "what others do to the key will not be noticed");
                     }
-                    Some((_, fault)) => return Err(sort(fault)),
+                    Some((_, error)) => return Err(sort(error)),
                     None => {}
                 }
             }
@@ -241,7 +241,7 @@ impl Keeper {
         &mut self,
         link: &mut Link,
         work: Work,
-        done: Result<Done, Fault>,
+        done: Result<Done, RpcError>,
     ) -> Result<(), Why> {
         let now = Instant::now();
         match (work, done) {
@@ -255,27 +255,27 @@ impl Keeper {
             }
             (Work::Route, Ok(Done::Route(route))) => self.route(route),
             // Turned down but not lost: the lease is renewed on, and the write is repeated.
-            (work @ (Work::Write(_) | Work::Look(_)), Err(fault))
-                if fault.meaning() == Meaning::Busy =>
+            (work @ (Work::Write(_) | Work::Look(_)), Err(error))
+                if error.kind() == RpcErrorKind::ResourceExhausted =>
             {
                 let rng = &mut self.rng;
                 let pause = self.retry.failed_after(Duration::ZERO, link.limit, rng);
                 link.not_before = Some(now + pause);
                 if let Work::Write(ops) = work {
                     self.table.refused(&ops, now);
-                    self.turned_down(&ops, &fault);
+                    self.turned_down(&ops, &error);
                 }
             }
-            (Work::Write(ops), Err(fault)) if fault.meaning() == Meaning::Denied => {
+            (Work::Write(ops), Err(error)) if error.kind() == RpcErrorKind::Denied => {
                 self.table.denied(&ops, now, now + SLOW);
                 if ops.len() == 1 {
-                    self.turned_down(&ops, &fault);
+                    self.turned_down(&ops, &error);
                 }
             }
-            (Work::Look(keys), Err(fault)) if fault.meaning() == Meaning::Denied => {
+            (Work::Look(keys), Err(error)) if error.kind() == RpcErrorKind::Denied => {
                 self.table.unseen(&keys);
             }
-            (_, Err(fault)) => return Err(sort(fault)),
+            (_, Err(error)) => return Err(sort(error)),
             (_, Ok(_)) => {}
         }
         Ok(())
@@ -294,10 +294,10 @@ impl Keeper {
     }
 }
 
-fn sort(fault: Fault) -> Why {
-    match fault.meaning() {
-        Meaning::LeaseGone => Why::LeaseGone(fault),
-        _ => Why::Broken(fault),
+fn sort(error: RpcError) -> Why {
+    match error.kind() {
+        RpcErrorKind::LeaseGone => Why::LeaseGone(error),
+        _ => Why::Broken(error),
     }
 }
 
@@ -323,7 +323,7 @@ impl Link {
     fn check_answers(&self) -> Result<(), Why> {
         let overdue = self.unanswered.until(self.limit);
         match overdue.filter(|until| *until <= Instant::now()) {
-            Some(_) => Err(Why::Broken(Fault::late(
+            Some(_) => Err(Why::Broken(RpcError::timeout(
                 self.session.endpoint(),
                 self.limit,
             ))),
@@ -371,15 +371,15 @@ impl Link {
 
     fn bounded<T: 'static>(
         &self,
-        call: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        call: impl Future<Output = Result<T, RpcError>> + Send + 'static,
     ) -> Call<T> {
         let (limit, endpoint) = (self.limit, self.session.endpoint().clone());
-        Box::pin(async move { within(limit, &endpoint, call).await })
+        Box::pin(async move { with_timeout(limit, &endpoint, call).await })
     }
 
     /// Waits for whatever happens first. Cancel safe.
     ///
-    /// Renewals come first: nothing else may make one late.
+    /// KeepAliveStream come first: nothing else may make one late.
     async fn step(
         &mut self,
         due: Option<Instant>,

@@ -1,4 +1,4 @@
-//! [`Fault`]: what an error from etcd means for us, decided here and nowhere else.
+//! [`RpcError`]: what an error from etcd means for us, decided here and nowhere else.
 //!
 //! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
 //! `etcd-client` hands one over as text only.
@@ -12,17 +12,17 @@ use tonic::{Code, Status};
 
 /// An attempt that failed: at which member, why, and what follows from it.
 #[derive(Debug, Clone)]
-pub(crate) struct Fault {
-    meaning: Meaning,
+pub(crate) struct RpcError {
+    kind: RpcErrorKind,
     endpoint: Arc<str>,
     what: String,
     /// Nothing has ever worked there: look at the configuration first.
     at_first: bool,
 }
 
-/// What follows from a fault.
+/// What follows from a error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meaning {
+pub(crate) enum RpcErrorKind {
     /// etcd does not know our lease: take a new one.
     LeaseGone,
     /// A lease with this id exists: our own grant, whose reply was lost.
@@ -36,26 +36,26 @@ pub(crate) enum Meaning {
     /// The answer is larger than we take: ask for less.
     TooLarge,
     /// This request was turned down, the connection is fine: repeat it after a while.
-    Busy,
+    ResourceExhausted,
     /// The connection or the member is not usable: try the next one.
     Broken,
     /// No connection was made: as broken, but cheap to try again soon.
     Unreachable,
     /// No answer within the limit of an attempt: as broken, and enough time was spent.
-    Late,
+    Timeout,
 }
 
-// === impl Fault ===
+// === impl RpcError ===
 
-impl Fault {
-    pub(crate) fn new(meaning: Meaning, endpoint: &Arc<str>, what: impl Into<String>) -> Self {
+impl RpcError {
+    pub(crate) fn new(kind: RpcErrorKind, endpoint: &Arc<str>, what: impl Into<String>) -> Self {
         let mut what = what.into();
         // rustls adds the time of the attempt: the same trouble would read as another each time.
         if let Some(at) = what.find(EXPIRED) {
             what.truncate(at + EXPIRED.len());
         }
         Self {
-            meaning,
+            kind,
             endpoint: endpoint.clone(),
             what,
             at_first: false,
@@ -69,19 +69,19 @@ impl Fault {
     }
 
     pub(crate) fn broken(endpoint: &Arc<str>, what: impl Into<String>) -> Self {
-        Self::new(Meaning::Broken, endpoint, what)
+        Self::new(RpcErrorKind::Broken, endpoint, what)
     }
 
-    pub(crate) fn late(endpoint: &Arc<str>, limit: Duration) -> Self {
+    pub(crate) fn timeout(endpoint: &Arc<str>, limit: Duration) -> Self {
         Self::new(
-            Meaning::Late,
+            RpcErrorKind::Timeout,
             endpoint,
             format!("no answer within {limit:?}"),
         )
     }
 
-    pub(crate) fn meaning(&self) -> Meaning {
-        self.meaning
+    pub(crate) fn kind(&self) -> RpcErrorKind {
+        self.kind
     }
 
     /// How long to wait before the next connection, after one that had worked for `worked`: at
@@ -93,10 +93,10 @@ impl Fault {
         (brisk, limit): (Duration, Duration),
         rng: &mut fastrand::Rng,
     ) -> Duration {
-        match self.meaning {
-            Meaning::Late => Duration::ZERO,
-            Meaning::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
-            Meaning::Unreachable => retry.failed_after(worked, brisk, rng),
+        match self.kind {
+            RpcErrorKind::Timeout => Duration::ZERO,
+            RpcErrorKind::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
+            RpcErrorKind::Unreachable => retry.failed_after(worked, brisk, rng),
             _ => retry.failed_after(worked, limit, rng),
         }
     }
@@ -106,7 +106,7 @@ impl Fault {
             etcd_client::Error::GRpcStatus(status) => Self::from_status(endpoint, status),
             etcd_client::Error::TransportError(error) => Self::broken(endpoint, chain(error)),
             etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => {
-                Self::new(Meaning::LeaseGone, endpoint, text.clone())
+                Self::new(RpcErrorKind::LeaseGone, endpoint, text.clone())
             }
             other => Self::broken(endpoint, other.to_string()),
         }
@@ -119,7 +119,7 @@ impl Fault {
             None if text.is_empty() => format!("{:?}", status.code()),
             None => text.to_owned(),
         };
-        Self::new(meaning(status.code(), text), endpoint, what)
+        Self::new(classify(status.code(), text), endpoint, what)
     }
 
     /// What to look at first.
@@ -127,20 +127,20 @@ impl Fault {
         let says = |text: &&str| self.what.contains(*text);
         let hung_up = HUNG_UP.iter().any(says);
         let https = self.endpoint.starts_with("https:");
-        match self.meaning {
-            Meaning::Denied => Some("check the user, its password and its role"),
+        match self.kind {
+            RpcErrorKind::Denied => Some("check the user, its password and its role"),
             _ if says(&"invalid peer certificate") => {
                 Some("check its certificate, and what Tls::ca_pem and Tls::domain say")
             }
             _ if says(&"received fatal alert") => {
                 Some("check Tls::identity_pem: it may want another client certificate")
             }
-            Meaning::Unreachable if https && hung_up => Some("check that it speaks TLS there"),
-            Meaning::Unreachable => Some("check that etcd runs there"),
-            Meaning::Broken if self.at_first && hung_up && https => {
+            RpcErrorKind::Unreachable if https && hung_up => Some("check that it speaks TLS there"),
+            RpcErrorKind::Unreachable => Some("check that etcd runs there"),
+            RpcErrorKind::Broken if self.at_first && hung_up && https => {
                 Some("check Tls::identity_pem: it may want a client certificate")
             }
-            Meaning::Broken if self.at_first && hung_up => {
+            RpcErrorKind::Broken if self.at_first && hung_up => {
                 Some("check whether it speaks TLS there: then write https://")
             }
             _ => None,
@@ -154,15 +154,15 @@ impl Fault {
         } else {
             reason
         };
-        let meaning = match meaning(Code::Unknown, reason) {
-            Meaning::Busy => Meaning::Broken,
+        let kind = match classify(Code::Unknown, reason) {
+            RpcErrorKind::ResourceExhausted => RpcErrorKind::Broken,
             other => other,
         };
-        Self::new(meaning, endpoint, what)
+        Self::new(kind, endpoint, what)
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for RpcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.endpoint, self.what)?;
         match self.advice() {
@@ -184,33 +184,33 @@ const HUNG_UP: [&str; 4] = [
     "reset by peer",
 ];
 
-fn meaning(code: Code, text: &str) -> Meaning {
+fn classify(code: Code, text: &str) -> RpcErrorKind {
     if text.contains("lease not found") {
-        return Meaning::LeaseGone;
+        return RpcErrorKind::LeaseGone;
     }
     if text.contains("lease already exists") {
-        return Meaning::LeaseExists;
+        return RpcErrorKind::LeaseExists;
     }
     // jwt tokens outlive a change of the auth store and are then refused with InvalidArgument.
     if text.contains("invalid auth token") || text.contains("revision of auth store is old") {
-        return Meaning::Unauthenticated;
+        return RpcErrorKind::Unauthenticated;
     }
     if text.contains("required revision") {
-        return Meaning::Compacted;
+        return RpcErrorKind::Compacted;
     }
     if text.contains("message length too large") {
-        return Meaning::TooLarge;
+        return RpcErrorKind::TooLarge;
     }
     if text.contains("permission denied") {
-        return Meaning::Denied;
+        return RpcErrorKind::Denied;
     }
     match code {
-        Code::Unauthenticated => Meaning::Unauthenticated,
+        Code::Unauthenticated => RpcErrorKind::Unauthenticated,
         Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => {
-            Meaning::Denied
+            RpcErrorKind::Denied
         }
-        Code::ResourceExhausted => Meaning::Busy,
-        _ => Meaning::Broken,
+        Code::ResourceExhausted => RpcErrorKind::ResourceExhausted,
+        _ => RpcErrorKind::Broken,
     }
 }
 
@@ -243,133 +243,143 @@ mod tests {
             (
                 Code::NotFound,
                 "etcdserver: requested lease not found",
-                Meaning::LeaseGone,
+                RpcErrorKind::LeaseGone,
             ),
             (
                 Code::FailedPrecondition,
                 "etcdserver: lease already exists",
-                Meaning::LeaseExists,
+                RpcErrorKind::LeaseExists,
             ),
             (
                 Code::Unauthenticated,
                 "etcdserver: invalid auth token",
-                Meaning::Unauthenticated,
+                RpcErrorKind::Unauthenticated,
             ),
             (
                 Code::InvalidArgument,
                 "etcdserver: revision of auth store is old",
-                Meaning::Unauthenticated,
+                RpcErrorKind::Unauthenticated,
             ),
             (
                 Code::PermissionDenied,
                 "etcdserver: permission denied",
-                Meaning::Denied,
+                RpcErrorKind::Denied,
             ),
             (
                 Code::InvalidArgument,
                 "etcdserver: authentication failed, invalid user ID or password",
-                Meaning::Denied,
+                RpcErrorKind::Denied,
             ),
             (
                 Code::InvalidArgument,
                 "etcdserver: user name is empty",
-                Meaning::Denied,
+                RpcErrorKind::Denied,
             ),
             (
                 Code::FailedPrecondition,
                 "etcdserver: authentication is not enabled",
-                Meaning::Denied,
+                RpcErrorKind::Denied,
             ),
             (
                 Code::ResourceExhausted,
                 "etcdserver: mvcc: database space exceeded",
-                Meaning::Busy,
+                RpcErrorKind::ResourceExhausted,
             ),
             (
                 Code::ResourceExhausted,
                 "etcdserver: too many requests",
-                Meaning::Busy,
+                RpcErrorKind::ResourceExhausted,
             ),
             (
                 Code::OutOfRange,
                 "etcdserver: mvcc: required revision has been compacted",
-                Meaning::Compacted,
+                RpcErrorKind::Compacted,
             ),
             (
                 Code::OutOfRange,
                 "etcdserver: mvcc: required revision is a future revision",
-                Meaning::Compacted,
+                RpcErrorKind::Compacted,
             ),
-            (Code::Unavailable, "etcdserver: no leader", Meaning::Broken),
+            (
+                Code::Unavailable,
+                "etcdserver: no leader",
+                RpcErrorKind::Broken,
+            ),
             (
                 Code::Unavailable,
                 "etcdserver: request timed out",
-                Meaning::Broken,
+                RpcErrorKind::Broken,
             ),
-            (Code::Unknown, "h2 protocol error", Meaning::Broken),
+            (Code::Unknown, "h2 protocol error", RpcErrorKind::Broken),
         ] {
-            let fault = Fault::from_status(&"http://e:1".into(), &Status::new(code, text));
-            assert_eq!(fault.meaning(), expected, "{text}");
-            assert!(fault.to_string().starts_with("http://e:1: "), "{fault}");
-            assert!(fault.to_string().contains(text), "{fault}");
+            let error = RpcError::from_status(&"http://e:1".into(), &Status::new(code, text));
+            assert_eq!(error.kind(), expected, "{text}");
+            assert!(error.to_string().starts_with("http://e:1: "), "{error}");
+            assert!(error.to_string().contains(text), "{error}");
         }
     }
 
     #[test]
     fn advice_goes_with_what_is_seen() {
-        for (endpoint, meaning, what, at_first, advice) in [
+        for (endpoint, kind, what, at_first, advice) in [
             (
                 "https://e:1",
-                Meaning::Unreachable,
+                RpcErrorKind::Unreachable,
                 "invalid peer certificate: X",
                 true,
                 "ca_pem",
             ),
             (
                 "https://e:1",
-                Meaning::Unreachable,
+                RpcErrorKind::Unreachable,
                 "tls handshake eof",
                 true,
                 "speaks TLS",
             ),
             (
                 "https://e:1",
-                Meaning::Broken,
+                RpcErrorKind::Broken,
                 "received fatal alert: X",
                 false,
                 "identity_pem",
             ),
             (
                 "https://e:1",
-                Meaning::Broken,
+                RpcErrorKind::Broken,
                 "broken pipe",
                 true,
                 "identity_pem",
             ),
             (
                 "http://e:1",
-                Meaning::Broken,
+                RpcErrorKind::Broken,
                 "broken pipe",
                 true,
                 "write https://",
             ),
             (
                 "http://e:1",
-                Meaning::Unreachable,
+                RpcErrorKind::Unreachable,
                 "refused",
                 true,
                 "etcd runs there",
             ),
-            ("http://e:1", Meaning::Denied, "no", true, "its password"),
+            (
+                "http://e:1",
+                RpcErrorKind::Denied,
+                "no",
+                true,
+                "its password",
+            ),
         ] {
-            let fault = Fault::new(meaning, &endpoint.into(), what);
-            let fault = if at_first { fault.at_first() } else { fault };
-            assert!(fault.to_string().contains(advice), "{fault}");
+            let error = RpcError::new(kind, &endpoint.into(), what);
+            let error = if at_first { error.at_first() } else { error };
+            assert!(error.to_string().contains(advice), "{error}");
         }
-        let later = Fault::broken(&"http://e:1".into(), "broken pipe");
+        let later = RpcError::broken(&"http://e:1".into(), "broken pipe");
         assert_eq!(later.to_string(), "http://e:1: broken pipe", "it did work");
         let expired = "certificate expired: verification time 17 (UNIX)";
-        let expired = Fault::broken(&"https://e:1".into(), expired).to_string();
+        let expired = RpcError::broken(&"https://e:1".into(), expired).to_string();
         assert!(!expired.contains("17"), "{expired}");
     }
 
@@ -378,7 +388,7 @@ mod tests {
         let refused = std::io::Error::other("connection refused");
         let mut status = Status::unavailable("tcp connect error");
         status.set_source(Arc::new(refused));
-        let fault = Fault::from_status(&"http://e:1".into(), &status);
-        assert_eq!(fault.to_string(), "http://e:1: connection refused");
+        let error = RpcError::from_status(&"http://e:1".into(), &status);
+        assert_eq!(error.to_string(), "http://e:1: connection refused");
     }
 }
