@@ -168,7 +168,7 @@ fn discover(args: &Args) -> Result<Discovery, Failure> {
     let plain = Plain::new().prefix(&args.prefix);
     Ok(Discovery::builder(etcd, &args.service)
         .format(args.format.format(&plain))
-        .grace(args.grace)
+        .retention(args.grace)
         .build()?)
 }
 

@@ -37,11 +37,11 @@ pub(crate) enum Event {
 impl Event {
     pub(crate) fn of_change(change: Change) -> Self {
         match change {
-            Change::Put { key, instance, .. } => Self::Found {
+            Change::Insert { key, instance, .. } => Self::Found {
                 key: key.to_string(),
                 address: instance.get_address().unwrap_or_default().to_owned(),
             },
-            Change::Gone { key, .. } => Self::Gone {
+            Change::Remove { key, .. } => Self::Gone {
                 key: key.to_string(),
             },
             other => unreachable!("{other:?}"),

@@ -1,8 +1,8 @@
 //! [`DiscoveryBuilder`]: what to find, where, and written how.
 
+use super::Discovery;
 use super::shared::Shared;
 use super::watcher::Watcher;
-use super::{Discovery, Guard};
 use crate::format::{Format, Plain};
 use crate::instance::check_segment;
 use crate::{Error, Etcd};
@@ -18,13 +18,22 @@ pub struct DiscoveryBuilder {
     etcd: Etcd,
     target: String,
     format: Arc<dyn Format>,
-    grace: Duration,
+    retention: Duration,
     max_instances: usize,
 }
 
-const GRACE: Duration = Duration::from_secs(30);
+const RETENTION: Duration = Duration::from_secs(30);
 const ATTEMPT: Duration = Duration::from_secs(1);
 const MAX_INSTANCES: usize = 65_536;
+
+// === impl Discovery ===
+
+impl Discovery {
+    /// To find the service `target`: its name, or `etcd:///` and its name.
+    pub fn builder(etcd: Etcd, target: impl Into<String>) -> DiscoveryBuilder {
+        DiscoveryBuilder::new(etcd, target.into())
+    }
+}
 
 // === impl DiscoveryBuilder ===
 
@@ -34,7 +43,7 @@ impl DiscoveryBuilder {
             etcd,
             target,
             format: Arc::new(Plain::new()),
-            grace: GRACE,
+            retention: RETENTION,
             max_instances: MAX_INSTANCES,
         }
     }
@@ -52,8 +61,8 @@ impl DiscoveryBuilder {
     ///
     /// An etcd that lost its data is empty until the servers have registered again. Those that are
     /// really gone cost little meanwhile: nobody is connected to them.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -95,7 +104,7 @@ impl DiscoveryBuilder {
             shared.clone(),
             members,
             (service.clone(), self.format, prefix),
-            (limit, self.grace, self.max_instances),
+            (limit, self.retention, self.max_instances),
         );
         let until = stop.clone();
         runtime.spawn(async move {
@@ -105,9 +114,7 @@ impl DiscoveryBuilder {
                 () = watcher.run() => {}
             }
         });
-        let guard = Arc::new(Guard {
-            _stop: stop.drop_guard(),
-        });
+        let guard = Arc::new(stop.drop_guard());
         Ok(Discovery {
             service,
             shared,

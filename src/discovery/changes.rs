@@ -1,12 +1,12 @@
 //! [`Changes`]: what happened to a set of instances, one thing after the other.
 
-use super::Guard;
 use crate::Instance;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio_stream::Stream;
+use tokio_util::sync::DropGuard;
 
 /// What happened to one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ use tokio_stream::Stream;
 pub enum Change {
     /// An instance appeared, or what is known about it changed.
     #[non_exhaustive]
-    Put {
+    Insert {
         /// Its key in etcd, which is what tells it from others.
         key: Arc<str>,
         /// As it is now.
@@ -22,20 +22,20 @@ pub enum Change {
     },
     /// The instance is gone.
     #[non_exhaustive]
-    Gone {
+    Remove {
         /// Its key in etcd.
         key: Arc<str>,
     },
 }
 
-/// A stream of [`Change`]s, beginning with a [`Put`](Change::Put) for each instance there is.
+/// A stream of [`Change`]s, beginning with an [`Insert`](Change::Insert) for each instance there is.
 ///
 /// However slowly it is read, nothing is lost and no more is kept than the set is large: of several
 /// changes of one key only the last is given. It never ends; dropping it is all there is to do.
 #[derive(Debug)]
 pub struct Changes {
     pending: Arc<Pending>,
-    _guard: Arc<Guard>,
+    _guard: Arc<DropGuard>,
 }
 
 /// The changes that one reader has not read yet.
@@ -55,8 +55,8 @@ struct Inner {
 impl Change {
     /// An instance that appeared under `key`, or what is known about it now.
     #[must_use]
-    pub fn put(key: impl Into<Arc<str>>, instance: impl Into<Arc<Instance>>) -> Self {
-        Self::Put {
+    pub fn insert(key: impl Into<Arc<str>>, instance: impl Into<Arc<Instance>>) -> Self {
+        Self::Insert {
             key: key.into(),
             instance: instance.into(),
         }
@@ -64,15 +64,15 @@ impl Change {
 
     /// The instance under `key` is gone.
     #[must_use]
-    pub fn gone(key: impl Into<Arc<str>>) -> Self {
-        Self::Gone { key: key.into() }
+    pub fn remove(key: impl Into<Arc<str>>) -> Self {
+        Self::Remove { key: key.into() }
     }
 }
 
 // === impl Changes ===
 
 impl Changes {
-    pub(super) fn new(pending: Arc<Pending>, guard: Arc<Guard>) -> Self {
+    pub(super) fn new(pending: Arc<Pending>, guard: Arc<DropGuard>) -> Self {
         Self {
             pending,
             _guard: guard,
@@ -112,8 +112,8 @@ impl Pending {
             return Poll::Pending;
         };
         Poll::Ready(match instance {
-            Some(instance) => Change::Put { key, instance },
-            None => Change::Gone { key },
+            Some(instance) => Change::Insert { key, instance },
+            None => Change::Remove { key },
         })
     }
 }
@@ -138,11 +138,11 @@ mod tests {
         pending.push(&b, Some(instance("1")));
         pending.push(&a, None);
         pending.push(&b, Some(instance("2")));
-        assert_eq!(next(&pending), Some(Change::Gone { key: a.clone() }));
+        assert_eq!(next(&pending), Some(Change::Remove { key: a.clone() }));
         let instance = instance("2");
-        assert_eq!(next(&pending), Some(Change::Put { key: b, instance }));
+        assert_eq!(next(&pending), Some(Change::Insert { key: b, instance }));
         assert_eq!(next(&pending), None);
         pending.push(&a, None);
-        assert_eq!(next(&pending), Some(Change::Gone { key: a }));
+        assert_eq!(next(&pending), Some(Change::Remove { key: a }));
     }
 }

@@ -9,7 +9,7 @@
 //! let greeters = Discovery::builder(etcd, "greeter").build()?;
 //! let channel = greeters.channel().build()?; // for any generated client: GreeterClient::new(channel)
 //!
-//! for (key, instance) in greeters.ready().await.iter() {
+//! for (key, instance) in &*greeters.ready().await {
 //!     println!("{key}: {:?}", instance.get_address());
 //! }
 //! # Ok(())
@@ -29,7 +29,7 @@
 //!   the same history: an etcd that lost its data accepts a watch from a revision that it has yet
 //!   to reach, and is silent. Else the set is read anew, and only differences are passed on.
 //! * Just after a cut, a set that shrinks to less than half is not believed at once: servers are
-//!   still on their way back. What is missing stays for [`grace`](DiscoveryBuilder::grace).
+//!   still on their way back. What is missing stays for [`retention`](DiscoveryBuilder::retention).
 //! * A stream that says nothing is asked for a sign of life every two seconds.
 //! * Values that do not read are passed over, counted and reported; the rest is shown.
 //!
@@ -39,8 +39,9 @@
 //! |---|---|
 //! | `builder.rs` | [`DiscoveryBuilder`] |
 //! | `changes.rs` | [`Changes`]: what happened, one thing after the other |
-//! | `snapshot.rs` | [`Snapshot`]: what there is; [`SnapshotWatch`] |
-//! | `fold.rs` | events and lists to changes; pure |
+//! | `snapshot.rs` | [`Snapshot`]: the instances at one revision |
+//! | `snapshot_watch.rs` | [`SnapshotWatch`]: the current snapshot, and each later one |
+//! | `store.rs` | events and lists to changes; pure |
 //! | `shared.rs` | what watcher and readers share |
 //! | `watcher.rs` | the task: list, watch, and what to do when that ends |
 //! | `channel/` | [`Balanced`]: a channel that spreads calls over them |
@@ -48,17 +49,18 @@
 mod builder;
 mod changes;
 pub mod channel;
-mod fold;
 mod shared;
 mod snapshot;
+mod snapshot_watch;
+mod store;
 mod watcher;
 
 pub use builder::DiscoveryBuilder;
 pub use changes::{Change, Changes};
 pub use channel::{Balanced, BalancedBuilder};
-pub use snapshot::{Snapshot, SnapshotWatch};
+pub use snapshot::{Iter, Snapshot};
+pub use snapshot_watch::SnapshotWatch;
 
-use crate::Etcd;
 use shared::Shared;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
@@ -70,23 +72,13 @@ use tokio_util::sync::DropGuard;
 pub struct Discovery {
     service: Arc<str>,
     shared: Arc<Shared>,
-    guard: Arc<Guard>,
-}
-
-/// Held by everything that wants the watch to go on; the last one to let go ends it.
-#[derive(Debug)]
-pub(crate) struct Guard {
-    _stop: DropGuard,
+    /// Held by everything that needs the watch; the last one to drop it ends the watch.
+    guard: Arc<DropGuard>,
 }
 
 // === impl Discovery ===
 
 impl Discovery {
-    /// To find the service `target`: its name, or `etcd:///` and its name.
-    pub fn builder(etcd: Etcd, target: impl Into<String>) -> DiscoveryBuilder {
-        DiscoveryBuilder::new(etcd, target.into())
-    }
-
     /// The name of the service.
     #[must_use]
     pub fn service(&self) -> &str {
@@ -120,11 +112,6 @@ impl Discovery {
 
     /// Waits for the first answer of etcd, and gives what there is. Cancel safe.
     pub async fn ready(&self) -> Arc<Snapshot> {
-        let mut watch = self.watch();
-        let mut snapshot = watch.get();
-        while !snapshot.is_ready() {
-            snapshot = watch.changed().await;
-        }
-        snapshot
+        self.watch().wait_for(Snapshot::is_ready).await
     }
 }

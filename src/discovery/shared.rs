@@ -1,8 +1,8 @@
 //! [`Shared`]: what the watcher and those who read from it share.
 
 use super::changes::Pending;
-use super::fold::{Fold, Step};
 use super::snapshot::Snapshot;
+use super::store::{Store, Update};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
@@ -15,8 +15,8 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 struct State {
-    fold: Fold,
-    trouble: Option<Arc<str>>,
+    store: Store,
+    watch_error: Option<Arc<str>>,
     readers: Vec<Weak<Pending>>,
     /// Made when somebody asks, so that a change costs what it changes and not what there is.
     snapshot: Option<Arc<Snapshot>>,
@@ -28,8 +28,8 @@ impl Shared {
     pub(super) fn new(max_instances: usize) -> Self {
         Self {
             state: Mutex::new(State {
-                fold: Fold::new(max_instances),
-                trouble: None,
+                store: Store::new(max_instances),
+                watch_error: None,
                 readers: vec![],
                 snapshot: None,
             }),
@@ -41,7 +41,7 @@ impl Shared {
     pub(super) fn subscribe(&self) -> Arc<Pending> {
         let pending = Arc::new(Pending::default());
         let mut state = self.lock();
-        for (key, instance) in state.fold.instances() {
+        for (key, instance) in state.store.instances() {
             pending.push(key, Some(instance.clone()));
         }
         state.readers.retain(|reader| reader.strong_count() > 0);
@@ -54,16 +54,16 @@ impl Shared {
         if let Some(snapshot) = &state.snapshot {
             return snapshot.clone();
         }
-        let fold = &state.fold;
+        let store = &state.store;
         let snapshot = Arc::new(Snapshot {
-            instances: fold
+            instances: store
                 .instances()
                 .map(|(key, instance)| (key.clone(), instance.clone()))
                 .collect(),
-            revision: fold.revision(),
-            skipped: fold.skipped(),
-            missing: fold.missing(),
-            trouble: state.trouble.clone(),
+            revision: store.revision(),
+            skipped: store.skipped(),
+            missing: store.missing(),
+            watch_error: state.watch_error.clone(),
         });
         state.snapshot = Some(snapshot.clone());
         snapshot
@@ -73,16 +73,16 @@ impl Shared {
         self.version.subscribe()
     }
 
-    /// Lets `change` happen to the fold, and passes on what it says has changed.
-    pub(super) fn fold<T>(&self, change: impl FnOnce(&mut Fold, &mut Vec<Step>) -> T) -> T {
-        let mut steps = vec![];
+    /// Lets `change` happen to the store, and passes on what it says has changed.
+    pub(super) fn store<T>(&self, change: impl FnOnce(&mut Store, &mut Vec<Update>) -> T) -> T {
+        let mut updates = vec![];
         let mut state = self.lock();
-        let before = state.fold.figures();
-        let out = change(&mut state.fold, &mut steps);
-        if steps.is_empty() && state.fold.figures() == before {
+        let before = state.store.figures();
+        let out = change(&mut state.store, &mut updates);
+        if updates.is_empty() && state.store.figures() == before {
             return out;
         }
-        for (key, instance) in &steps {
+        for (key, instance) in &updates {
             for reader in state.readers.iter().filter_map(Weak::upgrade) {
                 reader.push(key, instance.clone());
             }
@@ -92,10 +92,10 @@ impl Shared {
     }
 
     /// What is wrong with etcd, or that nothing is.
-    pub(super) fn trouble(&self, why: Option<Arc<str>>) {
+    pub(super) fn set_watch_error(&self, why: Option<Arc<str>>) {
         let mut state = self.lock();
-        if state.trouble != why {
-            state.trouble = why;
+        if state.watch_error != why {
+            state.watch_error = why;
             self.changed(state);
         }
     }

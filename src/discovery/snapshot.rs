@@ -1,11 +1,8 @@
-//! [`Snapshot`]: the instances there are, and [`SnapshotWatch`]: each time that changes.
+//! [`Snapshot`]: the instances of a service at one revision of etcd.
 
-use super::Guard;
-use super::shared::Shared;
 use crate::Instance;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// The instances of a service at one revision of etcd.
 #[derive(Debug, Clone, Default)]
@@ -14,26 +11,20 @@ pub struct Snapshot {
     pub(super) revision: i64,
     pub(super) skipped: usize,
     pub(super) missing: usize,
-    pub(super) trouble: Option<Arc<str>>,
+    pub(super) watch_error: Option<Arc<str>>,
 }
 
-/// Gives a [`Snapshot`] each time something changed. Slow readers see fewer of them, and always
-/// the last.
+/// The instances of a [`Snapshot`] with their keys, in the order of the keys.
 #[derive(Debug, Clone)]
-pub struct SnapshotWatch {
-    shared: Arc<Shared>,
-    version: watch::Receiver<u64>,
-    _guard: Arc<Guard>,
-}
+pub struct Iter<'a>(btree_map::Iter<'a, Arc<str>, Arc<Instance>>);
 
 // === impl Snapshot ===
 
 impl Snapshot {
     /// The instances with their keys, in the order of the keys.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Arc<Instance>)> {
-        self.instances
-            .iter()
-            .map(|(key, instance)| (&**key, instance))
+    #[must_use]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter(self.instances.iter())
     }
 
     /// The instance under a key.
@@ -74,7 +65,7 @@ impl Snapshot {
     }
 
     /// How many of the instances are not in etcd any more, and are kept for the time being: see
-    /// [`grace`](super::DiscoveryBuilder::grace).
+    /// [`retention`](super::DiscoveryBuilder::retention).
     #[must_use]
     pub fn missing(&self) -> usize {
         self.missing
@@ -82,35 +73,33 @@ impl Snapshot {
 
     /// Why etcd cannot be watched at the moment. The set may be out of date then.
     #[must_use]
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub fn watch_error(&self) -> Option<&str> {
+        self.watch_error.as_deref()
     }
 }
 
-// === impl SnapshotWatch ===
+impl<'a> IntoIterator for &'a Snapshot {
+    type Item = (&'a str, &'a Arc<Instance>);
+    type IntoIter = Iter<'a>;
 
-impl SnapshotWatch {
-    pub(super) fn new(shared: Arc<Shared>, guard: Arc<Guard>) -> Self {
-        Self {
-            version: shared.versions(),
-            shared,
-            _guard: guard,
-        }
-    }
-
-    /// What there is now; [`changed`](Self::changed) then waits for what comes after it.
-    #[must_use]
-    pub fn get(&mut self) -> Arc<Snapshot> {
-        self.version.mark_unchanged();
-        self.shared.snapshot()
-    }
-
-    /// Waits until something changed, and gives what there is then. Cancel safe.
-    pub async fn changed(&mut self) -> Arc<Snapshot> {
-        if self.version.changed().await.is_err() {
-            // The sender lives in what we hold ourselves.
-            std::future::pending::<()>().await;
-        }
-        self.shared.snapshot()
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
     }
 }
+
+// === impl Iter ===
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, &'a Arc<Instance>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, instance) = self.0.next()?;
+        Some((key, instance))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}

@@ -12,8 +12,8 @@
 //! revision already, and what happened before would be missed. So a key that we know is looked at
 //! as it was at our revision: lease ids are random, and no other history has the same.
 
-use super::fold::{Fold, Reading};
 use super::shared::Shared;
+use super::store::{Reading, Store};
 use crate::backoff::{Backoff, Bucket, Rate};
 use crate::etcd::{
     Endpoints, EventKind, KeyMeta, KeyValue, RpcError, RpcErrorKind, Session, WatchReplies,
@@ -34,7 +34,7 @@ pub(super) struct Watcher {
     format: Arc<dyn Format>,
     prefix: String,
     limit: Duration,
-    grace: Duration,
+    retention: Duration,
     max: usize,
     rng: fastrand::Rng,
     member: usize,
@@ -44,7 +44,7 @@ pub(super) struct Watcher {
     /// Until when deletions are not believed, if too many come; then, until when what is missing
     /// is kept. Both begin when etcd can be watched again.
     belief: Option<Instant>,
-    grace_ends: Option<Instant>,
+    retention_ends: Option<Instant>,
     /// Most are back, and nobody else has come for a while then.
     settled: Option<Instant>,
     stragglers: Option<usize>,
@@ -82,7 +82,7 @@ impl Watcher {
         shared: Arc<Shared>,
         members: Endpoints,
         (service, format, prefix): (Arc<str>, Arc<dyn Format>, String),
-        (limit, grace, max): (Duration, Duration, usize),
+        (limit, retention, max): (Duration, Duration, usize),
     ) -> Self {
         let mut rng = fastrand::Rng::new();
         Self {
@@ -92,14 +92,14 @@ impl Watcher {
             format,
             prefix,
             limit,
-            grace,
+            retention,
             max,
             member: rng.usize(..),
             rng,
             retry: Backoff::new(FIRST_RETRY, CALM),
             works_since: None,
             belief: None,
-            grace_ends: None,
+            retention_ends: None,
             settled: None,
             stragglers: None,
             page: PAGE,
@@ -130,7 +130,7 @@ impl Watcher {
         if !self.knows_our_history(&session).await? {
             self.list(&session).await?;
         }
-        let from = self.shared.fold(|fold, _| fold.revision()) + 1;
+        let from = self.shared.store(|store, _| store.revision()) + 1;
         let stream = session.clone().watch_prefix(&self.prefix, from);
         let (mut requests, mut replies) = with_timeout(self.limit, &endpoint, stream).await?;
         self.works();
@@ -168,10 +168,10 @@ impl Watcher {
 
     fn take(&mut self, endpoint: &Arc<str>, news: WatchResponse) -> Result<(), RpcError> {
         // A stream from the future: etcd counts anew. The revision of a cancellation is 0.
-        let known = self.shared.fold(|fold, _| fold.revision());
+        let known = self.shared.store(|store, _| store.revision());
         if news.ended.is_none() && news.revision < known {
             let what = format!("its revision went back from {known} to {}", news.revision);
-            self.shared.fold(|fold, _| fold.forget_history());
+            self.shared.store(|store, _| store.forget_history());
             return Err(RpcError::broken(endpoint, what));
         }
         let events: Vec<_> = news
@@ -190,11 +190,11 @@ impl Watcher {
             })
             .collect();
         if !events.is_empty() {
-            self.shared.fold(|fold, steps| {
+            self.shared.store(|store, updates| {
                 for event in events {
                     match event {
-                        Ok(reading) => fold.put(reading, steps),
-                        Err((key, revision)) => fold.deleted(&key, revision, steps),
+                        Ok(reading) => store.put(reading, updates),
+                        Err((key, revision)) => store.deleted(&key, revision, updates),
                     }
                 }
             });
@@ -203,7 +203,7 @@ impl Watcher {
             None => Ok(()),
             Some((_, error)) => {
                 if error.kind() == RpcErrorKind::Compacted {
-                    self.shared.fold(|fold, _| fold.forget_history());
+                    self.shared.store(|store, _| store.forget_history());
                 }
                 Err(error)
             }
@@ -214,7 +214,7 @@ impl Watcher {
     async fn knows_our_history(&mut self, session: &Session) -> Result<bool, RpcError> {
         let (witness, revision) = self
             .shared
-            .fold(|fold, _| (fold.witness(), fold.revision()));
+            .store(|store, _| (store.witness(), store.revision()));
         let Some((key, seen)) = witness.filter(|_| revision > 0) else {
             return Ok(false);
         };
@@ -259,13 +259,13 @@ impl Watcher {
         if crowded > 0 {
             tracing::warn!(prefix = %self.prefix, max = self.max, crowded, "too many keys, passing over the rest");
         }
-        let missing = self.shared.fold(|fold, steps| {
-            fold.list(readings, crowded, revision, steps);
-            fold.missing()
+        let missing = self.shared.store(|store, updates| {
+            store.list(readings, crowded, revision, updates);
+            store.missing()
         });
         if missing > 0 {
             tracing::warn!(
-                prefix = %self.prefix, missing, grace = ?self.grace,
+                prefix = %self.prefix, missing, retention = ?self.retention,
                 "more than half of the instances are gone from etcd, keeping them for the time being",
             );
         }
@@ -303,24 +303,24 @@ impl Watcher {
         if std::mem::take(&mut self.troubled) {
             tracing::info!(prefix = %self.prefix, "watching etcd again");
         }
-        self.shared.trouble(None);
+        self.shared.set_watch_error(None);
         self.stragglers = None;
-        self.belief = Some(Instant::now() + self.grace.min(STALLED));
-        self.grace_ends = Some(Instant::now() + self.grace);
+        self.belief = Some(Instant::now() + self.retention.min(STALLED));
+        self.retention_ends = Some(Instant::now() + self.retention);
     }
 
     /// The connection broke. Gives how long to wait before the next one.
     fn broke(&mut self, error: &RpcError) -> Duration {
-        (self.belief, self.grace_ends, self.settled) = (None, None, None);
+        (self.belief, self.retention_ends, self.settled) = (None, None, None);
         let worked = self.works_since.take();
         let worked = worked.map_or(Duration::ZERO, |since| since.elapsed());
-        if !self.grace.is_zero() {
-            self.shared.fold(|fold, _| fold.distrust());
+        if !self.retention.is_zero() {
+            self.shared.store(|store, _| store.distrust());
         }
         if !std::mem::replace(&mut self.troubled, true) {
             tracing::warn!(prefix = %self.prefix, why = %error, "etcd cannot be watched, keeping what is known");
         }
-        self.shared.trouble(Some(error.to_string().into()));
+        self.shared.set_watch_error(Some(error.to_string().into()));
         // After it is compacted the same member is as good as any.
         let stay = [
             RpcErrorKind::Unauthenticated,
@@ -335,7 +335,7 @@ impl Watcher {
 
     /// Who is not back a while after the last one who was, and after most, is gone.
     fn look_for_stragglers(&mut self) {
-        let stragglers = self.shared.fold(|fold, _| fold.stragglers());
+        let stragglers = self.shared.store(|store, _| store.stragglers());
         if stragglers != self.stragglers {
             self.stragglers = stragglers;
             let since = self.works_since.filter(|_| stragglers.is_some());
@@ -343,12 +343,12 @@ impl Watcher {
         }
     }
 
-    /// Waits for `future`, and believes etcd again when the grace is over meanwhile.
+    /// Waits for `future`, and believes etcd again when the retention is over meanwhile.
     async fn believing<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         loop {
             self.look_for_stragglers();
-            let timers = [self.belief, self.settled, self.grace_ends];
+            let timers = [self.belief, self.settled, self.retention_ends];
             let Some(at) = timers.into_iter().flatten().min() else {
                 return future.await;
             };
@@ -359,13 +359,13 @@ impl Watcher {
             }
             if self.belief == Some(at) {
                 self.belief = None;
-                self.shared.fold(|fold, _| fold.believe());
+                self.shared.store(|store, _| store.believe());
                 continue;
             }
-            (self.settled, self.grace_ends) = (None, None);
-            let given_up = self.shared.fold(|fold: &mut Fold, steps| {
-                let missing = fold.missing();
-                fold.trust(steps);
+            (self.settled, self.retention_ends) = (None, None);
+            let given_up = self.shared.store(|store: &mut Store, updates| {
+                let missing = store.missing();
+                store.trust(updates);
                 missing
             });
             if given_up > 0 {

@@ -62,7 +62,10 @@ async fn shows(discovery: &Discovery, ids: impl IntoIterator<Item = usize>, with
     let wanted: Vec<_> = ids.into_iter().collect();
     eventually("the set is as in etcd", within, || match shown(discovery) {
         there if there == wanted => Ok(()),
-        there => Err(format!("{there:?}, {:?}", discovery.snapshot().trouble())),
+        there => Err(format!(
+            "{there:?}, {:?}",
+            discovery.snapshot().watch_error()
+        )),
     })
     .await;
 }
@@ -72,8 +75,8 @@ async fn news(changes: &mut Changes) -> Vec<String> {
     let mut news = vec![];
     while let Ok(Some(change)) = tokio::time::timeout(10 * MS, changes.next()).await {
         news.push(match change {
-            Change::Put { key, .. } => format!("+{}", key.trim_start_matches(PREFIX)),
-            Change::Gone { key, .. } => format!("-{}", key.trim_start_matches(PREFIX)),
+            Change::Insert { key, .. } => format!("+{}", key.trim_start_matches(PREFIX)),
+            Change::Remove { key, .. } => format!("-{}", key.trim_start_matches(PREFIX)),
             other => panic!("{other:?}"),
         });
     }
@@ -146,14 +149,14 @@ async fn what_was_compacted_meanwhile_is_listed_and_only_differences_are_told() 
 async fn while_etcd_is_away_the_last_set_stays_and_the_trouble_is_shown() {
     let (fake, discovery, _changes) = reading(0..3).await;
     let mut watch = discovery.watch();
-    assert_eq!(watch.get().trouble(), None);
+    assert_eq!(watch.get().watch_error(), None);
     fake.down();
-    assert!(watch.changed().await.trouble().is_some());
+    watch.wait_for(|now| now.watch_error().is_some()).await;
     sleep(SEC * 3600).await;
     assert_eq!(shown(&discovery), [0, 1, 2]);
     fake.up();
     let back = Instant::now();
-    while watch.changed().await.trouble().is_some() {}
+    watch.wait_for(|now| now.watch_error().is_none()).await;
     assert!(back.elapsed() <= 600 * MS, "{:?}", back.elapsed());
     let per_second = fake.count(Rpc::Connect) as f64 / 3600.0;
     assert!(
@@ -189,7 +192,7 @@ async fn an_etcd_that_lost_its_data_takes_nobody_away_while_servers_come_back() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_etcd_that_stays_empty_is_believed_after_the_grace() {
+async fn an_etcd_that_stays_empty_is_believed_after_the_retention() {
     let (fake, discovery, _changes) = reading(0..4).await;
     fake.wipe();
     sleep(SEC * 29).await;
@@ -369,7 +372,12 @@ async fn whoever_may_not_read_says_so_and_asks_slowly() {
     let discovery = discovery(&fake);
     sleep(SEC * 300).await;
     let snapshot = discovery.snapshot();
-    assert!(snapshot.trouble().unwrap().contains("permission denied"));
+    assert!(
+        snapshot
+            .watch_error()
+            .unwrap()
+            .contains("permission denied")
+    );
     assert!(
         (10..=15).contains(&fake.count(Rpc::Range)),
         "{}",

@@ -112,11 +112,11 @@ impl Run {
             tokio::time::timeout(Duration::from_millis(1), self.changes.next()).await
         {
             match change {
-                Change::Put { key, instance, .. } => {
+                Change::Insert { key, instance, .. } => {
                     let version = instance.get_version().unwrap_or_default().to_owned();
                     self.told.insert(key.to_string(), version);
                 }
-                Change::Gone { key, .. } => drop(self.told.remove(&*key)),
+                Change::Remove { key, .. } => drop(self.told.remove(&*key)),
                 other => panic!("{other:?}"),
             }
         }
@@ -143,13 +143,13 @@ impl Run {
                 (key.to_owned(), version.to_owned())
             })
             .collect();
-        if shown == etcd && self.told == etcd && snapshot.trouble().is_none() {
+        if shown == etcd && self.told == etcd && snapshot.watch_error().is_none() {
             return Ok(());
         }
         Err(format!(
             "etcd {etcd:?}\nshown {shown:?}\ntold {:?}\ntrouble {:?}\n{}",
             self.told,
-            snapshot.trouble(),
+            snapshot.watch_error(),
             self.log.join("\n")
         ))
     }

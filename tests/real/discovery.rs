@@ -33,7 +33,7 @@ async fn shows(discovery: &Discovery, keys: &[String]) {
         let there: BTreeSet<_> = snapshot.iter().map(|(key, _)| key.to_owned()).collect();
         match there == wanted {
             true => Ok(()),
-            false => Err(format!("{there:?}, {:?}", snapshot.trouble())),
+            false => Err(format!("{there:?}, {:?}", snapshot.watch_error())),
         }
     })
     .await;

@@ -22,7 +22,7 @@ pub(super) struct Tended(JoinHandle<()>);
 pub(super) async fn follow(pool: Arc<Pool>, mut source: Source, mut members: Members) {
     let mut tended: HashMap<Arc<str>, Tended> = HashMap::new();
     while let Some(change) = source.next().await {
-        if let Change::Put { instance, .. } = &change {
+        if let Change::Insert { instance, .. } = &change {
             pool.call_it(instance.name());
         }
         for step in members.apply(&change) {

@@ -47,8 +47,8 @@ impl Members {
     pub(super) fn apply(&mut self, change: &Change) -> Vec<Step> {
         let mut steps = Vec::new();
         let (key, now) = match change {
-            Change::Gone { key } => (key, None),
-            Change::Put { key, instance } => {
+            Change::Remove { key } => (key, None),
+            Change::Insert { key, instance } => {
                 let weight = instance.get_weight().unwrap_or(DEFAULT_WEIGHT);
                 (key, instance.get_address().map(|address| (address, weight)))
             }
@@ -131,7 +131,7 @@ mod tests {
     use crate::Instance;
 
     fn put(key: &str, address: &str, weight: u32) -> Change {
-        Change::put(
+        Change::insert(
             key,
             Instance::new("greeter").address(address).weight(weight),
         )
@@ -158,7 +158,7 @@ mod tests {
             all.apply(&put("k", "a:1", 2)),
             [Step::Weigh("a:1".into(), 2)]
         );
-        let unweighed = Change::put("k", Instance::new("greeter").address("a:1"));
+        let unweighed = Change::insert("k", Instance::new("greeter").address("a:1"));
         assert_eq!(
             all.apply(&unweighed),
             [Step::Weigh("a:1".into(), DEFAULT_WEIGHT)]
@@ -173,8 +173,8 @@ mod tests {
             all.apply(&put("k", "b:1", 1)),
             [join("b:1", 1), leave("a:1")]
         );
-        assert_eq!(all.apply(&Change::gone("k")), [leave("b:1")]);
-        assert_eq!(all.apply(&Change::gone("k")), []);
+        assert_eq!(all.apply(&Change::remove("k")), [leave("b:1")]);
+        assert_eq!(all.apply(&Change::remove("k")), []);
     }
 
     #[test]
@@ -185,15 +185,15 @@ mod tests {
             all.apply(&put("l", "a:1", 7)),
             [Step::Weigh("a:1".into(), 7)]
         );
-        assert_eq!(all.apply(&Change::gone("k")), []);
-        assert_eq!(all.apply(&Change::gone("l")), [leave("a:1")]);
+        assert_eq!(all.apply(&Change::remove("k")), []);
+        assert_eq!(all.apply(&Change::remove("l")), [leave("a:1")]);
     }
 
     #[test]
     fn one_without_an_address_is_as_good_as_gone() {
         let mut all = members(None);
         all.apply(&put("k", "a:1", 1));
-        let nowhere = Change::put("k", Instance::new("greeter"));
+        let nowhere = Change::insert("k", Instance::new("greeter"));
         assert_eq!(all.apply(&nowhere), [leave("a:1")]);
     }
 
@@ -206,7 +206,7 @@ mod tests {
             [Step::Join(_, 1)] => (1, join("b:1", 2)),
             _ => (2, join("a:1", 1)),
         };
-        let gone = all.apply(&Change::gone(format!("k{first}")));
+        let gone = all.apply(&Change::remove(format!("k{first}")));
         assert!(gone.contains(&second), "{gone:?}");
     }
 }

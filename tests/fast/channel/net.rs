@@ -190,11 +190,11 @@ impl Net {
 impl Registry {
     pub fn put(&self, address: &str, weight: u32) {
         let instance = Instance::new("greeter").address(address).weight(weight);
-        self.change(Change::put(format!("/greeter/{address}"), instance));
+        self.change(Change::insert(format!("/greeter/{address}"), instance));
     }
 
     pub fn gone(&self, address: &str) {
-        self.change(Change::gone(format!("/greeter/{address}")));
+        self.change(Change::remove(format!("/greeter/{address}")));
     }
 
     pub fn change(&self, change: Change) {

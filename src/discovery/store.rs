@@ -1,4 +1,4 @@
-//! [`Fold`]: what there is, as the sum of lists and events; and what each of them changes. Pure.
+//! [`Store`]: what there is, as the sum of lists and events; and what each of them changes. Pure.
 
 use crate::Instance;
 use crate::etcd::KeyMeta;
@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A key changed; `None`: there is no instance under it any more.
-pub(super) type Step = (Arc<str>, Option<Arc<Instance>>);
+pub(super) type Update = (Arc<str>, Option<Arc<Instance>>);
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Fold {
+pub(super) struct Store {
     keys: BTreeMap<Arc<str>, Known>,
     revision: i64,
     /// etcd does not have the history any more that we go by.
@@ -55,9 +55,9 @@ pub(super) struct Reading {
     pub(super) instance: Option<Instance>,
 }
 
-// === impl Fold ===
+// === impl Store ===
 
-impl Fold {
+impl Store {
     /// At most `max` keys.
     pub(super) fn new(max: usize) -> Self {
         Self {
@@ -133,14 +133,14 @@ impl Fold {
     }
 
     /// What is missing is gone.
-    pub(super) fn trust(&mut self, steps: &mut Vec<Step>) {
+    pub(super) fn trust(&mut self, updates: &mut Vec<Update>) {
         (self.floor, self.was) = (0, 0);
-        self.drop_missing(steps);
+        self.drop_missing(updates);
     }
 
-    fn drop_missing(&mut self, steps: &mut Vec<Step>) {
+    fn drop_missing(&mut self, updates: &mut Vec<Update>) {
         for key in std::mem::take(&mut self.missing).keys.into_keys() {
-            self.remove(&key, steps);
+            self.remove(&key, updates);
         }
     }
 
@@ -150,7 +150,7 @@ impl Fold {
         readings: Vec<Reading>,
         crowded: usize,
         revision: i64,
-        steps: &mut Vec<Step>,
+        updates: &mut Vec<Update>,
     ) {
         let present: BTreeSet<&str> = readings.iter().map(|reading| &*reading.key).collect();
         let absent = self.keys.keys().filter(|key| !present.contains(&***key));
@@ -161,10 +161,10 @@ impl Fold {
         }
         // Judged when those that came are in.
         for reading in readings {
-            self.put(reading, steps);
+            self.put(reading, updates);
         }
         if self.present() >= self.floor {
-            self.drop_missing(steps);
+            self.drop_missing(updates);
         }
         // etcd may have lost its history: what counts is what it says now.
         self.revision = revision;
@@ -172,7 +172,7 @@ impl Fold {
     }
 
     /// A key was put.
-    pub(super) fn put(&mut self, reading: Reading, steps: &mut Vec<Step>) {
+    pub(super) fn put(&mut self, reading: Reading, updates: &mut Vec<Update>) {
         let Reading {
             key,
             seen,
@@ -202,17 +202,17 @@ impl Fold {
         self.readable += usize::from(instance.is_some());
         self.readable -= usize::from(before.is_some());
         if before != instance {
-            steps.push((key, instance));
+            updates.push((key, instance));
         }
         // After the new one, so that whoever counts by address keeps its connection.
         for former in formers {
             self.missing.remove(&former);
-            self.remove(&former, steps);
+            self.remove(&former, updates);
         }
     }
 
     /// A key was deleted, at `revision`.
-    pub(super) fn deleted(&mut self, key: &str, revision: i64, steps: &mut Vec<Step>) {
+    pub(super) fn deleted(&mut self, key: &str, revision: i64, updates: &mut Vec<Update>) {
         self.revision = self.revision.max(revision);
         let Some((key, known)) = self.keys.get_key_value(key) else {
             return;
@@ -224,7 +224,7 @@ impl Fold {
             return;
         }
         self.missing.remove(&key);
-        self.remove(&key, steps);
+        self.remove(&key, updates);
     }
 
     fn miss(&mut self, key: &Arc<str>) {
@@ -238,13 +238,13 @@ impl Fold {
         self.readable - self.missing.addresses.len()
     }
 
-    fn remove(&mut self, key: &Arc<str>, steps: &mut Vec<Step>) {
+    fn remove(&mut self, key: &Arc<str>, updates: &mut Vec<Update>) {
         let Some(known) = self.keys.remove(key) else {
             return;
         };
         if known.instance.is_some() {
             self.readable -= 1;
-            steps.push((key.clone(), None));
+            updates.push((key.clone(), None));
         }
     }
 }
@@ -295,158 +295,164 @@ mod tests {
             .address(format!("{host}.example:9000"))
     }
 
-    fn listed(keys: &[&str]) -> Fold {
-        let mut fold = Fold::new(100);
-        list(&mut fold, keys, 5);
-        fold
+    fn listed(keys: &[&str]) -> Store {
+        let mut store = Store::new(100);
+        list(&mut store, keys, 5);
+        store
     }
 
-    fn list(fold: &mut Fold, keys: &[&str], revision: i64) -> Vec<String> {
-        let mut steps = vec![];
+    fn list(store: &mut Store, keys: &[&str], revision: i64) -> Vec<String> {
+        let mut updates = vec![];
         let readings = keys.iter().map(|key| reading(key, revision)).collect();
-        fold.list(readings, 0, revision, &mut steps);
-        shown(steps)
+        store.list(readings, 0, revision, &mut updates);
+        shown(updates)
     }
 
-    fn deleted(fold: &mut Fold, key: &str) -> Vec<String> {
-        let mut steps = vec![];
-        fold.deleted(key, fold.revision() + 1, &mut steps);
-        shown(steps)
+    fn deleted(store: &mut Store, key: &str) -> Vec<String> {
+        let mut updates = vec![];
+        store.deleted(key, store.revision() + 1, &mut updates);
+        shown(updates)
     }
 
-    fn trust(fold: &mut Fold) -> Vec<String> {
-        let mut steps = vec![];
-        fold.trust(&mut steps);
-        shown(steps)
+    fn trust(store: &mut Store) -> Vec<String> {
+        let mut updates = vec![];
+        store.trust(&mut updates);
+        shown(updates)
     }
 
-    fn shown(steps: Vec<Step>) -> Vec<String> {
-        let sign = |(key, instance): Step| match instance {
+    fn shown(updates: Vec<Update>) -> Vec<String> {
+        let sign = |(key, instance): Update| match instance {
             Some(_) => format!("+{key}"),
             None => format!("-{key}"),
         };
-        steps.into_iter().map(sign).collect()
+        updates.into_iter().map(sign).collect()
     }
 
     #[test]
     fn a_list_is_a_difference_and_never_a_flush() {
-        let mut fold = listed(&["a", "b", "c"]);
-        assert_eq!(list(&mut fold, &["a", "b", "c"], 9), [""; 0]);
-        assert_eq!(list(&mut fold, &["a", "c", "d"], 12), ["+d", "-b"]);
-        assert_eq!((fold.revision(), fold.readable), (12, 3));
+        let mut store = listed(&["a", "b", "c"]);
+        assert_eq!(list(&mut store, &["a", "b", "c"], 9), [""; 0]);
+        assert_eq!(list(&mut store, &["a", "c", "d"], 12), ["+d", "-b"]);
+        assert_eq!((store.revision(), store.readable), (12, 3));
     }
 
     #[test]
     fn an_instance_that_is_written_again_as_it_was_is_no_change() {
-        let mut fold = listed(&["a"]);
-        let mut steps = vec![];
-        fold.put(reading("a", 9), &mut steps);
-        assert!(steps.is_empty());
-        assert_eq!(fold.revision(), 9);
+        let mut store = listed(&["a"]);
+        let mut updates = vec![];
+        store.put(reading("a", 9), &mut updates);
+        assert!(updates.is_empty());
+        assert_eq!(store.revision(), 9);
     }
 
     #[test]
     fn after_a_cut_less_than_half_is_not_believed_until_it_is_over() {
-        let mut fold = listed(&["a", "b", "c", "d"]);
-        fold.distrust();
-        assert_eq!(list(&mut fold, &[], 2), [""; 0], "an etcd that was wiped");
-        assert_eq!((fold.missing(), fold.readable, fold.revision()), (4, 4, 2));
-        let mut steps = vec![];
-        fold.put(reading("a", 3), &mut steps);
-        fold.put(reading("b", 4), &mut steps);
-        fold.put(reading("e", 5), &mut steps);
-        assert_eq!(shown(steps), ["+e"]);
-        assert_eq!(trust(&mut fold), ["-c", "-d"]);
-        assert_eq!((fold.missing(), fold.readable), (0, 3));
+        let mut store = listed(&["a", "b", "c", "d"]);
+        store.distrust();
+        assert_eq!(list(&mut store, &[], 2), [""; 0], "an etcd that was wiped");
+        assert_eq!(
+            (store.missing(), store.readable, store.revision()),
+            (4, 4, 2)
+        );
+        let mut updates = vec![];
+        store.put(reading("a", 3), &mut updates);
+        store.put(reading("b", 4), &mut updates);
+        store.put(reading("e", 5), &mut updates);
+        assert_eq!(shown(updates), ["+e"]);
+        assert_eq!(trust(&mut store), ["-c", "-d"]);
+        assert_eq!((store.missing(), store.readable), (0, 3));
     }
 
     #[test]
     fn after_a_cut_the_leases_of_a_fleet_may_end_at_once() {
-        let mut fold = listed(&["a", "b", "c", "d"]);
-        fold.distrust();
-        assert_eq!(deleted(&mut fold, "a"), ["-a"], "one may always leave");
-        assert_eq!(deleted(&mut fold, "b"), ["-b"]);
-        assert_eq!(deleted(&mut fold, "c"), [""; 0]);
-        assert_eq!(deleted(&mut fold, "d"), [""; 0]);
-        assert_eq!(trust(&mut fold), ["-c", "-d"]);
+        let mut store = listed(&["a", "b", "c", "d"]);
+        store.distrust();
+        assert_eq!(deleted(&mut store, "a"), ["-a"], "one may always leave");
+        assert_eq!(deleted(&mut store, "b"), ["-b"]);
+        assert_eq!(deleted(&mut store, "c"), [""; 0]);
+        assert_eq!(deleted(&mut store, "d"), [""; 0]);
+        assert_eq!(trust(&mut store), ["-c", "-d"]);
     }
 
     #[test]
     fn who_was_seen_since_the_cut_leaves_at_once() {
-        let mut fold = listed(&["a"]);
-        fold.distrust();
-        assert_eq!(list(&mut fold, &[], 2), [""; 0]);
-        let mut steps = vec![];
-        fold.put(reading("a", 3), &mut steps);
-        assert_eq!((steps.len(), fold.missing()), (0, 0));
-        assert_eq!(deleted(&mut fold, "a"), ["-a"]);
+        let mut store = listed(&["a"]);
+        store.distrust();
+        assert_eq!(list(&mut store, &[], 2), [""; 0]);
+        let mut updates = vec![];
+        store.put(reading("a", 3), &mut updates);
+        assert_eq!((updates.len(), store.missing()), (0, 0));
+        assert_eq!(deleted(&mut store, "a"), ["-a"]);
     }
 
     #[test]
     fn once_believed_the_last_one_leaves_at_once_and_what_is_missing_stays() {
-        let mut fold = listed(&["a", "b", "c"]);
-        fold.distrust();
-        assert_eq!(deleted(&mut fold, "a"), ["-a"]);
-        assert_eq!(deleted(&mut fold, "b"), [""; 0]);
-        fold.believe();
-        assert_eq!(deleted(&mut fold, "c"), ["-c"]);
-        assert_eq!(fold.missing(), 1);
-        assert_eq!(trust(&mut fold), ["-b"]);
+        let mut store = listed(&["a", "b", "c"]);
+        store.distrust();
+        assert_eq!(deleted(&mut store, "a"), ["-a"]);
+        assert_eq!(deleted(&mut store, "b"), [""; 0]);
+        store.believe();
+        assert_eq!(deleted(&mut store, "c"), ["-c"]);
+        assert_eq!(store.missing(), 1);
+        assert_eq!(trust(&mut store), ["-b"]);
     }
 
     #[test]
     fn a_missing_server_that_is_back_under_another_key_is_one_and_not_two() {
-        let mut fold = listed(&["a", "b"]);
-        fold.distrust();
-        assert_eq!(list(&mut fold, &[], 2), [""; 0]);
-        let mut steps = vec![];
+        let mut store = listed(&["a", "b"]);
+        store.distrust();
+        assert_eq!(list(&mut store, &[], 2), [""; 0]);
+        let mut updates = vec![];
         let back = Reading {
             instance: Some(at("a", "a")),
             ..reading("a2", 3)
         };
-        fold.put(back, &mut steps);
-        assert_eq!(shown(steps), ["+a2", "-a"]);
-        assert_eq!((fold.missing(), fold.readable), (1, 2));
+        store.put(back, &mut updates);
+        assert_eq!(shown(updates), ["+a2", "-a"]);
+        assert_eq!((store.missing(), store.readable), (1, 2));
     }
 
     #[test]
     fn the_last_of_a_trusted_fleet_leaves_at_once() {
-        let mut fold = listed(&["a"]);
-        assert_eq!(deleted(&mut fold, "a"), ["-a"]);
+        let mut store = listed(&["a"]);
+        assert_eq!(deleted(&mut store, "a"), ["-a"]);
     }
 
     #[test]
     fn what_does_not_read_is_counted_and_the_rest_is_shown() {
-        let mut fold = listed(&["a"]);
-        let mut steps = vec![];
+        let mut store = listed(&["a"]);
+        let mut updates = vec![];
         let bad = |key, revision| Reading {
             instance: None,
             ..reading(key, revision)
         };
-        fold.put(bad("b", 6), &mut steps);
-        assert_eq!((fold.skipped(), steps.len()), (1, 0));
-        fold.put(bad("a", 7), &mut steps);
-        assert_eq!((fold.skipped(), shown(steps)), (2, vec!["-a".to_owned()]));
-        assert_eq!(deleted(&mut fold, "b"), [""; 0]);
-        assert_eq!(fold.skipped(), 1);
+        store.put(bad("b", 6), &mut updates);
+        assert_eq!((store.skipped(), updates.len()), (1, 0));
+        store.put(bad("a", 7), &mut updates);
+        assert_eq!(
+            (store.skipped(), shown(updates)),
+            (2, vec!["-a".to_owned()])
+        );
+        assert_eq!(deleted(&mut store, "b"), [""; 0]);
+        assert_eq!(store.skipped(), 1);
     }
 
     #[test]
     fn there_is_room_for_so_many_keys_and_the_others_are_counted() {
-        let mut fold = Fold::new(2);
-        let mut steps = vec![];
+        let mut store = Store::new(2);
+        let mut updates = vec![];
         for key in ["a", "b", "c", "d"] {
-            fold.put(reading(key, 6), &mut steps);
+            store.put(reading(key, 6), &mut updates);
         }
-        assert_eq!((fold.readable, fold.skipped()), (2, 2));
+        assert_eq!((store.readable, store.skipped()), (2, 2));
     }
 
     #[test]
     fn the_witness_is_a_key_that_etcd_should_have() {
-        let mut fold = listed(&["a", "b"]);
-        fold.distrust();
-        assert_eq!(list(&mut fold, &["b"], 9), ["-a"]);
-        let (key, seen) = fold.witness().unwrap();
+        let mut store = listed(&["a", "b"]);
+        store.distrust();
+        assert_eq!(list(&mut store, &["b"], 9), ["-a"]);
+        let (key, seen) = store.witness().unwrap();
         assert_eq!((&*key, seen.revision), ("b", 9));
     }
 }
