@@ -252,9 +252,7 @@ impl Session {
         mut self,
         keys: Vec<Arc<str>>,
     ) -> Result<(i64, Vec<Option<KeyMeta>>), RpcError> {
-        let get = |key: &Arc<str>| {
-            client::TxnOp::get(&**key, Some(client::GetOptions::new().with_keys_only()))
-        };
+        let get = |key: &Arc<str>| client::TxnOp::get(&**key, Some(without_value()));
         let txn = client::Txn::new().and_then(keys.iter().map(get).collect::<Vec<_>>());
         let reply = self.kv.txn(txn).await.map_err(|error| self.error(&error))?;
         let revision = revision_of(reply.header());
@@ -320,9 +318,7 @@ impl Session {
         key: &str,
         revision: i64,
     ) -> Result<Option<KeyMeta>, RpcError> {
-        let options = client::GetOptions::new()
-            .with_keys_only()
-            .with_revision(revision);
+        let options = without_value().with_revision(revision);
         let reply = self.kv.get(key, Some(options)).await;
         let reply = reply.map_err(|error| self.error(&error))?;
         Ok(reply.kvs().first().map(KeyMeta::of))
@@ -472,6 +468,16 @@ fn prefix_end(prefix: &str) -> Vec<u8> {
     end
 }
 
+/// Reads the lease and the revision of one key, without its value.
+///
+/// From 3.7 on etcd answers `keys_only` from an index in memory that has no leases, unless the range
+/// is sorted by value. A lease of 0 looked as if the key had been overwritten.
+fn without_value() -> client::GetOptions {
+    client::GetOptions::new()
+        .with_keys_only()
+        .with_sort(client::SortTarget::Value, client::SortOrder::Ascend)
+}
+
 fn watch_options(id: i64, revision: i64) -> client::WatchOptions {
     client::WatchOptions::new()
         .with_watch_id(id)
@@ -536,11 +542,10 @@ impl Op {
             Self::Put { key, value } => put(key, value),
             Self::PutIfFree { key, value } => {
                 let absent = client::Compare::version(&**key, client::CompareOp::Equal, 0);
-                let keys_only = client::GetOptions::new().with_keys_only();
                 let retake = client::Txn::new()
                     .when(ours(key))
                     .and_then([put(key, value)])
-                    .or_else([client::TxnOp::get(&**key, Some(keys_only))]);
+                    .or_else([client::TxnOp::get(&**key, Some(without_value()))]);
                 client::TxnOp::txn(
                     client::Txn::new()
                         .when([absent])

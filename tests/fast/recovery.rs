@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Code;
 use tonic_etcd::format::{Address, Format, Place, Unreadable};
-use tonic_etcd::{Etcd, Instance, Registrar, Status};
+use tonic_etcd::{Etcd, Instance, OnConflict, Registrar, Status};
 
 #[tokio::test(start_paused = true)]
 async fn etcd_back_with_its_data_sees_no_put_and_no_delete_however_long_it_was_away() {
@@ -26,6 +26,49 @@ async fn etcd_back_with_its_data_sees_no_put_and_no_delete_however_long_it_was_a
         assert_eq!(registered.lease, lease);
         assert_eq!(setup.fake.keys()[KEY].lease, lease);
         assert_eq!((setup.puts(), setup.deletes()), (1, 0), "{away} s");
+    }
+}
+
+/// From 3.7 on a range with `keys_only` carries no lease. Every reconnect looked as if the key had
+/// been overwritten: with `Yield` the server stayed out for good.
+#[tokio::test(start_paused = true)]
+async fn a_reconnect_is_no_loss_on_any_version_of_etcd() {
+    for (old, policy) in [
+        (false, OnConflict::TakeOver),
+        (false, OnConflict::Yield),
+        (true, OnConflict::TakeOver),
+        (true, OnConflict::Yield),
+    ] {
+        let setup = Setup::new();
+        if old {
+            setup.fake.like_3_6();
+        }
+        let registrar = setup.builder().on_conflict(policy).build().unwrap();
+        let registration = registrar.register(greeter()).unwrap();
+        announce(&registration);
+        let before = registration.registered().await.unwrap();
+        let mut watch = registration.watch();
+        let seen = tokio::spawn(async move {
+            let mut seen = vec![];
+            while let Some(status) = watch.changed().await {
+                seen.push(status);
+            }
+            seen
+        });
+        for _ in 0..5 {
+            sleep(SEC * 3).await;
+            setup.fake.cut_connections();
+        }
+        sleep(SEC * 3).await;
+        let now = registration.status();
+        assert_eq!(now.registered(), Some(&before), "{now:?}");
+        assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+        drop((registration, registrar));
+        setup.shutdown_now.cancel();
+        for status in seen.await.unwrap() {
+            let lost = matches!(status, Status::Lost { .. } | Status::Yielding { .. });
+            assert!(!lost, "like 3.6: {old}, {policy:?}: {status:?}");
+        }
     }
 }
 

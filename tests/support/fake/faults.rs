@@ -24,6 +24,12 @@ pub struct Member<'a> {
 }
 
 impl FakeEtcd {
+    /// Answers as etcd 3.4 to 3.6 do where 3.7 and later differ: ranges with `keys_only` carry leases.
+    pub fn like_3_6(&self) {
+        let mut state = self.shared.state();
+        state.keyspace.store.keys_only_with_lease = true;
+    }
+
     /// The member behind `http://{name}:...`. What happens to it leaves the cluster and its leases alone.
     pub fn member(&self, name: &str) -> Member<'_> {
         Member {

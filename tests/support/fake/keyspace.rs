@@ -54,7 +54,7 @@ impl Keyspace {
 
     /// Everything is gone, as if the data directory had been removed.
     pub(super) fn wipe(&mut self) {
-        self.store = Store::new();
+        self.store.wipe();
         self.leases.wipe();
     }
 

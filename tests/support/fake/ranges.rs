@@ -8,6 +8,9 @@ use etcd_client::proto::{PbKeyValue, PbRangeRequest, PbRangeResponse};
 use super::keyspace::revision_only;
 use super::store::{Span, Store};
 
+/// `SortTarget::Value`.
+const SORT_BY_VALUE: i32 = 4;
+
 /// Reads at a revision that the store can still read.
 pub(super) fn range(store: &Store, request: &PbRangeRequest) -> PbRangeResponse {
     let keys = match request.revision {
@@ -33,7 +36,7 @@ pub(super) fn range(store: &Store, request: &PbRangeRequest) -> PbRangeResponse 
         kvs: found
             .into_iter()
             .take(limit)
-            .map(|kv| shown(request, kv))
+            .map(|kv| requested_fields(store, request, kv))
             .collect(),
     }
 }
@@ -54,7 +57,7 @@ fn sort(request: &PbRangeRequest, found: &mut [&PbKeyValue]) {
             1 => a.version.cmp(&b.version),
             2 => a.create_revision.cmp(&b.create_revision),
             3 => a.mod_revision.cmp(&b.mod_revision),
-            4 => a.value.cmp(&b.value),
+            SORT_BY_VALUE => a.value.cmp(&b.value),
             _ => a.key.cmp(&b.key),
         }
     };
@@ -64,10 +67,16 @@ fn sort(request: &PbRangeRequest, found: &mut [&PbKeyValue]) {
     }
 }
 
-fn shown(request: &PbRangeRequest, kv: &PbKeyValue) -> PbKeyValue {
+fn requested_fields(store: &Store, request: &PbRangeRequest, kv: &PbKeyValue) -> PbKeyValue {
     let mut kv = kv.clone();
     if request.keys_only {
         kv.value.clear();
+        // From 3.7 on these come from the index in memory, which has no leases; only a sort by
+        // value reads the keys themselves (`FastKeysOnly` in etcd's `txn/range.go`).
+        let from_index = request.sort_target != SORT_BY_VALUE;
+        if from_index && !store.keys_only_with_lease {
+            kv.lease = 0;
+        }
     }
     kv
 }

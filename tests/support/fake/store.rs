@@ -21,6 +21,8 @@ pub(super) struct Store {
     compacted: i64,
     live: Keys,
     commits: Vec<Commit>,
+    /// As in etcd up to 3.6: a range with `keys_only` carries leases, whatever it is sorted by.
+    pub(super) keys_only_with_lease: bool,
 }
 
 /// What one request has changed.
@@ -64,7 +66,16 @@ impl Store {
             compacted: -1,
             live: Keys::new(),
             commits: Vec::new(),
+            keys_only_with_lease: false,
         }
+    }
+
+    /// No keys and no history; the version of etcd stays.
+    pub(super) fn wipe(&mut self) {
+        *self = Self {
+            keys_only_with_lease: self.keys_only_with_lease,
+            ..Self::new()
+        };
     }
 
     pub(super) fn revision(&self) -> i64 {
