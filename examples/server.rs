@@ -122,12 +122,8 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match run(Args::parse()).await {
-        Ok(Closed::Deregistered) => {
-            println!("deregistered");
-            ExitCode::SUCCESS
-        }
-        Ok(how) => {
-            println!("stopped: {how:?}");
+        Ok(closed) => {
+            println!("{closed}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -190,10 +186,10 @@ fn register(
             Policy::TakeOver => OnConflict::TakeOver,
             Policy::Yield => OnConflict::Yield,
         })
-        .settle(args.settle)
+        .deregistration_delay(args.settle)
         .drain_timeout(args.drain_timeout)
-        .shutdown(shutdown.clone())
-        .shutdown_now(shutdown_now.clone())
+        .shutdown_token(shutdown.clone())
+        .shutdown_now_token(shutdown_now.clone())
         .build()?;
     registrar.register_all(args.name.iter().map(|name| {
         let mut instance = Instance::new(name).version(env!("CARGO_PKG_VERSION"));
@@ -216,7 +212,7 @@ async fn tell(mut statuses: StatusWatch) {
                 println!("registered {key}");
             }
         }
-        held = status.is_held();
+        held = status.is_registered();
     }
 }
 

@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status, async_trait};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -27,23 +28,25 @@ use tonic_health::server::{HealthReporter, HealthService};
 /// The health name that tells whether the outside world can find this server.
 pub const HEALTH_NAME: &str = "etcd.registration";
 
-/// Which health names follow a registration, and how.
+/// Builds a [`RegistrationHealth`]: which health names follow the registration, and which do not.
 ///
 /// ```no_run
 /// # fn f(registration: &tonic_etcd::Registration) {
-/// use tonic_etcd::HealthNames;
+/// use tonic_etcd::RegistrationHealth;
 ///
 /// // A readiness probe on `greeter.v1.Greeter` fails while nobody can find this server.
-/// let service = HealthNames::new().gate("greeter.v1.Greeter").service(registration);
-/// # let _ = service;
+/// let health = RegistrationHealth::builder()
+///     .follow_registration("greeter.v1.Greeter")
+///     .build(registration);
+/// # let _ = health;
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "this does nothing until it is made into a service"]
-pub struct HealthNames {
+#[must_use = "a builder does nothing until it is built"]
+pub struct RegistrationHealthBuilder {
     own: String,
-    gated: Vec<String>,
-    free: Vec<String>,
+    following: Vec<String>,
+    always: Vec<String>,
     reporter: Option<HealthReporter>,
 }
 
@@ -60,47 +63,53 @@ pub struct HealthWatch {
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-// === impl HealthNames ===
+// === impl RegistrationHealthBuilder ===
 
-impl Default for HealthNames {
+impl Default for RegistrationHealthBuilder {
     fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl HealthNames {
-    /// `etcd.registration` follows the registration; `""` says `SERVING` until shutdown.
-    pub fn new() -> Self {
         Self {
             own: HEALTH_NAME.to_owned(),
-            gated: vec![],
-            free: vec![],
+            following: vec![],
+            always: vec![],
             reporter: None,
         }
     }
+}
 
+impl RegistrationHealthBuilder {
     /// Another name than `etcd.registration`.
-    pub fn named(mut self, name: impl Into<String>) -> Self {
+    pub fn name(mut self, name: impl Into<String>) -> Self {
         self.own = name.into();
         self
     }
 
-    /// This name too is `SERVING` only while the registration holds. For the overall name `""`,
+    /// This name too is `SERVING` only while the server is registered. For the overall name `""`,
     /// think twice: an etcd outage then makes orchestrators restart servers that work.
-    pub fn gate(mut self, name: impl Into<String>) -> Self {
+    pub fn follow_registration(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
-        self.free.retain(|free| *free != name);
-        self.gated.push(name);
+        self.always.retain(|other| *other != name);
+        self.following.push(name);
         self
     }
 
+    /// [`follow_registration`](Self::follow_registration) with the name of a generated service,
+    /// such as `GreeterServer<MyGreeter>`.
+    pub fn follow_registration_for<S: NamedService>(self) -> Self {
+        self.follow_registration(S::NAME)
+    }
+
     /// This name is `SERVING` whatever etcd does, and `NOT_SERVING` on shutdown.
-    pub fn serving(mut self, name: impl Into<String>) -> Self {
+    pub fn always_serving(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
-        self.gated.retain(|gated| *gated != name);
-        self.free.retain(|free| *free != name);
-        self.free.push(name);
+        self.following.retain(|other| *other != name);
+        self.always.retain(|other| *other != name);
+        self.always.push(name);
         self
+    }
+
+    /// [`always_serving`](Self::always_serving) with the name of a generated service.
+    pub fn always_serving_for<S: NamedService>(self) -> Self {
+        self.always_serving(S::NAME)
     }
 
     /// Reports to a reporter that you have already. Names other than those given here stay yours,
@@ -116,10 +125,10 @@ impl HealthNames {
     ///
     /// Outside of a tokio runtime: it starts a task, as the registration did before.
     #[must_use]
-    pub fn service(mut self, registration: &Registration) -> HealthServer<RegistrationHealth> {
+    pub fn build(mut self, registration: &Registration) -> HealthServer<RegistrationHealth> {
         let life = registration.life();
-        if self.reporter.is_none() && !self.gated.iter().any(String::is_empty) {
-            self = self.serving("");
+        if self.reporter.is_none() && !self.following.iter().any(String::is_empty) {
+            self = self.always_serving("");
         }
         let reporter = self.reporter.clone().unwrap_or_default();
         let service = RegistrationHealth {
@@ -157,12 +166,12 @@ impl HealthNames {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
-        for name in self.gated.iter().chain([&self.own]) {
+        for name in self.following.iter().chain([&self.own]) {
             reporter
                 .set_service_status(name, status(now == Reported::Held))
                 .await;
         }
-        for name in &self.free {
+        for name in &self.always {
             reporter
                 .set_service_status(name, status(now != Reported::Leaving))
                 .await;
@@ -183,7 +192,7 @@ impl Reported {
         match status {
             RegistrationStatus::Deregistering => Self::Leaving,
             status if status.is_final() => Self::Leaving,
-            status if status.is_held() => Self::Held,
+            status if status.is_registered() => Self::Held,
             _ => Self::Missing,
         }
     }
@@ -192,18 +201,26 @@ impl Reported {
 // === impl Registration ===
 
 impl Registration {
-    /// The gRPC health service of this server, with the defaults of [`HealthNames`].
+    /// The gRPC health service of this server, as [`RegistrationHealth::builder`] makes it by default.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn health_service(&self) -> HealthServer<RegistrationHealth> {
-        HealthNames::new().service(self)
+        RegistrationHealth::builder().build(self)
     }
 }
 
 // === impl RegistrationHealth ===
+
+impl RegistrationHealth {
+    /// Starts with `etcd.registration`, which follows the registration, and `""`, which says
+    /// `SERVING` until shutdown.
+    pub fn builder() -> RegistrationHealthBuilder {
+        RegistrationHealthBuilder::default()
+    }
+}
 
 #[async_trait]
 impl Health for RegistrationHealth {

@@ -10,7 +10,7 @@
 //!
 //! let shutdown = CancellationToken::new(); // the application's own
 //! let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
-//!     .shutdown(shutdown.clone())
+//!     .shutdown_token(shutdown.clone())
 //!     .build()?; // checks everything, touches no network
 //! let registration = registrar.register(Instance::new("greeter"))?;
 //!
@@ -31,7 +31,7 @@
 //! * [`ServeRegistered`]: the order of things from binding to returning;
 //! * [`Status`]: what can be known about it at any time;
 //! * [`format`](mod@format): the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
-//! * [`HealthNames`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.HealthNames.html): what
+//! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): what
 //!   the gRPC health service says of it.
 //!
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
@@ -47,7 +47,7 @@
 //! * etcd that restarts with its data, or elects a leader, shows watchers neither PUT nor DELETE.
 //! * Trouble with etcd never becomes an [`Error`], never ends the server, and never ends the
 //!   retries.
-//! * A shutdown ends within `revoke_timeout` + `settle` + `drain_timeout` and half a second,
+//! * A shutdown ends within `revoke_timeout` + `deregistration_delay` + `drain_timeout` and half a second,
 //!   whatever etcd and clients do.
 //!
 //! # Features
@@ -87,7 +87,7 @@ pub use etcd::Etcd;
 #[cfg(feature = "_tls")]
 pub use etcd::Tls;
 #[cfg(feature = "health")]
-pub use health::{HEALTH_NAME, HealthNames, HealthWatch, RegistrationHealth};
+pub use health::{HEALTH_NAME, HealthWatch, RegistrationHealth, RegistrationHealthBuilder};
 pub use instance::{Instance, InstanceJson};
 pub use registrar::{OnConflict, Registrar, RegistrarBuilder};
 pub use registration::{Closed, Registration};

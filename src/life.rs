@@ -97,7 +97,7 @@ impl Life {
     pub(crate) fn new(waits: Waits, hurry: CancellationToken, runtime: Handle) -> Self {
         Self {
             runtime,
-            status: Arc::new(StatusCell::new(Status::Registering { why: None })),
+            status: Arc::new(StatusCell::new(Status::Registering { reason: None })),
             waits,
             span: Span::current(),
             hurry,
@@ -209,18 +209,18 @@ fn log(last: &Status, next: &Status) {
             keys = ?new.keys, lease = format_args!("{:x}", new.lease), revision = new.revision,
             "{}", if matches!(last, Status::Suspect { .. }) { "registration confirmed" } else { "registered" },
         ),
-        Status::Suspect { why, .. } => {
-            tracing::warn!(%why, "etcd is out of reach, the registration still holds");
+        Status::Suspect { reason, .. } => {
+            tracing::warn!(%reason, "etcd is out of reach, the registration still holds");
         }
-        Status::Lost { why, .. } => tracing::warn!(%why, "registration lost, trying again"),
+        Status::Lost { reason, .. } => tracing::warn!(%reason, "registration lost, trying again"),
         Status::Yielding { to_lease } => tracing::warn!(
             lease = format_args!("{to_lease:x}"),
             "another lease holds the key, leaving it",
         ),
         Status::Deregistering => tracing::info!("deregistering"),
         Status::Deregistered => tracing::info!("deregistered"),
-        Status::LeftToExpire { ttl, why } => {
-            tracing::warn!(?ttl, %why, "etcd could not be told, the key goes with its lease");
+        Status::LeftToExpire { ttl, reason } => {
+            tracing::warn!(?ttl, %reason, "etcd could not be told, the key goes with its lease");
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::registrar::{Entry, Shared};
 use crate::server::{Incoming, RegistrationLayer};
 use crate::status::{Registered, Status, StatusWatch};
 use crate::{Error, Instance};
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::net::TcpListener;
 /// Once its address is known *and* connections are accepted there. Four ways lead to it:
 ///
 /// * [`serve_registered`](crate::ServeRegistered::serve_registered), which does everything;
-/// * [`incoming`](Self::incoming) and [`draining`](Self::draining), for those who call
+/// * [`incoming`](Self::incoming) and [`drain_signal`](Self::drain_signal), for those who call
 ///   `serve_with_incoming_shutdown` themselves;
 /// * [`layer`](Self::layer) alone, if the instance has an explicit
 ///   [address](Instance::address): tonic applies layers after it has bound its listener;
@@ -31,8 +32,8 @@ use tokio::net::TcpListener;
 /// # How it leaves
 ///
 /// When the registrar's shutdown token is cancelled, or [`deregister`](Self::deregister) is
-/// called: health says `NOT_SERVING`, the keys go, the server serves on for the time to settle,
-/// [`draining`](Self::draining) resolves, requests in flight finish, and what is left after the
+/// called: health says `NOT_SERVING`, the keys go, the server serves on for the deregistration delay,
+/// [`drain_signal`](Self::drain_signal) resolves, requests in flight finish, and what is left after the
 /// drain timeout is cut.
 #[derive(Debug, Clone)]
 #[must_use = "dropping the last handle deregisters at once"]
@@ -58,8 +59,21 @@ pub enum Closed {
         /// At most how long they may remain, once etcd works.
         ttl: std::time::Duration,
         /// Why etcd could not be told.
-        why: Arc<str>,
+        reason: Arc<str>,
     },
+}
+
+// === impl Closed ===
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deregistered => f.write_str("deregistered"),
+            Self::LeftToExpire { ttl, reason } => {
+                write!(f, "left to expire within {ttl:?}: {reason}")
+            }
+        }
+    }
 }
 
 // === impl Registration ===
@@ -92,12 +106,9 @@ impl Registration {
     /// [`Error::Stopped`] if the registration ends first.
     pub async fn registered(&self) -> Result<Registered, Error> {
         let mut watch = self.watch();
-        let mut status = watch.seen().1;
-        loop {
-            if let Status::Registered(registered) = status {
-                return Ok(registered);
-            }
-            status = watch.changed().await.ok_or(Error::Stopped)?;
+        match watch.wait_for(|s| matches!(s, Status::Registered(_))).await {
+            Some(Status::Registered(registered)) => Ok(registered),
+            _ => Err(Error::Stopped),
         }
     }
 
@@ -176,8 +187,8 @@ impl Registration {
     }
 
     /// Resolves when the server should stop accepting: the shutdown signal for tonic.
-    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
-        draining(self.life().clone())
+    pub fn drain_signal(&self) -> impl Future<Output = ()> + Send + 'static {
+        drain_signal(self.life().clone())
     }
 
     /// How many requests are in flight: those that went through the [`layer`](Self::layer) and
@@ -204,24 +215,14 @@ impl Drop for Handle {
 }
 
 pub(crate) async fn closed(life: &Life) -> Closed {
-    let mut watch = life.watch();
-    let mut status = watch.seen().1;
-    loop {
-        match status {
-            Status::Deregistered => return Closed::Deregistered,
-            Status::LeftToExpire { ttl, why } => return Closed::LeftToExpire { ttl, why },
-            _ => {}
-        }
-        match watch.changed().await {
-            Some(next) => status = next,
-            // The sender lives in the life we borrow: there is always another status to come.
-            None => std::future::pending().await,
-        }
+    match life.watch().wait_for(Status::is_final).await {
+        Some(Status::LeftToExpire { ttl, reason }) => Closed::LeftToExpire { ttl, reason },
+        _ => Closed::Deregistered,
     }
 }
 
 /// Resolves when the server should stop accepting, and the listener's backlog has been taken in.
-pub(crate) async fn draining(life: Arc<Life>) {
+pub(crate) async fn drain_signal(life: Arc<Life>) {
     let serving = life.serving();
     serving.drain.cancelled().await;
     if life.listening.load(Ordering::Acquire) {

@@ -2,6 +2,7 @@
 //!
 //! A projection: the registrar publishes it, health and users read it, and nobody steers by it.
 
+use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub enum Status {
     #[non_exhaustive]
     Registering {
         /// What the last attempt failed of.
-        why: Option<Arc<str>>,
+        reason: Option<Arc<str>>,
     },
     /// In etcd, under a lease that lives.
     Registered(Registered),
@@ -34,7 +35,7 @@ pub enum Status {
         /// When the trouble began.
         since: Instant,
         /// What the trouble is.
-        why: Arc<str>,
+        reason: Arc<str>,
     },
     /// No longer known to be in etcd, though it should be. It comes back by itself.
     #[non_exhaustive]
@@ -42,7 +43,7 @@ pub enum Status {
         /// Since when it is not known to be held.
         since: Instant,
         /// What happened.
-        why: Arc<str>,
+        reason: Arc<str>,
     },
     /// Another lease holds the key, and [`OnConflict::Yield`](crate::OnConflict::Yield) says to
     /// leave it. Taken as soon as it is free.
@@ -61,7 +62,7 @@ pub enum Status {
         /// At most how long the key may remain, once etcd works.
         ttl: Duration,
         /// Why etcd could not be told.
-        why: Arc<str>,
+        reason: Arc<str>,
     },
 }
 
@@ -107,7 +108,7 @@ impl Status {
     /// Whether the keys are known to be held: [`Registered`](Self::Registered) or
     /// [`Suspect`](Self::Suspect).
     #[must_use]
-    pub fn is_held(&self) -> bool {
+    pub fn is_registered(&self) -> bool {
         self.registered().is_some()
     }
 
@@ -128,6 +129,26 @@ impl Status {
     }
 }
 
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registering { reason: None } => f.write_str("registering"),
+            Self::Registering {
+                reason: Some(reason),
+            } => write!(f, "registering: {reason}"),
+            Self::Registered(_) => f.write_str("registered"),
+            Self::Suspect { reason, .. } => write!(f, "registered, not confirmed: {reason}"),
+            Self::Lost { reason, .. } => write!(f, "registration lost: {reason}"),
+            Self::Yielding { to_lease } => write!(f, "yielding to lease {to_lease:x}"),
+            Self::Deregistering => f.write_str("deregistering"),
+            Self::Deregistered => f.write_str("deregistered"),
+            Self::LeftToExpire { ttl, reason } => {
+                write!(f, "left to expire within {ttl:?}: {reason}")
+            }
+        }
+    }
+}
+
 // === impl StatusWatch ===
 
 impl StatusWatch {
@@ -142,6 +163,18 @@ impl StatusWatch {
     /// Cancel safe.
     pub async fn changed(&mut self) -> Option<Status> {
         self.next().await.map(|(_, status)| status)
+    }
+
+    /// Waits for a status that `wanted` accepts, the one of now included; `None` if the
+    /// registration ends without one.
+    ///
+    /// Cancel safe.
+    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
+        let mut status = self.seen().1;
+        while !wanted(&status) {
+            status = self.changed().await?;
+        }
+        Some(status)
     }
 
     /// The status now, marked as seen, with its number.

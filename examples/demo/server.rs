@@ -43,8 +43,8 @@ impl Server {
     ) -> Result<Self, tonic_etcd::Error> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
             .key(key)
-            .settle(settle)
-            .shutdown(shutdown)
+            .deregistration_delay(settle)
+            .shutdown_token(shutdown)
             .build()?;
         let registration = registrar.register(Instance::new("greeter"))?;
         let incoming = registration.bind((Ipv4Addr::LOCALHOST, 0).into())?;

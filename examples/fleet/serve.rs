@@ -23,8 +23,8 @@ pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
         stop.cancel();
     });
     let registrar = Registrar::builder(Etcd::new([&args.etcd]))
-        .settle(args.settle)
-        .shutdown(shutdown)
+        .deregistration_delay(args.settle)
+        .shutdown_token(shutdown)
         .build()?;
     let registration = registrar.register(Instance::new(SERVICE))?;
     let told = registration.clone();

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 /// Carries the address, and the weight (100 when none is given).
 ///
 /// Who asked keeps the answer for the [`ttl`](Self::ttl), 5 s: set
-/// [`settle`](crate::RegistrarBuilder::settle) to that TTL and 1 s, 6 s by default.
+/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) to that TTL and 1 s, 6 s by default.
 #[derive(Debug, Clone)]
 pub struct CoreDns {
     path: String,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// Carries the address and nothing else. `Metadata` stays `null`: resolvers before etcd 3.7 hand it
 /// to grpc-go, which compares it with `==`, and that panics on a JSON object.
 ///
-/// Clients watch: the default of [`settle`](crate::RegistrarBuilder::settle), 1 s, is enough.
+/// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
 #[derive(Debug, Clone, Default)]
 pub struct EtcdNaming {
     prefix: String,

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// go-micro writes a service `a/b` under `a-b`. A name with a slash is refused here, as in every
 /// format: register and find such a service as `a-b`, which go-micro's clients of `a/b` look up.
 ///
-/// Clients watch: the default of [`settle`](crate::RegistrarBuilder::settle), 1 s, is enough.
+/// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
 #[derive(Debug, Clone)]
 pub struct GoMicro {
     prefix: String,

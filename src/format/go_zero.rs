@@ -14,7 +14,7 @@ use crate::{Error, Instance};
 /// The key ends with the instance's id and not, as go-zero writes it, with the lease: all
 /// instances of one registrar share that.
 ///
-/// Clients watch: the default of [`settle`](crate::RegistrarBuilder::settle), 1 s, is enough.
+/// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
 #[derive(Debug, Clone, Default)]
 pub struct GoZero {
     prefix: String,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 ///
 /// Carries the address, the weight (10 when none is given) and the metadata as tags.
 ///
-/// Clients poll every 5 s: set [`settle`](crate::RegistrarBuilder::settle) to 6 s.
+/// Clients poll every 5 s: set [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) to 6 s.
 #[derive(Debug, Clone)]
 pub struct Kitex {
     prefix: String,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// behind it: what lies under `greeter2` can break the clients of `greeter`, too. A value under
 /// another name it skips. The weight travels as text in the metadata; kratos has no other place.
 ///
-/// Clients watch: the default of [`settle`](crate::RegistrarBuilder::settle), 1 s, is enough.
+/// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
 #[derive(Debug, Clone)]
 pub struct Kratos {
     namespace: String,

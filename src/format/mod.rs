@@ -15,7 +15,7 @@
 //! | [`GoMicro`] | `/micro/registry/greeter/ID` | `{"name":"greeter","version":"v1","metadata":null,"endpoints":[],"nodes":[{"metadata":{"protocol":"grpc",..},"id":"ID","address":"10.1.2.3:9000"}]}` |
 //! | [`CoreDns`] | `/skydns/local/skydns/greeter/ID` | `{"host":"10.1.2.3","port":9000,"priority":10,"weight":100,"ttl":5}` |
 //!
-//! | format | who reads it | and how | `settle` |
+//! | format | who reads it | and how | `deregistration_delay` |
 //! |---|---|---|---|
 //! | `Plain` | etcdctl, scripts, this crate | this crate watches | 1 s; for a script that polls, its interval and 1 s |
 //! | `EtcdNaming` | grpc-go with etcd's resolver: `etcd:///greeter` | watches; takes one leading slash off the target; skips bad JSON; ignores `Op` | 1 s |
@@ -25,7 +25,7 @@
 //! | `GoMicro` | go-micro | watches; one node for each key; asks for `a-b` to find `a/b`, so register it as `a-b` | 1 s |
 //! | `CoreDns` | whoever asks the DNS: A, AAAA, SRV | keeps an answer for its TTL, 5 s; lower case; IP addresses only; one bad value fails the query; takes a weight of 0 for 100 | 6 s |
 //!
-//! `settle` is the least that [`RegistrarBuilder::settle`](crate::RegistrarBuilder::settle) should
+//! `deregistration_delay` is the least that [`RegistrarBuilder::deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) should
 //! be for these readers: the server serves on for so long after its keys are gone. Its default is
 //! 1 s, which is for readers that watch. With several formats, the longest one counts.
 //!

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// that shell scripts write.
 ///
 /// Readers that watch need no more than the default of
-/// [`settle`](crate::RegistrarBuilder::settle), 1 s; a script that polls needs its interval and 1 s.
+/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s; a script that polls needs its interval and 1 s.
 #[derive(Debug, Clone)]
 pub struct Plain {
     prefix: Option<String>,

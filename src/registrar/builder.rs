@@ -25,7 +25,7 @@ pub struct RegistrarBuilder {
     on_conflict: OnConflict,
     allow_loopback: bool,
     dedicated_thread: bool,
-    settle: Duration,
+    deregistration_delay: Duration,
     revoke_timeout: Duration,
     drain_timeout: Duration,
     shutdown: CancellationToken,
@@ -48,7 +48,7 @@ impl RegistrarBuilder {
             on_conflict: OnConflict::default(),
             allow_loopback: false,
             dedicated_thread: false,
-            settle: Duration::from_secs(1),
+            deregistration_delay: Duration::from_secs(1),
             revoke_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(30),
             shutdown: CancellationToken::new(),
@@ -139,8 +139,8 @@ impl RegistrarBuilder {
     ///
     /// Clients that poll need their interval and 1 s more: 6 s for kitex, which polls every 5 s, and
     /// for CoreDNS with its TTL of 5 s. The [formats](crate::format) say which value each reader needs.
-    pub fn settle(mut self, wait: Duration) -> Self {
-        self.settle = wait;
+    pub fn deregistration_delay(mut self, delay: Duration) -> Self {
+        self.deregistration_delay = delay;
         self
     }
 
@@ -161,13 +161,13 @@ impl RegistrarBuilder {
     ///
     /// Give it to the registrar and not to tonic: tonic closes its listener the moment its signal
     /// fires, while clients are still being sent there.
-    pub fn shutdown(mut self, token: CancellationToken) -> Self {
+    pub fn shutdown_token(mut self, token: CancellationToken) -> Self {
         self.shutdown = token;
         self
     }
 
     /// A second token for the impatient: begins the shutdown and skips every wait in it.
-    pub fn shutdown_now(mut self, token: CancellationToken) -> Self {
+    pub fn shutdown_now_token(mut self, token: CancellationToken) -> Self {
         self.shutdown_now = token;
         self
     }
@@ -205,7 +205,7 @@ impl RegistrarBuilder {
                 dedicated_thread: self.dedicated_thread,
                 revoke_timeout: self.revoke_timeout,
                 waits: Waits {
-                    settle: self.settle,
+                    settle: self.deregistration_delay,
                     drain: self.drain_timeout,
                 },
             },

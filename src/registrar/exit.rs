@@ -130,7 +130,7 @@ impl Keeper {
                 Ok(()) => Status::Deregistered,
                 Err(error) => Status::LeftToExpire {
                     ttl,
-                    why: error.to_string().into(),
+                    reason: error.to_string().into(),
                 },
             });
         }
@@ -207,7 +207,7 @@ fn end_overdue(
         if leaving.deadline.is_some_and(|deadline| deadline <= now) {
             shared.forget(*id);
             let why = why.clone();
-            leaving.end(Status::LeftToExpire { ttl, why });
+            leaving.end(Status::LeftToExpire { ttl, reason: why });
         }
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<(), Error> {
             for entry in shared.entries() {
                 entry.life.publish(Status::Lost {
                     since: Instant::now(),
-                    why: why.clone(),
+                    reason: why.clone(),
                 });
                 shared.touch(entry.id);
             }
@@ -131,7 +131,7 @@ impl Drop for Orphaned {
                 false => Status::Deregistered,
                 true => Status::LeftToExpire {
                     ttl: self.0.config.ttl,
-                    why: "the runtime ended".into(),
+                    reason: "the runtime ended".into(),
                 },
             });
             entry.life.serving().drain.cancel();
@@ -397,7 +397,7 @@ impl Keeper {
                     let why = format!("another registration here has the key {key:?}");
                     tracing::error!("{why}");
                     entry.life.publish(Status::Registering {
-                        why: Some(why.into()),
+                        reason: Some(why.into()),
                     });
                 }
             }

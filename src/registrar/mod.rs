@@ -101,7 +101,7 @@ impl Registrar {
     }
 
     /// Begins the shutdown of every registration, as a cancelled
-    /// [`shutdown`](RegistrarBuilder::shutdown) token does.
+    /// [`shutdown_token`](RegistrarBuilder::shutdown_token) token does.
     ///
     /// Idempotent; returns at once. Each registration's [`closed`](Registration::closed) tells
     /// when it is out and how that went.

@@ -92,13 +92,13 @@ impl Keeper {
             match entry.life.status() {
                 Status::Registering { .. } => {
                     entry.life.publish(Status::Registering {
-                        why: Some(why.clone()),
+                        reason: Some(why.clone()),
                     });
                 }
                 Status::Lost { since, .. } => {
                     entry.life.publish(Status::Lost {
                         since,
-                        why: why.clone(),
+                        reason: why.clone(),
                     });
                 }
                 _ => {}
@@ -138,8 +138,8 @@ impl Keeper {
         let last = entry.life.status();
         let lost = |since, why| match &last {
             Status::Lost { .. } => last.clone(),
-            Status::Registering { .. } => Status::Registering { why: Some(why) },
-            _ => Status::Lost { since, why },
+            Status::Registering { .. } => Status::Registering { reason: Some(why) },
+            _ => Status::Lost { since, reason: why },
         };
         if let Some(trouble) = &self.lost {
             return lost(trouble.since, trouble.why.clone());
@@ -158,7 +158,7 @@ impl Keeper {
             let why = match &self.trouble {
                 Some(trouble) => trouble.why.clone(),
                 None if contested => "somebody rewrites the key again and again, waiting".into(),
-                None if last.is_held() => "the key was deleted or overwritten".into(),
+                None if last.is_registered() => "the key was deleted or overwritten".into(),
                 None => return last,
             };
             return lost(Instant::now(), why);
@@ -177,7 +177,7 @@ impl Keeper {
             Some(Trouble { since, why }) => Status::Suspect {
                 registered,
                 since: *since,
-                why: why.clone(),
+                reason: why.clone(),
             },
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Incoming;
 use crate::life::{LAST_WORDS, Life};
-use crate::registration::{closed, draining};
+use crate::registration::{closed, drain_signal};
 use crate::{Closed, Error, Registration};
 use http::{Request, Response};
 use std::future::Future;
@@ -19,7 +19,7 @@ use tower_service::Service;
 /// 1. The address is bound; if that fails, nothing is ever registered.
 /// 2. tonic accepts, and the instance appears in etcd.
 /// 3. When the registrar's shutdown token is cancelled, health says `NOT_SERVING` and the keys
-///    go; the server serves on for the time to `settle`.
+///    go; the server serves on for the `deregistration_delay`.
 /// 4. What the kernel has accepted is taken in, the port is closed, and clients are told to go
 ///    (GOAWAY). Connections that never sent a byte are closed.
 /// 5. Requests in flight finish. Those that have not after `drain_timeout` end with
@@ -109,7 +109,7 @@ where
     ) -> Result<Closed, ServeError> {
         let life = incoming.life().clone();
         let served = Served(life.clone());
-        let signal = draining(life.clone());
+        let signal = drain_signal(life.clone());
         let served_out = tokio::select! {
             done = self.serve_with_incoming_shutdown(incoming, signal) => done,
             // A handler that blocks its thread ends neither by request nor by connection.

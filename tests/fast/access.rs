@@ -37,11 +37,15 @@ async fn a_wrong_password_is_said_and_retried_slowly() {
     let registration = registrar.register(greeter()).unwrap();
     announce(&registration);
     sleep(SEC * 300).await;
-    let Status::Registering { why: Some(why), .. } = registration.status() else {
+    let Status::Registering {
+        reason: Some(reason),
+        ..
+    } = registration.status()
+    else {
         panic!("{:?}", registration.status());
     };
-    assert!(why.contains("invalid user ID or password"), "{why}");
-    assert!(!why.contains("canary"), "{why}");
+    assert!(reason.contains("invalid user ID or password"), "{reason}");
+    assert!(!reason.contains("canary"), "{reason}");
     let attempts = setup.count(Rpc::Authenticate);
     assert!((10..=14).contains(&attempts), "{attempts} in 5 minutes");
 }

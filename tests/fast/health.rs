@@ -3,7 +3,7 @@
 use crate::setup::{KEY, SEC, Setup, announce, greeter};
 use tokio::time::sleep;
 use tonic::transport::{Endpoint, Server};
-use tonic_etcd::{HEALTH_NAME, HealthNames, Registration};
+use tonic_etcd::{HEALTH_NAME, Registration, RegistrationHealth, RegistrationHealthBuilder};
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
@@ -11,9 +11,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 type Client = HealthClient<tonic::transport::Channel>;
 
 /// A client of the health service, through a pipe inside the runtime.
-async fn client(registration: &Registration, names: HealthNames) -> Client {
+async fn client(registration: &Registration, names: RegistrationHealthBuilder) -> Client {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let service = names.service(registration);
+    let service = names.build(registration);
     tokio::spawn(
         Server::builder()
             .add_service(service)
@@ -54,7 +54,7 @@ async fn our_own_name_serves_while_the_key_is_held_and_the_overall_one_is_left_a
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let registration = registrar.register(greeter()).unwrap();
-    let mut client = client(&registration, HealthNames::new()).await;
+    let mut client = client(&registration, RegistrationHealth::builder()).await;
     let mut stream = client
         .watch(request(HEALTH_NAME))
         .await
@@ -77,21 +77,21 @@ async fn our_own_name_serves_while_the_key_is_held_and_the_overall_one_is_left_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_are_gated_only_where_asked_for() {
+async fn names_follow_the_registration_only_where_asked_for() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let registration = registrar.register(greeter()).unwrap();
-    let names = HealthNames::new()
-        .named("mine")
-        .gate("")
-        .gate("gated")
-        .serving("free");
+    let names = RegistrationHealth::builder()
+        .name("mine")
+        .follow_registration("")
+        .follow_registration("followed")
+        .always_serving("free");
     let mut client = client(&registration, names).await;
     sleep(SEC).await;
     for (name, before) in [
         ("mine", NotServing),
         ("", NotServing),
-        ("gated", NotServing),
+        ("followed", NotServing),
         ("free", Serving),
     ] {
         assert_eq!(
@@ -103,7 +103,7 @@ async fn names_are_gated_only_where_asked_for() {
     announce(&registration);
     registration.registered().await.unwrap();
     sleep(SEC).await;
-    for name in ["mine", "", "gated", "free"] {
+    for name in ["mine", "", "followed", "free"] {
         assert_eq!(
             check(&mut client, name).await,
             Serving as i32,
@@ -120,9 +120,13 @@ async fn names_are_gated_only_where_asked_for() {
 async fn on_shutdown_every_name_of_ours_stops_serving_before_the_key_goes_and_watches_end() {
     let setup = Setup::new();
     let registration = setup.registered().await;
-    let mut client = client(&registration, HealthNames::new().gate("gated")).await;
+    let mut client = client(
+        &registration,
+        RegistrationHealth::builder().follow_registration("followed"),
+    )
+    .await;
     let mut streams = vec![];
-    for name in [HEALTH_NAME, "", "gated"] {
+    for name in [HEALTH_NAME, "", "followed"] {
         let mut stream = client.watch(request(name)).await.unwrap().into_inner();
         while next(&mut stream).await != Some(Serving as i32) {}
         streams.push(stream);
@@ -144,6 +148,6 @@ async fn on_shutdown_every_name_of_ours_stops_serving_before_the_key_goes_and_wa
     for stream in &mut streams {
         assert_eq!(next(stream).await, None, "open streams end with the drain");
     }
-    registration.draining().await;
+    registration.drain_signal().await;
     assert_eq!(check(&mut client, HEALTH_NAME).await, NotServing as i32);
 }

@@ -176,7 +176,7 @@ async fn after_a_long_hang_or_black_hole_it_is_registered_again_within_a_second(
             back.elapsed()
         );
         sleep(SEC * 12).await;
-        assert!(registration.status().is_held() && setup.fake.keys().contains_key(KEY));
+        assert!(registration.status().is_registered() && setup.fake.keys().contains_key(KEY));
         assert_eq!(setup.fake.leases().len(), 1);
     }
 }
@@ -196,7 +196,7 @@ async fn it_counts_as_held_until_the_ttl_has_passed_since_the_last_acknowledged_
         registration.status()
     );
     sleep_until(expiry + 10 * MS).await;
-    let Status::Lost { since, why, .. } = registration.status() else {
+    let Status::Lost { since, reason, .. } = registration.status() else {
         panic!("{:?}", registration.status());
     };
     assert!(
@@ -204,7 +204,7 @@ async fn it_counts_as_held_until_the_ttl_has_passed_since_the_last_acknowledged_
         "{:?}",
         since - acknowledged
     );
-    assert!(why.contains("no answer within 600ms"), "{why}");
+    assert!(reason.contains("no answer within 600ms"), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,7 +244,7 @@ async fn a_freeze_shorter_than_the_ttl_costs_nothing() {
         tokio::time::advance(SEC * 3).await;
         sleep(SEC).await;
     }
-    assert!(registration.status().is_held());
+    assert!(registration.status().is_registered());
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
 
@@ -276,7 +276,7 @@ async fn a_hung_member_is_left_after_one_attempt_and_the_next_one_is_kept() {
         2
     );
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
-    assert!(registration.status().is_held());
+    assert!(registration.status().is_registered());
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,10 +287,14 @@ async fn etcd_down_at_start_is_named_in_the_status_and_registered_with_when_it_i
     let registration = registrar.register(greeter()).unwrap();
     announce(&registration);
     sleep(SEC * 60).await;
-    let Status::Registering { why: Some(why), .. } = registration.status() else {
+    let Status::Registering {
+        reason: Some(reason),
+        ..
+    } = registration.status()
+    else {
         panic!("{:?}", registration.status());
     };
-    assert!(why.starts_with("http://etcd:2379: "), "{why}");
+    assert!(reason.starts_with("http://etcd:2379: "), "{reason}");
     let back = Instant::now();
     setup.fake.up();
     registration.registered().await.unwrap();
@@ -369,10 +373,14 @@ async fn a_full_etcd_keeps_the_lease_renewed_and_takes_the_key_when_there_is_roo
     );
     let writes = setup.count(Rpc::Txn);
     assert!((90..=250).contains(&writes), "{writes} attempts a minute");
-    let Status::Registering { why: Some(why), .. } = registration.status() else {
+    let Status::Registering {
+        reason: Some(reason),
+        ..
+    } = registration.status()
+    else {
         panic!("{:?}", registration.status());
     };
-    assert!(why.contains("database space exceeded"), "{why}");
+    assert!(reason.contains("database space exceeded"), "{reason}");
     setup.fake.clear();
     registration.registered().await.unwrap();
 }
@@ -519,7 +527,7 @@ async fn an_etcd_slower_than_half_an_attempt_costs_nothing_and_one_slower_than_i
     for _ in 0..120 {
         sleep(SEC).await;
         assert!(
-            registration.status().is_held(),
+            registration.status().is_registered(),
             "{:?}",
             registration.status()
         );
@@ -527,10 +535,10 @@ async fn an_etcd_slower_than_half_an_attempt_costs_nothing_and_one_slower_than_i
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
     setup.fake.latency(SEC..SEC + MS);
     sleep(SEC * 10).await;
-    let Status::Lost { why, .. } = registration.status() else {
+    let Status::Lost { reason, .. } = registration.status() else {
         panic!("{:?}", registration.status());
     };
-    assert!(why.contains("no answer within 600ms"), "{why}");
+    assert!(reason.contains("no answer within 600ms"), "{reason}");
     setup.fake.latency(MS..2 * MS);
     sleep(SEC * 2).await;
     registration.registered().await.unwrap();
@@ -550,7 +558,7 @@ async fn too_many_requests_are_answered_with_patience_and_cost_nothing() {
     registration.update(|instance| instance.value("w")).unwrap();
     sleep(SEC * 60).await;
     assert!(
-        registration.status().is_held(),
+        registration.status().is_registered(),
         "{:?}",
         registration.status()
     );
@@ -596,8 +604,8 @@ async fn a_panic_of_our_own_task_is_said_and_the_task_starts_again() {
     let registrar = Registrar::builder(setup.etcd()).format(Panics::default());
     let registration = registrar.build().unwrap().register(greeter()).unwrap();
     announce(&registration);
-    let why = |status: &Status| matches!(status, Status::Lost { why, .. } if why.contains("internal error"));
-    status(&registration, why).await;
+    let reason = |status: &Status| matches!(status, Status::Lost { reason, .. } if reason.contains("internal error"));
+    status(&registration, reason).await;
     let registered = registration.registered().await.unwrap();
     assert_eq!(&*registered.keys[0], "greeter/10.0.0.1:9000");
     sleep(LONG).await;

@@ -20,7 +20,7 @@ async fn the_lease_is_granted_early_and_one_transaction_makes_it_visible() {
     );
     assert_eq!(
         registration.status(),
-        status(&registration, |s| !s.is_held()).await
+        status(&registration, |s| !s.is_registered()).await
     );
 
     announce(&registration);
@@ -176,7 +176,7 @@ async fn the_last_handle_dropped_deregisters_at_once() {
     let clone = registration.clone();
     drop(registration);
     sleep(SEC).await;
-    assert!(clone.status().is_held());
+    assert!(clone.status().is_registered());
     drop(clone);
     eventually("the key is gone", LONG, || {
         match setup.fake.keys().is_empty() {

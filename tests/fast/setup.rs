@@ -37,8 +37,8 @@ impl Setup {
     pub fn builder_on(&self, etcd: Etcd) -> RegistrarBuilder {
         Registrar::builder(etcd)
             .key("{prefix}/{name}/{addr}")
-            .shutdown(self.shutdown.clone())
-            .shutdown_now(self.shutdown_now.clone())
+            .shutdown_token(self.shutdown.clone())
+            .shutdown_now_token(self.shutdown_now.clone())
     }
 
     /// One registration that is in etcd, under [`KEY`].
@@ -104,14 +104,8 @@ pub fn announce(registration: &Registration) {
 pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> bool) -> Status {
     let mut watch = registration.watch();
     let wait = async {
-        let mut status = watch.get();
-        while !wanted(&status) {
-            status = watch
-                .changed()
-                .await
-                .unwrap_or_else(|| panic!("ended: {:?}", watch.get()));
-        }
-        status
+        let waited = watch.wait_for(wanted).await;
+        waited.unwrap_or_else(|| panic!("ended: {}", watch.get()))
     };
     let waited = tokio::time::timeout(LONG * 10, wait).await;
     waited.unwrap_or_else(|_| panic!("last status: {:?}", registration.status()))

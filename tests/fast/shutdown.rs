@@ -24,7 +24,7 @@ async fn a_cancelled_token_revokes_at_once_and_nothing_is_written_afterwards() {
 async fn the_server_is_led_out_after_the_settle_time_and_cut_after_the_drain_timeout() {
     let setup = Setup::new();
     let registration = setup.registered().await;
-    let draining = registration.draining();
+    let draining = registration.drain_signal();
     let start = Instant::now();
     setup.shutdown.cancel();
     draining.await;
@@ -44,7 +44,7 @@ async fn a_second_token_skips_the_waits() {
             sleep(100 * MS).await;
         }
         setup.shutdown_now.cancel();
-        registration.draining().await;
+        registration.drain_signal().await;
         assert!(start.elapsed() <= 120 * MS, "{:?}", start.elapsed());
         assert_eq!(registration.closed().await, Closed::Deregistered);
         assert!(setup.fake.keys().is_empty(), "the revoke is not skipped");
@@ -152,11 +152,11 @@ async fn a_stop_while_etcd_cannot_be_told_ends_within_the_revoke_timeout_and_say
                 "{fault}: {:?}",
                 start.elapsed()
             );
-            let Closed::LeftToExpire { ttl, why, .. } = closed else {
+            let Closed::LeftToExpire { ttl, reason, .. } = closed else {
                 panic!("{closed:?}")
             };
             assert_eq!(ttl, SEC * 5);
-            assert!(why.contains("http://etcd:2379"), "{why}");
+            assert!(reason.contains("http://etcd:2379"), "{reason}");
             setup.fake.up();
             setup.fake.heal();
             setup.fake.resume();

@@ -157,12 +157,15 @@ fn register(registrar: &Registrar, name: &str) -> Registration {
 async fn told(registration: &Registration, limit: Duration, what: &str) -> String {
     eventually(&format!("{what:?} is said"), limit, || {
         match registration.status() {
-            Status::Registering { why: Some(why), .. }
-            | Status::Suspect { why, .. }
-            | Status::Lost { why, .. }
-                if why.contains(what) =>
+            Status::Registering {
+                reason: Some(reason),
+                ..
+            }
+            | Status::Suspect { reason, .. }
+            | Status::Lost { reason, .. }
+                if reason.contains(what) =>
             {
-                Ok(why.to_string())
+                Ok(reason.to_string())
             }
             other => Err(format!("{other:?}")),
         }
@@ -300,16 +303,16 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
     revoked.await.unwrap();
     // They have what they wanted of etcd; a new connection shows what they may.
     proxy.reset();
-    let whys = [
+    let reasons = [
         "invalid user ID or password",
         "invalid user ID or password",
         "permission denied",
     ];
-    for ((registration, _), why) in refused.iter().zip(whys) {
-        let why = told(registration, LONG, why).await;
+    for ((registration, _), reason) in refused.iter().zip(reasons) {
+        let reason = told(registration, LONG, reason).await;
         assert!(
-            why.contains(&proxy.endpoint()) && !why.contains(CANARY),
-            "{why}"
+            reason.contains(&proxy.endpoint()) && !reason.contains(CANARY),
+            "{reason}"
         );
     }
     let begun = Instant::now();
@@ -373,8 +376,8 @@ async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
     let registered = timeout(LONG, inside.registered()).await.unwrap().unwrap();
     let before = seen(&etcd, &registered.keys[0]).await;
     let outside = register(&registrar, "other");
-    let why = told(&outside, LONG, "permission denied").await;
-    assert!(why.contains(&etcd.endpoint()), "{why}");
+    let reason = told(&outside, LONG, "permission denied").await;
+    assert!(reason.contains(&etcd.endpoint()), "{reason}");
     sleep(SEC * 6).await;
     told(&outside, LONG, "permission denied").await;
     assert_eq!(

@@ -26,7 +26,7 @@ fn endless() -> StreamRequest {
 async fn the_key_goes_first_and_the_port_stays_open_until_the_settle_time_is_over() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let greeter = Greeter::start(&etcd, |builder| builder.settle(SEC * 2)).await;
+    let greeter = Greeter::start(&etcd, |builder| builder.deregistration_delay(SEC * 2)).await;
     let (key, addr) = (greeter.key(), greeter.addr);
     greeter.shutdown.cancel();
     observer.wait_for_no_key(&key, LONG).await;
@@ -52,7 +52,10 @@ async fn the_key_goes_first_and_the_port_stays_open_until_the_settle_time_is_ove
 #[tokio::test]
 async fn an_open_health_watch_does_not_hold_it_up() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        builder.deregistration_delay(Duration::ZERO)
+    })
+    .await;
     let mut health = health_client(&format!("http://{}", greeter.addr))
         .await
         .unwrap();
@@ -76,7 +79,10 @@ async fn an_open_health_watch_does_not_hold_it_up() {
 #[tokio::test]
 async fn a_connection_that_never_sent_a_byte_is_closed_when_the_drain_begins() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        builder.deregistration_delay(Duration::ZERO)
+    })
+    .await;
     let mut silent = TcpStream::connect(greeter.addr).await.unwrap();
     greeter
         .client()
@@ -103,7 +109,10 @@ async fn a_connection_that_never_sent_a_byte_is_closed_when_the_drain_begins() {
 #[tokio::test]
 async fn a_stream_that_ends_in_time_is_not_cut() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        builder.deregistration_delay(Duration::ZERO)
+    })
+    .await;
     let mut client = greeter.client().await;
     let request = StreamRequest {
         name: "x".into(),
@@ -128,7 +137,10 @@ async fn a_stream_that_ends_in_time_is_not_cut() {
 async fn whoever_spawns_a_server_need_not_hold_the_handle() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        builder.deregistration_delay(Duration::ZERO)
+    })
+    .await;
     let key = greeter.key();
     let mut client = greeter.client().await;
     let Greeter {
@@ -164,8 +176,11 @@ async fn whoever_spawns_a_server_need_not_hold_the_handle() {
 #[tokio::test]
 async fn what_outlives_the_drain_timeout_ends_with_unavailable() {
     let etcd = Etcd::start().await;
-    let configure =
-        |builder: tonic_etcd::RegistrarBuilder| builder.settle(Duration::ZERO).drain_timeout(SEC);
+    let configure = |builder: tonic_etcd::RegistrarBuilder| {
+        builder
+            .deregistration_delay(Duration::ZERO)
+            .drain_timeout(SEC)
+    };
     let greeter = Greeter::start(&etcd, configure).await;
     let mut client = greeter.client().await;
     let mut hellos = client.stream_hellos(endless()).await.unwrap().into_inner();
@@ -188,7 +203,7 @@ async fn what_outlives_the_drain_timeout_ends_with_unavailable() {
 async fn a_second_token_skips_the_drain() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let greeter = Greeter::start(&etcd, |builder| builder.settle(SEC * 30)).await;
+    let greeter = Greeter::start(&etcd, |builder| builder.deregistration_delay(SEC * 30)).await;
     let key = greeter.key();
     let mut client = greeter.client().await;
     let _hellos = client.stream_hellos(endless()).await.unwrap();
@@ -203,8 +218,11 @@ async fn a_second_token_skips_the_drain() {
 #[tokio::test]
 async fn a_peer_that_does_not_read_cannot_hold_it_up_beyond_the_drain_timeout() {
     let etcd = Etcd::start().await;
-    let configure =
-        |builder: tonic_etcd::RegistrarBuilder| builder.settle(Duration::ZERO).drain_timeout(SEC);
+    let configure = |builder: tonic_etcd::RegistrarBuilder| {
+        builder
+            .deregistration_delay(Duration::ZERO)
+            .drain_timeout(SEC)
+    };
     let greeter = Greeter::start(&etcd, configure).await;
     let mut client = greeter.client().await;
     let request = StreamRequest {
@@ -232,7 +250,10 @@ async fn a_peer_that_does_not_read_cannot_hold_it_up_beyond_the_drain_timeout() 
 #[tokio::test]
 async fn a_stop_while_etcd_is_down_still_drains_and_says_what_is_left() {
     let mut etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| builder.settle(Duration::ZERO)).await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        builder.deregistration_delay(Duration::ZERO)
+    })
+    .await;
     etcd.kill().await;
     let start = Instant::now();
     greeter.shutdown.cancel();

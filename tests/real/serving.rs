@@ -22,8 +22,8 @@ use tower::Layer;
 
 fn register(etcd: &EtcdProcess, instance: Instance, token: &CancellationToken) -> Registration {
     let registrar = Registrar::builder(Etcd::new([etcd.endpoint()]))
-        .settle(Duration::ZERO)
-        .shutdown(token.clone());
+        .deregistration_delay(Duration::ZERO)
+        .shutdown_token(token.clone());
     registrar.build().unwrap().register(instance).unwrap()
 }
 
@@ -127,7 +127,7 @@ async fn accepted_options(
     configure: impl FnOnce(tonic_etcd::server::Incoming) -> tonic_etcd::server::Incoming,
 ) -> (bool, bool) {
     let token = CancellationToken::new();
-    let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:1"])).shutdown(token);
+    let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:1"])).shutdown_token(token);
     let registration = registrar
         .build()
         .unwrap()
@@ -270,7 +270,7 @@ async fn the_layer_alone_registers_an_explicit_address_under_plain_serve_with_sh
         Server::builder()
             .layer(registration.layer())
             .add_service(GreeterServer::new(WhoCalls))
-            .serve_with_shutdown(addr, registration.draining()),
+            .serve_with_shutdown(addr, registration.drain_signal()),
     );
     let registered = tokio::time::timeout(LONG, registration.registered())
         .await

@@ -33,8 +33,8 @@ impl Greeter {
     ) -> Self {
         let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
         let builder = Registrar::builder(Etcd::new([etcd.endpoint()]))
-            .shutdown(shutdown.clone())
-            .shutdown_now(shutdown_now.clone());
+            .shutdown_token(shutdown.clone())
+            .shutdown_now_token(shutdown_now.clone());
         let registrar = configure(builder).build().unwrap();
         let registration = registrar.register(Instance::new("greeter")).unwrap();
         let incoming = registration

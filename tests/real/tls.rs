@@ -122,19 +122,26 @@ async fn refused(case: &str, endpoint: &str, etcd: Etcd) -> String {
     let registrar = Registrar::builder(etcd).build().unwrap();
     let registration = registrar.register(Instance::new("greeter")).unwrap();
     registration.announce(free_addr()).unwrap();
-    let mut whys = BTreeSet::new();
+    let mut reasons = BTreeSet::new();
     let mut statuses = registration.watch();
     let deadline = Instant::now() + SEC * 3;
     while let Ok(Some(status)) = timeout_at(deadline, statuses.changed()).await {
-        let Status::Registering { why: Some(why), .. } = status else {
+        let Status::Registering {
+            reason: Some(reason),
+            ..
+        } = status
+        else {
             panic!("{case}: {status:?}");
         };
-        assert!(why.starts_with(&format!("{endpoint}: ")), "{case}: {why}");
-        whys.insert(why.to_string());
+        assert!(
+            reason.starts_with(&format!("{endpoint}: ")),
+            "{case}: {reason}"
+        );
+        reasons.insert(reason.to_string());
     }
-    let whys = Vec::from_iter(whys).join("; ");
-    println!("{case}: {whys}");
-    whys
+    let reasons = Vec::from_iter(reasons).join("; ");
+    println!("{case}: {reasons}");
+    reasons
 }
 
 #[tokio::test]
@@ -238,7 +245,7 @@ async fn what_is_wrong_with_tls_is_said_with_the_endpoint_and_the_cause() {
     let stranger = trusting(&ours).identity_pem(stranger.certificate, stranger.key);
     let plaintext = right.endpoint.replace("https:", "http:");
     let encrypted = right.etcd.endpoint().replace("http:", "https:");
-    let whys = tokio::join!(
+    let reasons = tokio::join!(
         refused("wrong CA", &right.endpoint, at(&right, trusting(&theirs))),
         refused(
             "wrong name",
@@ -263,7 +270,7 @@ async fn what_is_wrong_with_tls_is_said_with_the_endpoint_and_the_cause() {
             Etcd::new([&encrypted]).tls(trusting(&ours))
         ),
     );
-    let (wrong_ca, wrong_name, expired, no_identity, foreign, plaintext, encrypted) = whys;
+    let (wrong_ca, wrong_name, expired, no_identity, foreign, plaintext, encrypted) = reasons;
     assert!(wrong_ca.contains("UnknownIssuer"), "{wrong_ca}");
     assert!(
         wrong_name.contains("not valid for name \"127.0.0.1\""),
@@ -273,12 +280,12 @@ async fn what_is_wrong_with_tls_is_said_with_the_endpoint_and_the_cause() {
     assert!(expired.contains("certificate expired"), "{expired}");
     // These end with etcd hanging up, in words that differ from run to run: what helps is the
     // advice.
-    for (why, advice) in [
+    for (reason, advice) in [
         (no_identity, "Tls::identity_pem"),
         (foreign, "Tls::identity_pem"),
         (plaintext, "write https://"),
         (encrypted, "check that it speaks TLS there"),
     ] {
-        assert!(why.contains(advice), "{advice:?} is not in {why:?}");
+        assert!(reason.contains(advice), "{advice:?} is not in {reason:?}");
     }
 }

@@ -28,7 +28,7 @@ pub fn build(fake: &FakeEtcd, plan: &Plan, number: usize) -> (tonic_etcd::Regist
         .key(plan.template)
         .ttl(plan.ttl)
         .on_conflict(policy)
-        .settle(Duration::from_millis(100))
+        .deregistration_delay(Duration::from_millis(100))
         .drain_timeout(Duration::from_millis(100));
     (builder.build().unwrap(), face)
 }

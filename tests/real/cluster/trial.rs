@@ -185,7 +185,7 @@ impl<'a> Trial<'a> {
             reads.iter().all(|(_, there)| *there),
             "{what}: missing at a read"
         );
-        let flap = statuses.iter().find(|(_, status)| !status.is_held());
+        let flap = statuses.iter().find(|(_, status)| !status.is_registered());
         assert_eq!(flap, None, "{what}");
         assert_eq!(self.watched.health.since(health), [], "{what}");
         // The same lease and revision, held since the same moment.

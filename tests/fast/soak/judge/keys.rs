@@ -162,7 +162,9 @@ fn mild(record: &Record, past: &Past, list: &mut Vec<Violation>) {
         }
         // While all of etcd is down for longer than a TTL, nobody can know.
         for entry in record.entries.iter().filter(|_| !what.contains("Down)")) {
-            let held = entry.status(during.start).is_some_and(Status::is_held);
+            let held = entry
+                .status(during.start)
+                .is_some_and(Status::is_registered);
             let lost = entry
                 .statuses
                 .iter()

@@ -23,10 +23,10 @@ pub fn judge(record: &Record, list: &mut Vec<Violation>) {
     }
     for (number, entry) in record.entries.iter().enumerate() {
         for (index, (since, status)) in entry.statuses.iter().enumerate() {
-            if let Status::Lost { why, .. } = status
-                && why.contains("internal error")
+            if let Status::Lost { reason, .. } = status
+                && reason.contains("internal error")
             {
-                list.push(found(BUG, *since, format!("entry {number}: {why}")));
+                list.push(found(BUG, *since, format!("entry {number}: {reason}")));
             }
             let Some(registered) = status.registered() else {
                 continue;

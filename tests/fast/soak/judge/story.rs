@@ -58,8 +58,8 @@ fn short(status: &Status) -> String {
     match status {
         Status::Registered(registered) => format!("Registered under {}", registered.lease),
         Status::Suspect {
-            registered, why, ..
-        } => format!("Suspect under {}: {why}", registered.lease),
+            registered, reason, ..
+        } => format!("Suspect under {}: {reason}", registered.lease),
         other => format!("{other:?}"),
     }
 }
