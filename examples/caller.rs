@@ -26,7 +26,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic_etcd::Error;
-use tonic_etcd::discovery::{Balanced, Changes, Discovery};
+use tonic_etcd::discovery::{BalancedChannel, Changes, Discovery};
 use tonic_etcd::format::Plain;
 
 /// Finds greeters in etcd and calls them, again and again.
@@ -172,8 +172,11 @@ fn discover(args: &Args) -> Result<Discovery, Failure> {
         .build()?)
 }
 
-fn channel(args: &Args, discovery: &Discovery) -> Result<Balanced, Error> {
-    let mut channel = discovery.channel().named(&args.service).wait(args.wait);
+fn channel(args: &Args, discovery: &Discovery) -> Result<BalancedChannel, Error> {
+    let mut channel = discovery
+        .channel()
+        .named(&args.service)
+        .ready_timeout(args.wait);
     if let Some(subset) = args.subset {
         channel = channel.subset(subset);
     }
@@ -183,7 +186,7 @@ fn channel(args: &Args, discovery: &Discovery) -> Result<Balanced, Error> {
     channel.build()
 }
 
-async fn call(client: &mut GreeterClient<Balanced>, deadline: Duration) -> Event {
+async fn call(client: &mut GreeterClient<BalancedChannel>, deadline: Duration) -> Event {
     let mut request = Request::new(HelloRequest {
         name: "caller".to_owned(),
     });

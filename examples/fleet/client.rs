@@ -9,15 +9,15 @@ use crate::serve::SERVICE;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic_etcd::Etcd;
-use tonic_etcd::discovery::channel::Condition;
-use tonic_etcd::discovery::{Balanced, Discovery};
+use tonic_etcd::discovery::channel::ConnectivityState;
+use tonic_etcd::discovery::{BalancedChannel, Discovery};
 
 /// One client of either kind.
 #[derive(Debug)]
 pub(crate) enum Client {
     Balanced {
         discovery: Discovery,
-        channel: Balanced,
+        channel: BalancedChannel,
     },
     Naive(Naive),
 }
@@ -31,8 +31,11 @@ impl Client {
             return Ok(Self::Naive(Naive::start(etcd, keep_alive)));
         }
         let discovery = Discovery::builder(Etcd::new([etcd]), SERVICE).build()?;
-        let channel = discovery.channel();
-        let channel = channel.keep_alive(keep_alive.0, keep_alive.1).build()?;
+        let channel = discovery
+            .channel()
+            .http2_keep_alive_interval(keep_alive.0)
+            .keep_alive_timeout(keep_alive.1)
+            .build()?;
         Ok(Self::Balanced { discovery, channel })
     }
 
@@ -50,7 +53,7 @@ impl Client {
             Self::Naive(naive) => naive.addresses().into_iter().collect(),
             Self::Balanced { channel, .. } => {
                 let endpoints = channel.endpoints().into_iter();
-                let ready = endpoints.filter(|endpoint| endpoint.condition == Condition::Ready);
+                let ready = endpoints.filter(|endpoint| endpoint.state == ConnectivityState::Ready);
                 ready.map(|endpoint| endpoint.address.to_string()).collect()
             }
         }

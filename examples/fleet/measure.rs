@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt as _;
 use tonic_etcd::Etcd;
-use tonic_etcd::discovery::channel::Condition;
-use tonic_etcd::discovery::{Balanced, Change, Changes, Discovery};
+use tonic_etcd::discovery::channel::ConnectivityState;
+use tonic_etcd::discovery::{BalancedChannel, Change, Changes, Discovery};
 
 pub(crate) const HEAD: &str = "
 | what | instances | runs | median | 99 % | worst |
@@ -172,13 +172,13 @@ async fn next(changes: &mut Changes) -> Result<Change, Problem> {
 }
 
 /// Waits until exactly so many can be called.
-async fn ready(channel: &Balanced, wanted: usize) -> Result<(), Problem> {
+async fn ready(channel: &BalancedChannel, wanted: usize) -> Result<(), Problem> {
     let limit = Instant::now() + PATIENCE;
     loop {
         let endpoints = channel.endpoints();
         let ready = endpoints
             .iter()
-            .filter(|it| it.condition == Condition::Ready)
+            .filter(|it| it.state == ConnectivityState::Ready)
             .count();
         if (ready, endpoints.len()) == (wanted, wanted) {
             return Ok(());
@@ -191,13 +191,13 @@ async fn ready(channel: &Balanced, wanted: usize) -> Result<(), Problem> {
     }
 }
 
-async fn until_ready(channel: &Balanced, address: &str) -> Result<(), Problem> {
+async fn until_ready(channel: &BalancedChannel, address: &str) -> Result<(), Problem> {
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit {
         let endpoints = channel.endpoints();
         let mut ready = endpoints
             .iter()
-            .filter(|it| it.condition == Condition::Ready);
+            .filter(|it| it.state == ConnectivityState::Ready);
         if ready.any(|endpoint| &*endpoint.address == address) {
             return Ok(());
         }

@@ -44,7 +44,7 @@
 //! | `store.rs` | events and lists to changes; pure |
 //! | `shared.rs` | what watcher and readers share |
 //! | `watcher.rs` | the task: list, watch, and what to do when that ends |
-//! | `channel/` | [`Balanced`]: a channel that spreads calls over them |
+//! | `channel/` | [`BalancedChannel`]: a channel that spreads calls over them |
 
 mod builder;
 mod changes;
@@ -57,7 +57,7 @@ mod watcher;
 
 pub use builder::DiscoveryBuilder;
 pub use changes::{Change, Changes};
-pub use channel::{Balanced, BalancedBuilder};
+pub use channel::{BalancedChannel, BalancedChannelBuilder};
 pub use snapshot::{Iter, Snapshot};
 pub use snapshot_watch::SnapshotWatch;
 
@@ -88,8 +88,8 @@ impl Discovery {
     /// A channel that spreads calls over the instances, for any generated client.
     ///
     /// Each one has connections of its own; clone it rather than build another.
-    pub fn channel(&self) -> BalancedBuilder {
-        BalancedBuilder::new(self.changes()).named(&*self.service)
+    pub fn channel(&self) -> BalancedChannelBuilder {
+        BalancedChannelBuilder::new(self.changes()).named(&*self.service)
     }
 
     /// What happens from now on, beginning with what there is.

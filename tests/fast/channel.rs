@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 use tonic_etcd::Error;
-use tonic_etcd::discovery::channel::{AnsweredBy, Balanced, Condition};
+use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
 #[path = "../../examples/greeter/mod.rs"]
 mod greeter;
@@ -76,7 +76,10 @@ async fn one_that_died_is_out_at_once_and_back_when_it_returns() {
     }
     sleep(SEC * 60).await;
     let down = balanced.endpoints().swap_remove(0);
-    assert!(matches!(down.condition, Condition::Down { .. }), "{down:?}");
+    assert!(
+        matches!(down.state, ConnectivityState::TransientFailure { .. }),
+        "{down:?}"
+    );
     net.serve(&address(1));
     sleep(SEC * 5).await;
     assert_eq!(counts(&mut client, 100).await.len(), 2);
@@ -100,7 +103,13 @@ async fn an_empty_set_is_waited_for_or_fails_fast_and_says_why() {
     let net = Net::default();
     for (wait, expected) in [(Duration::ZERO, Duration::ZERO), (SEC * 2, SEC * 2)] {
         let (registry, builder) = net.balanced();
-        let mut client = Client::new(builder.named("greeter").wait(wait).build().unwrap());
+        let mut client = Client::new(
+            builder
+                .named("greeter")
+                .ready_timeout(wait)
+                .build()
+                .unwrap(),
+        );
         let start = Instant::now();
         let status = hello(&mut client).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
@@ -118,7 +127,7 @@ async fn an_empty_set_is_waited_for_or_fails_fast_and_says_why() {
         let status = hello(&mut client).await.unwrap_err();
         assert_eq!(
             status.message(),
-            "no endpoint of \"greeter\": 5 known, none reachable: \
+            "no endpoint of \"greeter\": 5 known, none ready: \
              10.0.0.1:9000: connection refused; 10.0.0.2:9000: connection refused; \
              10.0.0.3:9000: connection refused; and 2 more"
         );
@@ -171,7 +180,7 @@ async fn a_stream_survives_the_removal_of_its_key_and_counts_until_it_is_dropped
     registry.gone(&address(1));
     eventually("the move", LONG, || {
         let endpoints = balanced.endpoints();
-        let moved = endpoints.len() == 1 && endpoints[0].condition == Condition::Ready;
+        let moved = endpoints.len() == 1 && endpoints[0].state == ConnectivityState::Ready;
         moved.then_some(()).ok_or(format!("{endpoints:?}"))
     })
     .await;
@@ -237,7 +246,7 @@ async fn a_black_hole_fails_its_calls_at_the_keepalive_deadline_and_gets_no_more
         assert_eq!(hello(&mut client).await.unwrap(), address(2));
     }
     let hole = balanced.endpoints().swap_remove(0);
-    assert!(!matches!(hole.condition, Condition::Ready), "{hole:?}");
+    assert!(!matches!(hole.state, ConnectivityState::Ready), "{hole:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,7 +260,11 @@ async fn only_those_that_say_they_serve_are_called() {
     let mut client = Client::new(balanced.clone());
     sleep(SEC).await;
     // The first does not know the name; the second has no health service at all.
-    assert_eq!(balanced.endpoints()[0].condition, Condition::Unhealthy);
+    let unhealthy = balanced.endpoints().swap_remove(0).state;
+    assert!(
+        matches!(unhealthy, ConnectivityState::TransientFailure { .. }),
+        "{unhealthy:?}"
+    );
     assert_eq!(counts(&mut client, 50).await.len(), 1);
     for (status, servers) in [
         (tonic_health::ServingStatus::Serving, 2),
@@ -272,7 +285,10 @@ async fn only_those_that_say_they_serve_are_called() {
     sleep(MS).await;
     let status = hello(&mut client).await.unwrap_err();
     assert!(
-        status.message().ends_with("1 known, none healthy"),
+        status.message().ends_with(
+            "1 known, none ready: \
+             10.0.0.1:9000: its health service says that it does not serve"
+        ),
         "{status}"
     );
 }
@@ -288,7 +304,7 @@ async fn a_subset_stays_the_same_and_replaces_one_that_goes() {
         ready(&balanced, 3).await;
         (registry, balanced)
     };
-    let addresses = |balanced: &Balanced| -> Vec<String> {
+    let addresses = |balanced: &BalancedChannel| -> Vec<String> {
         let endpoints = balanced.endpoints().into_iter();
         endpoints.map(|e| e.address.to_string()).collect()
     };
@@ -371,12 +387,18 @@ async fn a_graceful_shutdown_under_load_on_many_threads_fails_no_call() {
 
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_and_named() {
-    let builder = || Balanced::builder_from(tokio_stream::pending());
+    let builder = || BalancedChannel::builder_from(tokio_stream::pending());
     for (builder, setter) in [
         (builder().subset(0), "subset"),
         (builder().connect_timeout(Duration::ZERO), "connect_timeout"),
-        (builder().keep_alive(Duration::ZERO, SEC), "keep_alive"),
-        (builder().keep_alive(SEC, Duration::ZERO), "keep_alive"),
+        (
+            builder().http2_keep_alive_interval(Duration::ZERO),
+            "http2_keep_alive_interval",
+        ),
+        (
+            builder().keep_alive_timeout(Duration::ZERO),
+            "keep_alive_timeout",
+        ),
     ] {
         let error = builder.build().unwrap_err();
         assert!(
@@ -388,6 +410,6 @@ async fn settings_that_cannot_work_are_refused_and_named() {
 
 #[test]
 fn outside_of_a_runtime_it_says_so() {
-    let built = Balanced::builder_from(tokio_stream::pending()).build();
+    let built = BalancedChannel::builder_from(tokio_stream::pending()).build();
     assert!(matches!(built, Err(Error::NoRuntime)));
 }

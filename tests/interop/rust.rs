@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
-use tonic_etcd::discovery::{Balanced, Discovery, Snapshot};
+use tonic_etcd::discovery::{BalancedChannel, Discovery, Snapshot};
 
 /// A server of ours, registered, and what its greetings end with.
 pub struct RustServer {
@@ -117,7 +117,7 @@ impl Drop for RustClient {
     }
 }
 
-async fn call(mut client: GreeterClient<Balanced>, calls: Arc<Mutex<Vec<Call>>>) {
+async fn call(mut client: GreeterClient<BalancedChannel>, calls: Arc<Mutex<Vec<Call>>>) {
     loop {
         let request = HelloRequest {
             name: "rust".to_owned(),

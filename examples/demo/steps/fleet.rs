@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_etcd::Etcd;
-use tonic_etcd::discovery::{Balanced, Discovery};
+use tonic_etcd::discovery::{BalancedChannel, Discovery};
 
 /// A server of the fleet, in one of its lives.
 struct Member {
@@ -180,7 +180,7 @@ impl Member {
 // === impl Caller ===
 
 impl Caller {
-    fn start(channel: Balanced) -> Self {
+    fn start(channel: BalancedChannel) -> Self {
         let tally = Arc::<Mutex<Tally>>::default();
         let task = tokio::spawn(call_on(GreeterClient::new(channel), tally.clone()));
         let task = task.abort_handle();
@@ -213,7 +213,7 @@ impl Drop for Caller {
     }
 }
 
-async fn call_on(client: GreeterClient<Balanced>, tally: Arc<Mutex<Tally>>) {
+async fn call_on(client: GreeterClient<BalancedChannel>, tally: Arc<Mutex<Tally>>) {
     let mut due = interval(EVERY);
     loop {
         due.tick().await;

@@ -1,6 +1,6 @@
-//! [`BalancedBuilder`]: what is configured, and checked at the door.
+//! [`BalancedChannelBuilder`]: what is configured, and checked at the door.
 
-use super::Balanced;
+use super::BalancedChannel;
 use super::dial::Dialer;
 use super::follow::{Source, Tended, follow};
 use super::members::Members;
@@ -18,26 +18,26 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::Stream;
 
-/// Builds a [`Balanced`].
+/// Builds a [`BalancedChannel`].
 #[must_use]
-pub struct BalancedBuilder {
+pub struct BalancedChannelBuilder {
     source: Source,
     name: Option<String>,
-    wait: Duration,
+    ready_timeout: Duration,
     dialer: Dialer,
     subset: Option<usize>,
     subset_id: Option<String>,
     health: Option<String>,
 }
 
-// === impl BalancedBuilder ===
+// === impl BalancedChannelBuilder ===
 
-impl BalancedBuilder {
+impl BalancedChannelBuilder {
     pub(crate) fn new(changes: impl Stream<Item = Change> + Send + 'static) -> Self {
         Self {
             source: Box::pin(changes),
             name: None,
-            wait: Duration::from_secs(2),
+            ready_timeout: Duration::from_secs(2),
             dialer: Dialer {
                 connect_timeout: Duration::from_secs(1),
                 keep_alive_interval: Duration::from_secs(10),
@@ -58,8 +58,8 @@ impl BalancedBuilder {
 
     /// How long a call waits while there is no endpoint that could take it; by default 2 s.
     /// [`Duration::ZERO`]: it fails at once. The deadline of the call bounds this too.
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
+    pub fn ready_timeout(mut self, limit: Duration) -> Self {
+        self.ready_timeout = limit;
         self
     }
 
@@ -69,13 +69,19 @@ impl BalancedBuilder {
         self
     }
 
-    /// A connection with calls in flight on which nothing came for `interval` (by default 10 s) is
-    /// pinged, and given up when that is not answered within `timeout` (3 s): its calls fail with
-    /// `UNAVAILABLE`, and later ones go elsewhere.
+    /// A connection with calls in flight on which nothing came for `interval` is pinged; by default
+    /// after 10 s. Without an answer it is given up after the
+    /// [`keep_alive_timeout`](Self::keep_alive_timeout).
     ///
     /// A server that says it is pinged too often is pinged half as often from then on.
-    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+    pub fn http2_keep_alive_interval(mut self, interval: Duration) -> Self {
         self.dialer.keep_alive_interval = interval;
+        self
+    }
+
+    /// How long a ping may be without an answer before its connection is given up; by default 3 s.
+    /// The calls on it fail with `UNAVAILABLE` then, and later ones go elsewhere.
+    pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
         self.dialer.keep_alive_timeout = timeout;
         self
     }
@@ -129,19 +135,19 @@ impl BalancedBuilder {
     /// # Errors
     ///
     /// A setting that cannot be kept, or no tokio runtime here.
-    pub fn build(self) -> Result<Balanced, Error> {
+    pub fn build(self) -> Result<BalancedChannel, Error> {
         self.check()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let Self {
             source,
             name,
-            wait,
+            ready_timeout,
             dialer,
             subset,
             subset_id,
             health,
         } = self;
-        let pool = Arc::new(Pool::new(dialer, wait, health));
+        let pool = Arc::new(Pool::new(dialer, ready_timeout, health));
         if let Some(name) = name {
             pool.call_it(&name);
         }
@@ -149,7 +155,7 @@ impl BalancedBuilder {
         let members = Members::new(Subset::new(subset, &id));
         let _entered = runtime.enter();
         let task = Tended::spawn(follow(pool.clone(), source, members));
-        Ok(Balanced::new(pool, task))
+        Ok(BalancedChannel::new(pool, task))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -163,13 +169,13 @@ impl BalancedBuilder {
         }
         if dialer.keep_alive_interval < SHORTEST_PING {
             return refuse(
-                "keep_alive",
+                "http2_keep_alive_interval",
                 "servers refuse such pings: give it 1 s or more",
             );
         }
         if dialer.keep_alive_timeout.is_zero() {
             return refuse(
-                "keep_alive",
+                "keep_alive_timeout",
                 "a timeout of 0 ends every connection: give it 3 s",
             );
         }
@@ -183,11 +189,11 @@ impl BalancedBuilder {
     }
 }
 
-impl fmt::Debug for BalancedBuilder {
+impl fmt::Debug for BalancedChannelBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BalancedBuilder")
+        f.debug_struct("BalancedChannelBuilder")
             .field("name", &self.name)
-            .field("wait", &self.wait)
+            .field("ready_timeout", &self.ready_timeout)
             .field("dialer", &self.dialer)
             .field("subset", &self.subset)
             .finish_non_exhaustive()

@@ -43,7 +43,7 @@ const AGENT: HeaderValue = HeaderValue::from_static(crate::etcd::USER_AGENT);
 pub(super) async fn call(pool: &Pool, request: Request<Body>) -> Result<Response<Body>, Status> {
     let call = Call::new(request);
     // Bounds the waits for endpoints, all of them together.
-    let wait_until = Instant::now() + pool.wait;
+    let wait_until = Instant::now() + pool.ready_timeout;
     let mut tried: Vec<Weak<Link>> = Vec::new();
     let mut last = None;
     while tried.len() < TRIES {

@@ -1,4 +1,4 @@
-//! [`Balanced`]: a gRPC channel that spreads its calls over the instances of a service.
+//! [`BalancedChannel`]: a gRPC channel that spreads its calls over the instances of a service.
 //!
 //! ```text
 //! changes -> follow -> members (subset) -> one task per address: connect, ready, again
@@ -15,8 +15,9 @@
 //!   server said so (`GOAWAY`, `REFUSED_STREAM`). Servers that shut down gracefully fail no call.
 //! * A call that may have been worked on is never repeated: it fails with `UNAVAILABLE`.
 //! * An instance that is gone gets no further call; streams that are open on it go on.
-//! * No call waits for ever: not for an endpoint ([`wait`](BalancedBuilder::wait)), and not on one
-//!   that has gone silent ([`keep_alive`](BalancedBuilder::keep_alive)).
+//! * No call waits for ever: not for an endpoint
+//!   ([`ready_timeout`](BalancedChannelBuilder::ready_timeout)), and not on one that has gone silent
+//!   ([`http2_keep_alive_interval`](BalancedChannelBuilder::http2_keep_alive_interval)).
 //!
 //! # Why it is not a `tonic::transport::Channel`
 //!
@@ -26,7 +27,7 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `builder.rs` | [`BalancedBuilder`]: what is configured |
+//! | `builder.rs` | [`BalancedChannelBuilder`]: what is configured |
 //! | `follow.rs` | the task that reads the changes |
 //! | `members.rs`, `subset.rs` | from keys to the addresses we connect to; pure |
 //! | `tend.rs` | one task per address |
@@ -55,8 +56,8 @@ mod subset;
 mod tend;
 mod weights;
 
-pub use builder::BalancedBuilder;
-pub use state::{AnsweredBy, Condition, EndpointState};
+pub use builder::BalancedChannelBuilder;
+pub use state::{AnsweredBy, ConnectivityState, EndpointState};
 
 use super::Change;
 use follow::Tended;
@@ -75,19 +76,21 @@ use tonic::body::Body;
 /// It is what generated clients are made of: `GreeterClient::new(balanced)`. Clones are cheap and
 /// share everything. With the last one the connections go, except for what is in flight.
 #[derive(Debug, Clone)]
-pub struct Balanced {
+pub struct BalancedChannel {
     pool: Arc<Pool>,
     _task: Arc<Tended>,
 }
 
-// === impl Balanced ===
+// === impl BalancedChannel ===
 
-impl Balanced {
+impl BalancedChannel {
     /// A channel over instances from another source than etcd.
     ///
     /// The source says what there is, key by key. When it ends, the last state stays.
-    pub fn builder_from(source: impl Stream<Item = Change> + Send + 'static) -> BalancedBuilder {
-        BalancedBuilder::new(source)
+    pub fn builder_from(
+        source: impl Stream<Item = Change> + Send + 'static,
+    ) -> BalancedChannelBuilder {
+        BalancedChannelBuilder::new(source)
     }
 
     /// The endpoints we connect to, ordered by address, as they are now.
@@ -108,7 +111,7 @@ impl Balanced {
     }
 }
 
-impl tower_service::Service<Request<Body>> for Balanced {
+impl tower_service::Service<Request<Body>> for BalancedChannel {
     type Response = Response<Body>;
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>;

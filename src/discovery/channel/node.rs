@@ -3,7 +3,7 @@
 
 use super::dial::Sender;
 use super::roster::{Candidate, Place};
-use super::state::{Condition, EndpointState};
+use super::state::{ConnectivityState, EndpointState};
 use http::uri::Authority;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,7 @@ pub(super) struct Flight(Arc<Node>);
 
 #[derive(Debug)]
 struct Course {
-    condition: Condition,
+    condition: ConnectivityState,
     /// It was down, and was not ready since.
     failing: bool,
     why: Option<Arc<str>>,
@@ -69,7 +69,7 @@ impl Node {
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             course: Mutex::new(Course {
-                condition: Condition::Connecting,
+                condition: ConnectivityState::Idle,
                 failing: false,
                 why: None,
                 retired: false,
@@ -89,19 +89,19 @@ impl Node {
         Flight(self.clone())
     }
 
-    pub(super) fn turn(&self, condition: Condition) -> Turn {
+    pub(super) fn turn(&self, condition: ConnectivityState) -> Turn {
         let mut course = self.course();
         if course.retired {
             return Turn::Same;
         }
         let was = course.failing;
         match &condition {
-            Condition::Down { why } => {
+            ConnectivityState::TransientFailure { reason } => {
                 course.failing = true;
-                course.why = Some(why.clone());
+                course.why = Some(reason.clone());
             }
-            Condition::Ready | Condition::Unhealthy => course.failing = false,
-            Condition::Connecting => {}
+            ConnectivityState::Ready => course.failing = false,
+            ConnectivityState::Idle | ConnectivityState::Connecting => {}
         }
         course.condition = condition;
         Turn::from(was, course.failing)
@@ -120,15 +120,11 @@ impl Node {
         course.why.clone().filter(|_| course.failing)
     }
 
-    pub(super) fn is_unhealthy(&self) -> bool {
-        matches!(self.course().condition, Condition::Unhealthy)
-    }
-
     pub(super) fn state(&self) -> EndpointState {
         EndpointState {
             address: self.address.clone(),
             weight: self.weight.load(Relaxed),
-            condition: self.course().condition.clone(),
+            state: self.course().condition.clone(),
             in_flight: self.in_flight.load(Relaxed),
             calls: self.calls.load(Relaxed),
         }

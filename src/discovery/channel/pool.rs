@@ -3,7 +3,7 @@
 use super::dial::Dialer;
 use super::node::{Link, Node, Turn};
 use super::roster::Roster;
-use super::state::Condition;
+use super::state::ConnectivityState;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,7 +17,7 @@ pub(super) struct Pool {
     pub(super) roster: Roster<Link>,
     pub(super) dialer: Dialer,
     /// How long a call waits for an endpoint.
-    pub(super) wait: Duration,
+    pub(super) ready_timeout: Duration,
     health: Option<String>,
     /// So many are connected to at the same time: ten thousand at once would overrun the
     /// descriptors of the process, and the timeouts of those at the end.
@@ -35,11 +35,11 @@ const SHOWN: usize = 3;
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(dialer: Dialer, wait: Duration, health: Option<String>) -> Self {
+    pub(super) fn new(dialer: Dialer, ready_timeout: Duration, health: Option<String>) -> Self {
         Self {
             roster: Roster::default(),
             dialer,
-            wait,
+            ready_timeout,
             health,
             dialling: Semaphore::new(DIALLING_AT_ONCE),
             name: OnceLock::new(),
@@ -68,7 +68,7 @@ impl Pool {
     }
 
     /// A node goes on to another condition.
-    pub(super) fn turn(&self, node: &Node, condition: Condition) {
+    pub(super) fn turn(&self, node: &Node, condition: ConnectivityState) {
         tracing::debug!(
             service = self.name(),
             address = &*node.address,
@@ -138,15 +138,9 @@ impl Pool {
                 more => format!("; and {more} more"),
             };
             let reasons = reasons.join("; ");
-            return format!("no endpoint{of}: {known} known, none reachable: {reasons}{more}");
+            return format!("no endpoint{of}: {known} known, none ready: {reasons}{more}");
         }
-        let unhealthy = nodes.values().any(|node| node.is_unhealthy());
-        let what = if unhealthy {
-            "none healthy"
-        } else {
-            "none connected yet"
-        };
-        format!("no endpoint{of}: {known} known, {what}")
+        format!("no endpoint{of}: {known} known, none connected yet")
     }
 
     fn count(&self, turn: Turn) {

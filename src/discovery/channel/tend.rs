@@ -21,7 +21,7 @@ use super::dial::{Dispatch, Sender};
 use super::health;
 use super::node::{Link, Node};
 use super::pool::Pool;
-use super::state::Condition;
+use super::state::ConnectivityState;
 use crate::backoff::Backoff;
 use crate::etcd::chain;
 use std::pin::pin;
@@ -60,15 +60,14 @@ pub(super) async fn tend(pool: Arc<Pool>, node: Arc<Node>) {
     let mut rng = fastrand::Rng::new();
     let mut ping = pool.dialer.keep_alive_interval;
     loop {
-        pool.turn(&node, Condition::Connecting);
         let (lasted, end) = round(&pool, &node, ping).await;
         if end.is_too_many_pings() {
             // What gRPC asks of clients (its proposal A8). A server may tell so only of streams on
             // which nothing else comes, and only after a while.
             ping = (ping * 2).min(RAREST_PING);
         }
-        let why = end.text().into();
-        pool.turn(&node, Condition::Down { why });
+        let reason = end.text().into();
+        pool.turn(&node, ConnectivityState::TransientFailure { reason });
         sleep(backoff.failed_after(lasted, CAP, &mut rng)).await;
     }
 }
@@ -77,6 +76,7 @@ pub(super) async fn tend(pool: Arc<Pool>, node: Arc<Node>) {
 async fn round(pool: &Pool, node: &Arc<Node>, ping: Duration) -> (Duration, End) {
     // Closed never: the pool keeps it open.
     let permit = pool.dialling.acquire().await.ok();
+    pool.turn(node, ConnectivityState::Connecting);
     let dialled = pool.dialer.dial(&node.authority, ping).await;
     drop(permit);
     let since = Instant::now();
@@ -108,8 +108,7 @@ async fn hold(pool: &Pool, node: &Arc<Node>, sender: Sender, dispatch: Dispatch)
                 } else if seat.is_none() {
                     seat = Some(Seat::take(pool, &link));
                 }
-                let condition = if serving { Condition::Ready } else { Condition::Unhealthy };
-                pool.turn(node, condition);
+                pool.turn(node, if serving { ConnectivityState::Ready } else { not_serving() });
             }
             () = node.reweighed.notified() => {
                 if seat.is_some() {
@@ -118,6 +117,11 @@ async fn hold(pool: &Pool, node: &Arc<Node>, sender: Sender, dispatch: Dispatch)
             }
         }
     }
+}
+
+fn not_serving() -> ConnectivityState {
+    let reason = "its health service says that it does not serve".into();
+    ConnectivityState::TransientFailure { reason }
 }
 
 // === impl End ===

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::Instance;
 use tonic_etcd::discovery::Change;
-use tonic_etcd::discovery::channel::{Balanced, BalancedBuilder, Condition};
+use tonic_etcd::discovery::channel::{BalancedChannel, BalancedChannelBuilder, ConnectivityState};
 use tonic_health::server::HealthReporter;
 
 /// Servers by their addresses, and the network between.
@@ -38,7 +38,7 @@ pub struct Host {
 /// The writing end of a source of changes.
 pub struct Registry(pub mpsc::UnboundedSender<Change>);
 
-pub type Client = GreeterClient<Balanced>;
+pub type Client = GreeterClient<BalancedChannel>;
 
 // === impl Net ===
 
@@ -159,10 +159,10 @@ impl Net {
         self.0.lock().unwrap()[address].connects
     }
 
-    pub fn balanced(&self) -> (Registry, BalancedBuilder) {
+    pub fn balanced(&self) -> (Registry, BalancedChannelBuilder) {
         let (tell, told) = mpsc::unbounded_channel();
         let net = self.clone();
-        let builder = Balanced::builder_from(UnboundedReceiverStream::new(told)).connector(
+        let builder = BalancedChannel::builder_from(UnboundedReceiverStream::new(told)).connector(
             move |uri: http::Uri| {
                 let connected = net.connect(uri.authority().unwrap().as_str());
                 async { connected }
@@ -172,7 +172,7 @@ impl Net {
     }
 
     /// `n` greeters, and a channel that is connected to all of them.
-    pub async fn greeters(n: usize) -> (Self, Registry, Balanced) {
+    pub async fn greeters(n: usize) -> (Self, Registry, BalancedChannel) {
         let net = Self::default();
         let (registry, builder) = net.balanced();
         for n in 1..=n {
@@ -214,10 +214,12 @@ pub fn address(n: usize) -> String {
     format!("10.0.0.{n}:9000")
 }
 
-pub async fn ready(balanced: &Balanced, n: usize) {
+pub async fn ready(balanced: &BalancedChannel, n: usize) {
     eventually("all are ready", LONG, || {
         let endpoints = balanced.endpoints();
-        let ready = endpoints.iter().filter(|e| e.condition == Condition::Ready);
+        let ready = endpoints
+            .iter()
+            .filter(|e| e.state == ConnectivityState::Ready);
         if ready.count() == n && endpoints.len() == n {
             Ok(())
         } else {
@@ -227,11 +229,11 @@ pub async fn ready(balanced: &Balanced, n: usize) {
     .await;
 }
 
-pub async fn ready_at(balanced: &Balanced, address: &str) {
+pub async fn ready_at(balanced: &BalancedChannel, address: &str) {
     eventually("it is ready", LONG, || {
         let endpoints = balanced.endpoints();
         let found = endpoints.iter().find(|e| &*e.address == address);
-        let ready = found.is_some_and(|e| e.condition == Condition::Ready);
+        let ready = found.is_some_and(|e| e.state == ConnectivityState::Ready);
         ready.then_some(()).ok_or_else(|| format!("{endpoints:?}"))
     })
     .await;

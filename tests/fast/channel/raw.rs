@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tonic_etcd::discovery::channel::Balanced;
+use tonic_etcd::discovery::channel::BalancedChannel;
 
 /// What the server does when it has read a message.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ async fn speak(mut io: DuplexStream, act: Act) -> Option<()> {
 }
 
 /// Calls a fleet in which the one that acts is by far the heaviest, and a greeter is there too.
-async fn call(act: Act, name: &str) -> (Result<String, Status>, Balanced) {
+async fn call(act: Act, name: &str) -> (Result<String, Status>, BalancedChannel) {
     let net = Net::default();
     let mut arriving = net.listen(&address(1), CancellationToken::new());
     tokio::spawn(async move {
