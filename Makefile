@@ -2,14 +2,15 @@
 #
 # Every recipe that compiles runs through scripts/tools: it finds or fetches protoc (etcd-client's build needs it) and
 # etcd (the tests and the demo start it), and runs the command with PROTOC and ETCD set. Set either to use your own:
-# make test ETCD=path/to/etcd
+# make test ETCD=path/to/etcd, or ETCD=3.7 for an etcd of that line, built with Go.
+# ETCD_USERS=1 gives the etcds of the real suite users, so that everybody needs a password.
 
 TOOLS := scripts/tools
 # TLS to etcd is off by default, and its tests with it.
 TESTED := --features tls,discovery
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-current interop fuzz soak bench measure fleet measure-cluster lint generate ci clean-tools
+.PHONY: help demo test test-fast test-etcd test-etcds interop fuzz soak bench measure fleet measure-cluster lint generate ci clean-tools
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,10 +38,15 @@ measure: ## measure recovery and shutdown against a real etcd (about five minute
 fleet: ## restarts and outages under load, beside what one writes by hand (2 minutes); make fleet FLEET_SCENARIO=rolling: one of them
 	$(TOOLS) cargo run --release --example fleet --features discovery
 
-test-current: ## run the real suite against a current etcd, built with Go
-	cd tests/etcd-current && go build -trimpath -o ../../.tools/etcd-current .
-	$(TOOLS) cargo build $(TESTED) --examples
-	ETCD=.tools/etcd-current $(TOOLS) cargo test $(TESTED) --test real
+V := 3.7
+test-etcd: ## run the real suite on an etcd built with Go: make test-etcd V=3.7; with user and password: ETCD_USERS=1
+	ETCD=$(V) $(TOOLS) cargo build $(TESTED) --examples
+	ETCD=$(V) $(TOOLS) cargo test --no-fail-fast $(TESTED) --test real
+	@echo "make test-etcd: every test passed on etcd $(V)$(if $(ETCD_USERS), with user and password)"
+
+test-etcds: ## run it on every line, without and with user and password (each about five minutes; 3.8 is alpha and may fail)
+	for line in 3.5 3.6 3.7; do for users in "" 1; do $(MAKE) test-etcd V=$$line ETCD_USERS=$$users || exit 1; done; done
+	-$(MAKE) test-etcd V=3.8
 
 interop: ## run our servers and clients against grpc-go, kratos and go-zero (needs Go)
 	@command -v go >/dev/null || { echo 'make interop: there is no `go` on the PATH. Install Go 1.26 or later: https://go.dev/dl'; exit 1; }

@@ -42,7 +42,7 @@ mod table;
 mod watch;
 
 use access::Access;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use scope::{Scope, ScopeArgs};
 use source::Source;
 use std::io;
@@ -113,7 +113,7 @@ enum Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
     let failure = match run(&args).await {
         Ok(()) => return ExitCode::SUCCESS,
         // Whoever read our output has had enough of it: `registryctl list | head`.
@@ -129,11 +129,32 @@ async fn main() -> ExitCode {
     }
 }
 
+/// The flag was called `--key` at first, and scripts say so. In `server` that is another flag.
+fn command() -> clap::Command {
+    Args::command().mut_arg("key_file", |flag| flag.alias("key"))
+}
+
 async fn run(args: &Args) -> Result<(), Failure> {
     let scope = args.scope.check()?;
     let source = Source::new(&args.access, args.timeout, &scope)?;
     match args.command {
         Command::List { json } => list::run(source, &scope, json).await,
         Command::Watch => watch::run(source, scope).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_private_key_is_also_called_key_as_it_was_at_first() {
+        command().debug_assert();
+        for flag in ["--key", "--key-file"] {
+            let matches = command().try_get_matches_from(["registryctl", "list", flag, "a.pem"]);
+            let matches = matches.unwrap_or_else(|error| panic!("{flag}: {error}"));
+            let given = matches.get_one::<std::path::PathBuf>("key_file");
+            assert_eq!(given, Some(&"a.pem".into()), "{flag}");
+        }
     }
 }

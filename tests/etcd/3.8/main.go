@@ -1,0 +1,12 @@
+// An etcd of this line, built from its own module: `make test-etcd V=3.8`.
+package main
+
+import (
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() {
+	etcdmain.Main(os.Args)
+}
