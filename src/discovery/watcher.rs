@@ -16,8 +16,8 @@ use super::shared::Shared;
 use super::store::{Reading, Store};
 use crate::backoff::{Backoff, Bucket, Rate};
 use crate::etcd::{
-    Endpoints, EventKind, KeyMeta, KeyValue, RpcError, RpcErrorKind, Session, WatchReplies,
-    WatchRequests, WatchResponse, with_timeout,
+    Endpoints, EventKind, KeyMeta, KeyValue, Rotation, RpcError, RpcErrorKind, Session,
+    WatchReplies, WatchRequests, WatchResponse, with_timeout,
 };
 use crate::format::{Format, Unreadable};
 use std::future::Future;
@@ -37,8 +37,7 @@ pub(super) struct Watcher {
     retention: Duration,
     max: usize,
     rng: fastrand::Rng,
-    member: usize,
-    retry: Backoff,
+    rotation: Rotation,
     /// When the connection of now first proved to work.
     works_since: Option<Instant>,
     /// Until when deletions are not believed, if too many come; then, until when what is missing
@@ -94,9 +93,8 @@ impl Watcher {
             limit,
             retention,
             max,
-            member: rng.usize(..),
+            rotation: Rotation::new(Backoff::new(FIRST_RETRY, CALM), &mut rng),
             rng,
-            retry: Backoff::new(FIRST_RETRY, CALM),
             works_since: None,
             belief: None,
             retention_ends: None,
@@ -122,11 +120,9 @@ impl Watcher {
 
     /// One connection, for as long as it goes well.
     async fn keep(&mut self) -> Result<std::convert::Infallible, RpcError> {
-        let member = self.members.at(self.member);
+        let member = self.rotation.member(&self.members);
         let endpoint = member.shown().clone();
-        let connecting = Session::connect(&self.members, member, self.limit);
-        let connecting = with_timeout(self.limit, &endpoint, connecting);
-        let session = connecting.await?;
+        let session = Session::connect(&self.members, member, self.limit).await?;
         if !self.knows_our_history(&session).await? {
             self.list(&session).await?;
         }
@@ -321,16 +317,9 @@ impl Watcher {
             tracing::warn!(prefix = %self.prefix, why = %error, "etcd cannot be watched, keeping what is known");
         }
         self.shared.set_watch_error(Some(error.to_string().into()));
-        // After it is compacted the same member is as good as any.
-        let stay = [
-            RpcErrorKind::Unauthenticated,
-            RpcErrorKind::Denied,
-            RpcErrorKind::Compacted,
-        ];
-        if !stay.contains(&error.kind()) {
-            self.member = self.member.wrapping_add(1);
-        }
-        error.pause(&mut self.retry, worked, (BRISK, self.limit), &mut self.rng)
+        let (limits, rng) = ((BRISK, self.limit), &mut self.rng);
+        self.rotation
+            .failed(error, &self.members, worked, limits, rng)
     }
 
     /// Who is not back a while after the last one who was, and after most, is gone.

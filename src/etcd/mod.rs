@@ -6,16 +6,21 @@
 //! | file | |
 //! |---|---|
 //! | `rpc_error.rs` | what an error means: decided once |
+//! | `rotation.rs` | which member is next after a failure, and when; pure |
 //! | `session.rs` | one connection to one member, and the calls we make on it |
+//! | `auth.rs` | the user, and the token that all connections share |
 //! | `route.rs` | which of our addresses lies on the way to etcd |
 //! | `tls.rs` | [`Tls`]: trust and identity |
 
+mod auth;
+mod rotation;
 pub(crate) mod route;
 mod rpc_error;
 mod session;
 #[cfg(feature = "_tls")]
 mod tls;
 
+pub(crate) use rotation::Rotation;
 pub(crate) use rpc_error::{RpcError, RpcErrorKind, SLOW, chain};
 pub(crate) use session::{
     Applied, Event, EventKind, KeepAliveStream, KeyMeta, Op, Session, WatchReplies, WatchRequests,
@@ -30,7 +35,6 @@ use crate::Error;
 use crate::address::{is_dns_name, is_localhost};
 use crate::connector::Connector;
 use http::Uri;
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -59,7 +63,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 #[derive(Debug, Clone)]
 pub struct Etcd {
     endpoints: Vec<String>,
-    user: Option<(String, Secret)>,
+    user: Option<Arc<auth::User>>,
     attempt_timeout: Option<Duration>,
     connector: Option<Connector>,
     #[cfg(feature = "_tls")]
@@ -70,7 +74,7 @@ pub struct Etcd {
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints {
     list: Vec<Member>,
-    user: Option<(String, Secret)>,
+    user: Option<Arc<auth::User>>,
     connector: Option<Connector>,
     #[cfg(feature = "_tls")]
     tls: Option<Tls>,
@@ -82,10 +86,6 @@ pub(crate) struct Member {
     uri: Uri,
     shown: Arc<str>,
 }
-
-/// A text that is never shown.
-#[derive(Clone)]
-struct Secret(String);
 
 /// The answer to a call, or, after `limit`, that it is late.
 ///
@@ -127,7 +127,7 @@ impl Etcd {
     /// Authenticates with a name and a password. Tokens that expire are renewed.
     #[must_use]
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
-        self.user = Some((name.into(), Secret(password.into())));
+        self.user = Some(Arc::new(auth::User::new(name.into(), password.into())));
         self
     }
 
@@ -208,6 +208,11 @@ impl Endpoints {
     /// The member at `index`, counted round and round.
     pub(crate) fn at(&self, index: usize) -> &Member {
         &self.list[index % self.list.len()]
+    }
+
+    /// Whether `what` is true of any member, by the name that is shown.
+    fn any(&self, what: impl Fn(&Arc<str>) -> bool) -> bool {
+        self.list.iter().any(|member| what(&member.shown))
     }
 
     /// Whether every member is surely on another machine: given by an address that is none of
@@ -315,14 +320,6 @@ impl Member {
 
     pub(crate) fn port(&self) -> u16 {
         self.uri.port_u16().unwrap_or_default()
-    }
-}
-
-// === impl Secret ===
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
     }
 }
 

@@ -3,7 +3,6 @@
 //! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
 //! `etcd-client` hands one over as text only.
 
-use crate::backoff::Backoff;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -84,21 +83,29 @@ impl RpcError {
         self.kind
     }
 
-    /// How long to wait before the next connection, after one that had worked for `worked`: at
-    /// most `brisk` when there was none, and `limit` when it broke.
-    pub(crate) fn pause(
-        &self,
-        retry: &mut Backoff,
-        worked: Duration,
-        (brisk, limit): (Duration, Duration),
-        rng: &mut fastrand::Rng,
-    ) -> Duration {
-        match self.kind {
-            RpcErrorKind::Timeout => Duration::ZERO,
-            RpcErrorKind::Denied => SLOW.mul_f64(0.75 + rng.f64() / 4.0),
-            RpcErrorKind::Unreachable => retry.failed_after(worked, brisk, rng),
-            _ => retry.failed_after(worked, limit, rng),
+    pub(crate) fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
+    /// Without a user there is no token to replace: it is refused for good.
+    pub(super) fn without_a_user(mut self) -> Self {
+        if self.kind == RpcErrorKind::Unauthenticated {
+            self.kind = RpcErrorKind::Denied;
         }
+        self
+    }
+
+    /// The member answered, and will not do it for us: it works.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self.kind,
+            RpcErrorKind::Denied | RpcErrorKind::Unauthenticated
+        )
+    }
+
+    /// Its authentication is not enabled.
+    pub(super) fn is_without_auth(&self) -> bool {
+        self.what.contains(NO_AUTH)
     }
 
     pub(crate) fn from_client(endpoint: &Arc<str>, error: &etcd_client::Error) -> Self {
@@ -128,7 +135,11 @@ impl RpcError {
         let hung_up = HUNG_UP.iter().any(says);
         let https = self.endpoint.starts_with("https:");
         match self.kind {
-            RpcErrorKind::Denied => Some("check the user, its password and its role"),
+            RpcErrorKind::Denied => REFUSALS
+                .iter()
+                .find(|(text, _)| self.what.contains(text))
+                .map(|(_, advice)| *advice),
+            RpcErrorKind::Unauthenticated => None,
             _ if says(&"invalid peer certificate") => {
                 Some("check its certificate, and what Tls::ca_pem and Tls::domain say")
             }
@@ -175,6 +186,23 @@ impl fmt::Display for RpcError {
 /// Between attempts that were refused on purpose: somebody has to change something first.
 pub(crate) const SLOW: Duration = Duration::from_secs(30);
 
+const NO_AUTH: &str = "authentication is not enabled";
+/// What etcd says when it refuses on purpose, and what to look at then.
+const REFUSALS: [(&str, &str); 7] = [
+    ("permission denied", "check the role of the user"),
+    (
+        "user name is empty",
+        "it has users: give it one with Etcd::user",
+    ),
+    ("user ID or password", "check the user and its password"),
+    (NO_AUTH, "other members have users, or may have"),
+    (
+        "request is too large",
+        "write less, or raise etcd's --max-request-bytes",
+    ),
+    ("too many operations", "raise etcd's --max-txn-ops"),
+    ("invalid user", "check the user, its password and its role"),
+];
 const EXPIRED: &str = "certificate expired";
 /// How it reads when the other side hangs up on our first words.
 const HUNG_UP: [&str; 4] = [
@@ -192,7 +220,15 @@ fn classify(code: Code, text: &str) -> RpcErrorKind {
         return RpcErrorKind::LeaseExists;
     }
     // jwt tokens outlive a change of the auth store and are then refused with InvalidArgument.
-    if text.contains("invalid auth token") || text.contains("revision of auth store is old") {
+    // And an etcd that had no authentication when we asked may have it now.
+    if [
+        "invalid auth token",
+        "revision of auth store is old",
+        "user name is empty",
+    ]
+    .iter()
+    .any(|refusal| text.contains(refusal))
+    {
         return RpcErrorKind::Unauthenticated;
     }
     if text.contains("required revision") {
@@ -273,7 +309,7 @@ mod tests {
             (
                 Code::InvalidArgument,
                 "etcdserver: user name is empty",
-                RpcErrorKind::Denied,
+                RpcErrorKind::Unauthenticated,
             ),
             (
                 Code::FailedPrecondition,
@@ -367,9 +403,30 @@ mod tests {
             (
                 "http://e:1",
                 RpcErrorKind::Denied,
-                "no",
+                "authentication failed, invalid user ID or password",
                 true,
                 "its password",
+            ),
+            (
+                "http://e:1",
+                RpcErrorKind::Denied,
+                "permission denied",
+                false,
+                "the role",
+            ),
+            (
+                "http://e:1",
+                RpcErrorKind::Denied,
+                "user name is empty",
+                true,
+                "Etcd::user",
+            ),
+            (
+                "http://e:1",
+                RpcErrorKind::Denied,
+                "request is too large",
+                false,
+                "(write less",
             ),
         ] {
             let error = RpcError::new(kind, &endpoint.into(), what);

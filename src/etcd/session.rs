@@ -3,7 +3,8 @@
 //! No call here has a time limit of its own: the caller bounds each
 //! of them, together with its shutdown and the expiry of its lease.
 
-use super::{Endpoints, Member, RpcError, RpcErrorKind};
+use super::auth::User;
+use super::{Endpoints, Member, RpcError, RpcErrorKind, with_timeout};
 use crate::connector::{Connecting, Connector, Io};
 use etcd_client as client;
 use http::Uri;
@@ -21,26 +22,43 @@ pub(crate) struct Session {
     kv: client::KvClient,
     lease: client::LeaseClient,
     watch: client::WatchClient,
+    peer: Peer,
+}
+
+/// Whom a connection is to, and as whom.
+#[derive(Clone)]
+struct Peer {
     endpoint: Arc<str>,
+    login: Option<Arc<Login>>,
+}
+
+/// The token that a connection was made with, and how to get another one.
+struct Login {
+    user: Arc<User>,
+    token: u64,
+    /// Sends no token.
+    client: client::Client,
+    endpoints: Endpoints,
+    limit: Duration,
 }
 
 /// An open stream of renewals.
 pub(crate) struct KeepAliveStream {
     keeper: client::LeaseKeeper,
     replies: client::LeaseKeepAliveStream,
-    endpoint: Arc<str>,
+    peer: Peer,
 }
 
 /// The asking half of an open stream of watches.
 pub(crate) struct WatchRequests {
     requests: client::WatchRequestSender,
-    endpoint: Arc<str>,
+    peer: Peer,
 }
 
 /// The answering half of an open stream of watches.
 pub(crate) struct WatchReplies {
     replies: client::WatchResponseStream,
-    endpoint: Arc<str>,
+    peer: Peer,
 }
 
 /// What a stream of watches said.
@@ -127,69 +145,79 @@ pub(crate) const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSI
 // === impl Session ===
 
 impl Session {
-    /// Connects, and authenticates if there is a user.
+    /// Connects within `limit`. If there is a user, it comes with its token; only if there is none
+    /// it authenticates, and that has a longer limit of its own: see [`User::authenticate`].
     ///
     /// No HTTP/2 pings: etcd refuses those closer than 5 s, which is too rarely to guard a TTL of
-    /// that size. KeepAliveStream with a deadline of their own are the heartbeat.
+    /// that size. KeepAliveStream with a deadline of their own are the heartbeat. Cancel safe.
     pub(crate) async fn connect(
-        members: &Endpoints,
+        endpoints: &Endpoints,
         member: &Member,
         limit: Duration,
     ) -> Result<Self, RpcError> {
         let endpoint = member.shown();
-        let broken = |error: tonic::transport::Error| {
-            RpcError::broken(endpoint, super::rpc_error::chain(&error))
+        let channel = with_timeout(limit, endpoint, open(endpoints, member, limit)).await?;
+        let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
+        let Some(user) = &endpoints.user else {
+            return Ok(Self::new(&client, endpoint, None));
         };
-        let channel = Endpoint::from(member.uri.clone())
-            // The caller's limit comes first; this one ends what tonic may try by itself later.
-            .connect_timeout(limit * 2)
-            .tcp_nodelay(true)
-            .user_agent(USER_AGENT)
-            .map_err(broken)?;
-        #[cfg(feature = "_tls")]
-        let channel = match member.uri.scheme_str() {
-            Some("https") => members
-                .secure(channel)
-                .map_err(|what| RpcError::broken(endpoint, what))?,
-            _ => channel,
+        let token = match user.token() {
+            Some(token) => token,
+            None => {
+                user.authenticate(&client, endpoint, endpoints, limit)
+                    .await?
+            }
         };
-        let channel = match &members.connector {
-            Some(connector) => channel.connect_with_connector(connector.clone()).await,
-            None => channel.connect().await,
+        let login = Login {
+            user: user.clone(),
+            token: token.number(),
+            client,
+            endpoints: endpoints.clone(),
+            limit,
         };
-        let channel = channel.map_err(|error| {
-            RpcError::new(
-                RpcErrorKind::Unreachable,
-                endpoint,
-                super::rpc_error::chain(&error),
-            )
-        })?;
-        Self::on(channel, members, endpoint).await
+        let client = client_on(token.channel(channel), endpoint).await?;
+        Ok(Self::new(&client, endpoint, Some(login)))
     }
 
-    async fn on(
-        channel: Channel,
-        members: &Endpoints,
-        endpoint: &Arc<str>,
-    ) -> Result<Self, RpcError> {
-        // `require_leader`: a member that is cut off ends our streams instead of going quiet.
-        let mut options = client::ConnectOptions::new().with_require_leader(true);
-        if let Some((name, password)) = &members.user {
-            options = options.with_user(name, &password.0);
-        }
-        let client = client::Client::from_channel(client::Channel::Tonic(channel), Some(options))
-            .await
-            .map_err(|error| RpcError::from_client(endpoint, &error))?;
-        Ok(Self {
+    fn new(client: &client::Client, endpoint: &Arc<str>, login: Option<Login>) -> Self {
+        Self {
             kv: client.kv_client(),
             lease: client.lease_client(),
             watch: client.watch_client(),
-            endpoint: endpoint.clone(),
-        })
+            peer: Peer {
+                endpoint: endpoint.clone(),
+                login: login.map(Arc::new),
+            },
+        }
+    }
+
+    /// After the token was refused: until there is another one, for another connection. Ends early
+    /// only when that is refused on purpose. Cancel safe.
+    pub(crate) async fn replace_token(self) -> Result<(), RpcError> {
+        let endpoint = &self.peer.endpoint;
+        let Some(login) = &self.peer.login else {
+            return Ok(());
+        };
+        let Login {
+            user,
+            client,
+            endpoints,
+            limit,
+            ..
+        } = &**login;
+        loop {
+            match user.authenticate(client, endpoint, endpoints, *limit).await {
+                Err(error) if error.kind() != RpcErrorKind::Denied => {
+                    tracing::debug!(%error, "no other token yet");
+                    tokio::time::sleep(*limit).await;
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<str> {
-        &self.endpoint
+        &self.peer.endpoint
     }
 
     /// Grants the lease `id`. Gives the TTL etcd chose, which may differ from the one asked for.
@@ -230,7 +258,7 @@ impl Session {
         Ok(KeepAliveStream {
             keeper,
             replies,
-            endpoint: self.endpoint,
+            peer: self.peer,
         })
     }
 
@@ -345,22 +373,22 @@ impl Session {
     ) -> Result<(WatchRequests, WatchReplies), RpcError> {
         let stream = self.watch.watch(key, Some(options)).await;
         let (requests, replies) = stream.map_err(|error| self.error(&error))?.split();
-        let endpoint = self.endpoint.clone();
+        let peer = self.peer.clone();
         Ok((
-            WatchRequests { requests, endpoint },
+            WatchRequests { requests, peer },
             WatchReplies {
                 replies,
-                endpoint: self.endpoint,
+                peer: self.peer,
             },
         ))
     }
 
     fn error(&self, error: &client::Error) -> RpcError {
-        RpcError::from_client(&self.endpoint, error)
+        self.peer.error(error)
     }
 
     fn broken(&self, what: impl Into<String>) -> RpcError {
-        RpcError::broken(&self.endpoint, what)
+        RpcError::broken(&self.peer.endpoint, what)
     }
 
     fn seconds(&self, ttl: i64) -> Result<Duration, RpcError> {
@@ -368,9 +396,82 @@ impl Session {
             Ok(ttl @ 1..) => Ok(Duration::from_secs(ttl)),
             _ => Err(RpcError::new(
                 RpcErrorKind::LeaseGone,
-                &self.endpoint,
+                &self.peer.endpoint,
                 "lease not found",
             )),
+        }
+    }
+}
+
+/// Opens the connection. The caller's limit comes first.
+async fn open(
+    endpoints: &Endpoints,
+    member: &Member,
+    limit: Duration,
+) -> Result<Channel, RpcError> {
+    let endpoint = member.shown();
+    let broken = |error: tonic::transport::Error| {
+        RpcError::broken(endpoint, super::rpc_error::chain(&error))
+    };
+    let channel = Endpoint::from(member.uri.clone())
+        // It ends what tonic may try by itself later.
+        .connect_timeout(limit * 2)
+        .tcp_nodelay(true)
+        .user_agent(USER_AGENT)
+        .map_err(broken)?;
+    #[cfg(feature = "_tls")]
+    let channel = match member.uri.scheme_str() {
+        Some("https") => endpoints
+            .secure(channel)
+            .map_err(|what| RpcError::broken(endpoint, what))?,
+        _ => channel,
+    };
+    let channel = match &endpoints.connector {
+        Some(connector) => channel.connect_with_connector(connector.clone()).await,
+        None => channel.connect().await,
+    };
+    channel.map_err(|error| {
+        RpcError::new(
+            RpcErrorKind::Unreachable,
+            endpoint,
+            super::rpc_error::chain(&error),
+        )
+    })
+}
+
+/// A client without a user: with one, it would authenticate here, for this connection alone.
+async fn client_on(
+    channel: client::Channel,
+    endpoint: &Arc<str>,
+) -> Result<client::Client, RpcError> {
+    // `require_leader`: a member that is cut off ends our streams instead of going quiet.
+    let options = client::ConnectOptions::new().with_require_leader(true);
+    client::Client::from_channel(channel, Some(options))
+        .await
+        .map_err(|error| RpcError::from_client(endpoint, &error))
+}
+
+// === impl Peer ===
+
+impl Peer {
+    fn error(&self, error: &client::Error) -> RpcError {
+        self.noted(RpcError::from_client(&self.endpoint, error))
+    }
+
+    fn cancelled(&self, reason: &str) -> RpcError {
+        self.noted(RpcError::from_cancel(&self.endpoint, reason))
+    }
+
+    /// A token that was refused is used for no other connection.
+    fn noted(&self, error: RpcError) -> RpcError {
+        match &self.login {
+            None => error.without_a_user(),
+            Some(login) => {
+                if error.kind() == RpcErrorKind::Unauthenticated {
+                    login.user.refuse(login.token);
+                }
+                error
+            }
         }
     }
 }
@@ -381,8 +482,8 @@ impl KeepAliveStream {
     /// Sends one renewal and awaits its answer. Not cancel safe: after a cancelled one the next
     /// answer may belong to it, so the stream is to be dropped.
     pub(crate) async fn renew(&mut self) -> Result<Duration, RpcError> {
-        let endpoint = &self.endpoint;
-        let error = |error: client::Error| RpcError::from_client(endpoint, &error);
+        let (peer, endpoint) = (&self.peer, &self.peer.endpoint);
+        let error = |error: client::Error| peer.error(&error);
         self.keeper.keep_alive().await.map_err(error)?;
         let reply = self.replies.message().await.map_err(error)?;
         let reply = reply.ok_or_else(|| RpcError::broken(endpoint, "the renewal stream ended"))?;
@@ -410,20 +511,20 @@ impl WatchRequests {
             .requests
             .watch(key, Some(watch_options(id, revision)))
             .await;
-        asked.map_err(|error| RpcError::from_client(&self.endpoint, &error))
+        asked.map_err(|error| self.peer.error(&error))
     }
 
     /// Asks how far the stream is: a sign of life. Cancel safe.
     #[cfg(feature = "discovery")]
     pub(crate) async fn ask_progress(&mut self) -> Result<(), RpcError> {
         let asked = self.requests.request_progress().await;
-        asked.map_err(|error| RpcError::from_client(&self.endpoint, &error))
+        asked.map_err(|error| self.peer.error(&error))
     }
 
     /// Lets go of the watch `id`. Cancel safe.
     pub(crate) async fn remove(&mut self, id: i64) -> Result<(), RpcError> {
         let asked = self.requests.cancel(id).await;
-        asked.map_err(|error| RpcError::from_client(&self.endpoint, &error))
+        asked.map_err(|error| self.peer.error(&error))
     }
 }
 
@@ -434,13 +535,13 @@ impl WatchReplies {
     pub(crate) async fn next(&mut self) -> Result<WatchResponse, RpcError> {
         let reply = self.replies.message().await;
         let reply = reply
-            .map_err(|error| RpcError::from_client(&self.endpoint, &error))?
-            .ok_or_else(|| RpcError::broken(&self.endpoint, "the watch stream ended"))?;
+            .map_err(|error| self.peer.error(&error))?
+            .ok_or_else(|| RpcError::broken(&self.peer.endpoint, "the watch stream ended"))?;
         let ended = reply.canceled().then(|| {
             let error = match reply.compact_revision() {
-                0 => RpcError::from_cancel(&self.endpoint, reply.cancel_reason()),
+                0 => self.peer.cancelled(reply.cancel_reason()),
                 // The one cancellation without a reason.
-                _ => RpcError::new(RpcErrorKind::Compacted, &self.endpoint, "compacted"),
+                _ => RpcError::new(RpcErrorKind::Compacted, &self.peer.endpoint, "compacted"),
             };
             (reply.watch_id(), error)
         });

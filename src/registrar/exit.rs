@@ -163,19 +163,19 @@ impl Keeper {
         let mut give_up = pin!(give_up);
         let mut last = None;
         loop {
-            let member = config.members.at(self.member);
+            let member = self.rotation.member(&config.members);
             let session = self.session.take();
+            let endpoint = member.shown();
             let attempt = async {
                 let session = match session {
                     Some(session) => session,
                     None => Session::connect(&config.members, member, limit).await?,
                 };
-                session.revoke(id).await
+                with_timeout(limit, endpoint, session.revoke(id)).await
             };
-            let endpoint = member.shown();
             let error = tokio::select! {
                 biased;
-                done = with_timeout(limit, endpoint, attempt) => match done {
+                done = attempt => match done {
                     Ok(()) => return Ok(()),
                     Err(error) => error,
                 },
@@ -183,10 +183,9 @@ impl Keeper {
                     return Err(last.unwrap_or_else(|| RpcError::timeout(endpoint, config.revoke_timeout)));
                 }
             };
-            self.member = self.member.wrapping_add(1);
-            let pause = self
-                .retry
-                .failed_after(Duration::ZERO, BRISK, &mut self.rng);
+            self.rotation.advance();
+            let retry = &mut self.rotation.retry;
+            let pause = retry.failed_after(Duration::ZERO, BRISK, &mut self.rng);
             tokio::select! {
                 () = &mut give_up => return Err(error),
                 () = sleep(pause) => last = Some(error),

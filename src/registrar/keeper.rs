@@ -17,7 +17,7 @@ use super::report::Trouble;
 use super::table::{EntryId, Table};
 use crate::Error;
 use crate::backoff::{Backoff, Bucket, Rate};
-use crate::etcd::{RpcError, RpcErrorKind, Session, with_timeout};
+use crate::etcd::{Rotation, RpcError, RpcErrorKind, Session, with_timeout};
 use crate::lease::{self, Lease};
 use crate::status::Status;
 use futures_util::FutureExt as _;
@@ -40,7 +40,8 @@ pub(super) struct Keeper {
     pub(super) unrouted: bool,
     /// When the connection of now first proved to work.
     pub(super) works_since: Option<Instant>,
-    pub(super) retry: Backoff,
+    /// Which member is used, and how long to wait before the next connection.
+    pub(super) rotation: Rotation,
     /// A lease that may exist in etcd and is to be revoked in the end.
     pub(super) asked: Option<i64>,
     /// A lease that could not be revoked when everything left. Whoever registers next may want a
@@ -49,7 +50,6 @@ pub(super) struct Keeper {
     /// When the way out that has begun is to be over.
     pub(super) stop_by: Option<Instant>,
     pub(super) session: Option<Session>,
-    pub(super) member: usize,
     pub(super) leases: Bucket,
     pub(super) leaving: BTreeMap<EntryId, Leaving>,
     /// etcd is out of reach, though the lease may live.
@@ -147,13 +147,12 @@ impl Keeper {
         let mut rng = fastrand::Rng::new();
         let calm = shared.config.ttl;
         Self {
-            member: rng.usize(..),
+            rotation: Rotation::new(Backoff::new(FIRST_RETRY, calm), &mut rng),
             rng,
             lease: None,
             table: Table::new(0, shared.config.on_conflict),
             unrouted: false,
             works_since: None,
-            retry: Backoff::new(FIRST_RETRY, calm),
             asked: None,
             owed: None,
             stop_by: None,
@@ -289,15 +288,11 @@ impl Keeper {
         if let Some(session) = &self.session {
             return Ok(session.clone());
         }
-        let (shared, index) = (self.shared.clone(), self.member);
-        let limit = shared.config.attempt;
-        let endpoint = shared.config.members.at(index).shown().clone();
-        tracing::debug!(%endpoint, "connecting to etcd");
-        let connect = async {
-            let members = &shared.config.members;
-            let session = Session::connect(members, members.at(index), limit);
-            with_timeout(limit, &endpoint, session).await
-        };
+        let shared = self.shared.clone();
+        let members = &shared.config.members;
+        let member = self.rotation.member(members);
+        tracing::debug!(endpoint = %member.shown(), "connecting to etcd");
+        let connect = Session::connect(members, member, shared.config.attempt);
         let session = self.attend(connect).await?.map_err(Why::Broken)?;
         self.session = Some(session.clone());
         Ok(session)
@@ -316,14 +311,10 @@ impl Keeper {
             .works_since
             .take()
             .map_or(Duration::ZERO, |since| since.elapsed());
-        if !matches!(
-            error.kind(),
-            RpcErrorKind::Unauthenticated | RpcErrorKind::Denied
-        ) {
-            self.member = self.member.wrapping_add(1);
-        }
-        let limits = (BRISK, self.shared.config.attempt);
-        let pause = error.pause(&mut self.retry, worked, limits, &mut self.rng);
+        let config = &self.shared.config;
+        let (members, limits) = (&config.members, (BRISK, config.attempt));
+        let rng = &mut self.rng;
+        let pause = self.rotation.failed(&error, members, worked, limits, rng);
         self.worry(&error.to_string());
         self.attend(sleep(pause)).await
     }

@@ -36,6 +36,8 @@ struct Link {
     /// Watches that we let go, and whose end is no news.
     unwatched: BTreeSet<i64>,
     unanswered: Unanswered,
+    /// The token was refused, in these words. Another one is under way, while the renewals go on.
+    authenticating: Option<(RpcError, Call<()>)>,
 }
 
 /// Watches that were asked for and not answered yet.
@@ -79,6 +81,7 @@ enum Step {
     News(Result<WatchResponse, RpcError>),
     Asked(Result<(), RpcError>),
     Unasked(Result<(), RpcError>),
+    Authenticated(Result<(), RpcError>),
 }
 
 // === impl Keeper ===
@@ -133,7 +136,7 @@ impl Keeper {
         if !link.confirmed || lease.due() <= now {
             link.renew(lease.id(), now);
         }
-        if !link.confirmed || link.work.is_some() {
+        if !link.confirmed || link.work.is_some() || link.authenticating.is_some() {
             return;
         }
         let looks = self.table.next_looks();
@@ -194,7 +197,10 @@ impl Keeper {
             }
             Step::Opened(done) => {
                 link.opening = None;
-                let (requests, replies) = done.map_err(sort)?;
+                let (requests, replies) = match done {
+                    Ok(opened) => opened,
+                    Err(error) => return self.failed(link, error),
+                };
                 (link.requests, link.replies) = (Some(requests), Some(replies));
                 link.unanswered.asked(Instant::now());
             }
@@ -204,7 +210,10 @@ impl Keeper {
                     created,
                     ended,
                     ..
-                } = news.map_err(sort)?;
+                } = match news {
+                    Ok(news) => news,
+                    Err(error) => return self.failed(link, error),
+                };
                 let now = Instant::now();
                 if created {
                     link.unanswered.answered(now);
@@ -218,7 +227,7 @@ impl Keeper {
                     Some((_, error)) if error.kind() == RpcErrorKind::Denied => {
                         tracing::warn!(%error, "what others do to the key will not be noticed");
                     }
-                    Some((_, error)) => return Err(sort(error)),
+                    Some((_, error)) => return self.failed(link, error),
                     None => {}
                 }
             }
@@ -232,6 +241,13 @@ impl Keeper {
             Step::Unasked(asked) => {
                 asked.map_err(sort)?;
                 link.unwatched.extend(self.table.unwatched());
+            }
+            // What was refused is looked at and asked for anew, on a connection with that token.
+            Step::Authenticated(done) => {
+                let refused = link.authenticating.take().map(|(error, _)| error);
+                if let Some(error) = done.err().or(refused) {
+                    return Err(Why::Broken(error));
+                }
             }
         }
         Ok(())
@@ -259,12 +275,21 @@ impl Keeper {
                 if error.kind() == RpcErrorKind::ResourceExhausted =>
             {
                 let rng = &mut self.rng;
-                let pause = self.retry.failed_after(Duration::ZERO, link.limit, rng);
+                let retry = &mut self.rotation.retry;
+                let pause = retry.failed_after(Duration::ZERO, link.limit, rng);
                 link.not_before = Some(now + pause);
                 if let Work::Write(ops) = work {
                     self.table.refused(&ops, now);
                     self.turned_down(&ops, &error);
                 }
+            }
+            // The next member may allow it. Only while nothing is held does it cost nothing to see.
+            (Work::Write(_), Err(error))
+                if error.kind() == RpcErrorKind::Denied
+                    && !self.holds_any()
+                    && self.rotation.has_other(&self.shared.config.members) =>
+            {
+                return Err(Why::Broken(error));
             }
             (Work::Write(ops), Err(error)) if error.kind() == RpcErrorKind::Denied => {
                 self.table.denied(&ops, now, now + SLOW);
@@ -275,9 +300,29 @@ impl Keeper {
             (Work::Look(keys), Err(error)) if error.kind() == RpcErrorKind::Denied => {
                 self.table.unseen(&keys);
             }
-            (_, Err(error)) => return Err(sort(error)),
+            (_, Err(error)) => return self.failed(link, error),
             (_, Ok(_)) => {}
         }
+        Ok(())
+    }
+
+    fn holds_any(&self) -> bool {
+        let entries = self.shared.entries();
+        entries.iter().any(|entry| self.table.view(entry.id).held)
+    }
+
+    /// What an error of anything but a renewal means. A refused token is replaced while the
+    /// renewals go on, if they do: to authenticate may take longer than the lease lives.
+    fn failed(&self, link: &mut Link, error: RpcError) -> Result<(), Why> {
+        if error.kind() != RpcErrorKind::Unauthenticated || !link.confirmed {
+            return Err(sort(error));
+        }
+        tracing::debug!(%error, "getting another token");
+        (link.requests, link.replies, link.opening) = (None, None, None);
+        link.unanswered = Unanswered::default();
+        let session = link.session.clone();
+        link.authenticating
+            .get_or_insert_with(|| (error, Box::pin(session.replace_token())));
         Ok(())
     }
 
@@ -317,6 +362,7 @@ impl Link {
             replies: None,
             unwatched: BTreeSet::new(),
             unanswered: Unanswered::default(),
+            authenticating: None,
         }
     }
 
@@ -392,6 +438,7 @@ impl Link {
             opening,
             requests,
             replies,
+            authenticating,
             ..
         } = self;
         let renewed = async {
@@ -422,6 +469,7 @@ impl Link {
             done = some(opening.as_mut()) => Step::Opened(done),
             news = some(replies.as_mut().map(|replies| Box::pin(replies.next()))) => Step::News(news),
             step = asked => step,
+            done = some(authenticating.as_mut().map(|(_, call)| call)) => Step::Authenticated(done),
             () = due => Step::Due,
         }
     }

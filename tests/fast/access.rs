@@ -1,21 +1,89 @@
 //! Users and tokens.
 
-use crate::setup::{KEY, SEC, Setup, announce, greeter};
-use crate::support::fake::Rpc;
-use tokio::time::sleep;
-use tonic_etcd::Status;
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::support::eventually;
+use crate::support::fake::{Reply, Rpc};
+use std::io;
+use std::sync::{Arc, Mutex};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Code;
+use tonic_etcd::{Closed, Etcd, Registration, Status};
+
+/// Of two members, `a` is the one with which something is wrong.
+const TWO: [&str; 2] = ["http://a:2379", "http://b:2379"];
+const NO_AUTH: &str = "etcdserver: authentication is not enabled";
+const WRONG: &str = "etcdserver: authentication failed, invalid user ID or password";
+
+/// An etcd that knows `me` by this password.
+fn guarded() -> Setup {
+    let setup = Setup::new();
+    setup.fake.user("me", "secret");
+    setup
+}
+
+fn etcd_at(setup: &Setup, endpoints: &[&str]) -> Etcd {
+    Etcd::new(endpoints)
+        .connector(setup.fake.connector())
+        .user("me", "secret")
+}
+
+/// A registration that is announced, and not waited for.
+fn register(setup: &Setup, etcd: Etcd) -> Registration {
+    let registrar = setup.builder_on(etcd).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registration
+}
+
+async fn registered(setup: &Setup) -> Registration {
+    let registration = register(setup, setup.etcd().user("me", "secret"));
+    timeout(LONG, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    registration
+}
+
+fn is_registered(status: &Status) -> bool {
+    matches!(status, Status::Registered(_))
+}
+
+/// What is logged from now on, in this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn capture(level: tracing::Level) -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_etcd_forgot_is_asked_for_once_more_without_a_gap() {
-    let setup = Setup::new();
-    setup.fake.user("me", "secret");
-    let registrar = setup
-        .builder_on(setup.etcd().user("me", "secret"))
-        .build()
-        .unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
+    let setup = guarded();
+    let registration = registered(&setup).await;
     assert_eq!(setup.count(Rpc::Authenticate), 1);
     sleep(SEC * 10).await;
     setup.fake.forget_tokens();
@@ -27,15 +95,262 @@ async fn a_token_that_etcd_forgot_is_asked_for_once_more_without_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_password_is_said_and_retried_slowly() {
-    let setup = Setup::new();
-    setup.fake.user("me", "secret");
-    let registrar = setup
-        .builder_on(setup.etcd().user("me", "canary"))
+async fn one_token_serves_all_clones_connections_and_members() {
+    let setup = guarded();
+    let etcd = etcd_at(&setup, &TWO);
+    let registrars: Vec<_> = ["one", "two", "three"]
+        .map(|key| {
+            setup
+                .builder_on(etcd.clone())
+                .key(format!("/{key}/{{name}}/{{addr}}"))
+        })
+        .into_iter()
+        .map(|builder| builder.build().unwrap())
+        .collect();
+    let registrations: Vec<_> = registrars
+        .iter()
+        .map(|registrar| registrar.register(greeter()).unwrap())
+        .collect();
+    #[cfg(feature = "discovery")]
+    let discovery = tonic_etcd::discovery::Discovery::builder(etcd, "greeter")
         .build()
         .unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    #[cfg(feature = "discovery")]
+    discovery.ready().await;
+    for registration in &registrations {
+        announce(registration);
+        registration.registered().await.unwrap();
+    }
+    for down in ["a", "b", "a"] {
+        setup.fake.cut_connections();
+        setup.fake.member(down).down();
+        sleep(SEC * 5).await;
+        setup.fake.member(down).up();
+        setup.fake.restart();
+        sleep(SEC * 5).await;
+    }
+    assert_eq!(setup.count(Rpc::Authenticate), 1);
+    setup.fake.forget_tokens();
+    sleep(SEC * 10).await;
+    assert_eq!(setup.count(Rpc::Authenticate), 2);
+    for registration in &registrations {
+        assert!(is_registered(&registration.status()));
+    }
+    assert_eq!(setup.fake.changes().len(), 3, "one write each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn authenticating_may_take_longer_than_an_attempt() {
+    let setup = guarded();
+    setup
+        .fake
+        .always(Rpc::Authenticate, Reply::Late(3 * SEC / 2));
+    let begun = Instant::now();
+    let _registration = registered(&setup).await;
+    assert!(begun.elapsed() < SEC * 2, "{:?}", begun.elapsed());
+    assert_eq!(setup.count(Rpc::Authenticate), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_forgets_tokens_makes_no_gap_although_authenticating_is_slow() {
+    let setup = guarded();
+    let registration = registered(&setup).await;
+    setup.fake.always(Rpc::Authenticate, Reply::Late(3 * SEC));
+    sleep(SEC * 2).await;
+    setup.fake.down();
+    setup.fake.forget_tokens();
+    sleep(SEC).await;
+    setup.fake.up();
+    sleep(SEC * 20).await;
+    assert!(
+        is_registered(&registration.status()),
+        "{:?}",
+        registration.status()
+    );
+    assert_eq!(setup.count(Rpc::Authenticate), 2);
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_that_work_go_on_while_it_authenticates() {
+    let setup = guarded();
+    // Renewals take any token, as in etcd before 3.4.42.
+    setup.fake.lenient_leases();
+    let registration = registered(&setup).await;
+    let lease = registration.status().registered().unwrap().lease;
+    setup.fake.always(Rpc::Authenticate, Reply::Late(SEC * 15));
+    setup.fake.forget_tokens();
+    registration.update(|instance| instance.value("w")).unwrap();
+    let watch = async {
+        let mut watch = registration.watch();
+        let mut lost = false;
+        while let Some(status) = watch.changed().await {
+            lost |= matches!(status, Status::Lost { .. });
+            if setup
+                .fake
+                .keys()
+                .get(KEY)
+                .is_some_and(|stored| stored.value == "w")
+                && is_registered(&status)
+            {
+                break;
+            }
+        }
+        lost
+    };
+    let lost = timeout(LONG, watch).await;
+    assert_eq!(lost, Ok(false), "{:?}", registration.status());
+    assert_eq!(setup.count(Rpc::Authenticate), 2);
+    assert_eq!(setup.fake.keys()[KEY].lease, lease);
+    assert_eq!((setup.puts(), setup.deletes()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_runs_out_while_it_authenticates_is_lost_in_time() {
+    let setup = guarded();
+    let registration = registered(&setup).await;
+    setup.fake.always(Rpc::Authenticate, Reply::Late(SEC * 15));
+    setup.fake.restart();
+    setup.fake.forget_tokens();
+    let begun = Instant::now();
+    let lost = status(&registration, |status| {
+        matches!(status, Status::Lost { .. })
+    })
+    .await;
+    assert!(
+        begun.elapsed() <= SEC * 5,
+        "{lost:?} after {:?}",
+        begun.elapsed()
+    );
+    status(&registration, is_registered).await;
+    assert!(begun.elapsed() < SEC * 17, "{:?}", begun.elapsed());
+    assert_eq!(setup.count(Rpc::Authenticate), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_an_authentication() {
+    let setup = guarded();
+    let registration = registered(&setup).await;
+    setup.fake.always(Rpc::Authenticate, Reply::Never);
+    setup.fake.restart();
+    setup.fake.forget_tokens();
+    sleep(SEC * 2).await;
+    let begun = Instant::now();
+    setup.shutdown.cancel();
+    let closed = timeout(LONG, registration.closed()).await.unwrap();
+    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    assert!(begun.elapsed() <= SEC + 100 * MS, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn authentications_that_come_to_nothing_are_repeated_ever_more_slowly() {
+    let setup = guarded();
+    let busy = Reply::Error(Code::Unavailable, "etcdserver: request timed out");
+    setup.fake.always(Rpc::Authenticate, busy);
+    let registration = register(&setup, setup.etcd().user("me", "secret"));
+    sleep(SEC * 60).await;
+    let asked = setup.count(Rpc::Authenticate);
+    assert!((15..=35).contains(&asked), "{asked} in a minute");
+    let why = format!("{:?}", registration.status());
+    assert!(why.contains("request timed out"), "{why}");
+    setup.fake.clear();
+    timeout(SEC * 6, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_hangs_costs_one_attempt_and_no_authentication() {
+    for _ in 0..6 {
+        let setup = guarded();
+        setup.fake.member("a").hang();
+        let registration = register(&setup, etcd_at(&setup, &TWO));
+        timeout(SEC, registration.registered())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(setup.count(Rpc::Authenticate), 1);
+    }
+}
+
+/// Each of six servers begins with one of the two at random.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_refuses_is_left_for_the_one_that_does_not() {
+    let denied = |text| Reply::Error(Code::PermissionDenied, text);
+    for (rpc, refusal) in [
+        (
+            Rpc::Authenticate,
+            Reply::Error(Code::FailedPrecondition, NO_AUTH),
+        ),
+        (
+            Rpc::Authenticate,
+            Reply::Error(Code::InvalidArgument, WRONG),
+        ),
+        (Rpc::LeaseGrant, denied("etcdserver: permission denied")),
+        (Rpc::Txn, denied("etcdserver: permission denied")),
+    ] {
+        for _ in 0..6 {
+            let setup = guarded();
+            setup.fake.member("a").always(rpc, refusal.clone());
+            let registration = register(&setup, etcd_at(&setup, &TWO));
+            let done = timeout(SEC * 2, registration.registered()).await;
+            assert!(done.is_ok(), "{rpc:?}: {:?}", registration.status());
+            sleep(LONG).await;
+            assert!(is_registered(&registration.status()));
+            assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+        }
+    }
+}
+
+#[cfg(feature = "discovery")]
+#[tokio::test(start_paused = true)]
+async fn a_reader_leaves_the_member_that_refuses_it() {
+    for _ in 0..6 {
+        let setup = guarded();
+        setup.fake.put("/services/greeter/1", "10.0.0.1:1", 0);
+        let denied = Reply::Error(Code::PermissionDenied, "etcdserver: permission denied");
+        setup.fake.member("a").always(Rpc::Range, denied);
+        let builder = tonic_etcd::discovery::Discovery::builder(etcd_at(&setup, &TWO), "greeter");
+        let discovery = builder.build().unwrap();
+        let ready = timeout(SEC * 2, discovery.ready()).await;
+        assert!(ready.is_ok(), "{:?}", discovery.snapshot().watch_error());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_is_no_obstacle_where_no_member_has_users() {
+    let (log, _guard) = Log::capture(tracing::Level::WARN);
+    let setup = Setup::new();
+    let registration = register(&setup, etcd_at(&setup, &TWO));
+    timeout(SEC * 2, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    setup.fake.restart();
+    sleep(LONG).await;
+    assert!(is_registered(&registration.status()));
+    assert_eq!(setup.count(Rpc::Authenticate), 2, "one for each member");
+    let said = log.text();
+    assert_eq!(said.matches("has no authentication").count(), 1, "{said}");
+
+    // Authentication is switched on later, and the next connection finds out.
+    setup.fake.user("me", "secret");
+    setup.fake.restart();
+    sleep(LONG).await;
+    assert!(
+        is_registered(&registration.status()),
+        "{:?}",
+        registration.status()
+    );
+    assert_eq!(setup.count(Rpc::Authenticate), 3);
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_is_said_and_retried_slowly_at_each_member() {
+    let setup = guarded();
+    let registration = register(&setup, etcd_at(&setup, &TWO).user("me", "canary"));
     sleep(SEC * 300).await;
     let Status::Registering {
         reason: Some(reason),
@@ -47,5 +362,34 @@ async fn a_wrong_password_is_said_and_retried_slowly() {
     assert!(reason.contains("invalid user ID or password"), "{reason}");
     assert!(!reason.contains("canary"), "{reason}");
     let attempts = setup.count(Rpc::Authenticate);
-    assert!((10..=14).contains(&attempts), "{attempts} in 5 minutes");
+    assert!((20..=28).contains(&attempts), "{attempts} in 5 minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_password_nor_token_is_shown_or_logged() {
+    let (log, _guard) = Log::capture(tracing::Level::TRACE);
+    let setup = Setup::new();
+    // The fake's tokens begin with the user's name.
+    setup.fake.user("canary-token", "canary-password");
+    let etcd = setup.etcd().user("canary-token", "canary-password");
+    assert!(!format!("{etcd:?}").contains("canary-password"));
+    let registration = register(&setup, etcd);
+    registration.registered().await.unwrap();
+    setup.fake.forget_tokens();
+    sleep(SEC * 10).await;
+    setup.fake.user("canary-token", "another");
+    setup.fake.restart();
+    eventually("it is refused", LONG, || match registration.status() {
+        Status::Lost { reason, .. } if reason.contains("user ID or password") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let said = log.text();
+    assert!(
+        said.contains("TRACE") && said.contains("authenticating"),
+        "{said}"
+    );
+    for secret in ["canary-password", "canary-token."] {
+        assert!(!said.contains(secret), "{secret} is logged");
+    }
 }

@@ -1,0 +1,304 @@
+//! [`User`]: a name, a password, and the token that etcd gave for them.
+//!
+//! To authenticate is expensive: etcd compares the password with bcrypt, which by default takes
+//! 0.1 s of one of its cores, and it finishes that when nobody waits for the answer any more. So
+//! there is one token for an [`Etcd`](super::Etcd) and its clones, over all connections and
+//! members; it is asked for before the first call and after it was refused, by one task at a time;
+//! and whoever asks has time.
+
+use super::rpc_error::{RpcError, RpcErrorKind};
+use super::{Endpoints, with_timeout};
+use etcd_client as client;
+use http::{HeaderValue, Request, Response};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+use tonic::body::Body;
+use tonic::transport::Channel;
+use tower_service::Service;
+use tracing::Instrument as _;
+
+/// See the [module](self). Shared by all clones of an [`Etcd`](super::Etcd).
+pub(super) struct User {
+    name: String,
+    password: String,
+    state: Mutex<State>,
+    /// Held by the one that authenticates.
+    authenticating: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a request has to carry.
+#[derive(Clone)]
+pub(super) struct Token {
+    /// Counts the tokens of a user: says which one was refused.
+    number: u64,
+    /// `None`: etcd has no authentication, and wants none.
+    value: Option<HeaderValue>,
+}
+
+#[derive(Default)]
+struct State {
+    token: Option<Token>,
+    given: u64,
+    /// The endpoints that said that they have no authentication.
+    without_auth: BTreeSet<Arc<str>>,
+    warned: bool,
+    /// Authentications in a row that came to nothing, and when the next one may begin.
+    failures: u32,
+    not_before: Option<Instant>,
+    /// The last one that failed, for those who waited for it.
+    failed: Option<(Instant, RpcError)>,
+}
+
+/// A channel that adds the token to each request.
+#[derive(Clone)]
+pub(super) struct WithToken {
+    channel: Channel,
+    token: HeaderValue,
+}
+
+/// How long etcd may take to authenticate. Giving up sooner only makes etcd do it again.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The pauses after an authentication that failed, other than by a refusal.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+// === impl User ===
+
+impl User {
+    pub(super) fn new(name: String, password: String) -> Self {
+        Self {
+            name,
+            password,
+            state: Mutex::default(),
+            authenticating: Arc::default(),
+        }
+    }
+
+    /// The token of now, if there is one that was not refused.
+    pub(super) fn token(&self) -> Option<Token> {
+        self.state().token.clone()
+    }
+
+    /// etcd refused the token with that number. One that has replaced it since stays.
+    pub(super) fn refuse(&self, number: u64) {
+        let mut state = self.state();
+        if state.token.as_ref().is_some_and(|now| now.number == number) {
+            state.token = None;
+        }
+    }
+
+    /// Gets a token from the member that `client` speaks to, unless there is one already.
+    ///
+    /// It takes as long as it takes etcd, up to [`PATIENCE`]; only a member that does not answer
+    /// at all is given up after `limit`. Cancel safe: what was asked for is taken in by a task of
+    /// its own, because etcd does not stop either.
+    pub(super) async fn authenticate(
+        self: &Arc<Self>,
+        client: &client::Client,
+        endpoint: &Arc<str>,
+        endpoints: &Endpoints,
+        limit: Duration,
+    ) -> Result<Token, RpcError> {
+        let begun = Instant::now();
+        let turn = self.authenticating.clone().lock_owned().await;
+        if let Some(outcome) = self.state().outcome_since(begun, endpoint) {
+            return outcome;
+        }
+        let not_before = self.state().not_before;
+        if let Some(at) = not_before {
+            sleep_until(at).await;
+        }
+        with_timeout(limit, endpoint, sign_of_life(client, endpoint)).await?;
+        tracing::debug!(%endpoint, user = %self.name, "authenticating");
+        let (user, client) = (self.clone(), client.clone());
+        let (at, endpoints) = (endpoint.clone(), endpoints.clone());
+        let asking = async move {
+            let asked = user.ask(&client, &at).await;
+            let outcome = user.state().asked(asked, &at, &endpoints);
+            drop(turn);
+            outcome
+        };
+        let asking = tokio::spawn(asking.in_current_span()).await;
+        asking.unwrap_or_else(|_| Err(RpcError::broken(endpoint, "the runtime ended")))
+    }
+
+    async fn ask(
+        &self,
+        client: &client::Client,
+        endpoint: &Arc<str>,
+    ) -> Result<HeaderValue, RpcError> {
+        let mut auth = client.auth_client();
+        let reply = auth.authenticate(self.name.clone(), self.password.clone());
+        let reply = match tokio::time::timeout(PATIENCE, reply).await {
+            Ok(reply) => reply.map_err(|error| RpcError::from_client(endpoint, &error))?,
+            Err(_) => {
+                let what = format!("did not authenticate the user within {PATIENCE:?}");
+                return Err(RpcError::new(RpcErrorKind::Timeout, endpoint, what));
+            }
+        };
+        let token = HeaderValue::from_str(reply.token());
+        let mut token = token.map_err(|_| {
+            RpcError::broken(endpoint, "gave a token that does not fit into a header")
+        })?;
+        // Neither shown by Debug nor kept in HPACK's table.
+        token.set_sensitive(true);
+        Ok(token)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A read without a token: answered, or refused, at once by a member that can work. One that hangs
+/// or has no quorum would take all the time that an authentication may take.
+async fn sign_of_life(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcError> {
+    let read = client.kv_client().get("\0", None).await;
+    match read.map_err(|error| RpcError::from_client(endpoint, &error)) {
+        Err(error) if !error.is_refusal() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// What is there already, or what came of it at that endpoint while somebody waited.
+    fn outcome_since(
+        &self,
+        begun: Instant,
+        endpoint: &Arc<str>,
+    ) -> Option<Result<Token, RpcError>> {
+        if let Some(token) = &self.token {
+            return Some(Ok(token.clone()));
+        }
+        let (at, error) = self.failed.as_ref()?;
+        (*at >= begun && error.endpoint() == endpoint).then(|| Err(error.clone()))
+    }
+
+    /// Takes in what came of an authentication.
+    fn asked(
+        &mut self,
+        asked: Result<HeaderValue, RpcError>,
+        endpoint: &Arc<str>,
+        endpoints: &Endpoints,
+    ) -> Result<Token, RpcError> {
+        let error = match asked {
+            Ok(value) => {
+                self.without_auth.clear();
+                return Ok(self.give(Some(value)));
+            }
+            Err(error) => error,
+        };
+        if error.is_without_auth() {
+            self.without_auth.insert(endpoint.clone());
+            if !endpoints.any(|shown| !self.without_auth.contains(shown)) {
+                self.without_auth.clear();
+                if !std::mem::replace(&mut self.warned, true) {
+                    tracing::warn!(
+                        %endpoint,
+                        "etcd has no authentication enabled: the user that it is given does nothing"
+                    );
+                }
+                return Ok(self.give(None));
+            }
+        }
+        self.failed = Some((Instant::now(), error.clone()));
+        // A refusal is an answer: whoever asked waits long before the same member is asked again.
+        if error.kind() != RpcErrorKind::Denied {
+            self.failures = self.failures.saturating_add(1);
+            self.not_before = Some(Instant::now() + pause(self.failures));
+        }
+        Err(error)
+    }
+
+    fn give(&mut self, value: Option<HeaderValue>) -> Token {
+        (self.failures, self.not_before, self.failed) = (0, None, None);
+        self.given += 1;
+        let number = self.given;
+        self.token.insert(Token { number, value }).clone()
+    }
+}
+
+/// The pause after so many failures in a row, drawn from the upper half of its range.
+fn pause(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let most = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
+    most.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+// === impl Token ===
+
+impl Token {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What etcd-client takes for a channel: one with this token.
+    pub(super) fn channel(&self, channel: Channel) -> client::Channel {
+        match self.value.clone() {
+            Some(token) => {
+                let channel = WithToken { channel, token };
+                client::Channel::Custom(tower::util::BoxCloneSyncService::new(channel))
+            }
+            None => client::Channel::Tonic(channel),
+        }
+    }
+}
+
+// === impl WithToken ===
+
+impl Service<Request<Body>> for WithToken {
+    type Response = Response<Body>;
+    type Error = tower::BoxError;
+    type Future =
+        futures_util::future::ErrInto<<Channel as Service<Request<Body>>>::Future, tower::BoxError>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::poll_ready(&mut self.channel, cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let headers = request.headers_mut();
+        headers.insert("token", self.token.clone());
+        futures_util::TryFutureExt::err_into(Service::call(&mut self.channel, request))
+    }
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .field("password", &"(secret)")
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_the_longest_and_never_overflow() {
+        for (failures, most) in [(1, 100), (2, 200), (4, 800), (7, 5000), (u32::MAX, 5000)] {
+            let most = Duration::from_millis(most);
+            let pause = pause(failures);
+            assert!(pause >= most / 2 && pause <= most, "{failures}: {pause:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_token_that_was_refused_is_dropped() {
+        let user = User::new("me".to_owned(), "secret".to_owned());
+        let first = user.state().give(Some(HeaderValue::from_static("first")));
+        let second = user.state().give(Some(HeaderValue::from_static("second")));
+        user.refuse(first.number());
+        assert_eq!(user.token().map(|now| now.number), Some(second.number));
+        user.refuse(second.number());
+        assert!(user.token().is_none());
+    }
+}

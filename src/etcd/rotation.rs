@@ -1,0 +1,164 @@
+//! [`Rotation`]: which member is used, and after a failure which one is next, and when. Pure.
+
+use super::rpc_error::{RpcError, RpcErrorKind, SLOW};
+use super::{Endpoints, Member};
+use crate::backoff::Backoff;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Rotation {
+    index: usize,
+    pub(crate) retry: Backoff,
+    /// The members that refused on purpose, and when each may be asked again.
+    denied: BTreeMap<Arc<str>, Instant>,
+}
+
+impl Rotation {
+    /// Begins with any member.
+    pub(crate) fn new(retry: Backoff, rng: &mut fastrand::Rng) -> Self {
+        Self {
+            index: rng.usize(..),
+            retry,
+            denied: BTreeMap::new(),
+        }
+    }
+
+    /// The member whose turn it is.
+    pub(crate) fn member<'a>(&self, endpoints: &'a Endpoints) -> &'a Member {
+        endpoints.at(self.index)
+    }
+
+    /// The next member's turn.
+    pub(crate) fn advance(&mut self) {
+        self.index = self.index.wrapping_add(1);
+    }
+
+    /// After a connection that had worked for `worked` and broke with `error`: turns to the member
+    /// to try next, and gives how long to wait before that. That is at most `brisk` when nothing
+    /// listened there, and `limit` when it broke.
+    ///
+    /// Whoever refuses on purpose is not asked again for [`SLOW`]. That is a wait only when every
+    /// member has refused: one may have no users, or another password, while the next one works.
+    pub(crate) fn failed(
+        &mut self,
+        error: &RpcError,
+        endpoints: &Endpoints,
+        worked: Duration,
+        (brisk, limit): (Duration, Duration),
+        rng: &mut fastrand::Rng,
+    ) -> Duration {
+        let now = Instant::now();
+        let pause = match error.kind() {
+            RpcErrorKind::Timeout => Duration::ZERO,
+            RpcErrorKind::Denied => {
+                let again = now + SLOW.mul_f64(0.75 + rng.f64() / 4.0);
+                self.denied.insert(error.endpoint().clone(), again);
+                self.retry.failed_after(worked, brisk, rng)
+            }
+            RpcErrorKind::Unreachable => self.retry.failed_after(worked, brisk, rng),
+            _ => self.retry.failed_after(worked, limit, rng),
+        };
+        match error.kind() {
+            // The same member is as good as any: with another token, or from another revision.
+            RpcErrorKind::Unauthenticated | RpcErrorKind::Compacted => pause,
+            _ => self.turn(endpoints, now).unwrap_or(pause),
+        }
+    }
+
+    /// Whether another member has not refused yet.
+    pub(crate) fn has_other(&self, endpoints: &Endpoints) -> bool {
+        let (ours, now) = (self.member(endpoints).shown(), Instant::now());
+        endpoints
+            .any(|shown| shown != ours && self.denied.get(shown).is_none_or(|again| *again <= now))
+    }
+
+    /// Turns to the next member that has not refused. When all have: to the one that may be asked
+    /// again first, and says in how long.
+    fn turn(&mut self, endpoints: &Endpoints, now: Instant) -> Option<Duration> {
+        self.denied.retain(|_, again| *again > now);
+        let mut first = None;
+        for _ in 0..endpoints.len() {
+            self.advance();
+            let again = *self.denied.get(self.member(endpoints).shown())?;
+            if first.is_none_or(|(at, _)| again < at) {
+                first = Some((again, self.index));
+            }
+        }
+        let (again, index) = first?;
+        self.index = index;
+        Some(again - now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Etcd;
+
+    const LIMITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(600));
+
+    fn failed(rotation: &mut Rotation, endpoints: &Endpoints, kind: RpcErrorKind) -> Duration {
+        let error = RpcError::new(kind, rotation.member(endpoints).shown(), "no");
+        let mut rng = fastrand::Rng::with_seed(1);
+        rotation.failed(&error, endpoints, Duration::ZERO, LIMITS, &mut rng)
+    }
+
+    fn rotation(members: &[&str]) -> (Rotation, Endpoints) {
+        let retry = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut rotation = Rotation::new(retry, &mut fastrand::Rng::with_seed(1));
+        rotation.index = 0;
+        (rotation, Etcd::new(members).check().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_one_that_refuses_is_left_and_waited_for_only_when_all_refuse() {
+        let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
+        let host = |rotation: &Rotation| rotation.member(&endpoints).host().to_owned();
+        assert!(rotation.has_other(&endpoints));
+        assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Denied) <= LIMITS.0);
+        assert_eq!(host(&rotation), "b");
+        assert!(!rotation.has_other(&endpoints));
+        // Unreachable is not refused: it is tried on, and the one that refused is left alone.
+        for _ in 0..20 {
+            assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Unreachable) <= LIMITS.0);
+            assert_eq!(host(&rotation), "b");
+        }
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
+        assert_eq!(host(&rotation), "a", "it refused first");
+        assert!(
+            pause >= SLOW.mul_f64(0.75) - Duration::from_secs(10),
+            "{pause:?}"
+        );
+        assert!(pause <= SLOW - Duration::from_secs(10), "{pause:?}");
+        // b's time is not over yet when a refuses again.
+        tokio::time::advance(pause).await;
+        let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
+        assert_eq!(host(&rotation), "b");
+        assert!(pause > Duration::ZERO && pause <= SLOW, "{pause:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_member_that_refuses_is_asked_every_half_minute() {
+        let (mut rotation, endpoints) = rotation(&["a:1"]);
+        for _ in 0..3 {
+            let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
+            assert!(pause >= SLOW.mul_f64(0.75) && pause <= SLOW, "{pause:?}");
+            tokio::time::advance(pause).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_token_is_tried_where_the_last_one_was_refused() {
+        let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
+        let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Unauthenticated);
+        assert_eq!(pause, Duration::ZERO, "the first one after it worked");
+        assert_eq!(rotation.member(&endpoints).host(), "a");
+        failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
+        assert_eq!(rotation.member(&endpoints).host(), "b");
+    }
+}
