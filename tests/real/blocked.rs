@@ -4,7 +4,7 @@ use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::{Kind, Observer};
 use std::time::Duration;
-use tonic_etcd::{Etcd, Instance, Registrar};
+use tonic_etcd::{Instance, Registrar};
 
 /// Registers from a runtime with one worker, blocks that for 9 s, and gives what a watcher saw.
 async fn seen_while_blocked(dedicated: bool) -> Vec<Kind> {
@@ -17,7 +17,8 @@ async fn seen_while_blocked(dedicated: bool) -> Vec<Kind> {
         .build()
         .unwrap();
     let registration = runtime.spawn(async move {
-        let registrar = Registrar::builder(Etcd::new([endpoint])).dedicated_thread(dedicated);
+        let registrar =
+            Registrar::builder(crate::setup::etcd([endpoint])).dedicated_thread(dedicated);
         let registration = registrar
             .build()
             .unwrap()

@@ -10,13 +10,12 @@ use std::collections::BTreeSet;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tonic_etcd::Etcd;
 use tonic_etcd::discovery::Discovery;
 
 const PREFIX: &str = "/services/greeter/";
 
 fn discovery(endpoint: &str) -> Discovery {
-    let builder = Discovery::builder(Etcd::new([endpoint]), "greeter");
+    let builder = Discovery::builder(crate::setup::etcd([endpoint]), "greeter");
     builder.build().unwrap()
 }
 
@@ -141,7 +140,7 @@ async fn a_connection_that_went_silent_is_noticed_and_replaced() {
     let etcd = EtcdProcess::start().await;
     let proxy = Proxy::to_port(etcd.client_port()).await;
     let members = [proxy.endpoint(), etcd.endpoint()];
-    let discovery = Discovery::builder(Etcd::new(members), "greeter");
+    let discovery = Discovery::builder(crate::setup::etcd(members), "greeter");
     let discovery = discovery.build().unwrap();
     discovery.ready().await;
     proxy.set(Mode::BlackHole);

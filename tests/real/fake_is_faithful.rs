@@ -482,7 +482,7 @@ async fn compaction_ends_watches_alike() {
 async fn tokens_are_refused_alike() {
     let as_root = |password| Some(ConnectOptions::new().with_user("root", password));
     let mut real = Transcript::default();
-    let etcd = Etcd::start().await;
+    let etcd = Etcd::start_with(&[]).await;
     let mut admin = etcd.client().await;
     let version = admin.status().await.expect("a status");
     admin.user_add("root", "old", None).await.expect("a user");
@@ -563,7 +563,7 @@ async fn refused(mut stale: Client, mut without: Client, said: &mut Transcript) 
 
 /// Asks a real etcd and a fake one, compares what they said, and returns it.
 async fn both(ask: impl AsyncFn(Client, &mut Transcript)) -> Transcript {
-    let etcd = Etcd::start().await;
+    let etcd = Etcd::start_with(&[]).await;
     let mut real = Transcript::default();
     ask(etcd.client().await, &mut real).await;
 

@@ -5,13 +5,13 @@ use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use std::collections::BTreeSet;
-use tonic_etcd::{Closed, Etcd, Instance, Registrar};
+use tonic_etcd::{Closed, Instance, Registrar};
 
 #[tokio::test]
 async fn a_thousand_keys_register_survive_a_wipe_and_leave_nothing_behind() {
     let mut etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let registrar = Registrar::builder(Etcd::new([etcd.endpoint()]))
+    let registrar = Registrar::builder(crate::setup::etcd([etcd.endpoint()]))
         .build()
         .unwrap();
     let registrations: Vec<_> = (0..1000)

@@ -21,7 +21,7 @@ use tonic_etcd::{Error, Etcd, Instance, Registrar, Registration, ServeError, Ser
 use tower::Layer;
 
 fn register(etcd: &EtcdProcess, instance: Instance, token: &CancellationToken) -> Registration {
-    let registrar = Registrar::builder(Etcd::new([etcd.endpoint()]))
+    let registrar = Registrar::builder(crate::setup::etcd([etcd.endpoint()]))
         .deregistration_delay(Duration::ZERO)
         .shutdown_token(token.clone());
     registrar.build().unwrap().register(instance).unwrap()

@@ -3,7 +3,7 @@
 use crate::greeter::MyGreeter;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::greeter::pb::greeter_server::GreeterServer;
-use crate::support::etcd::Etcd as EtcdProcess;
+use crate::support::etcd::{Etcd as EtcdProcess, users};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -16,6 +16,15 @@ use tonic_etcd::{
 pub const SEC: Duration = Duration::from_secs(1);
 /// Long enough for whatever should happen at all, also on a busy machine.
 pub const LONG: Duration = Duration::from_secs(20);
+
+/// The library's etcd, as the user of servers where there are users.
+pub fn etcd(endpoints: impl IntoIterator<Item: AsRef<str>>) -> Etcd {
+    let etcd = Etcd::new(endpoints);
+    match users::of_servers() {
+        Some((name, password)) => etcd.user(name, password),
+        None => etcd,
+    }
+}
 
 pub struct Greeter {
     pub registration: Registration,
@@ -32,7 +41,7 @@ impl Greeter {
         configure: impl FnOnce(RegistrarBuilder) -> RegistrarBuilder,
     ) -> Self {
         let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
-        let builder = Registrar::builder(Etcd::new([etcd.endpoint()]))
+        let builder = Registrar::builder(self::etcd([etcd.endpoint()]))
             .shutdown_token(shutdown.clone())
             .shutdown_now_token(shutdown_now.clone());
         let registrar = configure(builder).build().unwrap();

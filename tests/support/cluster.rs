@@ -11,7 +11,7 @@ use std::time::Duration;
 use etcd_client::Error;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::etcd::{Etcd, Plan};
+use super::etcd::{Etcd, Plan, users};
 
 /// Picking six ports can lose a race against another process.
 const START_ATTEMPTS: usize = 5;
@@ -28,7 +28,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts three members and waits until each of them serves.
+    /// Starts three members, with users if they are wanted, and waits until each of them serves.
     ///
     /// # Panics
     /// When they do not come up; the message carries the end of a log.
@@ -110,14 +110,25 @@ impl Cluster {
     fn planned() -> Self {
         let plans = ["one", "two", "three"].map(Plan::new);
         let all = plans.each_ref().map(Plan::membership).join(",");
-        let members = plans.map(|plan| Etcd::planned(plan.in_cluster(&all)));
+        let cheap = [users::CHEAP];
+        let args = if users::are_wanted() { &cheap[..] } else { &[] };
+        let members = plans.map(|plan| {
+            let plan = plan.in_cluster(&all).with_args(args);
+            Etcd::planned(plan, users::are_wanted())
+        });
         Self {
             members: members.into(),
         }
     }
 
     async fn serving(&self) -> Result<(), String> {
-        for member in &self.members {
+        let (first, others) = self.members.split_first().expect("three members");
+        first.serving().await?;
+        for member in others {
+            // The first one has told them of its users.
+            if users::are_wanted() {
+                member.has_heard_of_users().await;
+            }
             member.serving().await?;
         }
         Ok(())

@@ -9,6 +9,7 @@
 //!
 //! * The binary is `$ETCD`, else `etcd` on the `PATH`. A missing one is a loud failure, never a skipped test.
 //! * **No process outlives its owner**, however the owner ends: see [`Guarded`], which also carries the signals.
+//! * With `ETCD_USERS=1` those of [`Etcd::start`] have [`users`], who are made anew after a wipe.
 //! * [`Etcd::pid`] is etcd itself, not a wrapper: STOP, CONT and KILL hit the server.
 //!
 //! Include it by its path together with `ports.rs`, that is all it needs. Its neighbours: `super::cluster` has three of these,
@@ -22,10 +23,13 @@
 pub mod guarded;
 #[path = "etcd/plan.rs"]
 mod plan;
+#[path = "etcd/users.rs"]
+pub mod users;
 
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, Error};
@@ -52,27 +56,43 @@ pub struct Etcd {
     plan: Plan,
     /// `None` while it is down.
     process: Option<Guarded>,
+    /// It asks who calls.
+    has_users: bool,
+    /// It shall, once it serves: it is new, or its data was wiped.
+    lacks_users: AtomicBool,
 }
 
 impl Etcd {
-    /// Starts a single etcd and waits until it serves.
+    /// Starts a single etcd, with users if they are [wanted](users::are_wanted), and waits until it serves.
     ///
     /// # Panics
     /// When there is no etcd binary, or it does not come up; the message carries the end of its log.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        match users::are_wanted() {
+            true => Self::start_with_users(&[users::CHEAP]).await,
+            false => Self::start_with(&[]).await,
+        }
     }
 
-    /// [`Etcd::start`] with more command line arguments, for example `--unsafe-no-fsync`.
+    /// [`Etcd::start`] with users, whether or not they are wanted, and with more command line arguments.
+    pub async fn start_with_users(extra_args: &[&str]) -> Self {
+        Self::started(true, || Plan::new("solo").alone().with_args(extra_args)).await
+    }
+
+    /// [`Etcd::start`] without users, and with more command line arguments, for example `--unsafe-no-fsync`.
     pub async fn start_with(extra_args: &[&str]) -> Self {
         Self::start_as(|| Plan::new("solo").alone().with_args(extra_args)).await
     }
 
-    /// [`Etcd::start`] of a plan of its own, which is made anew for each attempt.
+    /// [`Etcd::start_with`] for a plan of its own, which is made anew for each attempt.
     pub async fn start_as(plan: impl Fn() -> Plan) -> Self {
+        Self::started(false, plan).await
+    }
+
+    async fn started(has_users: bool, plan: impl Fn() -> Plan) -> Self {
         let mut last = String::new();
         for _ in 0..START_ATTEMPTS {
-            let mut etcd = Self::planned(plan());
+            let mut etcd = Self::planned(plan(), has_users);
             etcd.start_again();
             match etcd.serving().await {
                 Ok(_) => return etcd,
@@ -82,11 +102,13 @@ impl Etcd {
         panic!("etcd did not start in {START_ATTEMPTS} attempts, the last one: {last}")
     }
 
-    /// An etcd that is planned but not running yet.
-    pub fn planned(plan: Plan) -> Self {
+    /// An etcd that is planned but not running yet. With users, it makes them when it [serves](Self::serving).
+    pub fn planned(plan: Plan, has_users: bool) -> Self {
         Self {
             plan,
             process: None,
+            has_users,
+            lacks_users: AtomicBool::new(has_users),
         }
     }
 
@@ -127,6 +149,7 @@ impl Etcd {
     pub fn wipe(&self) {
         assert!(self.process.is_none(), "wipe an etcd that is down");
         self.plan.wipe();
+        self.lacks_users.store(self.has_users, Ordering::Relaxed);
     }
 
     /// Freezes the process (SIGSTOP): connections stay open, nothing is answered.
@@ -139,7 +162,8 @@ impl Etcd {
         self.running().signal("CONT");
     }
 
-    /// Waits until it answers a linearizable read, and says when that answer came.
+    /// Waits until it answers a linearizable read, be it with a question for the password, and says when that answer came.
+    /// One that is to have users and lacks them has them when this returns.
     ///
     /// # Panics
     /// When it exits, or has not answered after half a minute; the message carries the end of its log.
@@ -152,8 +176,6 @@ impl Etcd {
     /// # Panics
     /// Like [`wait_serving`](Self::wait_serving).
     pub async fn wait_answering(&self) -> Instant {
-        let answers =
-            |error: &Error| matches!(error, Error::GRpcStatus(status) if is_answer(status.code()));
         self.until(answers)
             .await
             .unwrap_or_else(|why| panic!("{why}"))
@@ -161,7 +183,10 @@ impl Etcd {
 
     /// A client of its own, for the test itself.
     pub async fn client(&self) -> Client {
-        let client = Client::connect([self.endpoint()], None).await;
+        let client = match self.has_users && !self.lacks_users.load(Ordering::Relaxed) {
+            true => users::connect_as(&self.endpoint(), users::ROOT).await,
+            false => Client::connect([self.endpoint()], None).await,
+        };
         client.unwrap_or_else(|e| panic!("no client for {}: {e}", self.endpoint()))
     }
 
@@ -200,7 +225,20 @@ impl Etcd {
 
     /// [`wait_serving`](Self::wait_serving) that reports instead of panicking.
     pub async fn serving(&self) -> Result<Instant, String> {
-        self.until(|_| false).await
+        // etcd looks at the password after it has asked the others how far they are.
+        let since = self.until(|error| self.has_users && answers(error)).await?;
+        if self.lacks_users.load(Ordering::Relaxed) {
+            let made = users::make(&mut self.client().await).await;
+            made.map_err(|error| self.report(&format!("takes no users: {error}")))?;
+            self.has_heard_of_users().await;
+        }
+        Ok(since)
+    }
+
+    /// Waits until it asks who calls, because it was told so by a member of its cluster.
+    pub async fn has_heard_of_users(&self) {
+        users::are_known(&self.endpoint()).await;
+        self.lacks_users.store(false, Ordering::Relaxed);
     }
 
     async fn until(&self, good_enough: impl Fn(&Error) -> bool) -> Result<Instant, String> {
@@ -228,10 +266,14 @@ impl Etcd {
 }
 
 /// What a server says, as opposed to what a client says about an unreachable one.
-fn is_answer(code: Code) -> bool {
+fn answers(error: &Error) -> bool {
+    use Code::{InvalidArgument, PermissionDenied, Unauthenticated};
+    let Error::GRpcStatus(status) = error else {
+        return false;
+    };
     matches!(
-        code,
-        Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied
+        status.code(),
+        InvalidArgument | Unauthenticated | PermissionDenied
     )
 }
 

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::etcd::users;
 use record::Record;
 pub use record::{Event, Held, Kind};
 use witness::Witness;
@@ -42,7 +43,7 @@ pub struct Observer {
 impl Observer {
     /// Observes `prefix` at one endpoint. When this returns, nothing that happens from then on is missed.
     pub async fn start(endpoint: impl AsRef<str>, prefix: &str) -> Self {
-        let client = Client::connect([endpoint.as_ref()], None).await;
+        let client = users::connect(endpoint.as_ref()).await;
         let client = client.unwrap_or_else(|e| panic!("the observer has no client: {e}"));
         Self::with_client(client, prefix).await
     }

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use super::etcd::guarded::Guarded;
+use super::etcd::users;
 use super::eventually;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ impl ServerProcess {
         let mut args: Vec<_> = variables.iter().map(ToString::to_string).collect();
         args.extend([server, "--etcd".to_owned(), etcd.to_owned()]);
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        if let (Some((name, password)), false) = (users::of_servers(), flags.contains(&"--user")) {
+            args.extend(["--user", name, "--password", password].map(str::to_owned));
+        }
         if !flags.contains(&"--listen") {
             args.extend(["--listen".to_owned(), super::ports::free_addr().to_string()]);
         }

@@ -2,6 +2,7 @@
 
 use crate::setup::{Greeter, LONG};
 use crate::support::cluster::Cluster;
+use crate::support::etcd::users;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::server::health_client;
@@ -114,7 +115,7 @@ impl Watched {
 /// All of `endpoints`, with each connection written down.
 fn recorded(endpoints: &[String], dials: &Log<Dial>) -> Etcd {
     let dials = dials.clone();
-    Etcd::new(endpoints).connector(move |uri| {
+    crate::setup::etcd(endpoints).connector(move |uri| {
         let dials = dials.clone();
         async move {
             let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -154,7 +155,7 @@ impl<'a> Trial<'a> {
         let observer = Observer::start(survivor, "/services/").await;
         let held = observer.wait_for_key(&watched.key, LONG).await;
         let reads = Log::new();
-        let client = Client::connect([survivor], None).await.unwrap();
+        let client = users::connect(survivor).await.unwrap();
         let read = read(client, watched.key.clone(), held.revision, reads.clone());
         let reader = tokio::spawn(read);
         Self {
