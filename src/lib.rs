@@ -79,6 +79,7 @@ mod lease;
 mod life;
 mod registrar;
 mod registration;
+mod resolver;
 pub mod server;
 mod status;
 

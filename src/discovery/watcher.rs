@@ -122,7 +122,7 @@ impl Watcher {
     async fn keep(&mut self) -> Result<std::convert::Infallible, RpcError> {
         let member = self.rotation.member(&self.members);
         let endpoint = member.shown().clone();
-        let session = Session::connect(&self.members, member, self.limit).await?;
+        let session = Session::connect(&self.members, &member, self.limit).await?;
         if !self.knows_our_history(&session).await? {
             self.list(&session).await?;
         }

@@ -34,10 +34,11 @@ pub use tls::Tls;
 use crate::Error;
 use crate::address::{is_dns_name, is_localhost};
 use crate::connector::Connector;
+use crate::resolver::Resolver;
 use http::Uri;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,6 +67,7 @@ pub struct Etcd {
     user: Option<Arc<auth::User>>,
     attempt_timeout: Option<Duration>,
     connector: Option<Connector>,
+    resolver: Resolver,
     #[cfg(feature = "_tls")]
     tls: Option<Tls>,
 }
@@ -76,6 +78,7 @@ pub(crate) struct Endpoints {
     list: Vec<Member>,
     user: Option<Arc<auth::User>>,
     connector: Option<Connector>,
+    resolver: Resolver,
     #[cfg(feature = "_tls")]
     tls: Option<Tls>,
 }
@@ -85,6 +88,8 @@ pub(crate) struct Endpoints {
 pub(crate) struct Member {
     uri: Uri,
     shown: Arc<str>,
+    /// Which of the addresses of its name is tried first, counted round and round.
+    turn: usize,
 }
 
 /// The answer to a call, or, after `limit`, that it is late.
@@ -119,6 +124,7 @@ impl Etcd {
             user: None,
             attempt_timeout: None,
             connector: None,
+            resolver: Resolver::default(),
             #[cfg(feature = "_tls")]
             tls: None,
         }
@@ -168,6 +174,22 @@ impl Etcd {
         self
     }
 
+    /// Looks up the names of members in another way than the system's resolver (`getaddrinfo`).
+    ///
+    /// The function is given host and port, and is called for each connection. A name with several
+    /// addresses stands for that many members: one that does not answer is left for the next one.
+    /// TLS goes by the name. IP addresses are not looked up, and nothing is with a
+    /// [`connector`](Self::connector). Dropping its future must abandon the lookup.
+    #[must_use]
+    pub fn resolver<F, R>(mut self, lookup: F) -> Self
+    where
+        F: Fn(String, u16) -> R + Send + Sync + 'static,
+        R: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+    {
+        self.resolver = Resolver::new(lookup);
+        self
+    }
+
     pub(crate) fn attempt_limit(&self) -> Option<Duration> {
         self.attempt_timeout
     }
@@ -190,6 +212,7 @@ impl Etcd {
             list,
             user: self.user,
             connector: self.connector,
+            resolver: self.resolver,
             #[cfg(feature = "_tls")]
             tls: self.tls,
         };
@@ -205,9 +228,29 @@ impl Endpoints {
         self.list.len()
     }
 
-    /// The member at `index`, counted round and round.
-    pub(crate) fn at(&self, index: usize) -> &Member {
-        &self.list[index % self.list.len()]
+    /// The member for the attempt number `index`. Counting on goes through all members, and in the
+    /// next round to another address of each.
+    pub(crate) fn at(&self, index: usize) -> Member {
+        let count = self.list.len();
+        Member {
+            turn: index / count,
+            ..self.list[index % count].clone()
+        }
+    }
+
+    /// Opens connections to `member`, within attempts of `limit`.
+    fn connector(&self, member: &Member, limit: Duration) -> Connector {
+        if let Some(connector) = &self.connector {
+            return connector.clone();
+        }
+        let (resolver, member) = (self.resolver.clone(), member.clone());
+        Connector::new(move |_| {
+            let (resolver, member) = (resolver.clone(), member.clone());
+            async move {
+                let connecting = resolver.connect(member.host(), member.port(), member.turn, limit);
+                connecting.await
+            }
+        })
     }
 
     /// Whether `what` is true of any member, by the name that is shown.
@@ -306,7 +349,11 @@ impl Member {
             Some(_) => {}
         }
         let shown = full.trim_end_matches('/').into();
-        Ok(Self { uri, shown })
+        Ok(Self {
+            uri,
+            shown,
+            turn: 0,
+        })
     }
 
     /// The member as logs and errors show it.
@@ -363,6 +410,17 @@ mod tests {
         assert_eq!(members.at(2).host(), "localhost");
         assert_eq!(members.at(3).host(), "::1");
         assert!(!members.have_names());
+    }
+
+    #[test]
+    fn each_round_through_the_members_begins_at_another_address_of_each() {
+        let members = Etcd::new(["http://a:1", "http://b:1"]).check().unwrap();
+        let tried = [4, 5, 6, 7].map(|index| {
+            let member = members.at(index);
+            (member.host().to_owned(), member.turn)
+        });
+        let expected = [("a", 2), ("b", 2), ("a", 3), ("b", 3)];
+        assert_eq!(tried, expected.map(|(host, turn)| (host.to_owned(), turn)));
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Rotation {
     }
 
     /// The member whose turn it is.
-    pub(crate) fn member<'a>(&self, endpoints: &'a Endpoints) -> &'a Member {
+    pub(crate) fn member(&self, endpoints: &Endpoints) -> Member {
         endpoints.at(self.index)
     }
 
@@ -71,9 +71,10 @@ impl Rotation {
 
     /// Whether another member has not refused yet.
     pub(crate) fn has_other(&self, endpoints: &Endpoints) -> bool {
-        let (ours, now) = (self.member(endpoints).shown(), Instant::now());
-        endpoints
-            .any(|shown| shown != ours && self.denied.get(shown).is_none_or(|again| *again <= now))
+        let (ours, now) = (self.member(endpoints), Instant::now());
+        endpoints.any(|shown| {
+            shown != ours.shown() && self.denied.get(shown).is_none_or(|again| *again <= now)
+        })
     }
 
     /// Turns to the next member that has not refused. When all have: to the one that may be asked

@@ -10,9 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 pub(crate) async fn source_ip(members: &Endpoints, first: usize) -> Option<IpAddr> {
     for index in 0..members.len() {
         let member = members.at(first + index);
-        let Ok(addrs) = tokio::net::lookup_host((member.host(), member.port())).await else {
-            continue;
-        };
+        let addrs = members.resolver.resolve(member.host(), member.port());
+        let Ok(addrs) = addrs.await else { continue };
         if let Some(ip) = addrs.into_iter().find_map(source_address) {
             return Some(ip);
         }

@@ -416,7 +416,6 @@ async fn open(
     let channel = Endpoint::from(member.uri.clone())
         // It ends what tonic may try by itself later.
         .connect_timeout(limit * 2)
-        .tcp_nodelay(true)
         .user_agent(USER_AGENT)
         .map_err(broken)?;
     #[cfg(feature = "_tls")]
@@ -426,10 +425,8 @@ async fn open(
             .map_err(|what| RpcError::broken(endpoint, what))?,
         _ => channel,
     };
-    let channel = match &endpoints.connector {
-        Some(connector) => channel.connect_with_connector(connector.clone()).await,
-        None => channel.connect().await,
-    };
+    let connector = endpoints.connector(member, limit);
+    let channel = channel.connect_with_connector(connector).await;
     channel.map_err(|error| {
         RpcError::new(
             RpcErrorKind::Unreachable,

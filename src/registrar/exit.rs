@@ -169,7 +169,7 @@ impl Keeper {
             let attempt = async {
                 let session = match session {
                     Some(session) => session,
-                    None => Session::connect(&config.members, member, limit).await?,
+                    None => Session::connect(&config.members, &member, limit).await?,
                 };
                 with_timeout(limit, endpoint, session.revoke(id)).await
             };

@@ -292,7 +292,7 @@ impl Keeper {
         let members = &shared.config.members;
         let member = self.rotation.member(members);
         tracing::debug!(endpoint = %member.shown(), "connecting to etcd");
-        let connect = Session::connect(members, member, shared.config.attempt);
+        let connect = Session::connect(members, &member, shared.config.attempt);
         let session = self.attend(connect).await?.map_err(Why::Broken)?;
         self.session = Some(session.clone());
         Ok(session)

@@ -25,6 +25,7 @@ mod discovery;
 mod drain;
 mod fake_is_faithful;
 mod formats;
+mod names;
 mod outages;
 mod scale;
 mod serving;

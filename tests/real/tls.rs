@@ -8,6 +8,7 @@ use crate::support::ports::{self, free_addr};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout_at};
@@ -160,6 +161,25 @@ async fn a_service_registers_over_tls_and_mutual_tls() {
         by_name.registers(trusting(&authority).domain("etcd.example")),
         mutual.registers(trusting(&authority).identity_pem(client.certificate, client.key)),
     );
+}
+
+/// The certificate carries the name of the endpoint and none of its addresses.
+#[tokio::test]
+async fn a_name_that_is_looked_up_is_the_name_that_tls_checks() {
+    let authority = Authority::new("ours");
+    let secured = Secured::start(&authority.sign("etcd.example"), None).await;
+    let addr: SocketAddr = secured.endpoint["https://".len()..].parse().unwrap();
+    let dead = free_addr();
+    let to = |name: &str| {
+        Etcd::new([format!("https://{name}:{}", addr.port())])
+            .tls(trusting(&authority))
+            .resolver(move |_, _| std::future::ready(Ok(vec![dead, addr])))
+    };
+    let named = |_| Registrar::builder(to("etcd.example"));
+    Greeter::start(&secured.etcd, named).await;
+    let endpoint = format!("https://other.example:{}", addr.port());
+    let whys = refused("another name", &endpoint, to("other.example")).await;
+    assert!(whys.contains("invalid peer certificate"), "{whys}");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+pub mod black_hole;
 pub mod cluster;
 pub mod etcd;
 pub mod fake;

@@ -1,0 +1,221 @@
+//! [`Resolver`]: from a host to its addresses, and from those to a TCP connection.
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+/// Looks names up. The default is the system's resolver (`getaddrinfo`).
+#[derive(Clone, Default)]
+pub(crate) struct Resolver(Option<Lookup>);
+
+type Lookup = Arc<dyn Fn(String, u16) -> Answer + Send + Sync>;
+type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// An address that has not answered for so long is joined by the next one: the "Connection Attempt
+/// Delay" of RFC 8305.
+const DELAY: Duration = Duration::from_millis(250);
+/// So many addresses are named in an error.
+const NAMED: usize = 4;
+
+// === impl Resolver ===
+
+impl Resolver {
+    pub(crate) fn new<F, R>(lookup: F) -> Self
+    where
+        F: Fn(String, u16) -> R + Send + Sync + 'static,
+        R: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+    {
+        Self(Some(Arc::new(move |host, port| {
+            Box::pin(lookup(host, port)) as Answer
+        })))
+    }
+
+    /// The addresses of a host, each once, in an order that does not change from one lookup to the
+    /// next; never none. An IP address is its own, without any lookup.
+    pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let found = match &self.0 {
+            Some(lookup) => lookup(host.to_owned(), port).await,
+            None => tokio::net::lookup_host((host, port))
+                .await
+                .map(Vec::from_iter),
+        };
+        let mut addrs = found
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot look it up: {error}")))?;
+        // DNS servers shuffle their answers. `turn` counts along a fixed order, to reach all.
+        addrs.sort_unstable();
+        addrs.dedup();
+        match addrs.is_empty() {
+            true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
+            false => Ok(addrs),
+        }
+    }
+
+    /// Connects to the host at one of its addresses, the first to answer, within an attempt of
+    /// `limit`.
+    ///
+    /// It begins with the address number `turn`, counted round and round. The next one is tried
+    /// as well once that was refused, or did not answer for a third of the limit (250 ms at most):
+    /// one address that swallows packets does not use up the attempt. One that takes connections
+    /// and then says nothing is left by the next `turn`. Dropping the future abandons all of them.
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        turn: usize,
+        limit: Duration,
+    ) -> io::Result<TcpStream> {
+        let mut addrs = self.resolve(host, port).await?;
+        let first = turn % addrs.len();
+        addrs.rotate_left(first);
+        let stream = first_to_answer(&addrs, DELAY.min(limit / 3)).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "(custom)",
+            None => "(system)",
+        })
+    }
+}
+
+async fn first_to_answer(addrs: &[SocketAddr], delay: Duration) -> io::Result<TcpStream> {
+    let mut waiting = addrs.iter();
+    let mut connecting = FuturesUnordered::new();
+    let mut failed = vec![];
+    loop {
+        let next = waiting.next();
+        connecting.extend(next.map(|addr| async move { (addr, TcpStream::connect(addr).await) }));
+        let more = waiting.len() > 0;
+        tokio::select! {
+            biased;
+            done = connecting.next() => match done {
+                Some((_, Ok(stream))) => return Ok(stream),
+                Some((addr, Err(error))) => failed.push((addr, error)),
+                None => return Err(all_failed(failed)),
+            },
+            () = sleep(delay), if more => {}
+        }
+    }
+}
+
+/// One error for all of them; that of a single address as it is.
+fn all_failed(mut failed: Vec<(&SocketAddr, io::Error)>) -> io::Error {
+    match failed.len() {
+        0 => io::ErrorKind::NotFound.into(),
+        1 => failed.remove(0).1,
+        count => {
+            let named = failed.iter().take(NAMED);
+            let named: Vec<_> = named.map(|(addr, e)| format!("{addr}: {e}")).collect();
+            let mut text = named.join(", ");
+            if count > NAMED {
+                text = format!("{text}, and {} more", count - NAMED);
+            }
+            io::Error::new(failed[0].1.kind(), text)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "../tests/support/black_hole.rs"]
+mod black_hole;
+
+#[cfg(test)]
+mod tests {
+    use super::black_hole::BlackHole;
+    use super::*;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    const LIMIT: Duration = Duration::from_secs(2);
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    fn fixed(addrs: impl Into<Vec<SocketAddr>>) -> Resolver {
+        let addrs = addrs.into();
+        Resolver::new(move |_, _| std::future::ready(Ok(addrs.clone())))
+    }
+
+    #[tokio::test]
+    async fn an_ip_address_is_not_looked_up() {
+        let never = Resolver::new(|host, _| async move { panic!("looked up {host}") });
+        for (host, addr) in [
+            ("10.0.0.1", "10.0.0.1:7"),
+            ("::1", "[::1]:7"),
+            ("[::1]", "[::1]:7"),
+        ] {
+            let addrs = never.resolve(host, 7).await.unwrap();
+            assert_eq!(addrs, [addr.parse().unwrap()]);
+        }
+        let local = Resolver::default().resolve("localhost", 7).await.unwrap();
+        assert!(
+            local.iter().all(|addr| addr.ip().is_loopback()),
+            "{local:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_shuffled_answer_has_a_fixed_order() {
+        let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|addr| addr.parse().unwrap());
+        let shuffled = [vec![b, a, b], vec![a, b]];
+        for addrs in shuffled {
+            assert_eq!(fixed(addrs).resolve("etcd", 1).await.unwrap(), [a, b]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_costs_a_third_of_the_attempt_at_most() {
+        let hole = BlackHole::open().await;
+        let (_listener, good) = listener().await;
+        let resolver = fixed([hole.addr(), good]);
+        for turn in 0..2 {
+            let start = Instant::now();
+            let stream = resolver.connect("etcd", 1, turn, LIMIT).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), good);
+            assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn each_turn_begins_with_another_address() {
+        let (_a, a) = listener().await;
+        let (_b, b) = listener().await;
+        let resolver = fixed([a, b]);
+        let order = resolver.resolve("etcd", 1).await.unwrap();
+        for turn in 0..4 {
+            let stream = resolver.connect("etcd", 1, turn, LIMIT).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), order[turn % 2]);
+        }
+    }
+
+    #[tokio::test]
+    async fn when_none_answers_each_address_is_named_with_its_reason() {
+        // Nothing listens on ports as low as these.
+        let [one, other] = ["127.0.0.1:1", "127.0.0.1:2"].map(|addr| addr.parse().unwrap());
+        let refused = fixed([one, other]);
+        let error = refused.connect("etcd", 1, 0, LIMIT).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("{one}: ")), "{text}");
+        assert!(text.contains(&format!("{other}: ")), "{text}");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = fixed([]).connect("etcd", 1, 0, LIMIT).await.unwrap_err();
+        assert_eq!(error.to_string(), "it has no address");
+    }
+}
