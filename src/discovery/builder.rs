@@ -1,7 +1,9 @@
 //! [`DiscoveryBuilder`]: what to find, where, and written how.
 
 use super::Discovery;
+use super::decoder::Decoder;
 use super::shared::Shared;
+use super::store::Limits;
 use super::watcher::Watcher;
 use crate::format::{Format, Plain};
 use crate::instance::check_segment;
@@ -20,11 +22,13 @@ pub struct DiscoveryBuilder {
     format: Arc<dyn Format>,
     retention: Duration,
     max_instances: usize,
+    max_bytes: usize,
 }
 
 const RETENTION: Duration = Duration::from_secs(30);
 const ATTEMPT: Duration = Duration::from_secs(1);
 const MAX_INSTANCES: usize = 65_536;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 // === impl Discovery ===
 
@@ -45,6 +49,7 @@ impl DiscoveryBuilder {
             format: Arc::new(Plain::new()),
             retention: RETENTION,
             max_instances: MAX_INSTANCES,
+            max_bytes: MAX_BYTES,
         }
     }
 
@@ -55,9 +60,10 @@ impl DiscoveryBuilder {
         self
     }
 
-    /// How long instances stay that are missing after etcd was out of reach, when more than half
-    /// of them are. By default 30 s; zero believes etcd at once. Once half of them are back, the
-    /// others stay for a second after the last one came.
+    /// How long instances are kept that are missing in etcd, when more than half of them are, and
+    /// etcd has lost its data or was silent for 2 s or more. By default 30 s; zero believes etcd at
+    /// once, [`Duration::MAX`] never. Once half of them are back, the others stay for a second
+    /// after the last one came.
     ///
     /// An etcd that lost its data is empty until the servers have registered again. Those that are
     /// really gone cost little meanwhile: nobody is connected to them.
@@ -67,9 +73,18 @@ impl DiscoveryBuilder {
     }
 
     /// The most keys to keep, readable or not; 65,536 by default. More are passed over, counted and
-    /// reported, so that nobody who can write below the prefix can exhaust our memory.
+    /// reported, so that nobody who can write below the prefix can exhaust our memory. They are
+    /// found when there is room again, within 10 s.
     pub fn max_instances(mut self, max: usize) -> Self {
         self.max_instances = max;
+        self
+    }
+
+    /// The most memory for keys and instances, in bytes, roughly; 64 MiB by default, which is
+    /// enough for 65,536 instances of 600 bytes. What is more is passed over as beyond
+    /// [`max_instances`](Self::max_instances).
+    pub fn max_bytes(mut self, max: usize) -> Self {
+        self.max_bytes = max;
         self
     }
 
@@ -95,16 +110,22 @@ impl DiscoveryBuilder {
             let reason = "attempt_timeout is zero: no attempt could succeed";
             return Err(Error::Timing(reason.to_owned()));
         }
-        let members = self.etcd.check()?;
+        let endpoints = self.etcd.check()?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let stop = CancellationToken::new();
-        let shared = Arc::new(Shared::new(self.max_instances));
+        let limits = Limits {
+            keys: self.max_instances,
+            bytes: self.max_bytes,
+            retention: self.retention,
+        };
+        let shared = Arc::new(Shared::new(limits));
         let service: Arc<str> = service.into();
+        let decoder = Decoder::new(service.clone(), self.format);
         let watcher = Watcher::new(
             shared.clone(),
-            members,
-            (service.clone(), self.format, prefix),
-            (limit, self.retention, self.max_instances),
+            endpoints,
+            (decoder, prefix),
+            (limit, limits),
         );
         let until = stop.clone();
         runtime.spawn(async move {

@@ -1,6 +1,7 @@
 //! [`Changes`]: what happened to a set of instances, one thing after the other.
 
 use crate::Instance;
+use crate::isolated::isolated;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,7 +101,7 @@ impl Pending {
         let waker = inner.waker.take();
         drop(inner);
         if let Some(waker) = waker {
-            waker.wake();
+            isolated(|| waker.wake());
         }
     }
 

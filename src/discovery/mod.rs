@@ -28,9 +28,10 @@
 //! * After a cut the watch goes on where it was, if etcd still has that history, and if it is still
 //!   the same history: an etcd that lost its data accepts a watch from a revision that it has yet
 //!   to reach, and is silent. Else the set is read anew, and only differences are passed on.
-//! * Just after a cut, a set that shrinks to less than half is not believed at once: servers are
-//!   still on their way back. What is missing stays for [`retention`](DiscoveryBuilder::retention).
-//! * A stream that says nothing is asked for a sign of life every two seconds.
+//! * When etcd lost its data, and just after it was silent for 2 s or more, a set that shrinks to
+//!   less than half is not believed at once: servers are still on their way back. What is missing
+//!   stays for [`retention`](DiscoveryBuilder::retention).
+//! * While nothing happens, etcd is asked for a sign of life every second: a read, counting keys.
 //! * Values that do not read are passed over, counted and reported; the rest is shown.
 //!
 //! # Files
@@ -41,7 +42,11 @@
 //! | `changes.rs` | [`Changes`]: what happened, one thing after the other |
 //! | `snapshot.rs` | [`Snapshot`]: the instances at one revision |
 //! | `snapshot_watch.rs` | [`SnapshotWatch`]: the current snapshot, and each later one |
-//! | `store.rs` | events and lists to changes; pure |
+//! | `store.rs` | events and lists to changes; self-preservation; pure |
+//! | `missing.rs` | keys that are kept although etcd does not have them; pure |
+//! | `decoder.rs` | from a key and its value to an instance |
+//! | `lister.rs` | all keys, page by page |
+//! | `report.rs` | the log lines |
 //! | `shared.rs` | what watcher and readers share |
 //! | `watcher.rs` | the task: list, watch, and what to do when that ends |
 //! | `channel/` | [`BalancedChannel`]: a channel that spreads calls over them |
@@ -49,6 +54,10 @@
 mod builder;
 mod changes;
 pub mod channel;
+mod decoder;
+mod lister;
+mod missing;
+mod report;
 mod shared;
 mod snapshot;
 mod snapshot_watch;

@@ -2,7 +2,8 @@
 
 use super::changes::Pending;
 use super::snapshot::Snapshot;
-use super::store::{Store, Update};
+use super::store::{Limits, Store, Update};
+use crate::isolated::isolated;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
@@ -25,10 +26,10 @@ struct State {
 // === impl Shared ===
 
 impl Shared {
-    pub(super) fn new(max_instances: usize) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             state: Mutex::new(State {
-                store: Store::new(max_instances),
+                store: Store::new(limits),
                 watch_error: None,
                 readers: vec![],
                 snapshot: None,
@@ -73,7 +74,7 @@ impl Shared {
         self.version.subscribe()
     }
 
-    /// Lets `change` happen to the store, and passes on what it says has changed.
+    /// Changes the store, and passes on what it says has changed.
     pub(super) fn store<T>(&self, change: impl FnOnce(&mut Store, &mut Vec<Update>) -> T) -> T {
         let mut updates = vec![];
         let mut state = self.lock();
@@ -103,7 +104,7 @@ impl Shared {
     fn changed(&self, mut state: MutexGuard<'_, State>) {
         state.snapshot = None;
         drop(state);
-        self.version.send_modify(|version| *version += 1);
+        isolated(|| self.version.send_modify(|version| *version += 1));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,7 +4,11 @@
 //! connect -> is it still the history that we know?  no:  list, and pass on the differences
 //!                                                   yes: go on where we were
 //!         -> watch, and ask for a sign of life when it is quiet
-//!         -> why did that end?  wait a little; another member, or the same
+//!
+//! why the watch ended                        next
+//! Room: keys were passed over, and there     list on the same connection
+//!       may be room for them now
+//! Failed                                     wait; another member or the same (`Rotation`)
 //! ```
 //!
 //! That etcd still has *some* history at our revision proves nothing: one that lost its data counts
@@ -12,169 +16,269 @@
 //! revision already, and what happened before would be missed. So a key that we know is looked at
 //! as it was at our revision: lease ids are random, and no other history has the same.
 
+use super::decoder::Decoder;
+use super::lister::Lister;
+use super::report::Report;
 use super::shared::Shared;
-use super::store::{Reading, Store};
-use crate::backoff::{Backoff, Bucket, Rate};
+use super::store::{Limits, Reading, SHORTEST_TTL, Store};
+use crate::backoff::Backoff;
 use crate::etcd::{
     Endpoints, EventKind, KeyMeta, KeyValue, Rotation, RpcError, RpcErrorKind, Session,
     WatchReplies, WatchRequests, WatchResponse, with_timeout,
 };
-use crate::format::{Format, Unreadable};
-use std::future::Future;
+use futures_util::FutureExt as _;
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// See the [module](self).
 pub(super) struct Watcher {
     shared: Arc<Shared>,
-    members: Endpoints,
-    service: Arc<str>,
-    format: Arc<dyn Format>,
+    endpoints: Endpoints,
+    decoder: Decoder,
     prefix: String,
+    /// For one attempt.
     limit: Duration,
-    retention: Duration,
-    max: usize,
     rng: fastrand::Rng,
     rotation: Rotation,
-    /// When the connection of now first proved to work.
-    works_since: Option<Instant>,
-    /// Until when deletions are not believed, if too many come; then, until when what is missing
-    /// is kept. Both begin when etcd can be watched again.
-    belief: Option<Instant>,
-    retention_ends: Option<Instant>,
-    /// Most are back, and nobody else has come for a while then.
-    settled: Option<Instant>,
-    stragglers: Option<usize>,
-    page: i64,
-    warnings: Bucket,
-    troubled: bool,
+    /// When the watch of now was created.
+    connected_since: Option<Instant>,
+    lister: Lister,
+    listed_at: Option<Instant>,
+    report: Report,
 }
 
-/// An etcd that stood still deletes the keys of whole fleets when it goes on, within a second or
-/// two, before the servers have heard of it. After that a deletion is the truth.
-const STALLED: Duration = Duration::from_secs(5);
-/// Servers that look for etcd are back within a second of each other.
-const STRAGGLING: Duration = Duration::from_secs(1);
-/// How long a stream may be quiet before it is asked for a sign of life.
-const QUIET: Duration = Duration::from_secs(2);
+/// Why a watch ended.
+enum Ended {
+    /// Keys were passed over, and there may be room for them now.
+    Room,
+    Failed(RpcError),
+}
+
+/// What an open watch waits for.
+enum Next {
+    Response(Result<WatchResponse, RpcError>),
+    Deadline,
+    Quiet,
+}
+
+/// An open watch.
+struct Watch {
+    replies: WatchReplies,
+    /// The stream ends when this is dropped.
+    _requests: WatchRequests,
+    endpoint: Arc<str>,
+    /// How many keys there were at the last sign of life, if nothing has happened since.
+    count: Option<i64>,
+}
+
+/// How long a watch may be quiet before a sign of life is asked for. An answer must come
+/// before etcd counts as silent, on a slow link too.
+const QUIET: Duration = Duration::from_millis(SHORTEST_TTL.as_millis() as u64 / 2);
+/// Above so many keys a sign of life does not count them: that would be work for etcd.
+const COUNTED: usize = 1000;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-/// After refused connections: cheap, and etcd may be back any moment.
-const BRISK: Duration = Duration::from_millis(500);
-/// A connection that worked for so long starts the backoff over.
-const CALM: Duration = Duration::from_secs(5);
-/// Keys in one page: some hundred kilobytes, as values commonly are.
-const PAGE: i64 = 1000;
-/// A value above this is passed over unread.
-const MAX_VALUE: usize = 64 * 1024;
-/// Warnings about values that do not read; the count is in the snapshot.
-const WARNINGS: Rate = Rate {
-    burst: 5,
-    refill: Duration::from_secs(60),
-};
+/// The longest wait after a refused connection: an attempt is cheap, and etcd may be back soon.
+const MAX_REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// The longest wait after any other failure, whatever the limit of an attempt is.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that worked for so long resets the backoff.
+const RESET_AFTER: Duration = Duration::from_secs(5);
+/// After a panic.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Between two lists because there may be room again.
+const RELIST: Duration = Duration::from_secs(10);
 
 // === impl Watcher ===
 
 impl Watcher {
     pub(super) fn new(
         shared: Arc<Shared>,
-        members: Endpoints,
-        (service, format, prefix): (Arc<str>, Arc<dyn Format>, String),
-        (limit, retention, max): (Duration, Duration, usize),
+        endpoints: Endpoints,
+        (decoder, prefix): (Decoder, String),
+        (limit, limits): (Duration, Limits),
     ) -> Self {
         let mut rng = fastrand::Rng::new();
         Self {
             shared,
-            members,
-            service,
-            format,
-            prefix,
+            endpoints,
+            decoder,
             limit,
-            retention,
-            max,
-            rotation: Rotation::new(Backoff::new(FIRST_RETRY, CALM), &mut rng),
+            rotation: Rotation::new(Backoff::new(FIRST_RETRY, RESET_AFTER), &mut rng),
             rng,
-            works_since: None,
-            belief: None,
-            retention_ends: None,
-            settled: None,
-            stragglers: None,
-            page: PAGE,
-            warnings: Bucket::default(),
-            troubled: false,
+            connected_since: None,
+            listed_at: None,
+            lister: Lister::new(prefix.clone(), limit, limits),
+            report: Report::new(prefix.clone(), limits),
+            prefix,
         }
     }
 
-    /// Never ends.
+    /// Never ends, and is started again after a panic.
     pub(super) async fn run(mut self) {
         loop {
-            let error = match self.keep().await {
+            if let Ok(never) = AssertUnwindSafe(self.run_sessions()).catch_unwind().await {
+                match never {}
+            }
+            self.connected_since = None;
+            self.report.panicked();
+            let error = "internal error: the task that watches etcd panicked";
+            self.shared.set_watch_error(Some(error.into()));
+            sleep(RESTART_PAUSE).await;
+        }
+    }
+
+    async fn run_sessions(&mut self) -> Infallible {
+        loop {
+            let error = match self.run_session().await {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            let pause = self.broke(&error);
-            self.believing(sleep(pause)).await;
+            let pause = self.on_disconnect(&error);
+            sleep(pause).await;
         }
     }
 
-    /// One connection, for as long as it goes well.
-    async fn keep(&mut self) -> Result<std::convert::Infallible, RpcError> {
-        let member = self.rotation.member(&self.members);
-        let endpoint = member.shown().clone();
-        let session = Session::connect(&self.members, &member, self.limit).await?;
-        if !self.knows_our_history(&session).await? {
+    /// One connection, for as long as it works.
+    async fn run_session(&mut self) -> Result<Infallible, RpcError> {
+        let member = self.rotation.member(&self.endpoints);
+        let session = Session::connect(&self.endpoints, &member, self.limit).await?;
+        if !self.history_continues(&session).await? {
             self.list(&session).await?;
         }
-        let from = self.shared.store(|store, _| store.revision()) + 1;
-        let stream = session.clone().watch_prefix(&self.prefix, from);
-        let (mut requests, mut replies) = with_timeout(self.limit, &endpoint, stream).await?;
-        self.works();
         loop {
-            self.hear(&endpoint, &mut requests, &mut replies).await?;
+            let mut watch = self.open_watch(&session).await?;
+            match self.run_watch(&session, &mut watch).await {
+                Ended::Failed(error) => return Err(error),
+                Ended::Room => self.list(&session).await?,
+            }
         }
     }
 
-    /// Waits for the next news, and for a sign of life if there are none.
-    async fn hear(
-        &mut self,
-        endpoint: &Arc<str>,
-        requests: &mut WatchRequests,
-        replies: &mut WatchReplies,
-    ) -> Result<(), RpcError> {
-        let (limit, quiet) = (self.limit, self.quiet());
-        let next = async {
-            if let Ok(news) = timeout(quiet, replies.next()).await {
-                return news;
-            }
-            let answered = async {
-                requests.ask_progress().await?;
-                replies.next().await
-            };
-            with_timeout(limit, endpoint, answered).await
+    /// Whether etcd has the history that we know, so that we can go on where we were.
+    async fn history_continues(&mut self, session: &Session) -> Result<bool, RpcError> {
+        let known = |store: &mut Store, _: &mut _| (store.history_probe(), store.revision());
+        let (probe, revision) = self.shared.store(known);
+        let Some((key, seen)) = probe.filter(|_| revision > 0) else {
+            return Ok(false);
         };
-        let news = self.believing(next).await?;
-        self.take(endpoint, news)
+        let look = session.clone().seen_at(&key, revision);
+        let there = with_timeout(self.limit, session.endpoint(), look).await;
+        match there {
+            Err(error) if error.kind() != RpcErrorKind::Compacted => return Err(error),
+            _ => self.on_answer(),
+        }
+        Ok(there.is_ok_and(|there| there == Some(seen)))
+    }
+
+    async fn open_watch(&mut self, session: &Session) -> Result<Watch, RpcError> {
+        let endpoint = session.endpoint().clone();
+        let from = self.shared.store(|store, _| store.revision()) + 1;
+        let opening = async {
+            let stream = session.clone().watch_prefix(&self.prefix, from);
+            let (requests, mut replies) = stream.await?;
+            Ok((requests, replies.next().await?, replies))
+        };
+        let (requests, created, replies) = with_timeout(self.limit, &endpoint, opening).await?;
+        self.on_response(&endpoint, created)?;
+        self.on_connected();
+        Ok(Watch {
+            replies,
+            _requests: requests,
+            endpoint,
+            count: None,
+        })
+    }
+
+    async fn run_watch(&mut self, session: &Session, watch: &mut Watch) -> Ended {
+        let mut ask_at = Instant::now() + self.quiet();
+        loop {
+            let next = tokio::select! {
+                biased;
+                response = watch.replies.next() => Next::Response(response),
+                () = self.deadline() => Next::Deadline,
+                () = sleep_until(ask_at) => Next::Quiet,
+            };
+            let done = match next {
+                Next::Deadline => {
+                    self.expire();
+                    continue;
+                }
+                Next::Response(response) => {
+                    watch.count = None;
+                    response.and_then(|response| self.on_response(&watch.endpoint, response))
+                }
+                Next::Quiet => self.ask(session, watch).await,
+            };
+            if let Err(error) = done {
+                return Ended::Failed(error);
+            }
+            ask_at = Instant::now() + self.quiet();
+            if self.wants_list() {
+                return Ended::Room;
+            }
+        }
+    }
+
+    /// Asks for a sign of life: how many keys there are. It is over when an event comes meanwhile.
+    ///
+    /// Not by a request for progress on the stream of watches: etcd 3.5 and later do not answer
+    /// that as long as nobody writes anything, and `grpc-proxy` never does.
+    async fn ask(&mut self, session: &Session, watch: &mut Watch) -> Result<(), RpcError> {
+        let limit = self.limit;
+        let each = self.shared.store(|store, _| store.keys()) <= COUNTED;
+        let asked = session.clone().count(&self.prefix, each);
+        let (revision, count) = tokio::select! {
+            biased;
+            response = watch.replies.next() => {
+                watch.count = None;
+                return self.on_response(&watch.endpoint, response?);
+            }
+            answer = with_timeout(limit, &watch.endpoint, asked) => answer?,
+        };
+        self.on_revision(&watch.endpoint, revision)?;
+        self.on_answer();
+        match watch.count.replace(count) {
+            Some(before) if before != count => {
+                // The answer may have come through another member than the events: through a proxy
+                // that balances requests. Then the stream may be dead, and only this shows it.
+                watch.count = None;
+                let event = with_timeout(limit, &watch.endpoint, watch.replies.next());
+                let event = event.await.map_err(|error| match error.kind() {
+                    RpcErrorKind::Timeout => {
+                        let what = "the watch missed a change of the number of keys";
+                        RpcError::broken(&watch.endpoint, what)
+                    }
+                    _ => error,
+                });
+                self.on_response(&watch.endpoint, event?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Jittered, so that a fleet does not ask in step.
     fn quiet(&mut self) -> Duration {
-        QUIET.mul_f64(0.75 + self.rng.f64() / 2.0)
+        QUIET.mul_f64(0.9 + self.rng.f64() / 5.0)
     }
 
-    fn take(&mut self, endpoint: &Arc<str>, news: WatchResponse) -> Result<(), RpcError> {
-        // A stream from the future: etcd counts anew. The revision of a cancellation is 0.
-        let known = self.shared.store(|store, _| store.revision());
-        if news.ended.is_none() && news.revision < known {
-            let what = format!("its revision went back from {known} to {}", news.revision);
-            self.shared.store(|store, _| store.forget_history());
-            return Err(RpcError::broken(endpoint, what));
+    fn on_response(
+        &mut self,
+        endpoint: &Arc<str>,
+        response: WatchResponse,
+    ) -> Result<(), RpcError> {
+        // The revision of a cancellation is 0.
+        if response.ended.is_none() {
+            self.on_revision(endpoint, response.revision)?;
         }
-        let events: Vec<_> = news
+        self.on_answer();
+        let events: Vec<_> = response
             .events
             .into_iter()
             .map(|event| match event.kind {
-                EventKind::Put { lease, value } => Ok(self.read(KeyValue {
+                EventKind::Put { lease, value } => Ok(self.decoder.read(KeyValue {
                     key: event.key,
                     value,
                     seen: KeyMeta {
@@ -186,180 +290,119 @@ impl Watcher {
             })
             .collect();
         if !events.is_empty() {
-            self.shared.store(|store, updates| {
-                for event in events {
-                    match event {
-                        Ok(reading) => store.put(reading, updates),
-                        Err((key, revision)) => store.deleted(&key, revision, updates),
-                    }
-                }
-            });
+            self.apply(events);
         }
-        match news.ended {
+        match response.ended {
             None => Ok(()),
             Some((_, error)) => {
                 if error.kind() == RpcErrorKind::Compacted {
-                    self.shared.store(|store, _| store.forget_history());
+                    self.shared.store(|store, _| store.lose_history());
                 }
                 Err(error)
             }
         }
     }
 
-    /// Whether we can go on where we were.
-    async fn knows_our_history(&mut self, session: &Session) -> Result<bool, RpcError> {
-        let (witness, revision) = self
-            .shared
-            .store(|store, _| (store.witness(), store.revision()));
-        let Some((key, seen)) = witness.filter(|_| revision > 0) else {
-            return Ok(false);
-        };
-        let look = session.clone().seen_at(&key, revision);
-        match with_timeout(self.limit, session.endpoint(), look).await {
-            Ok(there) => Ok(there == Some(seen)),
-            Err(error) if error.kind() == RpcErrorKind::Compacted => Ok(false),
-            Err(error) => Err(error),
+    fn apply(&mut self, events: Vec<Result<Reading, (String, i64)>>) {
+        let now = Instant::now();
+        let passed_over = self.shared.store(|store, updates| {
+            for event in events {
+                match event {
+                    Ok(reading) => store.put(reading, now, updates),
+                    Err((key, revision)) => store.delete(&key, revision, now, updates),
+                }
+            }
+            store.passed_over()
+        });
+        self.report.overflow(passed_over);
+    }
+
+    /// A revision from the past: etcd counts anew.
+    fn on_revision(&mut self, endpoint: &Arc<str>, revision: i64) -> Result<(), RpcError> {
+        let known = self.shared.store(|store, _| store.revision());
+        if revision >= known {
+            return Ok(());
         }
+        self.shared.store(|store, _| store.lose_history());
+        let what = format!("its revision went back from {known} to {revision}");
+        Err(RpcError::broken(endpoint, what))
+    }
+
+    /// etcd gave a sign of life. Called before what it says is believed.
+    fn on_answer(&self) {
+        self.shared
+            .store(|store, _| store.on_answer(Instant::now()));
     }
 
     /// Reads everything anew, and passes on the differences.
     async fn list(&mut self, session: &Session) -> Result<(), RpcError> {
-        let (mut from, mut revision) = (self.prefix.clone().into_bytes(), 0);
-        let (mut readings, mut total) = (vec![], 0);
-        loop {
-            let page = session
-                .clone()
-                .page(&self.prefix, from.clone(), revision, self.page);
-            let page = match with_timeout(self.limit, session.endpoint(), page).await {
-                Err(error) if error.kind() == RpcErrorKind::TooLarge && self.page > 1 => {
-                    self.page = (self.page / 10).max(1);
-                    continue;
-                }
-                other => other?,
-            };
-            if revision == 0 {
-                (revision, total) = (page.revision, usize::try_from(page.count).unwrap_or(0));
-            }
-            for found in page.found {
-                if readings.len() < self.max {
-                    let reading = self.read(found);
-                    readings.push(reading);
-                }
-            }
-            match page.next.filter(|_| readings.len() < self.max) {
-                Some(next) => from = next,
-                None => break,
-            }
-        }
-        let crowded = total.saturating_sub(readings.len());
-        if crowded > 0 {
-            tracing::warn!(prefix = %self.prefix, max = self.max, crowded, "too many keys, passing over the rest");
-        }
-        let missing = self.shared.store(|store, updates| {
-            store.list(readings, crowded, revision, updates);
-            store.missing()
-        });
-        if missing > 0 {
-            tracing::warn!(
-                prefix = %self.prefix, missing, retention = ?self.retention,
-                "more than half of the instances are gone from etcd, keeping them for the time being",
+        let shared = &self.shared;
+        let on_page = || shared.store(|store, _| store.on_answer(Instant::now()));
+        let listed = self
+            .lister
+            .list(session, &mut self.decoder, on_page)
+            .await?;
+        let now = Instant::now();
+        self.listed_at = Some(now);
+        let (passed_over, missing) = self.shared.store(|store, updates| {
+            store.list(
+                listed.readings,
+                listed.unread,
+                listed.revision,
+                now,
+                updates,
             );
-        }
+            (store.passed_over(), store.missing())
+        });
+        self.report.overflow(passed_over);
+        self.report.missing(missing);
         Ok(())
     }
 
-    fn read(&mut self, found: KeyValue) -> Reading {
-        let KeyValue { key, value, seen } = found;
-        let read = match value.len() {
-            // A format may be somebody else's. Its bug costs one value, and not the whole set.
-            ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
-                self.format.read(&self.service, &key, &value)
-            }))
-            .unwrap_or_else(|_| Err(Unreadable::new("made its format panic"))),
-            len => Err(Unreadable::new(format!(
-                "is {len} bytes long, {MAX_VALUE} at most are read"
-            ))),
-        };
-        if let Err(why) = &read {
-            match self.warnings.take(WARNINGS, Instant::now()) {
-                Ok(()) => tracing::warn!(%key, %why, "passing over a value that does not read"),
-                Err(_) => tracing::debug!(%key, %why, "passing over a value that does not read"),
-            }
-        }
-        Reading {
-            key,
-            seen,
-            instance: read.ok(),
-        }
-    }
-
     /// The watch stands.
-    fn works(&mut self) {
-        self.works_since = Some(Instant::now());
-        if std::mem::take(&mut self.troubled) {
-            tracing::info!(prefix = %self.prefix, "watching etcd again");
+    fn on_connected(&mut self) {
+        self.connected_since = Some(Instant::now());
+        if self.report.outage_ended() {
+            self.shared.set_watch_error(None);
         }
-        self.shared.set_watch_error(None);
-        self.stragglers = None;
-        self.belief = Some(Instant::now() + self.retention.min(STALLED));
-        self.retention_ends = Some(Instant::now() + self.retention);
     }
 
-    /// The connection broke. Gives how long to wait before the next one.
-    fn broke(&mut self, error: &RpcError) -> Duration {
-        (self.belief, self.retention_ends, self.settled) = (None, None, None);
-        let worked = self.works_since.take();
-        let worked = worked.map_or(Duration::ZERO, |since| since.elapsed());
-        if !self.retention.is_zero() {
-            self.shared.store(|store, _| store.distrust());
+    /// The connection ended. Gives how long to wait before the next one.
+    fn on_disconnect(&mut self, error: &RpcError) -> Duration {
+        let worked = self.connected_since.take().map(|since| since.elapsed());
+        // Balancers and members that restart end connections all the time. That is worth a report
+        // only if the next attempt fails too.
+        let is_routine = !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);
+        if is_routine && worked.is_some() {
+            self.report.disconnected(error);
+        } else {
+            self.report.outage(error);
+            self.shared.set_watch_error(Some(error.to_string().into()));
         }
-        if !std::mem::replace(&mut self.troubled, true) {
-            tracing::warn!(prefix = %self.prefix, why = %error, "etcd cannot be watched, keeping what is known");
-        }
-        self.shared.set_watch_error(Some(error.to_string().into()));
-        let (limits, rng) = ((BRISK, self.limit), &mut self.rng);
+        let limits = (MAX_REFUSED_PAUSE, self.limit.min(MAX_PAUSE));
+        let (worked, rng) = (worked.unwrap_or_default(), &mut self.rng);
         self.rotation
-            .failed(error, &self.members, worked, limits, rng)
+            .failed(error, &self.endpoints, worked, limits, rng)
     }
 
-    /// Who is not back a while after the last one who was, and after most, is gone.
-    fn look_for_stragglers(&mut self) {
-        let stragglers = self.shared.store(|store, _| store.stragglers());
-        if stragglers != self.stragglers {
-            self.stragglers = stragglers;
-            let since = self.works_since.filter(|_| stragglers.is_some());
-            self.settled = since.map(|_| Instant::now() + STRAGGLING);
+    fn wants_list(&self) -> bool {
+        let may_list = self.listed_at.is_none_or(|at| at.elapsed() >= RELIST);
+        may_list && self.shared.store(|store, _| store.has_room())
+    }
+
+    /// Waits until some missing instances have been kept for long enough.
+    async fn deadline(&self) {
+        match self.shared.store(|store, _| store.next_deadline()) {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
         }
     }
 
-    /// Waits for `future`, and believes etcd again when the retention is over meanwhile.
-    async fn believing<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut future = std::pin::pin!(future);
-        loop {
-            self.look_for_stragglers();
-            let timers = [self.belief, self.settled, self.retention_ends];
-            let Some(at) = timers.into_iter().flatten().min() else {
-                return future.await;
-            };
-            tokio::select! {
-                biased;
-                out = &mut future => return out,
-                () = sleep_until(at) => {}
-            }
-            if self.belief == Some(at) {
-                self.belief = None;
-                self.shared.store(|store, _| store.believe());
-                continue;
-            }
-            (self.settled, self.retention_ends) = (None, None);
-            let given_up = self.shared.store(|store: &mut Store, updates| {
-                let missing = store.missing();
-                store.trust(updates);
-                missing
-            });
-            if given_up > 0 {
-                tracing::warn!(prefix = %self.prefix, given_up, "instances did not come back in time");
-            }
-        }
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let given_up = self
+            .shared
+            .store(|store, updates| store.expire(now, updates));
+        self.report.given_up(given_up);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) use session::{
     WatchResponse,
 };
 #[cfg(feature = "discovery")]
-pub(crate) use session::{KeyValue, USER_AGENT};
+pub(crate) use session::{KeyValue, Page, USER_AGENT};
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 

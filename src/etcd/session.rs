@@ -339,6 +339,22 @@ impl Session {
         })
     }
 
+    /// The revision of etcd now, and how many keys there are below `prefix`; with `each` unset,
+    /// how many have exactly that name, which costs etcd nothing.
+    ///
+    /// Not serializable: a member without a quorum, and the cache of `grpc-proxy`, would answer.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn count(mut self, prefix: &str, each: bool) -> Result<(i64, i64), RpcError> {
+        let options = client::GetOptions::new().with_count_only();
+        let options = match each {
+            true => options.with_range(prefix_end(prefix)),
+            false => options,
+        };
+        let reply = self.kv.get(prefix, Some(options)).await;
+        let reply = reply.map_err(|error| self.error(&error))?;
+        Ok((revision_of(reply.header()), reply.count()))
+    }
+
     /// What etcd had of `key` at `revision`.
     #[cfg(feature = "discovery")]
     pub(crate) async fn seen_at(
@@ -415,7 +431,7 @@ async fn open(
     };
     let channel = Endpoint::from(member.uri.clone())
         // It ends what tonic may try by itself later.
-        .connect_timeout(limit * 2)
+        .connect_timeout(limit.saturating_mul(2))
         .user_agent(USER_AGENT)
         .map_err(broken)?;
     #[cfg(feature = "_tls")]
@@ -508,13 +524,6 @@ impl WatchRequests {
             .requests
             .watch(key, Some(watch_options(id, revision)))
             .await;
-        asked.map_err(|error| self.peer.error(&error))
-    }
-
-    /// Asks how far the stream is: a sign of life. Cancel safe.
-    #[cfg(feature = "discovery")]
-    pub(crate) async fn ask_progress(&mut self) -> Result<(), RpcError> {
-        let asked = self.requests.request_progress().await;
         asked.map_err(|error| self.peer.error(&error))
     }
 

@@ -1,5 +1,6 @@
 //! [`Unreadable`]: why a value in etcd is no instance to us.
 
+use crate::escaped::Escaped;
 use std::fmt;
 
 /// Why what was found under a key is no instance: it is skipped, and everything else is not.
@@ -11,7 +12,7 @@ pub struct Unreadable {
     reason: String,
 }
 
-/// Enough to recognise a value by, too little to flood a log.
+/// In bytes: enough to recognise a value by, too little to flood a log.
 const MAX_PIECE: usize = 40;
 const MAX_REASON: usize = 240;
 
@@ -23,14 +24,14 @@ impl Unreadable {
     /// Control characters and what is invisible in it are escaped, and it is cut when it is long.
     #[must_use]
     pub fn new(reason: impl AsRef<str>) -> Self {
-        let reason = shown(reason.as_ref(), MAX_REASON);
+        let reason = Escaped::at_most(reason.as_ref(), MAX_REASON).to_string();
         Self { reason }
     }
 
     /// The same, with the beginning of what is wrong.
     #[must_use]
     pub fn showing(reason: impl AsRef<str>, culprit: &str) -> Self {
-        let culprit = shown(culprit, MAX_PIECE);
+        let culprit = Escaped::at_most(culprit, MAX_PIECE);
         Self::new(format!("{}: `{culprit}`", reason.as_ref()))
     }
 
@@ -48,22 +49,6 @@ impl fmt::Display for Unreadable {
 }
 
 impl std::error::Error for Unreadable {}
-
-/// At most so many characters of a text, none of which does anything to a terminal.
-fn shown(text: &str, max: usize) -> String {
-    let mut shown = String::new();
-    for (at, char) in text.chars().enumerate() {
-        if at == max {
-            shown.push('…');
-            break;
-        }
-        match char {
-            '"' | '\'' | '\\' => shown.push(char),
-            _ => shown.extend(char.escape_debug()),
-        }
-    }
-    shown
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,62 +1,41 @@
 //! [`ResponseBody`].
 
 use super::shutting_down;
-use crate::in_flight::InFlightGuard;
+use crate::life::Pass;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use std::error::Error;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
     /// The body of a response, in flight until it is dropped: streams outlive the future that
-    /// started them. At the drain deadline that of gRPC ends with `UNAVAILABLE` in its trailers, and
-    /// another one with an error, so that nobody takes the part for the whole.
-    ///
-    /// The default is an empty one, for layers that make up a response themselves.
+    /// started them. At the drain deadline it ends with `UNAVAILABLE` in its trailers.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
         inner: Option<B>,
         #[pin]
-        guard: InFlightGuard,
-        is_grpc: bool,
+        pass: Pass,
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(super) fn new(inner: B, guard: InFlightGuard, is_grpc: bool) -> Self {
+    pub(super) fn new(inner: B, pass: Pass) -> Self {
         Self {
             inner: Some(inner),
-            guard,
-            is_grpc,
+            pass,
         }
     }
 
-    pub(super) fn ended(guard: InFlightGuard) -> Self {
-        Self {
-            inner: None,
-            guard,
-            is_grpc: false,
-        }
+    pub(super) fn ended(pass: Pass) -> Self {
+        Self { inner: None, pass }
     }
 }
 
-impl<B> Default for ResponseBody<B> {
-    fn default() -> Self {
-        Self::ended(InFlightGuard::default())
-    }
-}
-
-impl<B> Body for ResponseBody<B>
-where
-    B: Body,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+impl<B: Body> Body for ResponseBody<B> {
     type Data = B::Data;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -66,20 +45,15 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        // A body that always has another frame must end too, so this is asked first. Asking is
-        // one load; waiting for it is arranged only when there is no frame.
-        if !this.guard.is_ended() {
+        // A body that always has more to say must end too, so the gate is asked first. Asking is
+        // one load; waiting for it is arranged only when there is nothing to say.
+        if !this.pass.is_shut() {
             if let Poll::Ready(frame) = inner.poll_frame(cx) {
-                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+                return Poll::Ready(frame);
             }
-            ready!(this.guard.as_mut().poll_ended(cx));
+            ready!(this.pass.as_mut().poll_shut(cx));
         }
         this.inner.set(None);
-        if !*this.is_grpc {
-            let status = shutting_down();
-            let error = io::Error::new(io::ErrorKind::ConnectionAborted, status.message());
-            return Poll::Ready(Some(Err(error.into())));
-        }
         let mut trailers = HeaderMap::new();
         // Only a message that is no header value could fail here, and ours is one.
         let _ = shutting_down().add_header(&mut trailers);

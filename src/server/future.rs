@@ -1,8 +1,8 @@
 //! [`ResponseFuture`].
 
 use super::{ResponseBody, shutting_down};
-use crate::in_flight::{InFlight, InFlightGuard};
-use http::{Response, StatusCode};
+use crate::life::{Gate, Pass};
+use http::Response;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,25 +10,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
-    /// The response of a [`RegistrationService`](super::RegistrationService): the inner one's, or,
-    /// when the drain deadline passes first, `UNAVAILABLE` for gRPC and status 503 for the rest.
+    /// The response of a [`RegistrationService`](super::RegistrationService): the inner one's, or
+    /// `UNAVAILABLE` when the drain deadline passes first.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
         #[pin]
-        guard: InFlightGuard,
-        is_grpc: bool,
+        pass: Pass,
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: F, in_flight: Arc<InFlight>, is_grpc: bool) -> Self {
+    pub(super) fn new(inner: F, gate: Arc<Gate>) -> Self {
         Self {
             inner,
-            guard: InFlightGuard::new(in_flight),
-            is_grpc,
+            pass: Pass::new(gate),
         }
     }
 }
@@ -41,21 +39,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let is_grpc = *this.is_grpc;
         if let Poll::Ready(response) = this.inner.poll(cx) {
-            let guard = this.guard.take();
-            let body = |body| ResponseBody::new(body, guard, is_grpc);
-            return Poll::Ready(response.map(|response| response.map(body)));
+            let pass = this.pass.hand_on();
+            return Poll::Ready(response.map(|r| r.map(|body| ResponseBody::new(body, pass))));
         }
-        ready!(this.guard.as_mut().poll_ended(cx));
-        let body = ResponseBody::ended(this.guard.take());
-        let mut response = match is_grpc {
-            true => shutting_down().into_http::<()>(),
-            false => Response::new(()),
-        };
-        if !is_grpc {
-            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        }
-        Poll::Ready(Ok(response.map(|()| body)))
+        ready!(this.pass.as_mut().poll_shut(cx));
+        let pass = this.pass.hand_on();
+        let response = shutting_down().into_http::<()>();
+        Poll::Ready(Ok(response.map(|()| ResponseBody::ended(pass))))
     }
 }

@@ -1,5 +1,6 @@
 //! What a reader sees of a service, whatever etcd does.
 
+use crate::log::Log;
 use crate::setup::{MS, SEC};
 use crate::support::eventually;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};
@@ -7,48 +8,47 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
+use tonic_etcd::Etcd;
 use tonic_etcd::discovery::{Change, Changes, Discovery};
-use tonic_etcd::format::{Address, Format, Place, Plain, Unreadable};
-use tonic_etcd::{Etcd, Instance};
 
-const PREFIX: &str = "/services/greeter/";
+pub const PREFIX: &str = "/services/greeter/";
 
-fn etcd(fake: &FakeEtcd, members: &[&str]) -> Etcd {
+pub fn etcd(fake: &FakeEtcd, members: &[&str]) -> Etcd {
     let members = members.iter().map(|member| format!("http://{member}:2379"));
     Etcd::new(members).connector(fake.connector())
 }
 
-fn discovery(fake: &FakeEtcd) -> Discovery {
+pub fn discovery(fake: &FakeEtcd) -> Discovery {
     let builder = Discovery::builder(etcd(fake, &["etcd"]), "greeter");
     builder.build().unwrap()
 }
 
-fn json(id: usize, version: &str) -> String {
+pub fn json(id: usize, version: &str) -> String {
     format!(
         r#"{{"name":"greeter","id":"{id}","address":"10.0.0.1:{}","version":"{version}"}}"#,
         1000 + id
     )
 }
 
-fn key(id: usize) -> String {
+pub fn key(id: usize) -> String {
     format!("{PREFIX}{id:05}")
 }
 
-fn put(fake: &FakeEtcd, ids: impl IntoIterator<Item = usize>) {
+pub fn put(fake: &FakeEtcd, ids: impl IntoIterator<Item = usize>) {
     for id in ids {
         fake.put(&key(id), &json(id, "v1"), 0);
     }
 }
 
 /// The ids that are shown.
-fn shown(discovery: &Discovery) -> Vec<usize> {
+pub fn shown(discovery: &Discovery) -> Vec<usize> {
     let snapshot = discovery.snapshot();
     let ids = snapshot.iter().map(|(_, i)| i.get_id().parse().unwrap());
     ids.collect()
 }
 
 /// A reader of so many instances that has told of all of them.
-async fn reading(ids: std::ops::Range<usize>) -> (FakeEtcd, Discovery, Changes) {
+pub async fn reading(ids: std::ops::Range<usize>) -> (FakeEtcd, Discovery, Changes) {
     let fake = FakeEtcd::new();
     put(&fake, ids);
     let discovery = discovery(&fake);
@@ -58,7 +58,7 @@ async fn reading(ids: std::ops::Range<usize>) -> (FakeEtcd, Discovery, Changes) 
     (fake, discovery, changes)
 }
 
-async fn shows(discovery: &Discovery, ids: impl IntoIterator<Item = usize>, within: Duration) {
+pub async fn shows(discovery: &Discovery, ids: impl IntoIterator<Item = usize>, within: Duration) {
     let wanted: Vec<_> = ids.into_iter().collect();
     eventually("the set is as in etcd", within, || match shown(discovery) {
         there if there == wanted => Ok(()),
@@ -71,7 +71,7 @@ async fn shows(discovery: &Discovery, ids: impl IntoIterator<Item = usize>, with
 }
 
 /// What has happened since this was last asked: `+key` and `-key`.
-async fn news(changes: &mut Changes) -> Vec<String> {
+pub async fn news(changes: &mut Changes) -> Vec<String> {
     let mut news = vec![];
     while let Ok(Some(change)) = tokio::time::timeout(10 * MS, changes.next()).await {
         news.push(match change {
@@ -116,7 +116,7 @@ async fn after_a_cut_it_goes_on_where_it_was_and_lists_nothing() {
         fake.delete(&key(round));
         sleep(SEC).await;
     }
-    shows(&discovery, 10..15, SEC * 31).await;
+    shows(&discovery, 10..15, SEC).await;
     assert!(news(&mut changes).await.len() <= 14);
     // One list, and one look at a key for each cut.
     let mut lists = fake.history();
@@ -287,61 +287,46 @@ async fn a_silent_member_is_left_for_another_one_within_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_watch_costs_one_small_question_every_two_seconds() {
+async fn a_quiet_watch_stays_open_and_costs_one_small_read_a_second() {
     let fake = FakeEtcd::new();
     let discovery = discovery(&fake);
     discovery.ready().await;
-    let before = fake.history().len();
     sleep(SEC * 3600).await;
-    assert_eq!(
-        fake.history().len(),
-        before,
-        "no request but progress on the stream"
-    );
-    assert_eq!(fake.connections_open(), 1);
+    let (connects, watches) = (fake.count(Rpc::Connect), fake.count(Rpc::Watch));
+    assert_eq!((connects, watches, fake.count(Rpc::Range)), (1, 1, 1));
+    let counts = fake.count(Rpc::Count);
+    assert!((3300..3900).contains(&counts), "{counts}");
     put(&fake, [1]);
     shows(&discovery, [1], SEC).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn values_that_do_not_read_are_passed_over_and_counted() {
-    let fake = FakeEtcd::new();
-    put(&fake, 0..2);
-    let deep = "[".repeat(100_000);
-    let huge = "x".repeat(1_400_000);
-    let hostile = [
-        "",
-        "{",
-        "null",
-        "[]",
-        "12",
-        &deep,
-        &huge,
-        r#"{"name":"greeter"}"#,
-        r#"{"name":"greeter","id":"a","address":[1]}"#,
-        r#"{"name":"greeter","id":"a","address":"10.0.0.1:0"}"#,
-        r#"{"name":"greeter","id":"a","address":"10.0.0.1:70000"}"#,
-    ];
-    for (number, value) in hostile.iter().enumerate() {
-        fake.put(&key(100 + number), value, 0);
+async fn answers_just_within_the_limit_are_signs_of_life() {
+    let (fake, discovery, _changes) = reading(0..3).await;
+    fake.latency(940 * MS..950 * MS);
+    sleep(SEC * 60).await;
+    assert_eq!((fake.count(Rpc::Watch), fake.count(Rpc::Connect)), (1, 1));
+    assert_eq!(discovery.snapshot().watch_error(), None);
+    fake.latency(1010 * MS..1020 * MS);
+    sleep(SEC * 60).await;
+    let error = discovery.snapshot().watch_error().map(str::to_owned);
+    assert!(error.unwrap().contains("no answer within 1s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_misses_changes_is_replaced_although_reads_work() {
+    let (fake, discovery, _changes) = reading(0..3).await;
+    for round in 0..3 {
+        // As behind a proxy that balances requests: the stream's member hangs, and others answer.
+        sleep(SEC * 3).await;
+        fake.mute_watches();
+        put(&fake, [3 + round]);
+        shows(&discovery, round..4 + round, SEC * 4).await;
+        sleep(SEC * 3).await;
+        fake.mute_watches();
+        fake.delete(&key(round));
+        shows(&discovery, round + 1..4 + round, SEC * 4).await;
     }
-    let discovery = discovery(&fake);
-    let snapshot = discovery.ready().await;
-    assert_eq!((snapshot.len(), snapshot.skipped()), (2, hostile.len()));
-    fake.put(&key(0), "{", 0);
-    fake.put(&key(1), &json(1, "v2"), 0);
-    eventually("the good one changed", SEC, || {
-        let snapshot = discovery.snapshot();
-        let one = snapshot
-            .get(&key(1))
-            .and_then(|one| one.get_version().map(str::to_owned));
-        (one.as_deref() == Some("v2"))
-            .then_some(())
-            .ok_or(format!("{one:?}"))
-    })
-    .await;
-    assert_eq!(shown(&discovery), [1]);
-    assert_eq!(discovery.snapshot().skipped(), hostile.len() + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -448,50 +433,146 @@ async fn an_etcd_that_stood_still_and_ends_every_lease_takes_nobody_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn some_seconds_after_a_cut_the_last_one_leaves_at_once() {
-    let fake = FakeEtcd::new();
-    put(&fake, [0]);
-    let discovery = discovery(&fake);
-    discovery.ready().await;
-    fake.cut_connections();
-    sleep(SEC * 7).await;
-    fake.delete(&key(0));
-    shows(&discovery, [], SEC).await;
-}
-
-/// A format of somebody's, with a bug.
-#[derive(Debug)]
-struct Panics(Plain);
-
-impl Format for Panics {
-    fn name(&self) -> &str {
-        "panics"
-    }
-
-    fn prefix(&self, service: &str) -> String {
-        Format::prefix(&self.0, service)
-    }
-
-    fn key(&self, place: &Place<'_>) -> String {
-        Format::key(&self.0, place)
-    }
-
-    fn value(&self, instance: &Instance, address: &Address) -> String {
-        Format::value(&self.0, instance, address)
-    }
-
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
-        assert!(!key.ends_with('1'), "a bug");
-        self.0.read(service, key, value)
+async fn who_leaves_soon_after_a_cut_is_believed_at_once() {
+    // Any balancer with a connection age; the shortest and the longest, and a slow connect.
+    for (every, connect) in [(SEC, MS), (SEC * 8, MS), (SEC * 8, 500 * MS)] {
+        let (fake, discovery, mut changes) = reading(0..20).await;
+        for id in 0..20 {
+            fake.script(Rpc::Connect, Reply::Delay(connect));
+            fake.cut_connections();
+            sleep(every / 2).await;
+            fake.delete(&key(id));
+            sleep(connect + 1100 * MS).await;
+            assert_eq!(news(&mut changes).await, [format!("-{id:05}")], "{every:?}");
+            sleep(every / 2).await;
+        }
+        assert!(shown(&discovery).is_empty());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_format_that_panics_costs_one_value() {
+async fn routine_ends_of_connections_are_no_outage() {
+    let log = Log::start();
+    let (fake, discovery, _changes) = reading(0..3).await;
+    let mut watch = discovery.watch();
+    let outage = tokio::spawn(async move {
+        watch.wait_for(|now| now.watch_error().is_some()).await;
+    });
+    for _ in 0..20 {
+        sleep(SEC * 8).await;
+        fake.cut_connections();
+        sleep(SEC).await;
+        fake.cancel_watches("etcdserver: no leader");
+    }
+    assert!(!outage.is_finished());
+    assert_eq!(log.lines(), [""; 0]);
+    // But when the next attempt fails too, there is a line, and one when it works again.
+    fake.down();
+    outage.await.unwrap();
+    fake.up();
+    sleep(SEC).await;
+    let lines = log.lines();
+    let [warn, info] = &*lines else {
+        panic!("{lines:?}")
+    };
+    assert!(warn.contains("WARN") && warn.contains("etcd cannot be watched"));
+    assert!(info.contains("INFO") && info.contains("watching etcd again"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_goes_at_its_deadline_whatever_is_cut_meanwhile() {
+    let (fake, discovery, _changes) = reading(0..4).await;
+    fake.wipe();
+    let wiped = Instant::now();
+    while wiped.elapsed() < SEC * 29 {
+        fake.cut_connections();
+        sleep(SEC * 3).await;
+        fake.compact();
+        assert_eq!(shown(&discovery), [0, 1, 2, 3], "{:?}", wiped.elapsed());
+    }
+    shows(&discovery, [], SEC * 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_etcd_is_away_nobody_is_given_up() {
+    let (fake, discovery, _changes) = reading(0..4).await;
+    fake.wipe();
+    sleep(SEC * 10).await;
+    fake.down();
+    sleep(SEC * 3600).await;
+    fake.up();
+    sleep(SEC * 15).await;
+    assert_eq!(shown(&discovery), [0, 1, 2, 3]);
+    shows(&discovery, [], SEC * 10).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_on_a_slow_link_is_asked_for_again_in_smaller_pieces() {
+    let fake = FakeEtcd::new();
+    put(&fake, 0..1500);
+    // 100 bytes each; 20 kB a second.
+    fake.range_pace(5 * MS);
+    let discovery = discovery(&fake);
+    let ready = tokio::time::timeout(SEC * 60, discovery.ready()).await;
+    assert_eq!(ready.expect("a list").len(), 1500);
+    fake.down();
+    fake.put(&key(7), &json(7, "v2"), 0);
+    fake.compact();
+    fake.up();
+    eventually("it is listed again", SEC * 60, || {
+        let version = discovery.snapshot().get(&key(7)).unwrap().get_version() == Some("v2");
+        version.then_some(()).ok_or("not yet".to_owned())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_members_that_refuse_differently_the_other_is_used() {
     let fake = FakeEtcd::new();
     put(&fake, 0..3);
-    let builder = Discovery::builder(etcd(&fake, &["etcd"]), "greeter");
-    let discovery = builder.format(Panics(Plain::new())).build().unwrap();
-    let snapshot = discovery.ready().await;
-    assert_eq!((shown(&discovery), snapshot.skipped()), (vec![0, 2], 1));
+    let denied = Reply::Error(Code::PermissionDenied, "etcdserver: permission denied");
+    fake.member("one").always(Rpc::Range, denied);
+    for _ in 0..8 {
+        let etcd = etcd(&fake, &["one", "two"]);
+        let discovery = Discovery::builder(etcd, "greeter").build().unwrap();
+        let ready = tokio::time::timeout(SEC, discovery.ready()).await;
+        assert_eq!(ready.expect("the other member").len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_length_of_time_makes_it_panic() {
+    let times = [
+        Duration::ZERO,
+        MS,
+        SEC * 3600,
+        Duration::from_secs(u64::MAX),
+        Duration::MAX,
+    ];
+    let retentions = times.map(|retention| (retention, SEC));
+    let attempts = times.map(|attempt| (SEC * 30, attempt));
+    for (retention, attempt) in retentions.into_iter().chain(attempts) {
+        let fake = FakeEtcd::new();
+        put(&fake, 0..4);
+        let etcd = etcd(&fake, &["etcd"]).attempt_timeout(attempt);
+        let builder = Discovery::builder(etcd, "greeter").retention(retention);
+        let Ok(discovery) = builder.build() else {
+            assert!(attempt.is_zero());
+            continue;
+        };
+        discovery.ready().await;
+        fake.down();
+        sleep(SEC * 60).await;
+        fake.wipe();
+        fake.up();
+        sleep(SEC * 60).await;
+        put(&fake, [7]);
+        let there = match retention > SEC * 60 {
+            true => vec![0, 1, 2, 3, 7],
+            false => vec![7],
+        };
+        shows(&discovery, there, SEC * 10).await;
+        let error = discovery.snapshot().watch_error().map(str::to_owned);
+        assert_eq!(error, None, "{retention:?} {attempt:?}");
+    }
 }

@@ -21,10 +21,14 @@ mod channel;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(feature = "discovery")]
+mod discovery_hostile;
+#[cfg(feature = "discovery")]
 mod discovery_soak;
 mod formats;
 mod generated_code;
 mod health;
+#[cfg(feature = "discovery")]
+mod log;
 mod recovery;
 mod registration;
 mod scale;

@@ -144,6 +144,11 @@ impl FakeEtcd {
         });
     }
 
+    /// Every open stream of watches goes silent for good, while its connection and other calls work.
+    pub fn mute_watches(&self) {
+        self.shared.state().watch_mutes += 1;
+    }
+
     /// The next request of that kind that has no rule yet is treated so.
     pub fn script(&self, rpc: Rpc, reply: Reply) {
         self.shared.state().scripts.once(rpc, None, reply);
@@ -162,6 +167,11 @@ impl FakeEtcd {
     /// From now on each request takes a time out of this range before it is applied, drawn from the seeded generator.
     pub fn latency(&self, range: Range<Duration>) {
         self.shared.state().latency = range;
+    }
+
+    /// A slow link: from now on the answer to a range takes so long for each key in it.
+    pub fn range_pace(&self, each: Duration) {
+        self.shared.state().range_pace = each;
     }
 }
 

@@ -30,10 +30,19 @@ impl PbKvService for Kv {
         let call = Call {
             reads: vec![text(&request.key)],
             revision: request.revision,
-            ..caller.call(Rpc::Range)
+            ..caller.call(match request.count_only {
+                true => Rpc::Count,
+                false => Rpc::Range,
+            })
         };
         let apply = move |state: &mut State| state.keyspace.range(&request);
-        self.0.unary(caller, call, apply).await
+        let answer = self.0.unary(caller, call, apply).await?;
+        let pace = self.0.state().range_pace;
+        if !pace.is_zero() {
+            let keys = u32::try_from(answer.get_ref().kvs.len()).unwrap_or(u32::MAX);
+            tokio::time::sleep(pace * keys).await;
+        }
+        Ok(answer)
     }
 
     async fn put(&self, request: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {

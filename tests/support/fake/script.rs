@@ -10,8 +10,10 @@ use tonic::Code;
 pub enum Rpc {
     /// A new connection; recorded also when it is refused.
     Connect,
-    /// `KV/Range`.
+    /// `KV/Range`, unless it only counts.
     Range,
+    /// `KV/Range` that only counts keys.
+    Count,
     /// `KV/Put`.
     Put,
     /// `KV/DeleteRange`.

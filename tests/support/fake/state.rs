@@ -26,8 +26,12 @@ pub(super) struct State {
     pub(super) term: u64,
     /// Watches opened before this number went up are cancelled, with that reason.
     pub(super) watch_cancel: (u64, String),
+    /// Streams of watches opened before this number went up say nothing any more.
+    pub(super) watch_mutes: u64,
     /// How long a request takes to be applied.
     pub(super) latency: Range<Duration>,
+    /// How long each key of the answer to a range takes.
+    pub(super) range_pace: Duration,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -43,7 +47,9 @@ impl State {
             changes: Vec::new(),
             term: 2,
             watch_cancel: (0, String::new()),
+            watch_mutes: 0,
             latency: Duration::ZERO..Duration::ZERO,
+            range_pace: Duration::ZERO,
             rng: fastrand::Rng::with_seed(seed),
         }
     }

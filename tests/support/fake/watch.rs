@@ -10,6 +10,8 @@ pub(super) struct Watch {
     pub(super) span: Span,
     /// The revision from which on nothing has been delivered yet.
     pub(super) next: i64,
+    /// The revision that was asked for; 0: from now on.
+    pub(super) start: i64,
     /// What it gets next is history: all at once.
     pub(super) is_behind: bool,
     pub(super) without_puts: bool,

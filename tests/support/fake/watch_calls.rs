@@ -36,6 +36,8 @@ struct Watches {
     next_id: i64,
     /// See [`State::watch_cancel`].
     cancels_seen: u64,
+    /// See [`State::watch_mutes`].
+    mutes_seen: u64,
 }
 
 /// What a client asks for when it creates a watch; the generated type has no public name.
@@ -61,8 +63,13 @@ impl PbWatchService for WatchCalls {
         let caller = Caller::of(&request);
         let (replies, heard) = mpsc::channel(16);
         let gone = replies.clone();
+        let (cancels_seen, mutes_seen) = {
+            let state = self.0.state();
+            (state.watch_cancel.0, state.watch_mutes)
+        };
         let watches = Watches {
-            cancels_seen: self.0.state().watch_cancel.0,
+            cancels_seen,
+            mutes_seen,
             shared: self.0.clone(),
             caller,
             replies,
@@ -113,6 +120,7 @@ impl Watches {
                     watch: Watch {
                         span: Span::new(&key, &create.range_end),
                         next: create.start_revision,
+                        start: create.start_revision,
                         is_behind: true,
                         without_puts: create.filters.contains(&0),
                         without_deletes: create.filters.contains(&1),
@@ -127,6 +135,11 @@ impl Watches {
                 }
             }
             Some(PbWatchRequestUnion::ProgressRequest(_)) => {
+                // As etcd 3.5 and later (`progressIfSync`); 3.4 always answers, `grpc-proxy` never.
+                let revision = self.shared.state().keyspace.store.revision();
+                if self.watches.values().any(|watch| watch.start > revision) {
+                    return Ok(());
+                }
                 // -1 means: all watches of this stream are at least here.
                 let progress = PbWatchResponse {
                     watch_id: -1,
@@ -204,6 +217,9 @@ impl Watches {
     async fn deliver(&mut self) -> Result<(), Over> {
         let replies: Vec<_> = {
             let state = self.shared.state();
+            if state.watch_mutes != self.mutes_seen {
+                return Ok(());
+            }
             let watches = self.watches.iter_mut();
             watches
                 .flat_map(|(id, watch)| watch.news(*id, &state))

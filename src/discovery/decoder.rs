@@ -1,0 +1,70 @@
+//! [`Decoder`]: from a key and its value to an instance.
+
+use super::store::Reading;
+use crate::backoff::{Bucket, Rate};
+use crate::escaped::Escaped;
+use crate::etcd::KeyValue;
+use crate::format::{Format, Unreadable};
+use crate::isolated::isolated;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// See the [module](self).
+pub(super) struct Decoder {
+    service: Arc<str>,
+    format: Arc<dyn Format>,
+    warnings: Bucket,
+}
+
+/// A value above this is passed over unread.
+const MAX_VALUE: usize = 64 * 1024;
+/// Warnings about values that do not read; the count is in the snapshot.
+const WARNINGS: Rate = Rate {
+    burst: 5,
+    refill: Duration::from_secs(60),
+};
+
+// === impl Decoder ===
+
+impl Decoder {
+    pub(super) fn new(service: Arc<str>, format: Arc<dyn Format>) -> Self {
+        Self {
+            service,
+            format,
+            warnings: Bucket::default(),
+        }
+    }
+
+    pub(super) fn read(&mut self, found: KeyValue) -> Reading {
+        let KeyValue { key, value, seen } = found;
+        let read = match value.len() {
+            // A format may be somebody else's. Its bug costs one value, and not the whole set.
+            ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
+                self.format.read(&self.service, &key, &value)
+            }))
+            .unwrap_or_else(|_| Err(Unreadable::new("made its format panic"))),
+            len => Err(Unreadable::new(format!(
+                "is {len} bytes long, {MAX_VALUE} at most are read"
+            ))),
+        };
+        if let Err(why) = &read {
+            self.warn(&key, why);
+        }
+        Reading {
+            key,
+            seen,
+            instance: read.ok(),
+        }
+    }
+
+    fn warn(&mut self, key: &str, why: &Unreadable) {
+        let key = Escaped::new(key);
+        let may_warn = self.warnings.take(WARNINGS, Instant::now()).is_ok();
+        isolated(|| match may_warn {
+            true => tracing::warn!(%key, %why, "passing over a value that does not read"),
+            false => tracing::debug!(%key, %why, "passing over a value that does not read"),
+        });
+    }
+}

@@ -1,0 +1,89 @@
+//! [`Escaped`]: a text of others, such as a key in etcd, for a log line or an error.
+
+use std::fmt;
+
+/// A text whose every character may have been chosen by an attacker, in one short line.
+///
+/// Control characters, line breaks, escape codes and what is invisible are escaped; what is longer
+/// than the limit is cut, and ends with `…`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Escaped<'a> {
+    text: &'a str,
+    max_bytes: usize,
+}
+
+/// Enough for any honest key, too little to flood a log.
+const MAX_BYTES: usize = 200;
+
+// === impl Escaped ===
+
+impl<'a> Escaped<'a> {
+    /// At most 200 bytes of it.
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self::at_most(text, MAX_BYTES)
+    }
+
+    /// At most `max_bytes` of it, `…` included.
+    pub(crate) fn at_most(text: &'a str, max_bytes: usize) -> Self {
+        Self { text, max_bytes }
+    }
+}
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const CUT: char = '…';
+        let mut shown = String::new();
+        let mut fits = 0;
+        for char in self.text.chars() {
+            match char {
+                '"' | '\'' | '\\' => shown.push(char),
+                _ => shown.extend(char.escape_debug()),
+            }
+            if shown.len() > self.max_bytes {
+                shown.truncate(fits);
+                shown.push(CUT);
+                break;
+            }
+            // Behind this character `…` still fits.
+            if shown.len() + CUT.len_utf8() <= self.max_bytes {
+                fits = shown.len();
+            }
+        }
+        f.write_str(&shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_text_is_one_short_line() {
+        let cases = [
+            ("/services/greeter/1", "/services/greeter/1"),
+            ("{\"a\": 'ü'}\\", "{\"a\": 'ü'}\\"),
+            ("a\nINFO forged\r\t\0", "a\\nINFO forged\\r\\t\\0"),
+            ("\x1b[2J", "\\u{1b}[2J"),
+            ("\u{202e}gro", "\\u{202e}gro"),
+            ("", ""),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(Escaped::new(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_the_limit_and_between_characters() {
+        for text in ["x", "ü", "\x1b", "…", "\u{1f980}"] {
+            for repeated in [10, 49, 50, 66, 67, 100, 199, 200, 201, 200_000] {
+                let whole = text.repeat(repeated);
+                let shown = Escaped::new(&whole).to_string();
+                assert!(shown.len() <= 200, "{} bytes", shown.len());
+                let escaped: String = text.chars().flat_map(char::escape_debug).collect();
+                let is_cut = escaped.len() * repeated > 200;
+                assert!(shown.len() > 180 || !is_cut, "{} bytes", shown.len());
+                assert_eq!(shown.ends_with('…') && text != "…", is_cut && text != "…");
+            }
+        }
+    }
+}
