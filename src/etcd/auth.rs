@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower_service::Service;
@@ -60,8 +60,13 @@ pub(super) struct WithToken {
     token: HeaderValue,
 }
 
-/// How long etcd may take to authenticate. Giving up sooner only makes etcd do it again.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long etcd may take to authenticate. Giving up sooner only makes etcd do it again: 80 at once
+/// took 16 s on two cores that others used too.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// While it takes long, the member is asked this often whether it works at all, and left when it
+/// does not answer for that long: twice what took longest while it was busy with passwords.
+const CHECK: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(4);
 /// The pauses after an authentication that failed, other than by a refusal.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -93,9 +98,9 @@ impl User {
 
     /// Gets a token from the member that `client` speaks to, unless there is one already.
     ///
-    /// It takes as long as it takes etcd, up to [`PATIENCE`]; only a member that does not answer
-    /// at all is given up after `limit`. Cancel safe: what was asked for is taken in by a task of
-    /// its own, because etcd does not stop either.
+    /// It takes as long as it takes etcd, up to [`PATIENCE`]. A member that does not answer at all
+    /// is given up after `limit`, or after [`SILENCE`] once it has begun. Cancel safe: what was
+    /// asked for is taken in by a task of its own, because etcd does not stop either.
     pub(super) async fn authenticate(
         self: &Arc<Self>,
         client: &client::Client,
@@ -133,12 +138,10 @@ impl User {
     ) -> Result<HeaderValue, RpcError> {
         let mut auth = client.auth_client();
         let reply = auth.authenticate(self.name.clone(), self.password.clone());
-        let reply = match tokio::time::timeout(PATIENCE, reply).await {
-            Ok(reply) => reply.map_err(|error| RpcError::from_client(endpoint, &error))?,
-            Err(_) => {
-                let what = format!("did not authenticate the user within {PATIENCE:?}");
-                return Err(RpcError::new(RpcErrorKind::Timeout, endpoint, what));
-            }
+        let reply = tokio::select! {
+            biased;
+            reply = reply => reply.map_err(|error| RpcError::from_client(endpoint, &error))?,
+            error = given_up(client, endpoint) => return Err(error),
         };
         let token = HeaderValue::from_str(reply.token());
         let mut token = token.map_err(|_| {
@@ -164,6 +167,19 @@ async fn sign_of_life(client: &client::Client, endpoint: &Arc<str>) -> Result<()
     }
 }
 
+/// Waits until there is no point in waiting for an authentication any more, and says why.
+async fn given_up(client: &client::Client, endpoint: &Arc<str>) -> RpcError {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        sleep(CHECK).await;
+        if let Err(error) = with_timeout(SILENCE, endpoint, sign_of_life(client, endpoint)).await {
+            return error;
+        }
+    }
+    let what = format!("did not authenticate the user within {PATIENCE:?}");
+    RpcError::new(RpcErrorKind::Timeout, endpoint, what)
+}
+
 // === impl State ===
 
 impl State {
@@ -177,7 +193,7 @@ impl State {
             return Some(Ok(token.clone()));
         }
         let (at, error) = self.failed.as_ref()?;
-        (*at >= begun && error.endpoint() == endpoint).then(|| Err(error.clone()))
+        (*at > begun && error.endpoint() == endpoint).then(|| Err(error.clone()))
     }
 
     /// Takes in what came of an authentication.

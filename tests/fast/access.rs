@@ -274,6 +274,39 @@ async fn a_member_that_hangs_costs_one_attempt_and_no_authentication() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_member_that_hangs_while_it_authenticates_is_left_for_another() {
+    let setup = guarded();
+    let a = setup.fake.member("a");
+    a.always(Rpc::Authenticate, Reply::Late(3 * SEC));
+    setup.fake.member("b").down();
+    let registration = register(&setup, etcd_at(&setup, &TWO));
+    while setup.count(Rpc::Authenticate) == 0 {
+        sleep(10 * MS).await;
+    }
+    setup.fake.member("b").up();
+    a.hang();
+    timeout(SEC * 7, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(setup.count(Rpc::Authenticate), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authentication_takes_a_minute_at_most() {
+    let setup = guarded();
+    setup.fake.script(Rpc::Authenticate, Reply::Never);
+    let registration = register(&setup, setup.etcd().user("me", "secret"));
+    sleep(59 * SEC).await;
+    assert_eq!(setup.count(Rpc::Authenticate), 1);
+    timeout(SEC * 4, registration.registered())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(setup.count(Rpc::Authenticate), 2);
+}
+
 /// Each of six servers begins with one of the two at random.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_refuses_is_left_for_the_one_that_does_not() {

@@ -6,7 +6,8 @@ use crate::support::eventually;
 use crate::support::ports::free_addr;
 use crate::support::proxy::Proxy;
 use crate::support::server::ServerProcess;
-use etcd_client::{Client, ConnectOptions, Permission, RoleRevokePermissionOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions, Permission, RoleRevokePermissionOptions};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -29,7 +30,12 @@ struct Seen {
 /// An etcd with users. Hashing passwords is made cheap: on a small machine it takes long.
 async fn guarded(args: &[&str]) -> EtcdProcess {
     let args: Vec<_> = ["--bcrypt-cost=4"].iter().chain(args).copied().collect();
-    let etcd = EtcdProcess::start_with(&args).await;
+    guarded_as_is(&args).await
+}
+
+/// An etcd with users, whose passwords cost what they cost.
+async fn guarded_as_is(args: &[&str]) -> EtcdProcess {
+    let etcd = EtcdProcess::start_with(args).await;
     let mut client = etcd.client().await;
     client.role_add("root").await.unwrap();
     client.user_add("root", ROOT, None).await.unwrap();
@@ -217,11 +223,50 @@ async fn a_simple_token_that_expires_or_is_forgotten_costs_one_authentication_an
     .await;
     sleep(SEC * 6).await;
     let asked = etcd.calls("Authenticate").await;
-    // While it starts, it leaves one or two of them unanswered. Where renewals ask for a token,
-    // every one of them finds that its second is over.
-    let most = if checked { 3 + 5 } else { 3 };
-    assert!((1..=most).contains(&asked), "{asked} since it started");
+    // Etcd 3.4 finds the token of before in its log. Where renewals ask for a token, every one of
+    // them finds that its second is over.
+    let most = if checked { 1 + 5 } else { 1 };
+    assert!(asked <= most, "{asked} since it started");
     assert_eq!(seen(&etcd, &key).await.unwrap(), updated, "and it stays");
+}
+
+/// At bcrypt's default cost, 0.1 s of a core for each. Forty take too long for a machine of two
+/// cores; what a fleet of that size should use instead stands at `Etcd::user`.
+#[tokio::test]
+async fn each_process_authenticates_once_and_a_restart_of_etcd_makes_no_gap() {
+    const PROCESSES: usize = 8;
+    let mut etcd = guarded_as_is(&[]).await;
+    let flags = ["--user", "greeter", "--password", CANARY];
+    let servers: Vec<_> = (0..PROCESSES)
+        .map(|_| ServerProcess::start(&etcd.endpoint(), &flags))
+        .collect();
+    let mut keys = vec![];
+    for server in &servers {
+        keys.push(server.registered().await);
+    }
+    assert_eq!(etcd.calls("Authenticate").await, PROCESSES);
+    let before = revisions(&etcd).await;
+    assert_eq!(before.len(), PROCESSES, "{keys:?}");
+
+    etcd.kill().await;
+    sleep(SEC).await;
+    etcd.start_again();
+    etcd.wait_answering().await;
+    // Whoever has not renewed its lease by then has lost it.
+    sleep(SEC * 7).await;
+    let asked = etcd.calls("Authenticate").await;
+    assert!(asked <= PROCESSES, "{asked} since it started");
+    assert_eq!(revisions(&etcd).await, before, "neither put nor deleted");
+}
+
+/// The keys of greeters, and when each was last written.
+async fn revisions(etcd: &EtcdProcess) -> BTreeMap<String, i64> {
+    let options = GetOptions::new().with_prefix();
+    let mut root = root(etcd).await;
+    let found = root.get("/services/greeter/", Some(options)).await.unwrap();
+    let kvs = found.kvs().iter();
+    kvs.map(|kv| (kv.key_str().unwrap().to_owned(), kv.mod_revision()))
+        .collect()
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 //! Each etcd has two doors: a plaintext one for the tests themselves, and the one under test.
 
 use crate::setup::{Greeter, SEC};
-use crate::support::etcd::{Etcd as EtcdProcess, Plan};
+use crate::support::etcd::{Etcd as EtcdProcess, Plan, users};
 use crate::support::ports::{self, free_addr};
+use etcd_client::Permission;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -243,6 +244,52 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection_and_nothi
         Some(before.revision),
         "neither deleted nor written again"
     );
+}
+
+/// What a large fleet uses instead of passwords.
+#[tokio::test]
+async fn the_name_in_a_client_certificate_is_the_user_and_costs_no_authentication() {
+    let authority = Authority::new("ours");
+    let mut secured = Secured::start(&authority.sign("127.0.0.1"), Some(&authority)).await;
+    let mut client = secured.etcd.client().await;
+    for name in ["greeter", "stranger"] {
+        let unknown = "a password that nobody has";
+        client.user_add(name, unknown, None).await.unwrap();
+        client.role_add(name).await.unwrap();
+        client.user_grant_role(name, name).await.unwrap();
+    }
+    let keys = Permission::read_write("/services/greeter/").with_prefix();
+    client.role_grant_permission("greeter", keys).await.unwrap();
+    users::make(&mut client).await.unwrap();
+    let named = |name: &str| {
+        let name = name.to_owned();
+        let identity = authority.sign_as("whatever", |params| {
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            let common_name = rcgen::DnType::CommonName;
+            params.distinguished_name.push(common_name, name);
+        });
+        trusting(&authority).identity_pem(identity.certificate, identity.key)
+    };
+    let at = |tls: Tls| Etcd::new([&secured.endpoint]).tls(tls);
+    let (as_greeter, as_stranger) = (at(named("greeter")), at(named("stranger")));
+
+    let reason = refused("no permission", &secured.endpoint, as_stranger).await;
+    assert!(reason.contains("permission denied"), "{reason}");
+    let greeter = Greeter::start(&secured.etcd, |_| Registrar::builder(as_greeter)).await;
+    let before = greeter.registration.registered().await.unwrap();
+    assert_eq!(secured.etcd.calls("Authenticate").await, 0);
+
+    let mut statuses = greeter.registration.watch();
+    secured.etcd.kill().await;
+    statuses.changed().await.unwrap();
+    secured.etcd.start_again();
+    secured.etcd.wait_answering().await;
+    let after = greeter.registration.registered().await.unwrap();
+    assert_eq!(
+        (before.lease, before.revision),
+        (after.lease, after.revision)
+    );
+    assert_eq!(secured.etcd.calls("Authenticate").await, 0);
 }
 
 #[tokio::test]
