@@ -1,5 +1,6 @@
 //! The balanced channel, on real tonic servers behind pipes that can be cut and frozen.
 
+use crate::access::Log;
 use crate::setup::{LONG, MS, SEC};
 use crate::support::eventually;
 use greeter::pb::{HelloRequest, StreamRequest};
@@ -7,7 +8,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::{Code, Request, Status};
 use tonic_etcd::Error;
 use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
@@ -250,6 +253,46 @@ async fn a_black_hole_fails_its_calls_at_the_keepalive_deadline_and_gets_no_more
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_waits_no_longer_for_a_stream_than_for_an_endpoint() {
+    let net = Net::default();
+    let (registry, builder) = net.balanced();
+    for n in 1..=2 {
+        net.serve_with(&address(n), Server::builder().max_concurrent_streams(2));
+        registry.put(&address(n), 100);
+    }
+    let balanced = builder.build().unwrap();
+    ready(&balanced, 2).await;
+    let mut client = Client::new(balanced.clone());
+    let mut streams = vec![];
+    for _ in 0..4 {
+        let hellos = client.stream_hellos(stream(1_000_000)).await.unwrap();
+        streams.push(hellos.into_inner());
+    }
+    let start = Instant::now();
+    let mut request = Request::new(stream(1));
+    request.set_timeout(SEC * 30);
+    let status = client.stream_hellos(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(
+        start.elapsed() - SEC * 2 <= MS * 10,
+        "{:?}",
+        start.elapsed()
+    );
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { hello(&mut client).await })
+        })
+        .collect();
+    sleep(SEC).await;
+    drop(streams.pop());
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(balanced.endpoints().iter().all(|e| e.in_flight <= 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_those_that_say_they_serve_are_called() {
     let net = Net::default();
     let (registry, builder) = net.balanced();
@@ -383,6 +426,68 @@ async fn a_graceful_shutdown_under_load_on_many_threads_fails_no_call() {
         "{} of {calls}: {failures:?}",
         failures.len()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_times_mean_for_ever() {
+    let net = Net::default();
+    let (registry, builder) = net.balanced();
+    let longest = builder
+        .ready_timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .http2_keep_alive_interval(Duration::MAX)
+        .keep_alive_timeout(Duration::MAX);
+    let mut client = Client::new(longest.build().unwrap());
+    let mut caught = client.clone();
+    let waiting = tokio::spawn(async move { hello(&mut caught).await });
+    sleep(SEC * 60 * 60 * 24).await;
+    net.serve(&address(1));
+    registry.put(&address(1), 100);
+    assert_eq!(waiting.await.unwrap().unwrap(), address(1));
+    let mut request = Request::new(stream(3));
+    request
+        .metadata_mut()
+        .insert("grpc-timeout", "99999999H".parse().unwrap());
+    let hellos = client.stream_hellos(request).await.unwrap();
+    assert_eq!(hellos.into_inner().collect::<Vec<_>>().await.len(), 3);
+    // One keepalive is sent, and its answer is waited for.
+    let (registry, builder) = net.balanced();
+    let builder = builder.http2_keep_alive_interval(MS * 100);
+    let balanced = builder.keep_alive_timeout(Duration::MAX).build().unwrap();
+    registry.put(&address(1), 100);
+    ready(&balanced, 1).await;
+    net.freeze(&address(1));
+    let mut request = Request::new(stream(1));
+    request.set_timeout(SEC * 60);
+    let status = Client::new(balanced).stream_hellos(request).await;
+    assert_eq!(status.unwrap_err().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_no_endpoint_is_left_is_logged_unless_the_channel_ends() {
+    let (net, registry, balanced) = Net::greeters(1).await;
+    let (log, _guard) = Log::capture(tracing::Level::INFO);
+    registry.gone(&address(1));
+    eventually("the removal", LONG, || {
+        let text = log.text();
+        let logged = text.contains("no endpoint can be called");
+        logged.then_some(()).ok_or(text)
+    })
+    .await;
+    registry.put(&address(1), 100);
+    ready(&balanced, 1).await;
+    let before = log.text();
+    drop(balanced);
+    eventually("the end of its connection", LONG, || {
+        let hosts = net.0.lock().unwrap();
+        let open = hosts[&address(1)]
+            .wires
+            .iter()
+            .any(|wire| !wire.is_finished());
+        (!open).then_some(()).ok_or("open".to_owned())
+    })
+    .await;
+    assert_eq!(log.text(), before);
 }
 
 #[tokio::test]

@@ -1,14 +1,14 @@
-//! [`BalancedChannelBuilder`]: what is configured, and checked at the door.
+//! [`BalancedChannelBuilder`]: what is configured, and checked by `build`.
 
 use super::BalancedChannel;
+use super::addresses::Addresses;
 use super::dial::Dialer;
-use super::follow::{Source, Tended, follow};
-use super::members::Members;
 use super::pool::Pool;
+use super::reconnect::{self, Source};
 use super::subset::Subset;
-use crate::Error;
 use crate::connector::Connector;
-use crate::discovery::Change;
+use crate::discovery::changes::Change;
+use crate::error::Error;
 use http::Uri;
 use std::fmt;
 use std::future::Future;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::Stream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Builds a [`BalancedChannel`].
 #[must_use]
@@ -27,7 +28,22 @@ pub struct BalancedChannelBuilder {
     dialer: Dialer,
     subset: Option<usize>,
     subset_id: Option<String>,
-    health: Option<String>,
+    health_service: Option<String>,
+}
+
+const SHORTEST_PING: Duration = Duration::from_millis(100);
+
+// === impl BalancedChannel ===
+
+impl BalancedChannel {
+    /// A channel over instances from another source than etcd.
+    ///
+    /// The source says what there is, key by key. When it ends, the last state stays.
+    pub fn builder_from(
+        source: impl Stream<Item = Change> + Send + 'static,
+    ) -> BalancedChannelBuilder {
+        BalancedChannelBuilder::new(source)
+    }
 }
 
 // === impl BalancedChannelBuilder ===
@@ -43,10 +59,11 @@ impl BalancedChannelBuilder {
                 keep_alive_interval: Duration::from_secs(10),
                 keep_alive_timeout: Duration::from_secs(3),
                 connector: None,
+                stream_freed: Arc::default(),
             },
             subset: None,
             subset_id: None,
-            health: None,
+            health_service: None,
         }
     }
 
@@ -56,14 +73,19 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// How long a call waits while there is no endpoint that could take it; by default 2 s.
-    /// [`Duration::ZERO`]: it fails at once. The deadline of the call bounds this too.
+    /// How long a call waits while there is no endpoint that takes it; by default 2 s.
+    /// [`Duration::ZERO`]: it fails at once; [`Duration::MAX`]: it waits for as long as its own
+    /// deadline, which bounds this too, lets it.
+    ///
+    /// An endpoint takes no call while it is not connected, and while as many streams are open on
+    /// it as it says it takes (`MAX_CONCURRENT_STREAMS`; 200 by default in tonic's servers).
     pub fn ready_timeout(mut self, limit: Duration) -> Self {
         self.ready_timeout = limit;
         self
     }
 
     /// How long one connect may take, with the HTTP/2 handshake; by default 1 s.
+    /// [`Duration::MAX`]: as long as the operating system lets it.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.dialer.connect_timeout = limit;
         self
@@ -74,6 +96,7 @@ impl BalancedChannelBuilder {
     /// [`keep_alive_timeout`](Self::keep_alive_timeout).
     ///
     /// A server that says it is pinged too often is pinged half as often from then on.
+    /// [`Duration::MAX`]: none is pinged.
     pub fn http2_keep_alive_interval(mut self, interval: Duration) -> Self {
         self.dialer.keep_alive_interval = interval;
         self
@@ -126,7 +149,7 @@ impl BalancedChannelBuilder {
     #[cfg(feature = "health")]
     #[cfg_attr(docsrs, doc(cfg(feature = "health")))]
     pub fn health_check(mut self, service: impl Into<String>) -> Self {
-        self.health = Some(service.into());
+        self.health_service = Some(service.into());
         self
     }
 
@@ -145,17 +168,16 @@ impl BalancedChannelBuilder {
             dialer,
             subset,
             subset_id,
-            health,
+            health_service,
         } = self;
-        let pool = Arc::new(Pool::new(dialer, ready_timeout, health));
+        let pool = Arc::new(Pool::new(dialer, ready_timeout, health_service));
         if let Some(name) = name {
-            pool.call_it(&name);
+            pool.set_name(&name);
         }
         let id = subset_id.unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)));
-        let members = Members::new(Subset::new(subset, &id));
-        let _entered = runtime.enter();
-        let task = Tended::spawn(follow(pool.clone(), source, members));
-        Ok(BalancedChannel::new(pool, task))
+        let addresses = Addresses::new(Subset::new(subset, &id));
+        let task = runtime.spawn(reconnect::run(pool.clone(), source, addresses));
+        Ok(BalancedChannel::new(pool, AbortOnDropHandle::new(task)))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -199,5 +221,3 @@ impl fmt::Debug for BalancedChannelBuilder {
             .finish_non_exhaustive()
     }
 }
-
-const SHORTEST_PING: Duration = Duration::from_millis(100);

@@ -1,96 +1,186 @@
-//! The way of one call: an endpoint is picked, the request is sent, and sent to another one as
-//! long as it is certain that no server has worked on it.
+//! One call: an endpoint is picked, the request is sent, and sent to another one for as long as it
+//! is certain that no server has worked on it.
 
-use super::body::Answer;
 use super::dial;
-use super::fate::{Fate, fate, status};
-use super::node::Link;
 use super::pool::Pool;
-use super::replay::{Again, Replay};
-use super::state::AnsweredBy;
+use super::replay_body::{AttemptBody, Progress, ReplayBody};
+use super::retry::{RetrySafety, classify, status};
+use super::subchannel::{CallGuard, Connection};
+use crate::etcd::chain;
+use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
-use std::pin::pin;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
-use tokio::time::{Instant, timeout_at};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 use tonic::body::Body;
+
+/// Who answered a call, in the extensions of its response.
+///
+/// ```no_run
+/// # use tonic_etcd::discovery::channel::AnsweredBy;
+/// # fn f(response: tonic::Response<()>) {
+/// let who = response.extensions().get::<AnsweredBy>().map(AnsweredBy::address);
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnsweredBy(Arc<str>);
 
 /// All that is needed to send a request once more.
 struct Call {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
-    body: Replay,
+    body: ReplayBody,
 }
 
 /// What one attempt came to.
-enum Sent {
+enum Attempt {
     Answered(Response<Body>),
     /// Certainly not worked on, for this reason.
     Unprocessed(String),
     Failed(Status),
 }
 
+/// The body of a response: the call counts as in flight until its end, or until it is dropped.
+#[derive(Debug)]
+struct ResponseBody {
+    body: Incoming,
+    address: Arc<str>,
+    in_flight: Option<CallGuard>,
+}
+
 /// So often a request is sent at most. Each further one takes a server that refuses or leaves just
 /// then; a fleet in which the fifth does so too has a trouble that a sixth would add to.
-const TRIES: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
 const AGENT: HeaderValue = HeaderValue::from_static(crate::etcd::USER_AGENT);
 
-/// Makes the call; the caller bounds it in time.
+/// Makes the call, within its `grpc-timeout`. To drop the future cancels the call.
 pub(super) async fn call(pool: &Pool, request: Request<Body>) -> Result<Response<Body>, Status> {
-    let call = Call::new(request);
-    // Bounds the waits for endpoints, all of them together.
-    let wait_until = Instant::now() + pool.ready_timeout;
-    let mut tried: Vec<Weak<Link>> = Vec::new();
+    let limit = grpc_timeout(request.headers());
+    let attempts = attempts(pool, Call::new(request));
+    let Some(limit) = limit else {
+        return attempts.await;
+    };
+    let exceeded = || format!("no response within the {limit:?} of this call");
+    let answer = timeout(limit, attempts).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(exceeded())))
+}
+
+async fn attempts(pool: &Pool, call: Call) -> Result<Response<Body>, Status> {
+    // Bounds the waits for endpoints, all of them together; `None`: no clock goes as far.
+    let wait_until = Instant::now().checked_add(pool.ready_timeout);
+    let mut tried: Vec<Weak<Connection>> = Vec::new();
     let mut last = None;
-    while tried.len() < TRIES {
-        let Some(link) = available(pool, &tried, wait_until).await else {
+    while tried.len() < MAX_ATTEMPTS && call.body.progress() != Progress::Capped {
+        let Some((connection, guard)) = available(pool, &tried, wait_until).await else {
             break;
         };
-        tried.push(Arc::downgrade(&link));
-        match call.send(link).await {
-            Sent::Answered(response) => return Ok(response),
-            Sent::Failed(status) => return Err(status),
-            Sent::Unprocessed(why) => last = Some(why),
-        }
-        if call.body.again() == Again::Lost {
-            break;
+        tried.push(Arc::downgrade(&connection));
+        match call.send(connection, guard).await {
+            Attempt::Answered(response) => return Ok(response),
+            Attempt::Failed(status) => return Err(status),
+            Attempt::Unprocessed(reason) => last = Some(reason),
         }
     }
     Err(Status::unavailable(match last {
-        None => pool.trouble(),
-        Some(why) => format!(
-            "refused unprocessed by {} endpoints, last {why}",
+        None => pool.why_none(),
+        Some(reason) => format!(
+            "refused unprocessed by {} endpoints, last {reason}",
             tried.len()
         ),
     }))
 }
 
-/// A link to send on that was not tried, as soon as there is one.
-async fn available(pool: &Pool, tried: &[Weak<Link>], until: Instant) -> Option<Arc<Link>> {
+/// A connection that was not tried, as soon as one takes a call.
+async fn available(
+    pool: &Pool,
+    tried: &[Weak<Connection>],
+    until: Option<Instant>,
+) -> Option<(Arc<Connection>, CallGuard)> {
     let mut rng = fastrand::Rng::new();
-    let mut pick = || {
-        pool.roster.pick(&mut rng, |link| {
-            link.is_usable()
-                && !tried
-                    .iter()
-                    .any(|tried| tried.as_ptr() == Arc::as_ptr(link))
-        })
-    };
-    if let Some(link) = pick() {
-        return Some(link);
-    }
-    loop {
-        let mut arrival = pin!(pool.roster.arrival());
-        // Before the look, so that nothing arrives unseen in between.
-        arrival.as_mut().enable();
-        if let Some(link) = pick() {
-            return Some(link);
+    let was_tried = |it: &Arc<Connection>| tried.iter().any(|t| t.as_ptr() == Arc::as_ptr(it));
+    let mut pick = || loop {
+        let usable = |it: &Arc<Connection>| it.is_usable() && !was_tried(it);
+        let connection = pool.ready.pick(&mut rng, usable)?;
+        // Another call may have taken its last stream since.
+        if let Some(guard) = connection.start_call() {
+            return Some((connection, guard));
         }
-        timeout_at(until, arrival).await.ok()?;
+    };
+    if let Some(picked) = pick() {
+        return Some(picked);
+    }
+    let expired = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut expired = pin!(expired);
+    let mut listens = true;
+    loop {
+        // Both before the look, so that nothing comes unseen in between.
+        let mut inserted = pin!(pool.ready.insertion());
+        inserted.as_mut().enable();
+        let mut freed = pin!(pool.dialer.stream_freed.notified());
+        if listens {
+            freed.as_mut().enable();
+        }
+        if let Some(picked) = pick() {
+            return Some(picked);
+        }
+        tokio::select! {
+            () = inserted => continue,
+            () = freed, if listens => {}
+            () = &mut expired => return None,
+        }
+        // One waiter is woken for one stream. If it is of a connection that was tried already, the
+        // next one is woken instead, and this call no more: two such could wake each other for ever.
+        if let Some(picked) = pick() {
+            return Some(picked);
+        }
+        if !tried.is_empty() {
+            pool.dialer.stream_freed.notify_one();
+            listens = false;
+        }
+    }
+}
+
+/// How long the caller waits: the header of that name, up to 8 digits and a unit. What cannot be
+/// read is no limit, as for tonic.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 60 * 60),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+// === impl AnsweredBy ===
+
+impl AnsweredBy {
+    /// The address of the endpoint.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.0
     }
 }
 
@@ -106,50 +196,132 @@ impl Call {
             method: parts.method,
             path: path.unwrap_or_else(|| PathAndQuery::from_static("/")),
             headers,
-            body: Replay::new(body),
+            body: ReplayBody::new(body),
         }
     }
 
-    /// Not one call holds on to the link while it waits. A request that is queued in the very
-    /// moment in which the connection ends may stay in the queue unseen (tokio empties it before
-    /// the sender has put it in), until the last sender is gone; then it comes back unsent. With
-    /// the link in its own hands it would wait for ever.
-    async fn send(&self, link: Arc<Link>) -> Sent {
-        let flight = link.node.start();
-        let sending = link.sender.clone().try_send_request(self.request(&link));
-        let link = Arc::downgrade(&{ link });
+    /// Does not hold the connection while it waits. A request that is queued in the very moment in
+    /// which the connection ends may stay in the queue unseen (tokio empties it before the sender
+    /// has put it in), until the last sender is gone; then it comes back unsent. With the connection
+    /// in its own hands it would wait for ever.
+    async fn send(&self, connection: Arc<Connection>, guard: CallGuard) -> Attempt {
+        let sending = connection
+            .sender
+            .clone()
+            .try_send_request(self.request(&connection));
+        let connection = Arc::downgrade(&{ connection });
         let error = match sending.await {
             Ok(response) => {
-                self.body.settle();
-                let who = AnsweredBy(flight.shared_address().clone());
-                let mut response = response.map(|body| Answer::new(body, flight).into());
+                self.body.stop_keeping();
+                let who = AnsweredBy(guard.address().clone());
+                let mut response = response.map(|body| Body::new(ResponseBody::new(body, guard)));
                 response.extensions_mut().insert(who);
-                return Sent::Answered(response);
+                return Attempt::Answered(response);
             }
             Err(error) => error,
         };
         let unsent = error.message().is_some();
         let error = error.into_error();
-        let fate = match unsent {
-            true => Fate::Unprocessed { spent: true },
-            false => fate(&error, self.body.again()),
+        let safety = match unsent {
+            true => RetrySafety::ConnectionDraining,
+            false => classify(&error, self.body.progress()),
         };
-        let Fate::Unprocessed { spent } = fate else {
-            return Sent::Failed(status(flight.address(), error));
-        };
-        if let (true, Some(link)) = (spent, link.upgrade()) {
-            link.spend();
+        let address = guard.address();
+        match safety {
+            RetrySafety::MaybeProcessed => return Attempt::Failed(status(address, error)),
+            RetrySafety::StreamRefused => {}
+            RetrySafety::ConnectionDraining => {
+                if let Some(connection) = connection.upgrade() {
+                    connection.set_draining();
+                }
+            }
         }
-        let why = crate::etcd::chain(&error);
-        Sent::Unprocessed(format!("{}: {why}", flight.address()))
+        Attempt::Unprocessed(format!("{address}: {}", chain(&error)))
     }
 
-    fn request(&self, link: &Link) -> Request<super::replay::Attempt> {
+    fn request(&self, connection: &Connection) -> Request<AttemptBody> {
         let mut request = Request::new(self.body.attempt());
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = dial::uri(&link.node.authority, self.path.clone());
+        *request.uri_mut() = dial::uri(&connection.subchannel.authority, self.path.clone());
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers.clone();
         request
+    }
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    fn new(body: Incoming, guard: CallGuard) -> Self {
+        Self {
+            address: guard.address().clone(),
+            in_flight: (!body.is_end_stream()).then_some(guard),
+            body,
+        }
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let goes_on = match &polled {
+            Poll::Pending => true,
+            Poll::Ready(frame) => matches!(frame, Some(Ok(_))) && !this.body.is_end_stream(),
+        };
+        if !goes_on {
+            this.in_flight = None;
+        }
+        polled.map_err(|error| status(&this.address, error))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_of_grpc_timeout_is_read_and_nothing_else() {
+        for (text, nanos) in [
+            ("1H", Some(3_600_000_000_000)),
+            ("2M", Some(120_000_000_000)),
+            ("3S", Some(3_000_000_000)),
+            ("4m", Some(4_000_000)),
+            ("5u", Some(5_000)),
+            ("6n", Some(6)),
+            ("0n", Some(0)),
+            ("99999999H", Some(99_999_999 * 3_600_000_000_000)),
+            ("123456789m", None),
+            ("", None),
+            ("S", None),
+            ("1", None),
+            ("1s", None),
+            ("-1S", None),
+            ("+1S", None),
+            ("1 S", None),
+            ("1é", None),
+        ] {
+            let expected = nanos.map(|nanos: u128| {
+                let secs = u64::try_from(nanos / 1_000_000_000).unwrap();
+                Duration::new(secs, (nanos % 1_000_000_000) as u32)
+            });
+            let value = HeaderValue::from_bytes(text.as_bytes()).unwrap();
+            let headers = HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), value)]);
+            assert_eq!(grpc_timeout(&headers), expected, "{text:?}");
+        }
     }
 }

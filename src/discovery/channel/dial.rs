@@ -1,7 +1,7 @@
-//! From an address to an HTTP/2 connection.
+//! [`Dialer`]: from an address to an HTTP/2 connection.
 
-use super::heard::Heard;
-use super::replay::Attempt;
+use super::replay_body::AttemptBody;
+use super::settings::{SettingsIo, StreamQuota};
 use crate::connector::{Connector, Io};
 use crate::etcd::chain;
 use http::Uri;
@@ -9,8 +9,10 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 /// How connections are made.
 #[derive(Debug, Clone)]
@@ -19,17 +21,29 @@ pub(super) struct Dialer {
     pub(super) keep_alive_interval: Duration,
     pub(super) keep_alive_timeout: Duration,
     pub(super) connector: Option<Connector>,
+    /// Notified when any connection takes a call again that took none.
+    pub(super) stream_freed: Arc<Notify>,
 }
 
-pub(super) type Sender = http2::SendRequest<Attempt>;
-/// Ends when no call can be sent on the connection any more; see [`super::tend`].
-pub(super) type Dispatch = http2::Connection<TokioIo<Heard<Box<dyn Io>>>, Attempt, TokioExecutor>;
+/// A connection whose peer has sent its `SETTINGS`.
+pub(super) struct Dialled {
+    pub(super) sender: Sender,
+    pub(super) dispatch: Dispatch,
+    pub(super) quota: Arc<StreamQuota>,
+}
+
+pub(super) type Sender = http2::SendRequest<AttemptBody>;
+/// Ends when no call can be sent on the connection any more; see [`super::reconnect`].
+pub(super) type Dispatch =
+    http2::Connection<TokioIo<SettingsIo<Box<dyn Io>>>, AttemptBody, TokioExecutor>;
 
 /// hyper's own defaults are of this size but may change. HTTP/2's 64 KiB would hold a stream to
 /// 6 MB/s over a round trip of 10 ms; and with four times that for the connection, a stream that
 /// nobody reads does not stop its neighbours.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+/// As good as for ever. hyper adds its times to the clock, and panics where the sum has no room.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 // === impl Dialer ===
 
@@ -39,15 +53,20 @@ impl Dialer {
         &self,
         authority: &Authority,
         keep_alive_interval: Duration,
-    ) -> Result<(Sender, Dispatch), String> {
+    ) -> Result<Dialled, String> {
         let limit = self.connect_timeout;
         let dialling = async {
             let io = self.open(authority).await.map_err(|e| chain(&e))?;
-            let (io, heard) = Heard::new(io);
-            let shaken = self.handshake(io, keep_alive_interval).await;
-            let shaken = shaken.map_err(|e| chain(&e))?;
-            match heard.await {
-                Ok(()) => Ok(shaken),
+            let quota = Arc::new(StreamQuota::new(self.stream_freed.clone()));
+            let (io, settings) = SettingsIo::new(io, quota.clone());
+            let handshake = self.handshake(io, keep_alive_interval).await;
+            let (sender, dispatch) = handshake.map_err(|e| chain(&e))?;
+            match settings.await {
+                Ok(()) => Ok(Dialled {
+                    sender,
+                    dispatch,
+                    quota,
+                }),
                 Err(_) => Err("it closed the connection, or does not speak HTTP/2".to_owned()),
             }
         };
@@ -70,15 +89,15 @@ impl Dialer {
     /// its first call, which brings the ping with it.
     async fn handshake(
         &self,
-        io: Heard<Box<dyn Io>>,
+        io: SettingsIo<Box<dyn Io>>,
         keep_alive_interval: Duration,
     ) -> hyper::Result<(Sender, Dispatch)> {
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(keep_alive_interval)
-            .keep_alive_timeout(self.keep_alive_timeout)
+            .keep_alive_interval(keep_alive_interval.min(FOR_EVER))
+            .keep_alive_timeout(self.keep_alive_timeout.min(FOR_EVER))
             .keep_alive_while_idle(false)
             .handshake(TokioIo::new(io))
             .await

@@ -1,25 +1,31 @@
-//! Whether the other side of a connection says that it serves.
+//! gRPC's client-side health checking: whether the other side of a connection says that it serves.
 
-use super::node::Link;
+use super::subchannel::Connection;
 use tokio::sync::watch;
 
-/// Tells whether the link may be called, and again whenever that changes. Never ends.
-pub(super) async fn follow(name: Option<&str>, link: &Link, tell: &watch::Sender<Option<bool>>) {
+/// Reports whether the connection may be called, and again whenever that changes. Never ends;
+/// cancel safe.
+///
+/// Without a service to ask about, everything that is connected serves.
+pub(super) async fn watch_health(
+    service: Option<&str>,
+    connection: &Connection,
+    serving: &watch::Sender<Option<bool>>,
+) {
     #[cfg(feature = "health")]
-    if let Some(name) = name {
-        return asked::follow(name, link, tell).await;
+    if let Some(service) = service {
+        return grpc::watch_health(service, connection, serving).await;
     }
-    let _ = (name, link);
-    // Without a health service everything that is connected serves.
-    tell.send_replace(Some(true));
+    let _ = (service, connection);
+    serving.send_replace(Some(true));
     std::future::pending().await
 }
 
 #[cfg(feature = "health")]
-mod asked {
+mod grpc {
     use super::super::dial::{self, Sender};
-    use super::super::node::Link;
-    use super::super::replay::Replay;
+    use super::super::replay_body::ReplayBody;
+    use super::super::subchannel::Connection;
     use crate::backoff::Backoff;
     use http::uri::PathAndQuery;
     use http::{Request, Response};
@@ -34,74 +40,76 @@ mod asked {
     use tonic_health::pb::health_check_response::ServingStatus;
     use tonic_health::pb::health_client::HealthClient;
 
-    type News<'a> = &'a watch::Sender<Option<bool>>;
+    type Serving<'a> = &'a watch::Sender<Option<bool>>;
 
-    /// The connection as a service of tonic's. A watch is no load, so it is not counted.
+    /// The connection as a service of tonic's. A health watch is no load, so it is not counted.
     #[derive(Debug, Clone)]
     struct Direct(Sender);
 
-    /// As long as a watch is broken the last word stands; a server that cannot answer its health
+    /// As long as a watch is broken its last answer stands; a server that cannot answer its health
     /// service for longer is not well.
     const GRACE: Duration = Duration::from_secs(5);
     const FIRST: Duration = Duration::from_millis(50);
     const CAP: Duration = Duration::from_secs(5);
 
-    pub(super) async fn follow(name: &str, link: &Link, tell: News<'_>) {
-        let origin = dial::uri(&link.node.authority, PathAndQuery::from_static("/"));
-        let mut client = HealthClient::with_origin(Direct(link.sender.clone()), origin);
+    pub(super) async fn watch_health(service: &str, connection: &Connection, serving: Serving<'_>) {
+        let authority = &connection.subchannel.authority;
+        let origin = dial::uri(authority, PathAndQuery::from_static("/"));
+        let mut client = HealthClient::with_origin(Direct(connection.sender.clone()), origin);
         let mut backoff = Backoff::new(FIRST, GRACE);
         let mut rng = fastrand::Rng::new();
-        let mut last_word = Instant::now();
+        let mut last_answer = Instant::now();
         loop {
             let opened = Instant::now();
-            match listen(name, &mut client, &mut last_word, tell).await {
-                Ok(()) => {}
-                Err(status) => match status.code() {
+            // It is a stream like any other to the peer, which may take none.
+            if let Some(_stream) = connection.quota.try_acquire() {
+                let watched = watch_once(service, &mut client, &mut last_answer, serving).await;
+                match watched.map_err(|status| status.code()) {
                     // No health service: nothing more to learn, and nothing against it.
-                    Code::Unimplemented => {
-                        say(tell, true);
+                    Err(Code::Unimplemented) => {
+                        report(serving, true);
                         return std::future::pending().await;
                     }
-                    Code::NotFound => say(tell, false),
+                    Err(Code::NotFound) => report(serving, false),
                     _ => {}
-                },
+                }
             }
-            if last_word.elapsed() >= GRACE {
-                say(tell, false);
+            if last_answer.elapsed() >= GRACE {
+                report(serving, false);
             }
             sleep(backoff.failed_after(opened.elapsed(), CAP, &mut rng)).await;
         }
     }
 
     /// Passes on what one watch says, until it ends.
-    async fn listen(
-        name: &str,
+    async fn watch_once(
+        service: &str,
         client: &mut HealthClient<Direct>,
-        last_word: &mut Instant,
-        tell: News<'_>,
+        last_answer: &mut Instant,
+        serving: Serving<'_>,
     ) -> Result<(), Status> {
-        let late = |_| Status::deadline_exceeded("no word from the health service");
-        let until = Instant::now().max(*last_word) + GRACE;
-        let service = name.to_owned();
+        let late = |_| Status::deadline_exceeded("no answer of the health service");
+        let until = Instant::now().max(*last_answer) + GRACE;
+        let service = service.to_owned();
         let opening = client.watch(HealthCheckRequest { service });
-        let mut watch = timeout_at(until, opening)
+        let mut answers = timeout_at(until, opening)
             .await
             .map_err(late)??
             .into_inner();
-        let mut next = timeout_at(until, watch.message()).await.map_err(late)??;
-        while let Some(word) = next {
-            say(tell, word.status() == ServingStatus::Serving);
-            next = watch
+        let mut next = timeout_at(until, answers.message()).await.map_err(late)??;
+        while let Some(answer) = next {
+            report(serving, answer.status() == ServingStatus::Serving);
+            next = answers
                 .message()
                 .await
-                .inspect_err(|_| *last_word = Instant::now())?;
+                .inspect_err(|_| *last_answer = Instant::now())?;
         }
-        *last_word = Instant::now();
+        *last_answer = Instant::now();
         Ok(())
     }
 
-    fn say(tell: News<'_>, serving: bool) {
-        tell.send_if_modified(|told| told.replace(serving) != Some(serving));
+    fn report(serving: Serving<'_>, now: bool) {
+        serving.send_if_modified(|before| before.replace(now) != Some(now));
     }
 
     // === impl Direct ===
@@ -116,7 +124,7 @@ mod asked {
         }
 
         fn call(&mut self, request: Request<Body>) -> Self::Future {
-            let request = request.map(|body| Replay::new(body).attempt());
+            let request = request.map(|body| ReplayBody::new(body).attempt());
             let sending = self.0.try_send_request(request);
             Box::pin(async move {
                 let sent = sending.await.map_err(|error| error.into_error());

@@ -1,23 +1,31 @@
 //! [`BalancedChannel`]: a gRPC channel that spreads its calls over the instances of a service.
 //!
 //! ```text
-//! changes -> follow -> members (subset) -> one task per address: connect, ready, again
-//!                                                          |
-//! call -> pick the better of two among those ready <- roster
+//! changes -> addresses (subset) -> one task per address: connect, ready, reconnect
+//!                                                           |
+//! call -> pick the better of two among those ready <- ready set
 //!      -> send; sent to another one if certainly not worked on
 //! ```
 //!
-//! # What it promises
+//! # What it guarantees
 //!
-//! * Only endpoints with a connection that takes calls are picked. One that died is out at once,
-//!   and comes back by itself.
+//! * Only endpoints with a connection that takes calls are picked. One whose connection died is out
+//!   at once, and is reconnected to.
 //! * A call is sent again if, and only if, no server can have worked on it: it never left, or the
 //!   server said so (`GOAWAY`, `REFUSED_STREAM`). Servers that shut down gracefully fail no call.
 //! * A call that may have been worked on is never repeated: it fails with `UNAVAILABLE`.
-//! * An instance that is gone gets no further call; streams that are open on it go on.
-//! * No call waits for ever: not for an endpoint
+//! * No call is sent to a server that has as many streams open as it takes
+//!   (`MAX_CONCURRENT_STREAMS`): it goes elsewhere, or waits for the end of one.
+//! * An instance that was removed gets no further call; streams that are open on it go on.
+//! * No call waits for ever: not for an endpoint or for a stream of one
 //!   ([`ready_timeout`](BalancedChannelBuilder::ready_timeout)), and not on one that has gone silent
 //!   ([`http2_keep_alive_interval`](BalancedChannelBuilder::http2_keep_alive_interval)).
+//!
+//! # Cancel safety
+//!
+//! To drop the future of a call, or the body of its response, cancels the call: its stream is reset,
+//! and it is not sent again. To drop the last clone of a channel closes its connections, except for
+//! calls in flight.
 //!
 //! # Why it is not a `tonic::transport::Channel`
 //!
@@ -25,85 +33,72 @@
 //! say either whether a request that failed was ever sent. Here hyper's HTTP/2 connections are
 //! driven directly.
 //!
+//! # Files
+//!
+//! Each imports from those below it only.
+//!
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`BalancedChannelBuilder`]: what is configured |
-//! | `follow.rs` | the task that reads the changes |
-//! | `members.rs`, `subset.rs` | from keys to the addresses we connect to; pure |
-//! | `tend.rs` | one task per address |
-//! | `dial.rs`, `heard.rs`, `health.rs` | a connection, and what the other side says of itself |
-//! | `node.rs`, `pool.rs`, `state.rs` | what is known of an address; of all; and shown |
-//! | `roster.rs`, `weights.rs` | those that can be called, and the choice; pure |
-//! | `call.rs`, `fate.rs` | one call, and what its failure means |
-//! | `replay.rs`, `body.rs`, `deadline.rs` | its request, its response, its time |
+//! | `reconnect.rs` | the tasks: one reads the changes, one per address stays connected |
+//! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
+//! | `call.rs` | one call: its time, its attempts, its response |
+//! | `pool.rs` | the subchannels and their states, shared by tasks and calls |
+//! | `health.rs` | what the health service of an endpoint says |
+//! | `subchannel.rs` | an address, its connection, its calls in flight |
+//! | `dial.rs`, `settings.rs` | from an address to a connection whose peer has sent `SETTINGS` |
+//! | `ready_set.rs`, `weighted_index.rs` | those that can be called, and the choice; pure |
+//! | `retry.rs`, `replay_body.rs` | whether a request may be sent again, and its body |
 
-mod body;
+mod addresses;
 mod builder;
 mod call;
-mod deadline;
 mod dial;
-mod fate;
-mod follow;
 mod health;
-mod heard;
-mod members;
-mod node;
 mod pool;
-mod replay;
-mod roster;
-mod state;
+mod ready_set;
+mod reconnect;
+mod replay_body;
+mod retry;
+mod settings;
+mod subchannel;
 mod subset;
-mod tend;
-mod weights;
+mod weighted_index;
 
 pub use builder::BalancedChannelBuilder;
-pub use state::{AnsweredBy, ConnectivityState, EndpointState};
+pub use call::AnsweredBy;
+pub use pool::{ConnectivityState, EndpointState};
 
-use super::Change;
-use follow::Tended;
 use http::{Request, Response};
 use pool::Pool;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio_stream::Stream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
 
 /// A gRPC channel over the instances of a service; see the [module](self).
 ///
-/// It is what generated clients are made of: `GreeterClient::new(balanced)`. Clones are cheap and
-/// share everything. With the last one the connections go, except for what is in flight.
+/// It is what generated clients are made of: `GreeterClient::new(channel)`. Clones are cheap and
+/// share everything.
 #[derive(Debug, Clone)]
 pub struct BalancedChannel {
     pool: Arc<Pool>,
-    _task: Arc<Tended>,
+    _task: Arc<AbortOnDropHandle<()>>,
 }
 
 // === impl BalancedChannel ===
 
 impl BalancedChannel {
-    /// A channel over instances from another source than etcd.
-    ///
-    /// The source says what there is, key by key. When it ends, the last state stays.
-    pub fn builder_from(
-        source: impl Stream<Item = Change> + Send + 'static,
-    ) -> BalancedChannelBuilder {
-        BalancedChannelBuilder::new(source)
-    }
-
     /// The endpoints we connect to, ordered by address, as they are now.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointState> {
-        self.pool
-            .nodes()
-            .values()
-            .map(|node| node.state())
-            .collect()
+        self.pool.states()
     }
 
-    fn new(pool: Arc<Pool>, task: Tended) -> Self {
+    fn new(pool: Arc<Pool>, task: AbortOnDropHandle<()>) -> Self {
         Self {
             pool,
             _task: Arc::new(task),
@@ -125,15 +120,6 @@ impl tower_service::Service<Request<Body>> for BalancedChannel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The clone keeps the connections while the call waits for one.
         let this = self.clone();
-        Box::pin(async move {
-            let limit = deadline::timeout(request.headers());
-            let calling = call::call(&this.pool, request);
-            match limit {
-                None => calling.await,
-                Some(limit) => tokio::time::timeout(limit, calling)
-                    .await
-                    .unwrap_or_else(|_| Err(deadline::exceeded(limit))),
-            }
-        })
+        Box::pin(async move { call::call(&this.pool, request).await })
     }
 }

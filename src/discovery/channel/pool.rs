@@ -1,153 +1,373 @@
-//! [`Pool`]: what the tasks and the calls of one channel share.
+//! [`Pool`]: what the tasks and the calls of one channel share: its subchannels, and their states.
 
 use super::dial::Dialer;
-use super::node::{Link, Node, Turn};
-use super::roster::Roster;
-use super::state::ConnectivityState;
+use super::ready_set::ReadySet;
+use super::subchannel::{Connection, Subchannel};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+
+/// One endpoint of a [`BalancedChannel`](super::BalancedChannel), as it was when it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointState {
+    /// Where it is dialled.
+    pub address: Arc<str>,
+    /// Its share of the calls, relative to the others.
+    pub weight: u32,
+    /// Whether it can be called.
+    pub state: ConnectivityState,
+    /// The calls that have not ended; a stream is one until its end.
+    pub in_flight: usize,
+    /// The calls that were ever sent to it.
+    pub calls: u64,
+}
+
+/// Whether an endpoint can be called: the states of gRPC, by gRPC's names.
+///
+/// gRPC's `SHUTDOWN` is missing: an endpoint that was removed is not listed any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectivityState {
+    /// No connect was tried yet: at most 256 endpoints of a channel are connected to at a time.
+    Idle,
+    /// A connection is being made.
+    Connecting,
+    /// It gets its share of the calls.
+    Ready,
+    /// It cannot be reached, its connection was lost, or its health service says that it does not
+    /// serve. It is tried again, after at most 5 s.
+    #[non_exhaustive]
+    TransientFailure {
+        /// What failed last.
+        reason: Arc<str>,
+    },
+}
 
 /// What the tasks and the calls of one channel share.
 #[derive(Debug)]
 pub(super) struct Pool {
     /// Those that can be called now.
-    pub(super) roster: Roster<Link>,
+    pub(super) ready: ReadySet<Connection>,
     pub(super) dialer: Dialer,
     /// How long a call waits for an endpoint.
     pub(super) ready_timeout: Duration,
-    health: Option<String>,
+    /// What to ask the health service of an endpoint about, if it is to be asked.
+    pub(super) health_service: Option<String>,
     /// So many are connected to at the same time: ten thousand at once would overrun the
     /// descriptors of the process, and the timeouts of those at the end.
-    pub(super) dialling: Semaphore,
+    pub(super) connecting: Semaphore,
     name: OnceLock<String>,
-    nodes: Mutex<BTreeMap<Arc<str>, Arc<Node>>>,
-    failing: AtomicUsize,
-    warned: AtomicBool,
+    endpoints: Mutex<Endpoints>,
 }
 
-const DIALLING_AT_ONCE: usize = 256;
+/// The subchannels, and how many of them are in which state.
+#[derive(Debug, Default)]
+struct Endpoints {
+    by_address: BTreeMap<Arc<str>, Endpoint>,
+    ready: usize,
+    failing: usize,
+    warned: bool,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    subchannel: Arc<Subchannel>,
+    state: ConnectivityState,
+    /// Why it is not ready: kept from a failure until it is, through all attempts in between.
+    failure: Option<Arc<str>>,
+}
+
+/// What a change of one endpoint means for the channel as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transition {
+    None,
+    FirstReady,
+    NoneReady,
+    AllFailing,
+}
+
+const CONNECTING_AT_ONCE: usize = 256;
 /// So many reasons are shown in one error.
 const SHOWN: usize = 3;
 
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(dialer: Dialer, ready_timeout: Duration, health: Option<String>) -> Self {
+    pub(super) fn new(
+        dialer: Dialer,
+        ready_timeout: Duration,
+        health_service: Option<String>,
+    ) -> Self {
         Self {
-            roster: Roster::default(),
+            ready: ReadySet::default(),
             dialer,
             ready_timeout,
-            health,
-            dialling: Semaphore::new(DIALLING_AT_ONCE),
+            health_service,
+            connecting: Semaphore::new(CONNECTING_AT_ONCE),
             name: OnceLock::new(),
-            nodes: Mutex::default(),
-            failing: AtomicUsize::new(0),
-            warned: AtomicBool::new(false),
+            endpoints: Mutex::default(),
         }
     }
 
-    /// What the errors call the service; the first name stays.
-    pub(super) fn call_it(&self, name: &str) {
+    /// What errors and logs call the service; the first name stays.
+    pub(super) fn set_name(&self, name: &str) {
         self.name.get_or_init(|| name.to_owned());
-    }
-
-    /// The name to ask the health service of an endpoint about, if it is to be asked.
-    pub(super) fn health(&self) -> Option<&str> {
-        self.health.as_deref()
     }
 
     pub(super) fn name(&self) -> &str {
         self.name.get().map_or("", String::as_str)
     }
 
-    pub(super) fn nodes(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Node>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn insert(&self, subchannel: Arc<Subchannel>) {
+        self.lock().insert(subchannel);
     }
 
-    /// A node goes on to another condition.
-    pub(super) fn turn(&self, node: &Node, condition: ConnectivityState) {
-        tracing::debug!(
-            service = self.name(),
-            address = &*node.address,
-            ?condition,
-            "endpoint"
-        );
-        match node.turn(condition) {
-            Turn::Fails => {
-                let failing = self.failing.fetch_add(1, Relaxed) + 1;
-                let all = failing >= self.nodes().len();
-                if all && self.roster.len() == 0 && !self.warned.swap(true, Relaxed) {
-                    tracing::warn!(
-                        service = self.name(),
-                        "no endpoint can be reached: {}",
-                        self.trouble()
-                    );
-                }
-            }
-            turn => self.count(turn),
+    pub(super) fn set_weight(&self, address: &str, weight: u32) {
+        if let Some(endpoint) = self.lock().by_address.get(address) {
+            endpoint.subchannel.set_weight(weight);
         }
     }
 
-    /// A node is of interest no more.
-    pub(super) fn retire(&self, address: &Arc<str>) {
-        let node = self.nodes().remove(address);
-        if let Some(node) = node {
-            self.count(node.retire());
-        }
+    pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
+        let (service, address) = (self.name(), &*subchannel.address);
+        tracing::debug!(service, address, %state, "endpoint");
+        let transition = self.lock().set_state(subchannel, state);
+        self.log(address, transition);
     }
 
-    pub(super) fn seat(&self, link: &Arc<Link>) {
-        let first = self.roster.insert(link.clone()) == 1;
-        self.warned.store(false, Relaxed);
-        if first {
-            let address = &*link.node.address;
-            tracing::info!(service = self.name(), address, "endpoints can be called");
-        }
+    /// Whatever becomes of the subchannel from now on does not count.
+    pub(super) fn remove(&self, address: &str) {
+        let transition = self.lock().remove(address);
+        self.log(address, transition);
     }
 
-    pub(super) fn unseat(&self, link: &Arc<Link>) {
-        if self.roster.remove(link) == Some(0) {
-            let address = &*link.node.address;
-            tracing::info!(service = self.name(), address, "no endpoint can be called");
-        }
+    /// The endpoints, ordered by address.
+    pub(super) fn states(&self) -> Vec<EndpointState> {
+        let all = self.lock();
+        all.by_address.values().map(EndpointState::from).collect()
     }
 
     /// Why there is none to call: `no endpoint of "greeter": ...`.
-    pub(super) fn trouble(&self) -> String {
-        let nodes = self.nodes();
-        let known = nodes.len();
+    pub(super) fn why_none(&self) -> String {
         let of = match self.name() {
             "" => String::new(),
             name => format!(" of {name:?}"),
         };
-        if known == 0 {
-            return format!("no endpoint{of}: none registered");
-        }
-        let reasons: Vec<_> = nodes
-            .values()
-            .filter_map(|node| node.trouble().map(|why| format!("{}: {why}", node.address)))
-            .take(SHOWN)
-            .collect();
-        if !reasons.is_empty() {
-            let more = self.failing.load(Relaxed).saturating_sub(reasons.len());
-            let more = match more {
-                0 => String::new(),
-                more => format!("; and {more} more"),
-            };
-            let reasons = reasons.join("; ");
-            return format!("no endpoint{of}: {known} known, none ready: {reasons}{more}");
-        }
-        format!("no endpoint{of}: {known} known, none connected yet")
+        format!("no endpoint{of}: {}", self.lock())
     }
 
-    fn count(&self, turn: Turn) {
-        match turn {
-            Turn::Same => {}
-            Turn::Fails => drop(self.failing.fetch_add(1, Relaxed)),
-            Turn::Recovers => drop(self.failing.fetch_sub(1, Relaxed)),
+    /// Nothing is logged when the channel is dropped: its tasks end then, and its states stay.
+    fn log(&self, address: &str, transition: Transition) {
+        let service = self.name();
+        match transition {
+            Transition::None => {}
+            Transition::FirstReady => tracing::info!(service, address, "endpoints can be called"),
+            Transition::NoneReady => tracing::info!(service, address, "no endpoint can be called"),
+            Transition::AllFailing => {
+                tracing::warn!(service, "every endpoint fails: {}", self.lock());
+            }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Endpoints> {
+        self.endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Endpoints ===
+
+impl Endpoints {
+    fn insert(&mut self, subchannel: Arc<Subchannel>) {
+        let address = subchannel.address.clone();
+        let endpoint = Endpoint {
+            subchannel,
+            state: ConnectivityState::Idle,
+            failure: None,
+        };
+        self.by_address.insert(address, endpoint);
+    }
+
+    fn set_state(&mut self, subchannel: &Arc<Subchannel>, state: ConnectivityState) -> Transition {
+        let found = self.by_address.get_mut(&subchannel.address);
+        let Some(endpoint) = found.filter(|it| Arc::ptr_eq(&it.subchannel, subchannel)) else {
+            return Transition::None;
+        };
+        let before = endpoint.counts();
+        match &state {
+            ConnectivityState::Ready => endpoint.failure = None,
+            ConnectivityState::TransientFailure { reason } => {
+                endpoint.failure = Some(reason.clone());
+            }
+            ConnectivityState::Idle | ConnectivityState::Connecting => {}
+        }
+        endpoint.state = state;
+        let after = endpoint.counts();
+        self.count(before, after)
+    }
+
+    fn remove(&mut self, address: &str) -> Transition {
+        let removed = self.by_address.remove(address);
+        let before = removed.map_or((0, 0), |endpoint| endpoint.counts());
+        self.count(before, (0, 0))
+    }
+
+    /// One endpoint counted as `before`, and counts as `after` now.
+    fn count(&mut self, before: (usize, usize), after: (usize, usize)) -> Transition {
+        let were_ready = self.ready;
+        self.ready = self.ready + after.0 - before.0;
+        self.failing = self.failing + after.1 - before.1;
+        if self.ready > 0 {
+            self.warned = false;
+        }
+        let all_failing = self.failing > 0 && self.failing == self.by_address.len();
+        match (were_ready, self.ready) {
+            (_, 0) if all_failing && !std::mem::replace(&mut self.warned, true) => {
+                Transition::AllFailing
+            }
+            (0, 1..) => Transition::FirstReady,
+            (1.., 0) => Transition::NoneReady,
+            _ => Transition::None,
+        }
+    }
+}
+
+/// Why none of them can be called.
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = match self.by_address.len() {
+            0 => return f.write_str("none registered"),
+            known => known,
+        };
+        write!(f, "{known} known, ")?;
+        if self.ready > 0 {
+            return write!(
+                f,
+                "{} ready, each with as many calls as it takes",
+                self.ready
+            );
+        }
+        if self.failing == 0 {
+            return f.write_str("none connected yet");
+        }
+        f.write_str("none ready: ")?;
+        let failing = self.by_address.iter();
+        let mut failing = failing.filter_map(|(address, it)| Some((address, it.failure.as_ref()?)));
+        for (n, (address, reason)) in failing.by_ref().take(SHOWN).enumerate() {
+            let separator = if n > 0 { "; " } else { "" };
+            write!(f, "{separator}{address}: {reason}")?;
+        }
+        match failing.count() {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// What it adds to the numbers of those that are ready, and of those that fail.
+    fn counts(&self) -> (usize, usize) {
+        let ready = self.state == ConnectivityState::Ready;
+        (usize::from(ready), usize::from(self.failure.is_some()))
+    }
+}
+
+// === impl EndpointState ===
+
+impl From<&Endpoint> for EndpointState {
+    fn from(endpoint: &Endpoint) -> Self {
+        let subchannel = &endpoint.subchannel;
+        Self {
+            address: subchannel.address.clone(),
+            weight: subchannel.weight(),
+            state: endpoint.state.clone(),
+            in_flight: subchannel.in_flight(),
+            calls: subchannel.calls(),
+        }
+    }
+}
+
+// === impl ConnectivityState ===
+
+/// `READY`, or `TRANSIENT_FAILURE: connection refused`.
+impl fmt::Display for ConnectivityState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle => f.write_str("IDLE"),
+            Self::Connecting => f.write_str("CONNECTING"),
+            Self::Ready => f.write_str("READY"),
+            Self::TransientFailure { reason } => write!(f, "TRANSIENT_FAILURE: {reason}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(reason: &str) -> ConnectivityState {
+        let reason = reason.into();
+        ConnectivityState::TransientFailure { reason }
+    }
+
+    #[test]
+    fn each_transition_of_the_whole_is_told_once() {
+        use ConnectivityState::{Connecting, Ready};
+        let mut all = Endpoints::default();
+        let [a, b] = ["a:1", "b:1"].map(|address| {
+            let authority = address.parse().unwrap();
+            Arc::new(Subchannel::new(address.into(), authority, 1))
+        });
+        for subchannel in [&a, &b] {
+            all.insert(subchannel.clone());
+        }
+        for (n, (subchannel, state, transition)) in [
+            (&a, Connecting, Transition::None),
+            (&a, Ready, Transition::FirstReady),
+            (&b, Ready, Transition::None),
+            (&a, failure("x"), Transition::None),
+            (&b, Connecting, Transition::NoneReady),
+            (&a, Connecting, Transition::None),
+            (&b, failure("y"), Transition::AllFailing),
+            (&b, Connecting, Transition::None),
+            (&b, failure("z"), Transition::None),
+            (&a, Ready, Transition::FirstReady),
+            (&a, failure("w"), Transition::AllFailing),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(all.set_state(subchannel, state), transition, "{n}");
+        }
+        assert_eq!(all.to_string(), "2 known, none ready: a:1: w; b:1: z");
+    }
+
+    #[test]
+    fn the_last_ready_one_that_is_removed_leaves_none_or_those_that_fail() {
+        let mut all = Endpoints::default();
+        let [a, b, former] = ["a:1", "b:1", "a:1"].map(|address| {
+            let authority = address.parse().unwrap();
+            Arc::new(Subchannel::new(address.into(), authority, 1))
+        });
+        for subchannel in [&a, &b] {
+            all.insert(subchannel.clone());
+            all.set_state(subchannel, ConnectivityState::Ready);
+        }
+        assert_eq!(all.set_state(&former, failure("x")), Transition::None);
+        all.set_state(&a, failure("x"));
+        assert_eq!(all.remove("b:1"), Transition::AllFailing);
+        assert_eq!(
+            all.set_state(&b, ConnectivityState::Ready),
+            Transition::None
+        );
+        all.set_state(&a, ConnectivityState::Ready);
+        assert_eq!(all.remove("a:1"), Transition::NoneReady);
+        assert_eq!(all.to_string(), "none registered");
     }
 }

@@ -20,9 +20,9 @@ pub(super) struct Subset {
 
 /// What a change of the fleet does to the subset.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Swap {
-    pub(super) joins: Option<Arc<str>>,
-    pub(super) leaves: Option<Arc<str>>,
+pub(super) struct SubsetChange {
+    pub(super) added: Option<Arc<str>>,
+    pub(super) removed: Option<Arc<str>>,
 }
 
 type Scored = (u64, Arc<str>);
@@ -40,47 +40,47 @@ impl Subset {
     }
 
     /// A new address.
-    pub(super) fn insert(&mut self, address: &Arc<str>) -> Swap {
-        let joins = Some(address.clone());
-        let leaves = None;
+    pub(super) fn insert(&mut self, address: &Arc<str>) -> SubsetChange {
+        let added = Some(address.clone());
+        let removed = None;
         // Without a limit there is nothing to score.
         let Some(limit) = self.limit else {
-            return Swap { joins, leaves };
+            return SubsetChange { added, removed };
         };
         self.chosen.insert(self.scored(address));
         if self.chosen.len() <= limit {
-            return Swap { joins, leaves };
+            return SubsetChange { added, removed };
         }
         let Some(worst) = self.chosen.pop_first() else {
-            return Swap::default();
+            return SubsetChange::default();
         };
-        let leaves = worst.1.clone();
+        let removed = worst.1.clone();
         self.others.insert(worst);
-        if leaves == *address {
-            return Swap::default();
+        if removed == *address {
+            return SubsetChange::default();
         }
-        Swap {
-            joins,
-            leaves: Some(leaves),
+        SubsetChange {
+            added,
+            removed: Some(removed),
         }
     }
 
     /// An address that is gone.
-    pub(super) fn remove(&mut self, address: &Arc<str>) -> Swap {
-        let leaves = Some(address.clone());
+    pub(super) fn remove(&mut self, address: &Arc<str>) -> SubsetChange {
+        let removed = Some(address.clone());
         if self.limit.is_none() {
-            let joins = None;
-            return Swap { joins, leaves };
+            let added = None;
+            return SubsetChange { added, removed };
         }
         let scored = self.scored(address);
         if !self.chosen.remove(&scored) {
             self.others.remove(&scored);
-            return Swap::default();
+            return SubsetChange::default();
         }
         let best = self.others.pop_last();
-        let joins = best.as_ref().map(|(_, address)| address.clone());
+        let added = best.as_ref().map(|(_, address)| address.clone());
         self.chosen.extend(best);
-        Swap { joins, leaves }
+        SubsetChange { added, removed }
     }
 
     fn scored(&self, address: &Arc<str>) -> Scored {
@@ -99,7 +99,7 @@ fn hash(start: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(start, step)
 }
 
-/// FNV leaves the last bytes of an address, in which those of a fleet differ, in the low bits;
+/// FNV removed the last bytes of an address, in which those of a fleet differ, in the low bits;
 /// this spreads them over all (the finalizer of `MurmurHash3`).
 fn finalize(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
@@ -135,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_all_are_in() {
+    fn without_a_limit_all_addresses_are_chosen() {
         let mut subset = Subset::new(None, "");
-        let swap = subset.insert(&address(1));
-        assert_eq!((swap.joins, swap.leaves), (Some(address(1)), None));
-        let swap = subset.remove(&address(1));
-        assert_eq!((swap.joins, swap.leaves), (None, Some(address(1))));
+        let change = subset.insert(&address(1));
+        assert_eq!((change.added, change.removed), (Some(address(1)), None));
+        let change = subset.remove(&address(1));
+        assert_eq!((change.added, change.removed), (None, Some(address(1))));
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_change_swaps_one_member_at_most_and_the_way_does_not_matter(
+        fn a_change_replaces_one_address_at_most_in_whatever_order(
             client in "[a-z]{1,8}",
             limit in 1..8_usize,
             toggles in prop::collection::vec(0..40_usize, 1..120),
@@ -170,16 +170,16 @@ mod tests {
             let mut fleet = BTreeSet::new();
             for n in toggles {
                 let before = members(&subset);
-                let swap = if fleet.insert(n) {
+                let change = if fleet.insert(n) {
                     subset.insert(&address(n))
                 } else {
                     fleet.remove(&n);
                     subset.remove(&address(n))
                 };
                 let mut told = before.clone();
-                told.extend(swap.joins.clone());
-                if let Some(leaves) = &swap.leaves {
-                    prop_assert!(told.remove(leaves));
+                told.extend(change.added.clone());
+                if let Some(removed) = &change.removed {
+                    prop_assert!(told.remove(removed));
                 }
                 let after = members(&subset);
                 prop_assert_eq!(&told, &after);

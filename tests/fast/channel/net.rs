@@ -45,8 +45,12 @@ pub type Client = GreeterClient<BalancedChannel>;
 impl Net {
     /// A greeter at `address`, which greets with it.
     pub fn serve(&self, address: &str) {
+        self.serve_with(address, Server::builder());
+    }
+
+    pub fn serve_with(&self, address: &str, mut server: Server) {
         let whoami = address.to_owned();
-        let router = Server::builder().add_service(GreeterServer::new(MyGreeter { whoami }));
+        let router = server.add_service(GreeterServer::new(MyGreeter { whoami }));
         self.serve_router(address, router);
     }
 

@@ -2,12 +2,14 @@
 
 use super::hello;
 use super::net::{Client, Net, address, ready};
-use crate::setup::MS;
+use crate::setup::{MS, SEC};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_etcd::discovery::channel::BalancedChannel;
+use tower::ServiceExt as _;
 
 /// What the server does when it has read a message.
 #[derive(Clone, Copy, Debug)]
@@ -18,13 +20,17 @@ enum Act {
     Reset { code: u32 },
     /// It closes the connection.
     Close,
+    /// It closes the connection on headers already.
+    CloseOnHeaders,
 }
 
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const PREFACE: usize = 24;
+const MAX_CONCURRENT_STREAMS: u8 = 3;
 
 const NO_ERROR: u32 = 0;
 const REFUSED_STREAM: u32 = 7;
@@ -39,9 +45,18 @@ async fn write(io: &mut DuplexStream, kind: u8, stream: u32, payload: &[u8]) {
     let _gone = io.write_all(&frame).await;
 }
 
+fn max_streams(n: u32) -> Vec<u8> {
+    [&[0, MAX_CONCURRENT_STREAMS], &n.to_be_bytes()[..]].concat()
+}
+
 /// Speaks just enough HTTP/2 to read messages and to act on each.
 async fn speak(mut io: DuplexStream, act: Act) -> Option<()> {
     write(&mut io, SETTINGS, 0, &[]).await;
+    listen(&mut io, act).await
+}
+
+/// The same after its own settings.
+async fn listen(io: &mut DuplexStream, act: Act) -> Option<()> {
     io.read_exact(&mut [0; PREFACE]).await.ok()?;
     loop {
         let mut head = [0; 9];
@@ -50,22 +65,25 @@ async fn speak(mut io: DuplexStream, act: Act) -> Option<()> {
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         let mut payload = vec![0; len as usize];
         io.read_exact(&mut payload).await.ok()?;
+        if head[3] == HEADERS && matches!(act, Act::CloseOnHeaders) {
+            return None;
+        }
         if head[3] != DATA || payload.is_empty() {
             continue;
         }
         match act {
             Act::GoAway { last, code } => {
                 let payload = [last.to_be_bytes(), code.to_be_bytes()].concat();
-                write(&mut io, GOAWAY, 0, &payload).await;
+                write(io, GOAWAY, 0, &payload).await;
             }
-            Act::Reset { code } => write(&mut io, RST_STREAM, stream, &code.to_be_bytes()).await,
-            Act::Close => return None,
+            Act::Reset { code } => write(io, RST_STREAM, stream, &code.to_be_bytes()).await,
+            Act::Close | Act::CloseOnHeaders => return None,
         }
     }
 }
 
-/// Calls a fleet in which the one that acts is by far the heaviest, and a greeter is there too.
-async fn call(act: Act, name: &str) -> (Result<String, Status>, BalancedChannel) {
+/// A fleet in which the one that acts is by far the heaviest, and a greeter is there too.
+async fn fleet(act: Act) -> BalancedChannel {
     let net = Net::default();
     let mut arriving = net.listen(&address(1), CancellationToken::new());
     tokio::spawn(async move {
@@ -79,6 +97,12 @@ async fn call(act: Act, name: &str) -> (Result<String, Status>, BalancedChannel)
     registry.put(&address(2), 1);
     let balanced = builder.build().unwrap();
     ready(&balanced, 2).await;
+    balanced
+}
+
+/// Calls such a fleet.
+async fn call(act: Act, name: &str) -> (Result<String, Status>, BalancedChannel) {
+    let balanced = fleet(act).await;
     let mut client = Client::new(balanced.clone());
     let request = super::HelloRequest {
         name: name.to_owned(),
@@ -167,4 +191,53 @@ async fn after_a_goaway_the_old_connection_finishes_and_a_new_one_is_made() {
     assert_eq!(net.connects(&address(1)), 2, "the second call found it out");
     assert!(!first.is_finished() && !second.is_finished());
     assert_eq!(balanced.endpoints()[0].in_flight, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_body_that_may_have_arrived_is_never_repeated() {
+    let balanced = fleet(Act::CloseOnHeaders).await;
+    let request = http::Request::post("/greeter.v1.Greeter/SayHello");
+    let request = request.body(Body::empty()).unwrap();
+    let status = balanced.clone().oneshot(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let calls: u64 = balanced.endpoints().iter().map(|e| e.calls).sum();
+    assert_eq!(calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_no_streams_is_passed_over_until_it_takes_some() {
+    let net = Net::default();
+    let mut arriving = net.listen(&address(1), CancellationToken::new());
+    tokio::spawn(async move {
+        let mut io = arriving.recv().await.unwrap();
+        write(&mut io, SETTINGS, 0, &max_streams(0)).await;
+        sleep(SEC * 10).await;
+        write(&mut io, SETTINGS, 0, &max_streams(1)).await;
+        listen(&mut io, Act::Reset { code: CANCEL }).await;
+    });
+    let (registry, builder) = net.balanced();
+    registry.put(&address(1), 1_000_000_000);
+    let balanced = builder.build().unwrap();
+    ready(&balanced, 1).await;
+    let start = Instant::now();
+    let mut client = Client::new(balanced.clone());
+    let status = hello(&mut client).await.unwrap_err();
+    assert_eq!(
+        status.message(),
+        "no endpoint of \"greeter\": 1 known, 1 ready, each with as many calls as it takes"
+    );
+    assert_eq!(start.elapsed().as_secs(), 2, "its ready timeout");
+    net.serve(&address(2));
+    registry.put(&address(2), 1);
+    ready(&balanced, 2).await;
+    let at = Instant::now();
+    assert_eq!(hello(&mut client).await.unwrap(), address(2));
+    assert!(at.elapsed() <= MS * 10, "{:?}", at.elapsed());
+    registry.gone(&address(2));
+    ready(&balanced, 1).await;
+    sleep(SEC * 9 - start.elapsed()).await;
+    let status = hello(&mut client).await.unwrap_err();
+    assert_eq!(status.code(), Code::Cancelled, "it arrived: {status}");
+    let waited = start.elapsed();
+    assert!((MS * 9_900..SEC * 11).contains(&waited), "{waited:?}");
 }

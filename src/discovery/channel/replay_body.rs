@@ -1,14 +1,14 @@
-//! [`Replay`]: a request body that can be sent again while that is certainly harmless.
+//! [`ReplayBody`]: a request body that can be sent again while that is certainly harmless.
 //!
 //! The frames that were read are kept, up to [`LIMIT`], until the response begins. Each attempt
-//! reads through an [`Attempt`] of its own; only the last one handed out is served, because the
-//! task in which hyper reads the body of a failed attempt ends a little later than its call.
+//! reads through an [`AttemptBody`] of its own. Only the last one handed out is served: the task in
+//! which hyper reads the body of a failed attempt ends a little later than its call.
 //!
 //! One allocation for a call, and no copy: the frames are [`Bytes`].
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -17,26 +17,26 @@ use tonic::body::Body;
 
 /// The body of one call, from which the bodies of its attempts are made.
 #[derive(Debug)]
-pub(super) struct Replay(Arc<Mutex<Source>>);
+pub(super) struct ReplayBody(Arc<Mutex<Source>>);
 
 /// The body of one attempt.
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(super) struct AttemptBody {
     source: Arc<Mutex<Source>>,
     number: u32,
     /// How many of the kept frames were read.
     at: usize,
 }
 
-/// What can be said about sending it again.
+/// How far the last attempt has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
-    /// The last attempt has not read a single frame.
-    Untouched,
+pub(super) enum Progress {
+    /// Nothing was asked for, and the headers alone are no whole request.
+    Unread,
     /// All that was read is kept.
     Kept,
-    /// More was read than is kept, or reading it failed.
-    Lost,
+    /// More was read than is kept, or reading it failed: there can be no other attempt.
+    Capped,
 }
 
 #[derive(Debug)]
@@ -46,61 +46,63 @@ struct Source {
     size: usize,
     /// The attempt that may read.
     current: u32,
-    /// The current attempt has asked for something.
-    touched: bool,
+    progress: Progress,
     ended: bool,
-    lost: bool,
 }
 
 /// As much of a body is kept. A unary request is most often below it, and a stream that has got
 /// this far without an answer is at work.
 const LIMIT: usize = 64 * 1024;
 
-// === impl Replay ===
+// === impl ReplayBody ===
 
-impl Replay {
+impl ReplayBody {
     pub(super) fn new(body: Body) -> Self {
         Self(Arc::new(Mutex::new(Source {
             body,
             kept: Vec::new(),
             size: 0,
             current: 0,
-            touched: false,
+            progress: Progress::Unread,
             ended: false,
-            lost: false,
         })))
     }
 
     /// The body for the next attempt. What was handed out before is not served any more.
-    pub(super) fn attempt(&self) -> Attempt {
+    pub(super) fn attempt(&self) -> AttemptBody {
         let mut source = lock(&self.0);
         source.current += 1;
-        source.touched = false;
-        Attempt {
+        // hyper sends the headers of an empty body as a whole request, and never asks for a frame:
+        // that nothing was read does not show then that nothing was sent.
+        let ended = source.ended || source.body.is_end_stream();
+        let whole = ended && source.kept.is_empty();
+        if source.progress != Progress::Capped {
+            source.progress = if whole {
+                Progress::Kept
+            } else {
+                Progress::Unread
+            };
+        }
+        AttemptBody {
             source: self.0.clone(),
             number: source.current,
             at: 0,
         }
     }
 
-    pub(super) fn again(&self) -> Again {
-        let source = lock(&self.0);
-        match () {
-            () if source.lost => Again::Lost,
-            () if source.touched => Again::Kept,
-            () => Again::Untouched,
-        }
+    pub(super) fn progress(&self) -> Progress {
+        lock(&self.0).progress
     }
 
     /// There will be no other attempt: nothing is kept from here on.
-    pub(super) fn settle(&self) {
-        lock(&self.0).forget();
+    pub(super) fn stop_keeping(&self) {
+        lock(&self.0).cap();
     }
 }
 
-// === impl Attempt ===
+// === impl AttemptBody ===
 
-impl http_body::Body for Attempt {
+impl http_body::Body for AttemptBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -114,7 +116,9 @@ impl http_body::Body for Attempt {
             let text = "this attempt was given up for another one";
             return Poll::Ready(Some(Err(Status::cancelled(text))));
         }
-        source.touched = true;
+        if source.progress == Progress::Unread {
+            source.progress = Progress::Kept;
+        }
         if let Some(frame) = source.kept.get(this.at).and_then(copy) {
             this.at += 1;
             return Poll::Ready(Some(Ok(frame)));
@@ -125,7 +129,7 @@ impl http_body::Body for Attempt {
         let frame = ready!(Pin::new(&mut source.body).poll_frame(cx));
         match &frame {
             None => source.ended = true,
-            Some(Err(_)) => source.forget(),
+            Some(Err(_)) => source.cap(),
             Some(Ok(frame)) => {
                 source.keep(frame);
                 this.at = source.kept.len();
@@ -141,7 +145,7 @@ impl http_body::Body for Attempt {
 
     fn size_hint(&self) -> SizeHint {
         let source = lock(&self.source);
-        if source.kept.is_empty() && !source.lost {
+        if source.kept.is_empty() && source.progress != Progress::Capped {
             source.body.size_hint()
         } else {
             SizeHint::default()
@@ -153,18 +157,18 @@ impl http_body::Body for Attempt {
 
 impl Source {
     fn keep(&mut self, frame: &Frame<Bytes>) {
-        if self.lost {
+        if self.progress == Progress::Capped {
             return;
         }
         self.size += frame.data_ref().map_or(0, Bytes::len);
         match copy(frame) {
             Some(frame) if self.size <= LIMIT => self.kept.push(frame),
-            _ => self.forget(),
+            _ => self.cap(),
         }
     }
 
-    fn forget(&mut self) {
-        self.lost = true;
+    fn cap(&mut self) {
+        self.progress = Progress::Capped;
         self.kept = Vec::new();
     }
 }
@@ -187,7 +191,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use tokio_stream::iter;
 
-    fn body(sizes: &[usize]) -> Replay {
+    fn body(sizes: &[usize]) -> ReplayBody {
         let frames: Vec<_> = sizes
             .iter()
             .enumerate()
@@ -196,10 +200,10 @@ mod tests {
                 Ok::<_, Status>(Frame::data(Bytes::from(vec![byte; *size])))
             })
             .collect();
-        Replay::new(Body::new(StreamBody::new(iter(frames))))
+        ReplayBody::new(Body::new(StreamBody::new(iter(frames))))
     }
 
-    async fn all(attempt: Attempt) -> Vec<(u8, usize)> {
+    async fn all(attempt: AttemptBody) -> Vec<(u8, usize)> {
         let mut attempt = attempt;
         let mut read = vec![];
         while let Some(frame) = attempt.frame().await {
@@ -212,11 +216,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_was_read_is_read_again_from_its_start() {
         let replay = body(&[5, 6, 7]);
-        assert_eq!(replay.again(), Again::Untouched);
+        assert_eq!(replay.progress(), Progress::Unread);
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
         first.frame().await.unwrap().unwrap();
-        assert_eq!(replay.again(), Again::Kept);
+        assert_eq!(replay.progress(), Progress::Kept);
         let expected = vec![(0, 5), (1, 6), (2, 7)];
         assert_eq!(all(replay.attempt()).await, expected);
         assert_eq!(all(replay.attempt()).await, expected, "after its end too");
@@ -228,7 +232,7 @@ mod tests {
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
         let second = replay.attempt();
-        assert_eq!(replay.again(), Again::Untouched);
+        assert_eq!(replay.progress(), Progress::Unread);
         assert!(first.frame().await.unwrap().is_err());
         assert_eq!(all(second).await, vec![(0, 5), (1, 6)]);
     }
@@ -238,33 +242,36 @@ mod tests {
         let replay = body(&[LIMIT, 1, 9]);
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
-        assert_eq!(replay.again(), Again::Kept);
+        assert_eq!(replay.progress(), Progress::Kept);
         first.frame().await.unwrap().unwrap();
-        assert_eq!(replay.again(), Again::Lost);
+        assert_eq!(replay.progress(), Progress::Capped);
         assert_eq!(all(first).await, vec![(2, 9)]);
     }
 
     #[tokio::test]
-    async fn once_settled_nothing_is_kept_and_reading_goes_on() {
+    async fn after_the_answer_nothing_is_kept_and_reading_goes_on() {
         let replay = body(&[5, 6, 7]);
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
-        replay.settle();
-        assert_eq!(replay.again(), Again::Lost);
+        replay.stop_keeping();
+        assert_eq!(replay.progress(), Progress::Capped);
         assert_eq!(all(first).await, vec![(1, 6), (2, 7)]);
     }
 
     #[tokio::test]
     async fn a_body_that_fails_is_not_sent_again() {
         let frames = [Err::<Frame<Bytes>, _>(Status::internal("cannot encode"))];
-        let replay = Replay::new(Body::new(StreamBody::new(iter(frames))));
+        let replay = ReplayBody::new(Body::new(StreamBody::new(iter(frames))));
         assert!(replay.attempt().frame().await.unwrap().is_err());
-        assert_eq!(replay.again(), Again::Lost);
+        assert_eq!(replay.progress(), Progress::Capped);
     }
 
     #[test]
-    fn an_empty_body_says_so() {
-        let replay = Replay::new(Body::empty());
-        assert!(http_body::Body::is_end_stream(&replay.attempt()));
+    fn the_headers_of_an_empty_body_count_as_sent() {
+        let replay = ReplayBody::new(Body::empty());
+        for _ in 0..2 {
+            assert!(http_body::Body::is_end_stream(&replay.attempt()));
+            assert_eq!(replay.progress(), Progress::Kept);
+        }
     }
 }

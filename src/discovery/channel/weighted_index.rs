@@ -1,33 +1,33 @@
-//! [`Weights`]: drawing places in proportion to their weights; pure.
+//! [`WeightedIndex`]: drawing indices in proportion to their weights; pure.
 //!
 //! A Fenwick tree: a change and a draw each cost log₂ n steps, 14 of them among 10,000. Rejection
 //! sampling against the greatest weight would cost less on even weights, but one of 10,000 among
 //! ones of 1 would have it try for ever, or give up and be unfair.
 
-/// The weights of a row of places.
+/// The weights of a row of indices.
 #[derive(Debug, Default)]
-pub(super) struct Weights {
+pub(super) struct WeightedIndex {
     each: Vec<u32>,
-    /// `sums[i]` is the sum of the `lowest_bit(i + 1)` weights that end at place `i`.
+    /// `sums[i]` is the sum of the `lowest_bit(i + 1)` weights that end at index `i`.
     sums: Vec<u64>,
     total: u64,
-    /// How many places have a weight at all.
-    heavy: usize,
+    /// How many weights are not 0.
+    nonzero: usize,
 }
 
-// === impl Weights ===
+// === impl WeightedIndex ===
 
-impl Weights {
+impl WeightedIndex {
     pub(super) fn len(&self) -> usize {
         self.each.len()
     }
 
-    /// Whether the place may be drawn: one of weight 0 only while there are no others.
-    pub(super) fn may_be_drawn(&self, place: usize) -> bool {
-        self.heavy == 0 || self.each.get(place).is_some_and(|weight| *weight > 0)
+    /// Whether the index may be drawn: one of weight 0 only while there are no others.
+    pub(super) fn may_be_drawn(&self, index: usize) -> bool {
+        self.nonzero == 0 || self.each.get(index).is_some_and(|weight| *weight > 0)
     }
 
-    /// Adds a place at the end.
+    /// Adds an index at the end.
     pub(super) fn push(&mut self, weight: u32) {
         let end = self.each.len() + 1;
         let covered = end - lowest_bit(end);
@@ -37,41 +37,41 @@ impl Weights {
         self.set(end - 1, weight);
     }
 
-    /// Takes a place away; the last one moves to it.
-    pub(super) fn swap_remove(&mut self, place: usize) {
+    /// Removes an index; the last one moves to it.
+    pub(super) fn swap_remove(&mut self, index: usize) {
         let Some(last) = self.each.last().copied() else {
             return;
         };
-        self.set(place, last);
+        self.set(index, last);
         self.set(self.each.len() - 1, 0);
         self.each.pop();
         self.sums.pop();
     }
 
-    pub(super) fn set(&mut self, place: usize, weight: u32) {
-        let Some(each) = self.each.get_mut(place) else {
+    pub(super) fn set(&mut self, index: usize, weight: u32) {
+        let Some(each) = self.each.get_mut(index) else {
             return;
         };
         let old = std::mem::replace(each, weight);
-        self.heavy += usize::from(weight > 0);
-        self.heavy -= usize::from(old > 0);
+        self.nonzero += usize::from(weight > 0);
+        self.nonzero -= usize::from(old > 0);
         let change = |sum: &mut u64| *sum = *sum + u64::from(weight) - u64::from(old);
         change(&mut self.total);
-        let mut at = place + 1;
+        let mut at = index + 1;
         while let Some(sum) = self.sums.get_mut(at - 1) {
             change(sum);
             at += lowest_bit(at);
         }
     }
 
-    /// Two different places in proportion to their weights, or one if there is no other.
+    /// Two different indices in proportion to their weights, or one if there is no other.
     pub(super) fn draw(&self, rng: &mut fastrand::Rng) -> Option<(usize, Option<usize>)> {
-        if self.heavy == 0 {
+        if self.nonzero == 0 {
             return draw_evenly(self.each.len(), rng);
         }
-        let first = self.place_of(rng.u64(..self.total));
+        let first = self.index_of(rng.u64(..self.total));
         let weight = u64::from(self.each.get(first).copied()?);
-        if self.heavy == 1 {
+        if self.nonzero == 1 {
             return Some((first, None));
         }
         // The second one as if the first were not there.
@@ -79,11 +79,11 @@ impl Weights {
         if at >= self.sum_before(first) {
             at += weight;
         }
-        Some((first, Some(self.place_of(at))))
+        Some((first, Some(self.index_of(at))))
     }
 
-    fn sum_before(&self, place: usize) -> u64 {
-        let (mut sum, mut at) = (0, place);
+    fn sum_before(&self, index: usize) -> u64 {
+        let (mut sum, mut at) = (0, index);
         while at > 0 {
             sum += self.sums.get(at - 1).copied().unwrap_or_default();
             at -= lowest_bit(at);
@@ -91,21 +91,21 @@ impl Weights {
         sum
     }
 
-    /// The place that holds the `at`th unit of all the weight there is.
-    fn place_of(&self, mut at: u64) -> usize {
-        let mut place = 0;
+    /// The index that holds the `at`th unit of all the weight there is.
+    fn index_of(&self, mut at: u64) -> usize {
+        let mut index = 0;
         let mut step = self.sums.len().next_power_of_two();
         while step > 0 {
-            match self.sums.get(place + step - 1) {
+            match self.sums.get(index + step - 1) {
                 Some(sum) if *sum <= at => {
                     at -= sum;
-                    place += step;
+                    index += step;
                 }
                 _ => {}
             }
             step /= 2;
         }
-        place
+        index
     }
 }
 
@@ -130,14 +130,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn of(weights: &[u32]) -> Weights {
-        let mut all = Weights::default();
+    fn of(weights: &[u32]) -> WeightedIndex {
+        let mut all = WeightedIndex::default();
         weights.iter().for_each(|weight| all.push(*weight));
         all
     }
 
     #[test]
-    fn places_are_drawn_in_proportion() {
+    fn indices_are_drawn_in_proportion() {
         let mut rng = fastrand::Rng::with_seed(7);
         let weights = [1, 0, 10_000, 300, 300, 99];
         let all = of(&weights);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn those_without_weight_are_drawn_only_among_themselves() {
+    fn indices_of_weight_0_are_drawn_only_among_themselves() {
         let mut rng = fastrand::Rng::with_seed(7);
         assert_eq!(of(&[]).draw(&mut rng), None);
         assert_eq!(of(&[0]).draw(&mut rng), Some((0, None)));
@@ -172,26 +172,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_changes_leave_the_same_sums_as_building_anew(
+        fn any_changes_leave_the_same_sums_as_a_new_index(
             acts in prop::collection::vec((0..3_u8, 0..50_usize, 0..5_u32), 0..80)
         ) {
             let mut model: Vec<u32> = vec![];
-            let mut all = Weights::default();
-            for (act, place, weight) in acts {
+            let mut all = WeightedIndex::default();
+            for (act, index, weight) in acts {
                 match act {
                     0 => { model.push(weight); all.push(weight); }
-                    1 if place < model.len() => { model[place] = weight; all.set(place, weight); }
-                    2 if place < model.len() => { model.swap_remove(place); all.swap_remove(place); }
+                    1 if index < model.len() => { model[index] = weight; all.set(index, weight); }
+                    2 if index < model.len() => { model.swap_remove(index); all.swap_remove(index); }
                     _ => {}
                 }
             }
             let anew = of(&model);
             prop_assert_eq!(&all.each, &anew.each);
             prop_assert_eq!(&all.sums, &anew.sums);
-            prop_assert_eq!((all.total, all.heavy), (anew.total, anew.heavy));
-            let owners = model.iter().enumerate().flat_map(|(place, weight)| vec![place; *weight as usize]);
+            prop_assert_eq!((all.total, all.nonzero), (anew.total, anew.nonzero));
+            let owners = model.iter().enumerate().flat_map(|(index, weight)| vec![index; *weight as usize]);
             for (at, owner) in owners.enumerate() {
-                prop_assert_eq!(all.place_of(at as u64), owner);
+                prop_assert_eq!(all.index_of(at as u64), owner);
             }
         }
     }

@@ -1,11 +1,11 @@
-//! [`Roster`]: those that can be called now, and the choice among them.
+//! [`ReadySet`]: the connections that can be called now, and the choice among them.
 //!
 //! The choice is the better of two: two different ones are drawn in proportion to their weights,
 //! and the one with less load for its weight is taken. It evens out load nearly as well as asking
 //! all of them, and it is what keeps many clients from all running to the same idle server. While
 //! nothing is in flight the first one drawn is taken, so that the weights are kept exactly.
 
-use super::weights::Weights;
+use super::weighted_index::WeightedIndex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
@@ -13,9 +13,9 @@ use tokio::sync::futures::Notified;
 
 /// Those that can be called now. Each change costs log₂ n, and never a copy.
 #[derive(Debug)]
-pub(super) struct Roster<C> {
-    seats: RwLock<Seats<C>>,
-    arrived: Notify,
+pub(super) struct ReadySet<C> {
+    members: RwLock<Members<C>>,
+    inserted: Notify,
 }
 
 /// One that can be called.
@@ -23,61 +23,56 @@ pub(super) trait Candidate {
     fn weight(&self) -> u32;
     /// The calls that are in flight on it.
     fn load(&self) -> usize;
-    /// Where the roster keeps its place.
-    fn place(&self) -> &Place;
+    /// Where the set keeps its position.
+    fn position(&self) -> &Position;
 }
 
-/// The place of a candidate in a roster. Only the roster writes it, under its lock.
+/// The position of a candidate in its set. Only the set writes it, under its lock.
 #[derive(Debug)]
-pub(super) struct Place(AtomicUsize);
+pub(super) struct Position(AtomicUsize);
 
 #[derive(Debug)]
-struct Seats<C> {
-    taken: Vec<Arc<C>>,
-    weights: Weights,
+struct Members<C> {
+    items: Vec<Arc<C>>,
+    weights: WeightedIndex,
 }
 
 /// So often two are drawn; then those that may be taken are few, and are looked for.
 const DRAWS: usize = 4;
 
-// === impl Roster ===
+// === impl ReadySet ===
 
-impl<C: Candidate> Roster<C> {
-    /// Adds one that is not in it. Gives how many there are then.
-    pub(super) fn insert(&self, candidate: Arc<C>) -> usize {
-        let mut seats = self.write();
-        candidate.place().0.store(seats.taken.len(), Relaxed);
-        seats.weights.push(candidate.weight());
-        seats.taken.push(candidate);
-        let len = seats.taken.len();
-        drop(seats);
-        self.arrived.notify_waiters();
-        len
+impl<C: Candidate> ReadySet<C> {
+    /// Adds one that is not in it.
+    pub(super) fn insert(&self, candidate: Arc<C>) {
+        let mut members = self.write();
+        candidate.position().0.store(members.items.len(), Relaxed);
+        members.weights.push(candidate.weight());
+        members.items.push(candidate);
+        drop(members);
+        self.inserted.notify_waiters();
     }
 
-    /// Takes one out. Gives how many are left, or `None` if it was not in it.
-    pub(super) fn remove(&self, candidate: &Arc<C>) -> Option<usize> {
-        let mut seats = self.write();
-        let at = seats.place_of(candidate)?;
-        seats.taken.swap_remove(at);
-        seats.weights.swap_remove(at);
-        if let Some(moved) = seats.taken.get(at) {
-            moved.place().0.store(at, Relaxed);
+    /// Takes one out, if it is in it.
+    pub(super) fn remove(&self, candidate: &Arc<C>) {
+        let mut members = self.write();
+        let Some(at) = members.position_of(candidate) else {
+            return;
+        };
+        members.items.swap_remove(at);
+        members.weights.swap_remove(at);
+        if let Some(moved) = members.items.get(at) {
+            moved.position().0.store(at, Relaxed);
         }
-        candidate.place().0.store(Place::NONE, Relaxed);
-        Some(seats.taken.len())
+        candidate.position().0.store(Position::NONE, Relaxed);
     }
 
     /// The weight of one may have changed.
-    pub(super) fn reweigh(&self, candidate: &Arc<C>) {
-        let mut seats = self.write();
-        if let Some(at) = seats.place_of(candidate) {
-            seats.weights.set(at, candidate.weight());
+    pub(super) fn update_weight(&self, candidate: &Arc<C>) {
+        let mut members = self.write();
+        if let Some(at) = members.position_of(candidate) {
+            members.weights.set(at, candidate.weight());
         }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.read().taken.len()
     }
 
     /// Chooses one for which `may` holds.
@@ -86,41 +81,41 @@ impl<C: Candidate> Roster<C> {
         rng: &mut fastrand::Rng,
         may: impl Fn(&Arc<C>) -> bool,
     ) -> Option<Arc<C>> {
-        let seats = self.read();
+        let members = self.read();
         for _ in 0..DRAWS {
-            let (first, second) = seats.weights.draw(rng)?;
-            let get = |place| seats.taken.get(place).filter(|candidate| may(candidate));
+            let (first, second) = members.weights.draw(rng)?;
+            let get = |index| members.items.get(index).filter(|candidate| may(candidate));
             match (get(first), second.and_then(get)) {
                 (Some(first), Some(second)) => return Some(better(first, second).clone()),
                 (Some(only), None) | (None, Some(only)) => return Some(only.clone()),
                 (None, None) => {}
             }
         }
-        seats.search(rng, may)
+        members.search(rng, may)
     }
 
-    /// Resolves when one is added after this call.
-    pub(super) fn arrival(&self) -> Notified<'_> {
-        self.arrived.notified()
+    /// Resolves when one is inserted after this call.
+    pub(super) fn insertion(&self) -> Notified<'_> {
+        self.inserted.notified()
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Seats<C>> {
-        self.seats.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Members<C>> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Seats<C>> {
-        self.seats.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Members<C>> {
+        self.members.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<C> Default for Roster<C> {
+impl<C> Default for ReadySet<C> {
     fn default() -> Self {
         Self {
-            seats: RwLock::new(Seats {
-                taken: Vec::new(),
-                weights: Weights::default(),
+            members: RwLock::new(Members {
+                items: Vec::new(),
+                weights: WeightedIndex::default(),
             }),
-            arrived: Notify::new(),
+            inserted: Notify::new(),
         }
     }
 }
@@ -137,12 +132,12 @@ fn better<'a, C: Candidate>(first: &'a Arc<C>, second: &'a Arc<C>) -> &'a Arc<C>
     }
 }
 
-// === impl Seats ===
+// === impl Members ===
 
-impl<C: Candidate> Seats<C> {
-    fn place_of(&self, candidate: &Arc<C>) -> Option<usize> {
-        let at = candidate.place().0.load(Relaxed);
-        let there = self.taken.get(at)?;
+impl<C: Candidate> Members<C> {
+    fn position_of(&self, candidate: &Arc<C>) -> Option<usize> {
+        let at = candidate.position().0.load(Relaxed);
+        let there = self.items.get(at)?;
         Arc::ptr_eq(there, candidate).then_some(at)
     }
 
@@ -151,20 +146,20 @@ impl<C: Candidate> Seats<C> {
         let start = rng.usize(..len.max(1));
         (0..len)
             .map(|n| (start + n) % len)
-            .filter(|place| self.weights.may_be_drawn(*place))
-            .filter_map(|place| self.taken.get(place))
+            .filter(|index| self.weights.may_be_drawn(*index))
+            .filter_map(|index| self.items.get(index))
             .find(|candidate| may(candidate))
             .cloned()
     }
 }
 
-// === impl Place ===
+// === impl Position ===
 
-impl Place {
+impl Position {
     const NONE: usize = usize::MAX;
 }
 
-impl Default for Place {
+impl Default for Position {
     fn default() -> Self {
         Self(AtomicUsize::new(Self::NONE))
     }
@@ -180,7 +175,7 @@ mod tests {
         name: usize,
         weight: AtomicU32,
         load: AtomicUsize,
-        place: Place,
+        position: Position,
     }
 
     impl Candidate for Fake {
@@ -190,33 +185,33 @@ mod tests {
         fn load(&self) -> usize {
             self.load.load(Relaxed)
         }
-        fn place(&self) -> &Place {
-            &self.place
+        fn position(&self) -> &Position {
+            &self.position
         }
     }
 
-    fn filled(weights: &[u32]) -> (Roster<Fake>, Vec<Arc<Fake>>) {
-        let roster = Roster::default();
+    fn filled(weights: &[u32]) -> (ReadySet<Fake>, Vec<Arc<Fake>>) {
+        let ready = ReadySet::default();
         let fake = |(name, weight): (usize, &u32)| {
             Arc::new(Fake {
                 name,
                 weight: AtomicU32::new(*weight),
                 load: AtomicUsize::new(0),
-                place: Place::default(),
+                position: Position::default(),
             })
         };
         let fakes: Vec<_> = weights.iter().enumerate().map(fake).collect();
         for fake in &fakes {
-            roster.insert(fake.clone());
+            ready.insert(fake.clone());
         }
-        (roster, fakes)
+        (ready, fakes)
     }
 
-    fn picks(roster: &Roster<Fake>, of: usize, times: usize) -> Vec<f64> {
+    fn picks(ready: &ReadySet<Fake>, of: usize, times: usize) -> Vec<f64> {
         let mut rng = fastrand::Rng::with_seed(3);
         let mut picked = vec![0.0; of];
         for _ in 0..times {
-            picked[roster.pick(&mut rng, |_| true).unwrap().name] += 1.0;
+            picked[ready.pick(&mut rng, |_| true).unwrap().name] += 1.0;
         }
         picked
     }
@@ -224,8 +219,8 @@ mod tests {
     #[test]
     fn without_load_the_weights_are_kept_exactly() {
         let weights = [100, 50, 300, 0, 1];
-        let (roster, _) = filled(&weights);
-        let picked = picks(&roster, 5, 451_000);
+        let (ready, _) = filled(&weights);
+        let picked = picks(&ready, 5, 451_000);
         for (picked, weight) in picked.iter().zip(weights) {
             let expected = f64::from(weight) * 1000.0;
             let off = (picked - expected).abs();
@@ -234,25 +229,25 @@ mod tests {
     }
 
     #[test]
-    fn under_load_the_less_loaded_of_the_two_is_taken() {
-        let (roster, fakes) = filled(&[100, 100]);
+    fn under_load_the_less_loaded_of_the_two_is_items() {
+        let (ready, fakes) = filled(&[100, 100]);
         fakes[0].load.store(1, Relaxed);
-        assert_eq!(picks(&roster, 2, 100), [0.0, 100.0]);
+        assert_eq!(picks(&ready, 2, 100), [0.0, 100.0]);
         // Twice the load on twice the weight is even.
         fakes[0].load.store(2, Relaxed);
         fakes[1].load.store(1, Relaxed);
         fakes[0].weight.store(200, Relaxed);
-        roster.reweigh(&fakes[0]);
-        let picked = picks(&roster, 2, 3000);
+        ready.update_weight(&fakes[0]);
+        let picked = picks(&ready, 2, 3000);
         assert!((picked[0] - 2000.0).abs() < 150.0, "{picked:?}");
     }
 
     #[test]
     fn calls_that_stay_spread_by_weight() {
-        let (roster, fakes) = filled(&[100, 300]);
+        let (ready, fakes) = filled(&[100, 300]);
         let mut rng = fastrand::Rng::with_seed(3);
         for _ in 0..4000 {
-            let picked = roster.pick(&mut rng, |_| true).unwrap();
+            let picked = ready.pick(&mut rng, |_| true).unwrap();
             picked.load.fetch_add(1, Relaxed);
         }
         let load = fakes[0].load();
@@ -261,34 +256,34 @@ mod tests {
 
     #[test]
     fn whatever_is_refused_another_one_is_found_if_there_is_any() {
-        let (roster, fakes) = filled(&[1_000_000, 1, 1, 0]);
+        let (ready, fakes) = filled(&[1_000_000, 1, 1, 0]);
         let mut rng = fastrand::Rng::with_seed(3);
-        let found = roster.pick(&mut rng, |c| c.name == 1).unwrap();
+        let found = ready.pick(&mut rng, |c| c.name == 1).unwrap();
         assert_eq!(found.name, 1);
-        assert!(roster.pick(&mut rng, |c| c.name == 3).is_none());
+        assert!(ready.pick(&mut rng, |c| c.name == 3).is_none());
         for fake in &fakes[..3] {
-            roster.remove(fake);
+            ready.remove(fake);
         }
-        assert_eq!(roster.pick(&mut rng, |_| true).unwrap().name, 3);
-        assert_eq!(roster.remove(&fakes[3]), Some(0));
-        assert_eq!(roster.remove(&fakes[3]), None);
-        assert!(roster.pick(&mut rng, |_| true).is_none());
+        assert_eq!(ready.pick(&mut rng, |_| true).unwrap().name, 3);
+        ready.remove(&fakes[3]);
+        ready.remove(&fakes[3]);
+        assert!(ready.pick(&mut rng, |_| true).is_none());
     }
 
     #[test]
     fn one_change_among_ten_thousand_leaves_the_others_where_they_are() {
-        let (roster, fakes) = filled(&[100; 10_000]);
-        roster.remove(&fakes[17]);
+        let (ready, fakes) = filled(&[100; 10_000]);
+        ready.remove(&fakes[17]);
         let moved = fakes
             .iter()
-            .filter(|f| f.place.0.load(Relaxed) != f.name)
+            .filter(|f| f.position.0.load(Relaxed) != f.name)
             .count();
         assert_eq!(moved, 2, "the one that left and the last one, in its place");
-        assert_eq!(roster.len(), 9_999);
-        assert_eq!(roster.insert(fakes[17].clone()), 10_000);
-        for fake in &fakes {
-            assert!(roster.remove(fake).is_some());
+        assert_eq!(ready.read().items.len(), 9_999);
+        ready.insert(fakes[17].clone());
+        for (fake, left) in fakes.iter().zip((0..10_000).rev()) {
+            ready.remove(fake);
+            assert_eq!(ready.read().items.len(), left);
         }
-        assert_eq!(roster.len(), 0);
     }
 }
