@@ -137,7 +137,7 @@ impl Stage {
 
     /// Waits until etcd says that the lease has been renewed: its time left has gone up.
     pub(crate) async fn renewed(&mut self) -> Result<Instant, Fail> {
-        let expected = format!("a renewal of lease {:x} within {PATIENCE:?}", self.lease);
+        let expected = format!("a renewal of lease {:016x} within {PATIENCE:?}", self.lease);
         let deadline = Instant::now() + PATIENCE;
         let (mut last, mut seen) = (None, "no answer".to_owned());
         while Instant::now() < deadline {

@@ -112,7 +112,7 @@ impl<'a> Line<'a> {
             key: entry.key(),
             name: told.name,
             address: told.address,
-            lease: (entry.lease != 0).then(|| format!("{:x}", entry.lease)),
+            lease: (entry.lease != 0).then(|| format!("{:016x}", entry.lease)),
             ttl_left,
             ttl_granted,
             value,

@@ -224,7 +224,7 @@ impl Sink for Lines {
         let (name, address) = (shown.name, shown.address);
         self.say(
             sign,
-            &format!("{key} name={name} address={address} lease={lease:x} {value}"),
+            &format!("{key} name={name} address={address} lease={lease:016x} {value}"),
         )
     }
 

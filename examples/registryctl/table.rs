@@ -62,9 +62,11 @@ pub(crate) fn cells(entry: &Entry, scope: &Scope, ttls: &Ttls) -> ([String; 4], 
     let shown = entry.shown(scope);
     let (lease, left) = match (entry.lease, ttls.get(&entry.lease)) {
         (0, _) => ("-".to_owned(), "none".to_owned()),
-        (lease, None) => (format!("{lease:x}"), "?".to_owned()),
-        (lease, Some(Ttl::Gone)) => (format!("{lease:x}"), "gone".to_owned()),
-        (lease, Some(Ttl::Left { seconds, .. })) => (format!("{lease:x}"), format!("{seconds}s")),
+        (lease, None) => (format!("{lease:016x}"), "?".to_owned()),
+        (lease, Some(Ttl::Gone)) => (format!("{lease:016x}"), "gone".to_owned()),
+        (lease, Some(Ttl::Left { seconds, .. })) => {
+            (format!("{lease:016x}"), format!("{seconds}s"))
+        }
     };
     ([shown.name, shown.address, lease, left], shown.rest)
 }
@@ -104,6 +106,33 @@ mod tests {
             assert!(
                 lines.iter().all(|line| line.chars().count() <= width),
                 "{width}: {lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lease_is_shown_as_etcdctl_shows_it() {
+        let scope = crate::scope::tests::scope(&[crate::formats::FormatName::Plain], &[]).unwrap();
+        let entry = Entry {
+            key: vec![],
+            value: vec![],
+            lease: 0x7a5,
+            created: 1,
+            written: 1,
+        };
+        for ttl in [
+            None,
+            Some(Ttl::Gone),
+            Some(Ttl::Left {
+                seconds: 3,
+                granted: 5,
+            }),
+        ] {
+            let ttls = ttl.map(|ttl| (entry.lease, ttl)).into_iter().collect();
+            assert_eq!(
+                cells(&entry, &scope, &ttls).0[2],
+                "00000000000007a5",
+                "{ttl:?}"
             );
         }
     }

@@ -7,6 +7,8 @@ use crate::support::server::ServerProcess;
 use tokio::time::sleep;
 
 const ETCD: &str = "http://127.0.0.1:1";
+const HTTPS: &str = "https://127.0.0.1:1";
+const NO_CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
 #[tokio::test]
 async fn a_configuration_that_cannot_work_ends_with_2_and_names_the_culprit() {
@@ -27,6 +29,20 @@ async fn a_configuration_that_cannot_work_ends_with_2_and_names_the_culprit() {
         (ETCD, &["--advertise", "0.0.0.0:9"], &["0.0.0.0:9", "dial"]),
         (ETCD, &["--listen", &taken], &[&taken, "another process"]),
         (ETCD, &["--listen", "nonsense"], &["nonsense", "--listen"]),
+        (ETCD, &["--attempt-timeout", "0s"], &["0ns"]),
+        (ETCD, &["--attempt-timeout", "4s"], &["4s", "TTL"]),
+        (ETCD, &["--attempt-timeout", "9y"], &["9y", "a year"]),
+        (ETCD, &["--on-conflict", "fight"], &["fight", "take-over"]),
+        (ETCD, &["--user", "u"], &["--user", "--password"]),
+        (ETCD, &["--cert", "c.pem"], &["--cert", "--key-file"]),
+        (
+            ETCD,
+            &["--cert", "c.pem", "--key-file", "k.pem"],
+            &["--cacert"],
+        ),
+        (ETCD, &["--server-name", "etcd"], &["--cacert"]),
+        (HTTPS, &["--cacert", "no-such.pem"], &["no-such.pem"]),
+        (ETCD, &["--cacert", NO_CERTIFICATE], &[ETCD, "https"]),
     ] {
         let server = ServerProcess::start(etcd, flags);
         let code = server.exit(LONG).await;

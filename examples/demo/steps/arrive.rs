@@ -32,7 +32,7 @@ pub(super) async fn appear(stage: &mut Stage, timeline: &mut Timeline) -> Result
     ));
     timeline.detail("key", &put.key);
     timeline.detail("value", &value);
-    timeline.detail("lease", format_args!("{:x}", put.lease));
+    timeline.detail("lease", format_args!("{:016x}", put.lease));
 
     let address = serde_json::from_str(&value).map(|instance: InstanceJson| instance.address);
     let told = address

@@ -45,7 +45,7 @@ pub(super) async fn revoke(stage: &mut Stage, timeline: &mut Timeline) -> Result
         || format!("{leases:x?}"),
     )?;
     timeline.held(&format!(
-        "under a new lease, {new:x}, and there is no other"
+        "under a new lease, {new:016x}, and there is no other"
     ));
     settled(stage).await
 }
@@ -72,8 +72,8 @@ async fn back(
 }
 
 async fn same_lease(stage: &mut Stage, timeline: &mut Timeline, lease: i64) -> Result<(), Fail> {
-    let expected = format!("the same lease, {:x}", stage.lease);
-    Fail::unless(lease == stage.lease, expected, || format!("{lease:x}"))?;
+    let expected = format!("the same lease, {:016x}", stage.lease);
+    Fail::unless(lease == stage.lease, expected, || format!("{lease:016x}"))?;
     timeline.held("under the same lease");
     settled(stage).await
 }

@@ -90,7 +90,7 @@ pub(super) async fn wipe(stage: &mut Stage, timeline: &mut Timeline) -> Result<(
         || format!("{leases:x?}"),
     )?;
     timeline.held(&format!(
-        "under a new lease, {new:x}, and there is no other"
+        "under a new lease, {new:016x}, and there is no other"
     ));
 
     let Some(health) = &stage.health else {
@@ -112,7 +112,7 @@ async fn without_a_trace(
     back: Instant,
 ) -> Result<(), Fail> {
     stage.renewed().await?;
-    timeline.held(&format!("the lease {:x} is renewed again", stage.lease));
+    timeline.held(&format!("the lease {:016x} is renewed again", stage.lease));
     stage.caught_up().await?;
     let happened = stage.happened(before.events);
     Fail::unless(happened.is_empty(), "no event for watchers", || {
