@@ -39,7 +39,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use guarded::Guarded;
-pub use plan::Plan;
+pub use plan::{Plan, program};
 
 /// A start that takes longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@
 //! | etcd itself: restart, data loss, SIGSTOP | [`etcd::Etcd`] | real |
 //! | members that fail one by one, elections, a lost quorum | [`cluster::Cluster`] | real |
 //! | a network that delays, drops, resets | [`proxy::Proxy`] in front of any of the real ones | real |
+//! | etcd's own relay | [`grpc_proxy::GrpcProxy`] in front of a real one | real |
 //! | a registered server as a process: signals, exit codes | [`server::ServerProcess`] | real |
 //! | what really happened to the keys | [`observer::Observer`], on all of them | both |
 //!
@@ -23,6 +24,7 @@ pub mod black_hole;
 pub mod cluster;
 pub mod etcd;
 pub mod fake;
+pub mod grpc_proxy;
 pub mod observer;
 pub mod ports;
 pub mod proxy;

@@ -91,7 +91,7 @@ impl Plan {
 
     /// Starts it.
     pub(super) fn spawn(&self) -> Guarded {
-        Guarded::spawn(&binary(), &self.args(), &self.log_path(), self.dir.path())
+        Guarded::spawn(&program(), &self.args(), &self.log_path(), self.dir.path())
     }
 
     /// Removes its data.
@@ -136,7 +136,10 @@ impl Plan {
 }
 
 /// `$ETCD`, else the `etcd` on the `PATH`.
-fn binary() -> PathBuf {
+///
+/// # Panics
+/// When there is none.
+pub fn program() -> PathBuf {
     let wanted = env::var_os("ETCD").map_or_else(|| PathBuf::from("etcd"), PathBuf::from);
     let found = if wanted.components().count() > 1 {
         wanted.is_file().then(|| wanted.clone())

@@ -1,0 +1,192 @@
+//! What is between a server and etcd in production: balancers that end each connection, etcd's own relay, and silence.
+
+use crate::support::etcd::{Etcd, users};
+use crate::support::grpc_proxy::GrpcProxy;
+use crate::support::observer::Observer;
+use crate::support::proxy::Proxy;
+use crate::support::server::{ServerProcess, ms};
+use crate::table::{Judge, Table};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, interval, sleep};
+use tonic_etcd::discovery::Discovery;
+use tonic_etcd::{Instance, Registrar, Registration, Status};
+
+const SEC: Duration = Duration::from_secs(1);
+const BETWEEN_CUTS: Duration = Duration::from_secs(8);
+const CUTS: Duration = Duration::from_secs(120);
+const RELAYED: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(600);
+
+pub async fn all(table: &Table) {
+    tokio::join!(
+        cuts(table),
+        relayed(table, "grpc-proxy", &[]),
+        relayed(
+            table,
+            "grpc-proxy with a namespace",
+            &["--namespace=/tenant"]
+        ),
+    );
+}
+
+/// A registration in this process, one in another, and a reader, all at the same endpoint.
+struct Scene {
+    etcd: Etcd,
+    server: ServerProcess,
+    registration: Registration,
+    statuses: Arc<Mutex<Vec<Status>>>,
+    discovery: Discovery,
+    observer: Observer,
+    /// Calls that etcd counts, when all was quiet.
+    authentications: usize,
+    events: usize,
+}
+
+// === impl Scene ===
+
+impl Scene {
+    async fn begin(etcd: Etcd, endpoint: &str, prefix: &str) -> Self {
+        let server = ServerProcess::start(endpoint, &[]);
+        server.registered().await;
+        let registrar = Registrar::builder(library(endpoint)).build().unwrap();
+        let registration = registrar.register(Instance::new("other")).unwrap();
+        registration
+            .announce("127.0.0.1:9".parse().unwrap())
+            .unwrap();
+        registration.registered().await.unwrap();
+        let discovery = Discovery::builder(library(endpoint), "greeter");
+        let discovery = discovery.build().unwrap();
+        discovery.ready().await;
+        let observer = Observer::start(etcd.endpoint(), prefix).await;
+        sleep(SEC * 2).await;
+        let statuses = Arc::<Mutex<Vec<_>>>::default();
+        let (log, mut watch) = (statuses.clone(), registration.watch());
+        tokio::spawn(async move {
+            while let Some(status) = watch.changed().await {
+                log.lock().unwrap().push(status);
+            }
+        });
+        Self {
+            authentications: etcd.calls("Authenticate").await,
+            events: observer.mark(),
+            etcd,
+            server,
+            registration,
+            statuses,
+            discovery,
+            observer,
+        }
+    }
+
+    /// Nothing has happened to anybody.
+    async fn end(&self, table: &Table, what: &str) {
+        let statuses = self.statuses.lock().unwrap().clone();
+        let warnings = self.server.output().matches(" WARN ").count();
+        let events = self.observer.events().len() - self.events;
+        let authentications = self.etcd.calls("Authenticate").await - self.authentications;
+        let seen = format!(
+            "{} changes of status, {warnings} WARNs, {events} PUTs and DELETEs, {authentications} authentications",
+            statuses.len()
+        );
+        let trouble = self
+            .discovery
+            .snapshot()
+            .watch_error()
+            .map(ToString::to_string);
+        let holds = statuses.is_empty()
+            && (warnings, events, authentications) == (0, 0, 0)
+            && trouble.is_none();
+        let what = format!("{what}: 0 changes of status, WARNs, PUTs, DELETEs, authentications");
+        table.holds(
+            &what,
+            match holds {
+                true => Ok(seen),
+                false => Err(format!("{seen}; {statuses:?}, {trouble:?}")),
+            },
+        );
+        drop(self.registration.clone());
+    }
+}
+
+fn library(endpoint: &str) -> tonic_etcd::Etcd {
+    let etcd = tonic_etcd::Etcd::new([endpoint]);
+    match users::of_servers() {
+        Some((name, password)) => etcd.user(name, password),
+        None => etcd,
+    }
+}
+
+/// A balancer that ends every connection when it is 8 s old.
+async fn cuts(table: &Table) {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let scene = Scene::begin(etcd, &proxy.endpoint(), "/services/").await;
+    let (start, mut cuts) = (Instant::now(), interval(BETWEEN_CUTS));
+    while start.elapsed() < CUTS {
+        cuts.tick().await;
+        proxy.reset();
+    }
+    scene
+        .end(table, "connections cut every 8 s for 2 minutes")
+        .await;
+    leaves_after_cuts(table, &scene, &proxy).await;
+}
+
+/// Who leaves half a second after a cut is gone for readers at once.
+async fn leaves_after_cuts(table: &Table, scene: &Scene, proxy: &Proxy) {
+    let mut gone = vec![];
+    for _ in 0..5 {
+        let leaving = ServerProcess::start(&proxy.endpoint(), &["--settle", "0s"]);
+        let key = leaving.registered().await;
+        let shown = || scene.discovery.snapshot().iter().any(|(it, _)| it == key);
+        until(|| shown()).await;
+        proxy.reset();
+        sleep(SEC / 2).await;
+        leaving.signal("TERM");
+        scene.observer.wait_for_no_key(&key, SEC * 5).await;
+        let deleted = Instant::now();
+        until(|| !shown()).await;
+        gone.push(ms(deleted, Instant::now()));
+        sleep(SEC * 3).await;
+    }
+    table.at_most(
+        "who leaves 0.5 s after a cut: gone for a reader after the DELETE",
+        "ms",
+        100.0,
+        Judge::Each,
+        &gone,
+    );
+}
+
+async fn until(is: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is() && start.elapsed() < SEC * 30 {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// etcd's own relay, for a minute.
+async fn relayed(table: &Table, what: &str, flags: &[&str]) {
+    let etcd = Etcd::start().await;
+    let relay = GrpcProxy::start(&etcd, flags).await;
+    let scene = Scene::begin(etcd, &relay.endpoint(), "").await;
+    sleep(RELAYED).await;
+    scene.end(table, &format!("{what}, for a minute")).await;
+}
+
+/// A reader at an etcd that nobody writes to: its watch stays open.
+pub async fn quiet(table: &Table) {
+    let etcd = Etcd::start().await;
+    let reader = Discovery::builder(library(&etcd.endpoint()), "greeter");
+    let reader = reader.build().unwrap();
+    reader.ready().await;
+    let before = etcd.calls("Watch").await;
+    sleep(QUIET).await;
+    let opened = etcd.calls("Watch").await - before;
+    let trouble = reader.snapshot().watch_error().map(ToString::to_string);
+    let seen = format!("{opened} reopened, trouble: {trouble:?}");
+    let holds = opened == 0 && trouble.is_none();
+    let what = "discovery at an etcd without writes for 10 minutes: 0 reopened watches";
+    table.holds(what, if holds { Ok(seen) } else { Err(seen) });
+}

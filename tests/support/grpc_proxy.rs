@@ -1,0 +1,72 @@
+//! `etcd grpc-proxy`, the relay that comes with etcd, in front of an etcd of the tests.
+//!
+//! To its clients it is an etcd with habits of its own: it merges watches and renewals, answers a renewal at its own pace, up to
+//! a third of the TTL late, and answers no progress requests.
+
+// Each test binary includes this module and uses its own part of it.
+#![allow(dead_code)]
+
+use super::etcd::guarded::Guarded;
+use super::etcd::{Etcd, program, users};
+use super::ports;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A running relay. Killed on drop.
+#[derive(Debug)]
+pub struct GrpcProxy {
+    port: u16,
+    process: Guarded,
+    dir: TempDir,
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl GrpcProxy {
+    /// Starts one, with further flags such as `--namespace=/x`, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not; the message carries what it has logged.
+    pub async fn start(etcd: &Etcd, flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let port = ports::free();
+        let mut args = vec![
+            "grpc-proxy".to_owned(),
+            "start".to_owned(),
+            format!("--endpoints={}", etcd.endpoint()),
+            format!("--listen-addr=127.0.0.1:{port}"),
+            format!("--data-dir={}", dir.path().join("data").display()),
+        ];
+        args.extend(flags.iter().map(ToString::to_string));
+        let log = dir.path().join("log");
+        let process = Guarded::spawn(&program(), &args, &log, dir.path());
+        let proxy = Self { port, process, dir };
+        let deadline = Instant::now() + PATIENCE;
+        while timeout(Duration::from_millis(500), proxy.answers()).await != Ok(true) {
+            assert!(
+                Instant::now() < deadline && !proxy.process.has_exited(),
+                "grpc-proxy does not answer: {}",
+                proxy.log()
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+        proxy
+    }
+
+    /// What clients dial.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    async fn answers(&self) -> bool {
+        match users::connect(&self.endpoint()).await {
+            Ok(mut client) => client.get("probe", None).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
