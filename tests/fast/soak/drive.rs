@@ -9,12 +9,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 const SEC: Duration = Duration::from_secs(1);
 
 /// One run from its seed, on a runtime and with a chance of its own: nothing else decides it.
-pub fn run(seed: u64, length: Duration) -> Record {
+pub fn run(plan: Plan, length: Duration) -> Record {
     // Ids and jitter of the library come from the thread's generator.
-    fastrand::seed(seed);
+    fastrand::seed(plan.seed);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(drive(Plan::new(seed), length))
+    runtime.block_on(drive(plan, length))
 }
 
 async fn drive(plan: Plan, length: Duration) -> Record {
@@ -57,6 +57,7 @@ impl World {
     /// No trouble, and looks at what should be right. Gives when it should be.
     async fn calm(&mut self, calm: Duration) -> Instant {
         self.fake.clear();
+        self.plan.conditions.renewals(&self.fake);
         self.heal();
         self.fake.latency(Duration::ZERO..self.plan.latency);
         self.mark("calm");
@@ -79,6 +80,7 @@ impl World {
         self.stop(false);
         self.calm(SEC).await;
         self.handles.clear();
+        self.recurring.drain(..).for_each(|task| task.abort());
         // Those that were made to go silent for good never close by themselves.
         self.fake.cut_connections();
         sleep(5 * SEC).await;

@@ -1,5 +1,6 @@
 //! What the library is asked for, and how its statuses are noted.
 
+use super::conditions::USER;
 use super::plan::Plan;
 use super::record::Registrar;
 use crate::support::fake::FakeEtcd;
@@ -18,7 +19,10 @@ pub fn build(fake: &FakeEtcd, plan: &Plan, number: usize) -> (tonic_etcd::Regist
         stopped: None,
     };
     let members = (0..plan.members).map(|m| format!("http://{}:2379", face.member(m)));
-    let etcd = Etcd::new(members.collect::<Vec<_>>()).connector(fake.connector());
+    let mut etcd = Etcd::new(members.collect::<Vec<_>>()).connector(fake.connector());
+    if plan.conditions.has_users {
+        etcd = etcd.user(USER.0, USER.1);
+    }
     let policy = if plan.yields {
         OnConflict::Yield
     } else {

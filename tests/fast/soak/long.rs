@@ -1,5 +1,6 @@
 //! Many hours on all cores, on demand: `make soak HOURS=1000 SEED=0`.
 
+use super::plan::Plan;
 use super::record::Record;
 use super::{REGRESSIONS, WHOLE, check};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +45,7 @@ fn for_hours() {
     let most_failures = number("FAILURES", 5);
     for (seed, seconds, what) in REGRESSIONS {
         let again = |report| panic!("again: {what}\n{report}");
-        check(seed, Duration::from_secs(seconds)).unwrap_or_else(again);
+        check(Plan::alone(seed), Duration::from_secs(seconds)).unwrap_or_else(again);
     }
     let (next, simulated, failures) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0));
     let start = Instant::now();
@@ -60,7 +61,7 @@ fn for_hours() {
                     if enough || failures.load(Ordering::Relaxed) >= most_failures {
                         return;
                     }
-                    let passed = match check(seed, WHOLE) {
+                    let passed = match check(Plan::new(seed), WHOLE) {
                         Ok(passed) => passed,
                         Err(report) => {
                             failures.fetch_add(1, Ordering::Relaxed);

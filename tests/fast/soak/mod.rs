@@ -2,7 +2,7 @@
 //! and the operations; an observer who knows nothing of the library judges what came of it.
 //!
 //! ```text
-//! seed -> Plan (plan.rs, acts.rs)
+//! seed -> Plan (plan.rs, acts.rs) and the conditions it is carried out under (conditions.rs)
 //!      -> World on the fake etcd (world.rs, face.rs, perform.rs), driven through trouble and calm (drive.rs)
 //!      -> Record: what an outsider saw (record.rs)
 //!      -> Violations of the invariants (judge/), with what excuses a delay (excuse.rs)
@@ -12,6 +12,7 @@
 //! That the judges can find something at all is shown by doctored.rs.
 
 mod acts;
+mod conditions;
 mod doctored;
 mod drive;
 mod excuse;
@@ -24,12 +25,13 @@ mod record;
 mod world;
 
 use judge::{Report, judge};
+use plan::Plan;
 use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Seeds that once failed, after how many simulated seconds, and of what.
+/// Seeds that once failed, after how many simulated seconds, and of what. There were no conditions then.
 const REGRESSIONS: [(u64, u64, &str); 11] = [
     (
         6,
@@ -101,10 +103,11 @@ const WHOLE: Duration = Duration::MAX;
 /// the paused clock stands still.
 const ENDLESS: Duration = Duration::from_secs(60);
 
-/// Runs one seed, for about so long. Gives the simulated time, or all that went wrong.
-fn check(seed: u64, length: Duration) -> Result<Duration, String> {
+/// Runs one plan, for about so long. Gives the simulated time, or all that went wrong.
+fn check(plan: Plan, length: Duration) -> Result<Duration, String> {
     let (tell, told) = mpsc::channel();
-    thread::spawn(move || tell.send(run_and_judge(seed, length)));
+    let seed = plan.seed;
+    thread::spawn(move || tell.send(run_and_judge(plan, length)));
     told.recv_timeout(ENDLESS).unwrap_or_else(|ended| {
         Err(format!(
             "seed {seed}: I8: no task spins\n  it does not end, or panicked: {ended}\n  \
@@ -113,8 +116,8 @@ fn check(seed: u64, length: Duration) -> Result<Duration, String> {
     })
 }
 
-fn run_and_judge(seed: u64, length: Duration) -> Result<Duration, String> {
-    let record = drive::run(seed, length);
+fn run_and_judge(plan: Plan, length: Duration) -> Result<Duration, String> {
+    let record = drive::run(plan, length);
     let mut violations = judge(&record);
     if violations.is_empty() {
         return Ok(record.end - record.start);
@@ -144,13 +147,13 @@ fn whatever_happens_the_invariants_hold() {
         for (seed, seconds, what) in REGRESSIONS.into_iter().filter(|r| r.1 <= QUICK) {
             let length = Duration::from_secs(seconds);
             let again = move |report| panic!("again: {what}\n{report}");
-            scope.spawn(move || check(seed, length).unwrap_or_else(again));
+            scope.spawn(move || check(Plan::alone(seed), length).unwrap_or_else(again));
         }
     });
     let start = Instant::now();
     let (mut seed, mut simulated) = (0, Duration::ZERO);
     while start.elapsed() < PATIENCE {
-        simulated += check(seed, WHOLE).unwrap_or_else(|report| panic!("{report}"));
+        simulated += check(Plan::new(seed), WHOLE).unwrap_or_else(|report| panic!("{report}"));
         seed += 1;
     }
     println!(
@@ -162,8 +165,8 @@ fn whatever_happens_the_invariants_hold() {
 #[test]
 fn the_same_seed_gives_the_same_history() {
     for seed in [1, 2] {
-        let [first, second] =
-            [(); 2].map(|()| long::fingerprint(&drive::run(seed, Duration::from_secs(600))));
+        let [first, second] = [(); 2]
+            .map(|()| long::fingerprint(&drive::run(Plan::new(seed), Duration::from_secs(600))));
         let differs = first.iter().zip(&second).find(|(a, b)| a != b);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(first.len(), second.len(), "seed {seed}");

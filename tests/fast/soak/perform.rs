@@ -2,8 +2,10 @@
 
 use super::acts::{Act, MemberFault};
 use super::world::{FOREVER, World};
+use crate::support::fake::Reply;
 use std::time::Duration;
 use tokio::time::{Instant, advance};
+use tonic::Code;
 
 // === impl World ===
 
@@ -11,6 +13,7 @@ impl World {
     pub async fn perform(&mut self, act: &Act) {
         self.mark(format!("{act:?}"));
         self.excuse.add(act, &self.record.terms.clone());
+        let users = self.plan.conditions.has_users;
         match act {
             Act::Down => self.everywhere(true, false, |w| w.fake.down()),
             Act::Wipe => {
@@ -36,6 +39,8 @@ impl World {
                     .latency(Duration::from_millis(*from)..Duration::from_millis(*to));
             }
             Act::Member(member, fault) => self.member(*member, *fault),
+            // Whoever brings no token is never told that it is void, but refused for good.
+            Act::Script(_, Reply::Error(Code::Unauthenticated, _)) if !users => {}
             Act::Script(rpc, reply) => self.fake.script(*rpc, reply.clone()),
             Act::Freeze(time) => {
                 let from = Instant::now();

@@ -1,6 +1,7 @@
 //! [`Plan`]: what is to happen in one run. Pure: it follows from the seed alone.
 
 use super::acts::{self, Act, Script};
+use super::conditions::Conditions;
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub struct Plan {
     pub yields: bool,
     pub template: &'static str,
     pub latency: Duration,
+    pub conditions: Conditions,
     /// The names of each registration at the start.
     pub crowd: Vec<usize>,
     pub episodes: Vec<Episode>,
@@ -42,6 +44,13 @@ const MIN: Duration = Duration::from_secs(60);
 
 impl Plan {
     pub fn new(seed: u64) -> Self {
+        let mut plan = Self::alone(seed);
+        plan.conditions = Conditions::drawn(seed, plan.ttl);
+        plan
+    }
+
+    /// The same plan, without any [`Conditions`].
+    pub fn alone(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let rng = &mut rng;
         let ttl = Duration::from_secs(*acts::one(rng, &[2, 3, 5, 5, 5, 10, 30]));
@@ -53,6 +62,7 @@ impl Plan {
             yields: rng.u8(0..4) == 0,
             template: TEMPLATES[*acts::one(rng, &[0, 0, 0, 1, 2])],
             latency: Duration::from_millis(*acts::one(rng, &[0, 1, 5, 20])),
+            conditions: Conditions::default(),
             crowd: Vec::new(),
             episodes: Vec::new(),
         };

@@ -1,18 +1,21 @@
 //! [`World`]: the fake etcd, the registrar on it, and what an outsider notes about both.
 
+use super::conditions::Marks;
 use super::excuse::Excuse;
 use super::face::{Log, build, watch};
 use super::plan::Plan;
 use super::record::{Entry, Look, Record, Rest, Terms};
 use crate::support::fake::FakeEtcd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::{Instance, Registration};
 
 /// A run under way.
 pub struct World {
-    pub fake: FakeEtcd,
+    pub fake: Arc<FakeEtcd>,
     pub plan: Plan,
     pub record: Record,
     pub registrar: tonic_etcd::Registrar,
@@ -22,6 +25,8 @@ pub struct World {
     pub excuse: Excuse,
     pub is_down: bool,
     pub is_hung: bool,
+    pub recurring: Vec<AbortHandle>,
+    marks: Marks,
 }
 
 /// A lease of somebody else's never runs out by itself.
@@ -37,7 +42,8 @@ pub fn alive_tasks() -> usize {
 
 impl World {
     pub async fn new(plan: Plan) -> Self {
-        let fake = FakeEtcd::seeded(plan.seed);
+        let fake = Arc::new(FakeEtcd::seeded(plan.seed));
+        plan.conditions.begin(&fake);
         fake.min_ttl(i64::try_from(plan.min_ttl).unwrap());
         fake.latency(Duration::ZERO..plan.latency);
         // Its tasks have begun.
@@ -55,6 +61,8 @@ impl World {
         };
         let record = Record::begun(plan.seed, Instant::now(), terms, rest);
         let (registrar, face) = build(&fake, &plan, 0);
+        let marks = Marks::default();
+        let recurring = plan.conditions.recurring(&fake, &marks);
         let mut world = Self {
             fake,
             excuse: Excuse::default(),
@@ -64,9 +72,12 @@ impl World {
             logs: vec![],
             is_down: false,
             is_hung: false,
+            recurring,
+            marks,
             plan,
         };
         world.record.registrars.push(face);
+        world.mark(format!("{:?}", world.plan.conditions));
         world.crowd();
         world
     }
@@ -197,6 +208,7 @@ impl World {
     /// What was seen, in the end.
     pub fn into_record(mut self) -> Record {
         self.record.end = Instant::now();
+        self.record.marks.append(&mut self.marks.lock().unwrap());
         self.record.calls = self.fake.history();
         self.record.changes = self.fake.changes();
         for (entry, log) in self.record.entries.iter_mut().zip(&self.logs) {
