@@ -140,7 +140,7 @@ async fn leaves_after_cuts(table: &Table, scene: &Scene, proxy: &Proxy) {
         let leaving = ServerProcess::start(&proxy.endpoint(), &["--settle", "0s"]);
         let key = leaving.registered().await;
         let shown = || scene.discovery.snapshot().iter().any(|(it, _)| it == key);
-        until(|| shown()).await;
+        until(&shown).await;
         proxy.reset();
         sleep(SEC / 2).await;
         leaving.signal("TERM");
