@@ -105,7 +105,7 @@ pub mod fuzzing {
     use crate::Instance;
     use crate::address::Address;
     use crate::format::{
-        CoreDns, EtcdNaming, Format, GoMicro, GoZero, Kitex, Kratos, Place, Plain,
+        CoreDns, EtcdNaming, Format, GoMicro, GoZero, KeyContext, Kitex, Kratos, Plain,
     };
 
     /// An address as it would be advertised.
@@ -120,10 +120,10 @@ pub mod fuzzing {
         let instance = Instance::new(name).id("id");
         instance.check().ok()?;
         let address = Address::parse("10.0.0.1:9000").ok()?;
-        let place = Place::new(&instance, &address, 1);
+        let context = KeyContext::new(&instance, &address, 1);
         let format = Plain::new().prefix(prefix).key(template);
         format.check_settings().ok()?;
-        Some(Format::key(&format, &place))
+        Some(Format::key(&format, &context))
     }
 
     /// What each format reads out of a value: the instance, and it written and read again.

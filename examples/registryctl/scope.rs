@@ -102,10 +102,10 @@ impl ScopeArgs {
         };
         if !self.name.is_empty() {
             let names = self.name.iter();
-            let readers = names.map(|name| reader(format.prefix(name), Some(name)));
+            let readers = names.map(|name| reader(format.key_prefix(name), Some(name)));
             return Ok(readers.collect());
         }
-        let root = format.prefix("x");
+        let root = format.key_prefix("x");
         match root.strip_suffix("x/") {
             None | Some("") => Err(Failure::Usage(format!(
                 "--format {} needs --name: its keys begin with the name of the service",
@@ -127,7 +127,7 @@ impl Scope {
                 continue;
             };
             for name in reader.services(below) {
-                if let Ok(instance) = reader.format.read(&name, key, value) {
+                if let Ok(instance) = reader.format.decode(&name, key, value) {
                     return Some(Ok(instance));
                 }
                 service.get_or_insert(name);

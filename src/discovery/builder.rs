@@ -99,7 +99,7 @@ impl DiscoveryBuilder {
         let service = self.target.strip_prefix("etcd:///").unwrap_or(&self.target);
         check_segment("service name", service)?;
         self.format.check_settings()?;
-        let prefix = self.format.prefix(service);
+        let prefix = self.format.key_prefix(service);
         if !prefix.ends_with('/') || prefix.len() < 2 {
             let reason =
                 format!("its prefix {prefix:?} must end with a slash, and be more than one");

@@ -4,7 +4,7 @@ use super::store::Reading;
 use crate::backoff::{Bucket, Rate};
 use crate::escaped::Escaped;
 use crate::etcd::KeyValue;
-use crate::format::{Format, Unreadable};
+use crate::format::{DecodeError, Format};
 use crate::isolated::isolated;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -42,10 +42,10 @@ impl Decoder {
         let read = match value.len() {
             // A format may be somebody else's. Its bug costs one value, and not the whole set.
             ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
-                self.format.read(&self.service, &key, &value)
+                self.format.decode(&self.service, &key, &value)
             }))
-            .unwrap_or_else(|_| Err(Unreadable::new("made its format panic"))),
-            len => Err(Unreadable::new(format!(
+            .unwrap_or_else(|_| Err(DecodeError::new("made its format panic"))),
+            len => Err(DecodeError::new(format!(
                 "is {len} bytes long, {MAX_VALUE} at most are read"
             ))),
         };
@@ -59,7 +59,7 @@ impl Decoder {
         }
     }
 
-    fn warn(&mut self, key: &str, why: &Unreadable) {
+    fn warn(&mut self, key: &str, why: &DecodeError) {
         let key = Escaped::new(key);
         let may_warn = self.warnings.take(WARNINGS, Instant::now()).is_ok();
         isolated(|| match may_warn {

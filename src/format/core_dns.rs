@@ -1,6 +1,6 @@
 //! [`CoreDns`]: what CoreDNS answers DNS queries from.
 
-use super::{Format, Place, Unreadable, check_segment, id_in, instance_at, json, positive};
+use super::{DecodeError, Format, KeyContext, check_segment, id_in, instance_at, json, positive};
 use crate::address::{Address, is_dns_name};
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -124,7 +124,7 @@ impl Format for CoreDns {
         Ok(())
     }
 
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         let mut prefix = format!("/{}/", self.path.trim_matches('/'));
         for name in [self.domain.trim_end_matches('.'), service] {
             for label in name.rsplit('.') {
@@ -165,11 +165,11 @@ impl Format for CoreDns {
         Ok(())
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        self.prefix(place.instance().name()) + place.instance().get_id()
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        self.key_prefix(context.instance().name()) + context.instance().get_id()
     }
 
-    fn value(&self, instance: &Instance, address: &Address) -> String {
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
         json::write(&Service {
             host: address.host(),
             port: address.port(),
@@ -181,10 +181,10 @@ impl Format for CoreDns {
 
     /// What has no port (a record for A and AAAA queries only) is not read, nor what belongs to a
     /// name below this one.
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
-        let id = id_in(key, &self.prefix(service));
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
+        let id = id_in(key, &self.key_prefix(service));
         if id.contains('/') {
-            return Err(Unreadable::new("is of a name below this one"));
+            return Err(DecodeError::new("is of a name below this one"));
         }
         let found: Found = json::object(value)?;
         let Found { host, port, .. } = &found;
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_others_write_is_read() {
-        let read = |key: &str, value: &str| CoreDns::new().read("greeter", key, value.as_bytes());
+        let read = |key: &str, value: &str| CoreDns::new().decode("greeter", key, value.as_bytes());
         let found = read(KEY, r#"{"host":"::1","port":9000,"text":"x","group":"g"}"#).unwrap();
         assert_eq!(found.get_address(), Some("[::1]:9000"));
         assert_eq!((found.get_id(), found.get_weight()), ("a1", None));

@@ -1,6 +1,6 @@
 //! [`EtcdNaming`]: what etcd's own resolver for grpc-go reads.
 
-use super::{Format, Place, Unreadable, below, id_in, instance_at, json};
+use super::{DecodeError, Format, KeyContext, below, id_in, instance_at, json};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -67,15 +67,15 @@ impl Format for EtcdNaming {
         super::check_optional_prefix(&self.prefix)
     }
 
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         below(&self.prefix, service)
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        self.prefix(place.instance().name()) + &place.addr()
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        self.key_prefix(context.instance().name()) + &context.addr()
     }
 
-    fn value(&self, _: &Instance, address: &Address) -> String {
+    fn encode(&self, _: &Instance, address: &Address) -> String {
         json::write(&Update {
             op: ADD,
             addr: address.to_string(),
@@ -85,9 +85,10 @@ impl Format for EtcdNaming {
 
     /// Strings in an object of metadata are taken, because others write them; any other metadata
     /// is not.
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let found: Found = json::object(value)?;
-        let mut instance = instance_at(service, id_in(key, &self.prefix(service)), &found.addr)?;
+        let mut instance =
+            instance_at(service, id_in(key, &self.key_prefix(service)), &found.addr)?;
         instance.metadata = strings(found.metadata);
         Ok(instance)
     }
@@ -134,7 +135,7 @@ mod tests {
 
     #[test]
     fn what_others_write_is_read() {
-        let read = |value: &str| EtcdNaming::new().read("greeter", KEY, value.as_bytes());
+        let read = |value: &str| EtcdNaming::new().decode("greeter", KEY, value.as_bytes());
         let found = read(VALUE).unwrap();
         assert_eq!(found.get_id(), "10.1.2.3:9000");
         let rich = r#"{"Addr":"10.1.2.3:9000","Op":1,"Metadata":{"zone":"eu","n":1},"Later":[]}"#;

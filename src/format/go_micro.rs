@@ -1,6 +1,8 @@
 //! [`GoMicro`]: what go-micro's etcd registry reads.
 
-use super::{Format, Place, Unreadable, below, check_prefix, given, id_or_rest, instance_at, json};
+use super::{
+    DecodeError, Format, KeyContext, below, check_prefix, given, id_or_rest, instance_at, json,
+};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -98,7 +100,7 @@ impl Format for GoMicro {
         check_prefix("prefix", &self.prefix).map(drop)
     }
 
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         below(&self.prefix, service)
     }
 
@@ -115,11 +117,11 @@ impl Format for GoMicro {
         Ok(())
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        self.prefix(place.instance().name()) + place.instance().get_id()
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        self.key_prefix(context.instance().name()) + context.instance().get_id()
     }
 
-    fn value(&self, instance: &Instance, address: &Address) -> String {
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
         let metadata = instance.metadata.iter();
         json::write(&Service {
             name: &instance.name,
@@ -135,14 +137,14 @@ impl Format for GoMicro {
     }
 
     /// What speaks another protocol than gRPC is not read: go-micro's default server does.
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let found: FoundService = json::object(value)?;
         let node = found.nodes.into_iter().next();
-        let mut node: FoundNode = json::inner(node.ok_or(Unreadable::new("has no node"))?)?;
+        let mut node: FoundNode = json::inner(node.ok_or(DecodeError::new("has no node"))?)?;
         if let Some(protocol) = node.metadata.get("protocol").filter(|it| *it != "grpc") {
-            return Err(Unreadable::showing("does not speak gRPC", protocol));
+            return Err(DecodeError::showing("does not speak gRPC", protocol));
         }
-        let prefix = self.prefix(service);
+        let prefix = self.key_prefix(service);
         let id = id_or_rest(&node.id, key, &prefix);
         let mut instance = instance_at(service, id, &node.address)?;
         for (key, _) in GRPC {
@@ -172,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_others_write_is_read() {
-        let read = |value: &str| GoMicro::new().read("greeter", KEY, value.as_bytes());
+        let read = |value: &str| GoMicro::new().decode("greeter", KEY, value.as_bytes());
         let value = r#"{"name":"greeter","endpoints":[{"name":"Greeter.Hello","request":null}],"nodes":[{"id":"greeter-7","address":"[::1]:9000","metadata":{"broker":"http","protocol":"grpc"}}]}"#;
         let found = read(value).unwrap();
         assert_eq!(found.get_id(), "greeter-7");

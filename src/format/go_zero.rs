@@ -1,6 +1,6 @@
 //! [`GoZero`]: what go-zero's discov reads.
 
-use super::{Format, Place, Unreadable, below, id_in, instance_at, json};
+use super::{DecodeError, Format, KeyContext, below, id_in, instance_at, json};
 use crate::address::Address;
 use crate::{Error, Instance};
 
@@ -46,20 +46,20 @@ impl Format for GoZero {
         super::check_optional_prefix(&self.prefix)
     }
 
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         below(&self.prefix, service)
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        self.prefix(place.instance().name()) + place.instance().get_id()
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        self.key_prefix(context.instance().name()) + context.instance().get_id()
     }
 
-    fn value(&self, _: &Instance, address: &Address) -> String {
+    fn encode(&self, _: &Instance, address: &Address) -> String {
         address.to_string()
     }
 
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
-        let id = id_in(key, &self.prefix(service));
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
+        let id = id_in(key, &self.key_prefix(service));
         instance_at(service, id, json::text(value)?)
     }
 }
@@ -90,11 +90,11 @@ mod tests {
     fn the_suffix_go_zero_writes_is_the_id() {
         let key = "greeter/7587862094276733188";
         let found = GoZero::new()
-            .read("greeter", key, b"10.1.2.3:9000")
+            .decode("greeter", key, b"10.1.2.3:9000")
             .unwrap();
         assert_eq!(found.get_id(), "7587862094276733188");
         for bad in ["10.1.2.3", " 10.1.2.3:9000", "http://10.1.2.3:9000"] {
-            let error = GoZero::new().read("greeter", key, bad.as_bytes());
+            let error = GoZero::new().decode("greeter", key, bad.as_bytes());
             error.unwrap_err();
         }
     }

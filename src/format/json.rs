@@ -1,31 +1,31 @@
 //! Writing JSON, and reading what anybody may have written, as leniently as Go does and no more.
 
-use super::Unreadable;
+use super::DecodeError;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
 /// A value that is one JSON object.
 ///
 /// serde would take an array for a struct, field by field: no writer means that, so it is refused.
-pub(super) fn object<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
+pub(super) fn object<T: DeserializeOwned>(value: &[u8]) -> Result<T, DecodeError> {
     let text = text(value)?;
     if !text.trim_ascii_start().starts_with('{') {
-        return Err(Unreadable::showing("is not a JSON object", text));
+        return Err(DecodeError::showing("is not a JSON object", text));
     }
     serde_json::from_str(text).map_err(|error| not_json(&error))
 }
 
 /// The same for an object within a value.
-pub(super) fn inner<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Unreadable> {
+pub(super) fn inner<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, DecodeError> {
     if !value.is_object() {
         let text = value.to_string();
-        return Err(Unreadable::showing("holds no JSON object", &text));
+        return Err(DecodeError::showing("holds no JSON object", &text));
     }
     serde_json::from_value(value).map_err(|error| not_json(&error))
 }
 
 /// A value that is text.
-pub(super) fn text(value: &[u8]) -> Result<&str, Unreadable> {
-    std::str::from_utf8(value).map_err(|_| Unreadable::new("is not UTF-8"))
+pub(super) fn text(value: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(value).map_err(|_| DecodeError::new("is not UTF-8"))
 }
 
 /// `null` is what Go writes for an empty map or slice, and reads as an empty anything.
@@ -42,6 +42,6 @@ pub(super) fn write(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn not_json(error: &serde_json::Error) -> Unreadable {
-    Unreadable::new(format!("is not the JSON of an instance: {error}"))
+fn not_json(error: &serde_json::Error) -> DecodeError {
+    DecodeError::new(format!("is not the JSON of an instance: {error}"))
 }

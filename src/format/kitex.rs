@@ -1,6 +1,8 @@
 //! [`Kitex`]: what kitex' etcd registry reads.
 
-use super::{Format, Place, Unreadable, below, check_prefix, id_in, instance_at, json, positive};
+use super::{
+    DecodeError, Format, KeyContext, below, check_prefix, id_in, instance_at, json, positive,
+};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -78,7 +80,7 @@ impl Format for Kitex {
         check_prefix("prefix", &self.prefix).map(drop)
     }
 
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         below(&self.prefix, service)
     }
 
@@ -90,11 +92,11 @@ impl Format for Kitex {
         Ok(())
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        self.prefix(place.instance().name()) + &place.addr()
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        self.key_prefix(context.instance().name()) + &context.addr()
     }
 
-    fn value(&self, instance: &Instance, address: &Address) -> String {
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
         json::write(&InstanceInfo {
             network: "tcp",
             address: address.to_string(),
@@ -103,15 +105,15 @@ impl Format for Kitex {
         })
     }
 
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let found: Found = json::object(value)?;
         if !matches!(&*found.network, "" | "tcp" | "tcp4" | "tcp6") {
-            return Err(Unreadable::showing(
+            return Err(DecodeError::showing(
                 "is not dialled over TCP",
                 &found.network,
             ));
         }
-        let id = id_in(key, &self.prefix(service));
+        let id = id_in(key, &self.key_prefix(service));
         let mut instance = instance_at(service, id, &found.address)?;
         instance.weight = positive(found.weight);
         instance.metadata = found.tags;
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_others_write_is_read() {
-        let read = |value: &str| Kitex::new().read("greeter", KEY, value.as_bytes());
+        let read = |value: &str| Kitex::new().decode("greeter", KEY, value.as_bytes());
         for (weight, expected) in [
             ("", None),
             (r#","weight":-1"#, None),

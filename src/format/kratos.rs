@@ -1,6 +1,8 @@
 //! [`Kratos`]: what kratos' etcd registry reads.
 
-use super::{Format, Place, Unreadable, below, check_prefix, given, id_or_rest, instance_at, json};
+use super::{
+    DecodeError, Format, KeyContext, below, check_prefix, given, id_or_rest, instance_at, json,
+};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::{Deserialize, Serialize};
@@ -10,7 +12,7 @@ use std::collections::BTreeMap;
 ///
 /// kratos fails a whole list on one value that is no JSON, and lists by the name without a slash
 /// behind it: what lies under `greeter2` can break the clients of `greeter`, too. A value under
-/// another name it skips. The weight travels as text in the metadata; kratos has no other place.
+/// another name it skips. The weight travels as text in the metadata; kratos has no other context.
 ///
 /// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
 #[derive(Debug, Clone)]
@@ -91,7 +93,7 @@ impl Format for Kratos {
         check_prefix("namespace", &self.namespace).map(drop)
     }
 
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         below(&self.namespace, service)
     }
 
@@ -104,11 +106,11 @@ impl Format for Kratos {
         Ok(())
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        self.prefix(place.instance().name()) + place.instance().get_id()
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        self.key_prefix(context.instance().name()) + context.instance().get_id()
     }
 
-    fn value(&self, instance: &Instance, address: &Address) -> String {
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
         let metadata = instance.metadata.iter();
         let mut metadata: BTreeMap<&str, String> = metadata
             .map(|(key, value)| (&**key, value.clone()))
@@ -126,10 +128,10 @@ impl Format for Kratos {
     }
 
     /// The first endpoint of the right scheme counts, as in kratos.
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let mut found: Found = json::object(value)?;
         if found.name != service {
-            return Err(Unreadable::showing("is of another service", &found.name));
+            return Err(DecodeError::showing("is of another service", &found.name));
         }
         let host = found.endpoints.iter().find_map(|endpoint| {
             let (scheme, rest) = endpoint.split_once("://")?;
@@ -137,8 +139,8 @@ impl Format for Kratos {
             scheme.eq_ignore_ascii_case(self.scheme()).then_some(host)
         });
         let host =
-            host.ok_or_else(|| Unreadable::new(format!("has no {}:// endpoint", self.scheme())))?;
-        let prefix = self.prefix(service);
+            host.ok_or_else(|| DecodeError::new(format!("has no {}:// endpoint", self.scheme())))?;
+        let prefix = self.key_prefix(service);
         let id = id_or_rest(&found.id, key, &prefix);
         let mut instance = instance_at(service, id, host)?;
         // What is no number stays where it was: kratos ignores it.
@@ -163,8 +165,8 @@ mod tests {
 
     const KEY: &str = "/microservices/greeter/a1";
 
-    fn read(format: &Kratos, value: &str) -> Result<Instance, Unreadable> {
-        format.read("greeter", KEY, value.as_bytes())
+    fn read(format: &Kratos, value: &str) -> Result<Instance, DecodeError> {
+        format.decode("greeter", KEY, value.as_bytes())
     }
 
     #[test]

@@ -29,14 +29,14 @@
 //! be for these readers: the server serves on for so long after its keys are gone. Its default is
 //! 1 s, which is for readers that watch. With several formats, the longest one counts.
 //!
-//! What an instance has and a format has no place for (a version in kitex, anything but the address
+//! What an instance has and a format has no context for (a version in kitex, anything but the address
 //! in go-zero) is left out. What a reader would *misread* is refused when it is registered. IPv6
 //! stands in brackets, except for CoreDNS.
 //!
 //! # Reading
 //!
-//! [`Format::read`] takes what anybody wrote: unknown fields are ignored, what is optional may be
-//! missing or `null`, and everything else is [`Unreadable`], which is to be skipped and counted and
+//! [`Format::decode`] takes what anybody wrote: unknown fields are ignored, what is optional may be
+//! missing or `null`, and everything else is [`DecodeError`], which is to be skipped and counted and
 //! never ends anything. What it gives can be dialled: it has an [`Address`].
 //!
 //! # A format of your own
@@ -46,7 +46,7 @@
 //! begin with (a slash behind the name sees to that).
 //!
 //! ```
-//! use tonic_etcd::format::{Address, Format, Place, Unreadable};
+//! use tonic_etcd::format::{Address, Format, KeyContext, DecodeError};
 //! use tonic_etcd::{Etcd, Instance, Registrar};
 //!
 //! /// What our shell scripts read: a line of host, space, port.
@@ -57,21 +57,21 @@
 //!     fn name(&self) -> &str {
 //!         "lines"
 //!     }
-//!     fn prefix(&self, service: &str) -> String {
+//!     fn key_prefix(&self, service: &str) -> String {
 //!         format!("/lines/{service}/")
 //!     }
-//!     fn key(&self, place: &Place<'_>) -> String {
-//!         self.prefix(place.instance().name()) + place.instance().get_id()
+//!     fn key(&self, context: &KeyContext<'_>) -> String {
+//!         self.key_prefix(context.instance().name()) + context.instance().get_id()
 //!     }
-//!     fn value(&self, _: &Instance, address: &Address) -> String {
+//!     fn encode(&self, _: &Instance, address: &Address) -> String {
 //!         format!("{} {}", address.host(), address.port())
 //!     }
-//!     fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
-//!         let text = str::from_utf8(value).map_err(|_| Unreadable::new("is not UTF-8"))?;
+//!     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
+//!         let text = str::from_utf8(value).map_err(|_| DecodeError::new("is not UTF-8"))?;
 //!         let address: Address = text
 //!             .replace(' ', ":")
 //!             .parse()
-//!             .map_err(|_| Unreadable::showing("has no address", text))?;
+//!             .map_err(|_| DecodeError::showing("has no address", text))?;
 //!         let id = key.rsplit('/').next().unwrap_or(key);
 //!         Ok(Instance::new(service).id(id).address(address))
 //!     }
@@ -82,37 +82,37 @@
 //! let registrar = Registrar::builder(etcd).format(Lines).build()?;
 //!
 //! let (instance, address) = (Instance::new("greeter").id("7"), "10.1.2.3:9000".parse()?);
-//! assert_eq!(Lines.key(&Place::new(&instance, &address, 1)), "/lines/greeter/7");
+//! assert_eq!(Lines.key(&KeyContext::new(&instance, &address, 1)), "/lines/greeter/7");
 //! assert_eq!(Lines.value(&instance, &address), "10.1.2.3 9000");
 //! # Ok(())
 //! # }
 //! ```
 
 mod core_dns;
+mod decode_error;
 mod etcd_naming;
 mod go_micro;
 mod go_zero;
 mod json;
+mod key_context;
 mod kitex;
 mod kratos;
-mod place;
 mod plain;
 mod set;
 mod template;
-mod unreadable;
 
 pub use crate::address::Address;
 pub use core_dns::CoreDns;
+pub use decode_error::DecodeError;
 pub use etcd_naming::EtcdNaming;
 pub use go_micro::GoMicro;
 pub use go_zero::GoZero;
+pub use key_context::KeyContext;
 pub use kitex::Kitex;
 pub use kratos::Kratos;
-pub use place::Place;
 pub use plain::Plain;
-pub use unreadable::Unreadable;
 
-pub(crate) use place::could_be_same;
+pub(crate) use key_context::could_be_same;
 pub(crate) use set::Formats;
 
 use crate::instance::check_segment;
@@ -123,10 +123,7 @@ use std::sync::Arc;
 /// How one ecosystem writes an instance into etcd, and reads it back. Pure.
 ///
 /// Whoever uses one without a [`Registrar`](crate::Registrar) asks
-/// [`check_settings`](Self::check_settings) first: a prefix of settings it refuses is good for nothing.
-///
-/// Setters of some formats are called as methods of this trait are: `Plain::new().prefix("/x")` sets
-/// one, `Format::prefix(&format, "greeter")` asks for one.
+/// [`check_settings`](Self::check_settings) first: settings that it refuses make no usable keys.
 pub trait Format: fmt::Debug + Send + Sync + 'static {
     /// Its short name, in logs and on command lines: `plain`, `etcd-naming`, `kratos`, `kitex`,
     /// `go-zero`, `go-micro`, `coredns`.
@@ -142,7 +139,7 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
     }
 
     /// What every key of `service` begins with; a reader lists and watches it. Ends with `/`.
-    fn prefix(&self, service: &str) -> String;
+    fn key_prefix(&self, service: &str) -> String;
 
     /// Refuses an instance that the readers of this ecosystem could not take.
     ///
@@ -154,11 +151,11 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// The key. It must begin with [`prefix`](Self::prefix) of the instance's name.
-    fn key(&self, place: &Place<'_>) -> String;
+    /// The key. It must begin with [`key_prefix`](Self::key_prefix) of the instance's name.
+    fn key(&self, context: &KeyContext<'_>) -> String;
 
     /// The value.
-    fn value(&self, instance: &Instance, address: &Address) -> String;
+    fn encode(&self, instance: &Instance, address: &Address) -> String;
 
     /// The instance in a value that was found under `key`, written by anybody.
     ///
@@ -168,7 +165,7 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Why it is none. Never panics, whatever the value.
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable>;
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError>;
 }
 
 // === impl Format ===
@@ -183,34 +180,34 @@ impl<F: Format + ?Sized> Format for Arc<F> {
         (**self).check_settings()
     }
 
-    fn prefix(&self, service: &str) -> String {
-        (**self).prefix(service)
+    fn key_prefix(&self, service: &str) -> String {
+        (**self).key_prefix(service)
     }
 
     fn check(&self, instance: &Instance) -> Result<(), Error> {
         (**self).check(instance)
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        (**self).key(place)
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        (**self).key(context)
     }
 
-    fn value(&self, instance: &Instance, address: &Address) -> String {
-        (**self).value(instance, address)
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
+        (**self).encode(instance, address)
     }
 
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
-        (**self).read(service, key, value)
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
+        (**self).decode(service, key, value)
     }
 }
 
 /// An instance of `service` that is dialled at `address`, as somebody wrote it.
-fn instance_at(service: &str, id: &str, address: &str) -> Result<Instance, Unreadable> {
+fn instance_at(service: &str, id: &str, address: &str) -> Result<Instance, DecodeError> {
     let address = Address::parse(address).map_err(|error| match error {
         Error::Address { address, reason } => {
-            Unreadable::showing(format!("has no usable address: {reason}"), &address)
+            DecodeError::showing(format!("has no usable address: {reason}"), &address)
         }
-        other => Unreadable::new(other.to_string()),
+        other => DecodeError::new(other.to_string()),
     })?;
     Ok(Instance::new(service).id(id).address(address))
 }

@@ -1,7 +1,7 @@
 //! [`Plain`]: a key by a template, and the instance as JSON or as the text that was given.
 
 use super::template::KeyTemplate;
-use super::{Format, Place, Unreadable, id_in, id_or_rest, instance_at, json};
+use super::{DecodeError, Format, KeyContext, id_in, id_or_rest, instance_at, json};
 use crate::address::Address;
 use crate::{Error, Instance};
 use serde::Deserialize;
@@ -106,30 +106,30 @@ impl Format for Plain {
 
     /// With a template that has something of the server before `{name}`, the keys of other
     /// services lie below it, too; they are not read. Where that is the first thing, it is empty.
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         match &self.template {
-            Some(template) => template.prefix(service),
+            Some(template) => template.key_prefix(service),
             None => NOWHERE.to_owned(),
         }
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
+    fn key(&self, context: &KeyContext<'_>) -> String {
         match &self.template {
-            Some(template) => template.key(place),
+            Some(template) => template.key(context),
             None => NOWHERE.to_owned(),
         }
     }
 
-    fn value(&self, instance: &Instance, address: &Address) -> String {
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
         instance.value_at(address)
     }
 
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let template = self.template.as_ref();
         if !template.is_some_and(|template| template.is_of(service, key)) {
-            return Err(Unreadable::new("is under a key of another service"));
+            return Err(DecodeError::new("is under a key of another service"));
         }
-        let prefix = self.prefix(service);
+        let prefix = self.key_prefix(service);
         let id = id_in(key, &prefix);
         if let Ok(text) = json::text(value)
             && let Ok(instance) = instance_at(service, id, text.trim())

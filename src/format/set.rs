@@ -1,6 +1,6 @@
 //! [`Formats`]: those that every instance of a registrar is written in.
 
-use super::{Format, Place, could_be_same};
+use super::{Format, KeyContext, could_be_same};
 use crate::address::Address;
 use crate::instance::MAX_VALUE;
 use crate::{Error, Instance};
@@ -32,7 +32,7 @@ impl Formats {
         for format in &self.list {
             format.check(instance)?;
             let len = format
-                .value(instance, address.as_ref().unwrap_or(&longest))
+                .encode(instance, address.as_ref().unwrap_or(&longest))
                 .len();
             if len > MAX_VALUE {
                 return Err(Error::ValueTooLarge {
@@ -48,19 +48,22 @@ impl Formats {
 
     /// Its keys, as far as they can be known without a lease, and perhaps without an address.
     pub(crate) fn outlines(&self, instance: &Instance, address: Option<&Address>) -> Vec<String> {
-        let place = Place::outline(instance, address);
-        self.list.iter().map(|format| format.key(&place)).collect()
+        let context = KeyContext::outline(instance, address);
+        self.list
+            .iter()
+            .map(|format| format.key(&context))
+            .collect()
     }
 
     /// What is to be written: keys and values.
     pub(crate) fn records(
         &self,
-        place: &Place<'_>,
+        context: &KeyContext<'_>,
         address: &Address,
     ) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
         self.list.iter().map(move |format| {
-            let value = format.value(place.instance(), address);
-            (format.key(place).into(), value.into())
+            let value = format.encode(context.instance(), address);
+            (format.key(context).into(), value.into())
         })
     }
 
@@ -89,7 +92,7 @@ impl Formats {
         let sample = Instance::new("service");
         for (at, key) in self.outlines(&sample, None).iter().enumerate() {
             for (other, format) in self.list.iter().enumerate() {
-                let prefix = format.prefix(sample.name());
+                let prefix = format.key_prefix(sample.name());
                 if other != at && key.starts_with(&prefix) {
                     let (reader, written) = (format.name(), self.list[at].name());
                     tracing::warn!(

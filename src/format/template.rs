@@ -1,6 +1,6 @@
 //! [`KeyTemplate`]: how a key is made, such as `{prefix}/{name}/{ip}/{pid}`.
 
-use super::{Place, check_prefix};
+use super::{KeyContext, check_prefix};
 use crate::Error;
 use std::borrow::Cow;
 
@@ -98,33 +98,33 @@ impl KeyTemplate {
     }
 
     /// The key of an instance, with placeholders for what is not known yet.
-    pub(crate) fn key(&self, place: &Place<'_>) -> String {
+    pub(crate) fn key(&self, context: &KeyContext<'_>) -> String {
         let mut key = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(text) => key.push_str(text),
-                Part::Field(field) => key.push_str(&self.value(*field, place)),
+                Part::Field(field) => key.push_str(&self.value(*field, context)),
             }
         }
         key
     }
 
-    fn value<'a>(&'a self, field: Field, place: &Place<'a>) -> Cow<'a, str> {
+    fn value<'a>(&'a self, field: Field, context: &KeyContext<'a>) -> Cow<'a, str> {
         match field {
             Field::Prefix => Cow::Borrowed(&self.prefix),
-            Field::Name => Cow::Borrowed(&place.instance().name),
-            Field::Ip => place.ip(),
-            Field::Port => place.port(),
-            Field::Addr => place.addr(),
+            Field::Name => Cow::Borrowed(&context.instance().name),
+            Field::Ip => context.ip(),
+            Field::Port => context.port(),
+            Field::Addr => context.addr(),
             Field::Pid => std::process::id().to_string().into(),
             Field::Host => host().into(),
-            Field::Id => Cow::Borrowed(&place.instance().id),
-            Field::Lease => place.lease(),
+            Field::Id => Cow::Borrowed(&context.instance().id),
+            Field::Lease => context.lease(),
         }
     }
 
     /// What every key of `service` begins with, as far as that is the same on every machine.
-    pub(crate) fn prefix(&self, service: &str) -> String {
+    pub(crate) fn key_prefix(&self, service: &str) -> String {
         let mut prefix = String::new();
         for part in &self.parts {
             match part {
@@ -151,7 +151,7 @@ impl KeyTemplate {
                 Part::Field(_) => 0,
             })
             .sum();
-        key.split('/').nth(before) == Some(service) && key.starts_with(&self.prefix(service))
+        key.split('/').nth(before) == Some(service) && key.starts_with(&self.key_prefix(service))
     }
 }
 
@@ -214,7 +214,7 @@ mod tests {
         let address = Address::parse(address).unwrap();
         KeyTemplate::new(template, "/services")
             .unwrap()
-            .key(&Place::new(instance, &address, 77))
+            .key(&KeyContext::new(instance, &address, 77))
     }
 
     #[test]
@@ -297,7 +297,7 @@ mod tests {
         let outline = |template: &str, instance: &Instance| {
             KeyTemplate::new(template, "/services")
                 .unwrap()
-                .key(&Place::outline(instance, None))
+                .key(&KeyContext::outline(instance, None))
         };
         let same = |template| could_be_same(&outline(template, &a), &outline(template, &b));
         assert!(same("{prefix}/{name}/{ip}/{pid}"));

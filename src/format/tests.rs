@@ -19,8 +19,8 @@ pub(super) fn written(format: &dyn Format, instance: &Instance, addr: &str) -> (
     let address = addr.parse().unwrap();
     format.check_settings().unwrap();
     format.check(instance).unwrap();
-    let key = format.key(&Place::new(instance, &address, 7));
-    (key, format.value(instance, &address))
+    let key = format.key(&KeyContext::new(instance, &address, 7));
+    (key, format.encode(instance, &address))
 }
 
 fn all() -> [Arc<dyn Format>; 7] {
@@ -60,8 +60,8 @@ fn carried(format: &str, key: &str, instance: &Instance, addr: &str) -> Instance
 }
 
 fn refused(format: &dyn Format, value: &[u8]) {
-    let key = format.prefix("greeter") + "a1";
-    let read = format.read("greeter", &key, value);
+    let key = format.key_prefix("greeter") + "a1";
+    let read = format.decode("greeter", &key, value);
     let shown = String::from_utf8_lossy(&value[..value.len().min(80)]);
     let why = read.expect_err(&format!("{}: {shown}", format.name()));
     assert!(why.to_string().len() < 1200, "{}: {why}", format.name());
@@ -84,7 +84,7 @@ fn the_documentation_lists_each_format_with_its_time_to_settle() {
     let exported = docs.lines().filter_map(|line| {
         let path = line.strip_prefix("pub use ")?.strip_suffix(';')?;
         let name = path.rsplit("::").next()?;
-        (!["Address", "Place", "Unreadable"].contains(&name)).then_some(name)
+        (!["Address", "KeyContext", "DecodeError"].contains(&name)).then_some(name)
     });
     let exported: Vec<_> = exported.collect();
     assert_eq!(exported.len(), all().len(), "{exported:?}");
@@ -110,9 +110,9 @@ fn no_two_formats_share_a_key_by_default() {
 fn every_key_lies_below_the_prefix_of_its_service_and_no_other() {
     for format in all() {
         let (key, _) = written(&format, &greeter(), "10.1.2.3:9000");
-        assert!(key.starts_with(&format.prefix("greeter")), "{key}");
+        assert!(key.starts_with(&format.key_prefix("greeter")), "{key}");
         for other in ["greet", "greeter2", "greeter2.v1"] {
-            let prefix = format.prefix(other);
+            let prefix = format.key_prefix(other);
             assert!(
                 prefix.ends_with('/') && !key.starts_with(&prefix),
                 "{key}, {prefix}"
@@ -192,16 +192,19 @@ fn unknown_fields_and_spaces_are_ignored() {
             continue;
         };
         let later = format!(" \n{{\"later\":[{{\"a\":null}}], {rest}\n");
-        let expected = format.read("greeter", &key, value.as_bytes()).unwrap();
-        assert_eq!(format.read("greeter", &key, later.as_bytes()), Ok(expected));
+        let expected = format.decode("greeter", &key, value.as_bytes()).unwrap();
+        assert_eq!(
+            format.decode("greeter", &key, later.as_bytes()),
+            Ok(expected)
+        );
     }
 }
 
 #[test]
 fn what_may_be_missing_or_null_is_not_asked_for() {
     let read = |format: &dyn Format, value: &str| {
-        let key = format.prefix("greeter") + "a1";
-        format.read("greeter", &key, value.as_bytes()).unwrap()
+        let key = format.key_prefix("greeter") + "a1";
+        format.decode("greeter", &key, value.as_bytes()).unwrap()
     };
     let expected = greeter().address("10.1.2.3:9000");
     for value in [
@@ -225,7 +228,7 @@ fn what_may_be_missing_or_null_is_not_asked_for() {
 fn plain_reads_its_own_keys_only() {
     let value = b"10.1.2.3:9000";
     let format = Plain::new().key("{prefix}/{host}/{name}/{ip}");
-    assert_eq!(Format::prefix(&format, "greeter"), "/services/");
+    assert_eq!(Format::key_prefix(&format, "greeter"), "/services/");
     for (key, ours) in [
         ("/services/node-1/greeter/10.1.2.3", true),
         ("/services/node-1/other/greeter", false),
@@ -233,7 +236,7 @@ fn plain_reads_its_own_keys_only() {
         ("/services/greeter", false),
         ("", false),
     ] {
-        assert_eq!(format.read("greeter", key, value).is_ok(), ours, "{key}");
+        assert_eq!(format.decode("greeter", key, value).is_ok(), ours, "{key}");
     }
 }
 
@@ -272,7 +275,7 @@ proptest! {
                 continue;
             }
             let (key, value) = written(&format, &instance, &addr);
-            let read = format.read(&instance.name, &key, value.as_bytes());
+            let read = format.decode(&instance.name, &key, value.as_bytes());
             prop_assert_eq!(read, Ok(carried(format.name(), &key, &instance, &addr)));
         }
     }
@@ -280,7 +283,7 @@ proptest! {
     #[test]
     fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), key in ".{0,20}") {
         for format in all() {
-            let _ = format.read("greeter", &key, &bytes);
+            let _ = format.decode("greeter", &key, &bytes);
         }
     }
 
@@ -296,7 +299,7 @@ proptest! {
             let mut value = value.into_bytes();
             let at = at.index(value.len());
             value[at] = byte;
-            if let Ok(read) = format.read(&instance.name, &key, &value) {
+            if let Ok(read) = format.decode(&instance.name, &key, &value) {
                 let address = read.get_address().unwrap();
                 prop_assert_eq!(address.parse::<Address>().unwrap().to_string(), address);
             }

@@ -4,7 +4,7 @@ use super::OnConflict;
 use super::table::{EntryId, Key};
 use crate::address::{Address, Bound};
 use crate::etcd::{Endpoints, route};
-use crate::format::{Formats, Place, could_be_same};
+use crate::format::{Formats, KeyContext, could_be_same};
 use crate::life::{Life, Waits};
 use crate::status::Status;
 use crate::{Error, Instance};
@@ -411,7 +411,7 @@ impl Entry {
             let Some(address) = explicit.as_ref().or(bound) else {
                 return Wish::Wait;
             };
-            let place = Place::new(instance, address, lease);
+            let place = KeyContext::new(instance, address, lease);
             records.extend(formats.records(&place, address));
         }
         Wish::Keys(records)

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_stream::Stream as _;
 use tonic_etcd::Instance;
 use tonic_etcd::discovery::Discovery;
-use tonic_etcd::format::{Address, Format, Place, Plain, Unreadable};
+use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
 
 #[tokio::test(start_paused = true)]
 async fn values_that_do_not_read_are_passed_over_and_counted() {
@@ -221,21 +221,21 @@ impl Format for Panics {
         "panics"
     }
 
-    fn prefix(&self, service: &str) -> String {
-        Format::prefix(&self.0, service)
+    fn key_prefix(&self, service: &str) -> String {
+        Format::key_prefix(&self.0, service)
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        Format::key(&self.0, place)
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        Format::key(&self.0, context)
     }
 
-    fn value(&self, instance: &Instance, address: &Address) -> String {
-        Format::value(&self.0, instance, address)
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
+        Format::encode(&self.0, instance, address)
     }
 
-    fn read(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, Unreadable> {
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         assert!(!key.ends_with('1'), "a bug");
-        self.0.read(service, key, value)
+        self.0.decode(service, key, value)
     }
 }
 

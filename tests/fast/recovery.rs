@@ -6,7 +6,7 @@ use crate::support::fake::{Reply, Rpc};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Code;
-use tonic_etcd::format::{Address, Format, Place, Unreadable};
+use tonic_etcd::format::{Address, DecodeError, Format, KeyContext};
 use tonic_etcd::{Etcd, Instance, OnConflict, Registrar, Status};
 
 #[tokio::test(start_paused = true)]
@@ -579,22 +579,22 @@ impl Format for Panics {
         "panics"
     }
 
-    fn prefix(&self, service: &str) -> String {
+    fn key_prefix(&self, service: &str) -> String {
         format!("{service}/")
     }
 
-    fn key(&self, place: &Place<'_>) -> String {
-        let is_outline = place.lease().starts_with('?');
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        let is_outline = context.lease().starts_with('?');
         assert!(is_outline || self.0.swap(true, Ordering::Relaxed), "a bug");
-        format!("{}/{}", place.instance().name(), place.addr())
+        format!("{}/{}", context.instance().name(), context.addr())
     }
 
-    fn value(&self, _: &Instance, address: &Address) -> String {
+    fn encode(&self, _: &Instance, address: &Address) -> String {
         address.to_string()
     }
 
-    fn read(&self, _: &str, _: &str, _: &[u8]) -> Result<Instance, Unreadable> {
-        Err(Unreadable::new("write only"))
+    fn decode(&self, _: &str, _: &str, _: &[u8]) -> Result<Instance, DecodeError> {
+        Err(DecodeError::new("write only"))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::kind::{Kind, SERVICE};
 use crate::rust::RustServer;
 use crate::setup::{registered, until_registered};
 use crate::support::etcd::Etcd;
-use tonic_etcd::format::{Address, Place};
+use tonic_etcd::format::{Address, KeyContext};
 
 for_each_kind!(both_sides_write_what_was_recorded_and_ours_reads_it_as_it_writes_it);
 
@@ -61,7 +61,7 @@ fn check(kind: Kind, found: &(String, String), addr: String, of_kratos: (&str, &
 
     let address: Address = addr.parse().unwrap();
     let again = (
-        format.key(&Place::new(&instance, &address, 1)),
+        format.key(&KeyContext::new(&instance, &address, 1)),
         format.value(&instance, &address),
     );
     assert_eq!(again, *found, "read and written again");

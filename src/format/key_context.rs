@@ -1,4 +1,4 @@
-//! [`Place`]: what a key can be made of.
+//! [`KeyContext`]: what a key can be made of.
 
 use crate::Instance;
 use crate::address::Address;
@@ -10,7 +10,7 @@ use std::borrow::Cow;
 /// whether two registrations might get the same key. Then `?` stands for what is not known yet.
 /// A format that puts every part into the key as it is (and no other slash) needs to know no more.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct KeyContext<'a> {
     instance: &'a Instance,
     address: Option<&'a Address>,
     lease: Option<i64>,
@@ -18,9 +18,9 @@ pub struct Place<'a> {
 
 const UNKNOWN: &str = "?";
 
-// === impl Place ===
+// === impl KeyContext ===
 
-impl<'a> Place<'a> {
+impl<'a> KeyContext<'a> {
     /// An instance that is dialled at `address` and lives as long as `lease` does.
     #[must_use]
     pub fn new(instance: &'a Instance, address: &'a Address, lease: i64) -> Self {

@@ -1,4 +1,4 @@
-//! [`Unreadable`]: why a value in etcd is no instance to us.
+//! [`DecodeError`]: why a value in etcd is no instance to us.
 
 use crate::escaped::Escaped;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::fmt;
 /// Others write the values, so a piece of one that it shows is short, and escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Unreadable {
+pub struct DecodeError {
     reason: String,
 }
 
@@ -16,9 +16,9 @@ pub struct Unreadable {
 const MAX_PIECE: usize = 40;
 const MAX_REASON: usize = 240;
 
-// === impl Unreadable ===
+// === impl DecodeError ===
 
-impl Unreadable {
+impl DecodeError {
     /// For a `reason` that follows the words "the value", such as "has no address".
     ///
     /// Control characters and what is invisible in it are escaped, and it is cut when it is long.
@@ -42,13 +42,13 @@ impl Unreadable {
     }
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the value {}", self.reason)
     }
 }
 
-impl std::error::Error for Unreadable {}
+impl std::error::Error for DecodeError {}
 
 #[cfg(test)]
 mod tests {
@@ -58,8 +58,8 @@ mod tests {
     fn only_a_short_escaped_piece_of_a_value_is_shown() {
         let value = format!("\x1b[2J\u{202e}\n{}", "x".repeat(1 << 20));
         for unreadable in [
-            Unreadable::showing("is no address", &value),
-            Unreadable::new(&value),
+            DecodeError::showing("is no address", &value),
+            DecodeError::new(&value),
         ] {
             let text = unreadable.to_string();
             assert!(text.chars().count() < 300, "{text}");
