@@ -4,25 +4,33 @@
 //! overall name `""` is left alone by default, because orchestrators restart servers on it and
 //! kratos clients eject them: an etcd outage must not take a healthy fleet down.
 //!
-//! One small task per health service turns statuses into reports. It is a witness of the way
-//! out: the keys do not go before `NOT_SERVING` was reported.
+//! One small task per health service turns statuses into reports, and acknowledges each: the keys do
+//! not go before `NOT_SERVING` was reported.
+//!
+//! After the process was frozen, a check may run before that task does. The answers are therefore
+//! compared with the expiry of the lease as well. Only [`RegistrationHealth`] can do that: a service
+//! of your own on the same [`HealthReporter`] may still say `SERVING` for the moment until the task
+//! has run.
 
-use crate::Registration;
-use crate::life::Life;
+use crate::lifecycle::Lifecycle;
+use crate::registration::Registration;
 use crate::status::Status as RegistrationStatus;
+use futures_util::stream::{self, StreamExt as _};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::server::NamedService;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Code, Request, Response, Status, async_trait};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response as pb};
 use tonic_health::server::{HealthReporter, HealthService};
 
 /// The health name that tells whether the outside world can find this server.
@@ -50,18 +58,34 @@ pub struct RegistrationHealthBuilder {
     reporter: Option<HealthReporter>,
 }
 
-/// The gRPC health service of a registered server. It is tonic-health's, whose `Watch` streams
-/// end when the server drains: stock tonic waits for them without end.
+/// The gRPC health service of a registered server. It keeps the registration alive.
+///
+/// It is tonic-health's, with these differences: `Watch` streams end when the server drains (stock
+/// tonic waits for them without end), a `Watch` of an unknown name says `SERVICE_UNKNOWN` until the
+/// name is known, and a name that follows the registration is never `SERVING` when its lease may have
+/// run out.
 pub struct RegistrationHealth {
-    inner: HealthService,
+    inner: Arc<HealthService>,
+    following: Following,
     drain: CancellationToken,
+    _registration: Registration,
 }
 
 /// A stream of statuses that ends when the server drains.
 pub struct HealthWatch {
-    inner: <HealthService as Health>::WatchStream,
+    inner: Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
 }
+
+/// The names that follow the registration, and what they may say.
+#[derive(Clone)]
+struct Following {
+    names: Arc<[String]>,
+    lifecycle: Arc<Lifecycle>,
+}
+
+/// How often a `Watch` of an unknown name looks whether it is known.
+const UNKNOWN_INTERVAL: Duration = Duration::from_secs(1);
 
 // === impl RegistrationHealthBuilder ===
 
@@ -114,6 +138,9 @@ impl RegistrationHealthBuilder {
 
     /// Reports to a reporter that you have already. Names other than those given here stay yours,
     /// `""` among them, and on shutdown you have to set them yourself.
+    ///
+    /// Serve what [`build`](Self::build) makes of it and not the reporter's own service, which cannot
+    /// know that the lease ran out while the process was frozen.
     pub fn reporter(mut self, reporter: HealthReporter) -> Self {
         self.reporter = Some(reporter);
         self
@@ -126,33 +153,40 @@ impl RegistrationHealthBuilder {
     /// Outside of a tokio runtime: it starts a task, as the registration did before.
     #[must_use]
     pub fn build(mut self, registration: &Registration) -> HealthServer<RegistrationHealth> {
-        let life = registration.life();
+        let lifecycle = registration.lifecycle();
         if self.reporter.is_none() && !self.following.iter().any(String::is_empty) {
             self = self.always_serving("");
         }
         let reporter = self.reporter.clone().unwrap_or_default();
+        let names = self.following.iter().chain([&self.own]).cloned().collect();
         let service = RegistrationHealth {
-            inner: HealthService::from_health_reporter(reporter.clone()),
-            drain: life.serving().drain.clone(),
+            inner: Arc::new(HealthService::from_health_reporter(reporter.clone())),
+            following: Following {
+                names,
+                lifecycle: lifecycle.clone(),
+            },
+            drain: lifecycle.drain().begun.clone(),
+            _registration: registration.clone(),
         };
-        self.follow(reporter, life);
+        self.start(reporter, lifecycle);
         HealthServer::new(service)
     }
 
-    fn follow(self, reporter: HealthReporter, life: &Arc<Life>) {
-        let mut statuses = life.watch();
-        let (acted, witness) = watch::channel(0);
-        life.add_witness(witness);
+    /// Starts the task that reports each status. It does not keep the registration alive.
+    fn start(self, reporter: HealthReporter, lifecycle: &Lifecycle) {
+        let mut statuses = lifecycle.watch();
+        let (acknowledge, acks) = watch::channel(0);
+        lifecycle.add_health(acks);
         tokio::spawn(async move {
             let (mut number, mut status) = statuses.seen();
-            let mut told = None;
+            let mut last = None;
             loop {
                 let now = Reported::of(&status);
-                if told != Some(now) {
+                if last != Some(now) {
                     self.report(&reporter, now).await;
-                    told = Some(now);
+                    last = Some(now);
                 }
-                acted.send_replace(number);
+                acknowledge.send_replace(number);
                 match statuses.next().await {
                     Some(next) => (number, status) = next,
                     None => break,
@@ -168,7 +202,7 @@ impl RegistrationHealthBuilder {
         };
         for name in self.following.iter().chain([&self.own]) {
             reporter
-                .set_service_status(name, status(now == Reported::Held))
+                .set_service_status(name, status(now == Reported::Registered))
                 .await;
         }
         for name in &self.always {
@@ -182,7 +216,7 @@ impl RegistrationHealthBuilder {
 /// All that health tells of a status.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reported {
-    Held,
+    Registered,
     Missing,
     Leaving,
 }
@@ -192,7 +226,7 @@ impl Reported {
         match status {
             RegistrationStatus::Deregistering => Self::Leaving,
             status if status.is_final() => Self::Leaving,
-            status if status.is_registered() => Self::Held,
+            status if status.is_registered() => Self::Registered,
             _ => Self::Missing,
         }
     }
@@ -230,16 +264,69 @@ impl Health for RegistrationHealth {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        self.inner.check(request).await
+        let follows = self.following.has(&request.get_ref().service);
+        let response = self.inner.check(request).await?;
+        Ok(response.map(|response| self.following.judge(follows, response)))
     }
 
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthWatch>, Status> {
-        let inner = self.inner.watch(request).await?;
+        let request = request.into_inner();
+        let (following, follows) = (self.following.clone(), self.following.has(&request.service));
+        let inner: Pin<Box<dyn Stream<Item = _> + Send>> =
+            match self.inner.watch(Request::new(request.clone())).await {
+                Ok(statuses) => Box::pin(
+                    statuses
+                        .into_inner()
+                        .map(move |next| next.map(|next| following.judge(follows, next))),
+                ),
+                Err(error) if error.code() == Code::NotFound => {
+                    Box::pin(unknown(self.inner.clone(), request))
+                }
+                Err(error) => return Err(error),
+            };
         let drain = Box::pin(self.drain.clone().cancelled_owned());
-        Ok(inner.map(|inner| HealthWatch { inner, drain }))
+        Ok(Response::new(HealthWatch { inner, drain }))
+    }
+}
+
+/// `SERVICE_UNKNOWN`, and from when on the name is known, what is said of it.
+fn unknown(
+    inner: Arc<HealthService>,
+    request: HealthCheckRequest,
+) -> impl Stream<Item = Result<HealthCheckResponse, Status>> {
+    let first = HealthCheckResponse {
+        status: pb::ServingStatus::ServiceUnknown.into(),
+    };
+    let known = async move {
+        loop {
+            sleep(UNKNOWN_INTERVAL).await;
+            if let Ok(statuses) = inner.watch(Request::new(request.clone())).await {
+                return statuses.into_inner();
+            }
+        }
+    };
+    stream::iter([Ok(first)]).chain(stream::once(known).flatten())
+}
+
+// === impl Following ===
+
+impl Following {
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|other| other == name)
+    }
+
+    /// What is answered for a name that `follows` the registration, where `reported` was reported.
+    fn judge(&self, follows: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
+        if follows
+            && reported.status() == pb::ServingStatus::Serving
+            && !self.lifecycle.status().is_registered()
+        {
+            reported.set_status(pb::ServingStatus::NotServing);
+        }
+        reported
     }
 }
 

@@ -65,21 +65,26 @@
 
 mod address;
 mod backoff;
+mod clock;
 mod connector;
 mod deadline;
 #[cfg(feature = "discovery")]
 #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
 pub mod discovery;
+mod drain;
 mod error;
 mod escaped;
 mod etcd;
 pub mod format;
 #[cfg(feature = "health")]
 mod health;
+mod in_flight;
 mod instance;
 mod isolated;
 mod lease;
-mod life;
+mod lease_expiry;
+mod lifecycle;
+mod logging;
 mod registrar;
 mod registration;
 mod resolver;

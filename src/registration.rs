@@ -1,22 +1,25 @@
 //! [`Registration`]: the handle of what is registered.
 
-use crate::life::Life;
+use crate::error::Error;
+use crate::instance::Instance;
+use crate::lifecycle::Lifecycle;
 use crate::registrar::{Entry, Shared};
-use crate::server::{Incoming, RegistrationLayer};
 use crate::status::{Registered, Status, StatusWatch};
-use crate::{Error, Instance};
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use tokio::net::TcpListener;
+use std::time::Duration;
 
 /// A registration: one server, under one or more service names.
 ///
-/// Cheap to clone; all clones are the same registration. When the last one is dropped it is
-/// deregistered at once, without any wait, as well as that is possible without awaiting it. An
-/// [`Incoming`] stream holds one.
+/// It lives while a handle, a [layer](Self::layer), a service or a [listener](Self::incoming) of it
+/// does. It leaves when it is told to, when its listener closes, or when the last of them is dropped.
+/// A service is what the layer makes of another one, and the
+/// [health service](Self::health_service): the server that owns them keeps the registration alive. In
+/// the last case it leaves at once, without any wait.
+///
+/// Cheap to clone; all clones are handles of the same registration.
 ///
 /// # How it appears
 ///
@@ -36,7 +39,7 @@ use tokio::net::TcpListener;
 /// [`drain_signal`](Self::drain_signal) resolves, requests in flight finish, and what is left after the
 /// drain timeout is cut.
 #[derive(Debug, Clone)]
-#[must_use = "dropping the last handle deregisters at once"]
+#[must_use = "when the last handle, layer, service and listener are dropped, this deregisters at once"]
 pub struct Registration {
     handle: Arc<Handle>,
 }
@@ -57,23 +60,10 @@ pub enum Closed {
     #[non_exhaustive]
     LeftToExpire {
         /// At most how long they may remain, once etcd works.
-        ttl: std::time::Duration,
+        ttl: Duration,
         /// Why etcd could not be told.
         reason: Arc<str>,
     },
-}
-
-// === impl Closed ===
-
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Deregistered => f.write_str("deregistered"),
-            Self::LeftToExpire { ttl, reason } => {
-                write!(f, "left to expire within {ttl:?}: {reason}")
-            }
-        }
-    }
 }
 
 // === impl Registration ===
@@ -88,13 +78,13 @@ impl Registration {
     /// The status now.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.life().status()
+        self.lifecycle().status()
     }
 
     /// A watch of the status.
     #[must_use]
     pub fn watch(&self) -> StatusWatch {
-        self.life().watch()
+        self.lifecycle().watch()
     }
 
     /// Waits until every key is in etcd. For those who want to; serving does not need it.
@@ -116,7 +106,7 @@ impl Registration {
     ///
     /// The server may still be draining then. Cancel safe.
     pub async fn closed(&self) -> Closed {
-        closed(self.life()).await
+        closed(self.lifecycle()).await
     }
 
     /// Changes value, version, weight or metadata in place: the same keys, the same lease.
@@ -142,38 +132,8 @@ impl Registration {
 
     /// Begins to deregister if that has not begun, and skips every wait on the way out.
     pub fn deregister_now(&self) {
-        self.life().hurry.cancel();
+        self.lifecycle().shutdown_now.cancel();
         self.deregister();
-    }
-
-    /// The layer for the server: counts requests in flight, ends them at the drain deadline, and
-    /// announces instances with an explicit address when it is applied.
-    #[must_use]
-    pub fn layer(&self) -> RegistrationLayer {
-        RegistrationLayer::new(self.handle.entry.clone(), self.handle.shared.clone())
-    }
-
-    /// A stream of the listener's connections, for `serve_with_incoming_shutdown`.
-    ///
-    /// The instance appears when the stream is first polled: that is when tonic accepts. It is
-    /// deregistered when the stream is dropped.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Address`] if the listener's address cannot be advertised, [`Error::Listen`] if it
-    /// cannot be asked, [`Error::Stopped`] once the way out has begun.
-    pub fn incoming(&self, listener: TcpListener) -> Result<Incoming, Error> {
-        let Handle { entry, shared } = &*self.handle;
-        Incoming::new(listener, entry.clone(), shared.clone(), self.clone())
-    }
-
-    /// Binds `addr` and gives the [`incoming`](Self::incoming) stream of it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Listen`] if that is not possible, and those of [`incoming`](Self::incoming).
-    pub fn bind(&self, addr: SocketAddr) -> Result<Incoming, Error> {
-        self.incoming(crate::server::listen(addr)?)
     }
 
     /// Says that connections are accepted at `local`, for servers that take neither the
@@ -188,18 +148,46 @@ impl Registration {
 
     /// Resolves when the server should stop accepting: the shutdown signal for tonic.
     pub fn drain_signal(&self) -> impl Future<Output = ()> + Send + 'static {
-        drain_signal(self.life().clone())
+        let drain = self.lifecycle().drain().clone();
+        async move { drain.signal().await }
     }
 
     /// How many requests are in flight: those that went through the [`layer`](Self::layer) and
     /// whose response is not sent to its last frame.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.life().in_flight()
+        self.lifecycle().in_flight()
     }
 
-    pub(crate) fn life(&self) -> &Arc<Life> {
-        &self.handle.entry.life
+    pub(crate) fn lifecycle(&self) -> &Arc<Lifecycle> {
+        &self.handle.entry.lifecycle
+    }
+
+    /// Announces the instances where they say themselves that they are dialled.
+    ///
+    /// `None`: not all of them say so.
+    pub(crate) fn announce_explicit(&self) -> Option<Result<(), Error>> {
+        let Handle { entry, shared } = &*self.handle;
+        match entry.is_explicit() {
+            true if entry.is_armed() => Some(Ok(())),
+            true => Some(shared.arm(entry, None)),
+            false => None,
+        }
+    }
+
+    /// Whether it was announced before.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.handle.entry.is_armed()
+    }
+
+    /// Refuses a listener whose address cannot be advertised, or that comes too late.
+    pub(crate) fn check_listener(&self, local: SocketAddr) -> Result<(), Error> {
+        let Handle { entry, shared } = &*self.handle;
+        shared.check_bound(entry, local)?;
+        if entry.is_leaving() || entry.lifecycle.is_leaving() || shared.is_stopping() {
+            return Err(Error::Stopped);
+        }
+        Ok(())
     }
 }
 
@@ -207,28 +195,29 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Once it has ended, the server may still be draining, and is left to it: its listener,
         // which may have been the last to hold this, goes when the drain begins.
-        if !self.entry.life.status().is_final() {
-            self.entry.life.hurry.cancel();
+        if !self.entry.lifecycle.published().is_final() {
+            self.entry.lifecycle.shutdown_now.cancel();
         }
         self.shared.leave(&self.entry);
     }
 }
 
-pub(crate) async fn closed(life: &Life) -> Closed {
-    match life.watch().wait_for(Status::is_final).await {
+pub(crate) async fn closed(lifecycle: &Lifecycle) -> Closed {
+    match lifecycle.watch().wait_for(Status::is_final).await {
         Some(Status::LeftToExpire { ttl, reason }) => Closed::LeftToExpire { ttl, reason },
         _ => Closed::Deregistered,
     }
 }
 
-/// Resolves when the server should stop accepting, and the listener's backlog has been taken in.
-pub(crate) async fn drain_signal(life: Arc<Life>) {
-    let serving = life.serving();
-    serving.drain.cancelled().await;
-    if life.listening.load(Ordering::Acquire) {
-        tokio::select! {
-            () = serving.swept.cancelled() => {}
-            () = serving.sever.cancelled() => {}
+// === impl Closed ===
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deregistered => f.write_str("deregistered"),
+            Self::LeftToExpire { ttl, reason } => {
+                write!(f, "left to expire within {ttl:?}: {reason}")
+            }
         }
     }
 }

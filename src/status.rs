@@ -2,6 +2,7 @@
 //!
 //! A projection: the registrar publishes it, health and users read it, and nobody steers by it.
 
+use crate::lease_expiry::LeaseExpiry;
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -93,13 +94,14 @@ pub struct StatusWatch {
 /// A status and the number of its publication, for those who must answer for having seen it.
 pub(crate) type Numbered = (u64, Status);
 
-/// Where a status is published.
+/// Where a status is published, with the time from which it does not hold any more.
 ///
 /// A tenth of what `tokio::sync::watch` takes, of which each of ten thousand registrations has one.
 #[derive(Debug)]
 pub(crate) struct StatusCell {
-    now: Mutex<Numbered>,
+    published: Mutex<Numbered>,
     changed: Notify,
+    expiry: Arc<LeaseExpiry>,
 }
 
 // === impl Status ===
@@ -139,7 +141,7 @@ impl fmt::Display for Status {
             Self::Registered(_) => f.write_str("registered"),
             Self::Suspect { reason, .. } => write!(f, "registered, not confirmed: {reason}"),
             Self::Lost { reason, .. } => write!(f, "registration lost: {reason}"),
-            Self::Yielding { to_lease } => write!(f, "yielding to lease {to_lease:x}"),
+            Self::Yielding { to_lease } => write!(f, "yielding to lease {to_lease:016x}"),
             Self::Deregistering => f.write_str("deregistering"),
             Self::Deregistered => f.write_str("deregistered"),
             Self::LeftToExpire { ttl, reason } => {
@@ -152,10 +154,11 @@ impl fmt::Display for Status {
 // === impl StatusWatch ===
 
 impl StatusWatch {
-    /// The status now.
+    /// The status now. It says [`Lost`](Status::Lost) as soon as the lease is not known to live, also
+    /// when the registrar has not run since, such as after the process was frozen.
     #[must_use]
     pub fn get(&self) -> Status {
-        self.cell.get().1
+        self.cell.get()
     }
 
     /// Waits for a status that this watch has not shown yet; `None` after the final one.
@@ -179,9 +182,9 @@ impl StatusWatch {
 
     /// The status now, marked as seen, with its number.
     pub(crate) fn seen(&mut self) -> Numbered {
-        let now = self.cell.get();
-        self.seen = now.0;
-        now
+        let (number, published) = self.cell.published();
+        self.seen = number;
+        (number, self.cell.judge(published))
     }
 
     pub(crate) async fn next(&mut self) -> Option<Numbered> {
@@ -190,17 +193,15 @@ impl StatusWatch {
             let mut changed = pin!(cell.changed.notified());
             // Before the look, so that nothing that happens after it is missed.
             changed.as_mut().enable();
-            {
-                // Both are asked of one look: with two, the final status could come in between,
-                // and whoever waits for it would be told that there is nothing more to come.
-                let now = cell.lock();
-                if now.0 != self.seen {
-                    self.seen = now.0;
-                    return Some(now.clone());
-                }
-                if now.1.is_final() {
-                    return None;
-                }
+            // Both are asked of one look: with two, the final status could come in between,
+            // and whoever waits for it would be told that there is nothing more to come.
+            let (number, status) = cell.published();
+            if number != self.seen {
+                self.seen = number;
+                return Some((number, cell.judge(status)));
+            }
+            if status.is_final() {
+                return None;
             }
             changed.await;
         }
@@ -210,10 +211,11 @@ impl StatusWatch {
 // === impl StatusCell ===
 
 impl StatusCell {
-    pub(crate) fn new(first: Status) -> Self {
+    pub(crate) fn new(expiry: Arc<LeaseExpiry>) -> Self {
         Self {
-            now: Mutex::new((0, first)),
+            published: Mutex::new((0, Status::Registering { reason: None })),
             changed: Notify::new(),
+            expiry,
         }
     }
 
@@ -225,39 +227,117 @@ impl StatusCell {
         }
     }
 
-    pub(crate) fn get(&self) -> Numbered {
+    /// The status that holds now.
+    pub(crate) fn get(&self) -> Status {
+        self.judge(self.published().1)
+    }
+
+    /// The status that was published last.
+    pub(crate) fn published(&self) -> Numbered {
         self.lock().clone()
     }
 
-    /// Publishes what `change` makes of the status; `None`: nothing.
-    pub(crate) fn publish(&self, change: impl FnOnce(&Status) -> Option<Status>) {
-        let mut now = self.lock();
-        let Some(next) = change(&now.1) else { return };
-        *now = (now.0 + 1, next);
-        drop(now);
+    /// Publishes `next` if `takes` says so of the last one, which it gives. Nothing happens if they
+    /// are the same.
+    pub(crate) fn publish(
+        &self,
+        next: Status,
+        takes: impl FnOnce(&Status) -> bool,
+    ) -> Option<Status> {
+        let mut published = self.lock();
+        if published.1 == next || !takes(&published.1) {
+            return None;
+        }
+        let last = std::mem::replace(&mut published.1, next);
+        published.0 += 1;
+        drop(published);
         self.changed.notify_waiters();
+        Some(last)
+    }
+
+    /// What a published status means now: nothing is held under a lease that may have run out.
+    fn judge(&self, published: Status) -> Status {
+        if !published.is_registered() {
+            return published;
+        }
+        match self.expiry.passed() {
+            None => published,
+            Some(since) => Status::Lost {
+                since,
+                reason: "the lease ran out unconfirmed".into(),
+            },
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Numbered> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
+    use std::sync::OnceLock;
+
+    static SINCE: OnceLock<Instant> = OnceLock::new();
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_final_status_is_shown_once_whenever_it_comes() {
         for _ in 0..20_000 {
-            let cell = Arc::new(StatusCell::new(Status::Deregistering));
+            let cell = Arc::new(StatusCell::new(Arc::default()));
+            cell.publish(Status::Deregistering, |_| true);
             let mut watch = cell.watch();
             let publish = tokio::spawn(async move {
-                cell.publish(|_| Some(Status::Deregistered));
+                cell.publish(Status::Deregistered, |_| true);
             });
             assert_eq!(watch.changed().await, Some(Status::Deregistered));
             assert_eq!(watch.changed().await, None);
             drop(publish.await);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_is_lost_once_its_lease_may_have_run_out() {
+        let second = Duration::from_secs(1);
+        let expiry = Arc::new(LeaseExpiry::default());
+        let cell = Arc::new(StatusCell::new(expiry.clone()));
+        let mut watch = cell.watch();
+        expiry.set(clock::now() + 5 * second);
+        cell.publish(registered(), |_| true);
+        assert_eq!(watch.changed().await, Some(registered()));
+        tokio::time::advance(5 * second - Duration::from_millis(1)).await;
+        assert_eq!(cell.get(), registered());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let expired = clock::now();
+        tokio::time::advance(second).await;
+        assert!(matches!(watch.get(), Status::Lost { since, .. } if since == expired));
+        assert!(matches!(watch.seen().1, Status::Lost { .. }));
+        expiry.set(clock::now() + second);
+        assert_eq!(cell.get(), registered());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_system_that_wakes_up_does_not_say_registered_before_a_renewal() {
+        let expiry = Arc::new(LeaseExpiry::default());
+        let cell = Arc::new(StatusCell::new(expiry.clone()));
+        expiry.set(clock::now() + Duration::from_secs(5));
+        cell.publish(registered(), |_| true);
+        clock::tests::suspend(Duration::from_millis(4_999));
+        assert_eq!(cell.get(), registered());
+        clock::tests::suspend(Duration::from_millis(1));
+        assert!(matches!(cell.get(), Status::Lost { .. }), "{}", cell.get());
+    }
+
+    fn registered() -> Status {
+        let since = *SINCE.get_or_init(Instant::now);
+        Status::Registered(Registered {
+            lease: 1,
+            keys: Arc::new([]),
+            revision: 1,
+            since,
+        })
     }
 }

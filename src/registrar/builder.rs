@@ -1,10 +1,11 @@
 //! [`RegistrarBuilder`]: everything that is configured, checked in one place.
 
+use super::Registrar;
 use super::desired::{Config, Shared};
-use super::{OnConflict, Registrar};
+use super::on_conflict::OnConflict;
+use crate::drain::DrainTimeouts;
 use crate::format::{Format, Formats, Plain};
 use crate::lease;
-use crate::life::Waits;
 use crate::{Error, Etcd};
 use std::any::Any;
 use std::sync::Arc;
@@ -204,8 +205,8 @@ impl RegistrarBuilder {
                 allow_loopback: self.allow_loopback,
                 dedicated_thread: self.dedicated_thread,
                 revoke_timeout: self.revoke_timeout,
-                waits: Waits {
-                    settle: self.deregistration_delay,
+                drain: DrainTimeouts {
+                    deregistration_delay: self.deregistration_delay,
                     drain: self.drain_timeout,
                 },
             },

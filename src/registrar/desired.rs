@@ -1,16 +1,17 @@
 //! [`Shared`]: the entries that should exist. Handles change it, the keeper follows it.
 
-use super::OnConflict;
+use super::on_conflict::OnConflict;
 use super::table::{EntryId, Key};
 use crate::address::{Address, Bound};
+use crate::drain::DrainTimeouts;
 use crate::etcd::{Endpoints, route};
 use crate::format::{Formats, KeyContext, could_be_same};
-use crate::life::{Life, Waits};
+use crate::lease_expiry::LeaseExpiry;
+use crate::lifecycle::Lifecycle;
 use crate::status::Status;
 use crate::{Error, Instance};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -27,7 +28,7 @@ pub(crate) struct Config {
     pub(crate) on_conflict: OnConflict,
     pub(crate) allow_loopback: bool,
     pub(crate) revoke_timeout: Duration,
-    pub(crate) waits: Waits,
+    pub(crate) drain: DrainTimeouts,
     pub(crate) dedicated_thread: bool,
 }
 
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     /// The application's token; child of nothing here, so that others may wait for it too.
     pub(crate) shutdown: CancellationToken,
     pub(crate) shutdown_now: CancellationToken,
+    /// Until when the lease of now surely lives.
+    pub(crate) lease_expiry: Arc<LeaseExpiry>,
     /// Nobody can register any more.
     pub(crate) abandoned: CancellationToken,
     desired: Mutex<Desired>,
@@ -58,7 +61,7 @@ struct Desired {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
-    pub(crate) life: Arc<Life>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
     spec: Mutex<Spec>,
 }
 
@@ -99,6 +102,7 @@ impl Shared {
             config,
             shutdown,
             shutdown_now,
+            lease_expiry: Arc::default(),
             abandoned,
             desired,
             changed,
@@ -139,10 +143,11 @@ impl Shared {
         }
         let entry = Arc::new(Entry {
             id,
-            life: Arc::new(Life::new(
-                self.config.waits,
+            lifecycle: Arc::new(Lifecycle::new(
+                self.config.drain,
                 self.shutdown_now.child_token(),
                 runtime,
+                self.lease_expiry.clone(),
             )),
             spec: Mutex::new(Spec {
                 instances,
@@ -420,11 +425,6 @@ impl Entry {
     /// Publishes the way out, where it has not begun.
     pub(crate) fn begin_leaving(&self) {
         self.spec().leaving = true;
-        self.life.publish(Status::Deregistering);
-    }
-
-    /// Whether a server owns, or owned, a listener of it.
-    pub(crate) fn is_listening(&self) -> bool {
-        self.life.listening.load(Ordering::Acquire)
+        self.lifecycle.publish(Status::Deregistering);
     }
 }

@@ -8,6 +8,7 @@ use super::desired::{Entry, Shared};
 use super::keeper::{BRISK, Keeper, sleep_until_some};
 use super::table::{EntryId, Table};
 use crate::etcd::{RpcError, Session, with_timeout};
+use crate::lifecycle::health_acknowledged;
 use crate::status::Status;
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -28,11 +29,11 @@ impl Keeper {
     pub(super) async fn lead_out(&mut self, entry: &Arc<Entry>) {
         let config = &self.shared.config;
         let mut deadline = Instant::now() + config.revoke_timeout;
-        if entry.life.hurry.is_cancelled() {
+        if entry.lifecycle.shutdown_now.is_cancelled() {
             deadline = deadline.min(Instant::now() + config.attempt);
         }
         entry.begin_leaving();
-        entry.life.witnessed().await;
+        health_acknowledged(vec![entry.lifecycle.clone()]).await;
         self.table.unwant(entry.id);
         let leaving = self.leaving.entry(entry.id).or_insert(Leaving {
             entry: entry.clone(),
@@ -94,9 +95,9 @@ impl Keeper {
         for leaving in self.leaving.values() {
             leaving.entry.begin_leaving();
         }
-        for leaving in self.leaving.values() {
-            leaving.entry.life.witnessed().await;
-        }
+        let leaving = self.leaving.values();
+        let all = leaving.map(|leaving| leaving.entry.lifecycle.clone());
+        health_acknowledged(all.collect()).await;
         let ttl = self
             .lease
             .take()
@@ -217,7 +218,7 @@ impl Leaving {
     /// The entry has ended; a second end changes nothing.
     pub(super) fn end(&mut self, last: Status) {
         if self.deadline.take().is_some() {
-            self.entry.life.end(last);
+            self.entry.lifecycle.ended(last);
         }
     }
 }

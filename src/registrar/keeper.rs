@@ -15,10 +15,12 @@ use super::desired::{Entry, Shared, Wish};
 use super::exit::Leaving;
 use super::report::Trouble;
 use super::table::{EntryId, Table};
-use crate::Error;
 use crate::backoff::{Backoff, Bucket, Rate};
+use crate::clock;
+use crate::error::Error;
 use crate::etcd::{Rotation, RpcError, RpcErrorKind, Session, with_timeout};
 use crate::lease::{self, Lease};
+use crate::lifecycle::health_acknowledged;
 use crate::status::Status;
 use futures_util::FutureExt as _;
 use std::collections::BTreeMap;
@@ -95,7 +97,7 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<(), Error> {
             tracing::error!("the registrar's task panicked, starting it again");
             let why: Arc<str> = "internal error: the registrar's task panicked".into();
             for entry in shared.entries() {
-                entry.life.publish(Status::Lost {
+                entry.lifecycle.publish(Status::Lost {
                     since: Instant::now(),
                     reason: why.clone(),
                 });
@@ -127,15 +129,13 @@ struct Orphaned(Arc<Shared>);
 impl Drop for Orphaned {
     fn drop(&mut self) {
         for entry in self.0.close() {
-            entry.life.publish(match entry.is_armed() {
+            entry.lifecycle.runtime_ended(match entry.is_armed() {
                 false => Status::Deregistered,
                 true => Status::LeftToExpire {
                     ttl: self.0.config.ttl,
                     reason: "the runtime ended".into(),
                 },
             });
-            entry.life.serving().drain.cancel();
-            entry.life.serving().sever();
         }
     }
 }
@@ -275,7 +275,11 @@ impl Keeper {
             tracing::warn!(?wanted, granted = ?ttl, "etcd granted another TTL, following it");
         }
         self.works_since.get_or_insert(sent);
-        self.lease = Some(Lease::granted(id, ttl, sent, &mut self.rng));
+        let lease = Lease::granted(id, ttl, sent, &mut self.rng);
+        self.shared
+            .lease_expiry
+            .set(lease.expiry() + clock::suspended());
+        self.lease = Some(lease);
         self.table = Table::new(id, self.shared.config.on_conflict);
         self.lost = None;
         self.calm();
@@ -359,6 +363,13 @@ impl Keeper {
     /// Takes in what handles changed, and tells whether anything did.
     async fn pull(&mut self) -> Result<bool, Why> {
         let changed = self.shared.take_changed();
+        // Those that leave tell their health services together, within one limit.
+        let leaving = changed.iter().filter(|entry| entry.is_leaving());
+        let leaving = leaving.map(|entry| {
+            entry.begin_leaving();
+            entry.lifecycle.clone()
+        });
+        health_acknowledged(leaving.collect()).await;
         for entry in &changed {
             self.follow(entry).await;
         }
@@ -387,7 +398,7 @@ impl Keeper {
                     // can still collide.
                     let why = format!("another registration here has the key {key:?}");
                     tracing::error!("{why}");
-                    entry.life.publish(Status::Registering {
+                    entry.lifecycle.publish(Status::Registering {
                         reason: Some(why.into()),
                     });
                 }

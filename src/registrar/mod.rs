@@ -19,14 +19,19 @@ mod builder;
 mod desired;
 mod exit;
 mod keeper;
+mod on_conflict;
 mod report;
 mod table;
 mod tenure;
 
 pub use builder::RegistrarBuilder;
 pub(crate) use desired::{Entry, Shared};
+pub use on_conflict::OnConflict;
 
-use crate::{Error, Etcd, Instance, Registration};
+use crate::error::Error;
+use crate::etcd::Etcd;
+use crate::instance::Instance;
+use crate::registration::Registration;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
 
@@ -39,18 +44,6 @@ pub struct Registrar {
     shared: Arc<Shared>,
     /// Tells the keeper when the last clone is gone, and with it the last way to register.
     _open: Arc<DropGuard>,
-}
-
-/// What to do about a key that another lease holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnConflict {
-    /// Take it. In containers it is most often our own former incarnation: same address, pid 1.
-    /// Against a live rival the number of rewrites a minute is bounded.
-    #[default]
-    TakeOver,
-    /// Leave it, say so in the [status](crate::Status::Yielding), and take it when it is free.
-    Yield,
 }
 
 // === impl Registrar ===

@@ -5,6 +5,7 @@ use super::keeper::Keeper;
 use super::table::{Table, View};
 use crate::etcd::{Op, RpcError};
 use crate::lease::Lease;
+use crate::lifecycle::health_acknowledged;
 use crate::status::{Registered, Status};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -58,9 +59,14 @@ impl Keeper {
             why: why.into(),
         });
         self.publish_all();
-        for entry in self.shared.entries() {
-            entry.life.witnessed().await;
-        }
+        let entries = self.shared.entries();
+        health_acknowledged(
+            entries
+                .iter()
+                .map(|entry| entry.lifecycle.clone())
+                .collect(),
+        )
+        .await;
         // On a connection that works, the next lease is there before anybody looked: whoever
         // watches gets a turn to see that there was none.
         tokio::task::yield_now().await;
@@ -89,14 +95,14 @@ impl Keeper {
             .iter()
             .filter_map(|op| self.shared.entry(self.table.owner(op.key())?))
         {
-            match entry.life.status() {
+            match entry.lifecycle.published() {
                 Status::Registering { .. } => {
-                    entry.life.publish(Status::Registering {
+                    entry.lifecycle.publish(Status::Registering {
                         reason: Some(why.clone()),
                     });
                 }
                 Status::Lost { since, .. } => {
-                    entry.life.publish(Status::Lost {
+                    entry.lifecycle.publish(Status::Lost {
                         since,
                         reason: why.clone(),
                     });
@@ -130,12 +136,12 @@ impl Keeper {
 
     pub(super) fn publish_one(&self, entry: &Entry) {
         if !entry.is_leaving() {
-            entry.life.publish(self.stand(entry));
+            entry.lifecycle.publish(self.stand(entry));
         }
     }
 
     pub(super) fn stand(&self, entry: &Entry) -> Status {
-        let last = entry.life.status();
+        let last = entry.lifecycle.published();
         let lost = |since, why| match &last {
             Status::Lost { .. } => last.clone(),
             Status::Registering { .. } => Status::Registering { reason: Some(why) },

@@ -4,7 +4,7 @@
 //! and asks it what to do next: which keys to write, look at or watch. One lease, one table: a
 //! new lease starts over, because every key under the old one is gone with it.
 
-use super::OnConflict;
+use super::on_conflict::OnConflict;
 use crate::backoff::{Bucket, Rate};
 use crate::etcd::{Event, EventKind, KeyMeta, Op};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};

@@ -6,6 +6,7 @@
 
 use super::keeper::{Keeper, Why};
 use super::table::Key;
+use crate::clock;
 use crate::etcd::{
     Applied, KeepAliveStream, KeyMeta, Op, RpcError, RpcErrorKind, SLOW, Session, WatchReplies,
     WatchRequests, WatchResponse, route, with_timeout,
@@ -185,6 +186,8 @@ impl Keeper {
                 };
                 if let Some(lease) = &mut self.lease {
                     lease.renewed(ttl.unwrap_or(lease.ttl()), sent, &mut self.rng);
+                    let expiry = lease.expiry() + clock::suspended();
+                    self.shared.lease_expiry.set(expiry);
                 }
                 self.works_since.get_or_insert(sent);
                 link.confirmed = true;

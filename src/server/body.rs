@@ -1,41 +1,62 @@
 //! [`ResponseBody`].
 
 use super::shutting_down;
-use crate::life::Pass;
+use crate::in_flight::InFlightGuard;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
     /// The body of a response, in flight until it is dropped: streams outlive the future that
-    /// started them. At the drain deadline it ends with `UNAVAILABLE` in its trailers.
+    /// started them. At the drain deadline that of gRPC ends with `UNAVAILABLE` in its trailers, and
+    /// another one with an error, so that nobody takes the part for the whole.
+    ///
+    /// The default is an empty one, for layers that make up a response themselves.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
         inner: Option<B>,
         #[pin]
-        pass: Pass,
+        guard: InFlightGuard,
+        is_grpc: bool,
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(super) fn new(inner: B, pass: Pass) -> Self {
+    pub(super) fn new(inner: B, guard: InFlightGuard, is_grpc: bool) -> Self {
         Self {
             inner: Some(inner),
-            pass,
+            guard,
+            is_grpc,
         }
     }
 
-    pub(super) fn ended(pass: Pass) -> Self {
-        Self { inner: None, pass }
+    pub(super) fn ended(guard: InFlightGuard) -> Self {
+        Self {
+            inner: None,
+            guard,
+            is_grpc: false,
+        }
     }
 }
 
-impl<B: Body> Body for ResponseBody<B> {
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::ended(InFlightGuard::default())
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -45,15 +66,20 @@ impl<B: Body> Body for ResponseBody<B> {
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        // A body that always has more to say must end too, so the gate is asked first. Asking is
-        // one load; waiting for it is arranged only when there is nothing to say.
-        if !this.pass.is_shut() {
+        // A body that always has another frame must end too, so this is asked first. Asking is
+        // one load; waiting for it is arranged only when there is no frame.
+        if !this.guard.is_ended() {
             if let Poll::Ready(frame) = inner.poll_frame(cx) {
-                return Poll::Ready(frame);
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
-            ready!(this.pass.as_mut().poll_shut(cx));
+            ready!(this.guard.as_mut().poll_ended(cx));
         }
         this.inner.set(None);
+        if !*this.is_grpc {
+            let status = shutting_down();
+            let error = io::Error::new(io::ErrorKind::ConnectionAborted, status.message());
+            return Poll::Ready(Some(Err(error.into())));
+        }
         let mut trailers = HeaderMap::new();
         // Only a message that is no header value could fail here, and ours is one.
         let _ = shutting_down().add_header(&mut trailers);

@@ -2,9 +2,10 @@
 //!
 //! Two things stock tonic waits for without end when it drains, hence this:
 //! a connection that never sent a byte (a load balancer's probe, a lazily used pool: hyper #4170)
-//! ends when the drain begins, and every connection ends after the drain deadline.
+//! ends when the drain begins, and every connection ends after the drain deadline, or earlier when
+//! nothing is in flight (a client that does not answer the ping that comes with GOAWAY).
 
-use crate::life::Life;
+use crate::drain::Drain;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -14,15 +15,15 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// A connection of [`Incoming`](super::Incoming).
 ///
 /// Handlers see what they see with stock tonic: `remote_addr()`, and with TLS `peer_certs()`.
 #[derive(Debug)]
-pub struct Connection {
-    io: TcpStream,
-    life: Arc<Life>,
+pub struct Connection<IO = TcpStream> {
+    io: IO,
+    drain: Arc<Drain>,
     read: usize,
     signal: Signal,
 }
@@ -37,17 +38,17 @@ struct Signal {
 
 /// The preface of HTTP/2 (RFC 9113, 3.4). A client that sent less has asked for nothing yet, and
 /// hyper cannot end its connection gracefully. With TLS the handshake is longer than that, so a
-/// client that goes quiet right after it is ended by the drain deadline only.
+/// client that goes quiet right after it is closed as one that has nothing in flight.
 const PREFACE: usize = 24;
 
 // === impl Connection ===
 
-impl Connection {
-    pub(super) fn new(io: TcpStream, life: Arc<Life>) -> Self {
-        let signal = Signal::new(life.serving().drain.clone());
+impl<IO> Connection<IO> {
+    pub(super) fn new(io: IO, drain: Arc<Drain>) -> Self {
+        let signal = Signal::new(drain.begun.clone());
         Self {
             io,
-            life,
+            drain,
             read: 0,
             signal,
         }
@@ -55,14 +56,8 @@ impl Connection {
 
     /// The connection itself.
     #[must_use]
-    pub fn get_ref(&self) -> &TcpStream {
+    pub fn get_ref(&self) -> &IO {
         &self.io
-    }
-
-    /// The address of the peer, if the operating system still knows it.
-    #[must_use]
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.io.peer_addr().ok()
     }
 
     /// Resolves when the reading side should see the end of the stream.
@@ -70,28 +65,39 @@ impl Connection {
         if self.signal.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if !self.is_severed() && self.read >= PREFACE {
-            self.signal = Signal::new(self.life.serving().sever.clone());
+        if !self.drain.is_aborted() && self.read >= PREFACE {
+            self.signal = Signal::new(self.drain.aborted.clone());
             return self.signal.poll(cx);
         }
         Poll::Ready(())
     }
 
-    fn is_severed(&self) -> bool {
-        self.life.serving().is_severed()
-    }
-
-    /// A severed connection takes nothing more, also from a peer that keeps sending, and waits
+    /// An aborted connection takes nothing more, also from a peer that keeps sending, and waits
     /// for nobody. Its task is woken by the reading side.
     fn check(&self) -> io::Result<()> {
-        match self.is_severed() {
+        match self.drain.is_aborted() {
             true => Err(io::ErrorKind::ConnectionAborted.into()),
             false => Ok(()),
         }
     }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.drain.on_traffic();
+        }
+        written
+    }
 }
 
-impl AsyncRead for Connection {
+impl Connection {
+    /// The address of the peer, if the operating system still knows it.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.io.peer_addr().ok()
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -101,6 +107,7 @@ impl AsyncRead for Connection {
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
             self.read = self.read.saturating_add(buf.filled().len() - before);
+            self.drain.on_traffic();
             return Poll::Ready(read);
         }
         // Nothing read and no error: to the reader this is the end of the stream.
@@ -108,14 +115,15 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Connection<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -133,7 +141,8 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -141,8 +150,8 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+impl<IO: Connected> Connected for Connection<IO> {
+    type ConnectInfo = IO::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.io.connect_info()

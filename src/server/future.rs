@@ -1,8 +1,8 @@
 //! [`ResponseFuture`].
 
 use super::{ResponseBody, shutting_down};
-use crate::life::{Gate, Pass};
-use http::Response;
+use crate::in_flight::{InFlight, InFlightGuard};
+use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,23 +10,25 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
-    /// The response of a [`RegistrationService`](super::RegistrationService): the inner one's, or
-    /// `UNAVAILABLE` when the drain deadline passes first.
+    /// The response of a [`RegistrationService`](super::RegistrationService): the inner one's, or,
+    /// when the drain deadline passes first, `UNAVAILABLE` for gRPC and status 503 for the rest.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
         #[pin]
-        pass: Pass,
+        guard: InFlightGuard,
+        is_grpc: bool,
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: F, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(inner: F, in_flight: Arc<InFlight>, is_grpc: bool) -> Self {
         Self {
             inner,
-            pass: Pass::new(gate),
+            guard: InFlightGuard::new(in_flight),
+            is_grpc,
         }
     }
 }
@@ -39,13 +41,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let is_grpc = *this.is_grpc;
         if let Poll::Ready(response) = this.inner.poll(cx) {
-            let pass = this.pass.hand_on();
-            return Poll::Ready(response.map(|r| r.map(|body| ResponseBody::new(body, pass))));
+            let guard = this.guard.take();
+            let body = |body| ResponseBody::new(body, guard, is_grpc);
+            return Poll::Ready(response.map(|response| response.map(body)));
         }
-        ready!(this.pass.as_mut().poll_shut(cx));
-        let pass = this.pass.hand_on();
-        let response = shutting_down().into_http::<()>();
-        Poll::Ready(Ok(response.map(|()| ResponseBody::ended(pass))))
+        ready!(this.guard.as_mut().poll_ended(cx));
+        let body = ResponseBody::ended(this.guard.take());
+        let mut response = match is_grpc {
+            true => shutting_down().into_http::<()>(),
+            false => Response::new(()),
+        };
+        if !is_grpc {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        Poll::Ready(Ok(response.map(|()| body)))
     }
 }

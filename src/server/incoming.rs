@@ -1,15 +1,17 @@
 //! [`Incoming`]: the listener of a registered server.
 
 use super::Connection;
-use crate::life::Life;
-use crate::registrar::{Entry, Shared};
-use crate::{Error, Registration};
+use super::listener::{Accept, Listener};
+use crate::drain::Drain;
+use crate::error::Error;
+use crate::logging;
+use crate::registration::Registration;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -25,22 +27,18 @@ use tonic::transport::server::TcpIncoming;
 ///
 /// tonic ignores `Server::tcp_nodelay` and `Server::tcp_keepalive` for every stream it is given,
 /// so they are set here, with tonic's defaults.
-#[derive(Debug)]
-pub struct Incoming {
+pub struct Incoming<L: Listener = TcpListener> {
     /// `None` once the port is closed.
-    listener: Option<TcpIncoming>,
+    accepted: Option<<L as Accept>::Accepted>,
     local: SocketAddr,
-    announced: bool,
-    drain: Pin<Box<WaitForCancellationFutureOwned>>,
-    entry: Arc<Entry>,
-    shared: Arc<Shared>,
-    /// A server that accepts is not abandoned, though nobody else may hold the handle: whoever
-    /// spawns it must not have to keep the registration alive besides.
-    _registration: Registration,
+    is_announced: bool,
+    drain_begun: Pin<Box<WaitForCancellationFutureOwned>>,
+    drain: Arc<Drain>,
+    registration: Registration,
 }
 
 /// Binds `addr` as tonic does.
-pub(crate) fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
+fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
     let bound = std::net::TcpListener::bind(addr).and_then(|listener| {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
@@ -48,35 +46,77 @@ pub(crate) fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
     bound.map_err(|source| Error::Listen { addr, source })
 }
 
-// === impl Incoming ===
+// === impl Registration ===
 
-impl Incoming {
-    pub(crate) fn new(
-        listener: TcpListener,
-        entry: Arc<Entry>,
-        shared: Arc<Shared>,
-        registration: Registration,
-    ) -> Result<Self, Error> {
+impl Registration {
+    /// A stream of the listener's connections, for `serve_with_incoming_shutdown`.
+    ///
+    /// The instance appears when the stream is first polled: that is when tonic accepts. It is
+    /// deregistered when the stream is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] if the listener's address cannot be advertised, [`Error::Listen`] if it
+    /// cannot be asked, [`Error::Stopped`] once the way out has begun.
+    pub fn incoming(&self, listener: TcpListener) -> Result<Incoming, Error> {
         let local = listener.local_addr().map_err(|source| Error::Listen {
             addr: SocketAddr::from(([0, 0, 0, 0], 0)),
             source,
         })?;
-        shared.check_bound(&entry, local)?;
-        if entry.is_leaving() || entry.life.is_leaving() || shared.is_stopping() {
-            return Err(Error::Stopped);
-        }
-        entry.life.listening.store(true, Ordering::Release);
-        Ok(Self {
-            listener: Some(TcpIncoming::from(listener).with_nodelay(Some(true))),
-            local,
-            announced: false,
-            drain: Box::pin(entry.life.serving().drain.clone().cancelled_owned()),
-            entry,
-            shared,
-            _registration: registration,
-        })
+        self.check_listener(local)?;
+        let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
+        Ok(Incoming::new(accepted, local, self.clone()))
     }
 
+    /// Binds `addr` and gives the [`incoming`](Self::incoming) stream of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Listen`] if that is not possible, and those of [`incoming`](Self::incoming).
+    pub fn bind(&self, addr: SocketAddr) -> Result<Incoming, Error> {
+        self.incoming(listen(addr)?)
+    }
+}
+
+// === impl Incoming ===
+
+impl<L: Listener> Incoming<L> {
+    fn new(
+        accepted: <L as Accept>::Accepted,
+        local: SocketAddr,
+        registration: Registration,
+    ) -> Self {
+        let drain = registration.lifecycle().drain().clone();
+        drain.set_listener();
+        Self {
+            accepted: Some(accepted),
+            local,
+            is_announced: false,
+            drain_begun: Box::pin(drain.begun.clone().cancelled_owned()),
+            drain,
+            registration,
+        }
+    }
+
+    pub(super) fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    fn announce(&mut self) {
+        if !std::mem::replace(&mut self.is_announced, true)
+            && let Err(error) = self.registration.announce(self.local)
+        {
+            logging::survive(|| tracing::error!(%error, "cannot announce this server"));
+        }
+    }
+
+    fn close(&mut self) {
+        self.accepted = None;
+        self.drain.listener_closed.cancel();
+    }
+}
+
+impl Incoming {
     /// The address that is bound.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -109,46 +149,27 @@ impl Incoming {
     }
 
     fn map(mut self, change: impl FnOnce(TcpIncoming) -> TcpIncoming) -> Self {
-        self.listener = self.listener.take().map(change);
+        self.accepted = self.accepted.take().map(change);
         self
-    }
-
-    pub(crate) fn life(&self) -> &Arc<Life> {
-        &self.entry.life
-    }
-
-    fn announce(&mut self) {
-        if !std::mem::replace(&mut self.announced, true)
-            && let Err(error) = self.shared.arm(&self.entry, Some(self.local))
-        {
-            tracing::error!(%error, "cannot announce this server");
-        }
-    }
-
-    fn close(&mut self) {
-        self.listener = None;
-        self.entry.life.serving().swept.cancel();
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+impl<L: Listener> Stream for Incoming<L> {
+    type Item = io::Result<Connection<L::Io>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         this.announce();
-        let Some(listener) = &mut this.listener else {
+        let Some(accepted) = &mut this.accepted else {
             return Poll::Ready(None);
         };
         // Whoever the kernel has let in already is served, also while draining: closing the port
         // on them would reset a connection that to its client stands.
-        if let Poll::Ready(Some(accepted)) = Pin::new(listener).poll_next(cx) {
-            let life = this.entry.life.clone();
-            return Poll::Ready(Some(accepted.map(|io| Connection::new(io, life))));
+        if let Poll::Ready(Some(accepted)) = Pin::new(accepted).poll_next(cx) {
+            let drain = this.drain.clone();
+            return Poll::Ready(Some(accepted.map(|io| Connection::new(io, drain))));
         }
-        if !this.entry.life.serving().drain.is_cancelled()
-            && this.drain.as_mut().poll(cx).is_pending()
-        {
+        if !this.drain.is_begun() && this.drain_begun.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
         this.close();
@@ -156,9 +177,17 @@ impl Stream for Incoming {
     }
 }
 
-impl Drop for Incoming {
+impl<L: Listener> Drop for Incoming<L> {
     fn drop(&mut self) {
         self.close();
-        self.shared.leave(&self.entry);
+        self.registration.deregister();
+    }
+}
+
+impl<L: Listener> fmt::Debug for Incoming<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("local_addr", &self.local)
+            .finish_non_exhaustive()
     }
 }

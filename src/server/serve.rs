@@ -1,14 +1,16 @@
 //! [`ServeRegistered`]: bind, appear, serve, leave, drain, return.
 
 use super::Incoming;
-use crate::life::{LAST_WORDS, Life};
-use crate::registration::{closed, drain_signal};
-use crate::{Closed, Error, Registration};
+use super::listener::Listener;
+use crate::drain::{Drain, LAST_ANSWERS};
+use crate::error::Error;
+use crate::registration::{Closed, Registration, closed};
 use http::{Request, Response};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::body::Body;
+use tonic::codegen::StdError;
 use tonic::service::Routes;
 use tonic::transport::server::Router;
 use tower_layer::Layer;
@@ -22,9 +24,10 @@ use tower_service::Service;
 ///    go; the server serves on for the `deregistration_delay`.
 /// 4. What the kernel has accepted is taken in, the port is closed, and clients are told to go
 ///    (GOAWAY). Connections that never sent a byte are closed.
-/// 5. Requests in flight finish. Those that have not after `drain_timeout` end with
-///    `UNAVAILABLE`, if the [layer](Registration::layer) is there to do so, and what is left of
-///    connections is cut.
+/// 5. Requests in flight finish. With the [layer](Registration::layer), connections whose clients do
+///    not close them are closed once nothing is in flight, 1.5 s after the last traffic. Requests that
+///    have not finished after `drain_timeout` end with `UNAVAILABLE`, if the layer is there to do so,
+///    and what is left of connections is cut.
 /// 6. The future resolves.
 ///
 /// Dropping the future closes the port and deregisters, without any wait.
@@ -45,28 +48,44 @@ use tower_service::Service;
 /// # Ok(())
 /// # }
 /// ```
-pub trait ServeRegistered<ResBody>: Sized {
+///
+/// `L` is what the layers of the server make; a method says which of its bounds fails.
+pub trait ServeRegistered<L>: Sized {
     /// Binds `addr` and serves there. Port 0 finds a free one, and the real one is advertised.
     ///
     /// # Errors
     ///
     /// [`ServeError::Setup`] if `addr` cannot be bound or advertised: nothing was registered
     /// then. [`ServeError::Transport`] if tonic gives up: the instance is deregistered first.
-    fn serve_registered(
+    fn serve_registered<ResBody>(
         self,
         addr: SocketAddr,
         registration: &Registration,
-    ) -> impl Future<Output = Result<Closed, ServeError>> + Send;
+    ) -> impl Future<Output = Result<Closed, ServeError>> + Send
+    where
+        L: Layer<Routes> + Send,
+        L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send,
+        <L::Service as Service<Request<Body>>>::Error: Into<StdError> + Send,
+        ResBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        ResBody::Error: Into<StdError>;
 
     /// Serves on a listener that is bound already, or that was given other socket options.
     ///
     /// # Errors
     ///
     /// [`ServeError::Transport`], as above.
-    fn serve_registered_with_incoming(
+    fn serve_registered_with_incoming<I: Listener, ResBody>(
         self,
-        incoming: Incoming,
-    ) -> impl Future<Output = Result<Closed, ServeError>> + Send;
+        incoming: Incoming<I>,
+    ) -> impl Future<Output = Result<Closed, ServeError>> + Send
+    where
+        L: Layer<Routes> + Send,
+        L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send,
+        <L::Service as Service<Request<Body>>>::Error: Into<StdError> + Send,
+        ResBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        ResBody::Error: Into<StdError>;
 }
 
 /// Why serving failed.
@@ -81,20 +100,20 @@ pub enum ServeError {
     Transport(tonic::transport::Error),
 }
 
-impl<L, ResBody> ServeRegistered<ResBody> for Router<L>
-where
-    L: Layer<Routes> + Send,
-    L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
-    <L::Service as Service<Request<Body>>>::Future: Send,
-    <L::Service as Service<Request<Body>>>::Error: Into<tonic::codegen::StdError> + Send,
-    ResBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    ResBody::Error: Into<tonic::codegen::StdError>,
-{
-    async fn serve_registered(
+impl<L> ServeRegistered<L> for Router<L> {
+    async fn serve_registered<ResBody>(
         self,
         addr: SocketAddr,
         registration: &Registration,
-    ) -> Result<Closed, ServeError> {
+    ) -> Result<Closed, ServeError>
+    where
+        L: Layer<Routes> + Send,
+        L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send,
+        <L::Service as Service<Request<Body>>>::Error: Into<StdError> + Send,
+        ResBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        ResBody::Error: Into<StdError>,
+    {
         let incoming = match registration.bind(addr) {
             // Asked to stop before it began: there is nothing to serve and nothing wrong.
             Err(Error::Stopped) => return Ok(registration.closed().await),
@@ -103,36 +122,45 @@ where
         self.serve_registered_with_incoming(incoming).await
     }
 
-    async fn serve_registered_with_incoming(
+    async fn serve_registered_with_incoming<I: Listener, ResBody>(
         self,
-        incoming: Incoming,
-    ) -> Result<Closed, ServeError> {
-        let life = incoming.life().clone();
-        let served = Served(life.clone());
-        let signal = drain_signal(life.clone());
-        let served_out = tokio::select! {
+        incoming: Incoming<I>,
+    ) -> Result<Closed, ServeError>
+    where
+        L: Layer<Routes> + Send,
+        L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send,
+        <L::Service as Service<Request<Body>>>::Error: Into<StdError> + Send,
+        ResBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        ResBody::Error: Into<StdError>,
+    {
+        let lifecycle = incoming.registration().lifecycle().clone();
+        let drain = lifecycle.drain().clone();
+        let signal = incoming.registration().drain_signal();
+        let exited = Exited(drain.clone());
+        let result = tokio::select! {
             done = self.serve_with_incoming_shutdown(incoming, signal) => done,
             // A handler that blocks its thread ends neither by request nor by connection.
-            () = severed(&life) => Ok(()),
+            () = aborted(&drain) => Ok(()),
         };
-        drop(served);
+        drop(exited);
         // If tonic ended by itself, the stream it dropped has asked for this already.
-        let closed = closed(&life).await;
-        served_out.map_err(ServeError::Transport)?;
+        let closed = closed(&lifecycle).await;
+        result.map_err(ServeError::Transport)?;
         Ok(closed)
     }
 }
 
 /// Says, also when the future is dropped, that there is nobody left to wait for.
-struct Served(Arc<Life>);
+struct Exited(Arc<Drain>);
 
-impl Drop for Served {
+impl Drop for Exited {
     fn drop(&mut self) {
-        self.0.serving().served.cancel();
+        self.0.server_exited.cancel();
     }
 }
 
-async fn severed(life: &Life) {
-    life.serving().sever.cancelled().await;
-    tokio::time::sleep(LAST_WORDS).await;
+async fn aborted(drain: &Drain) {
+    drain.aborted.cancelled().await;
+    tokio::time::sleep(LAST_ANSWERS).await;
 }

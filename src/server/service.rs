@@ -1,30 +1,41 @@
 //! [`RegistrationService`].
 
 use super::{ResponseBody, ResponseFuture};
-use crate::life::Serving;
+use crate::drain::Drain;
+use crate::registration::Registration;
 use http::{Request, Response};
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_service::Service;
 
 /// A service whose requests are counted and end at the drain deadline. Made by
-/// [`RegistrationLayer`](super::RegistrationLayer).
+/// [`RegistrationLayer`](super::RegistrationLayer). It keeps the registration alive.
 #[derive(Clone)]
 pub struct RegistrationService<S> {
     inner: S,
-    serving: Arc<Serving>,
+    drain: Arc<Drain>,
+    _registration: Registration,
 }
 
 impl<S> RegistrationService<S> {
-    pub(super) fn new(inner: S, serving: Arc<Serving>) -> Self {
-        Self { inner, serving }
+    pub(super) fn new(inner: S, registration: Registration) -> Self {
+        let drain = registration.lifecycle().drain().clone();
+        drain.set_counted();
+        Self {
+            inner,
+            drain,
+            _registration: registration,
+        }
     }
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RegistrationService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: http_body::Body,
+    ResBody::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -35,7 +46,9 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        ResponseFuture::new(self.inner.call(request), self.serving.gate.clone())
+        let is_grpc = super::is_grpc(request.headers());
+        let in_flight = self.drain.in_flight.clone();
+        ResponseFuture::new(self.inner.call(request), in_flight, is_grpc)
     }
 }
 

@@ -66,7 +66,7 @@ impl Body for SlowBody {
 fn run<S, B>(service: &mut S) -> usize
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes, Error = Infallible>,
+    B: Body<Data = Bytes>,
 {
     let mut cx = Context::from_waker(Waker::noop());
     let mut future = pin!(service.call(Request::new(())));

@@ -1,0 +1,180 @@
+//! [`Lifecycle`]: what a registration, its server and its health share, from the first status to the
+//! end of the drain. The registrar drives it:
+//!
+//! * [`publish`](Lifecycle::publish): a status;
+//! * [`health_acknowledged`]: health services have reported what was published;
+//! * [`ended`](Lifecycle::ended): the final status; a task runs the [drain](crate::drain) from there;
+//! * [`LeaseExpiry`]: from when on no status says "registered" any more, whatever was published.
+
+use crate::drain::{Drain, DrainTimeouts};
+use crate::lease_expiry::LeaseExpiry;
+use crate::logging;
+use crate::status::{Status, StatusCell, StatusWatch};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    status: Arc<StatusCell>,
+    timeouts: DrainTimeouts,
+    span: Span,
+    /// Where the registration was made. The worker may run, and end, elsewhere.
+    runtime: Handle,
+    /// Skips the waits that are left.
+    pub(crate) shutdown_now: CancellationToken,
+    drain: OnceLock<Arc<Drain>>,
+    /// The number of the last publication that each health service has reported.
+    health_acks: Mutex<Vec<watch::Receiver<u64>>>,
+}
+
+/// How long health services may take together. They are tasks of ours that only store a value; a
+/// runtime too busy for that must not keep the key in etcd any longer.
+const HEALTH_LIMIT: Duration = Duration::from_millis(50);
+
+// === impl Lifecycle ===
+
+impl Lifecycle {
+    pub(crate) fn new(
+        timeouts: DrainTimeouts,
+        shutdown_now: CancellationToken,
+        runtime: Handle,
+        expiry: Arc<LeaseExpiry>,
+    ) -> Self {
+        Self {
+            runtime,
+            status: Arc::new(StatusCell::new(expiry)),
+            timeouts,
+            span: Span::current(),
+            shutdown_now,
+            drain: OnceLock::new(),
+            health_acks: Mutex::default(),
+        }
+    }
+
+    /// The server's side.
+    pub(crate) fn drain(&self) -> &Arc<Drain> {
+        self.drain.get_or_init(Arc::default)
+    }
+
+    /// How many requests are in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        let drain = self.drain.get();
+        drain.map_or(0, |drain| drain.in_flight.count())
+    }
+
+    /// Whether a server owns, or owned, a listener.
+    pub(crate) fn has_listener(&self) -> bool {
+        self.drain.get().is_some_and(|drain| drain.has_listener())
+    }
+
+    /// The status now, judged by the expiry of the lease.
+    pub(crate) fn status(&self) -> Status {
+        self.status.get()
+    }
+
+    /// The status that was published last.
+    pub(crate) fn published(&self) -> Status {
+        self.status.published().1
+    }
+
+    /// Whether the way out has begun.
+    pub(crate) fn is_leaving(&self) -> bool {
+        let status = self.published();
+        status.is_final() || matches!(status, Status::Deregistering)
+    }
+
+    pub(crate) fn watch(&self) -> StatusWatch {
+        self.status.watch()
+    }
+
+    /// Publishes a status, and logs it if it is another kind than the last one.
+    ///
+    /// There is no way back from [`Status::Deregistering`] but to an end, and none from an end.
+    /// Never panics, whatever the subscriber of the log does.
+    pub(crate) fn publish(&self, next: Status) {
+        let last = self.status.publish(next.clone(), |last| {
+            let leaving = matches!(last, Status::Deregistering);
+            !last.is_final() && (!leaving || next.is_final())
+        });
+        // After the lock: the subscriber may be slow, and may look at the status.
+        if let Some(last) = last
+            && std::mem::discriminant(&last) != std::mem::discriminant(&next)
+        {
+            logging::survive(|| self.span.in_scope(|| log(&last, &next)));
+        }
+    }
+
+    /// Adds a health service. What it sends is the number of the last publication it has reported.
+    #[cfg(feature = "health")]
+    pub(crate) fn add_health(&self, acks: watch::Receiver<u64>) {
+        self.health_acks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(acks);
+    }
+
+    async fn acknowledged(&self) {
+        let (number, _) = self.status.published();
+        let acks = self
+            .health_acks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for mut ack in acks {
+            let _ = ack.wait_for(|reported| *reported >= number).await;
+        }
+    }
+
+    /// The registration has ended with this final status. A task runs the drain.
+    pub(crate) fn ended(self: &Arc<Self>, last: Status) {
+        self.publish(last);
+        let this = self.clone();
+        let drain = async move { this.drain().run(this.timeouts, &this.shutdown_now).await };
+        self.runtime.spawn(drain);
+    }
+
+    /// The runtime has ended, and with it every task: nothing is waited for.
+    pub(crate) fn runtime_ended(&self, last: Status) {
+        self.publish(last);
+        self.drain().run_now();
+    }
+}
+
+/// Waits until the health services of all these have reported what was published, at most 50 ms.
+///
+/// One after the other within one limit: what each waits for happens without it. Cancel safe.
+pub(crate) async fn health_acknowledged(all: Vec<Arc<Lifecycle>>) {
+    let deadline = Instant::now() + HEALTH_LIMIT;
+    for lifecycle in all {
+        let _ = timeout_at(deadline, lifecycle.acknowledged()).await;
+    }
+}
+
+fn log(last: &Status, next: &Status) {
+    match next {
+        Status::Registering { .. } => {}
+        Status::Registered(new) => tracing::info!(
+            keys = ?new.keys, lease = format_args!("{:016x}", new.lease), revision = new.revision,
+            "{}", if matches!(last, Status::Suspect { .. }) { "registration confirmed" } else { "registered" },
+        ),
+        Status::Suspect { reason, .. } => {
+            tracing::warn!(%reason, "etcd is out of reach, the registration still holds");
+        }
+        Status::Lost { reason, .. } => tracing::warn!(%reason, "registration lost, trying again"),
+        Status::Yielding { to_lease } => tracing::warn!(
+            lease = format_args!("{to_lease:016x}"),
+            "another lease holds the key, leaving it",
+        ),
+        Status::Deregistering => tracing::info!("deregistering"),
+        Status::Deregistered => tracing::info!("deregistered"),
+        Status::LeftToExpire { ttl, reason } => {
+            tracing::warn!(?ttl, %reason, "etcd could not be told, the key goes with its lease");
+        }
+    }
+}
