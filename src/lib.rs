@@ -1,6 +1,6 @@
-//! Registers a [tonic] gRPC server in etcd and keeps it there truthfully: it appears when it can
-//! be called, stays through every etcd trouble that can be survived, and leaves before it stops
-//! accepting.
+//! Registers a [tonic] gRPC server in etcd and keeps the registration true: the server appears once
+//! its listener accepts connections, stays registered through every etcd outage that can be
+//! survived, and leaves before its port closes.
 //!
 //! ```no_run
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,13 +30,13 @@
 //! * [`Registration`]: how a server appears and how it leaves;
 //! * [`ServeRegistered`]: the order of things from binding to returning;
 //! * [`Status`]: what can be known about it at any time;
-//! * [`format`](mod@format): the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
+//! * [`mod@format`]: the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
 //! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): what
-//!   the gRPC health service says of it.
-//!
+//!   the gRPC health service says of it;
+//! * [`manual`]: [settings](manual::configuration), [access](manual::access) and
+//!   [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
-//! * [`mod@format`]: how instances are written, for the readers of which ecosystem;
 //! * [`failures`]: for every error, what is seen, what to do, and what is guaranteed.
 //!
 //! # Guarantees
@@ -157,6 +157,18 @@ pub mod fuzzing {
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}
+
+/// The manual: settings, access, and questions that users ask.
+pub mod manual {
+    #[doc = include_str!("manual/configuration.md")]
+    pub mod configuration {}
+
+    #[doc = include_str!("manual/access.md")]
+    pub mod access {}
+
+    #[doc = include_str!("manual/questions.md")]
+    pub mod questions {}
+}
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "health", feature = "discovery"))]

@@ -83,7 +83,7 @@
 //!
 //! let (instance, address) = (Instance::new("greeter").id("7"), "10.1.2.3:9000".parse()?);
 //! assert_eq!(Lines.key(&KeyContext::new(&instance, &address, 1)), "/lines/greeter/7");
-//! assert_eq!(Lines.value(&instance, &address), "10.1.2.3 9000");
+//! assert_eq!(Lines.encode(&instance, &address), "10.1.2.3 9000");
 //! # Ok(())
 //! # }
 //! ```
