@@ -165,6 +165,7 @@ async fn a_subscriber_that_panics_at_each_line_does_not_end_the_watch() {
         .with_writer(|| Broken);
     // Only ours: the fake and hyper write lines too, and are not made for this.
     let subscriber = subscriber.with_env_filter("tonic_etcd=trace").finish();
+    crate::support::allow_subscribers_by_thread();
     let _default = tracing::subscriber::set_default(subscriber);
     let (fake, discovery, _changes) = reading(0..4).await;
     for round in 0..5 {

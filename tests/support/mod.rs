@@ -16,6 +16,7 @@
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -32,6 +33,15 @@ pub mod server;
 
 /// The pause between two looks of [`eventually`].
 const POLL: Duration = Duration::from_millis(5);
+
+/// To be called before a subscriber is set for one thread.
+///
+/// While tracing knows of one subscriber only, whoever reaches a log line first decides for all threads whether it is on,
+/// and a thread without a subscriber decides that it is off. A second subscriber, which takes nothing, avoids that.
+pub fn allow_subscribers_by_thread() {
+    static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
+    SECOND.get_or_init(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new()));
+}
 
 /// Polls until `look` answers `Ok`, and returns that.
 ///
