@@ -7,6 +7,7 @@
 //! and whoever asks has time.
 
 use super::rpc_error::{RpcError, RpcErrorKind};
+use super::session::client_on;
 use super::{Endpoints, with_timeout};
 use etcd_client as client;
 use http::{HeaderValue, Request, Response};
@@ -160,10 +161,44 @@ impl User {
 /// A read without a token: answered, or refused, at once by a member that can work. One that hangs
 /// or has no quorum would take all the time that an authentication may take.
 async fn sign_of_life(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcError> {
-    let read = client.kv_client().get("\0", None).await;
-    match read.map_err(|error| RpcError::from_client(endpoint, &error)) {
+    match read(client, endpoint).await {
         Err(error) if !error.is_refusal() => Err(error),
         _ => Ok(()),
+    }
+}
+
+async fn read(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcError> {
+    let read = client.kv_client().get("\0", None).await;
+    read.map(drop)
+        .map_err(|error| RpcError::from_client(endpoint, &error))
+}
+
+/// Whether the member knows the token that `client` brings; `anonymous` brings none.
+///
+/// In a simple token stands the index of etcd's log at which it was given, and etcd waits until it
+/// has got there before it looks at the token. After a loss of data, or a restore from a snapshot,
+/// that can take for ever: calls with the token are not answered then, and those without one are.
+async fn knows_token(
+    anonymous: &client::Client,
+    client: &client::Client,
+    endpoint: &Arc<str>,
+    limit: Duration,
+) -> Result<bool, RpcError> {
+    let mut known = std::pin::pin!(read(client, endpoint));
+    let lives = with_timeout(limit, endpoint, sign_of_life(anonymous, endpoint));
+    let known = tokio::select! {
+        biased;
+        known = &mut known => known,
+        lives = lives => {
+            lives?;
+            let known = tokio::time::timeout(limit / 2, known).await;
+            known.unwrap_or_else(|_| Err(RpcError::unknown_token(endpoint)))
+        }
+    };
+    match known {
+        Err(error) if error.kind() == RpcErrorKind::Unauthenticated => Ok(false),
+        Err(error) if !error.is_refusal() => Err(error),
+        _ => Ok(true),
     }
 }
 
@@ -252,6 +287,21 @@ fn pause(failures: u32) -> Duration {
 impl Token {
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// See [`knows_token`].
+    pub(super) async fn is_known(
+        &self,
+        anonymous: &client::Client,
+        channel: &Channel,
+        endpoint: &Arc<str>,
+        limit: Duration,
+    ) -> Result<bool, RpcError> {
+        if self.value.is_none() {
+            return Ok(true);
+        }
+        let client = client_on(self.channel(channel.clone()), endpoint).await?;
+        knows_token(anonymous, &client, endpoint, limit).await
     }
 
     /// What etcd-client takes for a channel: one with this token.

@@ -87,6 +87,12 @@ impl RpcError {
         &self.endpoint
     }
 
+    /// Calls with the token are not answered, and those without one are.
+    pub(super) fn unknown_token(endpoint: &Arc<str>) -> Self {
+        let what = "gives no answer to the token of another history";
+        Self::new(RpcErrorKind::Unauthenticated, endpoint, what)
+    }
+
     /// Without a user there is no token to replace: it is refused for good.
     pub(super) fn without_a_user(mut self) -> Self {
         if self.kind == RpcErrorKind::Unauthenticated {

@@ -162,8 +162,9 @@ impl Session {
             return Ok(Self::new(&client, endpoint, None));
         };
         let token = match user.token() {
-            Some(token) => token,
-            None => {
+            Some(token) if token.is_known(&client, &channel, endpoint, limit).await? => token,
+            unknown => {
+                unknown.inspect(|token| user.refuse(token.number()));
                 user.authenticate(&client, endpoint, endpoints, limit)
                     .await?
             }
@@ -453,7 +454,7 @@ async fn open(
 }
 
 /// A client without a user: with one, it would authenticate here, for this connection alone.
-async fn client_on(
+pub(super) async fn client_on(
     channel: client::Channel,
     endpoint: &Arc<str>,
 ) -> Result<client::Client, RpcError> {

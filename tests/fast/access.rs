@@ -400,6 +400,23 @@ async fn a_wrong_password_is_said_and_retried_slowly_at_each_member() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_of_a_history_that_is_lost_is_replaced_although_etcd_never_refuses_it() {
+    let setup = guarded();
+    let registration = registered(&setup).await;
+    let before = setup.count(Rpc::Authenticate);
+    setup.fake.wipe();
+    // The next renewal is not answered, and the next connection finds out why.
+    sleep(SEC * 3).await;
+    assert!(
+        is_registered(&registration.status()),
+        "{:?}",
+        registration.status()
+    );
+    assert!(setup.fake.keys().contains_key(KEY));
+    assert_eq!(setup.count(Rpc::Authenticate) - before, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn neither_password_nor_token_is_shown_or_logged() {
     let (log, _guard) = Log::capture(tracing::Level::TRACE);
     let setup = Setup::new();

@@ -1,7 +1,7 @@
 //! An etcd that wants to know who asks: users, tokens that expire, and roles that allow little.
 
 use crate::setup::{Greeter, LONG, SEC};
-use crate::support::etcd::Etcd as EtcdProcess;
+use crate::support::etcd::{Etcd as EtcdProcess, users};
 use crate::support::eventually;
 use crate::support::ports::free_addr;
 use crate::support::proxy::Proxy;
@@ -474,6 +474,41 @@ async fn heals(etcd: &EtcdProcess, key: &str) {
             other => assert!(Instant::now() < deadline, "{other:?}"),
         }
     }
+}
+
+/// etcd does not refuse such a token, but waits until it has got to the index at which that was given.
+#[tokio::test]
+async fn a_token_of_a_history_that_is_lost_is_replaced_before_the_lease_runs_out() {
+    let mut etcd = EtcdProcess::start_with_users(&[users::CHEAP]).await;
+    let mut client = etcd.client().await;
+    for n in 0..300 {
+        client.put("elsewhere", n.to_string(), None).await.unwrap();
+    }
+    let (name, password) = users::SERVERS;
+    let library = Etcd::new([etcd.endpoint()]).user(name, password);
+    let greeter = Greeter::start(&etcd, |_| Registrar::builder(library)).await;
+    let key = greeter.key();
+    etcd.kill().await;
+    etcd.wipe();
+    etcd.start_again();
+    etcd.wait_serving().await;
+    let lease = eventually("it is registered anew", LONG, || {
+        match greeter.registration.status() {
+            Status::Registered(now) => Ok(now.lease),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    sleep(SEC * 8).await;
+    match greeter.registration.status() {
+        Status::Registered(now) => assert_eq!(now.lease, lease, "and it stays"),
+        other => panic!("{other:?}"),
+    }
+    let found = etcd.client().await.get(&*key, None).await.unwrap();
+    assert_eq!(
+        found.kvs().first().map(etcd_client::KeyValue::lease),
+        Some(lease)
+    );
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ use super::serve::{Caller, Shared};
 pub(super) struct Auth {
     users: BTreeMap<String, String>,
     tokens: BTreeSet<String>,
+    /// Those of a history that was longer than the one of now.
+    ahead: BTreeSet<String>,
     issued: u64,
     /// Renewals and lease look-ups do not look at tokens.
     lenient: bool,
@@ -45,6 +47,18 @@ impl Auth {
     /// All tokens are void, as after their lifetime, or after a restart of etcd.
     pub(super) fn forget_tokens(&mut self) {
         self.tokens.clear();
+    }
+
+    /// The history begins anew, or from an older snapshot.
+    pub(super) fn lose_history(&mut self) {
+        self.ahead.append(&mut self.tokens);
+    }
+
+    /// In a simple token stands the index at which it was given, and etcd waits until it has got there before it looks at the
+    /// token: after a loss of data for hours, or for ever. Nobody is told meanwhile.
+    pub(super) fn is_waited_for(&self, rpc: Rpc, token: Option<&str>) -> bool {
+        let ahead = token.is_some_and(|token| self.ahead.contains(token));
+        ahead && !self.users.is_empty() && rpc != Rpc::Authenticate
     }
 
     /// As etcd was before 3.4.42, 3.5.28 and 3.6.9.

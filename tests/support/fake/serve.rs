@@ -139,6 +139,13 @@ impl Shared {
             }
             _ => {}
         }
+        if self
+            .state()
+            .auth
+            .is_waited_for(rpc, caller.token.as_deref())
+        {
+            return None;
+        }
         let mut answer = self.apply(number, rpc, caller, &reply, apply);
         match reply {
             Reply::DropReply => return None,

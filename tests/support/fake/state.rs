@@ -73,7 +73,7 @@ impl State {
     /// Without its data directory etcd starts from revision 1 and from the first term.
     pub(super) fn wipe(&mut self) {
         self.keyspace.wipe();
-        self.auth.forget_tokens();
+        self.auth.lose_history();
         self.term = 1;
     }
 }
