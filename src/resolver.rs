@@ -131,7 +131,7 @@ fn all_failed(mut failed: Vec<(&SocketAddr, io::Error)>) -> io::Error {
 
 #[cfg(test)]
 #[path = "../tests/support/black_hole.rs"]
-mod black_hole;
+pub(crate) mod black_hole;
 
 #[cfg(test)]
 mod tests {

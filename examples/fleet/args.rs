@@ -59,10 +59,10 @@ pub(crate) struct Args {
     /// hang: how long a server is stopped
     #[arg(long, env = "FLEET_HANG", default_value = "8s", value_parser = humantime::parse_duration)]
     pub(crate) hang: Duration,
-    /// Calm before the first event
+    /// Time before the first event
     #[arg(long, env = "FLEET_WARM_UP", default_value = "2s", value_parser = humantime::parse_duration)]
     pub(crate) warm_up: Duration,
-    /// Calm after the last one
+    /// Time after the last one
     #[arg(long, env = "FLEET_COOL_DOWN", default_value = "3s", value_parser = humantime::parse_duration)]
     pub(crate) cool_down: Duration,
 }

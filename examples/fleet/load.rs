@@ -115,12 +115,14 @@ async fn call<T: Channel>(
     });
     request.set_timeout(deadline);
     let mut hellos = client.stream_hellos(request).await?.into_inner();
-    let mut heard = 0;
+    let mut received = 0;
     while hellos.message().await?.is_some() {
-        heard += 1;
+        received += 1;
     }
-    match heard {
+    match received {
         MESSAGES => Ok(()),
-        heard => Err(Status::data_loss(format!("{heard} of {MESSAGES} messages"))),
+        received => Err(Status::data_loss(format!(
+            "{received} of {MESSAGES} messages"
+        ))),
     }
 }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// One server of the fleet, in one of its lives. Killed on drop.
+/// One server of the fleet, through all its restarts. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
     name: String,
-    life: usize,
+    starts: usize,
     port: u16,
     etcd: String,
     settle: Duration,
@@ -36,7 +36,7 @@ impl Server {
     ) -> Result<Self, Problem> {
         let mut server = Self {
             name,
-            life: 0,
+            starts: 0,
             port: ports::free(),
             etcd: etcd.to_owned(),
             settle,
@@ -47,9 +47,9 @@ impl Server {
         Ok(server)
     }
 
-    /// The next life, at the same address. Does not wait.
+    /// Starts the next process, at the same address. Does not wait.
     pub(crate) fn start_again(&mut self) -> Result<(), Problem> {
-        self.life += 1;
+        self.starts += 1;
         let args = [
             "serve",
             "--etcd",
@@ -63,7 +63,7 @@ impl Server {
         Ok(())
     }
 
-    /// It is somewhere else in its next life.
+    /// The next process listens elsewhere.
     pub(crate) fn move_away(&mut self) {
         self.port = ports::free();
     }
@@ -118,7 +118,7 @@ impl Server {
     }
 
     fn log(&self) -> PathBuf {
-        self.dir.join(format!("{}.{}.log", self.name, self.life))
+        self.dir.join(format!("{}.{}.log", self.name, self.starts))
     }
 }
 

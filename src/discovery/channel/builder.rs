@@ -9,6 +9,7 @@ use super::subset::Subset;
 use crate::connector::Connector;
 use crate::discovery::changes::Change;
 use crate::error::Error;
+use crate::resolver::Resolver;
 use http::Uri;
 use std::fmt;
 use std::future::Future;
@@ -59,6 +60,7 @@ impl BalancedChannelBuilder {
                 keep_alive_interval: Duration::from_secs(10),
                 keep_alive_timeout: Duration::from_secs(3),
                 connector: None,
+                resolver: Resolver::default(),
                 stream_freed: Arc::default(),
             },
             subset: None,

@@ -56,8 +56,8 @@ struct ResponseBody {
     in_flight: Option<CallGuard>,
 }
 
-/// So often a request is sent at most. Each further one takes a server that refuses or leaves just
-/// then; a fleet in which the fifth does so too has a trouble that a sixth would add to.
+/// So often a request is sent at most. Each further attempt takes a server that refuses or leaves
+/// just then; a fleet in which the fifth does so too is not helped by a sixth.
 const MAX_ATTEMPTS: usize = 5;
 
 const AGENT: HeaderValue = HeaderValue::from_static(crate::etcd::USER_AGENT);
@@ -202,8 +202,8 @@ impl Call {
 
     /// Does not hold the connection while it waits. A request that is queued in the very moment in
     /// which the connection ends may stay in the queue unseen (tokio empties it before the sender
-    /// has put it in), until the last sender is gone; then it comes back unsent. With the connection
-    /// in its own hands it would wait for ever.
+    /// has put it in), until the last sender is gone; then it comes back unsent. A call that held the
+    /// connection, and with it a sender, would wait for ever.
     async fn send(&self, connection: Arc<Connection>, guard: CallGuard) -> Attempt {
         let sending = connection
             .sender

@@ -4,6 +4,7 @@ use super::replay_body::AttemptBody;
 use super::settings::{SettingsIo, StreamQuota};
 use crate::connector::{Connector, Io};
 use crate::etcd::chain;
+use crate::resolver::Resolver;
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::client::conn::http2;
@@ -11,7 +12,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 /// How connections are made.
@@ -21,6 +21,7 @@ pub(super) struct Dialer {
     pub(super) keep_alive_interval: Duration,
     pub(super) keep_alive_timeout: Duration,
     pub(super) connector: Option<Connector>,
+    pub(super) resolver: Resolver,
     /// Notified when any connection takes a call again that took none.
     pub(super) stream_freed: Arc<Notify>,
 }
@@ -49,14 +50,18 @@ const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 impl Dialer {
     /// Connects within the time limit. The error is a text for people.
+    ///
+    /// Of a name with several addresses the one numbered `turn` is tried first, and the others soon
+    /// after it: one address that swallows packets does not use up the limit.
     pub(super) async fn dial(
         &self,
         authority: &Authority,
+        turn: usize,
         keep_alive_interval: Duration,
     ) -> Result<Dialled, String> {
         let limit = self.connect_timeout;
         let dialling = async {
-            let io = self.open(authority).await.map_err(|e| chain(&e))?;
+            let io = self.open(authority, turn).await.map_err(|e| chain(&e))?;
             let quota = Arc::new(StreamQuota::new(self.stream_freed.clone()));
             let (io, settings) = SettingsIo::new(io, quota.clone());
             let handshake = self.handshake(io, keep_alive_interval).await;
@@ -74,14 +79,16 @@ impl Dialer {
         dialled.unwrap_or_else(|_| Err(format!("no answer to a connect within {limit:?}")))
     }
 
-    async fn open(&self, authority: &Authority) -> io::Result<Box<dyn Io>> {
+    async fn open(&self, authority: &Authority, turn: usize) -> io::Result<Box<dyn Io>> {
         if let Some(connector) = &self.connector {
             let uri = uri(authority, PathAndQuery::from_static("/"));
             return connector.connect(uri).await;
         }
-        let stream = TcpStream::connect(authority.as_str()).await?;
-        stream.set_nodelay(true)?;
-        Ok(Box::new(stream))
+        let no_port = || io::Error::new(io::ErrorKind::InvalidInput, "it has no port");
+        let port = authority.port_u16().ok_or_else(no_port)?;
+        let limit = self.connect_timeout;
+        let connecting = self.resolver.connect(authority.host(), port, turn, limit);
+        Ok(Box::new(connecting.await?))
     }
 
     /// No pings while there are no streams: servers of grpc-go punish a client that pings an idle
@@ -112,4 +119,52 @@ pub(super) fn uri(authority: &Authority, path: PathAndQuery) -> Uri {
     parts.path_and_query = Some(path);
     // All three are there, which is all that could be missed.
     Uri::from_parts(parts).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolver::black_hole::BlackHole;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_name_is_reached_although_one_of_its_addresses_is_a_black_hole() {
+        let hole = BlackHole::open().await;
+        // The hole comes first in the order of the resolver.
+        let mut port = hole.addr().port();
+        let listener = loop {
+            port += 1;
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+                break listener;
+            }
+        };
+        let addrs = vec![hole.addr(), listener.local_addr().unwrap()];
+        let dialer = Dialer {
+            connect_timeout: Duration::from_secs(5),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(3),
+            connector: None,
+            resolver: Resolver::new(move |_, _| std::future::ready(Ok(addrs.clone()))),
+            stream_freed: Arc::default(),
+        };
+        let serving = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream
+                    .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+                    .await
+                    .unwrap();
+                tokio::spawn(
+                    async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await },
+                );
+            }
+        });
+        let name = Authority::from_static("greeter:9000");
+        for turn in 0..2 {
+            let dialled = dialer.dial(&name, turn, dialer.keep_alive_interval).await;
+            assert!(dialled.is_ok(), "{turn}: {:?}", dialled.err());
+        }
+        serving.abort();
+    }
 }

@@ -109,8 +109,8 @@ async fn reconnect(pool: Arc<Pool>, subchannel: Arc<Subchannel>) {
     let mut backoff = Backoff::new(FIRST_BACKOFF, RESET_BACKOFF_AFTER);
     let mut rng = fastrand::Rng::new();
     let mut ping = pool.dialer.keep_alive_interval;
-    loop {
-        let (lasted, disconnect) = connect_once(&pool, &subchannel, ping).await;
+    for turn in 0.. {
+        let (lasted, disconnect) = connect_once(&pool, &subchannel, turn, ping).await;
         if disconnect.is_too_many_pings() {
             // What gRPC asks of clients (its proposal A8). A server may tell so only of streams on
             // which nothing else comes, and only after a while.
@@ -126,12 +126,13 @@ async fn reconnect(pool: Arc<Pool>, subchannel: Arc<Subchannel>) {
 async fn connect_once(
     pool: &Pool,
     subchannel: &Arc<Subchannel>,
+    turn: usize,
     ping: Duration,
 ) -> (Duration, Disconnect) {
     // Closed never: the pool keeps it open.
     let permit = pool.connecting.acquire().await.ok();
     pool.set_state(subchannel, ConnectivityState::Connecting);
-    let dialled = pool.dialer.dial(&subchannel.authority, ping).await;
+    let dialled = pool.dialer.dial(&subchannel.authority, turn, ping).await;
     drop(permit);
     match dialled {
         Err(reason) => (Duration::ZERO, Disconnect::ConnectFailed(reason)),
