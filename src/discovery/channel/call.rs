@@ -17,7 +17,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -99,56 +99,60 @@ async fn attempts(pool: &Pool, call: Call) -> Result<Response<Body>, Status> {
     }))
 }
 
-/// A connection that was not tried, as soon as one takes a call.
+/// A connection that was not tried, as soon as one takes a call; `None` if none does in time.
 async fn available(
     pool: &Pool,
     tried: &[Weak<Connection>],
     until: Option<Instant>,
 ) -> Option<(Arc<Connection>, CallGuard)> {
+    if let Some(picked) = pick(pool, tried) {
+        return Some(picked);
+    }
+    let waiting = wait_for_one(pool, tried);
+    match until {
+        Some(until) => timeout_at(until, waiting).await.ok(),
+        None => Some(waiting.await),
+    }
+}
+
+fn pick(pool: &Pool, tried: &[Weak<Connection>]) -> Option<(Arc<Connection>, CallGuard)> {
     let mut rng = fastrand::Rng::new();
     let was_tried = |it: &Arc<Connection>| tried.iter().any(|t| t.as_ptr() == Arc::as_ptr(it));
-    let mut pick = || loop {
+    loop {
         let usable = |it: &Arc<Connection>| it.is_usable() && !was_tried(it);
         let connection = pool.ready.pick(&mut rng, usable)?;
         // Another call may have taken its last stream since.
         if let Some(guard) = connection.start_call() {
             return Some((connection, guard));
         }
-    };
-    if let Some(picked) = pick() {
-        return Some(picked);
     }
-    let expired = async {
-        match until {
-            Some(until) => sleep_until(until).await,
-            None => std::future::pending().await,
-        }
-    };
-    let mut expired = pin!(expired);
+}
+
+async fn wait_for_one(pool: &Pool, tried: &[Weak<Connection>]) -> (Arc<Connection>, CallGuard) {
+    let stream_freed = &pool.dialer.stream_freed;
     let mut listens = true;
     loop {
         // Both before the look, so that nothing comes unseen in between.
         let mut inserted = pin!(pool.ready.insertion());
         inserted.as_mut().enable();
-        let mut freed = pin!(pool.dialer.stream_freed.notified());
+        let mut freed = pin!(stream_freed.notified());
         if listens {
             freed.as_mut().enable();
         }
-        if let Some(picked) = pick() {
-            return Some(picked);
+        if let Some(picked) = pick(pool, tried) {
+            return picked;
         }
         tokio::select! {
             () = inserted => continue,
             () = freed, if listens => {}
-            () = &mut expired => return None,
         }
         // One waiter is woken for one stream. If it is of a connection that was tried already, the
         // next one is woken instead, and this call no more: two such could wake each other for ever.
-        if let Some(picked) = pick() {
-            return Some(picked);
+        if let Some(picked) = pick(pool, tried) {
+            return picked;
         }
         if !tried.is_empty() {
-            pool.dialer.stream_freed.notify_one();
+            stream_freed.notify_one();
             listens = false;
         }
     }

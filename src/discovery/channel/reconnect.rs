@@ -116,8 +116,7 @@ async fn reconnect(pool: Arc<Pool>, subchannel: Arc<Subchannel>) {
             // which nothing else comes, and only after a while.
             ping = ping.saturating_mul(2).min(RAREST_PING).max(ping);
         }
-        let reason = disconnect.reason().into();
-        pool.set_state(&subchannel, ConnectivityState::TransientFailure { reason });
+        pool.set_state(&subchannel, failure(&disconnect.reason()));
         sleep(backoff.failed_after(lasted, MAX_BACKOFF, &mut rng)).await;
     }
 }
@@ -146,13 +145,9 @@ async fn connect_once(
 
 /// Lets the connection be called until it takes no more calls.
 async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dialled) -> Disconnect {
-    let Dialled {
-        sender,
-        dispatch,
-        quota,
-    } = dialled;
-    let connection = Arc::new(Connection::new(subchannel.clone(), sender, quota));
-    let mut dispatch = pin!(dispatch);
+    let connection = Connection::new(subchannel.clone(), dialled.sender, dialled.quota);
+    let connection = Arc::new(connection);
+    let mut dispatch = pin!(dialled.dispatch);
     let (report, mut serving) = watch::channel(None);
     let service = pool.health_service.as_deref();
     let mut health = pin!(health::watch_health(service, &connection, &report));
@@ -172,8 +167,7 @@ async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dial
                     }
                     _ => {
                         ready = None;
-                        let reason = "its health service says that it does not serve".into();
-                        ConnectivityState::TransientFailure { reason }
+                        failure("its health service says that it does not serve")
                     }
                 };
                 pool.set_state(subchannel, state);
@@ -181,6 +175,11 @@ async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dial
             () = subchannel.weight_changed() => pool.ready.update_weight(&connection),
         }
     }
+}
+
+fn failure(reason: &str) -> ConnectivityState {
+    let reason = reason.into();
+    ConnectivityState::TransientFailure { reason }
 }
 
 // === impl Disconnect ===
