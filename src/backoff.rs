@@ -29,6 +29,9 @@ pub(crate) struct Rate {
     pub(crate) refill: Duration,
 }
 
+/// No wait is longer: the cap is often the limit of one attempt, which may be for ever.
+const LONGEST: Duration = Duration::from_secs(5);
+
 // === impl Backoff ===
 
 impl Backoff {
@@ -53,7 +56,7 @@ impl Backoff {
         if lasted >= self.calm {
             self.next = Duration::ZERO;
         }
-        let wait = self.next.min(cap);
+        let wait = self.next.min(cap).min(LONGEST);
         self.next = (wait * 2).max(self.first);
         wait.mul_f64(0.5 + rng.f64() / 2.0)
     }
@@ -102,6 +105,15 @@ mod tests {
             let at_most = at_most * MS;
             assert!(*wait <= at_most && *wait >= at_most / 2, "{upper:?}");
         }
+    }
+
+    #[test]
+    fn no_cap_makes_a_wait_longer_than_five_seconds() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut backoff = Backoff::new(50 * MS, 5000 * MS);
+        let mut waits =
+            (0..200).map(|_| backoff.failed_after(Duration::ZERO, Duration::MAX, &mut rng));
+        assert!(waits.all(|wait| wait <= 5000 * MS));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! etcd starts counting no earlier than it received that request. The time of the answer proves
 //! nothing: it may have been under way for long.
 
+use crate::deadline;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -42,7 +43,8 @@ impl Lease {
         self.ttl = ttl;
         self.confirmed = self.confirmed.max(sent);
         let interval = ttl / RENEWALS_PER_TTL;
-        self.due = self.confirmed + interval.mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
+        let interval = interval.mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
+        self.due = deadline::after(self.confirmed, interval);
     }
 
     pub(crate) fn id(&self) -> i64 {
@@ -55,7 +57,7 @@ impl Lease {
 
     /// From here on the lease is not known to live.
     pub(crate) fn expiry(&self) -> Instant {
-        self.confirmed + self.ttl
+        deadline::after(self.confirmed, self.ttl)
     }
 
     /// When the next renewal should be sent.
@@ -78,7 +80,10 @@ pub(crate) fn fresh_id(rng: &mut fastrand::Rng) -> i64 {
 /// and two more on other members, and a tenth as margin.
 pub(crate) fn fits(ttl: Duration, attempt: Duration) -> bool {
     let interval = (ttl / RENEWALS_PER_TTL).mul_f64(1.0 + JITTER);
-    interval + attempt * 3 + ttl / 10 <= ttl
+    attempt
+        .saturating_mul(3)
+        .saturating_add(interval + ttl / 10)
+        <= ttl
 }
 
 /// The limit of one attempt when none is configured: 0.6 s, less for a TTL below 5 s.
@@ -129,6 +134,10 @@ mod tests {
         assert_eq!(lease.ttl(), 60 * SEC);
         assert_eq!(lease.expiry(), t0 + 60 * SEC);
         assert!(lease.due() >= t0 + 18 * SEC);
+        // What an etcd, or what answers in its place, may claim.
+        let longest = Duration::from_secs(i64::MAX.unsigned_abs());
+        lease.renewed(longest, t0, &mut rng);
+        assert!(lease.due() > t0 && lease.expiry() > t0);
     }
 
     #[test]
@@ -143,6 +152,7 @@ mod tests {
     fn an_attempt_limit_that_could_cost_the_lease_does_not_fit() {
         assert!(fits(5 * SEC, 888 * MS));
         assert!(!fits(5 * SEC, 889 * MS));
+        assert!(!fits(5 * SEC, Duration::MAX));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use super::desired::{Entry, Shared};
 use super::keeper::{BRISK, Keeper, sleep_until_some};
 use super::table::{EntryId, Table};
+use crate::deadline;
 use crate::etcd::{RpcError, Session, with_timeout};
 use crate::lifecycle::health_acknowledged;
 use crate::status::Status;
@@ -28,9 +29,10 @@ pub(super) struct Leaving {
 impl Keeper {
     pub(super) async fn lead_out(&mut self, entry: &Arc<Entry>) {
         let config = &self.shared.config;
-        let mut deadline = Instant::now() + config.revoke_timeout;
+        let now = Instant::now();
+        let mut deadline = deadline::after(now, config.revoke_timeout);
         if entry.lifecycle.shutdown_now.is_cancelled() {
-            deadline = deadline.min(Instant::now() + config.attempt);
+            deadline = deadline.min(deadline::after(now, config.attempt));
         }
         entry.begin_leaving();
         health_acknowledged(vec![entry.lifecycle.clone()]).await;
@@ -80,7 +82,7 @@ impl Keeper {
         let stop = self.shared.is_stopping();
         let asked = self.asked;
         let stop_by = self.stop_by.take();
-        let stop_by = stop_by.unwrap_or_else(|| Instant::now() + self.shared.config.revoke_timeout);
+        let stop_by = stop_by.unwrap_or_else(|| self.revoke_deadline());
         let entries = match stop {
             true => self.shared.close(),
             false => vec![],
@@ -136,6 +138,11 @@ impl Keeper {
             });
         }
         (self.trouble, self.lost, self.session) = (None, None, None);
+    }
+
+    /// When a way out that begins now is to be over.
+    pub(super) fn revoke_deadline(&self) -> Instant {
+        deadline::after(Instant::now(), self.shared.config.revoke_timeout)
     }
 
     fn trouble_shown(&self) -> Arc<str> {

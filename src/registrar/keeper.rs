@@ -256,8 +256,7 @@ impl Keeper {
             Err(why) => {
                 // Let it land first: a revoke that overtakes it would leave a lease behind. That
                 // takes its time out of the same purse.
-                let revoke_timeout = self.shared.config.revoke_timeout;
-                self.stop_by.get_or_insert(Instant::now() + revoke_timeout);
+                self.stop_by.get_or_insert(self.revoke_deadline());
                 let _ = timeout(self.shared.config.revoke_timeout / 2, grant).await;
                 return Err(why);
             }

@@ -7,6 +7,7 @@
 use super::keeper::{Keeper, Why};
 use super::table::Key;
 use crate::clock;
+use crate::deadline;
 use crate::etcd::{
     Applied, KeepAliveStream, KeyMeta, Op, RpcError, RpcErrorKind, SLOW, Session, WatchReplies,
     WatchRequests, WatchResponse, route, with_timeout,
@@ -493,7 +494,7 @@ impl Unanswered {
 
     /// Until when the next answer is to come, within `limit`.
     fn until(&self, limit: Duration) -> Option<Instant> {
-        self.since.map(|since| since + limit)
+        self.since.map(|since| deadline::after(since, limit))
     }
 }
 

@@ -46,6 +46,11 @@ fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
     bound.map_err(|source| Error::Listen { addr, source })
 }
 
+/// The nearest that Linux takes as a time of TCP keepalive; else each connection would be without.
+fn settable(wait: Duration) -> Duration {
+    wait.clamp(Duration::from_secs(1), Duration::from_secs(32_767))
+}
+
 // === impl Registration ===
 
 impl Registration {
@@ -129,16 +134,18 @@ impl Incoming {
         self.map(|listener| listener.with_nodelay(Some(nodelay)))
     }
 
-    /// After how long an idle connection is probed (`TCP_KEEPIDLE`). Default: never.
+    /// After how long an idle connection is probed (`TCP_KEEPIDLE`). Default: never. Taken as 1 s to
+    /// 32,767 s, which is what Linux takes.
     #[must_use]
     pub fn with_keepalive(self, idle: Option<Duration>) -> Self {
-        self.map(|listener| listener.with_keepalive(idle))
+        self.map(|listener| listener.with_keepalive(idle.map(settable)))
     }
 
-    /// How long to wait between two probes (`TCP_KEEPINTVL`). Default: the system's.
+    /// How long to wait between two probes (`TCP_KEEPINTVL`). Default: the system's. Taken as 1 s to
+    /// 32,767 s.
     #[must_use]
     pub fn with_keepalive_interval(self, interval: Option<Duration>) -> Self {
-        self.map(|listener| listener.with_keepalive_interval(interval))
+        self.map(|listener| listener.with_keepalive_interval(interval.map(settable)))
     }
 
     /// After how many unanswered probes a connection is dead (`TCP_KEEPCNT`). Default: the

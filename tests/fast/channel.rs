@@ -16,8 +16,8 @@ use tonic_etcd::Error;
 use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
 #[path = "../../examples/greeter/mod.rs"]
-mod greeter;
-mod net;
+pub mod greeter;
+pub mod net;
 mod raw;
 
 use net::{Client, Net, address, ready, ready_at};

@@ -24,6 +24,7 @@ mod discovery;
 mod discovery_hostile;
 #[cfg(feature = "discovery")]
 mod discovery_soak;
+mod durations;
 mod formats;
 mod generated_code;
 mod health;

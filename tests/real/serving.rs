@@ -147,6 +147,13 @@ async fn socket_options_are_tonics_defaults_and_can_be_set() {
     let configured =
         accepted_options(|incoming| incoming.with_nodelay(false).with_keepalive(Some(SEC * 30)));
     assert_eq!(configured.await, (false, true));
+    for extreme in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+        let configured = accepted_options(|incoming| {
+            let incoming = incoming.with_keepalive(Some(extreme));
+            incoming.with_keepalive_interval(Some(extreme))
+        });
+        assert_eq!(configured.await, (true, true), "{extreme:?}");
+    }
 }
 
 #[tokio::test]

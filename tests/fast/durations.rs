@@ -1,0 +1,257 @@
+//! Every setter that takes a `Duration`, with the longest and the shortest there are: it works, or `build` refuses it.
+
+use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
+use crate::support::eventually;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+use tonic_etcd::{Closed, Error, Etcd, RegistrarBuilder, Status};
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const DURATIONS: [Duration; 8] = [
+    Duration::ZERO,
+    Duration::from_nanos(1),
+    YEAR,
+    Duration::from_secs(YEAR.as_secs() * 100),
+    Duration::from_secs(9_000_000_000),
+    Duration::from_secs(i64::MAX as u64),
+    Duration::from_secs(u64::MAX),
+    Duration::MAX,
+];
+
+type Set<B> = (&'static str, fn(B, Duration) -> B);
+
+fn etcd(setup: &Setup, attempt: Option<Duration>) -> Etcd {
+    match attempt {
+        Some(limit) => setup.etcd().attempt_timeout(limit),
+        None => setup.etcd(),
+    }
+}
+
+/// Registers, loses etcd, gets it back, loses it again and stops.
+async fn live_through_an_outage(setup: &Setup, builder: RegistrarBuilder, what: &str) {
+    let registrar = match builder.build() {
+        Ok(registrar) => registrar,
+        Err(Error::Timing(_)) => return,
+        Err(error) => panic!("{what}: {error}"),
+    };
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    let registered = timeout(LONG, registration.registered()).await;
+    registered
+        .unwrap_or_else(|_| panic!("{what}: {:?}", registration.status()))
+        .unwrap();
+    setup.fake.down();
+    sleep(SEC * 20).await;
+    assert!(
+        !format!("{:?}", registration.status()).contains("internal error"),
+        "{what}: {:?}",
+        registration.status()
+    );
+    setup.fake.up();
+    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    assert!(setup.fake.keys().contains_key(KEY), "{what}");
+    setup.fake.down();
+    setup.shutdown.cancel();
+    sleep(SEC * 20).await;
+    setup.shutdown_now.cancel();
+    let closed = timeout(LONG, registration.closed()).await;
+    let closed = closed.unwrap_or_else(|_| panic!("{what}: {:?}", registration.status()));
+    assert!(
+        matches!(&closed, Closed::LeftToExpire { reason, .. } if !reason.contains("internal")),
+        "{what}: {closed:?}"
+    );
+    let draining = timeout(LONG, registration.drain_signal()).await;
+    draining.unwrap_or_else(|_| panic!("{what}: never told to drain"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_duration_of_a_registrar_works_or_is_refused() {
+    let setters: [Set<RegistrarBuilder>; 4] = [
+        ("ttl", RegistrarBuilder::ttl),
+        (
+            "deregistration_delay",
+            RegistrarBuilder::deregistration_delay,
+        ),
+        ("revoke_timeout", RegistrarBuilder::revoke_timeout),
+        ("drain_timeout", RegistrarBuilder::drain_timeout),
+    ];
+    for duration in DURATIONS {
+        for (name, set) in setters {
+            let setup = Setup::new();
+            let builder = set(setup.builder(), duration);
+            live_through_an_outage(&setup, builder, &format!("{name} of {duration:?}")).await;
+        }
+        for ttl in [5, 9_000_000_000] {
+            let setup = Setup::new();
+            let builder = setup.builder_on(etcd(&setup, Some(duration)));
+            let builder = builder.ttl(Duration::from_secs(ttl));
+            let what = format!("attempt_timeout of {duration:?}, ttl of {ttl} s");
+            live_through_an_outage(&setup, builder, &what).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_with_an_endless_revoke_timeout_waits_for_etcd() {
+    let setup = Setup::new();
+    let registrar = setup.builder().revoke_timeout(Duration::MAX).build();
+    let registration = registrar.unwrap().register(greeter()).unwrap();
+    announce(&registration);
+    registration.registered().await.unwrap();
+    setup.fake.down();
+    setup.shutdown.cancel();
+    sleep(LONG * 60).await;
+    assert_eq!(registration.status(), Status::Deregistering);
+    setup.fake.up();
+    let closed = timeout(LONG, registration.closed()).await;
+    assert_eq!(closed.unwrap(), Closed::Deregistered);
+    assert!(setup.fake.keys().is_empty());
+}
+
+#[cfg(feature = "discovery")]
+mod discovery {
+    use super::*;
+    use crate::channel::greeter::pb::{HelloRequest, StreamRequest};
+    use crate::channel::net::{Client, Net, Registry, address};
+    use tonic_etcd::discovery::channel::BalancedChannelBuilder;
+    use tonic_etcd::discovery::{Discovery, DiscoveryBuilder};
+
+    async fn follow_through_an_outage(setup: &Setup, builder: DiscoveryBuilder, what: &str) {
+        let put = |id: usize| {
+            let key = format!("/services/greeter/{id}");
+            let value = format!(r#"{{"name":"greeter","id":"{id}","address":"10.0.0.1:{id}"}}"#);
+            setup.fake.put(&key, &value, 0);
+        };
+        (1..=3).for_each(put);
+        let discovery = match builder.build() {
+            Ok(discovery) => discovery,
+            Err(Error::Timing(_)) => return,
+            Err(error) => panic!("{what}: {error}"),
+        };
+        let count = async |count: usize, when: &str| {
+            eventually(&format!("{what}: {when}"), LONG, || {
+                let snapshot = discovery.snapshot();
+                match snapshot.iter().count() {
+                    there if there == count => Ok(()),
+                    there => Err(format!("{there} instances, {:?}", snapshot.watch_error())),
+                }
+            })
+            .await;
+        };
+        count(3, "listed").await;
+        setup.fake.down();
+        sleep(SEC * 20).await;
+        setup.fake.up();
+        put(4);
+        count(4, "watched again").await;
+        setup.fake.delete("/services/greeter/1");
+        count(3, "a deletion is believed").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_duration_of_a_discovery_works_or_is_refused() {
+        for duration in DURATIONS {
+            for (name, attempt, retention) in [
+                ("retention", None, Some(duration)),
+                ("attempt_timeout", Some(duration), None),
+            ] {
+                let setup = Setup::new();
+                let mut builder = Discovery::builder(etcd(&setup, attempt), "greeter");
+                if let Some(retention) = retention {
+                    builder = builder.retention(retention);
+                }
+                let what = format!("{name} of {duration:?}");
+                follow_through_an_outage(&setup, builder, &what).await;
+            }
+        }
+    }
+
+    /// A call before there is an endpoint, then one that lasts. A long setting must not break them.
+    async fn call_early_and_long(
+        builder: BalancedChannelBuilder,
+        net: &Net,
+        registry: &Registry,
+        what: &str,
+    ) {
+        let mut client = match builder.build() {
+            Ok(balanced) => Client::new(balanced),
+            Err(Error::Setting { .. }) => return,
+            Err(error) => panic!("{what}: {error}"),
+        };
+        let mut early = client.clone();
+        let name = || "x".to_owned();
+        let early =
+            tokio::spawn(async move { early.say_hello(HelloRequest { name: name() }).await });
+        sleep(SEC).await;
+        net.serve(&address(1));
+        registry.put(&address(1), 100);
+        let answered = timeout(LONG, early).await;
+        let answered = answered.unwrap_or_else(|_| panic!("{what}: the early call hangs"));
+        answered
+            .unwrap()
+            .unwrap_or_else(|status| panic!("{what}: {status}"));
+        let (count, interval_ms) = (30, 1000);
+        let request = StreamRequest {
+            name: name(),
+            count,
+            interval_ms,
+        };
+        let streaming = async {
+            let mut stream = client.stream_hellos(request).await?.into_inner();
+            let mut told = 0;
+            while stream.message().await?.is_some() {
+                told += 1;
+            }
+            Ok::<_, tonic::Status>(told)
+        };
+        let told = timeout(LONG, streaming).await;
+        let told = told.unwrap_or_else(|_| panic!("{what}: the stream hangs"));
+        assert_eq!(
+            told.unwrap_or_else(|status| panic!("{what}: {status}")),
+            count,
+            "{what}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_long_duration_of_a_channel_works() {
+        let setters: [Set<BalancedChannelBuilder>; 4] = [
+            ("ready_timeout", BalancedChannelBuilder::ready_timeout),
+            ("connect_timeout", BalancedChannelBuilder::connect_timeout),
+            (
+                "http2_keep_alive_interval",
+                BalancedChannelBuilder::http2_keep_alive_interval,
+            ),
+            ("keep_alive_timeout", |builder, d| {
+                builder.http2_keep_alive_interval(SEC).keep_alive_timeout(d)
+            }),
+        ];
+        for duration in DURATIONS.into_iter().filter(|duration| *duration >= YEAR) {
+            for (name, set) in setters {
+                let net = Net::default();
+                let (registry, builder) = net.balanced();
+                let what = format!("{name} of {duration:?}");
+                call_early_and_long(set(builder, duration), &net, &registry, &what).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_duration_of_a_channel_that_cannot_work_is_refused() {
+        let setters: [Set<BalancedChannelBuilder>; 3] = [
+            ("connect_timeout", BalancedChannelBuilder::connect_timeout),
+            (
+                "http2_keep_alive_interval",
+                BalancedChannelBuilder::http2_keep_alive_interval,
+            ),
+            ("keep_alive_timeout", |builder, d| {
+                builder.http2_keep_alive_interval(SEC).keep_alive_timeout(d)
+            }),
+        ];
+        for (name, set) in setters {
+            let (_registry, builder) = Net::default().balanced();
+            let built = set(builder, Duration::ZERO).build();
+            assert!(matches!(built, Err(Error::Setting { .. })), "{name}");
+        }
+    }
+}
