@@ -2,7 +2,7 @@
 
 use crate::Instance;
 use crate::isolated::isolated;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -31,8 +31,8 @@ pub enum Change {
 
 /// A stream of [`Change`]s, beginning with an [`Insert`](Change::Insert) for each instance there is.
 ///
-/// However slowly it is read, nothing is lost and no more is kept than the set is large: of several
-/// changes of one key only the last is given. It never ends; dropping it is all there is to do.
+/// However slowly it is read, nothing is lost, and what is kept is bounded by how large the set was and
+/// is: of several changes of one key only the last is given, and none of what came and went unread. It never ends; dropping it is all there is to do.
 #[derive(Debug)]
 pub struct Changes {
     pending: Arc<Pending>,
@@ -45,10 +45,21 @@ pub(super) struct Pending(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The last state of each key that changed; `None`: gone.
-    latest: BTreeMap<Arc<str>, Option<Arc<Instance>>>,
-    order: VecDeque<Arc<str>>,
+    latest: BTreeMap<Arc<str>, Latest>,
+    /// The keys in the order in which they changed first, by consecutive numbers.
+    order: BTreeMap<u64, Arc<str>>,
+    next: u64,
     waker: Option<Waker>,
+}
+
+/// The last state of a key that changed.
+#[derive(Debug)]
+struct Latest {
+    /// `None`: gone.
+    instance: Option<Arc<Instance>>,
+    /// The reader has never been told of the key.
+    is_new: bool,
+    number: u64,
 }
 
 // === impl Change ===
@@ -92,11 +103,29 @@ impl Stream for Changes {
 // === impl Pending ===
 
 impl Pending {
-    /// A key changed; `None`: it is gone.
-    pub(super) fn push(&self, key: &Arc<str>, instance: Option<Arc<Instance>>) {
+    /// A key changed; `None`: it is gone. `is_new`: there was no instance under it before.
+    pub(super) fn push(&self, key: &Arc<str>, instance: Option<Arc<Instance>>, is_new: bool) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.latest.insert(key.clone(), instance).is_none() {
-            inner.order.push_back(key.clone());
+        match inner.latest.get_mut(key) {
+            // What came and went unread is forgotten: keys that are all different would add up.
+            Some(latest) if latest.is_new && instance.is_none() => {
+                let number = latest.number;
+                inner.order.remove(&number);
+                inner.latest.remove(key);
+                return;
+            }
+            Some(latest) => latest.instance = instance,
+            None => {
+                let number = inner.next;
+                inner.next += 1;
+                inner.order.insert(number, key.clone());
+                let latest = Latest {
+                    instance,
+                    is_new,
+                    number,
+                };
+                inner.latest.insert(key.clone(), latest);
+            }
         }
         let waker = inner.waker.take();
         drop(inner);
@@ -107,12 +136,12 @@ impl Pending {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Change> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = inner.order.pop_front();
-        let Some((key, instance)) = next.and_then(|key| inner.latest.remove_entry(&key)) else {
+        let next = inner.order.pop_first();
+        let Some((key, latest)) = next.and_then(|(_, key)| inner.latest.remove_entry(&key)) else {
             inner.waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        Poll::Ready(match instance {
+        Poll::Ready(match latest.instance {
             Some(instance) => Change::Insert { key, instance },
             None => Change::Remove { key },
         })
@@ -135,15 +164,40 @@ mod tests {
         let pending = Pending::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let instance = |version: &str| Arc::new(Instance::new("greeter").id("i").version(version));
-        pending.push(&a, Some(instance("1")));
-        pending.push(&b, Some(instance("1")));
-        pending.push(&a, None);
-        pending.push(&b, Some(instance("2")));
+        pending.push(&a, Some(instance("1")), false);
+        pending.push(&b, Some(instance("1")), true);
+        pending.push(&a, None, false);
+        pending.push(&b, Some(instance("2")), false);
         assert_eq!(next(&pending), Some(Change::Remove { key: a.clone() }));
         let instance = instance("2");
         assert_eq!(next(&pending), Some(Change::Insert { key: b, instance }));
         assert_eq!(next(&pending), None);
-        pending.push(&a, None);
+        pending.push(&a, None, false);
         assert_eq!(next(&pending), Some(Change::Remove { key: a }));
+    }
+
+    #[test]
+    fn what_comes_and_goes_unread_does_not_add_up() {
+        let pending = Pending::default();
+        let instance = |version: &str| Some(Arc::new(Instance::new("greeter").version(version)));
+        let stays: Arc<str> = "stays".into();
+        pending.push(&stays, instance("1"), true);
+        for n in 0..10_000 {
+            let key: Arc<str> = format!("{n}").into();
+            pending.push(&key, instance("1"), true);
+            pending.push(&key, instance("2"), false);
+            pending.push(&key, None, false);
+        }
+        {
+            let inner = pending.0.lock().unwrap();
+            assert_eq!((inner.latest.len(), inner.order.len()), (1, 1));
+        }
+        assert!(matches!(next(&pending), Some(Change::Insert { key, .. }) if key == stays));
+        // It was told, so that its end is told, whatever happened in between.
+        pending.push(&stays, None, false);
+        pending.push(&stays, instance("2"), true);
+        pending.push(&stays, None, false);
+        assert_eq!(next(&pending), Some(Change::Remove { key: stays }));
+        assert_eq!(next(&pending), None);
     }
 }

@@ -31,7 +31,7 @@
 //! * When etcd lost its data, and just after it was silent for 2 s or more, a set that shrinks to
 //!   less than half is not believed at once: servers are still on their way back. What is missing
 //!   stays for [`retention`](DiscoveryBuilder::retention).
-//! * While nothing happens, etcd is asked for a sign of life every second: a read, counting keys.
+//! * While nothing happens, a probe asks etcd every second: a read, which counts the keys.
 //! * Values that do not read are passed over, counted and reported; the rest is shown.
 //!
 //! # Files

@@ -43,7 +43,7 @@ impl Shared {
         let pending = Arc::new(Pending::default());
         let mut state = self.lock();
         for (key, instance) in state.store.instances() {
-            pending.push(key, Some(instance.clone()));
+            pending.push(key, Some(instance.clone()), true);
         }
         state.readers.retain(|reader| reader.strong_count() > 0);
         state.readers.push(Arc::downgrade(&pending));
@@ -83,9 +83,9 @@ impl Shared {
         if updates.is_empty() && state.store.figures() == before {
             return out;
         }
-        for (key, instance) in &updates {
+        for update in &updates {
             for reader in state.readers.iter().filter_map(Weak::upgrade) {
-                reader.push(key, instance.clone());
+                reader.push(&update.key, update.instance.clone(), update.is_new);
             }
         }
         self.changed(state);

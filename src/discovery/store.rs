@@ -6,7 +6,7 @@
 //! What etcd says is believed at once, except that a set does not shrink to less than half
 //!
 //! * by a list: an etcd that lost its data is empty until the servers are back;
-//! * by deletions in the first seconds after etcd gave no sign of life for as long as a lease may
+//! * by deletions in the first seconds after etcd answered nothing for as long as a lease may
 //!   take to run out: when it goes on it deletes the keys of whole fleets, before the servers have
 //!   noticed.
 //!
@@ -21,8 +21,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A key changed; `None`: there is no instance under it any more.
-pub(super) type Update = (Arc<str>, Option<Arc<Instance>>);
+/// What is known of a key changed.
+#[derive(Debug)]
+pub(super) struct Update {
+    pub(super) key: Arc<str>,
+    /// `None`: there is no instance under it any more.
+    pub(super) instance: Option<Arc<Instance>>,
+    /// There was none before.
+    pub(super) is_new: bool,
+}
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -79,7 +86,7 @@ pub(super) struct Reading {
     pub(super) instance: Option<Instance>,
 }
 
-/// After so long without a sign of life leases may have run out: etcd's shortest TTL.
+/// After so long without an answer leases may have run out: etcd's shortest TTL.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(2);
 /// How long deletions are subject to self-preservation after etcd was silent: then the servers
 /// know, or are gone.
@@ -275,7 +282,11 @@ impl Store {
         let before = before.and_then(|before| before.instance);
         self.readable -= usize::from(before.is_some());
         if before != instance {
-            updates.push((key, instance));
+            updates.push(Update {
+                key,
+                instance,
+                is_new: before.is_none(),
+            });
         }
         // After the new one, so that whoever counts by address keeps its connection.
         for former in formers {
@@ -352,7 +363,11 @@ impl Store {
         self.bytes -= entry.weight;
         if entry.instance.is_some() {
             self.readable -= 1;
-            updates.push((key, None));
+            updates.push(Update {
+                key,
+                instance: None,
+                is_new: false,
+            });
         }
     }
 }
@@ -425,9 +440,9 @@ mod tests {
     }
 
     fn shown(updates: Vec<Update>) -> Vec<String> {
-        let sign = |(key, instance): Update| match instance {
-            Some(_) => format!("+{key}"),
-            None => format!("-{key}"),
+        let sign = |update: Update| match update.instance {
+            Some(_) => format!("+{}", update.key),
+            None => format!("-{}", update.key),
         };
         updates.into_iter().map(sign).collect()
     }

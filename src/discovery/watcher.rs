@@ -3,7 +3,7 @@
 //! ```text
 //! connect -> is it still the history that we know?  no:  list, and pass on the differences
 //!                                                   yes: go on where we were
-//!         -> watch, and ask for a sign of life when it is quiet
+//!         -> watch, and send a probe when it is quiet
 //!
 //! why the watch ended                        next
 //! Room: keys were passed over, and there     list on the same connection
@@ -70,14 +70,14 @@ struct Watch {
     /// The stream ends when this is dropped.
     _requests: WatchRequests,
     endpoint: Arc<str>,
-    /// How many keys there were at the last sign of life, if nothing has happened since.
+    /// How many keys there were at the last probe, if nothing has happened since.
     count: Option<i64>,
 }
 
-/// How long a watch may be quiet before a sign of life is asked for. An answer must come
+/// How long a watch may be quiet before a probe is sent. An answer must come
 /// before etcd counts as silent, on a slow link too.
 const QUIET: Duration = Duration::from_millis(SHORTEST_TTL.as_millis() as u64 / 2);
-/// Above so many keys a sign of life does not count them: that would be work for etcd.
+/// Above so many keys a probe does not count them: that would be work for etcd.
 const COUNTED: usize = 1000;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest wait after a refused connection: an attempt is cheap, and etcd may be back soon.
@@ -193,13 +193,13 @@ impl Watcher {
     }
 
     async fn run_watch(&mut self, session: &Session, watch: &mut Watch) -> Ended {
-        let mut ask_at = Instant::now() + self.quiet();
+        let mut probe_at = Instant::now() + self.quiet();
         loop {
             let next = tokio::select! {
                 biased;
                 response = watch.replies.next() => Next::Response(response),
                 () = self.deadline() => Next::Deadline,
-                () = sleep_until(ask_at) => Next::Quiet,
+                () = sleep_until(probe_at) => Next::Quiet,
             };
             let done = match next {
                 Next::Deadline => {
@@ -210,23 +210,23 @@ impl Watcher {
                     watch.count = None;
                     response.and_then(|response| self.on_response(&watch.endpoint, response))
                 }
-                Next::Quiet => self.ask(session, watch).await,
+                Next::Quiet => self.probe(session, watch).await,
             };
             if let Err(error) = done {
                 return Ended::Failed(error);
             }
-            ask_at = Instant::now() + self.quiet();
+            probe_at = Instant::now() + self.quiet();
             if self.wants_list() {
                 return Ended::Room;
             }
         }
     }
 
-    /// Asks for a sign of life: how many keys there are. It is over when an event comes meanwhile.
+    /// Probes etcd: how many keys are there? It is over when an event comes meanwhile.
     ///
     /// Not by a request for progress on the stream of watches: etcd 3.5 and later do not answer
     /// that as long as nobody writes anything, and `grpc-proxy` never does.
-    async fn ask(&mut self, session: &Session, watch: &mut Watch) -> Result<(), RpcError> {
+    async fn probe(&mut self, session: &Session, watch: &mut Watch) -> Result<(), RpcError> {
         let limit = self.limit;
         let each = self.shared.store(|store, _| store.keys()) <= COUNTED;
         let asked = session.clone().count(&self.prefix, each);
@@ -328,7 +328,7 @@ impl Watcher {
         Err(RpcError::broken(endpoint, what))
     }
 
-    /// etcd gave a sign of life. Called before what it says is believed.
+    /// etcd answered something. Called before what it says is believed.
     fn on_answer(&self) {
         self.shared
             .store(|store, _| store.on_answer(Instant::now()));

@@ -160,12 +160,12 @@ impl std::io::Write for Broken {
 
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_panics_at_each_line_does_not_end_the_watch() {
+    crate::support::allow_subscribers_by_thread();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(|| Broken);
     // Only ours: the fake and hyper write lines too, and are not made for this.
     let subscriber = subscriber.with_env_filter("tonic_etcd=trace").finish();
-    crate::support::allow_subscribers_by_thread();
     let _default = tracing::subscriber::set_default(subscriber);
     let (fake, discovery, _changes) = reading(0..4).await;
     for round in 0..5 {

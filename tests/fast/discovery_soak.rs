@@ -1,4 +1,4 @@
-//! Random faults and random changes, from a seed: in calm a reader shows what etcd has, and has told
+//! Random faults and random changes, from a seed: without faults a reader shows what etcd has, and has told
 //! of every difference. `DISCOVERY_SEED=7 cargo test ... discovery_soak` runs one seed again.
 
 use crate::setup::SEC;
@@ -6,7 +6,7 @@ use crate::support::fake::{FakeEtcd, Reply, Rpc};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic_etcd::Etcd;
@@ -14,14 +14,15 @@ use tonic_etcd::discovery::{Change, Changes, Discovery};
 
 const PREFIX: &str = "/services/greeter/";
 /// Runs of an ordinary test; each is some simulated minutes.
-const RUNS: u64 = 30;
+const RUNS: u64 = 20;
 const MEMBERS: [&str; 2] = ["m0", "m1"];
 /// The grace, and what it takes to find a silent member and to settle on another.
-const CALM: Duration = Duration::from_secs(45);
+const CONVERGED: Duration = Duration::from_secs(45);
 
 /// One run.
 struct Run {
     rng: Rng,
+    habits: Habits,
     fake: FakeEtcd,
     discovery: Discovery,
     changes: Changes,
@@ -30,18 +31,68 @@ struct Run {
     log: Vec<String>,
 }
 
+/// What is so for all of a run, also without faults.
+#[derive(Debug)]
+struct Habits {
+    /// Every connection is cut so often: a balancer, a mesh.
+    cuts: Option<Duration>,
+    /// At most so long until an answer: a slow link, `grpc-proxy`. The limit of an attempt is 1 s.
+    latency: Duration,
+    /// Answers as etcd does up to 3.6.
+    is_old: bool,
+    /// What instances are kept for that are missing.
+    retention: Duration,
+}
+
+// === impl Habits ===
+
+impl Habits {
+    fn draw(rng: &mut Rng) -> Self {
+        let is_slow = rng.u8(0..4) == 0;
+        // Between two cuts there is time for a few answers, or it could never be right.
+        let (latency, cuts) = match is_slow {
+            true => (rng.u64(300..950), rng.u64(5000..10_000)),
+            false => (rng.u64(1..40), rng.u64(500..10_000)),
+        };
+        Self {
+            cuts: (rng.u8(0..3) == 0).then(|| Duration::from_millis(cuts)),
+            latency: Duration::from_millis(latency),
+            is_old: rng.u8(0..3) == 0,
+            retention: match rng.u8(0..4) {
+                0 => Duration::ZERO,
+                _ => Duration::from_secs(30),
+            },
+        }
+    }
+
+    /// After any change, and without another fault, all is right after so long.
+    fn convergence(&self) -> Duration {
+        match self.cuts.is_none() && self.latency < Duration::from_millis(300) {
+            true => SEC / 2,
+            // Late answers and slow connects may count as silence, after which the last one to
+            // leave is kept.
+            false => CONVERGED,
+        }
+    }
+}
+
 // === impl Run ===
 
 impl Run {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let fake = FakeEtcd::seeded(seed);
-        fake.latency(Duration::ZERO..Duration::from_millis(rng.u64(1..40)));
+        let habits = Habits::draw(&mut rng);
+        fake.latency(Duration::ZERO..habits.latency);
+        if habits.is_old {
+            fake.like_3_6();
+        }
         let members = MEMBERS[..rng.usize(1..=2)]
             .iter()
             .map(|member| format!("http://{member}:2379"));
         let etcd = Etcd::new(members).connector(fake.connector());
-        let discovery = Discovery::builder(etcd, "greeter").build().unwrap();
+        let builder = Discovery::builder(etcd, "greeter").retention(habits.retention);
+        let discovery = builder.build().unwrap();
         let changes = discovery.changes();
         Self {
             rng,
@@ -49,8 +100,22 @@ impl Run {
             discovery,
             changes,
             told: BTreeMap::new(),
-            log: vec![],
+            log: vec![format!("{habits:?}")],
+            habits,
         }
+    }
+
+    /// Time passes, with the cuts that there are all the time.
+    async fn passes(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Some(every) = self.habits.cuts {
+            if Instant::now() + every >= until {
+                break;
+            }
+            sleep(every).await;
+            self.fake.cut_connections();
+        }
+        sleep_until(until).await;
     }
 
     fn write(&mut self) {
@@ -104,7 +169,7 @@ impl Run {
             self.fake.member(member).up();
         }
         self.fake.clear();
-        self.log.push("calm".to_owned());
+        self.log.push("no faults".to_owned());
     }
 
     async fn listen(&mut self) {
@@ -122,9 +187,23 @@ impl Run {
         }
     }
 
-    /// In calm: the set, what was told, and etcd agree.
+    /// Without faults: the set, what was told, and etcd agree, and there is no outage, but for the moment
+    /// in which an attempt was cut too.
     async fn check(&mut self) -> Result<(), String> {
         self.listen().await;
+        let mut result = self.compare();
+        for _ in 0..10 {
+            if result.is_ok() || self.habits.cuts.is_none() {
+                break;
+            }
+            self.passes(SEC).await;
+            self.listen().await;
+            result = self.compare();
+        }
+        result
+    }
+
+    fn compare(&self) -> Result<(), String> {
         let etcd: BTreeMap<_, _> = self
             .fake
             .keys()
@@ -164,19 +243,20 @@ async fn run(seed: u64) -> Result<(), String> {
                 1 => run.heal(),
                 _ => run.write(),
             }
-            sleep(Duration::from_millis(run.rng.u64(0..3000))).await;
+            let pause = Duration::from_millis(run.rng.u64(0..3000));
+            run.passes(pause).await;
             if run.rng.bool() {
                 run.listen().await;
             }
         }
         run.heal();
-        sleep(CALM).await;
+        run.passes(CONVERGED).await;
         run.check()
             .await
             .map_err(|what| format!("seed {seed}: {what}"))?;
-        // In calm a change is there at once.
+        // Without faults a change is there at once.
         run.write();
-        sleep(SEC / 2).await;
+        run.passes(run.habits.convergence()).await;
         run.check()
             .await
             .map_err(|what| format!("seed {seed}, after a write: {what}"))?;
@@ -185,7 +265,7 @@ async fn run(seed: u64) -> Result<(), String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_happens_a_reader_shows_in_calm_what_etcd_has() {
+async fn after_any_faults_a_reader_shows_what_etcd_has() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let seeds = match (number("DISCOVERY_SEED"), number("DISCOVERY_RUNS")) {
         (Some(seed), runs) => seed..seed + runs.unwrap_or(1),

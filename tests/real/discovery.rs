@@ -5,10 +5,12 @@ use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{Greeter, LONG, SEC};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::eventually;
+use crate::support::grpc_proxy::GrpcProxy;
 use crate::support::proxy::{Mode, Proxy};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic_etcd::discovery::Discovery;
 
@@ -147,4 +149,96 @@ async fn a_connection_that_went_silent_is_noticed_and_replaced() {
     let key = format!("{PREFIX}1");
     put(&etcd, &key, 1).await;
     shows(&discovery, &[key]).await;
+}
+
+/// For so long no reader may see an outage.
+async fn no_outage(discovery: &Discovery, time: Duration) {
+    let mut watch = discovery.watch();
+    let outage = watch.wait_for(|now| now.watch_error().is_some());
+    if let Ok(snapshot) = tokio::time::timeout(time, outage).await {
+        panic!("{:?}", snapshot.watch_error());
+    }
+}
+
+/// etcd 3.5 and later answer no progress requests here.
+#[tokio::test]
+async fn on_a_quiet_etcd_the_watch_stays_open() {
+    let etcd = EtcdProcess::start().await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let found = format!("{PREFIX}1");
+    put(&etcd, &found, 1).await;
+    let discovery = discovery(&proxy.endpoint());
+    shows(&discovery, std::slice::from_ref(&found)).await;
+    no_outage(&discovery, SEC * 30).await;
+    assert_eq!(proxy.accepted(), 1, "connections");
+    assert_eq!(etcd.calls("Watch").await, 1, "watches");
+    etcd.client().await.delete(found, None).await.unwrap();
+    shows(&discovery, &[]).await;
+}
+
+#[tokio::test]
+async fn through_a_relay_that_ends_connections_who_leaves_is_gone_at_once() {
+    let etcd = EtcdProcess::start().await;
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    let key = |n: usize| format!("{PREFIX}{n}");
+    for n in 0..6 {
+        put(&etcd, &key(n), n + 1).await;
+    }
+    let discovery = discovery(&proxy.endpoint());
+    let all: Vec<_> = (0..6).map(key).collect();
+    shows(&discovery, &all).await;
+    let mut client = etcd.client().await;
+    for n in 0..6 {
+        sleep(SEC * 2).await;
+        proxy.reset();
+        // Before and after it is connected again.
+        sleep(SEC / 100 * n).await;
+        client.delete(key(n as usize), None).await.unwrap();
+        let deleted = Instant::now();
+        shows(&discovery, &all[n as usize + 1..]).await;
+        assert!(deleted.elapsed() < SEC * 3, "{:?}", deleted.elapsed());
+    }
+    assert!(proxy.accepted() >= 7, "{} connections", proxy.accepted());
+}
+
+#[tokio::test]
+async fn through_grpc_proxy_the_watch_stays_open_and_shows_what_happens() {
+    // The role of a user must have the keys as etcd stores them: with the namespace.
+    for namespace in [None, Some("/services/elsewhere")] {
+        let etcd = EtcdProcess::start().await;
+        let flag = namespace.map(|namespace| format!("--namespace={namespace}"));
+        let flags: Vec<_> = flag.iter().map(String::as_str).collect();
+        let relay = GrpcProxy::start(&etcd, &flags).await;
+        let proxy = Proxy::start(
+            relay
+                .endpoint()
+                .trim_start_matches("http://")
+                .parse()
+                .unwrap(),
+        );
+        let proxy = proxy.await;
+        let stored = |n: usize| format!("{}{PREFIX}{n}", namespace.unwrap_or_default());
+        let key = |n: usize| format!("{PREFIX}{n}");
+        put(&etcd, &stored(1), 1).await;
+        let (one, two) = (discovery(&proxy.endpoint()), discovery(&proxy.endpoint()));
+        for discovery in [&one, &two] {
+            shows(discovery, &[key(1)]).await;
+        }
+        tokio::join!(no_outage(&one, SEC * 8), no_outage(&two, SEC * 8));
+        assert_eq!(proxy.accepted(), 2, "connections");
+        put(&etcd, &stored(2), 2).await;
+        let mut client = etcd.client().await;
+        client.delete(stored(1), None).await.unwrap();
+        for discovery in [&one, &two] {
+            shows(discovery, &[key(2)]).await;
+        }
+        // A cut: what happens meanwhile is seen.
+        proxy.set(Mode::Refuse);
+        put(&etcd, &stored(3), 3).await;
+        client.delete(stored(2), None).await.unwrap();
+        proxy.set(Mode::Forward);
+        for discovery in [&one, &two] {
+            shows(discovery, &[key(3)]).await;
+        }
+    }
 }
