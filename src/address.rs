@@ -25,6 +25,20 @@ pub(crate) enum Host {
     Name(String),
 }
 
+/// An address of one of our interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalIp {
+    pub(crate) interface: String,
+    pub(crate) ip: IpAddr,
+}
+
+/// The interface whose address is to be advertised, and what that was when it was chosen.
+#[derive(Debug, Clone)]
+pub(crate) struct AdvertisedInterface {
+    name: String,
+    ips: Vec<IpAddr>,
+}
+
 /// What a bound listener says about the address to advertise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Bound {
@@ -178,38 +192,135 @@ impl Bound {
         }))
     }
 
-    /// The address to advertise, given our address on the `route` to etcd and our `interfaces`.
-    ///
-    /// The route to etcd is the best guess at where our clients are. When it is loopback, etcd
-    /// runs on this very machine and says nothing about them: then the first interface others
-    /// could reach. A machine with none has only itself to talk to.
-    pub(crate) fn resolve(&self, route: Option<IpAddr>, interfaces: &[IpAddr]) -> Address {
-        let (v4_only, port) = match self {
+    /// The address to advertise: the first of our addresses `ips` that others can dial and that
+    /// the listener is bound to. A machine with none has only itself to talk to.
+    pub(crate) fn resolve(&self, ips: &[IpAddr]) -> Address {
+        let port = match self {
             Self::Exact(address) => return address.clone(),
-            Self::Any { v4_only, port } => (*v4_only, *port),
+            Self::Any { port, .. } => *port,
         };
-        let dialable = |ip: &IpAddr| {
-            !ip.is_loopback()
-                && (ip.is_ipv4() || !v4_only)
-                && SocketAddr::new(*ip, port).ip() == ip.to_canonical()
-                && matches!(Self::check(SocketAddr::new(*ip, port)), Ok(Self::Exact(_)))
-        };
-        let ip = route
-            .map(|ip| ip.to_canonical())
-            .filter(dialable)
-            .or_else(|| {
-                interfaces
-                    .iter()
-                    .copied()
-                    .find(|ip| ip.is_ipv4() && dialable(ip))
-            })
-            .or_else(|| interfaces.iter().copied().find(dialable))
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let ip = ips.iter().find(|ip| self.serves(ip));
+        let ip = ip.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ip| ip.to_canonical());
         Address {
             host: Host::Ip(ip),
             port,
         }
     }
+
+    /// Whether others reach a listener that is bound to any address at `ip`.
+    pub(crate) fn serves(&self, ip: &IpAddr) -> bool {
+        let v4_only = matches!(self, Self::Any { v4_only: true, .. });
+        is_dialable(*ip) && (ip.is_ipv4() || !v4_only)
+    }
+}
+
+// === impl AdvertisedInterface ===
+
+impl AdvertisedInterface {
+    /// The interface of that name, which must have an address that others can dial.
+    pub(crate) fn find(name: String, interfaces: &[LocalIp]) -> Result<Self, Error> {
+        let ips = dialable_of(&name, interfaces);
+        if !ips.is_empty() {
+            return Ok(Self { name, ips });
+        }
+        let mut names: Vec<_> = interfaces.iter().map(|i| &*i.interface).collect();
+        names.sort_unstable();
+        names.dedup();
+        let reason = match names.contains(&&*name) {
+            true => format!("the interface {name:?} has no address that others can dial"),
+            false => format!(
+                "this machine has no interface {name:?} with an address; it has {}",
+                names.join(", ")
+            ),
+        };
+        Err(Error::Setting {
+            name: "advertise_interface",
+            reason,
+        })
+    }
+
+    /// Refuses a listener that is bound to none of its addresses: to `0.0.0.0` when it has only IPv6.
+    pub(crate) fn check(&self, bound: &Bound, local: SocketAddr) -> Result<(), Error> {
+        match self.ips.iter().any(|ip| bound.serves(ip)) {
+            true => Ok(()),
+            false => Err(Error::Address {
+                address: local.to_string(),
+                reason: "does not listen on the addresses of the interface to be advertised, \
+                         which are all IPv6: listen on [::]",
+            }),
+        }
+    }
+
+    /// Its addresses now. One that has lost all of them keeps those it had when it was chosen.
+    pub(crate) fn ips(&self, interfaces: &[LocalIp]) -> Vec<IpAddr> {
+        let now = dialable_of(&self.name, interfaces);
+        match now.is_empty() {
+            true => self.ips.clone(),
+            false => now,
+        }
+    }
+}
+
+/// Our addresses in the order in which they are good to advertise.
+///
+/// `sources` are those that packets leave from: to etcd, which is the best guess at where our
+/// clients are, and then along the default route, for an etcd on this very machine, which says
+/// nothing about them. Addresses of networks that this machine makes for its own containers and
+/// virtual machines come last, whatever the routes say: nobody else can dial them.
+pub(crate) fn candidates(sources: &[IpAddr], interfaces: &[LocalIp]) -> Vec<IpAddr> {
+    let of = |v4: bool| {
+        interfaces
+            .iter()
+            .map(|i| i.ip)
+            .filter(move |ip| ip.is_ipv4() == v4)
+    };
+    let mut ips: Vec<_> = sources.iter().map(|ip| ip.to_canonical()).collect();
+    ips.extend(of(true).chain(of(false)));
+    let is_inner = |ip: &IpAddr| {
+        let mut interfaces = interfaces.iter();
+        interfaces.any(|i| i.ip == *ip && is_inner_network(&i.interface))
+    };
+    ips.sort_by_key(is_inner);
+    ips
+}
+
+/// Whether an interface leads to containers or virtual machines of this machine only.
+fn is_inner_network(interface: &str) -> bool {
+    const NAMES: [&str; 16] = [
+        "cali",
+        "cbr",
+        "cni",
+        "docker",
+        "flannel",
+        "incusbr",
+        "kube-",
+        "lxcbr",
+        "lxdbr",
+        "nerdctl",
+        "nodelocaldns",
+        "podman",
+        "vboxnet",
+        "veth",
+        "virbr",
+        "vmnet",
+    ];
+    // Docker's own networks; a bridge that somebody made for the machine itself is mostly `br0`.
+    let is_docker = |id: &str| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    NAMES.iter().any(|name| interface.starts_with(name))
+        || interface.strip_prefix("br-").is_some_and(is_docker)
+}
+
+fn dialable_of(name: &str, interfaces: &[LocalIp]) -> Vec<IpAddr> {
+    let of_that_name = interfaces.iter().filter(|i| i.interface == name);
+    let mut ips: Vec<_> = of_that_name.map(|i| i.ip).collect();
+    ips.retain(|ip| is_dialable(*ip));
+    ips.sort_by_key(IpAddr::is_ipv6);
+    ips
+}
+
+fn is_dialable(ip: IpAddr) -> bool {
+    let checked = Bound::check(SocketAddr::new(ip, 1));
+    !ip.to_canonical().is_loopback() && matches!(checked, Ok(Bound::Exact(_)))
 }
 
 fn has_zone(addr: &SocketAddr) -> bool {
@@ -287,38 +398,140 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_unspecified_address_becomes_ours_on_the_route_to_etcd() {
-        let any = Bound::check("0.0.0.0:9000".parse().unwrap()).unwrap();
-        let interfaces = ips(&["127.0.0.1", "192.168.1.5", "10.0.0.7"]);
-        let route = |ip: &str| Some(ip.parse().unwrap());
-        for (route, expected) in [
-            (route("10.0.0.7"), "10.0.0.7:9000"),
-            (route("127.0.0.1"), "192.168.1.5:9000"),
-            (route("2001:db8::1"), "192.168.1.5:9000"),
-            (None, "192.168.1.5:9000"),
-        ] {
-            assert_eq!(any.resolve(route, &interfaces).to_string(), expected);
-        }
-        assert_eq!(
-            any.resolve(None, &ips(&["127.0.0.1"])).to_string(),
-            "127.0.0.1:9000"
-        );
+    fn interfaces(list: &[&str]) -> Vec<LocalIp> {
+        let parse = |entry: &&str| {
+            let (interface, ip) = entry.split_once(' ').unwrap();
+            LocalIp {
+                interface: interface.to_owned(),
+                ip: ip.parse().unwrap(),
+            }
+        };
+        list.iter().map(parse).collect()
     }
 
     #[test]
-    fn a_dual_stack_listener_may_advertise_ipv6_but_never_a_link_local_one() {
-        let any = Bound::check("[::]:9000".parse().unwrap()).unwrap();
-        let interfaces = ips(&["::1", "fe80::1", "2001:db8::7"]);
-        assert_eq!(
-            any.resolve(None, &interfaces).to_string(),
-            "[2001:db8::7]:9000"
-        );
-        let route = Some("2001:db8::1".parse().unwrap());
-        assert_eq!(
-            any.resolve(route, &interfaces).to_string(),
-            "[2001:db8::1]:9000"
-        );
+    fn an_unspecified_address_becomes_the_best_of_ours() {
+        let docker_first = [
+            "lo 127.0.0.1",
+            "docker0 172.17.0.1",
+            "br-0123456789ab 172.18.0.1",
+            "eth0 192.168.1.5",
+            "eth1 10.0.0.7",
+        ];
+        let dual = [
+            "lo ::1",
+            "eth0 fe80::1",
+            "eth0 2001:db8::7",
+            "eth1 10.0.0.7",
+        ];
+        let v6 = ["lo ::1", "eth0 fe80::1", "eth0 2001:db8::7"];
+        for (bound, sources, list, expected) in [
+            // The route to etcd, when it leads anywhere.
+            (
+                "0.0.0.0:1",
+                &["10.0.0.7", "192.168.1.5"][..],
+                &docker_first[..],
+                "10.0.0.7:1",
+            ),
+            (
+                "0.0.0.0:1",
+                &["::ffff:10.0.0.7"],
+                &docker_first,
+                "10.0.0.7:1",
+            ),
+            // etcd on this machine: the default route, and not the first interface.
+            (
+                "0.0.0.0:1",
+                &["127.0.0.1", "10.0.0.7"],
+                &docker_first,
+                "10.0.0.7:1",
+            ),
+            ("[::]:1", &["::1", "10.0.0.7"], &docker_first, "10.0.0.7:1"),
+            // etcd in a container on this machine.
+            (
+                "0.0.0.0:1",
+                &["172.17.0.1", "10.0.0.7"],
+                &docker_first,
+                "10.0.0.7:1",
+            ),
+            ("0.0.0.0:1", &["172.18.0.1"], &docker_first, "192.168.1.5:1"),
+            // No default route.
+            ("0.0.0.0:1", &["127.0.0.1"], &docker_first, "192.168.1.5:1"),
+            ("0.0.0.0:1", &[], &docker_first, "192.168.1.5:1"),
+            // Better than nothing.
+            ("0.0.0.0:1", &[], &docker_first[..2], "172.17.0.1:1"),
+            (
+                "0.0.0.0:1",
+                &["127.0.0.1"],
+                &docker_first[..1],
+                "127.0.0.1:1",
+            ),
+            ("0.0.0.0:1", &[], &[], "127.0.0.1:1"),
+            // IPv6 only where the listener has it, and never of the link alone.
+            ("0.0.0.0:1", &["2001:db8::7"], &dual, "10.0.0.7:1"),
+            ("[::]:1", &["2001:db8::7"], &dual, "[2001:db8::7]:1"),
+            ("[::]:1", &["fe80::1"], &v6, "[2001:db8::7]:1"),
+            ("[::]:1", &[], &dual, "10.0.0.7:1"),
+        ] {
+            let bound = Bound::check(bound.parse().unwrap()).unwrap();
+            let ips = candidates(&ips(sources), &interfaces(list));
+            let address = bound.resolve(&ips).to_string();
+            assert_eq!(address, expected, "{bound:?}, {sources:?}, {list:?}");
+        }
+    }
+
+    #[test]
+    fn networks_of_containers_are_known_by_their_names() {
+        for (name, inner) in [
+            ("docker0", true),
+            ("docker_gwbridge", true),
+            ("br-0123456789ab", true),
+            ("veth12ab", true),
+            ("virbr0", true),
+            ("cni0", true),
+            ("eth0", false),
+            ("enp3s0", false),
+            ("br0", false),
+            ("br-lan", false),
+            ("bond0", false),
+            ("wg0", false),
+            ("tailscale0", false),
+        ] {
+            assert_eq!(is_inner_network(name), inner, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_chosen_interface_must_have_an_address_that_others_can_dial() {
+        let list = interfaces(&[
+            "lo 127.0.0.1",
+            "eth0 fe80::1",
+            "eth0 2001:db8::7",
+            "eth0 10.0.0.7",
+            "docker0 172.17.0.1",
+            "link fe80::2",
+        ]);
+        let find = |name: &str| AdvertisedInterface::find(name.to_owned(), &list);
+        let eth0 = find("eth0").unwrap();
+        assert_eq!(eth0.ips(&list), ips(&["10.0.0.7", "2001:db8::7"]));
+        let moved = interfaces(&["eth0 10.0.0.8"]);
+        assert_eq!(eth0.ips(&moved), ips(&["10.0.0.8"]));
+        assert_eq!(eth0.ips(&[]), ips(&["10.0.0.7", "2001:db8::7"]));
+        // Chosen is chosen.
+        find("docker0").unwrap();
+        for (name, reason) in [
+            ("lo", "has no address that others can dial"),
+            ("link", "has no address that others can dial"),
+            (
+                "eth1",
+                "no interface \"eth1\" with an address; it has docker0, eth0, link, lo",
+            ),
+            ("", "no interface \"\""),
+        ] {
+            let error = find(name).unwrap_err().to_string();
+            assert!(error.starts_with("advertise_interface: "), "{error}");
+            assert!(error.contains(reason), "{name}: {error}");
+        }
     }
 
     #[test]

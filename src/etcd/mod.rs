@@ -9,12 +9,12 @@
 //! | `rotation.rs` | which member is next after a failure, and when; pure |
 //! | `session.rs` | one connection to one member, and the calls we make on it |
 //! | `auth.rs` | the user, and the token that all connections share |
-//! | `route.rs` | which of our addresses lies on the way to etcd |
+//! | `local_addr.rs` | which of our addresses packets leave from, to etcd and to others |
 //! | `tls.rs` | [`Tls`]: trust and identity |
 
 mod auth;
+pub(crate) mod local_addr;
 mod rotation;
-pub(crate) mod route;
 mod rpc_error;
 mod session;
 #[cfg(feature = "_tls")]
@@ -32,7 +32,7 @@ pub(crate) use session::{KeyValue, Page, USER_AGENT};
 pub use tls::Tls;
 
 use crate::Error;
-use crate::address::{is_dns_name, is_localhost};
+use crate::address::{LocalIp, is_dns_name, is_localhost};
 use crate::connector::Connector;
 use crate::resolver::Resolver;
 use http::Uri;
@@ -250,6 +250,7 @@ impl Etcd {
             #[cfg(feature = "_tls")]
             tls: self.tls,
         };
+        members.check_schemes()?;
         members.check_tls()?;
         Ok(members)
     }
@@ -294,11 +295,12 @@ impl Endpoints {
 
     /// Whether every member is surely on another machine: given by an address that is none of
     /// `ours`. A name may mean any machine, this one too.
-    pub(crate) fn are_remote(&self, ours: &[IpAddr]) -> bool {
+    pub(crate) fn are_remote(&self, ours: &[LocalIp]) -> bool {
+        let is_ours = |ip: IpAddr| ip.is_loopback() || ours.iter().any(|local| local.ip == ip);
         self.list
             .iter()
             .all(|member| match member.host().parse::<IpAddr>() {
-                Ok(ip) => !ip.to_canonical().is_loopback() && !ours.contains(&ip.to_canonical()),
+                Ok(ip) => !is_ours(ip.to_canonical()),
                 Err(_) => false,
             })
     }
@@ -307,6 +309,26 @@ impl Endpoints {
     pub(crate) fn have_names(&self) -> bool {
         let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !is_localhost(host);
         self.list.iter().any(|member| is_name(member.host()))
+    }
+
+    /// Refuses a password, and the token it gives, that would go encrypted to one member and in
+    /// the clear to another.
+    fn check_schemes(&self) -> Result<(), Error> {
+        let of = |scheme| {
+            let mut members = self.list.iter();
+            members.find(|member| member.uri.scheme_str() == Some(scheme))
+        };
+        match (&self.user, of("http"), of("https")) {
+            (Some(_), Some(http), Some(https)) => Err(Error::Endpoint {
+                endpoint: http.shown.to_string(),
+                reason: format!(
+                    "would be sent the password unencrypted, although {} uses TLS: \
+                     write https:// for all endpoints",
+                    https.shown
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     #[cfg(feature = "_tls")]
@@ -459,9 +481,10 @@ mod tests {
 
     #[test]
     fn a_member_is_remote_only_if_that_is_certain() {
-        let ours: Vec<IpAddr> = ["127.0.0.1", "10.0.0.1"]
-            .map(|ip| ip.parse().unwrap())
-            .into();
+        let ours = ["127.0.0.1", "10.0.0.1"].map(|ip| LocalIp {
+            interface: "eth0".to_owned(),
+            ip: ip.parse().unwrap(),
+        });
         for (endpoint, remote) in [
             ("http://10.0.0.2:2379", true),
             ("http://10.0.0.1:2379", false),
@@ -486,6 +509,34 @@ mod tests {
             .unwrap_err();
         assert!(!format!("{error} {error:?}").contains("canary"));
         assert!(error.to_string().contains("Etcd::user"));
+    }
+
+    #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+    #[test]
+    fn a_password_needs_the_same_scheme_everywhere() {
+        let (http, https) = ("http://127.0.0.1:1", "https://127.0.0.1:2");
+        for (endpoints, user, works) in [
+            (&[http, https][..], true, false),
+            (&[https, http], true, false),
+            (&[https, "127.0.0.1:3"], true, false),
+            (&[http, https], false, true),
+            (&[http, http], true, true),
+            (&[https, https], true, true),
+        ] {
+            let mut etcd = Etcd::new(endpoints);
+            if user {
+                etcd = etcd.user("me", "canary");
+            }
+            match etcd.check() {
+                Ok(_) => assert!(works, "{endpoints:?}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!works && error.contains("unencrypted"), "{error}");
+                    assert!(error.starts_with("etcd endpoint \"http://127"), "{error}");
+                    assert!(!error.contains("canary"), "{error}");
+                }
+            }
+        }
     }
 
     #[cfg(feature = "_tls")]

@@ -3,7 +3,9 @@
 use super::Registrar;
 use super::desired::{Config, Shared};
 use super::on_conflict::OnConflict;
+use crate::address::AdvertisedInterface;
 use crate::drain::DrainTimeouts;
+use crate::etcd::local_addr;
 use crate::format::{Format, Formats, Plain};
 use crate::lease;
 use crate::{Error, Etcd};
@@ -25,6 +27,7 @@ pub struct RegistrarBuilder {
     ttl: Duration,
     on_conflict: OnConflict,
     allow_loopback: bool,
+    advertise_interface: Option<String>,
     dedicated_thread: bool,
     deregistration_delay: Duration,
     revoke_timeout: Duration,
@@ -48,6 +51,7 @@ impl RegistrarBuilder {
             ttl: Duration::from_secs(5),
             on_conflict: OnConflict::default(),
             allow_loopback: false,
+            advertise_interface: None,
             dedicated_thread: false,
             deregistration_delay: Duration::from_secs(1),
             revoke_timeout: Duration::from_secs(1),
@@ -124,6 +128,19 @@ impl RegistrarBuilder {
         self
     }
 
+    /// Which interface's address to advertise, for a listener on `0.0.0.0` or `[::]`: its first
+    /// IPv4 address, or its first global IPv6 address when it has none. `build` refuses one that does
+    /// not exist, or has no address that others can dial.
+    ///
+    /// Default: the address that packets to etcd leave from; when etcd is on this machine, that of
+    /// the default route; else the first one. Networks of containers on this machine, such as
+    /// `docker0`, come last. An instance with an [address](crate::Instance::address) of its own
+    /// keeps it.
+    pub fn advertise_interface(mut self, name: impl Into<String>) -> Self {
+        self.advertise_interface = Some(name.into());
+        self
+    }
+
     /// Keeps the lease on a thread of its own, with a small runtime of its own. Default: no, it
     /// is a task of the runtime that [`register`](Registrar::register) is called in.
     ///
@@ -180,7 +197,7 @@ impl RegistrarBuilder {
     /// [`Error::NoEndpoints`], [`Error::Endpoint`] and [`Error::Tls`] for an etcd that cannot
     /// work, [`Error::Name`] for a prefix, [`Error::Template`] for the key, [`Error::Format`] for
     /// settings of a format, and for prefix or key without a plain format that takes them,
-    /// [`Error::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
+    /// [`Error::Setting`] for an interface to advertise, [`Error::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
     /// timeout.
     pub fn build(mut self) -> Result<Registrar, Error> {
         let ttl = check_ttl(self.ttl)?;
@@ -199,6 +216,10 @@ impl RegistrarBuilder {
             Config {
                 formats: Formats::new(self.take_formats()?)?,
                 members: self.etcd.check()?,
+                advertised: self
+                    .advertise_interface
+                    .map(|name| AdvertisedInterface::find(name, &local_addr::interfaces()))
+                    .transpose()?,
                 ttl,
                 attempt,
                 on_conflict: self.on_conflict,
@@ -304,6 +325,13 @@ mod tests {
             builder().format(Kratos::new().namespace("a//b")).build(),
             Err(Error::Name {
                 what: "namespace",
+                ..
+            })
+        ));
+        assert!(matches!(
+            builder().advertise_interface("none").build(),
+            Err(Error::Setting {
+                name: "advertise_interface",
                 ..
             })
         ));

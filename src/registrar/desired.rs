@@ -2,9 +2,9 @@
 
 use super::on_conflict::OnConflict;
 use super::table::{EntryId, Key};
-use crate::address::{Address, Bound};
+use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
-use crate::etcd::{Endpoints, route};
+use crate::etcd::{Endpoints, local_addr};
 use crate::format::{Formats, KeyContext, could_be_same};
 use crate::lease_expiry::LeaseExpiry;
 use crate::lifecycle::Lifecycle;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Config {
     pub(crate) formats: Formats,
     pub(crate) members: Endpoints,
+    pub(crate) advertised: Option<AdvertisedInterface>,
     pub(crate) ttl: Duration,
     pub(crate) attempt: Duration,
     pub(crate) on_conflict: OnConflict,
@@ -170,7 +171,7 @@ impl Shared {
         if !address.is_loopback() || self.config.allow_loopback {
             return Ok(());
         }
-        if members.are_remote(&route::interfaces()) {
+        if members.are_remote(&local_addr::interfaces()) {
             return Err(Error::Address {
                 address: address.to_string(),
                 reason: "only this machine can dial it, and etcd is not on it: advertise another \
@@ -241,8 +242,10 @@ impl Shared {
             .instances
             .iter()
             .any(|(_, address)| address.is_none());
-        if let (true, Bound::Exact(address)) = (needed, &bound) {
-            self.check_reach(address)?;
+        match (&bound, &self.config.advertised) {
+            (Bound::Exact(address), _) if needed => self.check_reach(address)?,
+            (Bound::Any { .. }, Some(interface)) if needed => interface.check(&bound, local)?,
+            _ => {}
         }
         Ok(bound)
     }
@@ -389,13 +392,10 @@ impl Entry {
             && spec.instances.iter().any(|(_, address)| address.is_none())
     }
 
-    /// From here on it is bound to what `route` and `interfaces` make of it.
-    pub(crate) fn resolve(&self, route: Option<IpAddr>, interfaces: &[IpAddr]) {
+    /// From here on it is bound to the best of our addresses `ips`.
+    pub(crate) fn resolve(&self, ips: &[IpAddr]) {
         let mut spec = self.spec();
-        spec.bound = spec
-            .bound
-            .take()
-            .map(|b| Bound::Exact(b.resolve(route, interfaces)));
+        spec.bound = spec.bound.take().map(|b| Bound::Exact(b.resolve(ips)));
     }
 
     /// What it wants, under the lease `lease`.

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::deadline;
 use crate::etcd::{
     Applied, KeepAliveStream, KeyMeta, Op, RpcError, RpcErrorKind, SLOW, Session, WatchReplies,
-    WatchRequests, WatchResponse, route, with_timeout,
+    WatchRequests, WatchResponse, local_addr, with_timeout,
 };
 use crate::lease::Lease;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 type Call<T> = Pin<Box<dyn Future<Output = Result<T, RpcError>> + Send>>;
 
@@ -70,7 +70,7 @@ enum Work {
 enum Done {
     Looked(i64, Vec<Option<KeyMeta>>),
     Applied(Applied),
-    Route(Option<IpAddr>),
+    Route(Vec<IpAddr>),
 }
 
 /// What happened next.
@@ -151,8 +151,9 @@ impl Keeper {
         if self.unrouted {
             let (shared, limit) = (self.shared.clone(), link.limit);
             let route = async move {
-                let route = timeout(limit, route::source_ip(&shared.config.members, 0)).await;
-                Ok(Done::Route(route.unwrap_or_default()))
+                let (config, members) = (&shared.config, &shared.config.members);
+                let ips = local_addr::local_ips(members, config.advertised.as_ref(), limit);
+                Ok(Done::Route(ips.await))
             };
             link.work = Some((Work::Route, Box::pin(route)));
         } else if link.not_before.is_none_or(|at| at <= now) {
@@ -273,7 +274,7 @@ impl Keeper {
                 self.table
                     .written(&ops, applied.revision, &applied.refused_by, now);
             }
-            (Work::Route, Ok(Done::Route(route))) => self.route(route),
+            (Work::Route, Ok(Done::Route(ips))) => self.route(&ips),
             // Turned down but not lost: the lease is renewed on, and the write is repeated.
             (work @ (Work::Write(_) | Work::Look(_)), Err(error))
                 if error.kind() == RpcErrorKind::ResourceExhausted =>
@@ -331,12 +332,11 @@ impl Keeper {
     }
 
     /// Settles which address is ours, for the entries that wait for it.
-    fn route(&mut self, route: Option<IpAddr>) {
+    fn route(&mut self, ips: &[IpAddr]) {
         self.unrouted = false;
-        let interfaces = route::interfaces();
         for entry in self.shared.entries() {
             if entry.needs_route() {
-                entry.resolve(route, &interfaces);
+                entry.resolve(ips);
                 self.shared.touch(entry.id);
             }
         }

@@ -389,3 +389,35 @@ async fn every_registration_is_told_apart_by_its_key() {
     let keys: BTreeSet<_> = setup.fake.keys().into_keys().collect();
     assert_eq!(keys.len(), 10);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_chosen_interface_is_the_one_advertised() {
+    let interfaces = if_addrs::get_if_addrs().unwrap();
+    for interface in &interfaces {
+        let ours: Vec<_> = interfaces
+            .iter()
+            .filter(|i| i.name == interface.name)
+            .collect();
+        let v4 = ours.iter().find(|i| i.ip().is_ipv4() && !i.is_loopback());
+        let setup = Setup::new();
+        let built = setup.builder().advertise_interface(&interface.name).build();
+        let (Ok(registrar), Some(v4)) = (&built, v4) else {
+            assert!(
+                !ours.iter().any(|i| i.ip().is_ipv4() && !i.is_loopback()),
+                "{built:?}"
+            );
+            continue;
+        };
+        let registration = registrar.register(greeter()).unwrap();
+        registration
+            .announce("0.0.0.0:9000".parse().unwrap())
+            .unwrap();
+        registration.registered().await.unwrap();
+        let key = format!("/services/greeter/{}:9000", v4.ip());
+        assert!(
+            setup.fake.keys().contains_key(&key),
+            "{:?}",
+            setup.fake.keys()
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! Which addresses this machine has, and which of them packets would leave from. Asks the system's
+//! tables and sends nothing.
+
+use super::Endpoints;
+use crate::address::{AdvertisedInterface, LocalIp, candidates};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Destinations beyond the default route: addresses for documentation (RFC 5737 and 3849), which
+/// real networks do not use.
+const ANYWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+/// Any will do: no packet is sent.
+const PORT: u16 = 9;
+
+/// Our addresses, the best to advertise first; of a `chosen` interface only its own.
+///
+/// Names of members are looked up each time, for `limit` at most, so that this follows members that
+/// move.
+pub(crate) async fn local_ips(
+    members: &Endpoints,
+    chosen: Option<&AdvertisedInterface>,
+    limit: Duration,
+) -> Vec<IpAddr> {
+    if let Some(chosen) = chosen {
+        return chosen.ips(&interfaces());
+    }
+    let to_etcd = timeout(limit, source_ip(members)).await;
+    let default = ANYWHERE.map(|ip| source_address(SocketAddr::new(ip, PORT)));
+    let sources = to_etcd.unwrap_or_default().into_iter();
+    let sources: Vec<_> = sources.chain(default.into_iter().flatten()).collect();
+    candidates(&sources, &interfaces())
+}
+
+/// The addresses of our interfaces, in the order in which the system lists them.
+pub(crate) fn interfaces() -> Vec<LocalIp> {
+    let list = if_addrs::get_if_addrs().unwrap_or_default();
+    let ips = list.into_iter().map(|interface| LocalIp {
+        ip: interface.ip(),
+        interface: interface.name,
+    });
+    ips.collect()
+}
+
+/// Our address on the route to the first member that can be resolved.
+async fn source_ip(members: &Endpoints) -> Option<IpAddr> {
+    for index in 0..members.len() {
+        let member = members.at(index);
+        let addrs = members.resolver.resolve(member.host(), member.port());
+        let Ok(addrs) = addrs.await else { continue };
+        if let Some(ip) = addrs.into_iter().find_map(source_address) {
+            return Some(ip);
+        }
+    }
+    None
+}
+
+/// Connecting a UDP socket sends no packet: the kernel only picks the source address.
+fn source_address(to: SocketAddr) -> Option<IpAddr> {
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Etcd;
+
+    #[tokio::test]
+    async fn the_route_to_a_local_etcd_is_loopback() {
+        let members = Etcd::new(["http://127.0.0.1:2379"]).check().unwrap();
+        assert_eq!(
+            source_ip(&members).await,
+            Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
+        );
+    }
+
+    #[tokio::test]
+    async fn this_machine_has_addresses_whether_or_not_the_name_of_etcd_can_be_looked_up() {
+        let members = Etcd::new(["http://etcd.example:2379"]).resolver(|_, _| async {
+            std::future::pending::<()>().await;
+            Ok(vec![])
+        });
+        let members = members.check().unwrap();
+        let ips = local_ips(&members, None, Duration::from_millis(10)).await;
+        assert!(ips.iter().any(IpAddr::is_loopback), "{ips:?}");
+    }
+}
