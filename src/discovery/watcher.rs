@@ -370,6 +370,11 @@ impl Watcher {
     /// The connection ended. Gives how long to wait before the next one.
     fn on_disconnect(&mut self, error: &RpcError) -> Duration {
         let worked = self.connected_since.take().map(|since| since.elapsed());
+        let limits = (MAX_REFUSED_PAUSE, self.limit.min(MAX_PAUSE));
+        let (lasted, rng) = (worked.unwrap_or_default(), &mut self.rng);
+        let pause = self
+            .rotation
+            .failed(error, &self.endpoints, lasted, limits, rng);
         // Balancers and members that restart end connections all the time. That is worth a report
         // only if the next attempt fails too.
         let is_routine = !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);
@@ -377,12 +382,10 @@ impl Watcher {
             self.report.disconnected(error);
         } else {
             self.report.outage(error);
-            self.shared.set_watch_error(Some(error.to_string().into()));
+            let failures = self.rotation.failures();
+            self.shared.set_watch_error(Some(failures.into()));
         }
-        let limits = (MAX_REFUSED_PAUSE, self.limit.min(MAX_PAUSE));
-        let (worked, rng) = (worked.unwrap_or_default(), &mut self.rng);
-        self.rotation
-            .failed(error, &self.endpoints, worked, limits, rng)
+        pause
     }
 
     fn wants_list(&self) -> bool {

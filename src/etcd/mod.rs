@@ -6,6 +6,7 @@
 //! | file | |
 //! |---|---|
 //! | `rpc_error.rs` | what an error means: decided once |
+//! | `member_list.rs` | the members that etcd itself names |
 //! | `rotation.rs` | which member is next after a failure, and when; pure |
 //! | `session.rs` | one connection to one member, and the calls we make on it |
 //! | `auth.rs` | the user, and the token that all connections share |
@@ -14,6 +15,7 @@
 
 mod auth;
 pub(crate) mod local_addr;
+mod member_list;
 mod rotation;
 mod rpc_error;
 mod session;
@@ -31,6 +33,7 @@ pub(crate) use session::{KeyValue, Page, USER_AGENT};
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 
+use self::member_list::MemberList;
 use crate::Error;
 use crate::address::{LocalIp, is_dns_name, is_localhost};
 use crate::connector::Connector;
@@ -68,6 +71,7 @@ pub struct Etcd {
     attempt_timeout: Option<Duration>,
     connector: Option<Connector>,
     resolver: Resolver,
+    synced: Option<Arc<MemberList>>,
     #[cfg(feature = "_tls")]
     tls: Option<Tls>,
 }
@@ -75,7 +79,8 @@ pub struct Etcd {
 /// A checked [`Etcd`].
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints {
-    list: Vec<Member>,
+    configured: Vec<Member>,
+    synced: Option<Arc<MemberList>>,
     user: Option<Arc<auth::User>>,
     connector: Option<Connector>,
     resolver: Resolver,
@@ -125,6 +130,7 @@ impl Etcd {
             attempt_timeout: None,
             connector: None,
             resolver: Resolver::default(),
+            synced: None,
             #[cfg(feature = "_tls")]
             tls: None,
         }
@@ -224,6 +230,20 @@ impl Etcd {
         self
     }
 
+    /// Reads the member list of the cluster when it connects and then every `interval` (1 s at
+    /// least), and uses the client URLs in it beside the configured endpoints: for clusters whose
+    /// members are replaced one by one until no configured endpoint is left. By default the
+    /// configured endpoints are all there are.
+    ///
+    /// URLs that could not be [configured](Self::new) are passed over, and so are those with a scheme
+    /// that no configured endpoint has, and those of this machine when no configured endpoint is on
+    /// it. A list without a usable one changes nothing. Clones share what was read.
+    #[must_use]
+    pub fn sync_members(mut self, interval: Duration) -> Self {
+        self.synced = Some(Arc::new(MemberList::new(interval)));
+        self
+    }
+
     pub(crate) fn attempt_limit(&self) -> Option<Duration> {
         self.attempt_timeout
     }
@@ -237,13 +257,17 @@ impl Etcd {
         let wants_tls = self.tls.is_some();
         #[cfg(not(feature = "_tls"))]
         let wants_tls = false;
-        let list = self
+        if let Some(list) = &self.synced {
+            list.check()?;
+        }
+        let configured = self
             .endpoints
             .iter()
             .map(|endpoint| Member::parse(endpoint.trim(), wants_tls))
             .collect::<Result<Vec<_>, _>>()?;
         let members = Endpoints {
-            list,
+            configured,
+            synced: self.synced,
             user: self.user,
             connector: self.connector,
             resolver: self.resolver,
@@ -259,17 +283,30 @@ impl Etcd {
 // === impl Endpoints ===
 
 impl Endpoints {
+    /// The members that etcd named last, and the configured ones, each once.
+    fn all(&self) -> Vec<Member> {
+        let found = self.synced.as_ref().map(|list| list.found());
+        let mut all = found.map_or_else(Vec::new, |found| found.to_vec());
+        for member in &self.configured {
+            if !all.iter().any(|other| other.shown == member.shown) {
+                all.push(member.clone());
+            }
+        }
+        all
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.list.len()
+        self.all().len()
     }
 
     /// The member for the attempt number `index`. Counting on goes through all members, and in the
     /// next round to another address of each.
     pub(crate) fn at(&self, index: usize) -> Member {
-        let count = self.list.len();
+        let mut all = self.all();
+        let count = all.len();
         Member {
             turn: index / count,
-            ..self.list[index % count].clone()
+            ..all.swap_remove(index % count)
         }
     }
 
@@ -290,14 +327,14 @@ impl Endpoints {
 
     /// Whether `what` is true of any member, by the name that is shown.
     fn any(&self, what: impl Fn(&Arc<str>) -> bool) -> bool {
-        self.list.iter().any(|member| what(&member.shown))
+        self.all().iter().any(|member| what(&member.shown))
     }
 
     /// Whether every member is surely on another machine: given by an address that is none of
     /// `ours`. A name may mean any machine, this one too.
     pub(crate) fn are_remote(&self, ours: &[LocalIp]) -> bool {
         let is_ours = |ip: IpAddr| ip.is_loopback() || ours.iter().any(|local| local.ip == ip);
-        self.list
+        self.configured
             .iter()
             .all(|member| match member.host().parse::<IpAddr>() {
                 Ok(ip) => !is_ours(ip.to_canonical()),
@@ -308,14 +345,14 @@ impl Endpoints {
     /// Whether any member is given by a name other than `localhost`.
     pub(crate) fn have_names(&self) -> bool {
         let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !is_localhost(host);
-        self.list.iter().any(|member| is_name(member.host()))
+        self.configured.iter().any(|member| is_name(member.host()))
     }
 
     /// Refuses a password, and the token it gives, that would go encrypted to one member and in
     /// the clear to another.
     fn check_schemes(&self) -> Result<(), Error> {
         let of = |scheme| {
-            let mut members = self.list.iter();
+            let mut members = self.configured.iter();
             members.find(|member| member.uri.scheme_str() == Some(scheme))
         };
         match (&self.user, of("http"), of("https")) {
@@ -339,7 +376,7 @@ impl Endpoints {
             return Err(Error::Tls(remedy.to_owned()));
         }
         match self
-            .list
+            .configured
             .iter()
             .find(|member| member.uri.scheme_str() == Some("https"))
         {

@@ -15,7 +15,13 @@ pub(crate) struct Rotation {
     pub(crate) retry: Backoff,
     /// The members that refused on purpose, and when each may be asked again.
     denied: BTreeMap<Arc<str>, Instant>,
+    /// Why each endpoint failed that was tried since one last worked.
+    failures: BTreeMap<Arc<str>, String>,
 }
+
+/// So many endpoints are named with their reasons, and so much of each.
+const NAMED: usize = 8;
+const LENGTH: usize = 300;
 
 impl Rotation {
     /// Begins with any member.
@@ -24,6 +30,7 @@ impl Rotation {
             index: rng.usize(..),
             retry,
             denied: BTreeMap::new(),
+            failures: BTreeMap::new(),
         }
     }
 
@@ -52,6 +59,7 @@ impl Rotation {
         rng: &mut fastrand::Rng,
     ) -> Duration {
         let now = Instant::now();
+        self.note(error, endpoints, worked);
         let pause = match error.kind() {
             RpcErrorKind::Timeout => Duration::ZERO,
             RpcErrorKind::Denied => {
@@ -67,6 +75,31 @@ impl Rotation {
             RpcErrorKind::Unauthenticated | RpcErrorKind::Compacted => pause,
             _ => self.turn(endpoints, now).unwrap_or(pause),
         }
+    }
+
+    /// Why no member works: every endpoint that was tried since one did, and its reason.
+    pub(crate) fn failures(&self) -> String {
+        let named = self.failures.values().take(NAMED);
+        let mut text = named.map(|text| &**text).collect::<Vec<_>>().join("; ");
+        if let more @ 1.. = self.failures.len().saturating_sub(NAMED) {
+            text = format!("{text}; and {more} more");
+        }
+        text
+    }
+
+    fn note(&mut self, error: &RpcError, endpoints: &Endpoints, worked: Duration) {
+        if !worked.is_zero() {
+            self.failures.clear();
+        }
+        // Members come and go: no more are remembered than there are.
+        self.failures
+            .retain(|endpoint, _| endpoints.any(|shown| shown == endpoint));
+        let mut text = error.to_string();
+        if let Some((end, _)) = text.char_indices().nth(LENGTH) {
+            text.truncate(end);
+            text.push_str("..");
+        }
+        self.failures.insert(error.endpoint().clone(), text);
     }
 
     /// Whether another member has not refused yet.
@@ -141,6 +174,42 @@ mod tests {
         let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
         assert_eq!(host(&rotation), "b");
         assert!(pause > Duration::ZERO && pause <= SLOW, "{pause:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_endpoint_that_was_tried_is_named_with_its_reason() {
+        let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
+        failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
+        assert_eq!(rotation.failures(), "http://a:1: no");
+        for _ in 0..3 {
+            failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
+        }
+        assert_eq!(rotation.failures(), "http://a:1: no; http://b:1: no");
+        // After b had worked, a's reason is an old one.
+        let error = RpcError::new(
+            RpcErrorKind::Timeout,
+            &"http://b:1".into(),
+            "x".repeat(1000),
+        );
+        let (worked, mut rng) = (Duration::from_secs(1), fastrand::Rng::with_seed(1));
+        rotation.failed(&error, &endpoints, worked, LIMITS, &mut rng);
+        let text = rotation.failures();
+        assert!(
+            text.starts_with("http://b:1: xxx") && text.len() == LENGTH + 2,
+            "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_cluster_is_named_in_part() {
+        let members: Vec<_> = (0..20).map(|i| format!("m{i:02}:1")).collect();
+        let members: Vec<_> = members.iter().map(|member| &**member).collect();
+        let (mut rotation, endpoints) = rotation(&members);
+        for _ in 0..20 {
+            failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
+        }
+        let text = rotation.failures();
+        assert!(text.ends_with("http://m07:1: no; and 12 more"), "{text}");
     }
 
     #[tokio::test(start_paused = true)]

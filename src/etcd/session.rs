@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 /// One connection to one member. Cheap to clone; it closes when the last clone and the last
@@ -23,6 +24,8 @@ pub(crate) struct Session {
     lease: client::LeaseClient,
     watch: client::WatchClient,
     peer: Peer,
+    /// Reads the member list while the session is in use.
+    _sync: Option<Arc<JoinSet<()>>>,
 }
 
 /// Whom a connection is to, and as whom.
@@ -159,7 +162,7 @@ impl Session {
         let channel = with_timeout(limit, endpoint, open(endpoints, member, limit)).await?;
         let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
         let Some(user) = &endpoints.user else {
-            return Ok(Self::new(&client, endpoint, None));
+            return Ok(Self::new(&client, endpoint, None, endpoints, limit));
         };
         let token = match user.token() {
             Some(token) if token.is_known(&client, &channel, endpoint, limit).await? => token,
@@ -177,11 +180,21 @@ impl Session {
             limit,
         };
         let client = client_on(token.channel(channel), endpoint).await?;
-        Ok(Self::new(&client, endpoint, Some(login)))
+        Ok(Self::new(&client, endpoint, Some(login), endpoints, limit))
     }
 
-    fn new(client: &client::Client, endpoint: &Arc<str>, login: Option<Login>) -> Self {
+    fn new(
+        client: &client::Client,
+        endpoint: &Arc<str>,
+        login: Option<Login>,
+        endpoints: &Endpoints,
+        limit: Duration,
+    ) -> Self {
+        let sync = endpoints.synced.as_ref();
+        let sync =
+            sync.map(|list| list.follow(client.cluster_client(), endpoint, endpoints, limit));
         Self {
+            _sync: sync.map(Arc::new),
             kv: client.kv_client(),
             lease: client.lease_client(),
             watch: client.watch_client(),

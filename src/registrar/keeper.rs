@@ -318,7 +318,8 @@ impl Keeper {
         let (members, limits) = (&config.members, (BRISK, config.attempt));
         let rng = &mut self.rng;
         let pause = self.rotation.failed(&error, members, worked, limits, rng);
-        self.worry(&error.to_string());
+        let failures = self.rotation.failures();
+        self.worry(&failures);
         self.attend(sleep(pause)).await
     }
 

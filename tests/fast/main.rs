@@ -30,6 +30,7 @@ mod generated_code;
 mod health;
 #[cfg(feature = "discovery")]
 mod log;
+mod members;
 mod recovery;
 mod registration;
 mod scale;

@@ -3,8 +3,8 @@
 use etcd_client::proto::{
     PbAuthenticateResponse, PbCompactionResponse, PbDeleteResponse, PbLeaseGrantResponse,
     PbLeaseKeepAliveResponse, PbLeaseLeasesResponse, PbLeaseRevokeResponse,
-    PbLeaseTimeToLiveResponse, PbPutResponse, PbRangeResponse, PbResponseHeader, PbTxnResponse,
-    PbWatchResponse,
+    PbLeaseTimeToLiveResponse, PbMemberListResponse, PbPutResponse, PbRangeResponse,
+    PbResponseHeader, PbTxnResponse, PbWatchResponse,
 };
 use tonic::Status;
 
@@ -67,7 +67,7 @@ macro_rules! plain_answers {
 
 plain_answers! {
     PbAuthenticateResponse, PbCompactionResponse, PbDeleteResponse, PbLeaseLeasesResponse,
-    PbLeaseRevokeResponse, PbLeaseTimeToLiveResponse, PbPutResponse, PbRangeResponse, PbTxnResponse,
+    PbLeaseRevokeResponse, PbLeaseTimeToLiveResponse, PbMemberListResponse, PbPutResponse, PbRangeResponse, PbTxnResponse,
 }
 
 impl Answer for PbLeaseGrantResponse {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::proto::{PbKvServer, PbLeaseServer, PbWatchServer};
+use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbWatchServer};
 use http::Uri;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Server;
 
 use super::auth::AuthService;
+use super::cluster_calls::ClusterCalls;
 use super::kv::Kv;
 use super::lease_calls::LeaseCalls;
 use super::members::Door;
@@ -36,6 +37,7 @@ pub(super) async fn serve(shared: Arc<Shared>, arriving: mpsc::UnboundedReceiver
         .add_service(PbKvServer::new(Kv(shared.clone())))
         .add_service(PbLeaseServer::new(LeaseCalls(shared.clone())))
         .add_service(PbWatchServer::new(WatchCalls(shared.clone())))
+        .add_service(PbClusterServer::new(ClusterCalls(shared.clone())))
         .add_service(AuthService(shared))
         .serve_with_incoming(connections)
         .await;

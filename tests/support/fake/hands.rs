@@ -82,6 +82,12 @@ impl FakeEtcd {
         self.shared.change(|state| state.auth.be_lenient());
     }
 
+    /// What the member list names from now on.
+    pub fn list_members(&self, client_urls: &[&str]) {
+        let client_urls = client_urls.iter().map(ToString::to_string).collect();
+        self.shared.change(|state| state.member_urls = client_urls);
+    }
+
     /// All tokens are void, as when they are too old, or when etcd was restored from a snapshot.
     pub fn forget_tokens(&self) {
         self.shared.change(|state| state.auth.forget_tokens());

@@ -27,6 +27,7 @@
 mod answer;
 mod auth;
 mod bell;
+mod cluster_calls;
 mod doors;
 mod errors;
 pub mod faults;

@@ -34,6 +34,8 @@ pub enum Rpc {
     LeaseLeases,
     /// The creation of one watch on a `Watch/Watch` stream.
     Watch,
+    /// `Cluster/MemberList`.
+    MemberList,
     /// `Auth/Authenticate`.
     Authenticate,
 }

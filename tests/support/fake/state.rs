@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) auth: Auth,
     pub(super) members: Members,
     pub(super) scripts: Scripts,
+    /// The client URLs in the member list.
+    pub(super) member_urls: Vec<String>,
     pub(super) calls: Vec<Call>,
     pub(super) changes: Vec<Change>,
     /// The raft term: a new one with every election.
@@ -43,6 +45,7 @@ impl State {
             auth: Auth::default(),
             members: Members::default(),
             scripts: Scripts::default(),
+            member_urls: Vec::new(),
             calls: Vec::new(),
             changes: Vec::new(),
             term: 2,

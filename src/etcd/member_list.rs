@@ -1,0 +1,196 @@
+//! [`MemberList`]: the members that etcd itself names, beside the configured endpoints.
+
+use super::{Endpoints, Member, RpcError, with_timeout};
+use crate::Error;
+use crate::address::is_localhost;
+use etcd_client::ClusterClient;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+/// See the [module](self). Shared by all clones of an [`Etcd`](super::Etcd).
+#[derive(Debug)]
+pub(super) struct MemberList {
+    interval: Duration,
+    found: Mutex<Arc<[Member]>>,
+}
+
+const SHORTEST: Duration = Duration::from_secs(1);
+/// No cluster has more; etcd advises seven at most.
+const MOST: usize = 64;
+
+// === impl MemberList ===
+
+impl MemberList {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            found: Mutex::new([].into()),
+        }
+    }
+
+    /// Refuses an interval that would keep etcd busy.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        match self.interval < SHORTEST {
+            true => Err(Error::Setting {
+                name: "sync_members",
+                reason: format!(
+                    "every {:?} is too often for a list that hardly changes: give it 1 min",
+                    self.interval
+                ),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// The members that the last list named.
+    pub(super) fn found(&self) -> Arc<[Member]> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.clone()
+    }
+
+    /// Reads the list through `cluster` now and then every interval, until the result is dropped.
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        mut cluster: ClusterClient,
+        endpoint: &Arc<str>,
+        endpoints: &Endpoints,
+        limit: Duration,
+    ) -> JoinSet<()> {
+        let (list, endpoint, endpoints) = (self.clone(), endpoint.clone(), endpoints.clone());
+        let following = async move {
+            loop {
+                let reading = async {
+                    let reply = cluster.member_list().await;
+                    reply.map_err(|error| RpcError::from_client(&endpoint, &error))
+                };
+                match with_timeout(limit, &endpoint, reading).await {
+                    Ok(reply) => {
+                        let members = reply.members().iter().filter(|member| !member.is_learner());
+                        let urls = members.flat_map(|member| member.client_urls());
+                        list.replace(urls.map(|url| &**url), &endpoints.configured);
+                    }
+                    // The connection itself is watched by those who use it.
+                    Err(error) => tracing::debug!(%error, "the member list was not read"),
+                }
+                tokio::time::sleep(list.interval).await;
+            }
+        };
+        let mut task = JoinSet::new();
+        task.spawn(following.in_current_span());
+        task
+    }
+
+    /// Takes in what the list names. A list without anything that can be used changes nothing.
+    fn replace<'a>(&self, urls: impl Iterator<Item = &'a str>, configured: &[Member]) {
+        let mut members: Vec<_> = urls.filter_map(|url| usable(url, configured)).collect();
+        members.sort_unstable_by(|a, b| a.shown.cmp(&b.shown));
+        members.dedup_by(|a, b| a.shown == b.shown);
+        members.truncate(MOST);
+        if members.is_empty() {
+            return;
+        }
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown =
+            |members: &[Member]| members.iter().map(|m| m.shown.clone()).collect::<Vec<_>>();
+        if shown(&found) != shown(&members) {
+            tracing::info!(members = ?shown(&members), "the members of etcd");
+            *found = members.into();
+        }
+    }
+}
+
+/// The member at a client URL that etcd gives out, if we would take it from a user: valid, with the
+/// scheme of a configured endpoint, so that neither TLS nor a password is lost on the way.
+///
+/// What a member advertises is often its default, `http://localhost:2379`. Where etcd is not known
+/// to be on this machine that would be another etcd, or none.
+fn usable(url: &str, configured: &[Member]) -> Option<Member> {
+    let member = Member::parse(url, false).ok()?;
+    let same_scheme = |other: &Member| other.uri.scheme() == member.uri.scheme();
+    let is_here = |member: &Member| match member.host().parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => is_localhost(member.host()),
+    };
+    let ip = member.host().parse::<IpAddr>();
+    let works = !ip.is_ok_and(|ip| ip.is_unspecified())
+        && configured.iter().any(same_scheme)
+        && (!is_here(&member) || configured.iter().any(is_here));
+    works.then_some(member)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Etcd;
+
+    fn found(configured: &[&str], urls: &[&str]) -> Vec<String> {
+        let endpoints = Etcd::new(configured).check().unwrap();
+        let list = MemberList::new(Duration::from_secs(60));
+        list.replace(urls.iter().copied(), &endpoints.configured);
+        list.found().iter().map(|m| m.shown.to_string()).collect()
+    }
+
+    #[test]
+    fn only_urls_that_a_user_could_have_given_are_taken() {
+        for (url, taken) in [
+            ("http://10.0.0.2:2379", true),
+            ("http://etcd-2.example:2379", true),
+            ("https://10.0.0.2:2379", false),
+            ("http://127.0.0.1:2379", false),
+            ("http://localhost:2379", false),
+            ("http://[::1]:2379", false),
+            ("http://0.0.0.0:2379", false),
+            ("http://[::]:2379", false),
+            ("unix://10.0.0.2:2379", false),
+            ("http://10.0.0.2", false),
+            ("http://me:secret@10.0.0.2:2379", false),
+            ("", false),
+        ] {
+            let expected: Vec<_> = taken.then(|| url.to_owned()).into_iter().collect();
+            assert_eq!(found(&["http://10.0.0.1:2379"], &[url]), expected, "{url}");
+        }
+        let here = found(&["http://localhost:2379"], &["http://127.0.0.1:2380"]);
+        assert_eq!(here, ["http://127.0.0.1:2380"]);
+    }
+
+    #[test]
+    fn an_interval_is_a_second_at_least() {
+        let built = |interval| {
+            Etcd::new(["http://10.0.0.1:1"])
+                .sync_members(interval)
+                .check()
+        };
+        for interval in [Duration::ZERO, Duration::from_millis(999)] {
+            let error = built(interval).unwrap_err().to_string();
+            assert!(error.starts_with("sync_members: "), "{error}");
+        }
+        for interval in [SHORTEST, Duration::MAX] {
+            built(interval).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_empty_list_leaves_the_last_one() {
+        let configured = ["http://10.0.0.1:2379"];
+        let endpoints = Etcd::new(configured)
+            .sync_members(Duration::from_secs(60))
+            .check()
+            .unwrap();
+        let list = endpoints.synced.clone().unwrap();
+        list.replace(
+            ["http://10.0.0.2:1", "http://10.0.0.2:1"].into_iter(),
+            &endpoints.configured,
+        );
+        for nothing in [&[][..], &["https://10.0.0.3:1"]] {
+            list.replace(nothing.iter().copied(), &endpoints.configured);
+            let all = endpoints.all();
+            let shown: Vec<_> = all.iter().map(|m| &*m.shown).collect();
+            assert_eq!(shown, ["http://10.0.0.2:1", "http://10.0.0.1:2379"]);
+        }
+        list.replace(["http://10.0.0.1:2379"].into_iter(), &endpoints.configured);
+        assert_eq!(endpoints.len(), 1, "each once");
+    }
+}
