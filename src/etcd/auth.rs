@@ -65,7 +65,7 @@ pub(super) struct WithToken {
 /// took 16 s on two cores that others used too.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// While it takes long, the member is asked this often whether it works at all, and left when it
-/// does not answer for that long: twice what took longest while it was busy with passwords.
+/// does not answer for that long. While it is busy with passwords, 0.6 s were often too short.
 const CHECK: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(4);
 /// The pauses after an authentication that failed, other than by a refusal.
