@@ -168,3 +168,104 @@ impl Drain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::in_flight::InFlightGuard;
+    use tokio::time::Instant;
+
+    const MS: Duration = Duration::from_millis(1);
+    const TIMEOUTS: DrainTimeouts = DrainTimeouts {
+        deregistration_delay: Duration::from_millis(100),
+        drain: Duration::from_secs(30),
+    };
+
+    /// A drain with a listener that closes at once, and with requests that are counted.
+    fn draining() -> (Arc<Drain>, Instant) {
+        let drain = Arc::new(Drain::default());
+        drain.set_listener();
+        drain.set_counted();
+        let (listener, run) = (drain.clone(), drain.clone());
+        tokio::spawn(async move {
+            listener.begun.cancelled().await;
+            listener.listener_closed.cancel();
+        });
+        tokio::spawn(async move { run.run(TIMEOUTS, &CancellationToken::new()).await });
+        (drain, Instant::now() + TIMEOUTS.deregistration_delay)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_aborted_once_nothing_is_in_flight_or_moves() {
+        let (drain, begun) = draining();
+        drain.aborted.cancelled().await;
+        let took = begun.elapsed();
+        assert!(took >= IDLE_LIMIT && took <= 2000 * MS, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_in_flight_or_traffic_keeps_connections_open() {
+        let (drain, begun) = draining();
+        let guard = InFlightGuard::new(drain.in_flight.clone());
+        sleep(10_000 * MS).await;
+        drop(guard);
+        for _ in 0..10 {
+            sleep(1000 * MS).await;
+            assert!(!drain.is_aborted());
+            drain.on_traffic();
+        }
+        let quiet = Instant::now();
+        drain.aborted.cancelled().await;
+        let took = quiet.elapsed();
+        assert!(took >= IDLE_LIMIT && took <= 2000 * MS, "{took:?}");
+        assert!(begun.elapsed() < TIMEOUTS.drain);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_count_or_a_listener_the_drain_timeout_decides() {
+        for (counted, listener) in [(false, true), (true, false)] {
+            let drain = Arc::new(Drain::default());
+            if counted {
+                drain.set_counted();
+            }
+            if listener {
+                drain.set_listener();
+                drain.listener_closed.cancel();
+            }
+            let start = Instant::now();
+            drain.run(TIMEOUTS, &CancellationToken::new()).await;
+            let whole = TIMEOUTS.deregistration_delay + TIMEOUTS.drain + LAST_ANSWERS;
+            assert!(start.elapsed() >= whole, "{:?}", start.elapsed());
+            assert!(drain.is_aborted());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_returns_or_a_second_token_skips_the_waits() {
+        for returns in [true, false] {
+            let (drain, now) = (Drain::default(), CancellationToken::new());
+            match returns {
+                true => drain.server_exited.cancel(),
+                false => now.cancel(),
+            }
+            let start = Instant::now();
+            drain.run(TIMEOUTS, &now).await;
+            assert!(start.elapsed() <= LAST_ANSWERS, "{:?}", start.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_duration_is_a_limit_of_the_drain() {
+        let timeouts = DrainTimeouts {
+            deregistration_delay: Duration::ZERO,
+            drain: Duration::MAX,
+        };
+        let (drain, now) = (Arc::new(Drain::default()), CancellationToken::new());
+        let (run, token) = (drain.clone(), now.clone());
+        let run = tokio::spawn(async move { run.run(timeouts, &token).await });
+        sleep(1_000_000_000 * MS).await;
+        assert!(drain.is_begun() && !drain.is_aborted());
+        now.cancel();
+        run.await.unwrap();
+    }
+}

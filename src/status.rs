@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Where a registration stands.
 ///
@@ -104,6 +104,9 @@ pub(crate) struct StatusCell {
     expiry: Arc<LeaseExpiry>,
 }
 
+/// How often whoever waits looks again at a lease that ran out.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 // === impl Status ===
 
 impl Status {
@@ -161,7 +164,8 @@ impl StatusWatch {
         self.cell.get()
     }
 
-    /// Waits for a status that this watch has not shown yet; `None` after the final one.
+    /// Waits for a status that was published since, and that this watch has not shown yet; `None`
+    /// after the final one.
     ///
     /// Cancel safe.
     pub async fn changed(&mut self) -> Option<Status> {
@@ -173,18 +177,32 @@ impl StatusWatch {
     ///
     /// Cancel safe.
     pub async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
-        let mut status = self.seen().1;
-        while !wanted(&status) {
-            status = self.changed().await?;
+        let mut published = self.seen().1;
+        loop {
+            let status = self.cell.judge(published.clone());
+            if wanted(&status) {
+                return Some(status);
+            }
+            // A renewal that comes at the last moment extends the expiry without a publication.
+            let look_again = async {
+                match status == published {
+                    true => std::future::pending().await,
+                    false => sleep(LOOK_AGAIN).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                next = self.next() => published = next?.1,
+                () = look_again => {}
+            }
         }
-        Some(status)
     }
 
-    /// The status now, marked as seen, with its number.
+    /// What was published last, marked as seen, with its number.
     pub(crate) fn seen(&mut self) -> Numbered {
-        let (number, published) = self.cell.published();
-        self.seen = number;
-        (number, self.cell.judge(published))
+        let published = self.cell.published();
+        self.seen = published.0;
+        published
     }
 
     pub(crate) async fn next(&mut self) -> Option<Numbered> {
@@ -198,7 +216,7 @@ impl StatusWatch {
             let (number, status) = cell.published();
             if number != self.seen {
                 self.seen = number;
-                return Some((number, cell.judge(status)));
+                return Some((number, status));
             }
             if status.is_final() {
                 return None;
@@ -280,7 +298,9 @@ impl StatusCell {
 mod tests {
     use super::*;
     use crate::clock;
+    use std::future::Future as _;
     use std::sync::OnceLock;
+    use std::task::Poll;
 
     static SINCE: OnceLock<Instant> = OnceLock::new();
 
@@ -314,9 +334,16 @@ mod tests {
         let expired = clock::now();
         tokio::time::advance(second).await;
         assert!(matches!(watch.get(), Status::Lost { since, .. } if since == expired));
-        assert!(matches!(watch.seen().1, Status::Lost { .. }));
+        let mut again = std::pin::pin!(watch.wait_for(Status::is_registered));
+        let once = std::future::poll_fn(|cx| Poll::Ready(again.as_mut().poll(cx))).await;
+        assert!(once.is_pending());
         expiry.set(clock::now() + second);
         assert_eq!(cell.get(), registered());
+        assert_eq!(
+            again.await,
+            Some(registered()),
+            "although nothing was published"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,7 +27,8 @@ pub(super) struct Leaving {
 // === impl Keeper ===
 
 impl Keeper {
-    pub(super) async fn lead_out(&mut self, entry: &Arc<Entry>) {
+    /// Health services were waited for before.
+    pub(super) fn lead_out(&mut self, entry: &Arc<Entry>) {
         let config = &self.shared.config;
         let now = Instant::now();
         let mut deadline = deadline::after(now, config.revoke_timeout);
@@ -35,7 +36,6 @@ impl Keeper {
             deadline = deadline.min(deadline::after(now, config.attempt));
         }
         entry.begin_leaving();
-        health_acknowledged(vec![entry.lifecycle.clone()]).await;
         self.table.unwant(entry.id);
         let leaving = self.leaving.entry(entry.id).or_insert(Leaving {
             entry: entry.clone(),

@@ -207,7 +207,7 @@ impl Keeper {
             return why;
         }
         for entry in self.shared.entries() {
-            self.follow(&entry).await;
+            self.follow(&entry);
         }
         let mut fresh = true;
         loop {
@@ -371,7 +371,7 @@ impl Keeper {
         });
         health_acknowledged(leaving.collect()).await;
         for entry in &changed {
-            self.follow(entry).await;
+            self.follow(entry);
         }
         let waiting = self
             .leaving
@@ -386,10 +386,10 @@ impl Keeper {
     }
 
     /// Makes the table want what `entry` wants.
-    pub(super) async fn follow(&mut self, entry: &Arc<Entry>) {
+    pub(super) fn follow(&mut self, entry: &Arc<Entry>) {
         let id = self.lease.as_ref().map_or(0, Lease::id);
         match entry.wish(&self.shared.config.formats, id) {
-            Wish::Leave => self.lead_out(entry).await,
+            Wish::Leave => self.lead_out(entry),
             Wish::Wait => self.unrouted |= entry.needs_route(),
             Wish::Keys(_) if self.lease.is_none() => {}
             Wish::Keys(records) => {

@@ -49,7 +49,36 @@ use tower_service::Service;
 /// # }
 /// ```
 ///
-/// `L` is what the layers of the server make; a method says which of its bounds fails.
+/// `L` is the layer of the server. The compiler names the bound that it does not meet:
+///
+/// ```compile_fail,E0277
+/// # async fn f(registration: tonic_etcd::Registration) {
+/// # use tonic_etcd::ServeRegistered as _;
+/// struct NotClone<S>(S);
+/// # impl<R, S: tower::Service<R>> tower::Service<R> for NotClone<S> {
+/// #     type Response = S::Response;
+/// #     type Error = S::Error;
+/// #     type Future = S::Future;
+/// #     fn poll_ready(
+/// #         &mut self,
+/// #         cx: &mut std::task::Context<'_>,
+/// #     ) -> std::task::Poll<Result<(), S::Error>> {
+/// #         self.0.poll_ready(cx)
+/// #     }
+/// #     fn call(&mut self, request: R) -> S::Future {
+/// #         self.0.call(request)
+/// #     }
+/// # }
+/// # let health = tonic_health::server::health_reporter().1;
+/// # let addr = "127.0.0.1:0".parse().unwrap();
+/// // error[E0277]: the trait bound `NotClone<Routes>: Clone` is not satisfied
+/// tonic::transport::Server::builder()
+///     .layer(tower::layer::layer_fn(NotClone))
+///     .add_service(health)
+///     .serve_registered(addr, &registration)
+///     .await;
+/// # }
+/// ```
 pub trait ServeRegistered<L>: Sized {
     /// Binds `addr` and serves there. Port 0 finds a free one, and the real one is advertised.
     ///

@@ -1,12 +1,20 @@
 //! What the gRPC health service says, and when.
 
-use crate::setup::{KEY, SEC, Setup, announce, greeter};
-use tokio::time::sleep;
+use crate::setup::{KEY, MS, SEC, Setup, announce, greeter};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use tokio::runtime::Builder;
+use tokio::time::{Instant, advance, sleep};
 use tonic::transport::{Endpoint, Server};
-use tonic_etcd::{HEALTH_NAME, Registration, RegistrationHealth, RegistrationHealthBuilder};
-use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+use tonic_etcd::{
+    Closed, HEALTH_NAME, Instance, Registration, RegistrationHealth, RegistrationHealthBuilder,
+    Status,
+};
+use tonic_health::pb::health_check_response::ServingStatus::{NotServing, ServiceUnknown, Serving};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_health::server::HealthReporter;
 
 type Client = HealthClient<tonic::transport::Channel>;
 
@@ -28,6 +36,31 @@ async fn client(registration: &Registration, names: RegistrationHealthBuilder) -
         .connect_with_connector(connect)
         .await;
     HealthClient::new(channel.unwrap())
+}
+
+/// Polls `future` once.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// What health services report is not acknowledged: their tasks are on a runtime that does not run.
+struct StuckRuntime(Option<tokio::runtime::Runtime>);
+
+impl StuckRuntime {
+    fn new() -> Self {
+        Self(Some(Builder::new_current_thread().build().unwrap()))
+    }
+
+    fn health_service(&self, registration: &Registration) {
+        let _context = self.0.as_ref().unwrap().enter();
+        drop(registration.health_service());
+    }
+}
+
+impl Drop for StuckRuntime {
+    fn drop(&mut self) {
+        self.0.take().unwrap().shutdown_background();
+    }
 }
 
 fn request(name: &str) -> HealthCheckRequest {
@@ -150,4 +183,114 @@ async fn on_shutdown_every_name_of_ours_stops_serving_before_the_key_goes_and_wa
     }
     registration.drain_signal().await;
     assert_eq!(check(&mut client, HEALTH_NAME).await, NotServing as i32);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_says_serving_after_a_freeze_before_the_registrar_ran() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let names = RegistrationHealth::builder().follow_registration("followed");
+    let mut client = client(&registration, names).await;
+    for name in [HEALTH_NAME, "followed"] {
+        assert_eq!(check(&mut client, name).await, Serving as i32, "{name}");
+    }
+    let mut also = client.clone();
+    let mut checks = pin!(async {
+        tokio::join!(
+            check(&mut client, HEALTH_NAME),
+            check(&mut also, "followed")
+        )
+    });
+    assert!(poll_once(checks.as_mut()).await.is_pending());
+    // The clock jumps while no task runs, and timers are looked at after the tasks that are ready.
+    let mut freeze = pin!(advance(SEC * 6));
+    let _ = poll_once(freeze.as_mut()).await;
+    let status = registration.status();
+    assert!(matches!(status, Status::Lost { .. }), "{status}");
+    assert_eq!(checks.await, (NotServing as i32, NotServing as i32));
+    freeze.await;
+    registration.registered().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_an_unknown_name_says_so_until_it_is_known() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let reporter = HealthReporter::new();
+    let names = RegistrationHealth::builder().reporter(reporter.clone());
+    let mut client = client(&registration, names).await;
+    let mut stream = client.watch(request("later")).await.unwrap().into_inner();
+    assert_eq!(next(&mut stream).await, Some(ServiceUnknown as i32));
+    let mut other = client.watch(request("never")).await.unwrap().into_inner();
+    assert_eq!(next(&mut other).await, Some(ServiceUnknown as i32));
+    sleep(SEC * 5).await;
+    reporter
+        .set_service_status("later", tonic_health::ServingStatus::Serving)
+        .await;
+    assert_eq!(next(&mut stream).await, Some(Serving as i32));
+    reporter
+        .set_service_status("later", tonic_health::ServingStatus::NotServing)
+        .await;
+    assert_eq!(next(&mut stream).await, Some(NotServing as i32));
+    setup.shutdown.cancel();
+    assert_eq!(next(&mut stream).await, None, "the drain ends it");
+    assert_eq!(next(&mut other).await, None, "an unknown one, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_can_be_given_by_their_generated_service() {
+    struct Known;
+    impl tonic::server::NamedService for Known {
+        const NAME: &'static str = "known.v1.Known";
+    }
+    struct Other;
+    impl tonic::server::NamedService for Other {
+        const NAME: &'static str = "other.v1.Other";
+    }
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    let names = RegistrationHealth::builder()
+        .follow_registration_for::<Known>()
+        .always_serving_for::<Other>();
+    let mut client = client(&registration, names).await;
+    sleep(SEC).await;
+    assert_eq!(
+        check(&mut client, "known.v1.Known").await,
+        NotServing as i32
+    );
+    assert_eq!(check(&mut client, "other.v1.Other").await, Serving as i32);
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_that_does_not_acknowledge_costs_50_ms_for_all_together() {
+    let (setup, stuck) = (Setup::new(), StuckRuntime::new());
+    let registrar = setup.builder().build().unwrap();
+    let registrations: Vec<_> = (0..40)
+        .map(|n| {
+            let registration = registrar.register(Instance::new(format!("s{n}"))).unwrap();
+            stuck.health_service(&registration);
+            announce(&registration);
+            registration
+        })
+        .collect();
+    for registration in &registrations {
+        registration.registered().await.unwrap();
+    }
+    // Some one by one while others stay, then all that are left.
+    let start = Instant::now();
+    for registration in &registrations[..20] {
+        registration.deregister();
+    }
+    for registration in &registrations[..20] {
+        assert_eq!(registration.closed().await, Closed::Deregistered);
+    }
+    assert!(start.elapsed() <= 70 * MS, "{:?}", start.elapsed());
+    let start = Instant::now();
+    setup.shutdown.cancel();
+    for registration in &registrations {
+        assert_eq!(registration.closed().await, Closed::Deregistered);
+    }
+    assert!(start.elapsed() <= 70 * MS, "{:?}", start.elapsed());
+    assert!(setup.fake.keys().is_empty());
 }

@@ -28,6 +28,7 @@ mod durations;
 mod formats;
 mod generated_code;
 mod health;
+mod layer;
 #[cfg(feature = "discovery")]
 mod log;
 mod members;

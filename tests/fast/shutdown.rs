@@ -2,8 +2,18 @@
 
 use crate::setup::{KEY, MS, SEC, Setup, announce, greeter, status};
 use crate::support::fake::{Reply, Rpc};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Closed, Error, Instance, Status};
+use tower::{Layer as _, Service};
+use tracing_subscriber::layer::SubscriberExt as _;
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_token_revokes_at_once_and_nothing_is_written_afterwards() {
@@ -290,4 +300,151 @@ async fn a_runtime_that_ends_leaves_nobody_waiting() {
     };
     let ended = status(&registration, Status::is_final).await;
     assert!(matches!(ended, Status::LeftToExpire { .. }), "{ended:?}");
+}
+
+/// Panics at each line of ours about a registration, its server or its health.
+struct BrokenLog;
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for BrokenLog {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let target = event.metadata().target();
+        let ours = ["life", "server", "registration", "drain", "health"];
+        let ours = ours.map(|module| format!("tonic_etcd::{module}"));
+        if ours.iter().any(|module| target.starts_with(&**module)) {
+            panic!("the reader of the log has gone: {target}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_ends_neither_a_stop_nor_a_drain() {
+    let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(BrokenLog));
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    let mut service = registration.layer().layer(Answers);
+    announce(&registration);
+    registration.registered().await.unwrap();
+    let drain_signal = registration.drain_signal();
+    let start = Instant::now();
+    let _in_flight = service.call(request("application/grpc"));
+    setup.shutdown.cancel();
+    assert_eq!(registration.closed().await, Closed::Deregistered);
+    drain_signal.await;
+    assert!(start.elapsed() <= SEC + 20 * MS, "{:?}", start.elapsed());
+    assert!(setup.fake.keys().is_empty());
+}
+
+/// Never answers a request for `/never`; another one with a frame, and then nothing more.
+#[derive(Clone)]
+struct Answers;
+
+type Answer = Result<Response<StreamBody<Frames>>, Infallible>;
+type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
+
+impl Service<Request<()>> for Answers {
+    type Response = Response<StreamBody<Frames>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        Box::pin(async move {
+            if request.uri().path() == "/never" {
+                std::future::pending::<()>().await;
+            }
+            let hello = Ok(Frame::data(Bytes::from_static(b"hello")));
+            let frames = stream::iter([hello]).chain(stream::pending());
+            Ok(Response::new(StreamBody::new(Box::pin(frames) as Frames)))
+        })
+    }
+}
+
+fn request(content_type: &str) -> Request<()> {
+    let request = Request::builder().uri("/never");
+    request
+        .header("content-type", content_type)
+        .body(())
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_drain_deadline_grpc_ends_with_unavailable_and_others_with_an_error() {
+    let setup = Setup::new();
+    let builder = setup.builder().drain_timeout(SEC);
+    let registration = builder.build().unwrap().register(greeter()).unwrap();
+    announce(&registration);
+    registration.registered().await.unwrap();
+    let mut service = registration.layer().layer(Answers);
+    let grpc = [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc;x=y",
+    ];
+    let other = [
+        "application/grpc-web",
+        "application/json",
+        "application/grpcx",
+        "",
+    ];
+    let mut calls = vec![];
+    for content_type in grpc.iter().chain(&other) {
+        let silent = service.call(request(content_type));
+        let mut begun = request(content_type);
+        *begun.uri_mut() = "/".parse().unwrap();
+        let mut body = Box::pin(service.call(begun).await.unwrap().into_body());
+        let hello = body.frame().await.unwrap().unwrap();
+        assert_eq!(hello.into_data().unwrap(), "hello");
+        calls.push((silent, body));
+    }
+    setup.shutdown.cancel();
+    for (n, (silent, mut body)) in calls.into_iter().enumerate() {
+        let (silent, end) = tokio::join!(silent, body.frame());
+        let (silent, end) = (silent.unwrap(), end.unwrap());
+        if n < grpc.len() {
+            assert_eq!(silent.status(), 200);
+            assert_eq!(silent.headers()["grpc-status"], "14", "UNAVAILABLE");
+            assert_eq!(end.unwrap().into_trailers().unwrap()["grpc-status"], "14");
+        } else {
+            assert_eq!(silent.status(), 503);
+            assert!(!silent.headers().contains_key("grpc-status"));
+            let error = end.unwrap_err().to_string();
+            assert_eq!(error, "the server is shutting down");
+        }
+        assert!(Box::pin(silent.into_body()).frame().await.is_none());
+        assert!(body.frame().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_lives_while_a_handle_a_layer_or_a_service_of_it_does() {
+    for last in ["handle", "layer", "service", "health service"] {
+        let setup = Setup::new();
+        let registration = setup.registered().await;
+        let closed = {
+            let watch = registration.watch();
+            async move { watch.clone().wait_for(Status::is_final).await }
+        };
+        let kept: Box<dyn std::any::Any> = match last {
+            "handle" => Box::new(registration.clone()),
+            "layer" => Box::new(registration.layer()),
+            "service" => Box::new(registration.layer().layer(Answers)),
+            _ => Box::new(registration.health_service()),
+        };
+        drop(registration);
+        sleep(SEC * 20).await;
+        assert!(setup.fake.keys().contains_key(KEY), "{last} keeps it");
+        let start = Instant::now();
+        drop(kept);
+        assert_eq!(
+            closed.await,
+            Some(Status::Deregistered),
+            "{last} was the last"
+        );
+        assert!(start.elapsed() <= 10 * MS, "{last}: {:?}", start.elapsed());
+        assert!(setup.fake.keys().is_empty(), "{last}");
+    }
 }

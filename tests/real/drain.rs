@@ -6,8 +6,10 @@ use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::server::health_client;
+#[cfg(feature = "discovery")]
+use prost::Message as _;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::Code;
@@ -104,6 +106,81 @@ async fn a_connection_that_never_sent_a_byte_is_closed_when_the_drain_begins() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_client_that_answers_no_ping_is_closed_soon_after_the_drain_began() {
+    let etcd = Etcd::start().await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        builder.deregistration_delay(Duration::ZERO)
+    })
+    .await;
+    let mut silent = TcpStream::connect(greeter.addr).await.unwrap();
+    // The preface of HTTP/2 and empty settings, and then nothing any more.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    silent.write_all(preface).await.unwrap();
+    let mut settings = [0; 9];
+    silent.read_exact(&mut settings).await.unwrap();
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    greeter.ended().await;
+    let took = start.elapsed();
+    assert!(
+        took >= SEC,
+        "time for an answer that is on its way: {took:?}"
+    );
+    assert!(took < SEC * 10, "far below the drain timeout: {took:?}");
+}
+
+#[cfg(feature = "discovery")]
+#[tokio::test]
+async fn an_answer_on_its_way_to_a_slow_client_is_not_cut() {
+    let etcd = Etcd::start().await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        builder.deregistration_delay(Duration::ZERO)
+    })
+    .await;
+    let tcp = TcpStream::connect(greeter.addr).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://greeter/greeter.v1.Greeter/SayHello")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let (response, mut upload) = client
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    let name = HelloRequest {
+        name: "x".repeat(500_000),
+    };
+    let message = name.encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    framed.extend(message);
+    upload.send_data(framed.into(), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    eventually(
+        "the answer is done for the server",
+        LONG,
+        || match greeter.registration.in_flight() {
+            0 => Ok(()),
+            other => Err(format!("{other} in flight")),
+        },
+    )
+    .await;
+    let start = Instant::now();
+    greeter.shutdown.cancel();
+    let mut received = 0;
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk.unwrap_or_else(|e| panic!("cut after {received} bytes: {e}"));
+        received += chunk.len();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        body.flow_control().release_capacity(chunk.len()).unwrap();
+    }
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+    assert!(received > 500_000, "{received}");
+    assert!(start.elapsed() > SEC * 3, "slow: {:?}", start.elapsed());
+    greeter.ended().await;
 }
 
 #[tokio::test]

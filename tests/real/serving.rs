@@ -8,9 +8,12 @@ use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::ports::free_addr;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt as _;
@@ -18,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 use tonic_etcd::{Error, Etcd, Instance, Registrar, Registration, ServeError, ServeRegistered};
-use tower::Layer;
+use tower::{Layer, Service};
 
 fn register(etcd: &EtcdProcess, instance: Instance, token: &CancellationToken) -> Registration {
     let registrar = Registrar::builder(crate::setup::etcd([etcd.endpoint()]))
@@ -318,4 +321,84 @@ async fn a_server_whose_listener_is_dropped_is_deregistered() {
     observer.wait_for_key(&registered.keys[0], LONG).await;
     served.abort();
     observer.wait_for_no_key(&registered.keys[0], LONG).await;
+}
+
+/// As tower-http's `TimeoutLayer`: answers itself, with a body that is the default one.
+#[derive(Clone)]
+struct Deadline<S>(S);
+
+impl<S, B> Service<http::Request<B>> for Deadline<S>
+where
+    S: Service<http::Request<B>>,
+    S::Response: Default,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            match tokio::time::timeout(Duration::from_millis(200), answer).await {
+                Ok(answer) => answer,
+                Err(_elapsed) => Ok(S::Response::default()),
+            }
+        })
+    }
+}
+
+/// Greets after a minute.
+#[derive(Clone)]
+struct Sleepy;
+
+#[tonic::async_trait]
+impl Greeter for Sleepy {
+    type StreamHellosStream = tokio_stream::Empty<Result<HelloReply, Status>>;
+
+    async fn say_hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        tokio::time::sleep(SEC * 60).await;
+        Err(Status::internal("too late"))
+    }
+
+    async fn stream_hellos(
+        &self,
+        _: Request<StreamRequest>,
+    ) -> Result<Response<Self::StreamHellosStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+#[tokio::test]
+async fn a_layer_outside_of_ours_may_make_up_a_response_with_a_default_body() {
+    let etcd = EtcdProcess::start().await;
+    let token = CancellationToken::new();
+    let registration = register(&etcd, Instance::new("greeter"), &token);
+    let incoming = registration.bind(free_addr()).unwrap();
+    let addr = incoming.local_addr();
+    let server = Server::builder()
+        .layer(tower::layer::layer_fn(Deadline))
+        .layer(registration.layer())
+        .add_service(GreeterServer::new(Sleepy))
+        .serve_registered_with_incoming(incoming);
+    let served = tokio::spawn(server);
+    let mut client = GreeterClient::connect(format!("http://{addr}"))
+        .await
+        .unwrap();
+    let answer = client.say_hello(HelloRequest::default()).await;
+    // A response of status 200 without a body is no answer of gRPC, but it is one, and at once.
+    assert!(answer.is_err(), "{answer:?}");
+    assert_eq!(registration.in_flight(), 0);
+    drop(client);
+    token.cancel();
+    tokio::time::timeout(LONG, served)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }

@@ -8,8 +8,10 @@ use crate::support::observer::{Kind, Observer};
 use crate::support::server::{ServerProcess, health_client};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
+use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 #[tokio::test]
 async fn sigterm_and_sigint_deregister_and_end_the_process_with_0() {
@@ -140,4 +142,39 @@ async fn a_frozen_server_says_not_serving_before_it_is_registered_again() {
     }
     let kinds: Vec<_> = observer.events()[mark..].iter().map(|e| e.kind).collect();
     assert_eq!(kinds, [Kind::Delete, Kind::Put]);
+}
+
+#[tokio::test]
+async fn no_check_that_waited_in_a_frozen_server_is_answered_serving() {
+    let mut etcd = Etcd::start().await;
+    let server = ServerProcess::start(&etcd.endpoint(), &[]);
+    server.registered().await;
+    let url = format!("http://{}", server.listening().await);
+    let mut clients = vec![];
+    for _ in 0..10 {
+        let mut client = health_client(&url).await.unwrap();
+        assert_eq!(check(&mut client).await, ServingStatus::Serving as i32);
+        clients.push(client);
+    }
+    server.signal("STOP");
+    let checks: Vec<_> = clients
+        .iter()
+        .flat_map(|client| (0..30).map(|_| client.clone()))
+        .map(|mut client| tokio::spawn(async move { check(&mut client).await }))
+        .collect();
+    // So that it cannot be registered again before it has answered.
+    etcd.kill().await;
+    sleep(SEC * 6).await;
+    server.signal("CONT");
+    for check in checks {
+        let status = tokio::time::timeout(LONG, check).await.unwrap().unwrap();
+        assert_eq!(status, ServingStatus::NotServing as i32);
+    }
+}
+
+async fn check(client: &mut HealthClient<Channel>) -> i32 {
+    let name = HealthCheckRequest {
+        service: tonic_etcd::HEALTH_NAME.to_owned(),
+    };
+    client.check(name).await.unwrap().into_inner().status
 }
