@@ -53,7 +53,7 @@ async fn only(etcd: &Etcd, kind: Kind) -> (String, String) {
 fn check(kind: Kind, found: &(String, String), addr: String, of_kratos: (&str, &str)) {
     let format = kind.format();
     let (key, value) = found;
-    let instance = format.read(SERVICE, key, value.as_bytes()).unwrap();
+    let instance = format.decode(SERVICE, key, value.as_bytes()).unwrap();
     assert_eq!(instance.get_address(), Some(&*addr));
     let (version, metadata) = of_kratos;
     let expected = recorded(kind, instance.get_id(), &addr, version, metadata);
@@ -62,7 +62,7 @@ fn check(kind: Kind, found: &(String, String), addr: String, of_kratos: (&str, &
     let address: Address = addr.parse().unwrap();
     let again = (
         format.key(&KeyContext::new(&instance, &address, 1)),
-        format.value(&instance, &address),
+        format.encode(&instance, &address),
     );
     assert_eq!(again, *found, "read and written again");
 }

@@ -59,6 +59,6 @@ impl Kind {
 
     /// What the keys of the greeter begin with.
     pub fn prefix(self) -> String {
-        self.format().prefix(SERVICE)
+        self.format().key_prefix(SERVICE)
     }
 }
