@@ -10,7 +10,7 @@ TOOLS := scripts/tools
 TESTED := --features tls,discovery
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-etcd test-etcds interop fuzz soak bench measure fleet measure-cluster lint generate ci clean-tools
+.PHONY: help demo test test-fast test-etcd test-etcds interop fuzz soak simulate bench measure fleet measure-cluster lint generate ci clean-tools
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ test-fast: ## run only what needs no etcd and no real time
 
 soak: ## run random faults for simulated hours: make soak HOURS=1000 SEED=7; HOURS=0 runs one seed again
 	HOURS=$(HOURS) SEED=$(SEED) $(TOOLS) cargo test --release --test fast -- soak::long --ignored --nocapture
+
+simulate: ## run the registrar's decisions against a model of etcd: make simulate EVENTS=10000000 SEED=7; EVENTS=0 runs one seed again
+	EVENTS=$(EVENTS) SEED=$(SEED) $(TOOLS) cargo test --release $(TESTED) --lib -- simulation::drive::for_many_events --ignored --nocapture
 
 bench: ## measure what the layer costs a request
 	$(TOOLS) cargo bench --bench layer

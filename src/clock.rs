@@ -18,7 +18,6 @@ pub(crate) fn now() -> Instant {
 
 /// Sleeps until `at`, which [`now`] gave. A suspend meanwhile makes it late by a part of what was
 /// left: the timers of the runtime stand still, too. Cancel safe.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the worker"))]
 pub(crate) async fn sleep_until(at: Instant) {
     let at = at.checked_sub(suspended()).unwrap_or(at);
     tokio::time::sleep_until(at).await;

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
-use crate::registrar::{Entry, Shared};
+use crate::registrar::{Entry, Registry};
 use crate::status::{Registered, Status, StatusWatch};
 use std::fmt;
 use std::future::Future;
@@ -47,7 +47,7 @@ pub struct Registration {
 #[derive(Debug)]
 struct Handle {
     entry: Arc<Entry>,
-    shared: Arc<Shared>,
+    shared: Arc<Registry>,
 }
 
 /// How a registration ended.
@@ -69,7 +69,7 @@ pub enum Closed {
 // === impl Registration ===
 
 impl Registration {
-    pub(crate) fn new(entry: Arc<Entry>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(entry: Arc<Entry>, shared: Arc<Registry>) -> Self {
         Self {
             handle: Arc::new(Handle { entry, shared }),
         }

@@ -372,9 +372,9 @@ impl Watcher {
         let worked = self.connected_since.take().map(|since| since.elapsed());
         let limits = (MAX_REFUSED_PAUSE, self.limit.min(MAX_PAUSE));
         let (lasted, rng) = (worked.unwrap_or_default(), &mut self.rng);
-        let pause = self
-            .rotation
-            .failed(error, &self.endpoints, lasted, limits, rng);
+        let pause =
+            self.rotation
+                .failed(error, &self.endpoints, lasted, limits, Instant::now(), rng);
         // Balancers and members that restart end connections all the time. That is worth a report
         // only if the next attempt fails too.
         let is_routine = !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);

@@ -56,9 +56,9 @@ impl Rotation {
         endpoints: &Endpoints,
         worked: Duration,
         (brisk, limit): (Duration, Duration),
+        now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Duration {
-        let now = Instant::now();
         self.note(error, endpoints, worked);
         let pause = match error.kind() {
             RpcErrorKind::Timeout => Duration::ZERO,
@@ -103,8 +103,8 @@ impl Rotation {
     }
 
     /// Whether another member has not refused yet.
-    pub(crate) fn has_other(&self, endpoints: &Endpoints) -> bool {
-        let (ours, now) = (self.member(endpoints), Instant::now());
+    pub(crate) fn has_other(&self, endpoints: &Endpoints, now: Instant) -> bool {
+        let ours = self.member(endpoints);
         endpoints.any(|shown| {
             shown != ours.shown() && self.denied.get(shown).is_none_or(|again| *again <= now)
         })
@@ -138,7 +138,14 @@ mod tests {
     fn failed(rotation: &mut Rotation, endpoints: &Endpoints, kind: RpcErrorKind) -> Duration {
         let error = RpcError::new(kind, rotation.member(endpoints).shown(), "no");
         let mut rng = fastrand::Rng::with_seed(1);
-        rotation.failed(&error, endpoints, Duration::ZERO, LIMITS, &mut rng)
+        rotation.failed(
+            &error,
+            endpoints,
+            Duration::ZERO,
+            LIMITS,
+            Instant::now(),
+            &mut rng,
+        )
     }
 
     fn rotation(members: &[&str]) -> (Rotation, Endpoints) {
@@ -152,10 +159,10 @@ mod tests {
     async fn the_one_that_refuses_is_left_and_waited_for_only_when_all_refuse() {
         let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
         let host = |rotation: &Rotation| rotation.member(&endpoints).host().to_owned();
-        assert!(rotation.has_other(&endpoints));
+        assert!(rotation.has_other(&endpoints, Instant::now()));
         assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Denied) <= LIMITS.0);
         assert_eq!(host(&rotation), "b");
-        assert!(!rotation.has_other(&endpoints));
+        assert!(!rotation.has_other(&endpoints, Instant::now()));
         // Unreachable is not refused: it is tried on, and the one that refused is left alone.
         for _ in 0..20 {
             assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Unreachable) <= LIMITS.0);
@@ -192,7 +199,8 @@ mod tests {
             "x".repeat(1000),
         );
         let (worked, mut rng) = (Duration::from_secs(1), fastrand::Rng::with_seed(1));
-        rotation.failed(&error, &endpoints, worked, LIMITS, &mut rng);
+        let now = Instant::now();
+        rotation.failed(&error, &endpoints, worked, LIMITS, now, &mut rng);
         let text = rotation.failures();
         assert!(
             text.starts_with("http://b:1: xxx") && text.len() == LENGTH + 2,

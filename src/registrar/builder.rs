@@ -1,8 +1,8 @@
 //! [`RegistrarBuilder`]: everything that is configured, checked in one place.
 
 use super::Registrar;
-use super::desired::{Config, Shared};
 use super::on_conflict::OnConflict;
+use super::registry::{Config, Registry};
 use crate::address::AdvertisedInterface;
 use crate::drain::DrainTimeouts;
 use crate::etcd::local_addr;
@@ -212,7 +212,7 @@ impl RegistrarBuilder {
                 lease::default_attempt(ttl)
             )));
         }
-        Ok(Registrar::new(Shared::new(
+        Ok(Registrar::new(Registry::new(
             Config {
                 formats: Formats::new(self.take_formats()?)?,
                 members: self.etcd.check()?,

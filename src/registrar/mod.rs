@@ -8,25 +8,25 @@
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`RegistrarBuilder`]: everything that is configured, checked in one place |
-//! | `desired.rs` | the entries that should exist, shared by handles and keeper |
-//! | `keeper.rs` | the task: lease after lease, until told to stop |
-//! | `tenure.rs` | one lease on one connection: the loop that renews, writes and watches |
-//! | `exit.rs` | the way out, of one entry and of all |
-//! | `report.rs` | what each entry's status says |
-//! | `table.rs` | which key needs what; pure |
+//! | `registry.rs` | the entries that should exist; handles change it, and that wakes the worker |
+//! | `reconciler/` | every decision: events in, actions out; no I/O |
+//! | `key_table/` | which key needs which request; part of the reconciler's state |
+//! | `worker.rs` | performs the actions and reports what came of them |
+//! | `streams.rs` | the requests and streams on one connection |
 
 mod builder;
-mod desired;
-mod exit;
-mod keeper;
+mod key_table;
 mod on_conflict;
-mod report;
-mod table;
-mod tenure;
+mod reconciler;
+mod registry;
+#[cfg(test)]
+mod simulation;
+mod streams;
+mod worker;
 
 pub use builder::RegistrarBuilder;
-pub(crate) use desired::{Entry, Shared};
 pub use on_conflict::OnConflict;
+pub(crate) use registry::{Entry, Registry};
 
 use crate::error::Error;
 use crate::etcd::Etcd;
@@ -41,18 +41,18 @@ use tokio_util::sync::DropGuard;
 /// lease, one connection and one task. Dropping it changes nothing for the registrations it made.
 #[derive(Debug, Clone)]
 pub struct Registrar {
-    shared: Arc<Shared>,
-    /// Tells the keeper when the last clone is gone, and with it the last way to register.
+    registry: Arc<Registry>,
+    /// Tells the worker when the last clone is gone, and with it the last way to register.
     _open: Arc<DropGuard>,
 }
 
 // === impl Registrar ===
 
 impl Registrar {
-    fn new(shared: Shared) -> Self {
-        let open = shared.abandoned.clone().drop_guard();
+    fn new(registry: Registry) -> Self {
+        let open = registry.abandoned.clone().drop_guard();
         Self {
-            shared: Arc::new(shared),
+            registry: Arc::new(registry),
             _open: Arc::new(open),
         }
     }
@@ -86,11 +86,11 @@ impl Registrar {
         &self,
         instances: impl IntoIterator<Item = Instance>,
     ) -> Result<Registration, Error> {
-        let (entry, first) = self.shared.add(instances.into_iter().collect())?;
+        let (entry, first) = self.registry.add(instances.into_iter().collect())?;
         if first {
-            keeper::start(self.shared.clone())?;
+            worker::start(self.registry.clone())?;
         }
-        Ok(Registration::new(entry, self.shared.clone()))
+        Ok(Registration::new(entry, self.registry.clone()))
     }
 
     /// Begins the shutdown of every registration, as a cancelled
@@ -99,11 +99,11 @@ impl Registrar {
     /// Idempotent; returns at once. Each registration's [`closed`](Registration::closed) tells
     /// when it is out and how that went.
     pub fn shutdown(&self) {
-        self.shared.stop();
+        self.registry.stop();
     }
 
     /// Begins the shutdown if it has not begun, and skips every wait there is in it.
     pub fn shutdown_now(&self) {
-        self.shared.hurry();
+        self.registry.hurry();
     }
 }

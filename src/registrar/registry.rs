@@ -1,14 +1,13 @@
-//! [`Shared`]: the entries that should exist. Handles change it, the keeper follows it.
+//! [`Registry`]: the entries that should exist. Handles change it and wake the worker.
 
+use super::key_table::{EntryId, Key};
 use super::on_conflict::OnConflict;
-use super::table::{EntryId, Key};
 use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::etcd::{Endpoints, local_addr};
 use crate::format::{Formats, KeyContext, could_be_same};
 use crate::lease_expiry::LeaseExpiry;
 use crate::lifecycle::Lifecycle;
-use crate::status::Status;
 use crate::{Error, Instance};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -33,11 +32,11 @@ pub(crate) struct Config {
     pub(crate) dedicated_thread: bool,
 }
 
-/// What handles and keeper share.
+/// What handles and worker share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Registry {
     pub(crate) config: Config,
-    /// The application's token; child of nothing here, so that others may wait for it too.
+    /// A child of the application's token.
     pub(crate) shutdown: CancellationToken,
     pub(crate) shutdown_now: CancellationToken,
     /// Until when the lease of now surely lives.
@@ -74,7 +73,7 @@ struct Spec {
     leaving: bool,
 }
 
-/// What an entry wants of the keeper.
+/// What an entry wants.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
     /// Its address is not known yet.
@@ -85,9 +84,9 @@ pub(crate) enum Wish {
     Leave,
 }
 
-// === impl Shared ===
+// === impl Registry ===
 
-impl Shared {
+impl Registry {
     pub(crate) fn new(
         config: Config,
         shutdown: CancellationToken,
@@ -110,7 +109,7 @@ impl Shared {
         }
     }
 
-    /// Adds an entry. The second value says that nobody keeps this registrar yet.
+    /// Adds an entry. The second value says that this registrar has no worker yet.
     pub(crate) fn add(&self, instances: Vec<Instance>) -> Result<(Arc<Entry>, bool), Error> {
         if instances.is_empty() {
             return Err(Error::NoInstance);
@@ -157,10 +156,12 @@ impl Shared {
                 leaving: false,
             }),
         });
-        desired.entries.insert(entry.id, entry.clone());
+        desired.entries.insert(id, entry.clone());
+        // Under the same lock: whoever closes the registry afterwards finds it among the changed.
+        desired.changed.insert(id);
         let first = !std::mem::replace(&mut desired.running, true);
         drop(desired);
-        self.touch(entry.id);
+        self.changed.notify_one();
         Ok((entry, first))
     }
 
@@ -300,18 +301,15 @@ impl Shared {
         self.shutdown.is_cancelled() || self.shutdown_now.is_cancelled()
     }
 
-    /// No entry will be added any more. Gives those that are left.
-    pub(crate) fn close(&self) -> Vec<Arc<Entry>> {
-        let mut desired = self.lock();
-        desired.stopped = true;
-        desired.entries.values().cloned().collect()
+    /// No entry will be added any more.
+    pub(crate) fn close(&self) {
+        self.lock().stopped = true;
     }
 
-    pub(crate) fn forget(&self, id: EntryId) {
+    /// Removes an entry that has ended.
+    pub(crate) fn forget(&self, id: EntryId) -> Option<Arc<Entry>> {
         let mut desired = self.lock();
-        let Some(entry) = desired.entries.remove(&id) else {
-            return;
-        };
+        let entry = desired.entries.remove(&id)?;
         for (instance, _) in &entry.spec().instances {
             if let Some(ids) = desired.by_name.get_mut(&instance.name) {
                 ids.retain(|other| *other != id);
@@ -320,6 +318,7 @@ impl Shared {
                 }
             }
         }
+        Some(entry)
     }
 
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
@@ -330,18 +329,10 @@ impl Shared {
         self.lock().entries.get(&id).cloned()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.lock().entries.len()
-    }
-
     /// The entries that changed since this was last asked.
-    pub(crate) fn take_changed(&self) -> Vec<Arc<Entry>> {
-        let mut desired = self.lock();
-        let changed = std::mem::take(&mut desired.changed);
-        changed
-            .iter()
-            .filter_map(|id| desired.entries.get(id).cloned())
-            .collect()
+    pub(crate) fn take_changed(&self) -> Vec<EntryId> {
+        let changed = std::mem::take(&mut self.lock().changed);
+        changed.into_iter().collect()
     }
 
     /// Resolves after something changed. Cancel safe, and misses nothing.
@@ -349,7 +340,15 @@ impl Shared {
         self.changed.notified().await;
     }
 
-    /// Makes the keeper look at an entry again.
+    /// The entries that are bound to no particular address get the best of our addresses `ips`.
+    pub(crate) fn resolve(&self, ips: &[IpAddr]) {
+        for entry in self.entries().iter().filter(|entry| entry.needs_route()) {
+            entry.resolve(ips);
+            self.touch(entry.id);
+        }
+    }
+
+    /// Makes the worker look at an entry again.
     pub(crate) fn touch(&self, id: EntryId) {
         self.lock().changed.insert(id);
         self.changed.notify_one();
@@ -393,20 +392,20 @@ impl Entry {
     }
 
     /// From here on it is bound to the best of our addresses `ips`.
-    pub(crate) fn resolve(&self, ips: &[IpAddr]) {
+    fn resolve(&self, ips: &[IpAddr]) {
         let mut spec = self.spec();
         spec.bound = spec.bound.take().map(|b| Bound::Exact(b.resolve(ips)));
     }
 
-    /// What it wants, under the lease `lease`.
-    pub(crate) fn wish(&self, formats: &Formats, lease: i64) -> Wish {
+    /// What it wants; keys only if there is a lease to make them for.
+    pub(crate) fn wish(&self, formats: &Formats, lease: Option<i64>) -> Wish {
         let spec = self.spec();
         if spec.leaving {
             return Wish::Leave;
         }
-        if !spec.armed {
+        let Some(lease) = lease.filter(|_| spec.armed) else {
             return Wish::Wait;
-        }
+        };
         let bound = match &spec.bound {
             Some(Bound::Exact(address)) => Some(address),
             _ => None,
@@ -420,11 +419,5 @@ impl Entry {
             records.extend(formats.records(&place, address));
         }
         Wish::Keys(records)
-    }
-
-    /// Publishes the way out, where it has not begun.
-    pub(crate) fn begin_leaving(&self) {
-        self.spec().leaving = true;
-        self.lifecycle.publish(Status::Deregistering);
     }
 }

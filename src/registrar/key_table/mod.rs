@@ -1,0 +1,203 @@
+//! [`KeyTable`]: for every key, what should be in etcd and what is known to be there. Pure.
+//!
+//! The reconciler reports to it what it learns (transactions, reads, watch events) and asks it
+//! what to do next: which keys to write, read or watch. One lease, one table: a new lease starts
+//! with an empty table, because every key under the old lease is gone with it.
+//!
+//! | file | |
+//! |---|---|
+//! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
+//! | `requests.rs` | transactions and reads: the next one, and what its answer changes |
+//! | `watch.rs` | watches: the next one, and what an event changes |
+
+mod key_state;
+mod requests;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use super::on_conflict::OnConflict;
+use key_state::KeyState;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+pub(crate) type Key = Arc<str>;
+pub(crate) type EntryId = u64;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct KeyTable {
+    lease: i64,
+    on_conflict: OnConflict,
+    keys: HashMap<Key, KeyState>,
+    /// The keys of each entry: those it desires, then those it does not desire any more.
+    entries: BTreeMap<EntryId, Vec<Key>>,
+    /// Keys that may need a write.
+    dirty: BTreeSet<Key>,
+    /// Keys to read before anything is written to them.
+    unverified: BTreeSet<Key>,
+    to_watch: VecDeque<Key>,
+    to_unwatch: VecDeque<i64>,
+    next_watch_id: i64,
+    /// Entries whose [`View`] may have changed.
+    changed: BTreeSet<EntryId>,
+}
+
+/// The state of all keys of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) keys: Vec<Key>,
+    /// Every key is there, under our lease.
+    pub(crate) held: bool,
+    /// The revision of the newest of them.
+    pub(crate) revision: i64,
+    /// The other lease that holds one of the keys, which is left to it.
+    pub(crate) conflicting_lease: Option<i64>,
+    /// Somebody rewrote a key so often that the next repair has to wait.
+    pub(crate) contested: bool,
+}
+
+// === impl KeyTable ===
+
+impl KeyTable {
+    pub(crate) fn new(lease: i64, on_conflict: OnConflict) -> Self {
+        Self {
+            lease,
+            on_conflict,
+            keys: HashMap::new(),
+            entries: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            unverified: BTreeSet::new(),
+            to_watch: VecDeque::new(),
+            to_unwatch: VecDeque::new(),
+            next_watch_id: 1,
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// These keys, with these values, should be there for `entry`.
+    ///
+    /// Gives the first key that another entry has already; then nothing was changed.
+    pub(crate) fn set_desired(
+        &mut self,
+        entry: EntryId,
+        records: Vec<(Key, Arc<str>)>,
+    ) -> Result<(), Key> {
+        let is_taken = |(key, _): &&(Key, Arc<str>)| {
+            let state = self.keys.get(key);
+            state.is_some_and(|state| state.entry != entry && state.desired.is_some())
+        };
+        if let Some((key, _)) = records.iter().find(is_taken) {
+            return Err(key.clone());
+        }
+        let mut keys: Vec<Key> = records.iter().map(|(key, _)| key.clone()).collect();
+        for key in self.entries.remove(&entry).unwrap_or_default() {
+            if !keys.contains(&key) && self.withdraw_key(entry, &key) {
+                keys.push(key);
+            }
+        }
+        self.entries.insert(entry, keys);
+        self.changed.insert(entry);
+        for (key, value) in records {
+            let next_watch_id = &mut self.next_watch_id;
+            let state = self.keys.entry(key.clone()).or_insert_with(|| {
+                *next_watch_id += 1;
+                KeyState::new(entry, *next_watch_id - 1)
+            });
+            state.inherit(entry);
+            state.desired = Some(value);
+            state.retry_at = None;
+            self.dirty.insert(key);
+        }
+        Ok(())
+    }
+
+    /// The keys of `entry` should not be there any more.
+    pub(crate) fn withdraw(&mut self, entry: EntryId) {
+        for key in self.entries.get(&entry).cloned().unwrap_or_default() {
+            self.withdraw_key(entry, &key);
+        }
+        self.changed.insert(entry);
+    }
+
+    /// A key of `entry` should not be there any more. Tells whether it still may be.
+    fn withdraw_key(&mut self, entry: EntryId, key: &Key) -> bool {
+        let Some(state) = self.keys.get_mut(key).filter(|state| state.entry == entry) else {
+            return false;
+        };
+        state.desired = None;
+        state.retry_at = None;
+        self.dirty.insert(key.clone());
+        self.remove_if_done(key);
+        self.keys.contains_key(key)
+    }
+
+    /// Whether nothing of `entry` is left, and nothing of it is being written.
+    pub(crate) fn is_gone(&self, entry: EntryId) -> bool {
+        let keys = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
+        !keys.iter().any(|key| {
+            let state = self.keys.get(key).filter(|state| state.entry == entry);
+            state.is_some_and(|state| !state.is_done() || self.unverified.contains(key))
+        })
+    }
+
+    /// Forgets an entry that is gone.
+    pub(crate) fn forget(&mut self, entry: EntryId) {
+        self.entries.remove(&entry);
+        self.changed.remove(&entry);
+    }
+
+    pub(crate) fn view(&self, entry: EntryId) -> View {
+        let desired = |key: &&Key| {
+            let state = self.keys.get(*key);
+            state.is_some_and(|state| state.entry == entry && state.desired.is_some())
+        };
+        let keys = self.entries.get(&entry).into_iter().flatten();
+        let keys: Vec<Key> = keys.filter(desired).cloned().collect();
+        let mut view = View {
+            held: !keys.is_empty(),
+            keys,
+            revision: 0,
+            conflicting_lease: None,
+            contested: false,
+        };
+        for state in view.keys.iter().filter_map(|key| self.keys.get(key)) {
+            let observed = state.observed.as_ref().filter(|_| !state.is_unconfirmed);
+            let revision = observed.map(|observed| observed.revision);
+            view.held &= revision.is_some();
+            view.revision = view.revision.max(revision.unwrap_or(0));
+            view.conflicting_lease = view.conflicting_lease.or(state.conflicting_lease);
+            view.contested |= state.retry_at.is_some() && !state.isolate;
+        }
+        view
+    }
+
+    /// The entry that a key belongs to.
+    pub(crate) fn owner(&self, key: &Key) -> Option<EntryId> {
+        self.keys.get(key).map(|state| state.entry)
+    }
+
+    /// The entries whose view may have changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<EntryId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Removes a key that is neither desired nor there, unless a write may still bring it back.
+    fn remove_if_done(&mut self, key: &Key) {
+        let Some(state) = self.keys.get(key) else {
+            return;
+        };
+        if !state.is_done() || self.unverified.contains(key) {
+            return;
+        }
+        self.changed.insert(state.entry);
+        if state.write_may_still_land {
+            return;
+        }
+        if state.watch_from != 0 && !state.is_watch_due {
+            self.to_unwatch.push_back(state.watch_id);
+        }
+        self.keys.remove(key);
+        self.dirty.remove(key);
+    }
+}

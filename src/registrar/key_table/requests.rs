@@ -1,0 +1,230 @@
+//! Transactions and reads: the next one, and what its answer changes.
+
+use super::key_state::Observed;
+use super::{Key, KeyTable};
+use crate::backoff::Rate;
+use crate::etcd::{KeyMeta, Op};
+use crate::registrar::on_conflict::OnConflict;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// etcd's own limit is 128 operations. A guarded one counts its guard as well.
+const MAX_OPS: usize = 128;
+const MAX_GUARDED_OPS: usize = 64;
+/// etcd's own limit is 1.5 MiB for a request.
+const MAX_BYTES: usize = 1024 * 1024;
+/// Repairs of one key: enough at once for any accident, few enough a minute for two clients that
+/// overwrite each other's value.
+pub(super) const REPAIRS: Rate = Rate {
+    burst: 24,
+    refill: Duration::from_secs(10),
+};
+
+// === impl KeyTable ===
+
+impl KeyTable {
+    /// The next transaction: as many writes as etcd takes at once. Empty: nothing to write now.
+    pub(crate) fn next_txn(&mut self, now: Instant) -> Vec<Op> {
+        let (mut ops, mut bytes): (Vec<Op>, usize) = (vec![], 0);
+        let mut clean = vec![];
+        for key in &self.dirty {
+            let Some(state) = self.keys.get_mut(key) else {
+                clean.push(key.clone());
+                continue;
+            };
+            if state.retry_at.is_some_and(|at| at > now) || self.unverified.contains(key) {
+                continue;
+            }
+            let Some(op) = state.next_op(key, self.on_conflict) else {
+                clean.push(key.clone());
+                continue;
+            };
+            bytes += op.weight();
+            let is_full = ops.len() >= max_ops(&ops, &op) || bytes > MAX_BYTES || state.isolate;
+            if is_full && !ops.is_empty() {
+                break;
+            }
+            state.retry_at = None;
+            state.writing = Some(state.desired.clone());
+            clean.push(key.clone());
+            ops.push(op);
+            if state.isolate {
+                break;
+            }
+        }
+        for key in clean {
+            self.dirty.remove(&key);
+        }
+        ops
+    }
+
+    /// When a write that has to wait is due.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        let retry_at = |key| self.keys.get(key)?.retry_at;
+        self.dirty.iter().filter_map(retry_at).min()
+    }
+
+    /// The transaction of `ops` was applied.
+    pub(crate) fn on_txn(
+        &mut self,
+        ops: &[Op],
+        revision: i64,
+        refused_by: &[Option<i64>],
+        now: Instant,
+    ) {
+        for (index, op) in ops.iter().enumerate() {
+            let key = op.key();
+            let Some(state) = self.keys.get_mut(key) else {
+                continue;
+            };
+            self.changed.insert(state.entry);
+            let refused_by = refused_by.get(index).copied().flatten();
+            match (state.writing.take().flatten(), refused_by) {
+                (Some(_), Some(lease)) => {
+                    state.observed = None;
+                    state.conflicting_lease = Some(lease);
+                }
+                (Some(value), None) => {
+                    state.observed = Some(Observed::with_value(revision, value));
+                    state.conflicting_lease = None;
+                    state.is_unconfirmed = false;
+                    state.isolate = false;
+                }
+                (None, _) => state.observed = None,
+            }
+            if state.watch_from == 0 {
+                state.watch_from = revision + 1;
+                state.is_watch_due = true;
+                self.to_watch.push_back(key.clone());
+            }
+            if state.needs_write() {
+                self.dirty.insert(key.clone());
+            }
+            let event = state.buffered_event.take();
+            if let Some(event) = event.filter(|event| event.revision > revision) {
+                self.on_watch_event(*event, now);
+            }
+            self.remove_if_done(key);
+        }
+    }
+
+    /// The transaction of `ops` was certainly not applied.
+    pub(crate) fn on_txn_rejected(&mut self, ops: &[Op], now: Instant) {
+        for op in ops {
+            let Some(state) = self.keys.get_mut(op.key()) else {
+                continue;
+            };
+            state.writing = None;
+            self.dirty.insert(op.key().clone());
+            if let Some(event) = state.buffered_event.take() {
+                self.on_watch_event(*event, now);
+            }
+            self.remove_if_done(op.key());
+        }
+    }
+
+    /// The transaction of `ops` was denied. Each key is then tried alone, to find out which one
+    /// may not be written; that one waits until `retry_at`.
+    pub(crate) fn on_txn_denied(&mut self, ops: &[Op], now: Instant, retry_at: Instant) {
+        self.on_txn_rejected(ops, now);
+        for op in ops {
+            let Some(state) = self.keys.get_mut(op.key()) else {
+                continue;
+            };
+            state.isolate = true;
+            if ops.len() == 1 {
+                state.retry_at = Some(retry_at);
+            }
+        }
+    }
+
+    /// The next keys to read, as many as etcd takes at once.
+    pub(crate) fn next_read(&self) -> Vec<Key> {
+        self.unverified.iter().take(MAX_OPS).cloned().collect()
+    }
+
+    /// `keys` were read, at `revision`.
+    pub(crate) fn on_read(&mut self, keys: &[Key], revision: i64, found: &[Option<KeyMeta>]) {
+        for (key, found) in keys.iter().zip(found) {
+            self.unverified.remove(key);
+            let Some(state) = self.keys.get_mut(key) else {
+                continue;
+            };
+            self.changed.insert(state.entry);
+            state.conflicting_lease = None;
+            let ours = found.filter(|found| found.lease == self.lease);
+            let intact = matches!((ours, &state.observed), (Some(found), Some(observed))
+                if found.revision == observed.revision);
+            if !intact {
+                // Under our lease but at another revision: most likely a write of ours whose
+                // answer was lost. Writing it again is harmless; reading every value back is not.
+                // It counts as held until then: to call it lost made the status flicker.
+                state.observed = ours.map(|found| Observed::without_value(found.revision));
+                state.is_unconfirmed = false;
+                let theirs = found.filter(|found| found.lease != self.lease);
+                state.conflicting_lease = match self.on_conflict {
+                    OnConflict::Yield => theirs.map(|found| found.lease),
+                    OnConflict::TakeOver => None,
+                };
+                let is_wanted = state.desired.is_some() || state.write_may_still_land;
+                if found.is_none() && !is_wanted {
+                    self.keys.remove(key);
+                    continue;
+                }
+            }
+            state.watch_from = revision + 1;
+            state.is_watch_due = true;
+            self.to_watch.push_back(key.clone());
+            if state.conflicting_lease.is_none() || state.desired.is_none() {
+                self.dirty.insert(key.clone());
+            }
+            self.remove_if_done(key);
+        }
+    }
+
+    /// `keys` may not be read: they are written again unseen.
+    pub(crate) fn on_read_denied(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.unverified.remove(key);
+            let Some(state) = self.keys.get_mut(key) else {
+                continue;
+            };
+            // It may be there: it is deleted unseen if it is not desired any more.
+            state.observed = Some(Observed::without_value(0));
+            state.is_unconfirmed = true;
+            // A guarded write tells whether another lease has it.
+            state.conflicting_lease = None;
+            self.changed.insert(state.entry);
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// The session ended: no request and no watch is left, and what is known may be out of date.
+    pub(crate) fn on_disconnect(&mut self) {
+        self.to_watch.clear();
+        self.to_unwatch.clear();
+        for (key, state) in &mut self.keys {
+            state.watch_from = 0;
+            state.is_watch_due = false;
+            state.buffered_event = None;
+            let writing = state.writing.take();
+            state.write_may_still_land |= writing.as_ref().is_some_and(Option::is_some);
+            if state.write_may_still_land
+                || writing.is_some()
+                || state.observed.is_some()
+                || state.conflicting_lease.is_some()
+            {
+                self.unverified.insert(key.clone());
+            }
+        }
+    }
+}
+
+/// How many operations a transaction of `ops` and `next` may have.
+fn max_ops(ops: &[Op], next: &Op) -> usize {
+    let is_guarded = |op: &Op| !matches!(op, Op::Put { .. });
+    match is_guarded(next) || ops.iter().any(is_guarded) {
+        true => MAX_GUARDED_OPS,
+        false => MAX_OPS,
+    }
+}

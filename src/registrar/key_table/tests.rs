@@ -1,0 +1,373 @@
+use super::*;
+use crate::etcd::{Event, EventKind, KeyMeta, Op};
+use std::time::Duration;
+use tokio::time::Instant;
+
+const OURS: i64 = 7;
+const THEIRS: i64 = 8;
+
+fn table(policy: OnConflict, keys: &[&str]) -> KeyTable {
+    let mut table = KeyTable::new(OURS, policy);
+    for (entry, key) in (1..).zip(keys) {
+        table
+            .set_desired(entry, vec![((*key).into(), "v".into())])
+            .unwrap();
+    }
+    table
+}
+
+/// Writes all there is to write, at `revision`; gives how many operations that took.
+fn write(table: &mut KeyTable, revision: i64) -> Vec<Op> {
+    let now = Instant::now();
+    let ops = table.next_txn(now);
+    table.on_txn(&ops, revision, &vec![None; ops.len()], now);
+    ops
+}
+
+fn put(key: &str, revision: i64, lease: i64, value: &str) -> Event {
+    let kind = EventKind::Put {
+        lease,
+        value: value.into(),
+    };
+    Event {
+        key: key.into(),
+        revision,
+        kind,
+    }
+}
+
+fn delete(key: &str, revision: i64) -> Event {
+    Event {
+        key: key.into(),
+        revision,
+        kind: EventKind::Delete,
+    }
+}
+
+fn op(key: &str) -> Vec<Op> {
+    vec![Op::Put {
+        key: key.into(),
+        value: "v".into(),
+    }]
+}
+
+#[test]
+fn what_is_wanted_is_written_once_and_then_watched_from_the_next_revision() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    assert!(!table.view(1).held);
+    assert_eq!(write(&mut table, 5), op("a"));
+    assert!(table.view(1).held);
+    assert_eq!(write(&mut table, 6), []);
+    assert_eq!(table.next_watch(), Some(("a".into(), 1, 6)));
+}
+
+#[test]
+fn a_transaction_takes_128_puts_and_no_more() {
+    let keys: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
+    let mut table = table(
+        OnConflict::TakeOver,
+        &keys.iter().map(|k| &**k).collect::<Vec<_>>(),
+    );
+    let sizes: Vec<_> = (1..5)
+        .map(|revision| write(&mut table, revision).len())
+        .collect();
+    assert_eq!(sizes, [128, 128, 44, 0]);
+}
+
+#[test]
+fn a_transaction_stays_below_the_size_etcd_takes() {
+    let mut table = KeyTable::new(OURS, OnConflict::TakeOver);
+    let large: Arc<str> = "x".repeat(400 * 1024).into();
+    for entry in 1..=5 {
+        table
+            .set_desired(entry, vec![(format!("{entry}").into(), large.clone())])
+            .unwrap();
+    }
+    let sizes: Vec<_> = (1..5)
+        .map(|revision| write(&mut table, revision).len())
+        .collect();
+    assert_eq!(sizes, [2, 2, 1, 0]);
+}
+
+#[test]
+fn a_key_that_somebody_deletes_is_put_again() {
+    let mut table = table(OnConflict::TakeOver, &["a", "b"]);
+    write(&mut table, 5);
+    table.on_watch_event(delete("a", 6), Instant::now());
+    assert!(!table.view(1).held && table.view(2).held);
+    assert_eq!(write(&mut table, 7), op("a"));
+}
+
+#[test]
+fn the_echo_of_our_own_write_changes_nothing_whenever_it_comes() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    let ops = table.next_txn(Instant::now());
+    table.on_watch_event(put("a", 5, OURS, "v"), Instant::now());
+    table.on_txn(&ops, 5, &[None], Instant::now());
+    table.on_watch_event(put("a", 5, OURS, "v"), Instant::now());
+    assert!(table.view(1).held);
+    assert_eq!(write(&mut table, 6), []);
+}
+
+#[test]
+fn what_others_did_while_we_were_writing_is_judged_by_its_revision() {
+    for (theirs, rewritten) in [(4, false), (6, true)] {
+        let mut table = table(OnConflict::TakeOver, &["a"]);
+        let ops = table.next_txn(Instant::now());
+        table.on_watch_event(put("a", theirs, THEIRS, "x"), Instant::now());
+        table.on_txn(&ops, 5, &[None], Instant::now());
+        assert_eq!(
+            write(&mut table, 7) == op("a"),
+            rewritten,
+            "theirs at {theirs}"
+        );
+    }
+}
+
+#[test]
+fn an_update_is_written_in_place_and_the_key_counts_as_held_meanwhile() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table
+        .set_desired(1, vec![("a".into(), "new".into())])
+        .unwrap();
+    assert!(table.view(1).held);
+    let ops = write(&mut table, 6);
+    assert_eq!(
+        ops,
+        [Op::Put {
+            key: "a".into(),
+            value: "new".into()
+        }]
+    );
+    assert_eq!(table.view(1).revision, 6);
+}
+
+#[test]
+fn after_a_cut_intact_keys_are_not_written_again() {
+    let mut table = table(OnConflict::TakeOver, &["gone", "intact", "other", "taken"]);
+    write(&mut table, 5);
+    table.on_disconnect();
+    let looks = table.next_read();
+    assert_eq!(looks.len(), 4);
+    assert_eq!(write(&mut table, 6), [], "nothing before it was on_read at");
+    let seen = |lease, revision| Some(KeyMeta { lease, revision });
+    let there = [None, seen(OURS, 5), seen(OURS, 6), seen(THEIRS, 5)];
+    table.on_read(&looks, 9, &there);
+    let on_txn: Vec<_> = write(&mut table, 10)
+        .iter()
+        .map(|op| op.key().to_string())
+        .collect();
+    assert_eq!(on_txn, ["gone", "other", "taken"]);
+}
+
+#[test]
+fn a_write_whose_answer_was_lost_is_looked_up_first() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    table.next_txn(Instant::now());
+    table.on_disconnect();
+    assert_eq!(table.next_read(), ["a".into()]);
+    let seen = |lease| {
+        let revision = 5;
+        [Some(KeyMeta { lease, revision })]
+    };
+    table.on_read(&["a".into()], 6, &seen(OURS));
+    assert!(table.view(1).held, "it is there, whatever its value");
+    assert_eq!(write(&mut table, 7), op("a"));
+}
+
+#[test]
+fn one_of_several_leaves_by_a_guarded_delete_and_is_never_put_again() {
+    let mut table = table(OnConflict::TakeOver, &["a", "b"]);
+    write(&mut table, 5);
+    table.withdraw(1);
+    assert!(!table.is_gone(1));
+    assert_eq!(write(&mut table, 6), [Op::Delete { key: "a".into() }]);
+    assert!(table.is_gone(1) && table.view(2).held);
+    table.on_watch_event(delete("a", 6), Instant::now());
+    table.on_disconnect();
+    assert_eq!(table.next_read(), ["b".into()]);
+}
+
+#[test]
+fn a_write_under_way_when_its_entry_leaves_is_undone() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    let ops = table.next_txn(Instant::now());
+    table.withdraw(1);
+    assert!(!table.is_gone(1), "it may still be on_txn");
+    table.on_txn(&ops, 5, &[None], Instant::now());
+    assert_eq!(write(&mut table, 6), [Op::Delete { key: "a".into() }]);
+    assert!(table.is_gone(1));
+}
+
+#[test]
+fn an_entry_that_was_never_written_is_gone_at_once() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    table.withdraw(1);
+    assert!(table.is_gone(1));
+    assert_eq!(write(&mut table, 5), []);
+}
+
+#[test]
+fn yielding_leaves_a_foreign_key_until_it_is_free() {
+    let mut table = table(OnConflict::Yield, &["a"]);
+    let ops = table.next_txn(Instant::now());
+    assert_eq!(
+        ops,
+        [Op::PutIfFree {
+            key: "a".into(),
+            value: "v".into()
+        }]
+    );
+    table.on_txn(&ops, 5, &[Some(THEIRS)], Instant::now());
+    assert_eq!(table.view(1).conflicting_lease, Some(THEIRS));
+    assert_eq!(write(&mut table, 6), []);
+    table.on_watch_event(delete("a", 7), Instant::now());
+    assert_eq!(write(&mut table, 8).len(), 1);
+    assert!(table.view(1).held);
+    table.on_watch_event(put("a", 9, THEIRS, "x"), Instant::now());
+    assert_eq!(
+        (table.view(1).conflicting_lease, table.view(1).held),
+        (Some(THEIRS), false)
+    );
+    assert_eq!(write(&mut table, 10), []);
+}
+
+#[test]
+fn a_tug_of_war_ends_in_a_few_rewrites_a_minute() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 1);
+    let start = Instant::now();
+    let mut rewrites = 0;
+    for step in 0..600 {
+        let now = start + Duration::from_millis(100) * step;
+        let revision = 10 + 2 * i64::from(step);
+        table.on_watch_event(put("a", revision, THEIRS, "x"), now);
+        let ops = table.next_txn(now);
+        rewrites += ops.len();
+        table.on_txn(&ops, revision + 1, &vec![None; ops.len()], now);
+    }
+    assert!(
+        (28..=30).contains(&rewrites),
+        "{rewrites} in the first minute"
+    );
+    assert!(table.view(1).contested);
+}
+
+#[test]
+fn an_entry_that_moves_to_another_key_leaves_none_behind() {
+    let mut table = table(OnConflict::TakeOver, &["old"]);
+    write(&mut table, 5);
+    table
+        .set_desired(1, vec![("new".into(), "v".into())])
+        .unwrap();
+    assert_eq!(table.view(1).keys, ["new".into()]);
+    assert_eq!(write(&mut table, 6).len(), 2);
+    assert!(table.view(1).held);
+    table.withdraw(1);
+    assert_eq!(write(&mut table, 7), [Op::Delete { key: "new".into() }]);
+    assert!(table.is_gone(1));
+}
+
+#[test]
+fn two_entries_never_share_a_key() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    assert_eq!(
+        table.set_desired(2, vec![("a".into(), "x".into())]),
+        Err("a".into())
+    );
+    table.withdraw(1);
+    assert_eq!(table.set_desired(2, vec![("a".into(), "x".into())]), Ok(()));
+}
+
+#[test]
+fn one_denied_key_does_not_hold_up_the_others() {
+    let mut table = table(OnConflict::TakeOver, &["a", "b", "c"]);
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(30));
+    let ops = table.next_txn(now);
+    table.on_txn_denied(&ops, now, later);
+    for (key, denied) in [("a", false), ("b", true), ("c", false)] {
+        let ops = table.next_txn(now);
+        assert_eq!(ops, op(key), "one by one");
+        match denied {
+            true => table.on_txn_denied(&ops, now, later),
+            false => table.on_txn(&ops, 5, &[None], now),
+        }
+    }
+    assert_eq!(table.next_txn(now), []);
+    assert!(table.view(1).held && !table.view(2).held && table.view(3).held);
+    assert_eq!(table.next_retry(), Some(later));
+    assert_eq!(table.next_txn(later), op("b"));
+}
+
+#[test]
+fn a_refused_write_is_repeated() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    let ops = table.next_txn(Instant::now());
+    table.on_txn_rejected(&ops, Instant::now());
+    assert_eq!(write(&mut table, 5), op("a"));
+}
+
+#[test]
+fn a_key_that_may_not_be_read_is_yielded_only_if_a_write_says_so() {
+    let mut table = table(OnConflict::Yield, &["a"]);
+    let ops = table.next_txn(Instant::now());
+    table.on_txn(&ops, 5, &[Some(THEIRS)], Instant::now());
+    table.on_disconnect();
+    table.on_read_denied(&["a".into()]);
+    assert_eq!(write(&mut table, 6).len(), 1);
+    assert!(table.view(1).held);
+}
+
+#[test]
+fn a_key_that_may_not_be_read_is_deleted_when_its_entry_leaves() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table.on_disconnect();
+    table.on_read_denied(&["a".into()]);
+    table.withdraw(1);
+    assert!(!table.view(1).held && !table.is_gone(1));
+    assert_eq!(write(&mut table, 6), [Op::Delete { key: "a".into() }]);
+    assert!(table.is_gone(1));
+}
+
+#[test]
+fn an_entry_with_the_key_of_one_that_leaves_is_registered_when_it_was_written() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table.withdraw(1);
+    let delete = table.next_txn(Instant::now());
+    table
+        .set_desired(2, vec![("a".into(), "v".into())])
+        .unwrap();
+    assert!(!table.view(2).held, "the deletion is under way");
+    table.on_txn(&delete, 6, &[None], Instant::now());
+    assert_eq!(write(&mut table, 7), op("a"));
+    assert!(table.view(2).held);
+}
+
+#[test]
+fn another_value_under_our_own_lease_is_deleted_when_its_entry_leaves() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table.on_watch_event(put("a", 6, OURS, "x"), Instant::now());
+    assert!(!table.view(1).held);
+    table.withdraw(1);
+    assert_eq!(write(&mut table, 7), [Op::Delete { key: "a".into() }]);
+}
+
+#[test]
+fn a_key_that_is_removed_before_it_is_watched_is_watched_once_when_it_is_back() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table.withdraw(1);
+    write(&mut table, 6);
+    assert_eq!(table.next_unwatch(), None, "it was never watched");
+    table
+        .set_desired(2, vec![("a".into(), "v".into())])
+        .unwrap();
+    assert_eq!(table.next_watch(), None, "it is not written yet");
+    write(&mut table, 7);
+    assert_eq!(table.next_watch(), Some(("a".into(), 2, 8)));
+    assert_eq!(table.next_watch(), None);
+}

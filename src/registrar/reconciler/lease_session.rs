@@ -1,0 +1,314 @@
+//! The lease and the connection: what comes next for each of them.
+
+use super::{Action, Reconciler, RpcError};
+use crate::backoff::Rate;
+use crate::etcd::RpcErrorKind;
+use crate::lease::{self, Lease};
+use crate::logging;
+use crate::registrar::key_table::KeyTable;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub(super) enum LeaseState {
+    /// No lease is needed, or the next one may not be asked for yet.
+    None,
+    /// We choose the id, so that asking again after a lost answer cannot make a second lease, and
+    /// so that it can be revoked without an answer.
+    Granting {
+        id: i64,
+        /// When it was first asked for.
+        first_sent: Option<Instant>,
+        attempts: u32,
+    },
+    Held(Lease),
+    Revoking(Revoking),
+}
+
+#[derive(Debug)]
+pub(super) struct Revoking {
+    pub(super) leases: Vec<i64>,
+    /// Until when the answer to a grant is awaited: a revoke that overtakes the grant would leave
+    /// a lease behind.
+    pub(super) grant_deadline: Option<Instant>,
+    pub(super) deadline: Instant,
+    /// How long the keys may outlive a revoke that fails.
+    pub(super) ttl: Duration,
+    pub(super) last_error: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Connection {
+    Closed {
+        /// No attempt to connect before.
+        retry_at: Option<Instant>,
+    },
+    Opening,
+    Open(OpenConnection),
+}
+
+/// What is under way on an open connection.
+#[derive(Debug, Default)]
+pub(super) struct OpenConnection {
+    /// When the request was sent that first showed that the connection works.
+    pub(super) connected_since: Option<Instant>,
+    /// The lease is known to live: a grant or a renewal was acknowledged on this connection.
+    pub(super) is_lease_confirmed: bool,
+    pub(super) is_renewing: bool,
+    pub(super) has_request: bool,
+    /// A request was rejected: no other one before.
+    pub(super) not_before: Option<Instant>,
+    pub(super) is_watching: bool,
+    pub(super) has_watch_request: bool,
+    /// The token was refused, in these words. Another one is under way, while the renewals go on.
+    pub(super) refused_token: Option<RpcError>,
+    /// Watches that we cancelled, whose end is no news.
+    pub(super) cancelled_watches: BTreeSet<i64>,
+}
+
+/// The longest pause after a refused connection. Another attempt costs next to nothing, and etcd
+/// may be back at any moment: half of this is what the median recovery takes.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// Fresh leases: enough at once for any accident, few enough a minute if somebody revokes each.
+const GRANTS: Rate = Rate {
+    burst: 24,
+    refill: Duration::from_secs(5),
+};
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(super) fn plan_lease(&mut self, now: Instant) {
+        match &mut self.lease {
+            LeaseState::Revoking(revoking) => {
+                let is_over = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+                if is_over(Some(revoking.deadline)) {
+                    self.on_revoke_timeout();
+                } else if is_over(revoking.grant_deadline) {
+                    revoking.grant_deadline = None;
+                    if let Connection::Open(open) = &mut self.connection {
+                        open.has_request = false;
+                    }
+                }
+            }
+            _ if self.entries.is_empty() => self.release_lease(now),
+            _ => {}
+        }
+        if matches!(self.lease, LeaseState::None) && !self.entries.is_empty() {
+            self.begin_grant(now);
+        }
+    }
+
+    fn begin_grant(&mut self, now: Instant) {
+        self.grant_at = self.grant_limiter.take(GRANTS, now).err();
+        if self.grant_at.is_none() {
+            self.lease = LeaseState::granting(lease::fresh_id(&mut self.rng));
+        }
+    }
+
+    /// A session is kept while there is a lease, or an entry that needs one.
+    pub(super) fn needs_session(&self) -> bool {
+        !matches!(self.lease, LeaseState::None) || !self.entries.is_empty()
+    }
+
+    pub(super) fn plan_connection(&mut self, now: Instant) {
+        match &self.connection {
+            Connection::Closed { retry_at } => {
+                let is_due = retry_at.is_none_or(|at| at <= now);
+                if is_due && !matches!(self.lease, LeaseState::None) {
+                    self.connection = Connection::Opening;
+                    let member = self.rotation.member(&self.settings.endpoints);
+                    self.act(Action::Connect(member));
+                }
+            }
+            _ if !self.needs_session() => self.disconnect(None),
+            _ => {}
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, retry_at: Option<Instant>) {
+        self.connection = Connection::Closed { retry_at };
+        self.keys.on_disconnect();
+        self.act(Action::Disconnect);
+    }
+
+    pub(super) fn on_connected(&mut self, now: Instant, result: Result<(), RpcError>) {
+        match result {
+            Ok(()) => self.connection = Connection::Open(OpenConnection::default()),
+            Err(error) => self.on_disconnect(now, error),
+        }
+    }
+
+    /// A request failed in a way that says nothing about the lease: the connection is given up.
+    pub(super) fn on_disconnect(&mut self, now: Instant, error: RpcError) {
+        let connected_since = match &self.connection {
+            Connection::Open(open) => open.connected_since,
+            _ => None,
+        };
+        let is_first = connected_since.is_none() && self.held_lease().is_none();
+        let error = if is_first { error.at_first() } else { error };
+        let reason = error.to_string();
+        logging::survive(|| tracing::debug!(%reason, "attempt failed"));
+        let worked = connected_since.map_or(Duration::ZERO, |since| now - since);
+        let (rotation, rng) = (&mut self.rotation, &mut self.rng);
+        if let LeaseState::Revoking(revoking) = &mut self.lease {
+            revoking.grant_deadline = None;
+            revoking.last_error = Some(reason.into());
+            rotation.advance();
+            let retry = &mut rotation.retry;
+            let pause = retry.failed_after(Duration::ZERO, REFUSED_PAUSE, rng);
+            return self.disconnect(Some(now + pause));
+        }
+        let limits = (REFUSED_PAUSE, self.settings.attempt_timeout);
+        let endpoints = &self.settings.endpoints;
+        let pause = rotation.failed(&error, endpoints, worked, limits, now, rng);
+        let failures = rotation.failures();
+        self.disconnect(Some(now + pause));
+        self.set_degraded(now, &failures);
+    }
+
+    pub(super) fn on_granted(
+        &mut self,
+        now: Instant,
+        lease: i64,
+        sent: Instant,
+        result: Result<Duration, RpcError>,
+    ) {
+        self.request_done();
+        match (&mut self.lease, result) {
+            (LeaseState::Granting { id, .. }, Ok(ttl)) if *id == lease => {
+                self.on_lease_held(now, lease, ttl, sent);
+            }
+            (
+                LeaseState::Granting {
+                    first_sent,
+                    attempts,
+                    ..
+                },
+                Err(error),
+            ) if error.kind() == RpcErrorKind::LeaseExists => {
+                match first_sent {
+                    // One of our earlier requests made it, and it counts from then on.
+                    Some(first_sent) if *attempts > 1 => {
+                        let first_sent = *first_sent;
+                        self.on_lease_held(now, lease, self.settings.ttl, first_sent);
+                    }
+                    // It is somebody else's.
+                    _ => self.lease = LeaseState::granting(lease::fresh_id(&mut self.rng)),
+                }
+            }
+            (LeaseState::Granting { .. }, Err(error)) => self.on_disconnect(now, error),
+            (LeaseState::Revoking(revoking), _) => revoking.grant_deadline = None,
+            _ => {}
+        }
+    }
+
+    fn on_lease_held(&mut self, now: Instant, id: i64, ttl: Duration, sent: Instant) {
+        let wanted = self.settings.ttl;
+        if ttl != wanted {
+            logging::survive(
+                || tracing::warn!(?wanted, granted = ?ttl, "etcd granted another TTL, following it"),
+            );
+        }
+        if let Connection::Open(open) = &mut self.connection {
+            open.connected_since.get_or_insert(sent);
+            open.is_lease_confirmed = true;
+        }
+        let lease = Lease::granted(id, ttl, sent, &mut self.rng);
+        self.act(Action::LeaseExpiry(lease.expiry()));
+        self.lease = LeaseState::Held(lease);
+        self.keys = KeyTable::new(id, self.settings.on_conflict);
+        logging::survive(|| tracing::debug!(lease = format_args!("{id:x}"), ?ttl, "lease granted"));
+        self.set_healthy(now);
+        self.act(Action::ReadDesired(self.entries.keys().copied().collect()));
+    }
+
+    pub(super) fn on_renewed(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        result: Result<Option<Duration>, RpcError>,
+    ) {
+        if let Connection::Open(open) = &mut self.connection {
+            open.is_renewing = false;
+        }
+        match (&mut self.lease, &mut self.connection, result) {
+            (LeaseState::Held(lease), Connection::Open(open), Ok(ttl)) => {
+                lease.renewed(ttl.unwrap_or(lease.ttl()), sent, &mut self.rng);
+                self.actions.push_back(Action::LeaseExpiry(lease.expiry()));
+                open.connected_since.get_or_insert(sent);
+                open.is_lease_confirmed = true;
+            }
+            (_, _, Err(error)) => self.on_renewal_error(now, error),
+            _ => {}
+        }
+    }
+
+    fn on_renewal_error(&mut self, now: Instant, error: RpcError) {
+        match (error.kind(), &self.lease) {
+            (RpcErrorKind::LeaseGone, LeaseState::Held(_)) => self.on_lease_lost(now, &error),
+            _ => self.on_disconnect(now, error),
+        }
+    }
+
+    /// What an error of anything but a renewal means. A refused token is replaced while the
+    /// renewals go on, if they do: to authenticate may take longer than the lease lives.
+    pub(super) fn on_error(&mut self, now: Instant, error: RpcError) {
+        let open = match &mut self.connection {
+            Connection::Open(open) if open.is_lease_confirmed => open,
+            _ => return self.on_renewal_error(now, error),
+        };
+        if error.kind() != RpcErrorKind::Unauthenticated {
+            return self.on_renewal_error(now, error);
+        }
+        if open.refused_token.is_none() {
+            logging::survive(|| tracing::debug!(%error, "getting another token"));
+            open.refused_token = Some(error);
+            self.act(Action::Authenticate);
+        }
+    }
+
+    /// What was refused is read and asked for anew, on a connection with the other token.
+    pub(super) fn on_authenticated(&mut self, now: Instant, result: Result<(), RpcError>) {
+        let refused = match &mut self.connection {
+            Connection::Open(open) => open.refused_token.take(),
+            _ => None,
+        };
+        if let Some(error) = result.err().or(refused) {
+            self.on_disconnect(now, error);
+        }
+    }
+
+    /// etcd does not know the lease: every key under it is gone. The connection is kept.
+    fn on_lease_lost(&mut self, now: Instant, error: &RpcError) {
+        self.lease = LeaseState::None;
+        self.keys = KeyTable::new(0, self.settings.on_conflict);
+        self.close_streams();
+        self.set_lease_error(now, &error.to_string());
+    }
+
+    pub(super) fn close_streams(&mut self) {
+        if let Connection::Open(open) = &mut self.connection {
+            let connected_since = open.connected_since;
+            *open = OpenConnection {
+                connected_since,
+                ..OpenConnection::default()
+            };
+            self.act(Action::CloseStreams);
+        }
+    }
+}
+
+// === impl LeaseState ===
+
+impl LeaseState {
+    fn granting(id: i64) -> Self {
+        Self::Granting {
+            id,
+            first_sent: None,
+            attempts: 0,
+        }
+    }
+}

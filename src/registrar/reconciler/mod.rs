@@ -1,0 +1,457 @@
+//! [`Reconciler`]: every decision of the registrar. No I/O, no clock, no locks, no tasks.
+//!
+//! ```text
+//!                 Event                              Action
+//! worker ──> handle_event(now, ..)    ──> poll_action() ──────> worker performs it on the session
+//!            handle_timeout(now)      ──> poll_timeout() ─────> worker waits until then
+//! ```
+//!
+//! What is desired comes in as events, and so does all that etcd answers; requests, statuses and
+//! ends come out as actions, in the order in which they have to be performed. Every request is one
+//! variant of [`Action`], and its answer is the variant of [`Event`] that repeats it, so that an
+//! answer cannot be taken for that of another request.
+//!
+//! ```text
+//! lease   None ─> Granting ─> Held ─> Revoking ─> None
+//!           ^                  │ "lease not found": the keys are gone with it
+//!           └──────────────────┘
+//! connection   Closed ─> Opening ─> Open ─> (an error) ─> Closed until `retry_at`
+//! ```
+//!
+//! The two are independent: a connection that ends changes nothing about the lease. That is the
+//! whole answer to restarts of etcd, cut networks and frozen processes: connect, renew the lease
+//! that we have, read the keys, write only what differs.
+//!
+//! | file | |
+//! |---|---|
+//! | `lease_session.rs` | the lease and the connection: what comes next |
+//! | `requests.rs` | the requests on an open connection, and their answers |
+//! | `deregister.rs` | one entry leaves, or all of them |
+//! | `status.rs` | the status of each entry |
+
+mod deregister;
+mod lease_session;
+mod requests;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use super::key_table::{EntryId, Key, KeyTable};
+use super::on_conflict::OnConflict;
+use crate::backoff::{Backoff, Bucket};
+use crate::etcd::{Applied, Endpoints, KeyMeta, Member, Op, Rotation, RpcError, WatchResponse};
+use crate::logging;
+use crate::status::Status;
+use deregister::Deregistration;
+use lease_session::{Connection, LeaseState};
+use status::Problem;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What the reconciler needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) ttl: Duration,
+    /// The limit of one attempt, which the worker enforces.
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) revoke_timeout: Duration,
+    pub(crate) on_conflict: OnConflict,
+    pub(crate) endpoints: Endpoints,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// What these entries want, under the lease that [`Reconciler::held_lease`] gives.
+    Desired(Vec<(EntryId, Desired)>),
+    /// Nobody can register any more.
+    RegistryClosed,
+    /// Everything is to be deregistered. No entry is added after this.
+    Stop,
+    /// Everything is to be deregistered, with one attempt to revoke the lease.
+    StopNow,
+    Connected(Result<(), RpcError>),
+    Granted {
+        lease: i64,
+        sent: Instant,
+        result: Result<Duration, RpcError>,
+    },
+    /// `None`: the TTL is the one of before.
+    Renewed {
+        sent: Instant,
+        result: Result<Option<Duration>, RpcError>,
+    },
+    Revoked {
+        lease: i64,
+        result: Result<(), RpcError>,
+    },
+    Read {
+        keys: Vec<Key>,
+        result: Result<(i64, Vec<Option<KeyMeta>>), RpcError>,
+    },
+    Written {
+        ops: Vec<Op>,
+        result: Result<Applied, RpcError>,
+    },
+    /// The entries that waited for it are reported as desired anew.
+    LocalIpFound,
+    /// There is another token, for another connection.
+    Authenticated(Result<(), RpcError>),
+    /// A request to watch a key, or not to watch it any more, was sent.
+    WatchRequested(Result<(), RpcError>),
+    Watched(Result<WatchResponse, RpcError>),
+}
+
+/// What one entry wants.
+#[derive(Debug, Clone)]
+pub(crate) enum Desired {
+    /// It is not announced yet, or no lease is held that its keys could be made for.
+    Waiting {
+        /// It is bound to no particular address: ours on the way to etcd has to be found.
+        needs_local_ip: bool,
+    },
+    /// These keys with these values.
+    Keys(Vec<(Key, Arc<str>)>),
+    /// The keys could not be made.
+    Failed(Arc<str>),
+    /// To be deregistered.
+    Gone {
+        /// In one attempt.
+        now: bool,
+    },
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Report [`Event::Desired`] for these entries.
+    ReadDesired(Vec<EntryId>),
+    /// [`Event::Connected`].
+    Connect(Member),
+    /// Drop the session with all that is under way on it.
+    Disconnect,
+    /// Drop the request and the streams on the session, and keep the session.
+    CloseStreams,
+    /// [`Event::Granted`].
+    Grant { lease: i64, ttl: Duration },
+    /// [`Event::Revoked`]. Takes the place of a request that is under way.
+    Revoke { lease: i64 },
+    /// [`Event::Renewed`].
+    Renew { lease: i64 },
+    /// [`Event::Read`].
+    Read { keys: Vec<Key> },
+    /// [`Event::Written`].
+    Write { lease: i64, ops: Vec<Op> },
+    /// Close the watch stream, and get another token: [`Event::Authenticated`].
+    Authenticate,
+    /// [`Event::LocalIpFound`].
+    FindLocalIp,
+    /// [`Event::WatchRequested`], then [`Event::Watched`] for each response.
+    Watch { key: Key, id: i64, from: i64 },
+    /// [`Event::WatchRequested`].
+    Unwatch { id: i64 },
+    /// Until when the lease surely lives. Comes before any status that says so.
+    LeaseExpiry(Instant),
+    /// Publish a status.
+    Publish(EntryId, Status),
+    /// Wait until the health services of these entries have reported the statuses that were
+    /// published before, but not for long.
+    AwaitHealth(Vec<EntryId>),
+    /// Publish a final status and let the server go on to drain.
+    End(EntryId, Status),
+    /// Nothing will ever be left to do.
+    Finish,
+}
+
+/// See the [module](self).
+pub(crate) struct Reconciler {
+    settings: Settings,
+    rng: fastrand::Rng,
+    /// The entries that should be there, each with the status that was published last.
+    entries: BTreeMap<EntryId, Status>,
+    /// The entries that leave.
+    deregistrations: BTreeMap<EntryId, Deregistration>,
+    /// Entries whose keys could not be made, and when to try again.
+    failed: BTreeSet<EntryId>,
+    retry_failed_at: Option<Instant>,
+    is_stopping: bool,
+    /// Until when a stop may take to revoke the lease.
+    stop_deadline: Option<Instant>,
+    is_registry_closed: bool,
+    is_finished: bool,
+
+    lease: LeaseState,
+    /// Leases that may exist in etcd although nobody uses them: revoked before the next grant.
+    orphaned_leases: Vec<i64>,
+    /// Keys of entries that have not ended may be under them: a worker panicked.
+    orphans_hold_keys: bool,
+    grant_limiter: Bucket,
+    /// The next lease may not be asked for before.
+    grant_at: Option<Instant>,
+    keys: KeyTable,
+    needs_local_ip: bool,
+
+    connection: Connection,
+    /// Which member is used, and how long to wait before the next connection.
+    rotation: Rotation,
+
+    /// etcd is out of reach, though the lease may live.
+    connection_error: Option<Problem>,
+    /// The lease is not known to live.
+    lease_error: Option<Problem>,
+    /// Why the last write was rejected, logged once.
+    write_error: Option<Arc<str>>,
+
+    actions: VecDeque<Action>,
+}
+
+/// After a failure of our own or of the user's code.
+pub(super) const REST: Duration = Duration::from_secs(1);
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(crate) fn new(settings: Settings, mut rng: fastrand::Rng) -> Self {
+        Self {
+            rotation: Rotation::new(Backoff::new(FIRST_RETRY, settings.ttl), &mut rng),
+            rng,
+            entries: BTreeMap::new(),
+            deregistrations: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            retry_failed_at: None,
+            is_stopping: false,
+            stop_deadline: None,
+            is_registry_closed: false,
+            is_finished: false,
+            lease: LeaseState::None,
+            orphaned_leases: vec![],
+            orphans_hold_keys: false,
+            grant_limiter: Bucket::default(),
+            grant_at: None,
+            keys: KeyTable::new(0, settings.on_conflict),
+            needs_local_ip: false,
+            connection: Connection::Closed { retry_at: None },
+            connection_error: None,
+            lease_error: None,
+            write_error: None,
+            actions: VecDeque::new(),
+            settings,
+        }
+    }
+
+    /// The lease that keys are made for.
+    pub(crate) fn held_lease(&self) -> Option<i64> {
+        match &self.lease {
+            LeaseState::Held(lease) => Some(lease.id()),
+            _ => None,
+        }
+    }
+
+    /// Whether it holds the lease, asks for it, or is to revoke it.
+    #[cfg(test)]
+    pub(crate) fn knows_lease(&self, lease: i64) -> bool {
+        self.orphaned_leases.contains(&lease)
+            || match &self.lease {
+                LeaseState::None => false,
+                LeaseState::Granting { id, .. } => *id == lease,
+                LeaseState::Held(held) => held.id() == lease,
+                LeaseState::Revoking(revoking) => revoking.leases.contains(&lease),
+            }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// The next thing to do. What it leads to is reported before the next event is.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due, if nothing else happens.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let deregistrations = self.deregistrations.values().filter_map(|d| d.deadline);
+        let lease = match &self.lease {
+            LeaseState::None if self.entries.is_empty() => None,
+            LeaseState::None => self.grant_at,
+            LeaseState::Granting { .. } => None,
+            LeaseState::Held(lease) if self.lease_error.is_none() => Some(lease.expiry()),
+            LeaseState::Held(_) => None,
+            LeaseState::Revoking(revoking) => Some(
+                revoking
+                    .deadline
+                    .min(revoking.grant_deadline.unwrap_or(revoking.deadline)),
+            ),
+        };
+        let connection = match &self.connection {
+            Connection::Closed { retry_at } if self.needs_session() => *retry_at,
+            Connection::Closed { .. } | Connection::Opening => None,
+            Connection::Open(open) => self.next_request_due(open),
+        };
+        deregistrations
+            .chain(lease)
+            .chain(connection)
+            .chain(self.retry_failed_at)
+            .min()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.expire(now);
+        self.plan(now);
+    }
+
+    /// Takes in what happened. What has expired meanwhile comes first: after the process was
+    /// frozen, the answer to a renewal may be there together with the end of the lease, and `Lost`
+    /// has to be published before `Registered`.
+    pub(crate) fn handle_event(&mut self, now: Instant, event: Event) {
+        self.expire(now);
+        self.apply(now, event);
+        self.plan(now);
+    }
+
+    /// The worker panicked. Nothing is known about its requests, and little about our own state:
+    /// the lease is revoked with all keys under it, and then all is written anew.
+    pub(crate) fn handle_panic(&mut self, now: Instant, reason: &str) {
+        self.actions.retain(|action| {
+            use Action::{AwaitHealth, End, Finish, Publish};
+            matches!(action, Publish(..) | AwaitHealth(_) | End(..) | Finish)
+        });
+        self.disconnect(Some(now + REST));
+        self.set_lease_error(now, reason);
+        match std::mem::replace(&mut self.lease, LeaseState::None) {
+            LeaseState::None
+            | LeaseState::Granting {
+                first_sent: None, ..
+            } => {}
+            LeaseState::Granting { id, .. } => self.orphaned_leases.push(id),
+            LeaseState::Held(lease) => self.orphaned_leases.push(lease.id()),
+            LeaseState::Revoking(revoking) => self.orphaned_leases.extend(revoking.leases),
+        }
+        self.orphans_hold_keys = !self.orphaned_leases.is_empty();
+        self.keys = KeyTable::new(0, self.settings.on_conflict);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.end_overdue(now);
+        let expired = matches!(&self.lease, LeaseState::Held(lease) if lease.expiry() <= now);
+        if expired && self.lease_error.is_none() {
+            let reason = format!(
+                "the lease ran out unconfirmed: {}",
+                self.connection_reason()
+            );
+            self.set_lease_error(now, &reason);
+        }
+    }
+
+    fn apply(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Desired(entries) => self.on_desired(now, entries),
+            Event::RegistryClosed => self.is_registry_closed = true,
+            Event::Stop => self.on_stop(now + self.settings.revoke_timeout),
+            Event::StopNow => self.on_stop(now + self.one_attempt()),
+            Event::LocalIpFound => self.on_local_ip_found(),
+            Event::Authenticated(result) => self.on_authenticated(now, result),
+            Event::Connected(result) => self.on_connected(now, result),
+            Event::Granted {
+                lease,
+                sent,
+                result,
+            } => self.on_granted(now, lease, sent, result),
+            Event::Renewed { sent, result } => self.on_renewed(now, sent, result),
+            Event::Revoked { lease, result } => self.on_revoked(now, lease, result),
+            Event::Read { keys, result } => self.on_read(now, keys, result),
+            Event::Written { ops, result } => self.on_written(now, ops, result),
+            Event::WatchRequested(result) => self.on_watch_requested(now, result),
+            Event::Watched(result) => self.on_watched(now, result),
+        }
+    }
+
+    /// Starts what is due and not under way.
+    fn plan(&mut self, now: Instant) {
+        self.plan_lease(now);
+        self.plan_connection(now);
+        self.plan_requests(now);
+        self.publish_changed(now);
+        self.end_gone();
+        self.retry_failed(now);
+        if self.is_idle() && (self.is_stopping || self.is_registry_closed) && !self.is_finished {
+            self.is_finished = true;
+            self.act(Action::Finish);
+        }
+    }
+
+    /// No entry is left, and nothing in etcd that is still to be revoked.
+    fn is_idle(&self) -> bool {
+        matches!(self.lease, LeaseState::None)
+            && self.entries.is_empty()
+            && self.deregistrations.is_empty()
+    }
+
+    fn on_desired(&mut self, now: Instant, entries: Vec<(EntryId, Desired)>) {
+        let (mut gone, mut deadline) = (vec![], now + self.settings.revoke_timeout);
+        for (id, desired) in entries {
+            self.failed.remove(&id);
+            match desired {
+                Desired::Gone { now: at_once } => {
+                    if at_once {
+                        deadline = deadline.min(now + self.one_attempt());
+                    }
+                    gone.push(id);
+                }
+                _ if self.is_stopping => gone.push(id),
+                _ if self.deregistrations.contains_key(&id) => {}
+                desired => self.on_entry_desired(now, id, desired),
+            }
+        }
+        self.deregister(gone, deadline);
+    }
+
+    fn on_entry_desired(&mut self, now: Instant, id: EntryId, desired: Desired) {
+        let new = || Status::Registering { reason: None };
+        self.entries.entry(id).or_insert_with(new);
+        match desired {
+            Desired::Waiting { needs_local_ip } => self.needs_local_ip |= needs_local_ip,
+            Desired::Keys(records) if self.held_lease().is_some() => {
+                if let Err(key) = self.keys.set_desired(id, records) {
+                    // Refused by `register` where the key was known; an address that is found out
+                    // later can still collide.
+                    let reason = format!("another registration here has the key {key:?}");
+                    logging::survive(|| tracing::error!("{reason}"));
+                    let reason = Some(reason.into());
+                    self.publish(id, Status::Registering { reason });
+                }
+            }
+            Desired::Keys(_) => {}
+            Desired::Failed(reason) => {
+                self.failed.insert(id);
+                self.retry_failed_at = Some(now + REST);
+                // Its keys of before are still there.
+                if !self.entries.get(&id).is_some_and(Status::is_registered) {
+                    self.publish(id, Status::Lost { since: now, reason });
+                }
+            }
+            Desired::Gone { .. } => {}
+        }
+    }
+
+    fn retry_failed(&mut self, now: Instant) {
+        if self.retry_failed_at.is_some_and(|at| at <= now) {
+            self.retry_failed_at = None;
+            let failed = std::mem::take(&mut self.failed);
+            self.act(Action::ReadDesired(failed.into_iter().collect()));
+        }
+    }
+
+    fn one_attempt(&self) -> Duration {
+        self.settings
+            .attempt_timeout
+            .min(self.settings.revoke_timeout)
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+}

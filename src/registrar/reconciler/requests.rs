@@ -1,0 +1,243 @@
+//! The requests on an open connection: which one is next, and what its answer changes.
+
+use super::lease_session::{Connection, LeaseState, OpenConnection};
+use super::{Action, Applied, Key, KeyMeta, Op, Reconciler, RpcError, WatchResponse};
+use crate::etcd::{RpcErrorKind, SLOW};
+use crate::logging;
+use std::time::Duration;
+use tokio::time::Instant;
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// When a request becomes due that waits for nothing but time.
+    pub(super) fn next_request_due(&self, open: &OpenConnection) -> Option<Instant> {
+        let LeaseState::Held(lease) = &self.lease else {
+            return None;
+        };
+        let renewal = (!open.is_renewing).then(|| lease.due());
+        // Nothing is written before the lease is confirmed, so that nothing becomes due either.
+        let is_waiting = open.has_request || open.refused_token.is_some();
+        let write = match open.is_lease_confirmed && !is_waiting {
+            true => open.not_before.or_else(|| self.keys.next_retry()),
+            false => None,
+        };
+        renewal.into_iter().chain(write).min()
+    }
+
+    pub(super) fn plan_requests(&mut self, now: Instant) {
+        let Connection::Open(open) = &mut self.connection else {
+            return;
+        };
+        let action = match &mut self.lease {
+            LeaseState::Held(_) => return self.plan_held(now),
+            _ if open.has_request => return,
+            LeaseState::None => return,
+            LeaseState::Granting {
+                id,
+                first_sent,
+                attempts,
+            } => match self.orphaned_leases.first() {
+                Some(orphan) => Action::Revoke { lease: *orphan },
+                None => {
+                    first_sent.get_or_insert(now);
+                    *attempts += 1;
+                    let (lease, ttl) = (*id, self.settings.ttl);
+                    Action::Grant { lease, ttl }
+                }
+            },
+            LeaseState::Revoking(revoking) => match revoking.leases.first() {
+                Some(lease) => Action::Revoke { lease: *lease },
+                None => return,
+            },
+        };
+        open.has_request = true;
+        self.act(action);
+    }
+
+    /// A lease is renewed before anything else: only if etcd does not know it any more, or its
+    /// keys turn out to differ, is there anything to write.
+    fn plan_held(&mut self, now: Instant) {
+        let (LeaseState::Held(lease), Connection::Open(open)) = (&self.lease, &mut self.connection)
+        else {
+            return;
+        };
+        let (id, expiry) = (lease.id(), lease.expiry());
+        let is_due = !open.is_lease_confirmed || lease.due() <= now;
+        if is_due && !open.is_renewing {
+            open.is_renewing = true;
+            self.actions.push_back(Action::Renew { lease: id });
+        }
+        if !open.is_lease_confirmed || open.refused_token.is_some() {
+            return;
+        }
+        if !open.has_watch_request {
+            self.plan_watch();
+        }
+        let reads = self.keys.next_read();
+        // A lease that ran out on this very connection, because the process was frozen, needs a
+        // renewal that says it lives.
+        if reads.is_empty() && expiry > now {
+            self.set_healthy(now);
+        }
+        self.plan_read_or_write(now, id, reads);
+    }
+
+    fn plan_read_or_write(&mut self, now: Instant, lease: i64, keys: Vec<Key>) {
+        let Connection::Open(open) = &mut self.connection else {
+            return;
+        };
+        if open.has_request || open.not_before.is_some_and(|at| at > now) {
+            return;
+        }
+        open.not_before = None;
+        let action = if self.needs_local_ip {
+            Action::FindLocalIp
+        } else if !keys.is_empty() {
+            Action::Read { keys }
+        } else {
+            let ops = self.keys.next_txn(now);
+            if ops.is_empty() {
+                return;
+            }
+            Action::Write { lease, ops }
+        };
+        open.has_request = true;
+        self.act(action);
+    }
+
+    fn plan_watch(&mut self) {
+        let Connection::Open(open) = &mut self.connection else {
+            return;
+        };
+        let action = if let Some(id) = self.keys.next_unwatch().filter(|_| open.is_watching) {
+            open.cancelled_watches.insert(id);
+            Action::Unwatch { id }
+        } else if let Some((key, id, from)) = self.keys.next_watch() {
+            open.is_watching = true;
+            Action::Watch { key, id, from }
+        } else {
+            return;
+        };
+        open.has_watch_request = true;
+        self.act(action);
+    }
+
+    pub(super) fn request_done(&mut self) {
+        if let Connection::Open(open) = &mut self.connection {
+            open.has_request = false;
+        }
+    }
+
+    pub(super) fn on_local_ip_found(&mut self) {
+        self.request_done();
+        self.needs_local_ip = false;
+    }
+
+    pub(super) fn on_read(
+        &mut self,
+        now: Instant,
+        keys: Vec<Key>,
+        result: Result<(i64, Vec<Option<KeyMeta>>), RpcError>,
+    ) {
+        self.request_done();
+        match result {
+            Ok((revision, found)) => self.keys.on_read(&keys, revision, &found),
+            Err(error) => match error.kind() {
+                RpcErrorKind::ResourceExhausted => self.pause_requests(now),
+                RpcErrorKind::Denied => self.keys.on_read_denied(&keys),
+                _ => self.on_error(now, error),
+            },
+        }
+    }
+
+    pub(super) fn on_written(
+        &mut self,
+        now: Instant,
+        ops: Vec<Op>,
+        result: Result<Applied, RpcError>,
+    ) {
+        self.request_done();
+        let error = match result {
+            Ok(Applied {
+                revision,
+                refused_by,
+            }) => {
+                self.write_error = None;
+                return self.keys.on_txn(&ops, revision, &refused_by, now);
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            // Rejected and not lost: the lease is renewed on, and the write is repeated.
+            RpcErrorKind::ResourceExhausted => {
+                self.pause_requests(now);
+                self.keys.on_txn_rejected(&ops, now);
+                self.on_write_rejected(&ops, &error);
+            }
+            // The next member may allow it. Only while nothing is held it costs nothing to see.
+            RpcErrorKind::Denied if !self.holds_any() && self.has_other_member(now) => {
+                self.on_error(now, error);
+            }
+            RpcErrorKind::Denied => {
+                self.keys.on_txn_denied(&ops, now, now + SLOW);
+                if ops.len() == 1 {
+                    self.on_write_rejected(&ops, &error);
+                }
+            }
+            _ => self.on_error(now, error),
+        }
+    }
+
+    fn holds_any(&self) -> bool {
+        self.entries.keys().any(|id| self.keys.view(*id).held)
+    }
+
+    fn has_other_member(&self, now: Instant) -> bool {
+        self.rotation.has_other(&self.settings.endpoints, now)
+    }
+
+    fn pause_requests(&mut self, now: Instant) {
+        let (limit, rng) = (self.settings.attempt_timeout, &mut self.rng);
+        let pause = self.rotation.retry.failed_after(Duration::ZERO, limit, rng);
+        if let Connection::Open(open) = &mut self.connection {
+            open.not_before = Some(now + pause);
+        }
+    }
+
+    pub(super) fn on_watch_requested(&mut self, now: Instant, result: Result<(), RpcError>) {
+        if let Connection::Open(open) = &mut self.connection {
+            open.has_watch_request = false;
+        }
+        if let Err(error) = result {
+            self.on_error(now, error);
+        }
+    }
+
+    pub(super) fn on_watched(&mut self, now: Instant, result: Result<WatchResponse, RpcError>) {
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => return self.on_error(now, error),
+        };
+        for event in response.events {
+            self.keys.on_watch_event(event, now);
+        }
+        let Connection::Open(open) = &mut self.connection else {
+            return;
+        };
+        // A watch that is refused for its token ends with the id -1, so that only the ends that
+        // we asked for can be passed over.
+        match response
+            .ended
+            .filter(|(id, _)| !open.cancelled_watches.remove(id))
+        {
+            Some((_, error)) if error.kind() == RpcErrorKind::Denied => {
+                logging::survive(
+                    || tracing::warn!(%error, "changes of the key by other clients will not be noticed"),
+                );
+            }
+            Some((_, error)) => self.on_error(now, error),
+            None => {}
+        }
+    }
+}

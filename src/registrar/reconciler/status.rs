@@ -1,0 +1,181 @@
+//! The status of each entry: what follows from the lease, the connection and the key table.
+
+use super::lease_session::LeaseState;
+use super::{Action, EntryId, Op, Reconciler, RpcError, Status};
+use crate::logging;
+use crate::registrar::key_table::View;
+use crate::status::Registered;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Something is wrong: since when, and what.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    pub(super) since: Instant,
+    pub(super) reason: Arc<str>,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// etcd is out of reach.
+    pub(super) fn set_degraded(&mut self, now: Instant, reason: &str) {
+        let since = match &self.connection_error {
+            Some(problem) if *problem.reason == *reason => return,
+            Some(problem) => problem.since,
+            None => {
+                logging::survive(
+                    || tracing::warn!(%reason, "etcd is out of reach, trying until it answers"),
+                );
+                now
+            }
+        };
+        let reason = reason.into();
+        self.connection_error = Some(Problem { since, reason });
+        self.publish_all(now);
+    }
+
+    /// etcd answers, knows our lease, and has our keys.
+    pub(super) fn set_healthy(&mut self, now: Instant) {
+        let (problem, lost) = (self.connection_error.take(), self.lease_error.take());
+        if let Some(problem) = &problem {
+            logging::survive(
+                || tracing::info!(after = ?(now - problem.since), "etcd answers again"),
+            );
+        }
+        if problem.is_some() || lost.is_some() {
+            self.publish_all(now);
+        }
+    }
+
+    /// The lease is not known to live.
+    pub(super) fn set_lease_error(&mut self, now: Instant, reason: &str) {
+        let reason = reason.into();
+        self.lease_error = Some(Problem { since: now, reason });
+        self.publish_all(now);
+        if !self.entries.is_empty() {
+            self.act(Action::AwaitHealth(self.entries.keys().copied().collect()));
+        }
+    }
+
+    /// A write was rejected although the connection is fine: says so where a key is missing.
+    pub(super) fn on_write_rejected(&mut self, ops: &[Op], error: &RpcError) {
+        let reason: Arc<str> = error.to_string().into();
+        let last = self.write_error.replace(reason.clone());
+        if last.is_none_or(|last| last != reason) {
+            logging::survive(
+                || tracing::warn!(%reason, keys = ops.len(), "etcd rejected a write, repeating it later"),
+            );
+        }
+        let owners = ops.iter().filter_map(|op| self.keys.owner(op.key()));
+        for id in owners.collect::<Vec<_>>() {
+            let reason = reason.clone();
+            match self.entries.get(&id) {
+                Some(Status::Registering { .. }) => {
+                    self.publish(
+                        id,
+                        Status::Registering {
+                            reason: Some(reason),
+                        },
+                    );
+                }
+                Some(Status::Lost { since, .. }) => {
+                    let since = *since;
+                    self.publish(id, Status::Lost { since, reason });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn connection_reason(&self) -> Arc<str> {
+        let problem = self.connection_error.as_ref();
+        problem.map_or("etcd did not answer".into(), |problem| {
+            problem.reason.clone()
+        })
+    }
+
+    /// Publishes what changed in the key table.
+    pub(super) fn publish_changed(&mut self, now: Instant) {
+        for id in self.keys.take_changed() {
+            self.publish_current(now, id);
+        }
+    }
+
+    fn publish_all(&mut self, now: Instant) {
+        for id in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.publish_current(now, id);
+        }
+    }
+
+    fn publish_current(&mut self, now: Instant, id: EntryId) {
+        if let Some(last) = self.entries.get(&id) {
+            let next = self.status_for(now, id, last);
+            self.publish(id, next);
+        }
+    }
+
+    pub(super) fn publish(&mut self, id: EntryId, next: Status) {
+        if let Some(last) = self.entries.get_mut(&id)
+            && *last != next
+        {
+            *last = next.clone();
+            self.act(Action::Publish(id, next));
+        }
+    }
+
+    fn status_for(&self, now: Instant, id: EntryId, last: &Status) -> Status {
+        if let Some(Problem { since, reason }) = &self.lease_error {
+            return lost(last, *since, reason.clone());
+        }
+        let View {
+            keys,
+            held,
+            revision,
+            conflicting_lease,
+            contested,
+        } = self.keys.view(id);
+        if let Some(to_lease) = conflicting_lease {
+            return Status::Yielding { to_lease };
+        }
+        let lease = match &self.lease {
+            LeaseState::Held(lease) if held => lease.id(),
+            _ => {
+                let reason = match &self.connection_error {
+                    Some(problem) => problem.reason.clone(),
+                    None if contested => {
+                        "somebody rewrites the key again and again, waiting".into()
+                    }
+                    None if last.is_registered() => "the key was deleted or overwritten".into(),
+                    None => return last.clone(),
+                };
+                return lost(last, now, reason);
+            }
+        };
+        let registered = Registered {
+            lease,
+            keys: keys.into(),
+            revision,
+            since: last.registered().map_or(now, |registered| registered.since),
+        };
+        match self.connection_error.clone() {
+            None => Status::Registered(registered),
+            Some(Problem { since, reason }) => Status::Suspect {
+                registered,
+                since,
+                reason,
+            },
+        }
+    }
+}
+
+/// What `last` becomes when the keys are not there.
+fn lost(last: &Status, since: Instant, reason: Arc<str>) -> Status {
+    match last {
+        Status::Lost { .. } => last.clone(),
+        Status::Registering { .. } => Status::Registering {
+            reason: Some(reason),
+        },
+        _ => Status::Lost { since, reason },
+    }
+}

@@ -1,0 +1,519 @@
+//! What the reconciler decides, event by event, and the table of all transitions in DESIGN.md.
+
+use super::*;
+use crate::etcd::{self, EventKind, RpcErrorKind};
+use crate::lease;
+
+const LEASE_TTL: Duration = Duration::from_secs(5);
+const REVISION: i64 = 5;
+const THEIRS: i64 = 8;
+
+/// A reconciler, and what it did last.
+struct Fixture {
+    reconciler: Reconciler,
+    now: Instant,
+    actions: Vec<Action>,
+    /// What is under way, by the names of the actions that began it.
+    pending: BTreeSet<&'static str>,
+}
+
+fn error(kind: RpcErrorKind) -> RpcError {
+    RpcError::new(kind, &"http://etcd:2379".into(), format!("{kind:?}"))
+}
+
+fn failed<T>(kind: RpcErrorKind) -> Result<T, RpcError> {
+    Err(error(kind))
+}
+
+fn keys(value: &str) -> Desired {
+    Desired::Keys(vec![("k".into(), value.into())])
+}
+
+const WAITING: Desired = Desired::Waiting {
+    needs_local_ip: false,
+};
+
+// === the states ===
+
+impl Fixture {
+    fn none() -> Self {
+        let settings = Settings {
+            ttl: LEASE_TTL,
+            attempt_timeout: lease::default_attempt(LEASE_TTL),
+            revoke_timeout: Duration::from_secs(1),
+            on_conflict: OnConflict::TakeOver,
+            endpoints: crate::Etcd::new(["http://etcd:2379"]).check().unwrap(),
+        };
+        Self {
+            reconciler: Reconciler::new(settings, fastrand::Rng::with_seed(1)),
+            now: Instant::now(),
+            actions: vec![],
+            pending: BTreeSet::new(),
+        }
+    }
+
+    fn opening() -> Self {
+        let mut this = Self::none();
+        this.handle(Event::Desired(vec![(1, WAITING)]));
+        this
+    }
+
+    fn granting() -> Self {
+        let mut this = Self::opening();
+        this.handle(Event::Connected(Ok(())));
+        this
+    }
+
+    fn writing() -> Self {
+        let mut this = Self::granting();
+        this.handle(this.granted(Ok(LEASE_TTL)));
+        this.handle(Event::Desired(vec![(1, keys("v"))]));
+        this
+    }
+
+    fn held() -> Self {
+        let mut this = Self::writing();
+        this.handle(this.written(Ok(())));
+        this.handle(Event::WatchRequested(Ok(())));
+        this
+    }
+
+    fn renewal_due() -> Self {
+        let mut this = Self::held();
+        this.pass_to_timeout();
+        this
+    }
+
+    fn reconnecting() -> Self {
+        let mut this = Self::renewal_due();
+        this.handle(this.renewed(failed(RpcErrorKind::Timeout)));
+        this
+    }
+
+    fn renewing() -> Self {
+        let mut this = Self::reconnecting();
+        this.handle(Event::Connected(Ok(())));
+        this
+    }
+
+    fn verifying() -> Self {
+        let mut this = Self::renewing();
+        this.handle(this.renewed(Ok(None)));
+        this
+    }
+
+    fn authenticating() -> Self {
+        let mut this = Self::held();
+        this.handle(Event::Watched(failed(RpcErrorKind::Unauthenticated)));
+        this
+    }
+
+    fn expired() -> Self {
+        let mut this = Self::reconnecting();
+        this.pass_to_timeout();
+        this
+    }
+
+    /// A lease was lost as often as the limit of fresh leases allows at once.
+    fn limited() -> Self {
+        let mut this = Self::granting();
+        while !matches!(this.reconciler.lease, LeaseState::None) {
+            this.handle(this.granted(Ok(LEASE_TTL)));
+            this.handle(Event::Desired(vec![(1, keys("v"))]));
+            this.handle(this.written(failed(RpcErrorKind::LeaseGone)));
+        }
+        this
+    }
+
+    fn revoking() -> Self {
+        let mut this = Self::held();
+        this.handle(Event::Desired(vec![(1, Desired::Gone { now: false })]));
+        this
+    }
+
+    fn revoking_a_grant() -> Self {
+        let mut this = Self::granting();
+        this.handle(Event::Stop);
+        this
+    }
+}
+
+/// Each state, with a way to get there.
+type State = (&'static str, fn() -> Fixture);
+const STATES: [State; 14] = [
+    ("None, Closed: nothing is registered", Fixture::none),
+    ("None, Open: fresh leases are limited", Fixture::limited),
+    ("Granting, Opening", Fixture::opening),
+    ("Granting, Open: a grant is under way", Fixture::granting),
+    ("Held, Open: a write is under way", Fixture::writing),
+    ("Held, Open: registered", Fixture::held),
+    ("Held, Open: a renewal is due", Fixture::renewal_due),
+    ("Held, Open: the token was refused", Fixture::authenticating),
+    ("Held, Opening: the connection broke", Fixture::reconnecting),
+    (
+        "Held, Open: the first renewal after that",
+        Fixture::renewing,
+    ),
+    (
+        "Held, Open: the keys are read after that",
+        Fixture::verifying,
+    ),
+    (
+        "Held, Opening: the lease ran out unconfirmed",
+        Fixture::expired,
+    ),
+    ("Revoking, Open: the last entry leaves", Fixture::revoking),
+    (
+        "Revoking, Open: a stop while a grant is under way",
+        Fixture::revoking_a_grant,
+    ),
+];
+
+// === the events ===
+
+impl Fixture {
+    fn handle(&mut self, event: Event) {
+        let answered = match &event {
+            Event::Connected(_) => "Connect",
+            Event::Granted { .. } => "Grant",
+            Event::Renewed { .. } => "Renew",
+            Event::Revoked { .. } => "Revoke",
+            Event::Read { .. } => "Read",
+            Event::Written { .. } => "Write",
+            _ => "",
+        };
+        self.pending.remove(answered);
+        self.reconciler.handle_event(self.now, event);
+        self.drain();
+    }
+
+    fn pass_to_timeout(&mut self) {
+        self.now = self.reconciler.poll_timeout().unwrap_or(self.now);
+        self.reconciler.handle_timeout(self.now);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        self.actions = std::iter::from_fn(|| self.reconciler.poll_action()).collect();
+        for action in &self.actions {
+            match action {
+                Action::Disconnect | Action::CloseStreams => self.pending.clear(),
+                Action::Connect(_) => drop(self.pending.insert("Connect")),
+                Action::Grant { .. } => drop(self.pending.insert("Grant")),
+                Action::Revoke { .. } => drop(self.pending.insert("Revoke")),
+                Action::Renew { .. } => drop(self.pending.insert("Renew")),
+                Action::Read { .. } => drop(self.pending.insert("Read")),
+                Action::Write { .. } => drop(self.pending.insert("Write")),
+                Action::Watch { .. } => drop(self.pending.insert("Watch")),
+                Action::Authenticate => drop(self.pending.insert("Authenticate")),
+                _ => {}
+            }
+        }
+    }
+
+    fn lease(&self) -> i64 {
+        match &self.reconciler.lease {
+            LeaseState::None => 0,
+            LeaseState::Granting { id, .. } => *id,
+            LeaseState::Held(lease) => lease.id(),
+            LeaseState::Revoking(revoking) => revoking.leases[0],
+        }
+    }
+
+    fn granted(&self, result: Result<Duration, RpcError>) -> Event {
+        let (lease, sent) = (self.lease(), self.now);
+        Event::Granted {
+            lease,
+            sent,
+            result,
+        }
+    }
+
+    fn renewed(&self, result: Result<Option<Duration>, RpcError>) -> Event {
+        let sent = self.now;
+        Event::Renewed { sent, result }
+    }
+
+    fn revoked(&self, result: Result<(), RpcError>) -> Event {
+        let lease = self.lease();
+        Event::Revoked { lease, result }
+    }
+
+    fn read(&self, result: Result<Option<i64>, RpcError>) -> Event {
+        let lease = self.lease();
+        let meta = |revision| KeyMeta { lease, revision };
+        let result = result.map(|found| (REVISION, vec![found.map(meta)]));
+        let keys = vec!["k".into()];
+        Event::Read { keys, result }
+    }
+
+    fn written(&self, result: Result<(), RpcError>) -> Event {
+        let (key, value) = ("k".into(), "v".into());
+        let ops = vec![Op::Put { key, value }];
+        let applied = || Applied {
+            revision: REVISION,
+            refused_by: vec![None],
+        };
+        let result = result.map(|()| applied());
+        Event::Written { ops, result }
+    }
+
+    fn watched(&self, kind: EventKind) -> Event {
+        let event = etcd::Event {
+            key: "k".into(),
+            revision: REVISION + 1,
+            kind,
+        };
+        Event::Watched(Ok(WatchResponse {
+            events: vec![event],
+            created: false,
+            revision: REVISION + 1,
+            ended: None,
+        }))
+    }
+}
+
+/// An event, the action that has to be under way for it, and how it is made.
+type Stimulus = (&'static str, &'static str, fn(&Fixture) -> Event);
+const EVENTS: [Stimulus; 28] = [
+    ("desired: a value", "", |_| {
+        Event::Desired(vec![(1, keys("w"))])
+    }),
+    ("desired: another entry", "", |_| {
+        Event::Desired(vec![(2, WAITING)])
+    }),
+    ("desired: gone", "", |_| {
+        Event::Desired(vec![(1, Desired::Gone { now: false })])
+    }),
+    ("desired: no keys, a format panicked", "", |_| {
+        Event::Desired(vec![(1, Desired::Failed("a bug".into()))])
+    }),
+    ("stop", "", |_| Event::Stop),
+    ("registry closed", "", |_| Event::RegistryClosed),
+    ("connected", "Connect", |_| Event::Connected(Ok(()))),
+    ("connection refused", "Connect", |_| {
+        Event::Connected(failed(RpcErrorKind::Unreachable))
+    }),
+    ("granted", "Grant", |f| f.granted(Ok(LEASE_TTL))),
+    ("grant timed out", "Grant", |f| {
+        f.granted(failed(RpcErrorKind::Timeout))
+    }),
+    ("lease exists", "Grant", |f| {
+        f.granted(failed(RpcErrorKind::LeaseExists))
+    }),
+    ("renewed", "Renew", |f| f.renewed(Ok(None))),
+    ("renewal timed out", "Renew", |f| {
+        f.renewed(failed(RpcErrorKind::Timeout))
+    }),
+    ("lease not found", "Renew", |f| {
+        f.renewed(failed(RpcErrorKind::LeaseGone))
+    }),
+    ("revoked", "Revoke", |f| f.revoked(Ok(()))),
+    ("revoke timed out", "Revoke", |f| {
+        f.revoked(failed(RpcErrorKind::Timeout))
+    }),
+    ("read: as it was", "Read", |f| f.read(Ok(Some(REVISION)))),
+    ("read: no key", "Read", |f| f.read(Ok(None))),
+    ("read denied", "Read", |f| {
+        f.read(failed(RpcErrorKind::Denied))
+    }),
+    ("written", "Write", |f| f.written(Ok(()))),
+    ("write denied", "Write", |f| {
+        f.written(failed(RpcErrorKind::Denied))
+    }),
+    ("write rejected, etcd is full", "Write", |f| {
+        f.written(failed(RpcErrorKind::ResourceExhausted))
+    }),
+    ("write timed out", "Write", |f| {
+        f.written(failed(RpcErrorKind::Timeout))
+    }),
+    ("key deleted", "Watch", |f| f.watched(EventKind::Delete)),
+    ("key taken by another lease", "Watch", |f| {
+        let (lease, value) = (THEIRS, b"theirs".to_vec());
+        f.watched(EventKind::Put { lease, value })
+    }),
+    ("watch ended", "Watch", |_| {
+        Event::Watched(failed(RpcErrorKind::Broken))
+    }),
+    ("token refused", "Watch", |_| {
+        Event::Watched(failed(RpcErrorKind::Unauthenticated))
+    }),
+    ("authenticated", "Authenticate", |_| {
+        Event::Authenticated(Ok(()))
+    }),
+];
+
+// === the table ===
+
+fn describe(action: &Action) -> String {
+    let op = |op: &Op| match op {
+        Op::Put { .. } | Op::PutIfFree { .. } => "put",
+        Op::Delete { .. } => "delete",
+    };
+    let status = |status: &Status| {
+        let text = format!("{status:?}");
+        let end = text
+            .find(|c: char| !c.is_alphanumeric())
+            .unwrap_or(text.len());
+        text[..end].to_owned()
+    };
+    match action {
+        Action::ReadDesired(_) => "ReadDesired".into(),
+        Action::Connect(_) => "Connect".into(),
+        Action::Grant { .. } => "Grant".into(),
+        Action::Revoke { .. } => "Revoke".into(),
+        Action::Renew { .. } => "Renew".into(),
+        Action::Read { .. } => "Read".into(),
+        Action::Write { ops, .. } => format!("Write {}", op(&ops[0])),
+        Action::Watch { .. } => "Watch".into(),
+        Action::Unwatch { .. } => "Unwatch".into(),
+        Action::Publish(_, next) => status(next),
+        Action::End(_, next) => format!("End {}", status(next)),
+        Action::AwaitHealth(_) => "AwaitHealth".into(),
+        Action::LeaseExpiry(_) => "LeaseExpiry".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn next_state(reconciler: &Reconciler) -> String {
+    let lease = match &reconciler.lease {
+        LeaseState::None => "None",
+        LeaseState::Granting { .. } => "Granting",
+        LeaseState::Held(_) => "Held",
+        LeaseState::Revoking(_) => "Revoking",
+    };
+    let connection = match &reconciler.connection {
+        Connection::Closed { .. } => "Closed",
+        Connection::Opening => "Opening",
+        Connection::Open(_) => "Open",
+    };
+    format!("{lease}, {connection}")
+}
+
+/// Runs every state with every event that can happen there, with its timeout and with a panic.
+fn table() -> String {
+    let mut text = String::new();
+    let mut add = |line: &str| {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    for (name, state) in STATES {
+        add(name);
+        let mut row = |event: &str, fixture: &Fixture| {
+            let actions: Vec<String> = fixture.actions.iter().map(describe).collect();
+            let (actions, next) = (actions.join(", "), next_state(&fixture.reconciler));
+            add(&format!("  {event:<35} {next:<17} {actions}"));
+        };
+        let (start, mut nothing) = (next_state(&state().reconciler), vec![]);
+        for (event, of, make) in EVENTS {
+            let mut fixture = state();
+            if !of.is_empty() && !fixture.pending.contains(of) {
+                continue;
+            }
+            fixture.handle(make(&fixture));
+            match fixture.actions.is_empty() && next_state(&fixture.reconciler) == start {
+                true => nothing.push(event),
+                false => row(event, &fixture),
+            }
+        }
+        let mut fixture = state();
+        if fixture.reconciler.poll_timeout().is_some() {
+            fixture.pass_to_timeout();
+            row("time passes until something is due", &fixture);
+        }
+        let mut fixture = state();
+        fixture.reconciler.handle_panic(fixture.now, "a bug");
+        fixture.drain();
+        row("the worker panicked", &fixture);
+        if !nothing.is_empty() {
+            add(&format!(
+                "  nothing happens at                  {}",
+                nothing.join("; ")
+            ));
+        }
+    }
+    text
+}
+
+const BEGIN: &str = "<!-- begin transitions -->\n";
+const END: &str = "<!-- end transitions -->";
+
+#[test]
+fn the_transition_table_in_design_md_is_what_happens() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/DESIGN.md");
+    let design = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = design.split_once(BEGIN).unwrap();
+    let (written, after) = rest.split_once(END).unwrap();
+    let table = format!("```text\n{}```\n", table());
+    if std::env::var_os("UPDATE_TRANSITIONS").is_some() {
+        std::fs::write(path, format!("{before}{BEGIN}{table}{END}{after}")).unwrap();
+        return;
+    }
+    for (written, now) in written.lines().zip(table.lines()) {
+        assert_eq!(written, now, "UPDATE_TRANSITIONS=1 writes it anew");
+    }
+    assert_eq!(written, table, "UPDATE_TRANSITIONS=1 writes it anew");
+}
+
+#[test]
+fn no_state_stays_due_at_the_time_that_it_asked_for() {
+    for (name, state) in STATES {
+        let mut fixture = state();
+        for _ in 0..50 {
+            let Some(at) = fixture.reconciler.poll_timeout() else {
+                break;
+            };
+            fixture.pass_to_timeout();
+            let next = fixture.reconciler.poll_timeout();
+            assert!(next.is_none_or(|next| next > at), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_the_lease_is_published_before_an_answer_that_was_there_too() {
+    let mut fixture = Fixture::renewal_due();
+    let sent = fixture.now;
+    fixture.now += LEASE_TTL * 2;
+    let result = Ok(None);
+    fixture.handle(Event::Renewed { sent, result });
+    let described: Vec<String> = fixture.actions.iter().map(describe).collect();
+    assert_eq!(described[..2], ["Lost", "AwaitHealth"]);
+}
+
+#[test]
+fn a_lease_id_that_somebody_has_is_left_and_ours_counts_from_its_first_request() {
+    let mut fixture = Fixture::granting();
+    let first = fixture.lease();
+    fixture.handle(fixture.granted(failed(RpcErrorKind::LeaseExists)));
+    assert_ne!(
+        fixture.lease(),
+        first,
+        "the first request cannot have made it"
+    );
+    let (second, sent) = (fixture.lease(), fixture.now);
+    fixture.now += Duration::from_millis(600);
+    fixture.handle(fixture.granted(failed(RpcErrorKind::Timeout)));
+    fixture.handle(Event::Connected(Ok(())));
+    fixture.handle(fixture.granted(failed(RpcErrorKind::LeaseExists)));
+    let LeaseState::Held(lease) = &fixture.reconciler.lease else {
+        panic!("{:?}", fixture.reconciler.lease);
+    };
+    assert_eq!((lease.id(), lease.expiry()), (second, sent + LEASE_TTL));
+}
+
+#[test]
+fn after_a_panic_the_lease_is_revoked_before_anybody_has_left() {
+    let mut fixture = Fixture::held();
+    let lease = fixture.lease();
+    fixture.reconciler.handle_panic(fixture.now, "a bug");
+    fixture.drain();
+    fixture.handle(Event::Stop);
+    let is_end = |action: &Action| matches!(action, Action::End(..));
+    assert!(!fixture.actions.iter().any(is_end));
+    fixture.handle(Event::Connected(Ok(())));
+    assert!(matches!(fixture.actions[..], [Action::Revoke { lease: revoked }] if revoked == lease));
+    fixture.handle(fixture.revoked(Ok(())));
+    let is_deregistered = |action: &Action| matches!(action, Action::End(1, Status::Deregistered));
+    assert!(fixture.actions.iter().any(is_deregistered));
+}

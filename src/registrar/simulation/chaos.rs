@@ -1,0 +1,552 @@
+//! What happens next, drawn at random.
+
+use super::world::{Entry, Link, Pending, Request, Stage, World};
+use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
+use crate::registrar::key_table::{EntryId, Key};
+use crate::registrar::reconciler::Event;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A place where something is under way.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Connect,
+    Request,
+    Renewal,
+    WatchRequest,
+    Authentication,
+    Response,
+    Overdue,
+    Timer,
+}
+
+/// The names that entries draw theirs from.
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+// === impl World ===
+
+impl World {
+    /// One thing happens.
+    pub(super) fn step(&mut self) {
+        match self.rng.u32(0..1000) {
+            0..480 => drop(self.progress(true)),
+            480..760 => self.advance(),
+            760..840 => self.use_handles(),
+            840..880 => self.break_something(),
+            880..930 => self.mend_something(),
+            930..960 => self.apply_abandoned(),
+            960..990 if !self.check.is_alone => self.use_other_hands(),
+            990..995 => self.freeze(),
+            995..997 => self.panic(),
+            _ => self.advance(),
+        }
+    }
+
+    /// The worker panics, and the next one starts.
+    fn panic(&mut self) {
+        self.note(|| "the worker panics".to_owned());
+        self.drop_link();
+        self.reconciler.handle_panic(self.now, "a bug");
+        self.perform_all();
+        self.handle_timeouts();
+    }
+
+    fn slot(&mut self, place: Place) -> Option<&mut Option<Pending>> {
+        match (place, &mut self.link) {
+            (Place::Request, Link::Open(session)) => Some(&mut session.request),
+            (Place::Renewal, Link::Open(session)) => Some(&mut session.renewal),
+            (Place::WatchRequest, Link::Open(session)) => Some(&mut session.watch_request),
+            (Place::Authentication, Link::Open(session)) => Some(&mut session.authentication),
+            _ => None,
+        }
+    }
+
+    fn take_pending(&mut self, place: Place) -> Option<Pending> {
+        match place {
+            Place::Connect => match std::mem::replace(&mut self.link, Link::Closed) {
+                Link::Connecting(pending) => Some(pending),
+                other => {
+                    self.link = other;
+                    None
+                }
+            },
+            place => self.slot(place)?.take(),
+        }
+    }
+
+    fn put_pending(&mut self, place: Place, pending: Pending) {
+        match place {
+            Place::Connect => self.link = Link::Connecting(pending),
+            place => {
+                if let Some(slot) = self.slot(place) {
+                    *slot = Some(pending);
+                }
+            }
+        }
+    }
+
+    /// Where something is under way that may go on now, or is over at `now`.
+    fn places(&self, is_wanted: impl Fn(Option<&Pending>) -> bool) -> ([Place; 6], usize) {
+        let (mut places, mut count) = ([Place::Timer; 6], 0);
+        let mut add = |place| {
+            places[count] = place;
+            count += 1;
+        };
+        match &self.link {
+            Link::Closed => {}
+            Link::Connecting(pending) => {
+                if is_wanted(Some(pending)) {
+                    add(Place::Connect);
+                }
+            }
+            Link::Open(session) => {
+                for (place, pending) in [
+                    (Place::Request, &session.request),
+                    (Place::Renewal, &session.renewal),
+                    (Place::WatchRequest, &session.watch_request),
+                    (Place::Authentication, &session.authentication),
+                ] {
+                    if pending.is_some() && is_wanted(pending.as_ref()) {
+                        add(place);
+                    }
+                }
+                let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
+                let has_news = || session.watches.values().any(news);
+                if is_wanted(None) && (!session.responses.is_empty() || has_news()) {
+                    add(Place::Response);
+                }
+            }
+        }
+        (places, count)
+    }
+
+    /// A request arrives, or an answer does. With `may_fail`, some of them do not.
+    pub(super) fn progress(&mut self, may_fail: bool) -> bool {
+        let faults = self.faults;
+        let can_move = |pending: Option<&Pending>| match pending.map(|pending| &pending.stage) {
+            Some(Stage::Sent) => !faults.hangs,
+            Some(Stage::Answered(_)) | None => !faults.loses_answers,
+            Some(Stage::Lost) => false,
+        };
+        let (places, count) = self.places(can_move);
+        if count == 0 {
+            if may_fail {
+                self.advance();
+            }
+            return false;
+        }
+        let place = places[self.rng.usize(..count)];
+        if matches!(place, Place::Response) {
+            self.deliver_response();
+            return true;
+        }
+        let Some(mut pending) = self.take_pending(place) else {
+            return false;
+        };
+        let outcome = if may_fail { self.rng.u8(..) } else { u8::MAX };
+        let event = match std::mem::replace(&mut pending.stage, Stage::Lost) {
+            Stage::Answered(event) => event,
+            Stage::Lost => return false,
+            Stage::Sent => {
+                // It stays where it is until its time is over.
+                if outcome < 8 {
+                    return self.keep(place, pending);
+                }
+                let event = match pending.request {
+                    Request::Connect if faults.refuses_connections => {
+                        let kind = RpcErrorKind::Unreachable;
+                        self.failed(&pending.request, pending.sent, kind)
+                    }
+                    _ => self.apply(&pending.request.clone(), pending.sent),
+                };
+                if outcome < 16 {
+                    return self.keep(place, pending);
+                }
+                if outcome < 40 || faults.loses_answers {
+                    pending.stage = Stage::Answered(event);
+                    return self.keep(place, pending);
+                }
+                event
+            }
+        };
+        self.answer(pending.request, event);
+        true
+    }
+
+    fn keep(&mut self, place: Place, pending: Pending) -> bool {
+        self.note(|| format!("   {place:?} was applied, or lost: {:?}", pending.request));
+        self.put_pending(place, pending);
+        true
+    }
+
+    fn deliver_response(&mut self) {
+        let revision = self.etcd.revision;
+        let Link::Open(session) = &mut self.link else {
+            return;
+        };
+        if let Some(response) = session.responses.pop_front() {
+            return self.handle(Event::Watched(Ok(response)));
+        }
+        let ids: Vec<i64> = session.watches.keys().copied().collect();
+        let first = self.rng.usize(..ids.len().max(1));
+        for index in 0..ids.len() {
+            let Some((key, from)) = session.watches.get_mut(&ids[(first + index) % ids.len()])
+            else {
+                continue;
+            };
+            let events = self.etcd.events(key, *from);
+            if events.is_empty() {
+                continue;
+            }
+            let events = events[..self.rng.usize(1..=events.len())].to_vec();
+            *from = events.last().map_or(*from, |last| last.revision + 1);
+            return self.handle(Event::Watched(Ok(WatchResponse {
+                events,
+                created: false,
+                revision,
+                ended: None,
+            })));
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let requests: [Option<Instant>; 5] = match &self.link {
+            Link::Closed => [None; 5],
+            Link::Connecting(pending) => [Some(pending.deadline), None, None, None, None],
+            Link::Open(session) => {
+                let deadline = |pending: &Option<Pending>| pending.as_ref().map(|p| p.deadline);
+                [
+                    deadline(&session.request),
+                    deadline(&session.renewal),
+                    deadline(&session.watch_request),
+                    deadline(&session.authentication),
+                    session.overdue,
+                ]
+            }
+        };
+        requests
+            .into_iter()
+            .flatten()
+            .chain(self.reconciler.poll_timeout())
+            .min()
+    }
+
+    /// Time passes, at most until something is due.
+    pub(super) fn advance(&mut self) {
+        let far = self.now + self.check.ttl;
+        let due = self.next_due().unwrap_or(far).min(far).max(self.now);
+        let to = match self.rng.u8(..) {
+            0..100 => self.now + (due - self.now).mul_f64(self.rng.f64()),
+            _ => due,
+        };
+        self.pass_to(to);
+    }
+
+    /// Time passes, and nobody runs: what SIGSTOP and SIGCONT do to a process.
+    fn freeze(&mut self) {
+        let time = self.check.ttl.mul_f64(self.rng.f64() * 2.0);
+        self.note(|| format!("the process is frozen for {time:?}"));
+        self.check.pause(time);
+        self.pass_to(self.now + time);
+    }
+
+    pub(super) fn pass_to(&mut self, to: Instant) {
+        self.now = to;
+        // etcd looks for leases that have run out every 500 ms.
+        let late = Duration::from_millis(self.rng.u64(0..500));
+        self.etcd.expire(to.checked_sub(late).unwrap_or(to));
+        self.finish_due();
+    }
+
+    /// What is due is done, in any order. An answer that is there counts more than its deadline.
+    fn finish_due(&mut self) {
+        for _ in 0..100 {
+            let now = self.now;
+            let is_over = |pending: Option<&Pending>| pending.is_some_and(|p| p.deadline <= now);
+            let (places, count) = self.places(is_over);
+            let mut due: Vec<Place> = places[..count].to_vec();
+            if matches!(&self.link, Link::Open(s) if s.overdue.is_some_and(|at| at <= now)) {
+                due.push(Place::Overdue);
+            }
+            if self.reconciler.poll_timeout().is_some_and(|at| at <= now) {
+                due.push(Place::Timer);
+            }
+            if due.is_empty() || self.check.violation.is_some() {
+                return;
+            }
+            match due[self.rng.usize(..due.len())] {
+                Place::Timer => self.handle_timeouts(),
+                Place::Overdue => {
+                    if let Link::Open(session) = &mut self.link {
+                        session.overdue = None;
+                    }
+                    let error = RpcError::timeout(&self.endpoint, self.attempt);
+                    self.handle(Event::Watched(Err(error)));
+                }
+                place => self.finish(place),
+            }
+        }
+        self.check.violated("I8: something is due again and again");
+    }
+
+    fn finish(&mut self, place: Place) {
+        let Some(pending) = self.take_pending(place) else {
+            return;
+        };
+        let Pending {
+            request,
+            sent,
+            stage,
+            ..
+        } = pending;
+        let event = match stage {
+            Stage::Answered(event) => event,
+            Stage::Sent | Stage::Lost => {
+                if matches!(stage, Stage::Sent) && self.rng.bool() {
+                    self.check.abandoned(&request);
+                    self.abandoned.push(request.clone());
+                }
+                self.failed(&request, sent, RpcErrorKind::Timeout)
+            }
+        };
+        self.answer(request, event);
+    }
+
+    /// A request that was given up is applied after all, or never.
+    pub(super) fn apply_abandoned(&mut self) {
+        if self.abandoned.is_empty() {
+            return;
+        }
+        let request = self
+            .abandoned
+            .swap_remove(self.rng.usize(..self.abandoned.len()));
+        let is_idle = matches!(
+            request,
+            Request::Connect | Request::LocalIp | Request::Authenticate
+        );
+        if !is_idle && self.rng.u8(..) < 200 {
+            self.note(|| format!("   applied late: {request:?}"));
+            let faults = std::mem::take(&mut self.faults);
+            self.apply(&request, self.now);
+            self.faults = faults;
+            // A grant that is applied after we have lost or revoked the lease: its lease is nothing
+            // of ours any more, and runs out.
+            if let Request::Grant { lease, .. } = request
+                && !self.reconciler.knows_lease(lease)
+            {
+                self.check.granted.remove(&lease);
+                self.abandoned.retain(
+                    |other| !matches!(other, Request::Write { lease: of, .. } if *of == lease),
+                );
+            }
+        }
+    }
+
+    fn use_handles(&mut self) {
+        let ids: Vec<EntryId> = self.entries.keys().copied().collect();
+        let id = match ids.is_empty() {
+            true => 0,
+            false => ids[self.rng.usize(..ids.len())],
+        };
+        match self.rng.u32(0..10) {
+            0..4 => self.register(),
+            4..6 => {
+                let Some(entry) = self.entries.get_mut(&id) else {
+                    return;
+                };
+                entry.is_announced = true;
+                self.touch(&[id]);
+            }
+            6..8 => {
+                let Some(entry) = self.entries.get_mut(&id).filter(|e| !e.is_leaving) else {
+                    return;
+                };
+                entry.value += 1;
+                self.touch(&[id]);
+            }
+            _ => {
+                let at_once = self.rng.u8(..) < 40;
+                let Some(entry) = self.entries.get_mut(&id) else {
+                    return;
+                };
+                entry.is_leaving = true;
+                entry.at_once |= at_once;
+                self.touch(&[id]);
+            }
+        }
+    }
+
+    /// Another entry, under names that no other one has.
+    pub(super) fn register(&mut self) {
+        let is_taken = |name: &&str| {
+            let live = self.entries.values().filter(|entry| !entry.is_leaving);
+            live.flat_map(|entry| &entry.names)
+                .any(|taken| taken == name)
+        };
+        let free: Vec<&str> = NAMES.into_iter().filter(|name| !is_taken(name)).collect();
+        if free.is_empty() {
+            return;
+        }
+        let first = self.rng.usize(..free.len());
+        let count = self.rng.usize(1..=2).min(free.len() - first);
+        let names = free[first..first + count]
+            .iter()
+            .map(|name| (*name).to_owned());
+        let id = self.next_entry;
+        self.next_entry += 1;
+        let entry = Entry {
+            names: names.collect(),
+            value: self.rng.u64(..1000),
+            is_announced: self.rng.u8(..) < 200,
+            needs_local_ip: self.rng.u8(..) < 20,
+            is_leaving: false,
+            at_once: false,
+            failures: u32::from(self.rng.u8(..) < 8),
+        };
+        self.entries.insert(id, entry);
+        self.touch(&[id]);
+    }
+
+    /// So many entries at once: more than a transaction takes.
+    pub(super) fn register_many(&mut self, count: usize) {
+        let mut ids = vec![];
+        for number in 0..count {
+            let id = self.next_entry;
+            self.next_entry += 1;
+            let entry = Entry {
+                names: vec![format!("many-{number}")],
+                value: 0,
+                is_announced: true,
+                needs_local_ip: false,
+                is_leaving: false,
+                at_once: false,
+                failures: 0,
+            };
+            self.entries.insert(id, entry);
+            ids.push(id);
+        }
+        self.touch(&ids);
+    }
+
+    fn use_other_hands(&mut self) {
+        let key = match self.etcd.keys.len() {
+            0 => NAMES[self.rng.usize(..NAMES.len())].into(),
+            count => {
+                let nth = self.rng.usize(..count);
+                self.etcd.keys.keys().nth(nth).cloned().unwrap_or_default()
+            }
+        };
+        let what = self.rng.u32(0..14);
+        self.note(|| format!("other hands: {what} on {key}"));
+        match what {
+            0..4 => self.etcd.set(&key, None),
+            4..6 => self.etcd.set(&key, Some(("theirs".into(), 0))),
+            6 => {
+                let lease = self.etcd.keys.get(&key).map_or(0, |stored| stored.lease);
+                self.etcd.set(&key, Some(("theirs".into(), lease)));
+            }
+            7 => {
+                let _ = self.etcd.grant(1, self.check.ttl, self.now);
+                self.etcd.set(&key, Some(("theirs".into(), 1)));
+            }
+            8..11 => {
+                if let Some(lease) = self.etcd.leases.keys().next_back().copied() {
+                    self.etcd.revoke(lease);
+                }
+            }
+            11 => self.wipe(),
+            12 => {
+                let snapshot = self.etcd.clone();
+                self.snapshot = Some(snapshot);
+            }
+            _ => self.restore(),
+        }
+    }
+
+    fn wipe(&mut self) {
+        let min_ttl = self.etcd.min_ttl;
+        self.etcd = super::etcd::Etcd {
+            min_ttl,
+            revision: 1,
+            ..Default::default()
+        };
+        self.abandoned.clear();
+        self.cut();
+    }
+
+    fn restore(&mut self) {
+        if let Some(mut snapshot) = self.snapshot.clone() {
+            snapshot.extend_leases(self.now);
+            // Leases that we lost or revoked since are back, and nothing of ours any more.
+            let held = self.reconciler.held_lease();
+            for lease in snapshot.leases.keys().filter(|lease| Some(**lease) != held) {
+                self.check.granted.remove(lease);
+            }
+            // A key that has been deleted since, under a lease that we still have, is back, and
+            // nobody remembers it. This is not handled.
+            let is_forgotten = |key: &&Key| {
+                let name = key.split('/').next().unwrap_or_default();
+                let announced = self.entries.values().filter(|entry| entry.is_announced);
+                let mut names = announced.flat_map(|entry| &entry.names);
+                !names.any(|known| known == name)
+            };
+            let forgotten: Vec<Key> = snapshot.keys.keys().filter(is_forgotten).cloned().collect();
+            for key in forgotten {
+                snapshot.set(&key, None);
+            }
+            self.etcd = snapshot;
+            self.abandoned.clear();
+            self.cut();
+        }
+    }
+
+    /// Whatever is under way fails, and so does the watch.
+    pub(super) fn cut(&mut self) {
+        self.note(|| "the connection is cut".to_owned());
+        for place in [
+            Place::Connect,
+            Place::Renewal,
+            Place::Request,
+            Place::WatchRequest,
+        ] {
+            if let Some(pending) = self.take_pending(place) {
+                // It needs no etcd.
+                if matches!(pending.request, Request::LocalIp) {
+                    self.put_pending(place, pending);
+                    continue;
+                }
+                let event = self.failed(&pending.request, pending.sent, RpcErrorKind::Broken);
+                return self.answer(pending.request, event);
+            }
+        }
+        if matches!(&self.link, Link::Open(_)) {
+            let error = RpcError::broken(&self.endpoint, "cut");
+            self.handle(Event::Watched(Err(error)));
+        }
+    }
+
+    fn break_something(&mut self) {
+        let what = self.rng.u32(0..10);
+        self.note(|| format!("fault {what}"));
+        match what {
+            0 => self.faults.refuses_connections = true,
+            1 => self.faults.hangs = true,
+            2 => self.faults.loses_answers = true,
+            3 => self.faults.denies_writes = true,
+            4 => self.faults.denies_reads = !self.check.is_alone,
+            5 => self.faults.denies_leases = true,
+            6 => self.faults.is_exhausted = true,
+            7 => self.faults.forgot_token = true,
+            8 => {
+                self.etcd.extend_leases(self.now);
+                self.cut();
+            }
+            _ => self.cut(),
+        }
+    }
+
+    fn mend_something(&mut self) {
+        self.note(|| "the faults end".to_owned());
+        self.faults = Default::default();
+    }
+}

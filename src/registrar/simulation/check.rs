@@ -1,0 +1,351 @@
+//! [`Checker`]: the invariants, from what can be seen outside of the reconciler.
+//!
+//! | | |
+//! |---|---|
+//! | I1 | once etcd works again, every announced entry is registered with its value, within a bound (`drive.rs`) |
+//! | I2 | an entry that is deregistered is not in etcd, and nothing writes it again |
+//! | I4 | nothing is written for an entry that leaves, nor after the end |
+//! | I5 | with `OnConflict::Yield` nothing is written unguarded, and nobody yields to itself |
+//! | I6 | a status says that keys are held only until the last acknowledged renewal was sent plus the TTL |
+//! | I7 | no lease is left behind: one that could not be revoked is revoked before the next grant |
+//! | I8 | no busy timers, no storm of connections |
+//! | I10 | an entry that leaves has ended within the revoke timeout |
+//! | health | keys go after health was told, and a lost lease is told before the next one |
+//!
+//! Every write carries a lease by its type, which is I3; I9, I11 and I12 are not the registrar's.
+
+use super::etcd::Etcd;
+use super::world::{Entry, Request};
+use crate::etcd::{Op, RpcErrorKind};
+use crate::registrar::key_table::{EntryId, Key};
+use crate::registrar::reconciler::{Action, Event};
+use crate::status::Status;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
+
+pub(super) struct Checker {
+    pub(super) violation: Option<String>,
+    pub(super) yields: bool,
+    pub(super) keys_name_lease: bool,
+    /// Nobody else touches our keys.
+    pub(super) is_alone: bool,
+    pub(super) ttl: Duration,
+    pub(super) revoke_timeout: Duration,
+    pub(super) statuses: BTreeMap<EntryId, Status>,
+    /// The lease that was acknowledged last, by which request, and for how long.
+    acknowledged: Option<(i64, Instant, Duration)>,
+    /// For each lease that was asked for, when that was first, and how often.
+    pub(super) asked: BTreeMap<i64, (Instant, u32)>,
+    /// Leases that etcd granted to us.
+    pub(super) granted: BTreeSet<i64>,
+    /// Leases that were to be revoked, which etcd has not confirmed.
+    unrevoked: BTreeSet<i64>,
+    /// Keys with a write that may be applied after it was given up.
+    abandoned: BTreeSet<Key>,
+    /// Names of entries that were left to expire: their keys may outlive the next entry.
+    left_to_expire: BTreeSet<String>,
+    /// Since when an entry leaves, on a clock that stands still while the process does.
+    leaving: BTreeMap<EntryId, Instant>,
+    paused: Duration,
+    /// Entries that health was not yet told about.
+    unreported: BTreeSet<EntryId>,
+    /// The lease that an entry was shown under last, and whether health was told of a gap since.
+    shown: BTreeMap<EntryId, (i64, bool)>,
+    is_lease_gone: bool,
+    connects: VecDeque<Instant>,
+    is_finished: bool,
+}
+
+/// The pause of health, which comes on top of the revoke timeout, and rounding.
+const SLACK: Duration = Duration::from_millis(2);
+const MOST_CONNECTS_A_SECOND: usize = 30;
+
+// === impl Checker ===
+
+impl Checker {
+    pub(super) fn new(ttl: Duration, revoke_timeout: Duration) -> Self {
+        Self {
+            violation: None,
+            yields: false,
+            keys_name_lease: false,
+            is_alone: false,
+            ttl,
+            revoke_timeout,
+            statuses: BTreeMap::new(),
+            acknowledged: None,
+            asked: BTreeMap::new(),
+            granted: BTreeSet::new(),
+            unrevoked: BTreeSet::new(),
+            abandoned: BTreeSet::new(),
+            left_to_expire: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            paused: Duration::ZERO,
+            unreported: BTreeSet::new(),
+            shown: BTreeMap::new(),
+            is_lease_gone: false,
+            connects: VecDeque::new(),
+            is_finished: false,
+        }
+    }
+
+    pub(super) fn violated(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert(what.into());
+    }
+
+    /// The process stood still.
+    pub(super) fn pause(&mut self, time: Duration) {
+        self.paused += time;
+    }
+
+    pub(super) fn abandoned(&mut self, request: &Request) {
+        if let Request::Write { ops, .. } = request {
+            // A deletion that is applied late deletes the key of the next entry with that name.
+            self.is_alone &= !ops.iter().any(|op| matches!(op, Op::Delete { .. }));
+            self.abandoned.extend(ops.iter().map(|op| op.key().clone()));
+        }
+    }
+
+    pub(super) fn applied(&mut self, request: &Request) {
+        if let Request::Grant { lease, .. } = request {
+            self.granted.insert(*lease);
+        }
+    }
+
+    pub(super) fn before(&mut self, event: &Event) {
+        let is_gone = |kind| kind == RpcErrorKind::LeaseGone;
+        match event {
+            Event::Granted {
+                lease,
+                sent,
+                result: Ok(ttl),
+            } => {
+                self.acknowledged = Some((*lease, *sent, *ttl));
+            }
+            Event::Granted {
+                lease,
+                result: Err(error),
+                ..
+            } if error.kind() == RpcErrorKind::LeaseExists => {
+                if let Some((first_sent, 2..)) = self.asked.get(lease) {
+                    self.acknowledged = Some((*lease, *first_sent, self.ttl));
+                }
+            }
+            Event::Renewed {
+                sent,
+                result: Ok(granted),
+            } => {
+                if let Some((_, since, ttl)) = &mut self.acknowledged {
+                    *since = (*since).max(*sent);
+                    *ttl = granted.unwrap_or(*ttl);
+                }
+            }
+            Event::Revoked { lease, result } => {
+                let is_left = match result {
+                    Ok(()) => false,
+                    // It may be left to expire then.
+                    Err(error) => error.kind() != RpcErrorKind::Denied,
+                };
+                if !is_left {
+                    self.unrevoked.remove(lease);
+                }
+            }
+            Event::Renewed {
+                result: Err(error), ..
+            } => self.is_lease_gone = is_gone(error.kind()),
+            Event::Written {
+                result: Err(error), ..
+            } => self.is_lease_gone = is_gone(error.kind()),
+            _ => {}
+        }
+    }
+
+    pub(super) fn end_of_actions(&mut self) {
+        self.is_lease_gone = false;
+    }
+
+    pub(super) fn action(
+        &mut self,
+        action: &Action,
+        entries: &BTreeMap<EntryId, Entry>,
+        etcd: &Etcd,
+        now: Instant,
+    ) {
+        if self.is_finished {
+            self.violated(format!("I4: after the end: {action:?}"));
+        }
+        match action {
+            Action::Publish(id, status) => self.published(*id, status, now),
+            Action::AwaitHealth(ids) => self.reported(ids),
+            Action::LeaseExpiry(at) => {
+                if self
+                    .acknowledged
+                    .is_none_or(|(_, since, ttl)| since + ttl < *at)
+                {
+                    self.violated(format!("I6: {at:?} but {:?}", self.acknowledged));
+                }
+            }
+            Action::End(id, status) => self.ended(*id, status, entries, etcd, now),
+            Action::Grant { lease, .. } => {
+                self.asked.entry(*lease).or_insert((now, 0)).1 += 1;
+                if let Some(left) = self.unrevoked.first() {
+                    self.violated(format!("I7: {left:x} is not revoked before the next grant"));
+                }
+            }
+            Action::Revoke { lease } => {
+                self.unrevoked.insert(*lease);
+                self.check_reported();
+            }
+            Action::Write { lease, ops } => {
+                self.check_reported();
+                self.check_write(*lease, ops, entries);
+            }
+            Action::Connect(_) => {
+                self.connects.push_back(now);
+                let second = Duration::from_secs(1);
+                while self.connects.front().is_some_and(|at| *at + second <= now) {
+                    self.connects.pop_front();
+                }
+                if self.connects.len() > MOST_CONNECTS_A_SECOND {
+                    self.violated("I8: a storm of connections");
+                }
+            }
+            Action::Disconnect if self.is_lease_gone => {
+                self.violated("I8: the end of a lease cost the connection");
+            }
+            Action::Finish => {
+                self.is_finished = true;
+                if !entries.is_empty() {
+                    self.violated("I10: entries are left at the end");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn published(&mut self, id: EntryId, status: &Status, now: Instant) {
+        let last = self.statuses.insert(id, status.clone());
+        if matches!(last, Some(Status::Deregistering)) || status.is_final() {
+            self.violated(format!("{status:?} after {last:?}"));
+        }
+        match status {
+            Status::Deregistering => {
+                self.leaving.insert(id, now - self.paused);
+                self.unreported.insert(id);
+            }
+            Status::Lost { reason, .. } if self.is_alone && reason.contains("deleted") => {
+                self.violated(format!("I1: nobody touched the key, and yet {status:?}"));
+            }
+            Status::Yielding { to_lease } if self.granted.contains(to_lease) => {
+                self.violated(format!("I5: yields to our own lease {to_lease:x}"));
+            }
+            _ => {}
+        }
+        if let Some(registered) = status.registered() {
+            let lease = registered.lease;
+            let before = self.shown.insert(id, (lease, false));
+            if before.is_some_and(|(last, is_told)| last != lease && !is_told) {
+                self.violated("I6: health was not told that the lease was lost");
+            }
+            if !self.granted.contains(&lease) {
+                self.violated(format!("I5: {lease:x} was not granted to us"));
+            }
+        }
+    }
+
+    fn reported(&mut self, ids: &[EntryId]) {
+        for id in ids {
+            self.unreported.remove(id);
+            let is_held = self.statuses.get(id).is_some_and(Status::is_registered);
+            if let Some((_, is_told)) = self.shown.get_mut(id) {
+                *is_told |= !is_held;
+            }
+        }
+    }
+
+    fn check_reported(&mut self) {
+        if let Some(id) = self.unreported.first() {
+            self.violated(format!(
+                "health was not told that {id} leaves before its key goes"
+            ));
+        }
+    }
+
+    fn ended(
+        &mut self,
+        id: EntryId,
+        status: &Status,
+        entries: &BTreeMap<EntryId, Entry>,
+        etcd: &Etcd,
+        now: Instant,
+    ) {
+        let since = self.leaving.remove(&id);
+        if since.is_none_or(|since| now - self.paused > since + self.revoke_timeout + SLACK) {
+            self.violated(format!(
+                "I10: {id} ends too late, or without having begun: {status:?}"
+            ));
+        }
+        self.statuses.remove(&id);
+        self.shown.remove(&id);
+        if let (Some(entry), Status::LeftToExpire { .. }) = (entries.get(&id), status) {
+            self.left_to_expire.extend(entry.names.iter().cloned());
+        }
+        let is_checked = |entry: &&Entry| entry.is_announced && *status == Status::Deregistered;
+        let Some(entry) = entries.get(&id).filter(is_checked) else {
+            return;
+        };
+        for (key, stored) in &etcd.keys {
+            let name = key.split('/').next().unwrap_or_default();
+            let is_its = entry.names.iter().any(|its| its == name);
+            let is_others = || {
+                let others = entries.iter().filter(|(other, _)| **other != id);
+                others
+                    .flat_map(|(_, other)| &other.names)
+                    .any(|other| other == name)
+            };
+            let is_ours =
+                self.granted.contains(&stored.lease) && !self.left_to_expire.contains(name);
+            if is_its && is_ours && !self.abandoned.contains(key) && !is_others() {
+                self.violated(format!("I2: {id} is deregistered, and {key} is there"));
+            }
+        }
+    }
+
+    fn check_write(&mut self, lease: i64, ops: &[Op], entries: &BTreeMap<EntryId, Entry>) {
+        if ops.len() > 16 {
+            return;
+        }
+        let announced = entries.values().filter(|e| e.is_announced && !e.is_leaving);
+        let records = announced.flat_map(|entry| entry.records(lease, self.keys_name_lease));
+        let records: BTreeMap<_, _> = records.collect();
+        for op in ops {
+            let (key, value) = match op {
+                Op::Put { .. } if self.yields => return self.violated("I5: an unguarded write"),
+                Op::Put { key, value } | Op::PutIfFree { key, value } => (key, value),
+                Op::Delete { .. } => continue,
+            };
+            if records.get(key) != Some(value) {
+                self.violated(format!("I4: nobody wants {key} = {value}"));
+            }
+        }
+    }
+
+    pub(super) fn after_event(&mut self, now: Instant) {
+        let bound = self.revoke_timeout + SLACK;
+        let is_late = |since: &&Instant| now - self.paused > **since + bound;
+        if self.leaving.values().any(|since| is_late(&since)) {
+            self.violated("I10: an entry that leaves has not ended");
+        }
+        for status in self.statuses.values() {
+            let Some(registered) = status.registered() else {
+                continue;
+            };
+            let is_safe = matches!(self.acknowledged, Some((lease, since, ttl))
+                if lease == registered.lease && now < since + ttl);
+            if !is_safe {
+                let what = format!("I6: {status:?} but {:?}", self.acknowledged);
+                return self.violated(what);
+            }
+        }
+    }
+}

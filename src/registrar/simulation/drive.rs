@@ -1,0 +1,316 @@
+//! Runs worlds: trouble, calm, trouble, calm, a stop.
+
+use super::check::Checker;
+use super::etcd::Etcd;
+use super::world::{Faults, Link, World};
+use crate::lease;
+use crate::registrar::on_conflict::OnConflict;
+use crate::registrar::reconciler::{Event, Reconciler, Settings};
+use crate::status::Status;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
+
+const SEC: Duration = Duration::from_secs(1);
+
+/// Runs one seed. Gives the number of events, or what went wrong.
+pub(super) fn run(seed: u64, is_traced: bool) -> Result<u64, String> {
+    let mut world = world(seed, is_traced);
+    for _ in 0..world.rng.usize(1..6) {
+        let steps = world.rng.usize(20..400);
+        trouble(&mut world, steps);
+        calm(&mut world);
+    }
+    let steps = world.rng.usize(0..60);
+    trouble(&mut world, steps);
+    stop(&mut world);
+    match world.check.violation.take() {
+        None => Ok(world.events),
+        Some(violation) => {
+            let trace = world.trace.take().unwrap_or_default();
+            let trace: Vec<String> = trace.into();
+            Err(format!("{}\nseed {seed}: {violation}", trace.join("\n")))
+        }
+    }
+}
+
+fn world(seed: u64, is_traced: bool) -> World {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let ttl = SEC * [2, 5, 5, 10, 60][rng.usize(..5)];
+    let settings = Settings {
+        ttl,
+        attempt_timeout: lease::default_attempt(ttl),
+        endpoints: crate::Etcd::new(
+            ["http://one:2379", "http://two:2379"][..rng.usize(1..=2)].to_vec(),
+        )
+        .check()
+        .unwrap(),
+        revoke_timeout: [SEC, SEC, SEC / 5, SEC * 3][rng.usize(..4)],
+        on_conflict: match rng.u8(..) < 80 {
+            true => OnConflict::Yield,
+            false => OnConflict::TakeOver,
+        },
+    };
+    let mut check = Checker::new(ttl, settings.revoke_timeout);
+    check.yields = settings.on_conflict == OnConflict::Yield;
+    check.keys_name_lease = rng.u8(..) < 30;
+    check.is_alone = rng.u8(..) < 60;
+    let now = Instant::now();
+    let is_large = rng.u8(..) < 3;
+    let mut world = World {
+        now,
+        start: now,
+        attempt: settings.attempt_timeout,
+        keys_name_lease: check.keys_name_lease,
+        reconciler: Reconciler::new(settings, fastrand::Rng::with_seed(rng.u64(..))),
+        etcd: Etcd {
+            min_ttl: if rng.u8(..) < 20 {
+                SEC * 7
+            } else {
+                Duration::ZERO
+            },
+            ..Etcd::default()
+        },
+        snapshot: None,
+        faults: Faults::default(),
+        is_calm: false,
+        link: Link::Closed,
+        abandoned: vec![],
+        entries: BTreeMap::new(),
+        next_entry: 1,
+        check,
+        events: 0,
+        is_finished: false,
+        trace: is_traced.then(VecDeque::new),
+        endpoint: "http://etcd:2379".into(),
+        rng,
+    };
+    world.register();
+    if is_large {
+        world.register_many(150);
+    }
+    world
+}
+
+fn trouble(world: &mut World, steps: usize) {
+    world.note(|| "trouble".to_owned());
+    world.is_calm = false;
+    for _ in 0..steps {
+        if world.check.violation.is_some() {
+            return;
+        }
+        world.step();
+    }
+}
+
+/// etcd works again, and nobody touches anything: soon everything is as it should be, and stays so.
+fn calm(world: &mut World) {
+    if world.check.violation.is_some() {
+        return;
+    }
+    world.note(|| "calm".to_owned());
+    world.is_calm = true;
+    world.faults = Faults::default();
+    while !world.abandoned.is_empty() {
+        world.apply_abandoned();
+    }
+    if matches!(&world.link, Link::Open(session) if session.is_blind) {
+        world.cut();
+    }
+    // Another client's lease runs out some time; not waiting for it saves events.
+    world.etcd.revoke(1);
+    let foreign = |w: &World| -> Vec<_> {
+        let foreign = |key: &&_| !w.check.granted.contains(&w.etcd.keys[*key].lease);
+        w.etcd.keys.keys().filter(foreign).cloned().collect()
+    };
+    if world.check.yields {
+        for key in foreign(world) {
+            world.etcd.set(&key, None);
+        }
+    }
+    // Requests that were lost before are noticed by then.
+    let settled = world.now + world.attempt * 2;
+    let bound = world.now + SEC * 36 + world.check.ttl;
+    loop {
+        let Err(wrong) = converged(world) else {
+            if world.now > settled {
+                break;
+            }
+            proceed(world);
+            continue;
+        };
+        if world.now > bound {
+            world.check.violated(format!(
+                "I1: not as it should be after 36 s of calm: {wrong}"
+            ));
+        }
+        if world.check.violation.is_some() {
+            return;
+        }
+        proceed(world);
+    }
+    let until = world.now + world.check.ttl.max(world.etcd.min_ttl) * 2;
+    while world.now < until && world.check.violation.is_none() {
+        proceed(world);
+        if let Err(wrong) = converged(world) {
+            world
+                .check
+                .violated(format!("I1: it does not stay as it should be: {wrong}"));
+        }
+    }
+    let ours = |lease: &&i64| world.check.granted.contains(lease);
+    let alive: Vec<_> = world.etcd.leases.keys().filter(ours).copied().collect();
+    let held: Vec<_> = world.reconciler.held_lease().into_iter().collect();
+    if alive != held && world.check.violation.is_none() {
+        world
+            .check
+            .violated(format!("I7: leases {alive:x?} live, we hold {held:x?}"));
+    }
+}
+
+/// What is under way goes on within milliseconds; else time passes until something is due.
+fn proceed(world: &mut World) {
+    if world.progress(false) {
+        let to = world.now + Duration::from_millis(world.rng.u64(0..3));
+        world.pass_to(to);
+    } else {
+        let due = world.next_due().unwrap_or(world.now + SEC);
+        world.pass_to(due.min(world.now + SEC).max(world.now));
+    }
+}
+
+/// Whether etcd has exactly what it should have, and the statuses say so.
+fn converged(world: &World) -> Result<(), String> {
+    let lease = world.reconciler.held_lease().unwrap_or_default();
+    let mut wanted = BTreeMap::new();
+    for (id, entry) in &world.entries {
+        if entry.is_leaving {
+            return Err(format!("{id} has not left"));
+        }
+        if entry.is_announced {
+            wanted.extend(entry.records(lease, world.keys_name_lease));
+            let status = world.check.statuses.get(id);
+            if !matches!(status, Some(Status::Registered(_))) {
+                return Err(format!("{id} is {status:?}"));
+            }
+        }
+    }
+    let ours = |lease| world.check.granted.contains(&lease);
+    let there = world
+        .etcd
+        .keys
+        .iter()
+        .filter(|(_, stored)| ours(stored.lease));
+    let there: BTreeMap<_, _> = there
+        .map(|(k, stored)| (k.clone(), stored.value.clone()))
+        .collect();
+    let missing = wanted
+        .iter()
+        .find(|(key, value)| there.get(*key) != Some(value));
+    let extra = there.iter().find(|(key, _)| !wanted.contains_key(*key));
+    match (missing, extra) {
+        (None, None) => Ok(()),
+        (Some((key, value)), _) => Err(format!("{key} is {:?}, not {value}", there.get(key))),
+        (None, Some((key, value))) => Err(format!("{key} is there, {value}")),
+    }
+}
+
+fn stop(world: &mut World) {
+    if world.check.violation.is_some() {
+        return;
+    }
+    let begun = world.now;
+    let event = if world.rng.bool() {
+        Event::Stop
+    } else {
+        Event::StopNow
+    };
+    for entry in world.entries.values_mut() {
+        entry.is_leaving = true;
+    }
+    world.handle(event);
+    while !world.is_finished && world.check.violation.is_none() {
+        match world.rng.u8(..) {
+            0..120 => drop(world.progress(true)),
+            120..230 => world.advance(),
+            230..240 => world.apply_abandoned(),
+            240..250 => world.cut(),
+            _ => world.handle(Event::StopNow),
+        }
+        if world.now > begun + SEC * 30 {
+            world.check.violated("I10: a stop does not end");
+        }
+    }
+    if world.check.violation.is_some() {
+        return;
+    }
+    while !world.abandoned.is_empty() {
+        world.apply_abandoned();
+    }
+    let ttl = world.check.ttl.max(world.etcd.min_ttl);
+    world.etcd.expire(world.now + ttl);
+    let ours = |lease| world.check.granted.contains(&lease);
+    if world.etcd.keys.values().any(|stored| ours(stored.lease)) {
+        world.check.violated("I2: a key is left after the end");
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let set = std::env::var(name).ok().filter(|value| !value.is_empty());
+    set.map_or(default, |value| {
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value}: a number"))
+    })
+}
+
+/// Runs seeds from `first` on, for so many events. A seed that fails is run again with its trace.
+fn run_many(first: u64, events: u64) -> (u64, u64) {
+    let (mut seed, mut done) = (first, 0);
+    loop {
+        done += run(seed, false).unwrap_or_else(|_| match run(seed, true) {
+            Err(trace) => panic!("{trace}\nagain: make simulate EVENTS=0 SEED={seed}"),
+            Ok(_) => panic!("seed {seed} fails only sometimes"),
+        });
+        seed += 1;
+        if done >= events {
+            return (seed - first, done);
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_the_invariants_hold() {
+    run_many(0, 50_000);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "how fast we are in real time")]
+#[ignore = "takes as long as it is told to: make simulate"]
+fn for_many_events() {
+    let (first, events) = (
+        number("SEED", fastrand::u64(..1 << 40)),
+        number("EVENTS", 10_000_000),
+    );
+    let threads = match events {
+        0 => 1,
+        _ => std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+    };
+    println!("from seed {first} on {threads} threads");
+    let start = std::time::Instant::now();
+    let runs = std::thread::scope(|scope| {
+        let run = |thread| scope.spawn(move || run_many(first + (thread << 32), events / threads));
+        let threads: Vec<_> = (0..threads).map(run).collect();
+        let done = threads.into_iter().map(|thread| thread.join());
+        done.fold((0, 0), |(seeds, events), done| match done {
+            Ok((s, e)) => (seeds + s, events + e),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    });
+    println!(
+        "{} seeds, {} events in {:?}",
+        runs.0,
+        runs.1,
+        start.elapsed()
+    );
+}

@@ -1,0 +1,491 @@
+//! The world around the reconciler: a worker that performs its actions on the model of etcd, with
+//! requests that are lost, answered late, or applied after they were given up.
+
+use super::check::Checker;
+use super::etcd::Etcd;
+use crate::etcd::{Op, RpcError, RpcErrorKind, WatchResponse};
+use crate::registrar::key_table::{EntryId, Key};
+use crate::registrar::reconciler::{Action, Desired, Event, Reconciler};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+pub(super) struct World {
+    pub(super) now: Instant,
+    pub(super) start: Instant,
+    pub(super) rng: fastrand::Rng,
+    pub(super) attempt: Duration,
+    pub(super) keys_name_lease: bool,
+    pub(super) reconciler: Reconciler,
+    pub(super) etcd: Etcd,
+    pub(super) snapshot: Option<Etcd>,
+    pub(super) faults: Faults,
+    pub(super) is_calm: bool,
+    pub(super) link: Link,
+    /// Requests that were given up, and may be applied yet.
+    pub(super) abandoned: Vec<Request>,
+    pub(super) entries: BTreeMap<EntryId, Entry>,
+    pub(super) next_entry: EntryId,
+    pub(super) check: Checker,
+    pub(super) events: u64,
+    pub(super) is_finished: bool,
+    pub(super) trace: Option<VecDeque<String>>,
+    pub(super) endpoint: Arc<str>,
+}
+
+/// What is wrong with etcd, or on the way to it, until that is changed.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Faults {
+    pub(super) refuses_connections: bool,
+    /// Requests do not arrive.
+    pub(super) hangs: bool,
+    /// Answers do not arrive.
+    pub(super) loses_answers: bool,
+    pub(super) denies_writes: bool,
+    pub(super) denies_reads: bool,
+    pub(super) denies_leases: bool,
+    pub(super) is_exhausted: bool,
+    pub(super) forgot_token: bool,
+}
+
+pub(super) enum Link {
+    Closed,
+    Connecting(Pending),
+    Open(Box<Session>),
+}
+
+#[derive(Default)]
+pub(super) struct Session {
+    pub(super) request: Option<Pending>,
+    pub(super) renewal: Option<Pending>,
+    pub(super) watch_request: Option<Pending>,
+    pub(super) authentication: Option<Pending>,
+    /// The keys that are watched, each with the revision to go on from.
+    pub(super) watches: BTreeMap<i64, (Key, i64)>,
+    pub(super) responses: VecDeque<WatchResponse>,
+    /// When a watch request that was lost is noticed.
+    pub(super) overdue: Option<Instant>,
+    /// A watch was denied. It is not asked for again before the next connection.
+    pub(super) is_blind: bool,
+}
+
+/// A request that the worker waits for.
+pub(super) struct Pending {
+    pub(super) request: Request,
+    pub(super) sent: Instant,
+    pub(super) deadline: Instant,
+    pub(super) stage: Stage,
+}
+
+pub(super) enum Stage {
+    Sent,
+    Answered(Event),
+    /// Neither it nor its answer will arrive.
+    Lost,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    Connect,
+    Grant { lease: i64, ttl: Duration },
+    Revoke { lease: i64 },
+    Renew { lease: i64, is_first: bool },
+    Read { keys: Vec<Key> },
+    Write { lease: i64, ops: Vec<Op> },
+    LocalIp,
+    Authenticate,
+    Watch { key: Key, id: i64, from: i64 },
+    Unwatch { id: i64 },
+}
+
+/// An entry, as handles see it.
+pub(super) struct Entry {
+    pub(super) names: Vec<String>,
+    pub(super) value: u64,
+    pub(super) is_announced: bool,
+    pub(super) needs_local_ip: bool,
+    pub(super) is_leaving: bool,
+    pub(super) at_once: bool,
+    /// So many times its format fails.
+    pub(super) failures: u32,
+}
+
+// === impl World ===
+
+impl World {
+    pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            if trace.len() == 100_000 {
+                trace.pop_front();
+            }
+            trace.push_back(format!("{:>12?} {}", self.now - self.start, what()));
+        }
+    }
+
+    /// Reports an event to the reconciler, performs what follows, and checks the invariants.
+    pub(super) fn handle(&mut self, event: Event) {
+        self.note(|| format!("-> {event:?}"));
+        self.check.before(&event);
+        self.events += 1;
+        self.reconciler.handle_event(self.now, event);
+        self.perform_all();
+        self.handle_timeouts();
+        self.check.after_event(self.now);
+    }
+
+    /// Lets the timers fire that are due. One that is still due afterwards keeps a worker busy.
+    pub(super) fn handle_timeouts(&mut self) {
+        for _ in 0..20 {
+            if self
+                .reconciler
+                .poll_timeout()
+                .is_none_or(|at| at > self.now)
+            {
+                return;
+            }
+            self.note(|| "-> timeout".to_owned());
+            self.events += 1;
+            self.reconciler.handle_timeout(self.now);
+            self.perform_all();
+        }
+        self.check
+            .violated("I8: a timer that is due again and again keeps the worker busy");
+    }
+
+    pub(super) fn perform_all(&mut self) {
+        while let Some(action) = self.reconciler.poll_action() {
+            self.note(|| format!("<- {action:?}"));
+            self.check
+                .action(&action, &self.entries, &self.etcd, self.now);
+            self.perform(action);
+        }
+        self.check.end_of_actions();
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::ReadDesired(ids) => {
+                let desired = self.desired(&ids);
+                self.events += 1;
+                self.reconciler
+                    .handle_event(self.now, Event::Desired(desired));
+            }
+            Action::Connect(_) => self.link = Link::Connecting(self.pending(Request::Connect)),
+            Action::Disconnect => self.drop_link(),
+            Action::CloseStreams => {
+                if let Link::Open(session) = &mut self.link {
+                    let session = std::mem::take(&mut **session);
+                    self.abandon(session);
+                }
+            }
+            Action::Grant { lease, ttl } => self.request(Request::Grant { lease, ttl }),
+            Action::Revoke { lease } => self.request(Request::Revoke { lease }),
+            Action::Read { keys } => self.request(Request::Read { keys }),
+            Action::Write { lease, ops } => self.request(Request::Write { lease, ops }),
+            Action::FindLocalIp => self.request(Request::LocalIp),
+            Action::Authenticate => self.authenticate(),
+            Action::Renew { lease } => {
+                let is_first = self.rng.bool();
+                let pending = self.pending(Request::Renew { lease, is_first });
+                if let Link::Open(session) = &mut self.link {
+                    session.renewal = Some(pending);
+                }
+            }
+            Action::Watch { key, id, from } => self.watch(Request::Watch { key, id, from }),
+            Action::Unwatch { id } => self.watch(Request::Unwatch { id }),
+            Action::Publish(..) | Action::LeaseExpiry(_) => {}
+            // The health service takes its time.
+            Action::AwaitHealth(_) => {
+                if self.rng.u8(..) < 32 {
+                    let pause = Duration::from_millis(self.rng.u64(..=50));
+                    self.check.pause(pause);
+                    self.now += pause;
+                    self.etcd.expire(self.now);
+                }
+            }
+            Action::End(id, _) => drop(self.entries.remove(&id)),
+            Action::Finish => self.is_finished = true,
+        }
+    }
+
+    fn pending(&self, request: Request) -> Pending {
+        Pending {
+            request,
+            sent: self.now,
+            deadline: self.now + self.attempt,
+            stage: Stage::Sent,
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        let pending = self.pending(request);
+        let Link::Open(session) = &mut self.link else {
+            return self.check.violated("a request without a session");
+        };
+        if let Some(earlier) = session.request.replace(pending) {
+            match earlier.request {
+                Request::Grant { .. } => self.abandoned.push(earlier.request),
+                _ => self.check.violated("two requests at a time"),
+            }
+        }
+    }
+
+    fn authenticate(&mut self) {
+        let mut pending = self.pending(Request::Authenticate);
+        pending.deadline += self.attempt * 9;
+        if let Link::Open(session) = &mut self.link {
+            session.watches.clear();
+            session.watch_request = None;
+            session.responses.clear();
+            session.overdue = None;
+            session.authentication = Some(pending);
+        }
+    }
+
+    fn watch(&mut self, request: Request) {
+        let pending = self.pending(request);
+        let Link::Open(session) = &mut self.link else {
+            return self.check.violated("a watch request without a session");
+        };
+        if session.watch_request.replace(pending).is_some() {
+            self.check.violated("two watch requests at a time");
+        }
+    }
+
+    pub(super) fn drop_link(&mut self) {
+        if let Link::Open(session) = std::mem::replace(&mut self.link, Link::Closed) {
+            self.abandon(*session);
+        }
+    }
+
+    /// What was sent may be applied yet.
+    fn abandon(&mut self, session: Session) {
+        for pending in session.request.into_iter().chain(session.renewal) {
+            if matches!(pending.stage, Stage::Sent) && self.rng.bool() {
+                self.check.abandoned(&pending.request);
+                self.abandoned.push(pending.request);
+            }
+        }
+    }
+
+    pub(super) fn desired(&mut self, ids: &[EntryId]) -> Vec<(EntryId, Desired)> {
+        let lease = self.reconciler.held_lease();
+        let mut desired = vec![];
+        for id in ids {
+            let Some(entry) = self.entries.get_mut(id) else {
+                continue;
+            };
+            let wish = match (entry.is_leaving, lease) {
+                (true, _) => Desired::Gone { now: entry.at_once },
+                (false, Some(_)) if entry.is_announced && entry.failures > 0 => {
+                    entry.failures -= 1;
+                    Desired::Failed("a bug".into())
+                }
+                (false, Some(lease)) if entry.is_announced && !entry.needs_local_ip => {
+                    Desired::Keys(entry.records(lease, self.keys_name_lease))
+                }
+                (false, _) => Desired::Waiting {
+                    needs_local_ip: entry.is_announced && entry.needs_local_ip,
+                },
+            };
+            desired.push((*id, wish));
+        }
+        desired
+    }
+
+    /// Handles changed these entries.
+    pub(super) fn touch(&mut self, ids: &[EntryId]) {
+        let desired = self.desired(ids);
+        self.handle(Event::Desired(desired));
+    }
+
+    /// What etcd makes of a request.
+    pub(super) fn apply(&mut self, request: &Request, sent: Instant) -> Event {
+        let faults = self.faults;
+        let refused = if faults.forgot_token {
+            Some(RpcErrorKind::Unauthenticated)
+        } else {
+            match request {
+                Request::Write { .. } if faults.denies_writes => Some(RpcErrorKind::Denied),
+                Request::Read { .. } if faults.denies_reads => Some(RpcErrorKind::Denied),
+                Request::Grant { .. } | Request::Revoke { .. } if faults.denies_leases => {
+                    Some(RpcErrorKind::Denied)
+                }
+                Request::Write { .. } | Request::Grant { .. } | Request::Read { .. }
+                    if faults.is_exhausted =>
+                {
+                    Some(RpcErrorKind::ResourceExhausted)
+                }
+                _ => None,
+            }
+        };
+        if let Some(kind) = refused
+            && !matches!(request, Request::LocalIp | Request::Authenticate)
+        {
+            return self.failed(request, sent, kind);
+        }
+        let now = self.now;
+        // Somebody else has a lease with the id that we chose.
+        if let Request::Grant { lease, .. } = request
+            && self
+                .check
+                .asked
+                .get(lease)
+                .is_some_and(|(_, count)| *count == 1)
+            && !self.is_calm
+            && self.rng.u8(..) < 2
+        {
+            return self.failed(request, sent, RpcErrorKind::LeaseExists);
+        }
+        self.check.applied(request);
+        let done = match request {
+            Request::Connect => Ok(Event::Connected(Ok(()))),
+            Request::LocalIp => Ok(Event::LocalIpFound),
+            Request::Authenticate => {
+                self.faults.forgot_token = false;
+                Ok(Event::Authenticated(Ok(())))
+            }
+            Request::Grant { lease, ttl } => self.etcd.grant(*lease, *ttl, now).map(|ttl| {
+                let (lease, result) = (*lease, Ok(ttl));
+                Event::Granted {
+                    lease,
+                    sent,
+                    result,
+                }
+            }),
+            Request::Revoke { lease } => {
+                self.etcd.revoke(*lease);
+                let (lease, result) = (*lease, Ok(()));
+                Ok(Event::Revoked { lease, result })
+            }
+            Request::Renew { lease, is_first } => self.etcd.renew(*lease, now).map(|ttl| {
+                let result = Ok(Some(ttl).filter(|_| !is_first));
+                Event::Renewed { sent, result }
+            }),
+            Request::Read { keys } => {
+                let (keys, result) = (keys.clone(), Ok(self.etcd.read(keys)));
+                Ok(Event::Read { keys, result })
+            }
+            Request::Write { lease, ops } => self.etcd.txn(*lease, ops).map(|applied| {
+                let (ops, result) = (ops.clone(), Ok(applied));
+                Event::Written { ops, result }
+            }),
+            Request::Watch { .. } | Request::Unwatch { .. } => Ok(Event::WatchRequested(Ok(()))),
+        };
+        done.unwrap_or_else(|kind| self.failed(request, sent, kind))
+    }
+
+    pub(super) fn failed(&self, request: &Request, sent: Instant, kind: RpcErrorKind) -> Event {
+        let error = RpcError::new(kind, &self.endpoint, format!("{kind:?}"));
+        match request.clone() {
+            Request::Connect => Event::Connected(Err(error)),
+            Request::LocalIp => Event::LocalIpFound,
+            Request::Authenticate => Event::Authenticated(Err(error)),
+            Request::Grant { lease, .. } => {
+                let result = Err(error);
+                Event::Granted {
+                    lease,
+                    sent,
+                    result,
+                }
+            }
+            Request::Revoke { lease } => {
+                let result = Err(error);
+                Event::Revoked { lease, result }
+            }
+            Request::Renew { .. } => {
+                let result = Err(error);
+                Event::Renewed { sent, result }
+            }
+            Request::Read { keys } => {
+                let result = Err(error);
+                Event::Read { keys, result }
+            }
+            Request::Write { ops, .. } => {
+                let result = Err(error);
+                Event::Written { ops, result }
+            }
+            Request::Watch { .. } | Request::Unwatch { .. } => Event::WatchRequested(Err(error)),
+        }
+    }
+
+    /// A request of the worker's was answered, or its time is over.
+    pub(super) fn answer(&mut self, request: Request, event: Event) {
+        let is_ok = matches!(event, Event::WatchRequested(Ok(())));
+        match request {
+            Request::Connect if matches!(event, Event::Connected(Ok(()))) => {
+                self.link = Link::Open(Box::default());
+            }
+            Request::Connect => self.link = Link::Closed,
+            Request::LocalIp => {
+                self.handle(event);
+                let waiting = self.entries.iter_mut().filter(|(_, e)| e.is_announced);
+                let ids: Vec<_> = waiting
+                    .map(|(id, entry)| {
+                        entry.needs_local_ip = false;
+                        *id
+                    })
+                    .collect();
+                return self.touch(&ids);
+            }
+            Request::Watch { key, id, from } if is_ok => self.watched(key, id, from),
+            Request::Unwatch { id } if is_ok => {
+                if let Link::Open(session) = &mut self.link {
+                    session.watches.remove(&id);
+                }
+                self.respond(false, Some((id, RpcErrorKind::Broken)));
+            }
+            _ => {}
+        }
+        self.handle(event);
+    }
+
+    fn watched(&mut self, key: Key, id: i64, from: i64) {
+        let is_lost = !self.is_calm && self.rng.u8(..) < 8;
+        let overdue = self.now + self.attempt;
+        let Link::Open(session) = &mut self.link else {
+            return;
+        };
+        if is_lost {
+            session.overdue.get_or_insert(overdue);
+        } else if self.faults.denies_reads {
+            session.is_blind = true;
+            self.respond(true, None);
+            self.respond(false, Some((-1, RpcErrorKind::Denied)));
+        } else {
+            session.watches.insert(id, (key, from));
+            self.respond(true, None);
+        }
+    }
+
+    /// Another line of the watch stream.
+    pub(super) fn respond(&mut self, created: bool, ended: Option<(i64, RpcErrorKind)>) {
+        let error = |kind| RpcError::new(kind, &self.endpoint, "watch cancelled");
+        let response = WatchResponse {
+            events: vec![],
+            created,
+            revision: self.etcd.revision,
+            ended: ended.map(|(id, kind)| (id, error(kind))),
+        };
+        if let Link::Open(session) = &mut self.link {
+            session.responses.push_back(response);
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub(super) fn records(&self, lease: i64, keys_name_lease: bool) -> Vec<(Key, Arc<str>)> {
+        let value: Arc<str> = self.value.to_string().into();
+        let key = |name: &String| match keys_name_lease {
+            true => format!("{name}/{lease}").into(),
+            false => name.as_str().into(),
+        };
+        self.names
+            .iter()
+            .map(|name| (key(name), value.clone()))
+            .collect()
+    }
+}

@@ -1,0 +1,282 @@
+//! [`Worker`]: performs what the reconciler decides, and reports what comes of it.
+//!
+//! It decides nothing. Every await in it is bounded, and a stop is looked at before anything else.
+
+use super::key_table::EntryId;
+use super::reconciler::{Action, Desired, Event, REST, Reconciler, Settings};
+use super::registry::{Registry, Wish};
+use super::streams::{Call, Streams};
+use crate::clock;
+use crate::error::Error;
+use crate::etcd::{Member, RpcError, Session, local_addr};
+use crate::lifecycle::health_acknowledged;
+use crate::logging;
+use crate::status::Status;
+use futures_util::FutureExt as _;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
+
+/// See the [module](self).
+struct Worker {
+    registry: Arc<Registry>,
+    link: Link,
+}
+
+enum Link {
+    Closed,
+    Connecting(Call<Result<Session, RpcError>>),
+    Open(Streams),
+}
+
+/// The runtime went away under the worker: whoever waits for an end gets one.
+struct RuntimeGuard(Arc<Registry>);
+
+/// Panics in a row, without a pause between them at a stop, after which we give up.
+const MOST_PANICS_OF_A_STOP: u32 = 3;
+
+/// Starts the worker of `registry`, in the runtime of now or in a thread of its own.
+pub(super) fn start(registry: Arc<Registry>) -> Result<(), Error> {
+    let is_dedicated = registry.config.dedicated_thread;
+    let task = supervise(registry).in_current_span();
+    if !is_dedicated {
+        tokio::spawn(task);
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(Error::Thread)?;
+    let thread = std::thread::Builder::new().name("tonic-etcd".to_owned());
+    thread
+        .spawn(move || runtime.block_on(task))
+        .map(drop)
+        .map_err(Error::Thread)
+}
+
+/// Runs workers until one finishes. The reconciler outlives a worker that panics, so that the next
+/// one knows the lease.
+async fn supervise(registry: Arc<Registry>) {
+    let _guard = RuntimeGuard(registry.clone());
+    let config = &registry.config;
+    let settings = Settings {
+        ttl: config.ttl,
+        attempt_timeout: config.attempt,
+        revoke_timeout: config.revoke_timeout,
+        on_conflict: config.on_conflict,
+        endpoints: config.members.clone(),
+    };
+    let mut reconciler = Reconciler::new(settings, fastrand::Rng::new());
+    let mut panics_of_a_stop = 0;
+    while panics_of_a_stop < MOST_PANICS_OF_A_STOP {
+        let mut worker = Worker {
+            registry: registry.clone(),
+            link: Link::Closed,
+        };
+        let run = worker.run(&mut reconciler);
+        if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
+            return;
+        }
+        logging::survive(|| tracing::error!("the registrar's task panicked, starting it again"));
+        reconciler.handle_panic(
+            clock::now(),
+            "internal error: the registrar's task panicked",
+        );
+        let say = worker.perform_all(&mut reconciler);
+        let _ = AssertUnwindSafe(say).catch_unwind().await;
+        panics_of_a_stop += u32::from(registry.is_stopping());
+        let _ = timeout(REST, registry.stopping()).await;
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Returns when nothing will ever be left to do.
+    async fn run(&mut self, reconciler: &mut Reconciler) {
+        let registry = self.registry.clone();
+        let (mut is_hurried, mut is_closed) = (false, false);
+        loop {
+            let changed = registry.take_changed();
+            if !changed.is_empty() {
+                let desired = self.desired(reconciler, changed);
+                reconciler.handle_event(clock::now(), Event::Desired(desired));
+            }
+            if self.perform_all(reconciler).await.is_break() {
+                return;
+            }
+            let wake = reconciler.poll_timeout();
+            tokio::select! {
+                biased;
+                () = registry.shutdown_now.cancelled(), if !is_hurried => {
+                    is_hurried = true;
+                    self.stop(reconciler, Event::StopNow);
+                }
+                () = registry.shutdown.cancelled(), if !reconciler.is_stopping() => {
+                    self.stop(reconciler, Event::Stop);
+                }
+                event = self.link.next(registry.config.attempt) => {
+                    reconciler.handle_event(clock::now(), event);
+                }
+                () = sleep_until_some(wake) => reconciler.handle_timeout(clock::now()),
+                () = registry.changed() => {}
+                () = registry.abandoned.cancelled(), if !is_closed => {
+                    is_closed = true;
+                    reconciler.handle_event(clock::now(), Event::RegistryClosed);
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, reconciler: &mut Reconciler, event: Event) {
+        // From here on no entry is added, so that the event knows them all.
+        self.registry.close();
+        let changed = self.registry.take_changed();
+        let desired = self.desired(reconciler, changed);
+        let now = clock::now();
+        reconciler.handle_event(now, Event::Desired(desired));
+        reconciler.handle_event(now, event);
+    }
+
+    /// What these entries want. Their formats are the user's code, which may panic.
+    fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
+        let formats = &self.registry.config.formats;
+        let lease = reconciler.held_lease();
+        let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
+        let desired = entries.map(|entry| {
+            let wish = || entry.wish(formats, lease);
+            let desired = match catch_unwind(AssertUnwindSafe(wish)) {
+                Ok(Wish::Leave) => Desired::Gone {
+                    now: entry.lifecycle.shutdown_now.is_cancelled(),
+                },
+                Ok(Wish::Wait) => Desired::Waiting {
+                    needs_local_ip: entry.needs_route(),
+                },
+                Ok(Wish::Keys(records)) => Desired::Keys(records),
+                Err(_) => Desired::Failed("internal error: a format panicked".into()),
+            };
+            (entry.id, desired)
+        });
+        desired.collect()
+    }
+
+    async fn perform_all(&mut self, reconciler: &mut Reconciler) -> ControlFlow<()> {
+        while let Some(action) = reconciler.poll_action() {
+            match action {
+                Action::Finish => return ControlFlow::Break(()),
+                Action::ReadDesired(entries) => {
+                    let desired = self.desired(reconciler, entries);
+                    reconciler.handle_event(clock::now(), Event::Desired(desired));
+                }
+                Action::AwaitHealth(entries) => await_health(&self.registry, entries).await,
+                action => self.perform(action),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn perform(&mut self, action: Action) {
+        match (action, &mut self.link) {
+            (Action::Connect(member), _) => self.connect(member),
+            (Action::Disconnect, link) => *link = Link::Closed,
+            (Action::CloseStreams, Link::Open(streams)) => streams.close(),
+            (Action::Grant { lease, ttl }, Link::Open(streams)) => streams.grant(lease, ttl),
+            (Action::Revoke { lease }, Link::Open(streams)) => streams.revoke(lease),
+            (Action::Renew { lease }, Link::Open(streams)) => streams.renew(lease),
+            (Action::Read { keys }, Link::Open(streams)) => streams.read(keys),
+            (Action::Write { lease, ops }, Link::Open(streams)) => streams.write(lease, ops),
+            (Action::Watch { key, id, from }, Link::Open(streams)) => streams.watch(key, id, from),
+            (Action::Unwatch { id }, Link::Open(streams)) => streams.unwatch(id),
+            (Action::Authenticate, Link::Open(streams)) => streams.authenticate(),
+            (Action::FindLocalIp, Link::Open(streams)) => {
+                streams.request(find_local_ip(self.registry.clone()));
+            }
+            (Action::LeaseExpiry(at), _) => self.registry.lease_expiry.set(at),
+            (Action::Publish(id, status), _) => {
+                if let Some(entry) = self.registry.entry(id) {
+                    entry.lifecycle.publish(status);
+                }
+            }
+            (Action::End(id, status), _) => {
+                if let Some(entry) = self.registry.forget(id) {
+                    entry.lifecycle.ended(status);
+                }
+            }
+            // The rest is for an open session, or is performed by `perform_all`.
+            _ => {}
+        }
+    }
+
+    fn connect(&mut self, member: Member) {
+        let registry = self.registry.clone();
+        self.link = Link::Connecting(Box::pin(async move {
+            logging::survive(|| tracing::debug!(endpoint = %member.shown(), "connecting to etcd"));
+            let config = &registry.config;
+            Session::connect(&config.members, &member, config.attempt).await
+        }));
+    }
+}
+
+/// Waits for the health services of `entries`, together and not for long, and lets others that
+/// watch the status have a look: on a connection that works, the next lease is there before
+/// anybody saw that there was none.
+async fn await_health(registry: &Registry, entries: Vec<EntryId>) {
+    let entries = entries.into_iter().filter_map(|id| registry.entry(id));
+    health_acknowledged(entries.map(|entry| entry.lifecycle.clone()).collect()).await;
+    tokio::task::yield_now().await;
+}
+
+/// Finds our address on the way to etcd, for the entries that wait for it.
+async fn find_local_ip(registry: Arc<Registry>) -> Event {
+    let config = &registry.config;
+    let (interface, limit) = (config.advertised.as_ref(), config.attempt);
+    let ips = local_addr::local_ips(&config.members, interface, limit).await;
+    registry.resolve(&ips);
+    Event::LocalIpFound
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => clock::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    /// What happens first on it. Cancel safe.
+    async fn next(&mut self, limit: Duration) -> Event {
+        match self {
+            Self::Closed => std::future::pending().await,
+            Self::Open(streams) => streams.next().await,
+            Self::Connecting(call) => {
+                let result = call.await;
+                *self = Self::Closed;
+                Event::Connected(result.map(|session| {
+                    *self = Self::Open(Streams::new(session, limit));
+                }))
+            }
+        }
+    }
+}
+
+// === impl RuntimeGuard ===
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        self.0.close();
+        for entry in self.0.entries() {
+            entry.lifecycle.runtime_ended(match entry.is_armed() {
+                false => Status::Deregistered,
+                true => Status::LeftToExpire {
+                    ttl: self.0.config.ttl,
+                    reason: "the runtime ended".into(),
+                },
+            });
+        }
+    }
+}
