@@ -5,8 +5,8 @@
 //! does not wait for it.
 
 use super::lease_session::{Connection, LeaseState, Revoking};
-use super::{Action, EntryId, KeyTable, Reconciler, RpcError, Status};
-use crate::etcd::RpcErrorKind;
+use super::{Action, EntryId, KeyTable, Reconciler, Status};
+use crate::etcd::{RpcError, RpcErrorKind};
 use crate::logging;
 use std::sync::Arc;
 use std::time::Duration;

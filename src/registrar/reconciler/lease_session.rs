@@ -1,8 +1,8 @@
 //! The lease and the connection: what comes next for each of them.
 
-use super::{Action, Reconciler, RpcError};
+use super::{Action, Reconciler};
 use crate::backoff::Rate;
-use crate::etcd::RpcErrorKind;
+use crate::etcd::{RpcError, RpcErrorKind};
 use crate::lease::{self, Lease};
 use crate::logging;
 use crate::registrar::key_table::KeyTable;

@@ -24,6 +24,7 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `messages.rs` | what comes in and what goes out |
 //! | `lease_session.rs` | the lease and the connection: what comes next |
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
@@ -31,15 +32,18 @@
 
 mod deregister;
 mod lease_session;
+mod messages;
 mod requests;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use super::key_table::{EntryId, Key, KeyTable};
+use super::key_table::{EntryId, KeyTable};
+pub(crate) use messages::{Action, Desired, Event};
+
 use super::on_conflict::OnConflict;
 use crate::backoff::{Backoff, Bucket};
-use crate::etcd::{Applied, Endpoints, KeyMeta, Member, Op, Rotation, RpcError, WatchResponse};
+use crate::etcd::{Endpoints, Rotation};
 use crate::logging;
 use crate::status::Status;
 use deregister::Deregistration;
@@ -59,110 +63,6 @@ pub(crate) struct Settings {
     pub(crate) revoke_timeout: Duration,
     pub(crate) on_conflict: OnConflict,
     pub(crate) endpoints: Endpoints,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// What these entries want, under the lease that [`Reconciler::held_lease`] gives.
-    Desired(Vec<(EntryId, Desired)>),
-    /// Nobody can register any more.
-    RegistryClosed,
-    /// Everything is to be deregistered. No entry is added after this.
-    Stop,
-    /// Everything is to be deregistered, with one attempt to revoke the lease.
-    StopNow,
-    Connected(Result<(), RpcError>),
-    Granted {
-        lease: i64,
-        sent: Instant,
-        result: Result<Duration, RpcError>,
-    },
-    /// `None`: the TTL is the one of before.
-    Renewed {
-        sent: Instant,
-        result: Result<Option<Duration>, RpcError>,
-    },
-    Revoked {
-        lease: i64,
-        result: Result<(), RpcError>,
-    },
-    Read {
-        keys: Vec<Key>,
-        result: Result<(i64, Vec<Option<KeyMeta>>), RpcError>,
-    },
-    Written {
-        ops: Vec<Op>,
-        result: Result<Applied, RpcError>,
-    },
-    /// The entries that waited for it are reported as desired anew.
-    LocalIpFound,
-    /// There is another token, for another connection.
-    Authenticated(Result<(), RpcError>),
-    /// A request to watch a key, or not to watch it any more, was sent.
-    WatchRequested(Result<(), RpcError>),
-    Watched(Result<WatchResponse, RpcError>),
-}
-
-/// What one entry wants.
-#[derive(Debug, Clone)]
-pub(crate) enum Desired {
-    /// It is not announced yet, or no lease is held that its keys could be made for.
-    Waiting {
-        /// It is bound to no particular address: ours on the way to etcd has to be found.
-        needs_local_ip: bool,
-    },
-    /// These keys with these values.
-    Keys(Vec<(Key, Arc<str>)>),
-    /// The keys could not be made.
-    Failed(Arc<str>),
-    /// To be deregistered.
-    Gone {
-        /// In one attempt.
-        now: bool,
-    },
-}
-
-/// What to do next.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Report [`Event::Desired`] for these entries.
-    ReadDesired(Vec<EntryId>),
-    /// [`Event::Connected`].
-    Connect(Member),
-    /// Drop the session with all that is under way on it.
-    Disconnect,
-    /// Drop the request and the streams on the session, and keep the session.
-    CloseStreams,
-    /// [`Event::Granted`].
-    Grant { lease: i64, ttl: Duration },
-    /// [`Event::Revoked`]. Takes the place of a request that is under way.
-    Revoke { lease: i64 },
-    /// [`Event::Renewed`].
-    Renew { lease: i64 },
-    /// [`Event::Read`].
-    Read { keys: Vec<Key> },
-    /// [`Event::Written`].
-    Write { lease: i64, ops: Vec<Op> },
-    /// Close the watch stream, and get another token: [`Event::Authenticated`].
-    Authenticate,
-    /// [`Event::LocalIpFound`].
-    FindLocalIp,
-    /// [`Event::WatchRequested`], then [`Event::Watched`] for each response.
-    Watch { key: Key, id: i64, from: i64 },
-    /// [`Event::WatchRequested`].
-    Unwatch { id: i64 },
-    /// Until when the lease surely lives. Comes before any status that says so.
-    LeaseExpiry(Instant),
-    /// Publish a status.
-    Publish(EntryId, Status),
-    /// Wait until the health services of these entries have reported the statuses that were
-    /// published before, but not for long.
-    AwaitHealth(Vec<EntryId>),
-    /// Publish a final status and let the server go on to drain.
-    End(EntryId, Status),
-    /// Nothing will ever be left to do.
-    Finish,
 }
 
 /// See the [module](self).

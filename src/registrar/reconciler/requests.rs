@@ -1,9 +1,10 @@
 //! The requests on an open connection: which one is next, and what its answer changes.
 
 use super::lease_session::{Connection, LeaseState, OpenConnection};
-use super::{Action, Applied, Key, KeyMeta, Op, Reconciler, RpcError, WatchResponse};
-use crate::etcd::{RpcErrorKind, SLOW};
+use super::{Action, Reconciler};
+use crate::etcd::{Applied, KeyMeta, Op, RpcError, RpcErrorKind, SLOW, WatchResponse};
 use crate::logging;
+use crate::registrar::key_table::Key;
 use std::time::Duration;
 use tokio::time::Instant;
 

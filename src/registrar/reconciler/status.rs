@@ -1,7 +1,8 @@
 //! The status of each entry: what follows from the lease, the connection and the key table.
 
 use super::lease_session::LeaseState;
-use super::{Action, EntryId, Op, Reconciler, RpcError, Status};
+use super::{Action, EntryId, Reconciler, Status};
+use crate::etcd::{Op, RpcError};
 use crate::logging;
 use crate::registrar::key_table::View;
 use crate::status::Registered;

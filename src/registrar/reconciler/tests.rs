@@ -1,7 +1,7 @@
 //! What the reconciler decides, event by event, and the table of all transitions in DESIGN.md.
 
 use super::*;
-use crate::etcd::{self, EventKind, RpcErrorKind};
+use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
 use crate::lease;
 
 const LEASE_TTL: Duration = Duration::from_secs(5);

@@ -51,7 +51,7 @@ const REGRESSIONS: [(u64, u64, &str); 11] = [
     (
         552,
         830,
-        "a rewrite due before the lease was confirmed kept the keeper busy",
+        "a rewrite due before the lease was confirmed kept the worker busy",
     ),
     (
         70,
