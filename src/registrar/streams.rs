@@ -7,6 +7,7 @@
 use super::key_table::Key;
 use super::reconciler::Event;
 use crate::clock;
+use crate::deadline;
 use crate::etcd::{
     KeepAliveStream, Op, RpcError, Session, WatchReplies, WatchRequests, with_timeout,
 };
@@ -250,7 +251,10 @@ impl Watch {
 
 impl OpenWatch {
     async fn next(&mut self, session: &Session, limit: Duration) -> Event {
-        let overdue = self.unanswered.since.map(|since| since + limit);
+        let overdue = self
+            .unanswered
+            .since
+            .map(|since| deadline::after(since, limit));
         let overdue = async {
             match overdue {
                 Some(at) => sleep_until(at).await,

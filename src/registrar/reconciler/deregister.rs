@@ -6,6 +6,7 @@
 
 use super::lease_session::{Connection, LeaseState, Revoking};
 use super::{Action, EntryId, KeyTable, Reconciler, Status};
+use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::logging;
 use std::sync::Arc;
@@ -67,7 +68,12 @@ impl Reconciler {
                 let is_granting =
                     matches!(&self.connection, Connection::Open(open) if open.has_request);
                 let half = self.settings.revoke_timeout / 2;
-                self.begin_revoke(now, id, ttl, is_granting.then(|| now + half));
+                self.begin_revoke(
+                    now,
+                    id,
+                    ttl,
+                    is_granting.then(|| deadline::after(now, half)),
+                );
             }
             LeaseState::Held(lease) => {
                 self.close_streams();
@@ -96,7 +102,7 @@ impl Reconciler {
         ttl: Duration,
         grant_deadline: Option<Instant>,
     ) {
-        let deadline = now + self.settings.revoke_timeout;
+        let deadline = deadline::after(now, self.settings.revoke_timeout);
         let mut leases = vec![lease];
         leases.append(&mut self.orphaned_leases);
         // No pause that was meant for etcd's sake makes a stop miss its time.

@@ -43,6 +43,7 @@ pub(crate) use messages::{Action, Desired, Event};
 
 use super::on_conflict::OnConflict;
 use crate::backoff::{Backoff, Bucket};
+use crate::deadline;
 use crate::etcd::{Endpoints, Rotation};
 use crate::logging;
 use crate::status::Status;
@@ -250,8 +251,8 @@ impl Reconciler {
         match event {
             Event::Desired(entries) => self.on_desired(now, entries),
             Event::RegistryClosed => self.is_registry_closed = true,
-            Event::Stop => self.on_stop(now + self.settings.revoke_timeout),
-            Event::StopNow => self.on_stop(now + self.one_attempt()),
+            Event::Stop => self.on_stop(deadline::after(now, self.settings.revoke_timeout)),
+            Event::StopNow => self.on_stop(deadline::after(now, self.one_attempt())),
             Event::LocalIpFound => self.on_local_ip_found(),
             Event::Authenticated(result) => self.on_authenticated(now, result),
             Event::Connected(result) => self.on_connected(now, result),
@@ -291,13 +292,14 @@ impl Reconciler {
     }
 
     fn on_desired(&mut self, now: Instant, entries: Vec<(EntryId, Desired)>) {
-        let (mut gone, mut deadline) = (vec![], now + self.settings.revoke_timeout);
+        let mut deadline = deadline::after(now, self.settings.revoke_timeout);
+        let mut gone = vec![];
         for (id, desired) in entries {
             self.failed.remove(&id);
             match desired {
                 Desired::Gone { now: at_once } => {
                     if at_once {
-                        deadline = deadline.min(now + self.one_attempt());
+                        deadline = deadline.min(deadline::after(now, self.one_attempt()));
                     }
                     gone.push(id);
                 }
