@@ -53,6 +53,10 @@ pub(super) struct Checker {
     /// The lease that an entry was shown under last, and whether health was told of a gap since.
     shown: BTreeMap<EntryId, (i64, bool)>,
     is_lease_gone: bool,
+    /// Entries under a lease that had run out when the event came.
+    expired: BTreeSet<EntryId>,
+    /// When the stop began, on the clock of `leaving`.
+    stopped: Option<Instant>,
     connects: VecDeque<Instant>,
     is_finished: bool,
 }
@@ -84,6 +88,8 @@ impl Checker {
             unreported: BTreeSet::new(),
             shown: BTreeMap::new(),
             is_lease_gone: false,
+            expired: BTreeSet::new(),
+            stopped: None,
             connects: VecDeque::new(),
             is_finished: false,
         }
@@ -112,7 +118,19 @@ impl Checker {
         }
     }
 
-    pub(super) fn before(&mut self, event: &Event) {
+    pub(super) fn before(&mut self, event: &Event, now: Instant) {
+        if let Some((_, since, ttl)) = self.acknowledged
+            && since + ttl <= now
+        {
+            let held = self
+                .statuses
+                .iter()
+                .filter(|(_, status)| status.is_registered());
+            self.expired = held.map(|(id, _)| *id).collect();
+        }
+        if matches!(event, Event::Stop | Event::StopNow) {
+            self.stopped.get_or_insert(now - self.paused);
+        }
         let is_gone = |kind| kind == RpcErrorKind::LeaseGone;
         match event {
             Event::Granted {
@@ -215,6 +233,13 @@ impl Checker {
             }
             Action::Finish => {
                 self.is_finished = true;
+                let bound = self.revoke_timeout + SLACK;
+                if self
+                    .stopped
+                    .is_some_and(|since| now - self.paused > since + bound)
+                {
+                    self.violated("I10: a stop takes longer than the revoke timeout");
+                }
                 if !entries.is_empty() {
                     self.violated("I10: entries are left at the end");
                 }
@@ -225,6 +250,9 @@ impl Checker {
 
     fn published(&mut self, id: EntryId, status: &Status, now: Instant) {
         let last = self.statuses.insert(id, status.clone());
+        if !status.is_registered() {
+            self.expired.remove(&id);
+        }
         if matches!(last, Some(Status::Deregistering)) || status.is_final() {
             self.violated(format!("{status:?} after {last:?}"));
         }
@@ -331,6 +359,11 @@ impl Checker {
     }
 
     pub(super) fn after_event(&mut self, now: Instant) {
+        if let Some(id) = std::mem::take(&mut self.expired).first() {
+            self.violated(format!(
+                "I6: an answer came before {id} was told that its lease ran out"
+            ));
+        }
         let bound = self.revoke_timeout + SLACK;
         let is_late = |since: &&Instant| now - self.paused > **since + bound;
         if self.leaving.values().any(|since| is_late(&since)) {

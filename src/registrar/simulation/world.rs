@@ -126,7 +126,7 @@ impl World {
     /// Reports an event to the reconciler, performs what follows, and checks the invariants.
     pub(super) fn handle(&mut self, event: Event) {
         self.note(|| format!("-> {event:?}"));
-        self.check.before(&event);
+        self.check.before(&event, self.now);
         self.events += 1;
         self.reconciler.handle_event(self.now, event);
         self.perform_all();
