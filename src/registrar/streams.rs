@@ -41,7 +41,7 @@ type Renewed = (Box<KeepAliveStream>, Option<Duration>);
 enum Watch {
     Closed,
     Opening(Call<Result<(WatchRequests, WatchReplies), RpcError>>),
-    Open(OpenWatch),
+    Open(Box<OpenWatch>),
 }
 
 struct OpenWatch {
@@ -234,12 +234,12 @@ impl Watch {
                     let mut unanswered = Unanswered::default();
                     unanswered.asked(Instant::now());
                     let next = None;
-                    *self = Self::Open(OpenWatch {
+                    *self = Self::Open(Box::new(OpenWatch {
                         requests,
                         replies,
                         next,
                         unanswered,
-                    });
+                    }));
                 }))
             }
             Self::Open(open) => open.next(session, limit).await,

@@ -29,7 +29,7 @@ struct Worker {
 enum Link {
     Closed,
     Connecting(Call<Result<Session, RpcError>>),
-    Open(Streams),
+    Open(Box<Streams>),
 }
 
 /// The runtime went away under the worker: whoever waits for an end gets one.
@@ -257,7 +257,7 @@ impl Link {
                 let result = call.await;
                 *self = Self::Closed;
                 Event::Connected(result.map(|session| {
-                    *self = Self::Open(Streams::new(session, limit));
+                    *self = Self::Open(Box::new(Streams::new(session, limit)));
                 }))
             }
         }

@@ -195,13 +195,9 @@ impl Checker {
         match action {
             Action::Publish(id, status) => self.published(*id, status, now),
             Action::AwaitHealth(ids) => self.reported(ids),
-            Action::LeaseExpiry(at) => {
-                if self
-                    .acknowledged
-                    .is_none_or(|(_, since, ttl)| since + ttl < *at)
-                {
-                    self.violated(format!("I6: {at:?} but {:?}", self.acknowledged));
-                }
+            Action::LeaseExpiry(at) if !matches!(self.acknowledged, Some((_, since, ttl)) if since + ttl >= *at) =>
+            {
+                self.violated(format!("I6: {at:?} but {:?}", self.acknowledged));
             }
             Action::End(id, status) => self.ended(*id, status, entries, etcd, now),
             Action::Grant { lease, .. } => {
