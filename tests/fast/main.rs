@@ -38,3 +38,4 @@ mod scale;
 mod setup;
 mod shutdown;
 mod soak;
+mod structure;

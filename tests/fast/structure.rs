@@ -1,0 +1,46 @@
+//! The structure of `src/`: imports between files run in one direction, and files stay short.
+//!
+//! An import is resolved to the file that defines the name, through re-exports. `mod` lines and
+//! re-exports are no imports, and neither is anything under `#[cfg(test)]`.
+
+mod circles;
+mod imports;
+
+use imports::Sources;
+use std::path::Path;
+
+/// Lines of a file, without its tests.
+const MAX_LINES: usize = 400;
+
+fn sources() -> Sources {
+    Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let sources = sources();
+    let imports = sources.imports();
+    assert!(imports.len() > 50, "too few imports found: {imports:?}");
+    let circles = circles::find(imports.keys());
+    let named: Vec<String> = circles
+        .iter()
+        .map(|circle| {
+            let inside = imports
+                .iter()
+                .filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
+            let lines = inside.map(|((from, to), names)| format!("  {from} -> {to}: {names:?}"));
+            lines.collect::<Vec<_>>().join("\n")
+        })
+        .collect();
+    assert!(circles.is_empty(), "circles:\n{}", named.join("\n\n"));
+}
+
+#[test]
+fn no_file_is_longer_than_400_lines_without_its_tests() {
+    let long: Vec<_> = sources()
+        .lines()
+        .into_iter()
+        .filter(|(_, lines)| *lines > MAX_LINES)
+        .collect();
+    assert!(long.is_empty(), "{long:?}");
+}
