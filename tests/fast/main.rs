@@ -32,6 +32,7 @@ mod layer;
 #[cfg(feature = "discovery")]
 mod log;
 mod members;
+mod public_api;
 mod recovery;
 mod registration;
 mod scale;
@@ -39,3 +40,4 @@ mod setup;
 mod shutdown;
 mod soak;
 mod structure;
+mod words;
