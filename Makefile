@@ -74,8 +74,8 @@ lint: ## check the formatting, clippy and the documentation's links
 	$(TOOLS) cargo clippy --test interop --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --no-deps --all-features
 
-generate: ## write the generated code anew from proto/
-	UPDATE_GENERATED=1 $(TOOLS) cargo test --test fast generated_code
+generate: ## write anew what is generated: code from proto/, the list of the public interface
+	UPDATE_GENERATED=1 $(TOOLS) cargo test $(TESTED) --test fast -- generated_code public_api
 
 ci: ## run all that CI runs
 	.ci/run

@@ -40,4 +40,3 @@ mod setup;
 mod shutdown;
 mod soak;
 mod structure;
-mod words;
