@@ -29,7 +29,6 @@ mod formats;
 mod generated_code;
 mod health;
 mod layer;
-#[cfg(feature = "discovery")]
 mod log;
 mod members;
 mod public_api;

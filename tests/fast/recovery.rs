@@ -1,5 +1,6 @@
 //! What etcd may do, and what must become of a registration then.
 
+use crate::log::Log;
 use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
@@ -70,6 +71,34 @@ async fn a_reconnect_is_no_loss_on_any_version_of_etcd() {
             assert!(!lost, "like 3.6: {old}, {policy:?}: {status:?}");
         }
     }
+}
+
+/// A balancer with a connection age ends every connection after some seconds. Each end was a WARN
+/// and a `Suspect`.
+#[tokio::test(start_paused = true)]
+async fn routine_ends_of_connections_change_no_status_and_log_nothing() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let mut watch = registration.watch();
+    let change = tokio::spawn(async move { watch.changed().await });
+    let log = Log::start();
+    for _ in 0..15 {
+        sleep(SEC * 8).await;
+        setup.fake.cut_connections();
+    }
+    sleep(SEC * 8).await;
+    assert!(!change.is_finished(), "{:?}", registration.status());
+    assert_eq!(log.lines(), [""; 0]);
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+    // When the next attempt fails too, both are there.
+    setup.fake.down();
+    let status = change.await.unwrap();
+    assert!(matches!(status, Some(Status::Suspect { .. })), "{status:?}");
+    let lines = log.lines();
+    assert!(
+        lines[0].contains("WARN") && lines[0].contains("etcd is out of reach"),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

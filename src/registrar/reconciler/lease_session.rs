@@ -152,6 +152,11 @@ impl Reconciler {
         let reason = error.to_string();
         logging::survive(|| tracing::debug!(%reason, "attempt failed"));
         let worked = connected_since.map_or(Duration::ZERO, |since| now - since);
+        // Balancers and members that restart end connections all the time, and tokens are replaced.
+        // That is worth a report only if the next attempt fails too.
+        let is_routine = connected_since.is_some()
+            && self.held_lease().is_some()
+            && !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);
         let (rotation, rng) = (&mut self.rotation, &mut self.rng);
         if let LeaseState::Revoking(revoking) = &mut self.lease {
             revoking.grant_deadline = None;
@@ -166,7 +171,9 @@ impl Reconciler {
         let pause = rotation.failed(&error, endpoints, worked, limits, now, rng);
         let failures = rotation.failures();
         self.disconnect(Some(now + pause));
-        self.set_degraded(now, &failures);
+        if !is_routine {
+            self.set_degraded(now, &failures);
+        }
     }
 
     pub(super) fn on_granted(
