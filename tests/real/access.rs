@@ -389,7 +389,8 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
         "back after {:?} with {asked} authentications",
         begun.elapsed()
     );
-    assert!((6..=10).contains(&asked), "{asked} authentications");
+    // The stranger's second one may be still to come.
+    assert!((5..=10).contains(&asked), "{asked} authentications");
     let said = stranger.output();
     assert!(said.contains("invalid user ID or password"), "{said}");
     assert!(said.lines().count() < 6, "{said}");

@@ -25,7 +25,7 @@ impl Zone {
 
     fn etcd(&self) -> Etcd {
         let zone = self.clone();
-        Etcd::new([NAME]).resolver(move |host, port| {
+        crate::setup::etcd([NAME]).resolver(move |host, port| {
             assert_eq!((&*host, port), ("etcd.example", 2379));
             std::future::ready(Ok(zone.0.lock().unwrap().clone()))
         })

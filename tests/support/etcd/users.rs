@@ -6,7 +6,7 @@ use std::env;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error, Permission};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 /// Name and password.
@@ -22,6 +22,8 @@ pub const CHEAP: &str = "--bcrypt-cost=4";
 const PREFIXES: [&str; 3] = ["/services/", "/microservices/greeter/", "greeter/"];
 /// One question to an etcd that may not have heard of its users yet.
 const PROBE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Whether etcds of tests shall have users.
 pub fn are_wanted() -> bool {
@@ -62,10 +64,20 @@ pub async fn connect(endpoint: &str) -> Result<Client, Error> {
     Client::connect([endpoint], None).await
 }
 
-/// A client of that user.
+/// A client of that user. Asks again while there is no leader to authenticate it.
 pub async fn connect_as(endpoint: &str, (name, password): Credentials) -> Result<Client, Error> {
-    let options = ConnectOptions::new().with_user(name, password);
-    Client::connect([endpoint], Some(options)).await
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let options = ConnectOptions::new().with_user(name, password);
+        match Client::connect([endpoint], Some(options)).await {
+            Err(Error::GRpcStatus(status))
+                if status.code() == Code::Unavailable && Instant::now() < deadline =>
+            {
+                sleep(PAUSE).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Waits until a member turns down who has no password.
@@ -77,7 +89,7 @@ pub(super) async fn are_known(endpoint: &str) {
         };
         match timeout(PROBE, ask).await {
             Ok(Err(error)) if super::answers(&error) => return,
-            _ => sleep(Duration::from_millis(5)).await,
+            _ => sleep(PAUSE).await,
         }
     }
 }
