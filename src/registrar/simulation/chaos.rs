@@ -1,5 +1,6 @@
 //! What happens next, drawn at random.
 
+use super::etcd::Stored;
 use super::world::{Entry, Link, Pending, Request, Stage, World};
 use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::key_table::{EntryId, Key};
@@ -324,6 +325,11 @@ impl World {
             request,
             Request::Connect | Request::LocalIp | Request::Authenticate
         );
+        // A second request for a lease that has ended meanwhile would make it anew, after so long a
+        // time that it is left out.
+        let makes_anew = matches!(&request, Request::Grant { lease, .. }
+            if self.check.granted.contains(lease) && !self.etcd.leases.contains_key(lease));
+        let is_idle = is_idle || makes_anew;
         if !is_idle && self.rng.u8(..) < 200 {
             self.note(|| format!("   applied late: {request:?}"));
             let faults = std::mem::take(&mut self.faults);
@@ -442,7 +448,10 @@ impl World {
             0..4 => self.etcd.set(&key, None),
             4..6 => self.etcd.set(&key, Some(("theirs".into(), 0))),
             6 => {
-                let lease = self.etcd.keys.get(&key).map_or(0, |stored| stored.lease);
+                // After a restore, revisions are used again: a write under our own lease may have
+                // the one that we have seen. This is not handled.
+                let stored = self.etcd.keys.get(&key).filter(|_| self.snapshot.is_none());
+                let lease = stored.map_or(0, |stored| stored.lease);
                 self.etcd.set(&key, Some(("theirs".into(), lease)));
             }
             7 => {
@@ -482,15 +491,14 @@ impl World {
             for lease in snapshot.leases.keys().filter(|lease| Some(**lease) != held) {
                 self.check.granted.remove(lease);
             }
-            // A key that has been deleted since, under a lease that we still have, is back, and
-            // nobody remembers it. This is not handled.
-            let is_forgotten = |key: &&Key| {
-                let name = key.split('/').next().unwrap_or_default();
-                let announced = self.entries.values().filter(|entry| entry.is_announced);
-                let mut names = announced.flat_map(|entry| &entry.names);
-                !names.any(|known| known == name)
+            // A key that is gone, under a lease that we still have, is back, and nobody remembers it.
+            // This is not handled.
+            let is_back = |(key, stored): &(&Key, &Stored)| {
+                let now = self.etcd.keys.get(*key).map(|stored| stored.lease);
+                Some(stored.lease) == held && now != held
             };
-            let forgotten: Vec<Key> = snapshot.keys.keys().filter(is_forgotten).cloned().collect();
+            let back = snapshot.keys.iter().filter(is_back);
+            let forgotten: Vec<Key> = back.map(|(key, _)| key.clone()).collect();
             for key in forgotten {
                 snapshot.set(&key, None);
             }

@@ -36,7 +36,8 @@
 //! | a key that may not be read is still yielded | 4294967557 | I1 |
 //!
 //! Not handled, and left out here: a restored snapshot brings back a key that was deleted since, under
-//! a lease that we still hold; a watch that was denied is not asked for again on the same connection.
+//! a lease that we still hold; a restored snapshot uses revisions again, and another client writes the
+//! key under our own lease at the very revision that we have seen; a watch that was denied is not asked for again on the same connection.
 
 mod chaos;
 mod check;
