@@ -17,7 +17,7 @@ use event::Event;
 use formats::FormatName;
 use greeter::pb::HelloRequest;
 use greeter::pb::greeter_client::GreeterClient;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -116,6 +116,8 @@ async fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
+        // It would tell stderr that stderr is gone, and panic.
+        .log_internal_errors(false)
         .init();
     match run(&Args::parse()).await {
         Ok(0) => ExitCode::SUCCESS,
@@ -123,7 +125,7 @@ async fn main() -> ExitCode {
         // Whoever read our output has had enough of it: `caller | head`.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            let _ = writeln!(io::stderr(), "error: {failure}");
             match failure {
                 Failure::Usage(_) | Failure::Setup(_) => ExitCode::from(2),
                 Failure::Io(_) => ExitCode::FAILURE,
@@ -156,7 +158,7 @@ async fn run(args: &Args) -> Result<u64, Failure> {
         failed += u64::from(matches!(event, Event::Failed { .. }));
         event.print(args.json)?;
     }
-    eprintln!("{made} calls, {failed} failed");
+    let _ = writeln!(io::stderr(), "{made} calls, {failed} failed");
     Ok(failed)
 }
 

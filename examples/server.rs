@@ -13,7 +13,7 @@ use clap::Parser;
 use formats::FormatName;
 use greeter::MyGreeter;
 use greeter::pb::greeter_server::GreeterServer;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -120,14 +120,16 @@ async fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would tell stderr that stderr is gone, and panic.
+        .log_internal_errors(false)
         .init();
     match run(Args::parse()).await {
         Ok(closed) => {
-            println!("{closed}");
+            say(&closed);
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             match error.downcast_ref() {
                 _ if error.is::<Usage>() => ExitCode::from(2),
                 Some(ServeError::Setup(_)) => ExitCode::from(2),
@@ -144,7 +146,7 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
         register(&args, etcd, &shutdown, &shutdown_now).map_err(ServeError::Setup)?;
     let incoming = registration.bind(args.listen).map_err(ServeError::Setup)?;
     let local = incoming.local_addr();
-    println!("listening {local}");
+    say(&format_args!("listening {local}"));
     tokio::spawn(tell(registration.watch()));
     tokio::spawn(stop_on_signals(
         signal(SignalKind::terminate())?,
@@ -203,13 +205,18 @@ fn register(
     }))
 }
 
+/// Prints a line. `println!` would panic, and end the server, when nobody reads any more.
+fn say(line: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Prints each key when it can be found, also after it was lost and came back.
 async fn tell(mut statuses: StatusWatch) {
     let mut held = false;
     while let Some(status) = statuses.changed().await {
         if let (Status::Registered(registered), false) = (&status, held) {
             for key in &*registered.keys {
-                println!("registered {key}");
+                say(&format_args!("registered {key}"));
             }
         }
         held = status.is_registered();

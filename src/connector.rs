@@ -1,9 +1,11 @@
 //! [`Connector`]: how bytes get to somebody, when it is not plain TCP.
 
+use futures_util::FutureExt as _;
 use http::Uri;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,8 +29,14 @@ impl Connector {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         Self(Arc::new(move |uri| {
-            let connecting = connect(uri);
-            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Io>) })
+            // The user's code. Whoever connects repeats what failed, and must not end of a panic.
+            let connecting = catch_unwind(AssertUnwindSafe(|| connect(uri)));
+            Box::pin(async move {
+                let panicked = |_| io::Error::other("the connector panicked");
+                let connecting = AssertUnwindSafe(connecting.map_err(panicked)?);
+                let io = connecting.catch_unwind().await.map_err(panicked)??;
+                Ok(Box::new(io) as Box<dyn Io>)
+            })
         }))
     }
 

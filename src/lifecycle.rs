@@ -7,8 +7,8 @@
 //! * [`LeaseExpiry`]: from when on no status says "registered" any more, whatever was published.
 
 use crate::drain::{Drain, DrainTimeouts};
+use crate::isolated::isolated;
 use crate::lease_expiry::LeaseExpiry;
-use crate::logging;
 use crate::status::{Status, StatusCell, StatusWatch};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -106,7 +106,7 @@ impl Lifecycle {
         if let Some(last) = last
             && std::mem::discriminant(&last) != std::mem::discriminant(&next)
         {
-            logging::survive(|| self.span.in_scope(|| log(&last, &next)));
+            isolated(|| self.span.in_scope(|| log(&last, &next)));
         }
     }
 
@@ -159,22 +159,24 @@ pub(crate) async fn health_acknowledged(all: Vec<Arc<Lifecycle>>) {
 fn log(last: &Status, next: &Status) {
     match next {
         Status::Registering { .. } => {}
-        Status::Registered(new) => tracing::info!(
+        Status::Registered(new) => crate::logging::info!(
             keys = ?new.keys, lease = format_args!("{:016x}", new.lease), revision = new.revision,
             "{}", if matches!(last, Status::Suspect { .. }) { "registration confirmed" } else { "registered" },
         ),
         Status::Suspect { reason, .. } => {
-            tracing::warn!(%reason, "etcd is out of reach, the registration still holds");
+            crate::logging::warn!(%reason, "etcd is out of reach, the registration still holds");
         }
-        Status::Lost { reason, .. } => tracing::warn!(%reason, "registration lost, trying again"),
-        Status::Yielding { to_lease } => tracing::warn!(
+        Status::Lost { reason, .. } => {
+            crate::logging::warn!(%reason, "registration lost, trying again")
+        }
+        Status::Yielding { to_lease } => crate::logging::warn!(
             lease = format_args!("{to_lease:016x}"),
             "another lease holds the key, leaving it",
         ),
-        Status::Deregistering => tracing::info!("deregistering"),
-        Status::Deregistered => tracing::info!("deregistered"),
+        Status::Deregistering => crate::logging::info!("deregistering"),
+        Status::Deregistered => crate::logging::info!("deregistered"),
         Status::LeftToExpire { ttl, reason } => {
-            tracing::warn!(?ttl, %reason, "etcd could not be told, the key goes with its lease");
+            crate::logging::warn!(?ttl, %reason, "etcd could not be told, the key goes with its lease");
         }
     }
 }

@@ -1,9 +1,26 @@
-//! Logging that cannot end what it logs about.
+//! tracing's macros for this crate: a subscriber that panics cannot end what it is told of.
+//!
+//! A subscriber is the application's code, and tracing-subscriber's default writer panics when the reader
+//! of stderr has gone away. `clippy.toml` bans tracing's own macros.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+/// Defines a macro for each level.
+macro_rules! levels {
+    ($dollar:tt $($name:ident = $short:ident, $level:ident;)*) => {$(
+        macro_rules! $name {
+            ($dollar($dollar args:tt)*) => {
+                $crate::isolated::isolated(|| {
+                    ::tracing::event!(::tracing::Level::$level, $dollar($dollar args)*);
+                })
+            };
+        }
+        pub(crate) use $name as $short;
+    )*};
+}
 
-/// Runs `log`, and survives when the subscriber panics: tracing-subscriber's default writer does
-/// when the reader of stderr has gone away.
-pub(crate) fn survive(log: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(log));
+// The names of their own keep `warn` apart from the attribute.
+levels! { $
+    log_error = error, ERROR;
+    log_warn = warn, WARN;
+    log_info = info, INFO;
+    log_debug = debug, DEBUG;
 }

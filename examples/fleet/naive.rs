@@ -79,7 +79,7 @@ impl Feeder {
     async fn run(self) {
         loop {
             if let Err(error) = self.follow().await {
-                tracing::debug!(error, "the plain watch ended");
+                tracing::event!(tracing::Level::DEBUG, error, "the plain watch ended");
             }
             tokio::time::sleep(RETRY).await;
         }

@@ -41,7 +41,7 @@ impl Greeter for MyGreeter {
             .map(|addr| addr.to_string())
             .unwrap_or_default();
         let name = request.into_inner().name;
-        tracing::debug!(name, from, "greeting");
+        tracing::event!(tracing::Level::DEBUG, name, from, "greeting");
         Ok(Response::new(HelloReply {
             message: format!("Hello {name}! {}", self.whoami),
         }))

@@ -5,7 +5,6 @@ use crate::backoff::{Bucket, Rate};
 use crate::escaped::Escaped;
 use crate::etcd::KeyValue;
 use crate::format::{DecodeError, Format};
-use crate::isolated::isolated;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,9 +61,9 @@ impl Decoder {
     fn warn(&mut self, key: &str, why: &DecodeError) {
         let key = Escaped::new(key);
         let may_warn = self.warnings.take(WARNINGS, Instant::now()).is_ok();
-        isolated(|| match may_warn {
-            true => tracing::warn!(%key, %why, "passing over a value that does not read"),
-            false => tracing::debug!(%key, %why, "passing over a value that does not read"),
-        });
+        match may_warn {
+            true => crate::logging::warn!(%key, %why, "passing over a value that does not read"),
+            false => crate::logging::debug!(%key, %why, "passing over a value that does not read"),
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use super::store::Limits;
 use crate::etcd::RpcError;
-use crate::isolated::isolated;
 
 /// See the [module](self).
 pub(super) struct Report {
@@ -29,9 +28,7 @@ impl Report {
     /// etcd cannot be watched.
     pub(super) fn outage(&mut self, error: &RpcError) {
         if !std::mem::replace(&mut self.outage, true) {
-            isolated(|| {
-                tracing::warn!(prefix = %self.prefix, why = %error, "etcd cannot be watched, keeping what is known");
-            });
+            crate::logging::warn!(prefix = %self.prefix, why = %error, "etcd cannot be watched, keeping what is known");
         }
     }
 
@@ -39,14 +36,14 @@ impl Report {
     pub(super) fn outage_ended(&mut self) -> bool {
         let ended = std::mem::take(&mut self.outage);
         if ended {
-            isolated(|| tracing::info!(prefix = %self.prefix, "watching etcd again"));
+            crate::logging::info!(prefix = %self.prefix, "watching etcd again");
         }
         ended
     }
 
     /// A connection ended, as they do.
     pub(super) fn disconnected(&self, error: &RpcError) {
-        isolated(|| tracing::debug!(prefix = %self.prefix, why = %error, "the watch ended"));
+        crate::logging::debug!(prefix = %self.prefix, why = %error, "the watch ended");
     }
 
     /// So many keys are passed over now.
@@ -54,43 +51,35 @@ impl Report {
         let before = std::mem::replace(&mut self.overflow, passed_over > 0);
         if passed_over > 0 && !before {
             let Limits { keys, bytes, .. } = self.limits;
-            isolated(|| {
-                tracing::warn!(
-                    prefix = %self.prefix, passed_over, max_instances = keys, max_bytes = bytes,
-                    "too many keys, passing over the rest",
-                );
-            });
+            crate::logging::warn!(
+                prefix = %self.prefix, passed_over, max_instances = keys, max_bytes = bytes,
+                "too many keys, passing over the rest",
+            );
         }
     }
 
     /// So many keys are missing after a list.
     pub(super) fn missing(&self, missing: usize) {
         if missing > 0 {
-            isolated(|| {
-                tracing::warn!(
-                    prefix = %self.prefix, missing, retention = ?self.limits.retention,
-                    "more than half of the instances are gone from etcd, keeping them for the time being",
-                );
-            });
+            crate::logging::warn!(
+                prefix = %self.prefix, missing, retention = ?self.limits.retention,
+                "more than half of the instances are gone from etcd, keeping them for the time being",
+            );
         }
     }
 
     /// So many keys were missing for too long.
     pub(super) fn given_up(&self, given_up: usize) {
         if given_up > 0 {
-            isolated(|| {
-                tracing::warn!(prefix = %self.prefix, given_up, "instances did not come back in time");
-            });
+            crate::logging::warn!(prefix = %self.prefix, given_up, "instances did not come back in time");
         }
     }
 
     pub(super) fn panicked(&mut self) {
         self.outage = true;
-        isolated(|| {
-            tracing::error!(
-                prefix = %self.prefix,
-                "the task that watches etcd panicked (a bug), starting it again",
-            );
-        });
+        crate::logging::error!(
+            prefix = %self.prefix,
+            "the task that watches etcd panicked (a bug), starting it again",
+        );
     }
 }

@@ -119,7 +119,7 @@ impl User {
             sleep_until(at).await;
         }
         with_timeout(limit, endpoint, sign_of_life(client, endpoint)).await?;
-        tracing::debug!(%endpoint, user = %self.name, "authenticating");
+        crate::logging::debug!(%endpoint, user = %self.name, "authenticating");
         let (user, client) = (self.clone(), client.clone());
         let (at, endpoints) = (endpoint.clone(), endpoints.clone());
         let asking = async move {
@@ -250,7 +250,7 @@ impl State {
             if !endpoints.any(|shown| !self.without_auth.contains(shown)) {
                 self.without_auth.clear();
                 if !std::mem::replace(&mut self.warned, true) {
-                    tracing::warn!(
+                    crate::logging::warn!(
                         %endpoint,
                         "etcd has no authentication enabled: the user that it is given does nothing"
                     );

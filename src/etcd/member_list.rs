@@ -73,7 +73,7 @@ impl MemberList {
                         list.replace(urls.map(|url| &**url), &endpoints.configured);
                     }
                     // The connection itself is watched by those who use it.
-                    Err(error) => tracing::debug!(%error, "the member list was not read"),
+                    Err(error) => crate::logging::debug!(%error, "the member list was not read"),
                 }
                 tokio::time::sleep(list.interval).await;
             }
@@ -96,7 +96,7 @@ impl MemberList {
         let shown =
             |members: &[Member]| members.iter().map(|m| m.shown.clone()).collect::<Vec<_>>();
         if shown(&found) != shown(&members) {
-            tracing::info!(members = ?shown(&members), "the members of etcd");
+            crate::logging::info!(members = ?shown(&members), "the members of etcd");
             *found = members.into();
         }
     }

@@ -222,7 +222,7 @@ impl Session {
         loop {
             match user.authenticate(client, endpoint, endpoints, *limit).await {
                 Err(error) if error.kind() != RpcErrorKind::Denied => {
-                    tracing::debug!(%error, "no other token yet");
+                    crate::logging::debug!(%error, "no other token yet");
                     tokio::time::sleep(*limit).await;
                 }
                 done => return done.map(drop),

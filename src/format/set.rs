@@ -4,6 +4,7 @@ use super::{Format, KeyContext, could_be_same};
 use crate::address::Address;
 use crate::instance::MAX_VALUE;
 use crate::{Error, Instance};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// At least one format, with settings that work.
@@ -17,7 +18,7 @@ pub(crate) struct Formats {
 impl Formats {
     pub(crate) fn new(list: Vec<Arc<dyn Format>>) -> Result<Self, Error> {
         for format in &list {
-            format.check_settings()?;
+            contained(format, || format.check_settings())?;
         }
         let formats = Self { list };
         formats.warn_of_overlap();
@@ -30,10 +31,12 @@ impl Formats {
         // The longest address there is stands in for one that is not known yet.
         let longest = Address::longest();
         for format in &self.list {
-            format.check(instance)?;
-            let len = format
-                .encode(instance, address.as_ref().unwrap_or(&longest))
-                .len();
+            let len = contained(format, || {
+                format.check(instance)?;
+                format.key(&KeyContext::outline(instance, address.as_ref()));
+                let value = format.encode(instance, address.as_ref().unwrap_or(&longest));
+                Ok(value.len())
+            })?;
             if len > MAX_VALUE {
                 return Err(Error::ValueTooLarge {
                     name: instance.name.clone(),
@@ -95,7 +98,7 @@ impl Formats {
                 let prefix = format.key_prefix(sample.name());
                 if other != at && key.starts_with(&prefix) {
                     let (reader, written) = (format.name(), self.list[at].name());
-                    tracing::warn!(
+                    crate::logging::warn!(
                         reader,
                         written,
                         prefix,
@@ -105,6 +108,20 @@ impl Formats {
             }
         }
     }
+}
+
+/// What `call` gives. A format may be the application's code: a panic in it is an error like any other.
+fn contained<T>(
+    format: &Arc<dyn Format>,
+    call: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let name = catch_unwind(AssertUnwindSafe(|| format.name().to_owned()));
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or(panic.downcast_ref::<&str>().copied());
+        let reason = format!("it panicked: {}", said.unwrap_or("(no text)"));
+        Err(Error::format(name.unwrap_or_default(), reason))
+    })
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ impl Registry {
             });
         }
         if members.have_names() {
-            tracing::warn!(%address, "only this machine can dial the address to be advertised");
+            crate::logging::warn!(%address, "only this machine can dial the address to be advertised");
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ async fn supervise(registry: Arc<Registry>) {
         if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
             return;
         }
-        logging::survive(|| tracing::error!("the registrar's task panicked, starting it again"));
+        logging::error!("the registrar's task panicked, starting it again");
         reconciler.handle_panic(
             clock::now(),
             "internal error: the registrar's task panicked",
@@ -213,7 +213,7 @@ impl Worker {
     fn connect(&mut self, member: Member) {
         let registry = self.registry.clone();
         self.link = Link::Connecting(Box::pin(async move {
-            logging::survive(|| tracing::debug!(endpoint = %member.shown(), "connecting to etcd"));
+            logging::debug!(endpoint = %member.shown(), "connecting to etcd");
             let config = &registry.config;
             Session::connect(&config.members, &member, config.attempt).await
         }));

@@ -111,7 +111,7 @@ impl<L: Listener> Incoming<L> {
         if !std::mem::replace(&mut self.is_announced, true)
             && let Err(error) = self.registration.announce(self.local)
         {
-            logging::survive(|| tracing::error!(%error, "cannot announce this server"));
+            logging::error!(%error, "cannot announce this server");
         }
     }
 

@@ -62,15 +62,15 @@ impl RegistrationLayer {
         match self.registration.announce_explicit() {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                logging::survive(|| tracing::error!(%error, "cannot announce this server"));
+                logging::error!(%error, "cannot announce this server");
             }
             // A layer is applied once for each route of axum.
-            None if lifecycle.drain().is_first_warning() => logging::survive(|| {
-                tracing::warn!(
+            None if lifecycle.drain().is_first_warning() => {
+                logging::warn!(
                     "nothing tells where this server is dialled: give the instance an address, \
                      or serve it with serve_registered"
                 );
-            }),
+            }
             None => {}
         }
     }

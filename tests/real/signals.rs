@@ -178,3 +178,28 @@ async fn check(client: &mut HealthClient<Channel>) -> i32 {
     };
     client.check(name).await.unwrap().into_inner().status
 }
+
+/// `server 2>&1 | head -3`, and head has read its three lines.
+#[tokio::test]
+async fn a_server_whose_reader_of_stderr_went_away_stays_registered_and_stops_well() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    for stream in [r#"2>"$0""#, r#">"$0""#, r#">"$0" 2>&1"#] {
+        let (server, reader) =
+            ServerProcess::start_with_reader(&etcd.endpoint(), stream, &["--settle", "0s"]);
+        let key = format!("/services/greeter/127.0.0.1/{}", server.pid());
+        let held = observer.wait_for_key(&key, LONG).await;
+        drop(reader);
+        let mark = observer.mark();
+        let mut client = etcd.client().await;
+        client.delete(key.as_str(), None).await.unwrap();
+        let again = observer.wait_for_key(&key, LONG).await;
+        assert_eq!(again.lease, held.lease, "{stream}: another lease");
+        sleep(SEC * 6).await;
+        let kinds: Vec<_> = observer.events()[mark..].iter().map(|e| e.kind).collect();
+        assert_eq!(kinds, [Kind::Delete, Kind::Put], "{stream}");
+        server.signal("TERM");
+        observer.wait_for_no_key(&key, SEC * 3).await;
+        assert_eq!(server.exit(LONG).await, 0, "{stream}: {}", server.output());
+    }
+}

@@ -6,8 +6,10 @@
 use super::etcd::guarded::Guarded;
 use super::etcd::users;
 use super::eventually;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -19,6 +21,13 @@ use tonic_health::pb::health_client::HealthClient;
 pub struct ServerProcess {
     process: Guarded,
     dir: TempDir,
+}
+
+/// The reading end of a pipe.
+#[derive(Debug)]
+pub struct Reader {
+    _end: File,
+    _dir: TempDir,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,6 +55,28 @@ impl ServerProcess {
         // `env` becomes the server: the same process, so that signals hit the server.
         let process = Guarded::spawn(Path::new("env"), &args, &log, dir.path());
         Self { process, dir }
+    }
+
+    /// [`start`](Self::start) with a redirection as the shell writes it, in which `"$0"` is a pipe that has a reader until
+    /// what is given besides is dropped.
+    pub fn start_with_reader(etcd: &str, redirection: &str, flags: &[&str]) -> (Self, Reader) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let pipe = dir.path().join("pipe");
+        let made = Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.expect("`mkfifo` runs").success(), "no pipe {pipe:?}");
+        // To write, too: else this would wait for the server.
+        let open = File::options().read(true).write(true).open(&pipe);
+        let end = open.unwrap_or_else(|e| panic!("{pipe:?}: {e}"));
+        let script = format!("exec \"$@\" {redirection}");
+        let pipe = pipe.display().to_string();
+        let server = Self::start_with_env(etcd, flags, &["sh", "-c", &script, &pipe]);
+        (
+            server,
+            Reader {
+                _end: end,
+                _dir: dir,
+            },
+        )
     }
 
     /// Where it listens, once it says so.

@@ -133,7 +133,7 @@ impl Pool {
 
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
         let (service, address) = (self.name(), &*subchannel.address);
-        tracing::debug!(service, address, %state, "endpoint");
+        crate::logging::debug!(service, address, %state, "endpoint");
         let transition = self.lock().set_state(subchannel, state);
         self.log(address, transition);
     }
@@ -164,10 +164,14 @@ impl Pool {
         let service = self.name();
         match transition {
             Transition::None => {}
-            Transition::FirstReady => tracing::info!(service, address, "endpoints can be called"),
-            Transition::NoneReady => tracing::info!(service, address, "no endpoint can be called"),
+            Transition::FirstReady => {
+                crate::logging::info!(service, address, "endpoints can be called")
+            }
+            Transition::NoneReady => {
+                crate::logging::info!(service, address, "no endpoint can be called")
+            }
             Transition::AllFailing => {
-                tracing::warn!(service, "every endpoint fails: {}", self.lock());
+                crate::logging::warn!(service, "every endpoint fails: {}", self.lock());
             }
         }
     }

@@ -94,7 +94,7 @@ fn add(pool: &Arc<Pool>, address: &Arc<str>, weight: u32) -> Option<AbortOnDropH
         Ok(authority) => authority,
         Err(error) => {
             let service = pool.name();
-            tracing::warn!(service, address = &**address, %error, "not an address, left out");
+            crate::logging::warn!(service, address = &**address, %error, "not an address, left out");
             return None;
         }
     };

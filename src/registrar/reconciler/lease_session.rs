@@ -150,7 +150,7 @@ impl Reconciler {
         let is_first = connected_since.is_none() && self.held_lease().is_none();
         let error = if is_first { error.at_first() } else { error };
         let reason = error.to_string();
-        logging::survive(|| tracing::debug!(%reason, "attempt failed"));
+        logging::debug!(%reason, "attempt failed");
         let worked = connected_since.map_or(Duration::ZERO, |since| now - since);
         // Balancers and members that restart end connections all the time, and tokens are replaced.
         // That is worth a report only if the next attempt fails too.
@@ -215,9 +215,7 @@ impl Reconciler {
     fn on_lease_held(&mut self, now: Instant, id: i64, ttl: Duration, sent: Instant) {
         let wanted = self.settings.ttl;
         if ttl != wanted {
-            logging::survive(
-                || tracing::warn!(?wanted, granted = ?ttl, "etcd granted another TTL, following it"),
-            );
+            logging::warn!(?wanted, granted = ?ttl, "etcd granted another TTL, following it");
         }
         if let Connection::Open(open) = &mut self.connection {
             open.connected_since.get_or_insert(sent);
@@ -227,7 +225,7 @@ impl Reconciler {
         self.act(Action::LeaseExpiry(lease.expiry()));
         self.lease = LeaseState::Held(lease);
         self.keys = KeyTable::new(id, self.settings.on_conflict);
-        logging::survive(|| tracing::debug!(lease = format_args!("{id:x}"), ?ttl, "lease granted"));
+        logging::debug!(lease = format_args!("{id:x}"), ?ttl, "lease granted");
         self.set_healthy(now);
         self.act(Action::ReadDesired(self.entries.keys().copied().collect()));
     }
@@ -271,7 +269,7 @@ impl Reconciler {
             return self.on_renewal_error(now, error);
         }
         if open.refused_token.is_none() {
-            logging::survive(|| tracing::debug!(%error, "getting another token"));
+            logging::debug!(%error, "getting another token");
             open.refused_token = Some(error);
             self.act(Action::Authenticate);
         }

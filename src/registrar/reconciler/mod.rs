@@ -321,7 +321,7 @@ impl Reconciler {
                     // Refused by `register` where the key was known; an address that is found out
                     // later can still collide.
                     let reason = format!("another registration here has the key {key:?}");
-                    logging::survive(|| tracing::error!("{reason}"));
+                    logging::error!("{reason}");
                     let reason = Some(reason.into());
                     self.publish(id, Status::Registering { reason });
                 }

@@ -233,9 +233,7 @@ impl Reconciler {
             .filter(|(id, _)| !open.cancelled_watches.remove(id))
         {
             Some((_, error)) if error.kind() == RpcErrorKind::Denied => {
-                logging::survive(
-                    || tracing::warn!(%error, "changes of the key by other clients will not be noticed"),
-                );
+                logging::warn!(%error, "changes of the key by other clients will not be noticed");
             }
             Some((_, error)) => self.on_error(now, error),
             None => {}

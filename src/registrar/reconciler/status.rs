@@ -25,9 +25,7 @@ impl Reconciler {
             Some(problem) if *problem.reason == *reason => return,
             Some(problem) => problem.since,
             None => {
-                logging::survive(
-                    || tracing::warn!(%reason, "etcd is out of reach, trying until it answers"),
-                );
+                logging::warn!(%reason, "etcd is out of reach, trying until it answers");
                 now
             }
         };
@@ -40,9 +38,7 @@ impl Reconciler {
     pub(super) fn set_healthy(&mut self, now: Instant) {
         let (problem, lost) = (self.connection_error.take(), self.lease_error.take());
         if let Some(problem) = &problem {
-            logging::survive(
-                || tracing::info!(after = ?(now - problem.since), "etcd answers again"),
-            );
+            logging::info!(after = ?(now - problem.since), "etcd answers again");
         }
         if problem.is_some() || lost.is_some() {
             self.publish_all(now);
@@ -64,9 +60,7 @@ impl Reconciler {
         let reason: Arc<str> = error.to_string().into();
         let last = self.write_error.replace(reason.clone());
         if last.is_none_or(|last| last != reason) {
-            logging::survive(
-                || tracing::warn!(%reason, keys = ops.len(), "etcd rejected a write, repeating it later"),
-            );
+            logging::warn!(%reason, keys = ops.len(), "etcd rejected a write, repeating it later");
         }
         let owners = ops.iter().filter_map(|op| self.keys.owner(op.key()));
         for id in owners.collect::<Vec<_>>() {

@@ -1,0 +1,313 @@
+//! The user's code that panics: a subscriber, a format, a connector. None of it ends a registration.
+
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::support::allow_subscribers_by_thread;
+use crate::support::fake::Rpc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::time::{sleep, timeout};
+use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
+use tonic_etcd::{Closed, Error, Etcd, Instance, Registration, Status};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Event, Metadata, Subscriber};
+
+/// A subscriber that panics on those events that `on` chooses.
+struct Panics<F> {
+    on: F,
+    count: Arc<AtomicUsize>,
+}
+
+impl<F: Fn(&Metadata<'_>) -> bool + Send + Sync + 'static> Panics<F> {
+    /// From now on, in this thread. Counts the panics.
+    fn start(on: F) -> (Arc<AtomicUsize>, DefaultGuard) {
+        allow_subscribers_by_thread();
+        let count = Arc::new(AtomicUsize::new(0));
+        let subscriber = Self {
+            on,
+            count: count.clone(),
+        };
+        (count, tracing::subscriber::set_default(subscriber))
+    }
+}
+
+impl<F: Fn(&Metadata<'_>) -> bool + Send + Sync + 'static> Subscriber for Panics<F> {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        if (self.on)(event.metadata()) {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            panic!("the subscriber cannot write");
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("tonic_etcd")
+}
+
+async fn registered(registration: &Registration) {
+    let registered = timeout(LONG, registration.registered()).await;
+    let registered = registered.unwrap_or_else(|_| panic!("{:?}", registration.status()));
+    registered.unwrap();
+}
+
+/// Everything that is logged: an outage, a lost lease, a deleted key, a refused write, a stop.
+async fn live_through_everything(setup: &Setup, what: &str) {
+    let registration = setup.registered().await;
+    let lease = |status: Status| status.registered().map(|registered| registered.lease);
+    let first = lease(registration.status());
+    setup.fake.down();
+    sleep(SEC).await;
+    setup.fake.up();
+    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    assert_eq!(lease(registration.status()), first, "{what}: another lease");
+    setup.fake.down();
+    sleep(SEC * 20).await;
+    setup.fake.wipe();
+    setup.fake.up();
+    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    setup.fake.delete(KEY);
+    setup.key_back().await;
+    registration.update(|instance| instance.value("w")).unwrap();
+    sleep(SEC).await;
+    assert_eq!(&*setup.fake.keys()[KEY].value, "w", "{what}");
+    assert_eq!(setup.count(Rpc::LeaseGrant), 2, "{what}");
+    setup.shutdown.cancel();
+    let closed = timeout(LONG, registration.closed()).await.unwrap();
+    assert_eq!(closed, Closed::Deregistered, "{what}");
+    assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
+    let drained = timeout(LONG, registration.drain_signal()).await;
+    drained.unwrap_or_else(|_| panic!("{what}: never told to drain"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_on_every_log_line_changes_nothing() {
+    let (panics, _guard) = Panics::start(is_ours);
+    live_through_everything(&Setup::new(), "every line").await;
+    assert!(panics.load(Ordering::Relaxed) >= 10, "{panics:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_on_some_log_lines_changes_nothing() {
+    for seed in 0..20 {
+        let rng = Mutex::new(fastrand::Rng::with_seed(seed));
+        let (panics, _guard) =
+            Panics::start(move |metadata| is_ours(metadata) && rng.lock().unwrap().bool());
+        live_through_everything(&Setup::new(), &format!("seed {seed}")).await;
+        assert_ne!(panics.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_with_the_right_status_while_every_log_line_panics() {
+    let (_panics, _guard) = Panics::start(is_ours);
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    setup.fake.down();
+    setup.shutdown.cancel();
+    let closed = timeout(SEC * 2, registration.closed()).await;
+    let closed = closed.unwrap_or_else(|_| panic!("{:?}", registration.status()));
+    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+}
+
+/// Our own task panics: tower logs inside of it, where nothing of ours can contain that.
+fn is_towers(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("tower::buffer")
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_of_our_own_task_the_old_lease_is_not_left_behind() {
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let (panics, _guard) = Panics::start(move |metadata| {
+        is_towers(metadata) && is_armed.swap(false, Ordering::Relaxed)
+    });
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let mut watch = registration.watch();
+    armed.store(true, Ordering::Relaxed);
+    registration.update(|instance| instance.value("w")).unwrap();
+    let next = timeout(LONG, watch.changed()).await.unwrap().unwrap();
+    assert!(
+        matches!(&next, Status::Lost { reason, .. } if reason.contains("internal error")),
+        "{next:?}"
+    );
+    registered(&registration).await;
+    assert_eq!(panics.load(Ordering::Relaxed), 1);
+    assert_eq!(&*setup.fake.keys()[KEY].value, "w");
+    assert_eq!(setup.fake.leases().len(), 1, "the old one is revoked");
+    setup.shutdown.cancel();
+    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_or_a_departure_after_a_crash_says_deregistered_only_if_it_is() {
+    for alone in [true, false] {
+        for etcd_is_down in [true, false] {
+            let armed = Arc::new(AtomicBool::new(false));
+            let is_armed = armed.clone();
+            let (panics, _guard) = Panics::start(move |metadata| {
+                is_towers(metadata) && is_armed.swap(false, Ordering::Relaxed)
+            });
+            let setup = Setup::new();
+            let registrar = setup.builder().build().unwrap();
+            let registration = registrar.register(greeter()).unwrap();
+            announce(&registration);
+            registered(&registration).await;
+            let other = (!alone).then(|| registrar.register(Instance::new("other")).unwrap());
+            armed.store(true, Ordering::Relaxed);
+            registration.update(|instance| instance.value("w")).unwrap();
+            while panics.load(Ordering::Relaxed) == 0 {
+                sleep(MS).await;
+            }
+            if etcd_is_down {
+                setup.fake.down();
+            }
+            match &other {
+                Some(_) => registration.deregister(),
+                None => setup.shutdown.cancel(),
+            }
+            let closed = timeout(SEC * 3, registration.closed()).await;
+            let closed = closed.unwrap_or_else(|_| panic!("{:?}", registration.status()));
+            let what = format!("alone: {alone}, down: {etcd_is_down}: {closed:?}");
+            assert_eq!(closed == Closed::Deregistered, !etcd_is_down, "{what}");
+            assert_eq!(setup.fake.keys().contains_key(KEY), etcd_is_down, "{what}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_although_our_own_task_panics_each_time() {
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let on = move |metadata: &Metadata<'_>| is_towers(metadata) && is_armed.load(Ordering::Relaxed);
+    let (_panics, _guard) = Panics::start(on);
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    armed.store(true, Ordering::Relaxed);
+    setup.shutdown.cancel();
+    let closed = timeout(SEC * 3, registration.closed()).await;
+    let closed = closed.unwrap_or_else(|_| panic!("{:?}", registration.status()));
+    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let drained = timeout(LONG, registration.drain_signal()).await;
+    drained.unwrap_or_else(|_| panic!("never told to drain"));
+}
+
+/// A format of the user's, with a bug that comes and goes.
+#[derive(Debug, Default)]
+struct Buggy(Arc<AtomicBool>);
+
+impl Format for Buggy {
+    fn name(&self) -> &str {
+        "buggy"
+    }
+
+    fn key_prefix(&self, service: &str) -> String {
+        format!("/buggy/{service}/")
+    }
+
+    fn key(&self, place: &KeyContext<'_>) -> String {
+        format!("/buggy/{}/x", place.instance().name())
+    }
+
+    fn encode(&self, _: &Instance, _: &Address) -> String {
+        assert!(!self.0.load(Ordering::Relaxed), "it cannot be written");
+        "x".to_owned()
+    }
+
+    fn decode(&self, _: &str, _: &str, _: &[u8]) -> Result<Instance, DecodeError> {
+        Err(DecodeError::new("is for a test of writing"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
+    let setup = Setup::new();
+    let broken = Arc::new(AtomicBool::new(true));
+    let builder = setup
+        .builder()
+        .format(Plain::new())
+        .format(Buggy(broken.clone()));
+    let registrar = builder.build().unwrap();
+    let error = registrar.register(greeter()).unwrap_err();
+    assert!(matches!(error, Error::Format { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("it cannot be written"),
+        "{error}"
+    );
+
+    broken.store(false, Ordering::Relaxed);
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registered(&registration).await;
+    broken.store(true, Ordering::Relaxed);
+    let updated = registration.update(|instance| instance.value("w"));
+    assert!(matches!(updated, Err(Error::Format { .. })), "{updated:?}");
+    sleep(SEC).await;
+    assert_eq!(&*setup.fake.keys()[KEY].value, "v");
+    assert!(matches!(registration.status(), Status::Registered(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_format_that_panics_later_costs_its_own_registration_only() {
+    let setup = Setup::new();
+    let broken = Arc::new(AtomicBool::new(false));
+    let builder = setup
+        .builder()
+        .format(Plain::new())
+        .format(Buggy(broken.clone()));
+    let registrar = builder.build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registered(&registration).await;
+    let other = registrar.register(Instance::new("other")).unwrap();
+    broken.store(true, Ordering::Relaxed);
+    announce(&other);
+    let is_told = |s: &Status| s.to_string().contains("a format panicked");
+    status(&other, is_told).await;
+    sleep(LONG).await;
+    assert!(matches!(registration.status(), Status::Registered(_)));
+    assert_eq!(setup.count(Rpc::LeaseGrant), 1, "its lease is untouched");
+    setup.shutdown.cancel();
+    for registration in [registration, other] {
+        assert_eq!(registration.closed().await, Closed::Deregistered);
+    }
+    assert!(setup.fake.keys().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_panics_is_a_failed_attempt() {
+    let setup = Setup::new();
+    let connect = setup.fake.connector();
+    let calls = AtomicUsize::new(0);
+    let etcd = Etcd::new(["http://etcd:2379"]).connector(move |uri| {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        assert_ne!(call, 0, "a panic of the function");
+        let connecting = connect(uri);
+        async move {
+            assert_ne!(call, 1, "a panic of its future");
+            connecting.await
+        }
+    });
+    let registrar = setup.builder_on(etcd).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    let registered = timeout(SEC, registration.registered()).await;
+    registered
+        .unwrap_or_else(|_| panic!("{:?}", registration.status()))
+        .unwrap();
+}
