@@ -18,7 +18,7 @@ pub(crate) struct Lease {
     due: Instant,
 }
 
-/// KeepAliveStream per TTL: two may be lost in a row and the third still comes in time.
+/// Renewals per TTL: two may be lost in a row and the third still comes in time.
 const RENEWALS_PER_TTL: u32 = 3;
 /// Jitter of a renewal, as a share of its interval, so that a fleet started at once spreads out.
 const JITTER: f64 = 0.1;

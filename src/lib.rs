@@ -37,7 +37,7 @@
 //!   [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
-//! * [`failures`]: for every error, what is seen, what to do, and what is guaranteed.
+//! * [`failures`]: for every fault, what is seen, what to do, and what is guaranteed.
 //!
 //! # Guarantees
 //!

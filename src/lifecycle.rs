@@ -83,7 +83,7 @@ impl Lifecycle {
         self.status.published().1
     }
 
-    /// Whether the way out has begun.
+    /// Whether deregistration has begun.
     pub(crate) fn is_leaving(&self) -> bool {
         let status = self.published();
         status.is_final() || matches!(status, Status::Deregistering)

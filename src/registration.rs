@@ -118,7 +118,7 @@ impl Registration {
     /// # Errors
     ///
     /// [`Error::Immutable`] for a change of name, id or address, [`Error::ValueTooLarge`],
-    /// [`Error::Stopped`] once the way out has begun.
+    /// [`Error::Stopped`] once deregistration has begun.
     pub fn update(&self, mut change: impl FnMut(Instance) -> Instance) -> Result<(), Error> {
         self.handle.shared.update(&self.handle.entry, &mut change)
     }
@@ -130,7 +130,7 @@ impl Registration {
         self.handle.shared.leave(&self.handle.entry);
     }
 
-    /// Begins to deregister if that has not begun, and skips every wait on the way out.
+    /// Begins to deregister if that has not begun, and skips every wait of it.
     pub fn deregister_now(&self) {
         self.lifecycle().shutdown_now.cancel();
         self.deregister();

@@ -53,7 +53,7 @@ pub enum Status {
         /// The lease that holds it; 0 when it is held without one.
         to_lease: i64,
     },
-    /// On the way out; the key is being removed.
+    /// Deregistration has begun; the key is being removed.
     Deregistering,
     /// Out, by our own hand: the key is gone, and will not come back.
     Deregistered,

@@ -48,8 +48,8 @@ impl Decoder {
                 "is {len} bytes long, {MAX_VALUE} at most are read"
             ))),
         };
-        if let Err(why) = &read {
-            self.warn(&key, why);
+        if let Err(reason) = &read {
+            self.warn(&key, reason);
         }
         Reading {
             key,
@@ -58,12 +58,14 @@ impl Decoder {
         }
     }
 
-    fn warn(&mut self, key: &str, why: &DecodeError) {
+    fn warn(&mut self, key: &str, reason: &DecodeError) {
         let key = Escaped::new(key);
         let may_warn = self.warnings.take(WARNINGS, Instant::now()).is_ok();
         match may_warn {
-            true => crate::logging::warn!(%key, %why, "passing over a value that does not read"),
-            false => crate::logging::debug!(%key, %why, "passing over a value that does not read"),
+            true => crate::logging::warn!(%key, %reason, "passing over a value that does not read"),
+            false => {
+                crate::logging::debug!(%key, %reason, "passing over a value that does not read")
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ impl Report {
     /// etcd cannot be watched.
     pub(super) fn outage(&mut self, error: &RpcError) {
         if !std::mem::replace(&mut self.outage, true) {
-            crate::logging::warn!(prefix = %self.prefix, why = %error, "etcd cannot be watched, keeping what is known");
+            crate::logging::warn!(prefix = %self.prefix, reason = %error, "etcd cannot be watched, keeping what is known");
         }
     }
 
@@ -43,7 +43,7 @@ impl Report {
 
     /// A connection ended, as they do.
     pub(super) fn disconnected(&self, error: &RpcError) {
-        crate::logging::debug!(prefix = %self.prefix, why = %error, "the watch ended");
+        crate::logging::debug!(prefix = %self.prefix, reason = %error, "the watch ended");
     }
 
     /// So many keys are passed over now.

@@ -93,10 +93,10 @@ impl Shared {
     }
 
     /// What is wrong with etcd, or that nothing is.
-    pub(super) fn set_watch_error(&self, why: Option<Arc<str>>) {
+    pub(super) fn set_watch_error(&self, reason: Option<Arc<str>>) {
         let mut state = self.lock();
-        if state.watch_error != why {
-            state.watch_error = why;
+        if state.watch_error != reason {
+            state.watch_error = reason;
             self.changed(state);
         }
     }

@@ -92,7 +92,7 @@ pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(2);
 /// know, or are gone.
 const AFTER_SILENCE: Duration = Duration::from_secs(5);
 /// Servers that look for etcd are back within a second of each other.
-const STRAGGLING: Duration = Duration::from_secs(1);
+const STILL_MISSING_LIMIT: Duration = Duration::from_secs(1);
 /// What a key costs besides its text and its instance, and a pair of metadata besides its texts.
 const ENTRY_OVERHEAD: usize = 384;
 const PAIR_OVERHEAD: usize = 96;
@@ -352,7 +352,7 @@ impl Store {
         if self.missing.is_empty() || self.present() < self.threshold {
             self.settled_at = None;
         } else if is_back || self.settled_at.is_none() {
-            self.settled_at = Some(now + STRAGGLING);
+            self.settled_at = Some(now + STILL_MISSING_LIMIT);
         }
     }
 

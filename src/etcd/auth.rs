@@ -63,11 +63,11 @@ pub(super) struct WithToken {
 
 /// How long etcd may take to authenticate. Giving up sooner only makes etcd do it again: 80 at once
 /// took 16 s on two cores that others used too.
-const PATIENCE: Duration = Duration::from_secs(60);
+const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// While it takes long, the member is asked this often whether it works at all, and left when it
 /// does not answer for that long. While it is busy with passwords, 0.6 s were often too short.
-const CHECK: Duration = Duration::from_secs(2);
-const SILENCE: Duration = Duration::from_secs(4);
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The pauses after an authentication that failed, other than by a refusal.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -99,8 +99,8 @@ impl User {
 
     /// Gets a token from the member that `client` speaks to, unless there is one already.
     ///
-    /// It takes as long as it takes etcd, up to [`PATIENCE`]. A member that does not answer at all
-    /// is given up after `limit`, or after [`SILENCE`] once it has begun. Cancel safe: what was
+    /// It takes as long as it takes etcd, up to [`AUTHENTICATE_TIMEOUT`]. A member that does not answer at all
+    /// is given up after `limit`, or after [`PROBE_TIMEOUT`] once it has begun. Cancel safe: what was
     /// asked for is taken in by a task of its own, because etcd does not stop either.
     pub(super) async fn authenticate(
         self: &Arc<Self>,
@@ -118,7 +118,7 @@ impl User {
         if let Some(at) = not_before {
             sleep_until(at).await;
         }
-        with_timeout(limit, endpoint, sign_of_life(client, endpoint)).await?;
+        with_timeout(limit, endpoint, probe(client, endpoint)).await?;
         crate::logging::debug!(%endpoint, user = %self.name, "authenticating");
         let (user, client) = (self.clone(), client.clone());
         let (at, endpoints) = (endpoint.clone(), endpoints.clone());
@@ -160,7 +160,7 @@ impl User {
 
 /// A read without a token: answered, or refused, at once by a member that can work. One that hangs
 /// or has no quorum would take all the time that an authentication may take.
-async fn sign_of_life(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcError> {
+async fn probe(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcError> {
     match read(client, endpoint).await {
         Err(error) if !error.is_refusal() => Err(error),
         _ => Ok(()),
@@ -185,7 +185,7 @@ async fn knows_token(
     limit: Duration,
 ) -> Result<bool, RpcError> {
     let mut known = std::pin::pin!(read(client, endpoint));
-    let lives = with_timeout(limit, endpoint, sign_of_life(anonymous, endpoint));
+    let lives = with_timeout(limit, endpoint, probe(anonymous, endpoint));
     let known = tokio::select! {
         biased;
         known = &mut known => known,
@@ -205,13 +205,13 @@ async fn knows_token(
 /// Waits until there is no point in waiting for an authentication any more, and says why.
 async fn given_up(client: &client::Client, endpoint: &Arc<str>) -> RpcError {
     let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        sleep(CHECK).await;
-        if let Err(error) = with_timeout(SILENCE, endpoint, sign_of_life(client, endpoint)).await {
+    while begun.elapsed() < AUTHENTICATE_TIMEOUT {
+        sleep(PROBE_INTERVAL).await;
+        if let Err(error) = with_timeout(PROBE_TIMEOUT, endpoint, probe(client, endpoint)).await {
             return error;
         }
     }
-    let what = format!("did not authenticate the user within {PATIENCE:?}");
+    let what = format!("did not authenticate the user within {AUTHENTICATE_TIMEOUT:?}");
     RpcError::new(RpcErrorKind::Timeout, endpoint, what)
 }
 

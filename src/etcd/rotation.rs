@@ -45,7 +45,7 @@ impl Rotation {
     }
 
     /// After a connection that had worked for `worked` and broke with `error`: turns to the member
-    /// to try next, and gives how long to wait before that. That is at most `brisk` when nothing
+    /// to try next, and gives how long to wait before that. That is at most `refused` when nothing
     /// listened there, and `limit` when it broke.
     ///
     /// Whoever refuses on purpose is not asked again for [`SLOW`]. That is a wait only when every
@@ -55,7 +55,7 @@ impl Rotation {
         error: &RpcError,
         endpoints: &Endpoints,
         worked: Duration,
-        (brisk, limit): (Duration, Duration),
+        (refused, limit): (Duration, Duration),
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Duration {
@@ -65,9 +65,9 @@ impl Rotation {
             RpcErrorKind::Denied => {
                 let again = now + SLOW.mul_f64(0.75 + rng.f64() / 4.0);
                 self.denied.insert(error.endpoint().clone(), again);
-                self.retry.failed_after(worked, brisk, rng)
+                self.retry.failed_after(worked, refused, rng)
             }
-            RpcErrorKind::Unreachable => self.retry.failed_after(worked, brisk, rng),
+            RpcErrorKind::Unreachable => self.retry.failed_after(worked, refused, rng),
             _ => self.retry.failed_after(worked, limit, rng),
         };
         match error.kind() {

@@ -19,7 +19,7 @@ pub(crate) struct RpcError {
     at_first: bool,
 }
 
-/// What follows from a error.
+/// What follows from an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RpcErrorKind {
     /// etcd does not know our lease: take a new one.

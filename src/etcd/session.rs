@@ -152,7 +152,7 @@ impl Session {
     /// it authenticates, and that has a longer limit of its own: see [`User::authenticate`].
     ///
     /// No HTTP/2 pings: etcd refuses those closer than 5 s, which is too rarely to guard a TTL of
-    /// that size. KeepAliveStream with a deadline of their own are the heartbeat. Cancel safe.
+    /// that size. Renewals with a deadline of their own are the heartbeat. Cancel safe.
     pub(crate) async fn connect(
         endpoints: &Endpoints,
         member: &Member,
@@ -241,7 +241,10 @@ impl Session {
         let granted = self.lease.grant(seconds, Some(options)).await;
         let granted = granted.map_err(|error| self.error(&error))?;
         if granted.id() != id {
-            return Err(self.broken(format!("asked for lease {id:x}, got {:x}", granted.id())));
+            return Err(self.broken(format!(
+                "asked for lease {id:016x}, got {:016x}",
+                granted.id()
+            )));
         }
         self.seconds(granted.ttl())
     }

@@ -79,7 +79,7 @@ fn each_format_has_its_name() {
 
 /// A format that is added without a line in the tables of the documentation fails here.
 #[test]
-fn the_documentation_lists_each_format_with_its_time_to_settle() {
+fn the_documentation_lists_each_format_with_its_deregistration_delay() {
     let docs = include_str!("mod.rs");
     let exported = docs.lines().filter_map(|line| {
         let path = line.strip_prefix("pub use ")?.strip_suffix(';')?;

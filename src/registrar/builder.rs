@@ -162,7 +162,7 @@ impl RegistrarBuilder {
         self
     }
 
-    /// How long to try to tell etcd on the way out. Default: 1 s. After that the lease does it.
+    /// How long to try to revoke the lease at a shutdown. Default: 1 s. After that the keys go when it expires.
     pub fn revoke_timeout(mut self, limit: Duration) -> Self {
         self.revoke_timeout = limit;
         self

@@ -104,6 +104,6 @@ impl Registrar {
 
     /// Begins the shutdown if it has not begun, and skips every wait there is in it.
     pub fn shutdown_now(&self) {
-        self.registry.hurry();
+        self.registry.shutdown_now();
     }
 }

@@ -2,6 +2,7 @@
 
 use super::key_table::{EntryId, Key};
 use super::on_conflict::OnConflict;
+use super::reconciler::Desired;
 use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::etcd::{Endpoints, local_addr};
@@ -43,12 +44,12 @@ pub(crate) struct Registry {
     pub(crate) lease_expiry: Arc<LeaseExpiry>,
     /// Nobody can register any more.
     pub(crate) abandoned: CancellationToken,
-    desired: Mutex<Desired>,
+    entries: Mutex<Entries>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Desired {
+struct Entries {
     entries: BTreeMap<EntryId, Arc<Entry>>,
     by_name: HashMap<String, Vec<EntryId>>,
     changed: BTreeSet<EntryId>,
@@ -73,17 +74,6 @@ struct Spec {
     leaving: bool,
 }
 
-/// What an entry wants.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
-    /// Its address is not known yet.
-    Wait,
-    /// These keys and values.
-    Keys(Vec<(Key, Arc<str>)>),
-    /// To be gone.
-    Leave,
-}
-
 // === impl Registry ===
 
 impl Registry {
@@ -97,14 +87,14 @@ impl Registry {
         let shutdown = shutdown.child_token();
         let shutdown_now = shutdown_now.child_token();
         let abandoned = CancellationToken::new();
-        let (desired, changed) = (Mutex::default(), Notify::new());
+        let (entries, changed) = (Mutex::default(), Notify::new());
         Self {
             config,
             shutdown,
             shutdown_now,
             lease_expiry: Arc::default(),
             abandoned,
-            desired,
+            entries,
             changed,
         }
     }
@@ -127,15 +117,15 @@ impl Registry {
             .collect::<Result<Vec<_>, Error>>()?;
         // Collecting results makes room for four, and nearly all have one.
         instances.shrink_to_fit();
-        let mut desired = self.lock();
-        if desired.stopped || self.is_stopping() {
+        let mut entries = self.lock();
+        if entries.stopped || self.is_stopping() {
             return Err(Error::Stopped);
         }
-        self.check_keys(&desired, &instances)?;
-        desired.next += 1;
-        let id = desired.next;
+        self.check_keys(&entries, &instances)?;
+        entries.next += 1;
+        let id = entries.next;
         for (instance, _) in &instances {
-            desired
+            entries
                 .by_name
                 .entry(instance.name.clone())
                 .or_default()
@@ -156,11 +146,11 @@ impl Registry {
                 leaving: false,
             }),
         });
-        desired.entries.insert(id, entry.clone());
+        entries.entries.insert(id, entry.clone());
         // Under the same lock: whoever closes the registry afterwards finds it among the changed.
-        desired.changed.insert(id);
-        let first = !std::mem::replace(&mut desired.running, true);
-        drop(desired);
+        entries.changed.insert(id);
+        let first = !std::mem::replace(&mut entries.running, true);
+        drop(entries);
         self.changed.notify_one();
         Ok((entry, first))
     }
@@ -188,7 +178,7 @@ impl Registry {
     /// Refuses what could turn out to be the key of another entry.
     fn check_keys(
         &self,
-        desired: &Desired,
+        entries: &Entries,
         instances: &[(Instance, Option<Address>)],
     ) -> Result<(), Error> {
         for (index, (instance, address)) in instances.iter().enumerate() {
@@ -209,8 +199,8 @@ impl Registry {
                 }
             };
             instances[..index].iter().try_for_each(refuse_if_same)?;
-            for id in desired.by_name.get(&instance.name).into_iter().flatten() {
-                let Some(entry) = desired.entries.get(id) else {
+            for id in entries.by_name.get(&instance.name).into_iter().flatten() {
+                let Some(entry) = entries.entries.get(id) else {
                     continue;
                 };
                 let spec = entry.spec();
@@ -284,7 +274,7 @@ impl Registry {
         self.shutdown.cancel();
     }
 
-    pub(crate) fn hurry(&self) {
+    pub(crate) fn shutdown_now(&self) {
         self.shutdown_now.cancel();
         self.shutdown.cancel();
     }
@@ -308,13 +298,13 @@ impl Registry {
 
     /// Removes an entry that has ended.
     pub(crate) fn forget(&self, id: EntryId) -> Option<Arc<Entry>> {
-        let mut desired = self.lock();
-        let entry = desired.entries.remove(&id)?;
+        let mut entries = self.lock();
+        let entry = entries.entries.remove(&id)?;
         for (instance, _) in &entry.spec().instances {
-            if let Some(ids) = desired.by_name.get_mut(&instance.name) {
+            if let Some(ids) = entries.by_name.get_mut(&instance.name) {
                 ids.retain(|other| *other != id);
                 if ids.is_empty() {
-                    desired.by_name.remove(&instance.name);
+                    entries.by_name.remove(&instance.name);
                 }
             }
         }
@@ -342,7 +332,7 @@ impl Registry {
 
     /// The entries that are bound to no particular address get the best of our addresses `ips`.
     pub(crate) fn resolve(&self, ips: &[IpAddr]) {
-        for entry in self.entries().iter().filter(|entry| entry.needs_route()) {
+        for entry in self.entries().iter().filter(|entry| entry.needs_local_ip()) {
             entry.resolve(ips);
             self.touch(entry.id);
         }
@@ -354,8 +344,8 @@ impl Registry {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Desired> {
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -383,12 +373,8 @@ impl Entry {
         self.spec().leaving
     }
 
-    /// Whether the address to advertise has yet to be found out.
-    pub(crate) fn needs_route(&self) -> bool {
-        let spec = self.spec();
-        spec.armed
-            && matches!(spec.bound, Some(Bound::Any { .. }))
-            && spec.instances.iter().any(|(_, address)| address.is_none())
+    fn needs_local_ip(&self) -> bool {
+        self.spec().needs_local_ip()
     }
 
     /// From here on it is bound to the best of our addresses `ips`.
@@ -398,26 +384,46 @@ impl Entry {
     }
 
     /// What it wants; keys only if there is a lease to make them for.
-    pub(crate) fn wish(&self, formats: &Formats, lease: Option<i64>) -> Wish {
+    pub(crate) fn desired(&self, formats: &Formats, lease: Option<i64>) -> Desired {
         let spec = self.spec();
         if spec.leaving {
-            return Wish::Leave;
+            let now = self.lifecycle.shutdown_now.is_cancelled();
+            return Desired::Gone { now };
         }
-        let Some(lease) = lease.filter(|_| spec.armed) else {
-            return Wish::Wait;
-        };
-        let bound = match &spec.bound {
+        match lease.and_then(|lease| spec.records(formats, lease)) {
+            Some(records) => Desired::Keys(records),
+            None => Desired::Waiting {
+                needs_local_ip: spec.needs_local_ip(),
+            },
+        }
+    }
+}
+
+// === impl Spec ===
+
+impl Spec {
+    /// Whether the address to advertise has yet to be found.
+    fn needs_local_ip(&self) -> bool {
+        self.armed
+            && matches!(self.bound, Some(Bound::Any { .. }))
+            && self.instances.iter().any(|(_, address)| address.is_none())
+    }
+
+    /// Keys and values, once they are to be written and every address is known.
+    fn records(&self, formats: &Formats, lease: i64) -> Option<Vec<(Key, Arc<str>)>> {
+        if !self.armed {
+            return None;
+        }
+        let bound = match &self.bound {
             Some(Bound::Exact(address)) => Some(address),
             _ => None,
         };
         let mut records = vec![];
-        for (instance, explicit) in &spec.instances {
-            let Some(address) = explicit.as_ref().or(bound) else {
-                return Wish::Wait;
-            };
-            let place = KeyContext::new(instance, address, lease);
-            records.extend(formats.records(&place, address));
+        for (instance, explicit) in &self.instances {
+            let address = explicit.as_ref().or(bound)?;
+            let context = KeyContext::new(instance, address, lease);
+            records.extend(formats.records(&context, address));
         }
-        Wish::Keys(records)
+        Some(records)
     }
 }

@@ -3,8 +3,8 @@
 //! It decides nothing. Every await in it is bounded, and a stop is looked at before anything else.
 
 use super::key_table::EntryId;
-use super::reconciler::{Action, Desired, Event, REST, Reconciler, Settings};
-use super::registry::{Registry, Wish};
+use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
+use super::registry::Registry;
 use super::streams::{Call, Streams};
 use crate::clock;
 use crate::error::Error;
@@ -88,7 +88,7 @@ async fn supervise(registry: Arc<Registry>) {
         let say = worker.perform_all(&mut reconciler);
         let _ = AssertUnwindSafe(say).catch_unwind().await;
         panics_of_a_stop += u32::from(registry.is_stopping());
-        let _ = timeout(REST, registry.stopping()).await;
+        let _ = timeout(RESTART_PAUSE, registry.stopping()).await;
     }
 }
 
@@ -98,7 +98,7 @@ impl Worker {
     /// Returns when nothing will ever be left to do.
     async fn run(&mut self, reconciler: &mut Reconciler) {
         let registry = self.registry.clone();
-        let (mut is_hurried, mut is_closed) = (false, false);
+        let (mut is_shutdown_now, mut is_closed) = (false, false);
         loop {
             let changed = registry.take_changed();
             if !changed.is_empty() {
@@ -111,8 +111,8 @@ impl Worker {
             let wake = reconciler.poll_timeout();
             tokio::select! {
                 biased;
-                () = registry.shutdown_now.cancelled(), if !is_hurried => {
-                    is_hurried = true;
+                () = registry.shutdown_now.cancelled(), if !is_shutdown_now => {
+                    is_shutdown_now = true;
                     self.stop(reconciler, Event::StopNow);
                 }
                 () = registry.shutdown.cancelled(), if !reconciler.is_stopping() => {
@@ -147,17 +147,9 @@ impl Worker {
         let lease = reconciler.held_lease();
         let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
         let desired = entries.map(|entry| {
-            let wish = || entry.wish(formats, lease);
-            let desired = match catch_unwind(AssertUnwindSafe(wish)) {
-                Ok(Wish::Leave) => Desired::Gone {
-                    now: entry.lifecycle.shutdown_now.is_cancelled(),
-                },
-                Ok(Wish::Wait) => Desired::Waiting {
-                    needs_local_ip: entry.needs_route(),
-                },
-                Ok(Wish::Keys(records)) => Desired::Keys(records),
-                Err(_) => Desired::Failed("internal error: a format panicked".into()),
-            };
+            let desired = || entry.desired(formats, lease);
+            let desired = catch_unwind(AssertUnwindSafe(desired))
+                .unwrap_or_else(|_| Desired::Failed("internal error: a format panicked".into()));
             (entry.id, desired)
         });
         desired.collect()

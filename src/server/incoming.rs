@@ -62,7 +62,7 @@ impl Registration {
     /// # Errors
     ///
     /// [`Error::Address`] if the listener's address cannot be advertised, [`Error::Listen`] if it
-    /// cannot be asked, [`Error::Stopped`] once the way out has begun.
+    /// cannot be asked, [`Error::Stopped`] once deregistration has begun.
     pub fn incoming(&self, listener: TcpListener) -> Result<Incoming, Error> {
         let local = listener.local_addr().map_err(|source| Error::Listen {
             addr: SocketAddr::from(([0, 0, 0, 0], 0)),

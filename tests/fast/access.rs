@@ -1,10 +1,9 @@
 //! Users and tokens.
 
+use crate::log::Log;
 use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
-use std::io;
-use std::sync::{Arc, Mutex};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic_etcd::{Closed, Etcd, Registration, Status};
@@ -46,39 +45,6 @@ async fn registered(setup: &Setup) -> Registration {
 
 fn is_registered(status: &Status) -> bool {
     matches!(status, Status::Registered(_))
-}
-
-/// What is logged from now on, in this thread.
-#[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    pub fn capture(level: tracing::Level) -> (Self, tracing::subscriber::DefaultGuard) {
-        crate::support::allow_subscribers_by_thread();
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -354,7 +320,7 @@ async fn a_reader_leaves_the_member_that_refuses_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_user_is_no_obstacle_where_no_member_has_users() {
-    let (log, _guard) = Log::capture(tracing::Level::WARN);
+    let log = Log::of_all_crates(tracing::Level::WARN);
     let setup = Setup::new();
     let registration = register(&setup, etcd_at(&setup, &TWO));
     timeout(SEC * 2, registration.registered())
@@ -418,7 +384,7 @@ async fn a_token_of_a_history_that_is_lost_is_replaced_although_etcd_never_refus
 
 #[tokio::test(start_paused = true)]
 async fn neither_password_nor_token_is_shown_or_logged() {
-    let (log, _guard) = Log::capture(tracing::Level::TRACE);
+    let log = Log::of_all_crates(tracing::Level::TRACE);
     let setup = Setup::new();
     // The fake's tokens begin with the user's name.
     setup.fake.user("canary-token", "canary-password");

@@ -1,6 +1,6 @@
 //! The balanced channel, on real tonic servers behind pipes that can be cut and frozen.
 
-use crate::access::Log;
+use crate::log::Log;
 use crate::setup::{LONG, MS, SEC};
 use crate::support::eventually;
 use greeter::pb::{HelloRequest, StreamRequest};
@@ -466,7 +466,7 @@ async fn the_longest_times_mean_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn that_no_endpoint_is_left_is_logged_unless_the_channel_ends() {
     let (net, registry, balanced) = Net::greeters(1).await;
-    let (log, _guard) = Log::capture(tracing::Level::INFO);
+    let log = Log::of_all_crates(tracing::Level::INFO);
     registry.gone(&address(1));
     eventually("the removal", LONG, || {
         let text = log.text();

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::subscriber::DefaultGuard;
 
-/// Collects what this thread logs, from INFO on.
+/// Collects what this thread logs.
 pub struct Log {
     text: Text,
     _default: DefaultGuard,
@@ -14,12 +14,22 @@ pub struct Log {
 struct Text(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// Collects the lines of this crate, from INFO on.
     pub fn start() -> Self {
+        Self::with("tonic_etcd=info")
+    }
+
+    /// Collects the lines of all crates, from `level` on.
+    pub fn of_all_crates(level: tracing::Level) -> Self {
+        Self::with(&level.to_string())
+    }
+
+    fn with(filter: &str) -> Self {
         crate::support::allow_subscribers_by_thread();
         let text = Text::default();
         let writer = text.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_env_filter("tonic_etcd=info")
+            .with_env_filter(filter)
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
@@ -29,11 +39,15 @@ impl Log {
         }
     }
 
+    /// All of it so far, as it stands in the file.
+    pub fn text(&self) -> String {
+        let text = self.text.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8(text.clone()).unwrap()
+    }
+
     /// The lines so far, as a reader of the file sees them.
     pub fn lines(&self) -> Vec<String> {
-        let text = self.text.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8(text.clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
+        self.text().lines().map(str::to_owned).collect()
     }
 }
 

@@ -31,7 +31,7 @@ async fn a_cancelled_token_revokes_at_once_and_nothing_is_written_afterwards() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_server_is_led_out_after_the_settle_time_and_cut_after_the_drain_timeout() {
+async fn the_drain_begins_after_the_delay_and_is_cut_off_at_its_timeout() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     let draining = registration.drain_signal();

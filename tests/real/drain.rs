@@ -25,7 +25,7 @@ fn endless() -> StreamRequest {
 }
 
 #[tokio::test]
-async fn the_key_goes_first_and_the_port_stays_open_until_the_settle_time_is_over() {
+async fn the_key_goes_first_and_the_port_stays_open_until_the_delay_is_over() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let greeter = Greeter::start(&etcd, |builder| builder.deregistration_delay(SEC * 2)).await;

@@ -225,7 +225,7 @@ impl Reconciler {
         self.act(Action::LeaseExpiry(lease.expiry()));
         self.lease = LeaseState::Held(lease);
         self.keys = KeyTable::new(id, self.settings.on_conflict);
-        logging::debug!(lease = format_args!("{id:x}"), ?ttl, "lease granted");
+        logging::debug!(lease = format_args!("{id:016x}"), ?ttl, "lease granted");
         self.set_healthy(now);
         self.act(Action::ReadDesired(self.entries.keys().copied().collect()));
     }

@@ -109,7 +109,7 @@ pub(crate) struct Reconciler {
 }
 
 /// After a failure of our own or of the user's code.
-pub(super) const REST: Duration = Duration::from_secs(1);
+pub(super) const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 
 // === impl Reconciler ===
@@ -220,7 +220,7 @@ impl Reconciler {
             use Action::{AwaitHealth, End, Finish, Publish};
             matches!(action, Publish(..) | AwaitHealth(_) | End(..) | Finish)
         });
-        self.disconnect(Some(now + REST));
+        self.disconnect(Some(now + RESTART_PAUSE));
         self.set_lease_error(now, reason);
         match std::mem::replace(&mut self.lease, LeaseState::None) {
             LeaseState::None
@@ -329,7 +329,7 @@ impl Reconciler {
             Desired::Keys(_) => {}
             Desired::Failed(reason) => {
                 self.failed.insert(id);
-                self.retry_failed_at = Some(now + REST);
+                self.retry_failed_at = Some(now + RESTART_PAUSE);
                 // Its keys of before are still there.
                 if !self.entries.get(&id).is_some_and(Status::is_registered) {
                     self.publish(id, Status::Lost { since: now, reason });

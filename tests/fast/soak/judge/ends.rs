@@ -4,7 +4,7 @@ use super::super::record::Record;
 use super::{I10, I12, Violation, found};
 use std::time::Duration;
 
-/// A witness of the way out may take 50 ms; timers are a millisecond coarse.
+/// A health acknowledgement may take 50 ms; timers are a millisecond coarse.
 const SLACK: Duration = Duration::from_millis(60);
 
 pub fn judge(record: &Record, list: &mut Vec<Violation>) {
