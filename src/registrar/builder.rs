@@ -40,8 +40,19 @@ pub struct RegistrarBuilder {
 /// default election timeout; a lower wish would silently be raised to it.
 const TTL_SECONDS: std::ops::RangeInclusive<u64> = 2..=9_000_000_000;
 
+// === impl Registrar ===
+
+impl Registrar {
+    /// Starts to configure a registrar for `etcd`.
+    pub fn builder(etcd: Etcd) -> RegistrarBuilder {
+        RegistrarBuilder::new(etcd)
+    }
+}
+
+// === impl RegistrarBuilder ===
+
 impl RegistrarBuilder {
-    pub(super) fn new(etcd: Etcd) -> Self {
+    fn new(etcd: Etcd) -> Self {
         Self {
             etcd,
             prefix: None,

@@ -8,6 +8,8 @@
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`RegistrarBuilder`]: everything that is configured, checked in one place |
+//! | `entry.rs` | one registration, and what it wants |
+//! | `ids.rs` | what names an entry and a key |
 //! | `registry.rs` | the entries that should exist; handles change it, and that wakes the worker |
 //! | `reconciler/` | every decision: events in, actions out; no I/O |
 //! | `key_table/` | which key needs which request; part of the reconciler's state |
@@ -15,6 +17,8 @@
 //! | `streams.rs` | the requests and streams on one connection |
 
 mod builder;
+mod entry;
+mod ids;
 mod key_table;
 mod on_conflict;
 mod reconciler;
@@ -25,11 +29,11 @@ mod streams;
 mod worker;
 
 pub use builder::RegistrarBuilder;
+pub(crate) use entry::Entry;
 pub use on_conflict::OnConflict;
-pub(crate) use registry::{Entry, Registry};
+pub(crate) use registry::Registry;
 
 use crate::error::Error;
-use crate::etcd::Etcd;
 use crate::instance::Instance;
 use crate::registration::Registration;
 use std::sync::Arc;
@@ -55,11 +59,6 @@ impl Registrar {
             registry: Arc::new(registry),
             _open: Arc::new(open),
         }
-    }
-
-    /// Starts to configure a registrar for `etcd`.
-    pub fn builder(etcd: Etcd) -> RegistrarBuilder {
-        RegistrarBuilder::new(etcd)
     }
 
     /// Registers one instance, as soon as its address is known.

@@ -1,12 +1,12 @@
 //! [`Registry`]: the entries that should exist. Handles change it and wake the worker.
 
-use super::key_table::{EntryId, Key};
+use super::entry::Entry;
+use super::ids::EntryId;
 use super::on_conflict::OnConflict;
-use super::reconciler::Desired;
 use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::etcd::{Endpoints, local_addr};
-use crate::format::{Formats, KeyContext, could_be_same};
+use crate::format::{Formats, could_be_same};
 use crate::lease_expiry::LeaseExpiry;
 use crate::lifecycle::Lifecycle;
 use crate::{Error, Instance};
@@ -56,22 +56,6 @@ struct Entries {
     next: EntryId,
     running: bool,
     stopped: bool,
-}
-
-/// One registration: one server under one or more service names.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) id: EntryId,
-    pub(crate) lifecycle: Arc<Lifecycle>,
-    spec: Mutex<Spec>,
-}
-
-#[derive(Debug)]
-struct Spec {
-    instances: Vec<(Instance, Option<Address>)>,
-    bound: Option<Bound>,
-    armed: bool,
-    leaving: bool,
 }
 
 // === impl Registry ===
@@ -131,21 +115,13 @@ impl Registry {
                 .or_default()
                 .push(id);
         }
-        let entry = Arc::new(Entry {
-            id,
-            lifecycle: Arc::new(Lifecycle::new(
-                self.config.drain,
-                self.shutdown_now.child_token(),
-                runtime,
-                self.lease_expiry.clone(),
-            )),
-            spec: Mutex::new(Spec {
-                instances,
-                bound: None,
-                armed: false,
-                leaving: false,
-            }),
-        });
+        let lifecycle = Lifecycle::new(
+            self.config.drain,
+            self.shutdown_now.child_token(),
+            runtime,
+            self.lease_expiry.clone(),
+        );
+        let entry = Arc::new(Entry::new(id, lifecycle, instances));
         entries.entries.insert(id, entry.clone());
         // Under the same lock: whoever closes the registry afterwards finds it among the changed.
         entries.changed.insert(id);
@@ -203,9 +179,8 @@ impl Registry {
                 let Some(entry) = entries.entries.get(id) else {
                     continue;
                 };
-                let spec = entry.spec();
-                if !spec.leaving {
-                    spec.instances.iter().try_for_each(refuse_if_same)?;
+                if !entry.is_leaving() {
+                    entry.try_for_each(refuse_if_same)?;
                 }
             }
         }
@@ -217,10 +192,7 @@ impl Registry {
         let bound = local
             .map(|local| self.check_bound(entry, local))
             .transpose()?;
-        let mut spec = entry.spec();
-        spec.bound = bound.or(spec.bound.take());
-        spec.armed = true;
-        drop(spec);
+        entry.arm(bound);
         self.touch(entry.id);
         Ok(())
     }
@@ -228,11 +200,7 @@ impl Registry {
     /// Refuses a bound address that could not be advertised, where it would have to be.
     pub(crate) fn check_bound(&self, entry: &Entry, local: SocketAddr) -> Result<Bound, Error> {
         let bound = Bound::check(local)?;
-        let needed = entry
-            .spec()
-            .instances
-            .iter()
-            .any(|(_, address)| address.is_none());
+        let needed = !entry.is_explicit();
         match (&bound, &self.config.advertised) {
             (Bound::Exact(address), _) if needed => self.check_reach(address)?,
             (Bound::Any { .. }, Some(interface)) if needed => interface.check(&bound, local)?,
@@ -246,27 +214,22 @@ impl Registry {
         entry: &Entry,
         change: &mut dyn FnMut(Instance) -> Instance,
     ) -> Result<(), Error> {
-        let mut spec = entry.spec();
-        if spec.leaving || self.is_stopping() {
+        if self.is_stopping() {
             return Err(Error::Stopped);
         }
-        let next = spec.instances.iter().map(|(instance, address)| {
+        entry.update(|instance| {
             let next = change(instance.clone());
             instance.check_update(&next)?;
             self.config.formats.check(&next)?;
-            Ok((next, address.clone()))
-        });
-        let mut next = next.collect::<Result<Vec<_>, Error>>()?;
-        next.shrink_to_fit();
-        spec.instances = next;
-        drop(spec);
+            Ok(next)
+        })?;
         self.touch(entry.id);
         Ok(())
     }
 
     /// The entry should be gone.
     pub(crate) fn leave(&self, entry: &Entry) {
-        entry.spec().leaving = true;
+        entry.leave();
         self.touch(entry.id);
     }
 
@@ -300,14 +263,14 @@ impl Registry {
     pub(crate) fn forget(&self, id: EntryId) -> Option<Arc<Entry>> {
         let mut entries = self.lock();
         let entry = entries.entries.remove(&id)?;
-        for (instance, _) in &entry.spec().instances {
+        entry.for_each(|(instance, _)| {
             if let Some(ids) = entries.by_name.get_mut(&instance.name) {
                 ids.retain(|other| *other != id);
                 if ids.is_empty() {
                     entries.by_name.remove(&instance.name);
                 }
             }
-        }
+        });
         Some(entry)
     }
 
@@ -346,84 +309,5 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    fn spec(&self) -> MutexGuard<'_, Spec> {
-        self.spec.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether every instance says itself where it is dialled.
-    pub(crate) fn is_explicit(&self) -> bool {
-        self.spec()
-            .instances
-            .iter()
-            .all(|(_, address)| address.is_some())
-    }
-
-    /// Whether anything of it may have been written.
-    pub(crate) fn is_armed(&self) -> bool {
-        self.spec().armed
-    }
-
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.spec().leaving
-    }
-
-    fn needs_local_ip(&self) -> bool {
-        self.spec().needs_local_ip()
-    }
-
-    /// From here on it is bound to the best of our addresses `ips`.
-    fn resolve(&self, ips: &[IpAddr]) {
-        let mut spec = self.spec();
-        spec.bound = spec.bound.take().map(|b| Bound::Exact(b.resolve(ips)));
-    }
-
-    /// What it wants; keys only if there is a lease to make them for.
-    pub(crate) fn desired(&self, formats: &Formats, lease: Option<i64>) -> Desired {
-        let spec = self.spec();
-        if spec.leaving {
-            let now = self.lifecycle.shutdown_now.is_cancelled();
-            return Desired::Gone { now };
-        }
-        match lease.and_then(|lease| spec.records(formats, lease)) {
-            Some(records) => Desired::Keys(records),
-            None => Desired::Waiting {
-                needs_local_ip: spec.needs_local_ip(),
-            },
-        }
-    }
-}
-
-// === impl Spec ===
-
-impl Spec {
-    /// Whether the address to advertise has yet to be found.
-    fn needs_local_ip(&self) -> bool {
-        self.armed
-            && matches!(self.bound, Some(Bound::Any { .. }))
-            && self.instances.iter().any(|(_, address)| address.is_none())
-    }
-
-    /// Keys and values, once they are to be written and every address is known.
-    fn records(&self, formats: &Formats, lease: i64) -> Option<Vec<(Key, Arc<str>)>> {
-        if !self.armed {
-            return None;
-        }
-        let bound = match &self.bound {
-            Some(Bound::Exact(address)) => Some(address),
-            _ => None,
-        };
-        let mut records = vec![];
-        for (instance, explicit) in &self.instances {
-            let address = explicit.as_ref().or(bound)?;
-            let context = KeyContext::new(instance, address, lease);
-            records.extend(formats.records(&context, address));
-        }
-        Some(records)
     }
 }

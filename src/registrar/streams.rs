@@ -4,7 +4,7 @@
 //! answered by an event within the limit of an attempt. HTTP/2 pings could not bound them: etcd
 //! refuses pings closer than 5 s, which is the TTL.
 
-use super::key_table::Key;
+use super::ids::Key;
 use super::reconciler::Event;
 use crate::clock;
 use crate::deadline;

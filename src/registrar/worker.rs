@@ -2,7 +2,7 @@
 //!
 //! It decides nothing. Every await in it is bounded, and a stop is looked at before anything else.
 
-use super::key_table::EntryId;
+use super::ids::EntryId;
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::streams::{Call, Streams};

@@ -1,8 +1,8 @@
 //! [`KeyState`]: one key.
 
-use super::{EntryId, Key};
 use crate::backoff::Bucket;
 use crate::etcd::{Event, Op};
+use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::on_conflict::OnConflict;
 use std::sync::Arc;
 use tokio::time::Instant;

@@ -16,13 +16,11 @@ mod requests;
 mod tests;
 mod watch;
 
+use super::ids::{EntryId, Key};
 use super::on_conflict::OnConflict;
 use key_state::KeyState;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-
-pub(crate) type Key = Arc<str>;
-pub(crate) type EntryId = u64;
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! Transactions and reads: the next one, and what its answer changes.
 
+use super::KeyTable;
 use super::key_state::Observed;
-use super::{Key, KeyTable};
 use crate::backoff::Rate;
 use crate::etcd::{KeyMeta, Op};
+use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -1,9 +1,10 @@
 //! Watches: the next one, and what an event changes.
 
+use super::KeyTable;
 use super::key_state::Observed;
 use super::requests::REPAIRS;
-use super::{Key, KeyTable};
 use crate::etcd::{Event, EventKind};
+use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
 use tokio::time::Instant;
 

@@ -4,21 +4,17 @@
 //! etcd could not be told in time is still tried for as long as the lease is held; the handle just
 //! does not wait for it.
 
-use super::lease_session::{Connection, LeaseState, Revoking};
-use super::{Action, EntryId, KeyTable, Reconciler, Status};
+use super::state::{Connection, Deregistration, LeaseState, Revoking};
+use super::{Action, Reconciler};
 use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::logging;
+use crate::registrar::ids::EntryId;
+use crate::registrar::key_table::KeyTable;
+use crate::status::Status;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// An entry that leaves.
-#[derive(Debug)]
-pub(super) struct Deregistration {
-    /// Until when its handle waits for etcd; `None`: it has ended for the handle.
-    pub(super) deadline: Option<Instant>,
-}
 
 // === impl Reconciler ===
 

@@ -1,7 +1,7 @@
 //! What comes in, and what goes out.
 
 use crate::etcd::{Applied, KeyMeta, Member, Op, RpcError, WatchResponse};
-use crate::registrar::key_table::{EntryId, Key};
+use crate::registrar::ids::{EntryId, Key};
 use crate::status::Status;
 use std::sync::Arc;
 use std::time::Duration;

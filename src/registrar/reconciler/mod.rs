@@ -25,6 +25,7 @@
 //! | file | |
 //! |---|---|
 //! | `messages.rs` | what comes in and what goes out |
+//! | `state.rs` | the states of lease, connection and of what leaves |
 //! | `lease_session.rs` | the lease and the connection: what comes next |
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
@@ -34,22 +35,22 @@ mod deregister;
 mod lease_session;
 mod messages;
 mod requests;
+mod state;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use super::key_table::{EntryId, KeyTable};
 pub(crate) use messages::{Action, Desired, Event};
 
+use super::ids::EntryId;
+use super::key_table::KeyTable;
 use super::on_conflict::OnConflict;
 use crate::backoff::{Backoff, Bucket};
 use crate::deadline;
 use crate::etcd::{Endpoints, Rotation};
 use crate::logging;
 use crate::status::Status;
-use deregister::Deregistration;
-use lease_session::{Connection, LeaseState};
-use status::Problem;
+use state::{Connection, Deregistration, LeaseState, Problem};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;

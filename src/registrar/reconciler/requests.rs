@@ -1,10 +1,10 @@
 //! The requests on an open connection: which one is next, and what its answer changes.
 
-use super::lease_session::{Connection, LeaseState, OpenConnection};
+use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Reconciler};
 use crate::etcd::{Applied, KeyMeta, Op, RpcError, RpcErrorKind, SLOW, WatchResponse};
 use crate::logging;
-use crate::registrar::key_table::Key;
+use crate::registrar::ids::Key;
 use std::time::Duration;
 use tokio::time::Instant;
 

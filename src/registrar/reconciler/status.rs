@@ -1,20 +1,14 @@
 //! The status of each entry: what follows from the lease, the connection and the key table.
 
-use super::lease_session::LeaseState;
-use super::{Action, EntryId, Reconciler, Status};
+use super::state::{LeaseState, Problem};
+use super::{Action, Reconciler};
 use crate::etcd::{Op, RpcError};
 use crate::logging;
+use crate::registrar::ids::EntryId;
 use crate::registrar::key_table::View;
-use crate::status::Registered;
+use crate::status::{Registered, Status};
 use std::sync::Arc;
 use tokio::time::Instant;
-
-/// Something is wrong: since when, and what.
-#[derive(Debug, Clone)]
-pub(super) struct Problem {
-    pub(super) since: Instant,
-    pub(super) reason: Arc<str>,
-}
 
 // === impl Reconciler ===
 

@@ -3,7 +3,7 @@
 use super::etcd::Stored;
 use super::world::{Entry, Link, Pending, Request, Stage, World};
 use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
-use crate::registrar::key_table::{EntryId, Key};
+use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::Event;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -17,7 +17,7 @@
 use super::etcd::Etcd;
 use super::world::{Entry, Request};
 use crate::etcd::{Op, RpcErrorKind};
-use crate::registrar::key_table::{EntryId, Key};
+use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::{Action, Event};
 use crate::status::Status;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

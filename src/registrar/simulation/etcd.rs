@@ -1,7 +1,7 @@
 //! A model of etcd: leases, keys, one history. No wire, no tasks; time is passed in.
 
 use crate::etcd::{Applied, Event, EventKind, KeyMeta, Op, RpcErrorKind};
-use crate::registrar::key_table::Key;
+use crate::registrar::ids::Key;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

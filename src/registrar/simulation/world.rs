@@ -4,7 +4,7 @@
 use super::check::Checker;
 use super::etcd::Etcd;
 use crate::etcd::{Op, RpcError, RpcErrorKind, WatchResponse};
-use crate::registrar::key_table::{EntryId, Key};
+use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::{Action, Desired, Event, Reconciler};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,0 +1,159 @@
+//! [`Entry`]: one registration, and what it wants.
+
+use super::ids::{EntryId, Key};
+use super::reconciler::Desired;
+use crate::address::{Address, Bound};
+use crate::error::Error;
+use crate::format::{Formats, KeyContext};
+use crate::instance::Instance;
+use crate::lifecycle::Lifecycle;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One registration: one server under one or more service names.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: EntryId,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    spec: Mutex<Spec>,
+}
+
+/// An instance, with its address if it says itself where it is dialled.
+pub(super) type Addressed = (Instance, Option<Address>);
+
+#[derive(Debug)]
+struct Spec {
+    instances: Vec<Addressed>,
+    bound: Option<Bound>,
+    armed: bool,
+    leaving: bool,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub(super) fn new(id: EntryId, lifecycle: Lifecycle, instances: Vec<Addressed>) -> Self {
+        Self {
+            id,
+            lifecycle: Arc::new(lifecycle),
+            spec: Mutex::new(Spec {
+                instances,
+                bound: None,
+                armed: false,
+                leaving: false,
+            }),
+        }
+    }
+
+    /// Whether every instance says itself where it is dialled.
+    pub(crate) fn is_explicit(&self) -> bool {
+        let spec = self.spec();
+        spec.instances.iter().all(|(_, address)| address.is_some())
+    }
+
+    /// Whether anything of it may have been written.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.spec().armed
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.spec().leaving
+    }
+
+    /// Connections are accepted, at `bound` if that is known.
+    pub(super) fn arm(&self, bound: Option<Bound>) {
+        let mut spec = self.spec();
+        spec.bound = bound.or(spec.bound.take());
+        spec.armed = true;
+    }
+
+    pub(super) fn leave(&self) {
+        self.spec().leaving = true;
+    }
+
+    /// Replaces each instance by what `change` makes of it. An error changes nothing.
+    pub(super) fn update(
+        &self,
+        mut change: impl FnMut(&Instance) -> Result<Instance, Error>,
+    ) -> Result<(), Error> {
+        let mut spec = self.spec();
+        if spec.leaving {
+            return Err(Error::Stopped);
+        }
+        let instances = spec.instances.iter();
+        let next = instances.map(|(instance, address)| Ok((change(instance)?, address.clone())));
+        let mut next = next.collect::<Result<Vec<_>, Error>>()?;
+        next.shrink_to_fit();
+        spec.instances = next;
+        Ok(())
+    }
+
+    pub(super) fn for_each(&self, look: impl FnMut(&Addressed)) {
+        self.spec().instances.iter().for_each(look);
+    }
+
+    pub(super) fn try_for_each(
+        &self,
+        look: impl FnMut(&Addressed) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.spec().instances.iter().try_for_each(look)
+    }
+
+    pub(super) fn needs_local_ip(&self) -> bool {
+        self.spec().needs_local_ip()
+    }
+
+    /// From here on it is bound to the best of our addresses `ips`.
+    pub(super) fn resolve(&self, ips: &[IpAddr]) {
+        let mut spec = self.spec();
+        spec.bound = spec.bound.take().map(|b| Bound::Exact(b.resolve(ips)));
+    }
+
+    /// What it wants; keys only if there is a lease to make them for.
+    pub(super) fn desired(&self, formats: &Formats, lease: Option<i64>) -> Desired {
+        let spec = self.spec();
+        if spec.leaving {
+            let now = self.lifecycle.shutdown_now.is_cancelled();
+            return Desired::Gone { now };
+        }
+        match lease.and_then(|lease| spec.records(formats, lease)) {
+            Some(records) => Desired::Keys(records),
+            None => Desired::Waiting {
+                needs_local_ip: spec.needs_local_ip(),
+            },
+        }
+    }
+
+    fn spec(&self) -> MutexGuard<'_, Spec> {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Spec ===
+
+impl Spec {
+    /// Whether the address to advertise has yet to be found.
+    fn needs_local_ip(&self) -> bool {
+        self.armed
+            && matches!(self.bound, Some(Bound::Any { .. }))
+            && self.instances.iter().any(|(_, address)| address.is_none())
+    }
+
+    /// Keys and values, once they are to be written and every address is known.
+    fn records(&self, formats: &Formats, lease: i64) -> Option<Vec<(Key, Arc<str>)>> {
+        if !self.armed {
+            return None;
+        }
+        let bound = match &self.bound {
+            Some(Bound::Exact(address)) => Some(address),
+            _ => None,
+        };
+        let mut records = vec![];
+        for (instance, explicit) in &self.instances {
+            let address = explicit.as_ref().or(bound)?;
+            let context = KeyContext::new(instance, address, lease);
+            records.extend(formats.records(&context, address));
+        }
+        Some(records)
+    }
+}
