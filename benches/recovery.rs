@@ -2,7 +2,7 @@
 //!
 //! The `server` example in release, a real etcd, an independent watcher, all on loopback. Every
 //! row names its bound; a row that misses it makes the exit code 1. Takes about twenty minutes,
-//! ten of them silence; `PARTS=crowd,passwords make measure` measures a part.
+//! ten of them silence; `PARTS=many,passwords make measure` measures a part.
 
 #![allow(
     missing_docs,
@@ -12,10 +12,10 @@
     unreachable_pub
 )]
 
-#[path = "recovery/crowd.rs"]
-mod crowd;
 #[path = "../examples/greeter/mod.rs"]
 mod greeter;
+#[path = "recovery/many.rs"]
+mod many;
 #[path = "recovery/networks.rs"]
 mod networks;
 #[path = "recovery/outages.rs"]
@@ -38,9 +38,9 @@ use table::Table;
 /// How fast a registration is right again
 #[derive(Parser)]
 struct Args {
-    /// What to measure: stops, meddling, scale, crowd, passwords, outages, networks, quiet
+    /// What to measure: stops, repairs, scale, many, passwords, outages, networks, quiet
     #[arg(long, env = "PARTS", value_delimiter = ',')]
-    #[arg(default_value = "stops,meddling,scale,crowd,passwords,outages,networks,quiet")]
+    #[arg(default_value = "stops,repairs,scale,many,passwords,outages,networks,quiet")]
     parts: Vec<String>,
     /// Given by cargo
     #[arg(long, hide = true)]
@@ -54,9 +54,9 @@ async fn main() -> ExitCode {
     for part in Args::parse().parts {
         match &*part {
             "stops" => stops::all(&table).await,
-            "meddling" => outages::quick(&table).await,
+            "repairs" => outages::quick(&table).await,
             "scale" => scale::all(&table).await,
-            "crowd" => crowd::all(&table).await,
+            "many" => many::all(&table).await,
             "passwords" => passwords::all(&table).await,
             // Long and mostly waiting: each has an etcd of its own, and they run together.
             "outages" => outages::long(&table).await,

@@ -11,7 +11,7 @@
 //! | `registryctl/member.rs` | where to dial, and how securely |
 //! | `registryctl/scope.rs` | [`Scope`]: which keys, in which formats; pure |
 //! | `registryctl/source.rs` | [`Source`]: the one room that calls etcd |
-//! | `registryctl/follow.rs` | list, watch, and again after every trouble |
+//! | `registryctl/follow.rs` | list, watch, and again after every error |
 //! | `registryctl/entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as that goes |
 //! | `registryctl/registry.rs` | what is known, and since when; pure |
 //! | `registryctl/table.rs` | rows and columns; pure |
@@ -91,7 +91,7 @@ enum Command {
     /// On a terminal a table that is redrawn. AGE is the time since the last write was seen;
     /// `>` means that it is older than that, because it was there when the watch began. Otherwise
     /// a line for each change, with the seconds since the start: `=` was there when the watch
-    /// began, `+` appeared, `~` was written again, `-` went away, `!` trouble with etcd and its end.
+    /// began, `+` appeared, `~` was written again, `-` went away, `!` an outage of etcd and its end.
     ///
     /// While etcd is out of reach the last known is shown; what changed meanwhile is found out
     /// afterwards.

@@ -1,8 +1,8 @@
 //! How long to wait before the next try. Pure: time and chance are passed in.
 //!
-//! A [`Backoff`] grows through failed attempts and is forgotten only after calm: connect, die,
-//! connect, die is when a reset on connect hurts. A [`Bucket`] bounds what may be done at once in
-//! an emergency but never in a tug-of-war.
+//! A [`Backoff`] grows through failed attempts and is reset only after a success that lasted: connect, die,
+//! connect, die is when a reset on connect hurts. A [`Bucket`] allows a burst
+//! and bounds the rate after it, so that two servers that overwrite each other settle at a few writes a minute.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Backoff {
     first: Duration,
-    calm: Duration,
+    reset_after: Duration,
     next: Duration,
 }
 
@@ -35,25 +35,25 @@ const LONGEST: Duration = Duration::from_secs(5);
 // === impl Backoff ===
 
 impl Backoff {
-    /// Waits that grow from `first`; a success that lasted `calm` starts over.
-    pub(crate) fn new(first: Duration, calm: Duration) -> Self {
+    /// Waits that grow from `first`; a success that lasted `reset_after` starts over.
+    pub(crate) fn new(first: Duration, reset_after: Duration) -> Self {
         Self {
             first,
-            calm,
+            reset_after,
             next: Duration::ZERO,
         }
     }
 
     /// The wait, `cap` at most, after a failure of something that had worked for `lasted`.
     ///
-    /// The first wait after calm is zero: a single hiccup is retried at once.
+    /// The first wait after such a success is zero: a single hiccup is retried at once.
     pub(crate) fn failed_after(
         &mut self,
         lasted: Duration,
         cap: Duration,
         rng: &mut fastrand::Rng,
     ) -> Duration {
-        if lasted >= self.calm {
+        if lasted >= self.reset_after {
             self.next = Duration::ZERO;
         }
         let wait = self.next.min(cap).min(LONGEST);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn calm_forgets_the_backoff() {
+    fn a_success_that_lasts_resets_the_backoff() {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut backoff = Backoff::new(50 * MS, 5000 * MS);
         for _ in 0..5 {

@@ -266,7 +266,7 @@ impl Health for RegistrationHealth {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let follows = self.following.has(&request.get_ref().service);
         let response = self.inner.check(request).await?;
-        Ok(response.map(|response| self.following.judge(follows, response)))
+        Ok(response.map(|response| self.following.checked(follows, response)))
     }
 
     async fn watch(
@@ -280,7 +280,7 @@ impl Health for RegistrationHealth {
                 Ok(statuses) => Box::pin(
                     statuses
                         .into_inner()
-                        .map(move |next| next.map(|next| following.judge(follows, next))),
+                        .map(move |next| next.map(|next| following.checked(follows, next))),
                 ),
                 Err(error) if error.code() == Code::NotFound => {
                     Box::pin(unknown(self.inner.clone(), request))
@@ -319,7 +319,7 @@ impl Following {
     }
 
     /// What is answered for a name that `follows` the registration, where `reported` was reported.
-    fn judge(&self, follows: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
+    fn checked(&self, follows: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
         if follows
             && reported.status() == pb::ServingStatus::Serving
             && !self.lifecycle.status().is_registered()

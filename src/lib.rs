@@ -42,7 +42,7 @@
 //! # Guarantees
 //!
 //! * No key is written before connections are accepted, nor after deregistration began.
-//! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is judged by
+//! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is computed from
 //!   the time the last acknowledged renewal was *sent*.
 //! * etcd that restarts with its data, or elects a leader, shows watchers neither PUT nor DELETE.
 //! * Trouble with etcd never becomes an [`Error`], never ends the server, and never ends the
@@ -103,7 +103,7 @@ pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use status::{Registered, Status, StatusWatch};
 
-/// Doors for the fuzzer to what is parsed inside; only there when fuzzing.
+/// For the fuzzer: what is parsed inside; only there when fuzzing.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

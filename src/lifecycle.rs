@@ -73,7 +73,7 @@ impl Lifecycle {
         self.drain.get().is_some_and(|drain| drain.has_listener())
     }
 
-    /// The status now, judged by the expiry of the lease.
+    /// The status now, checked against the expiry of the lease.
     pub(crate) fn status(&self) -> Status {
         self.status.get()
     }

@@ -33,9 +33,9 @@ pub enum Status {
     Suspect {
         /// What is still held.
         registered: Registered,
-        /// When the trouble began.
+        /// Since when it cannot be confirmed.
         since: Instant,
-        /// What the trouble is.
+        /// Why.
         reason: Arc<str>,
     },
     /// No longer known to be in etcd, though it should be. It comes back by itself.
@@ -55,7 +55,7 @@ pub enum Status {
     },
     /// Deregistration has begun; the key is being removed.
     Deregistering,
-    /// Out, by our own hand: the key is gone, and will not come back.
+    /// Deregistered: the key is gone, and will not come back.
     Deregistered,
     /// Stopped while etcd could not be told: the key goes when its lease runs out.
     #[non_exhaustive]
@@ -179,7 +179,7 @@ impl StatusWatch {
     pub async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         let mut published = self.seen().1;
         loop {
-            let status = self.cell.judge(published.clone());
+            let status = self.cell.at_expiry(published.clone());
             if wanted(&status) {
                 return Some(status);
             }
@@ -247,7 +247,7 @@ impl StatusCell {
 
     /// The status that holds now.
     pub(crate) fn get(&self) -> Status {
-        self.judge(self.published().1)
+        self.at_expiry(self.published().1)
     }
 
     /// The status that was published last.
@@ -274,7 +274,7 @@ impl StatusCell {
     }
 
     /// What a published status means now: nothing is held under a lease that may have run out.
-    fn judge(&self, published: Status) -> Status {
+    fn at_expiry(&self, published: Status) -> Status {
         if !published.is_registered() {
             return published;
         }

@@ -5,7 +5,7 @@ use crate::support::grpc_proxy::GrpcProxy;
 use crate::support::observer::Observer;
 use crate::support::proxy::Proxy;
 use crate::support::server::{ServerProcess, ms};
-use crate::table::{Judge, Table};
+use crate::table::{Stat, Table};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
@@ -89,20 +89,20 @@ impl Scene {
             "{} changes of status, {warnings} WARNs, {events} PUTs and DELETEs, {authentications} authentications",
             statuses.len()
         );
-        let trouble = self
+        let error = self
             .discovery
             .snapshot()
             .watch_error()
             .map(ToString::to_string);
         let holds = statuses.is_empty()
             && (warnings, events, authentications) == (0, 0, 0)
-            && trouble.is_none();
+            && error.is_none();
         let what = format!("{what}: 0 changes of status, WARNs, PUTs, DELETEs, authentications");
         table.holds(
             &what,
             match holds {
                 true => Ok(seen),
-                false => Err(format!("{seen}; {statuses:?}, {trouble:?}")),
+                false => Err(format!("{seen}; {statuses:?}, {error:?}")),
             },
         );
         drop(self.registration.clone());
@@ -154,7 +154,7 @@ async fn leaves_after_cuts(table: &Table, scene: &Scene, proxy: &Proxy) {
         "who leaves 0.5 s after a cut: gone for a reader after the DELETE",
         "ms",
         100.0,
-        Judge::Each,
+        Stat::Each,
         &gone,
     );
 }
@@ -184,9 +184,9 @@ pub async fn quiet(table: &Table) {
     let before = etcd.calls("Watch").await;
     sleep(QUIET).await;
     let opened = etcd.calls("Watch").await - before;
-    let trouble = reader.snapshot().watch_error().map(ToString::to_string);
-    let seen = format!("{opened} reopened, trouble: {trouble:?}");
-    let holds = opened == 0 && trouble.is_none();
+    let error = reader.snapshot().watch_error().map(ToString::to_string);
+    let seen = format!("{opened} reopened, error: {error:?}");
+    let holds = opened == 0 && error.is_none();
     let what = "discovery at an etcd without writes for 10 minutes: 0 reopened watches";
     table.holds(what, if holds { Ok(seen) } else { Err(seen) });
 }

@@ -4,7 +4,7 @@ use crate::support::etcd::Etcd;
 use crate::support::observer::{Kind, Observer};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::server::{ServerProcess, health_client, ms};
-use crate::table::{Judge, Table};
+use crate::table::{Stat, Table};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic_health::pb::HealthCheckRequest;
@@ -96,7 +96,7 @@ pub async fn quick(table: &Table) {
         .zip(&times)
     {
         let what = format!("{what} by somebody: right again");
-        table.at_most(&what, "ms", 50.0, Judge::Median, times);
+        table.at_most(&what, "ms", 50.0, Stat::Median, times);
     }
 }
 
@@ -163,7 +163,7 @@ async fn wiped(table: &Table, away: u32) {
         scene.put_at(mark).await;
     }
     let what = format!("etcd killed, back empty after {away} s: key back");
-    table.at_most(&what, "ms", 300.0, Judge::Median, &times);
+    table.at_most(&what, "ms", 300.0, Stat::Median, &times);
     table.holds(
         &format!("{what}, and stays"),
         stays.map(|()| "12 s".to_owned()),
@@ -181,7 +181,7 @@ async fn etcd_stopped(table: &Table) {
         times.push(back_for_good(&scene, start).await);
     }
     let what = "etcd stopped (SIGSTOP) for 15 s: registered again, for the next 12 s";
-    table.at_most(what, "ms", 1000.0, Judge::Each, &times);
+    table.at_most(what, "ms", 1000.0, Stat::Each, &times);
 }
 
 async fn black_hole(table: &Table) {
@@ -197,7 +197,7 @@ async fn black_hole(table: &Table) {
         times.push(back_for_good(&scene, start).await);
     }
     let what = "black hole for 15 s: registered again, for the next 12 s";
-    table.at_most(what, "ms", 1000.0, Judge::Each, &times);
+    table.at_most(what, "ms", 1000.0, Stat::Each, &times);
 }
 
 /// Milliseconds until the key was missing for the last time.
@@ -246,7 +246,7 @@ async fn server_frozen(table: &Table) {
         "server frozen for 9 s: registered again",
         "ms",
         300.0,
-        Judge::Each,
+        Stat::Each,
         &times,
     );
     let honest = [
@@ -300,7 +300,7 @@ async fn server_first(table: &Table) {
         "server started 3 s before etcd: registered",
         "ms",
         300.0,
-        Judge::Each,
+        Stat::Each,
         &times,
     );
     table.holds("server started 3 s before etcd: serves at once", served);

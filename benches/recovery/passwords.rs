@@ -4,7 +4,7 @@ use crate::support::etcd::{Etcd, users};
 use crate::support::eventually;
 use crate::support::observer::{Kind, Observer};
 use crate::support::server::{ServerProcess, ms};
-use crate::table::{Judge, Table};
+use crate::table::{Stat, Table};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -116,7 +116,7 @@ impl Fleet {
     }
 
     fn row(&self, table: &Table, what: &str, times: &[f64]) {
-        table.at_most(&self.what(what), "ms", self.bound, Judge::Each, times);
+        table.at_most(&self.what(what), "ms", self.bound, Stat::Each, times);
     }
 
     fn authentications(&self, table: &Table, when: &str, asked: usize) {

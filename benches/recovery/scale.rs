@@ -5,7 +5,7 @@ use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::proxy::Proxy;
 use crate::support::server::{ServerProcess, ms};
-use crate::table::{Judge, Table};
+use crate::table::{Stat, Table};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -118,14 +118,14 @@ async fn ten_thousand(table: &Table) {
         "10,000 registrations: memory",
         "MiB",
         20.0,
-        Judge::Each,
+        Stat::Each,
         &[mib],
     );
     table.at_most(
         "10,000 registrations: registered",
         "ms",
         3000.0,
-        Judge::Each,
+        Stat::Each,
         &[registered],
     );
     let renewed = renewals(&etcd).await;
@@ -135,7 +135,7 @@ async fn ten_thousand(table: &Table) {
         "10,000 registrations: renewals a TTL",
         "",
         3.5,
-        Judge::Each,
+        Stat::Each,
         &[renewed],
     );
     etcd.kill().await;
@@ -149,7 +149,7 @@ async fn ten_thousand(table: &Table) {
         "10,000 registrations: back after a wipe",
         "ms",
         3000.0,
-        Judge::Each,
+        Stat::Each,
         &[back],
     );
     registrar.shutdown();
@@ -206,7 +206,7 @@ async fn many(table: &Table, count: usize) {
         &format!("{count} keys: all back after a wipe"),
         "ms",
         3000.0,
-        Judge::Each,
+        Stat::Each,
         &[back],
     );
     let seen = format!("{keys} keys, {leases} leases");

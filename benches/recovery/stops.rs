@@ -5,7 +5,7 @@ use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::support::etcd::Etcd;
 use crate::support::observer::{Kind, Observer};
 use crate::support::server::{ServerProcess, health_client, ms};
-use crate::table::{Judge, Table};
+use crate::table::{Stat, Table};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -56,12 +56,12 @@ async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
         assert_eq!(server.exit(SEC * 5).await, 0, "{}", server.output());
         exits.push(ms(start, Instant::now()));
     }
-    table.at_most("SIGTERM: DELETE seen", "ms", 20.0, Judge::Each, &deletes);
+    table.at_most("SIGTERM: DELETE seen", "ms", 20.0, Stat::Each, &deletes);
     table.at_most(
         "SIGTERM, settle 0 s: the process has ended",
         "ms",
         1000.0,
-        Judge::Each,
+        Stat::Each,
         &exits,
     );
 }
@@ -131,7 +131,7 @@ async fn clinging(table: &Table, etcd: &Etcd) {
     }
     let what = "SIGTERM with a health watch, an endless stream and a silent connection: ended \
                 (drain timeout 2 s)";
-    table.at_most(what, "ms", 3000.0, Judge::Each, &exits);
+    table.at_most(what, "ms", 3000.0, Stat::Each, &exits);
 }
 
 async fn sigkill(table: &Table, etcd: &Etcd, observer: &Observer) {
@@ -142,5 +142,5 @@ async fn sigkill(table: &Table, etcd: &Etcd, observer: &Observer) {
         server.signal("KILL");
         gone.push(ms(start, deleted_at(observer, mark, &key).await));
     }
-    table.at_most("SIGKILL: key gone", "ms", 5600.0, Judge::Each, &gone);
+    table.at_most("SIGKILL: key gone", "ms", 5600.0, Stat::Each, &gone);
 }

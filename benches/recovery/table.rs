@@ -11,19 +11,19 @@ impl Table {
     pub const HEAD: &str = "what | bound | median | worst | runs |";
 
     /// Values in one unit that must not exceed `bound` in their median, or all of them.
-    pub fn at_most(&self, what: &str, unit: &str, bound: f64, judge: Judge, values: &[f64]) {
+    pub fn at_most(&self, what: &str, unit: &str, bound: f64, stat: Stat, values: &[f64]) {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (median, worst) = (sorted[sorted.len() / 2], sorted[sorted.len() - 1]);
-        let (judged, how) = match judge {
-            Judge::Median => (median, "median"),
-            Judge::Each => (worst, "each"),
+        let (value, how) = match stat {
+            Stat::Median => (median, "median"),
+            Stat::Each => (worst, "each"),
         };
         let row = format!(
             "{what} | {how} <= {bound} {unit} | {median:.1} {unit} | {worst:.1} {unit} | {} |",
             values.len()
         );
-        self.row(judged <= bound, row);
+        self.row(value <= bound, row);
     }
 
     /// Something that holds or not.
@@ -48,7 +48,7 @@ impl Table {
 }
 
 #[derive(Clone, Copy)]
-pub enum Judge {
+pub enum Stat {
     Median,
     Each,
 }

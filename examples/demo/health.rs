@@ -1,4 +1,4 @@
-//! [`HealthWitness`]: what the server says about itself, written down over streams that stay open.
+//! [`HealthRecorder`]: what the server says about itself, written down over streams that stay open.
 
 use crate::server::connect;
 use crate::timeline::Fail;
@@ -16,7 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 /// Watches the health of the registration (`etcd.registration`) and the overall one (`""`).
 #[derive(Debug)]
-pub(crate) struct HealthWitness {
+pub(crate) struct HealthRecorder {
     channel: Channel,
     reports: Arc<Mutex<Vec<Report>>>,
     watches: Vec<AbortHandle>,
@@ -33,25 +33,25 @@ pub(crate) struct Report {
 
 pub(crate) const NAMES: [&str; 2] = [tonic_etcd::HEALTH_NAME, ""];
 
-// === impl HealthWitness ===
+// === impl HealthRecorder ===
 
-impl HealthWitness {
+impl HealthRecorder {
     /// Opens both streams, and waits for the first word on each.
     pub(crate) async fn open(addr: SocketAddr) -> Result<Self, Fail> {
         let channel = connect(addr).await;
         let channel = channel.map_err(|error| Fail::new("a connection for health", error))?;
-        let mut witness = Self {
+        let mut recorder = Self {
             channel,
             reports: Arc::default(),
             watches: vec![],
         };
         for name in NAMES {
-            witness.watch(name).await.map_err(|status| {
+            recorder.watch(name).await.map_err(|status| {
                 Fail::new(format!("a health Watch of {name:?}"), status.to_string())
             })?;
         }
         for name in NAMES {
-            witness
+            recorder
                 .says(
                     name,
                     |said| said.is_some(),
@@ -60,7 +60,7 @@ impl HealthWitness {
                 )
                 .await?;
         }
-        Ok(witness)
+        Ok(recorder)
     }
 
     /// Asks once.
@@ -174,7 +174,7 @@ impl HealthWitness {
     }
 }
 
-impl Drop for HealthWitness {
+impl Drop for HealthRecorder {
     fn drop(&mut self) {
         self.watches.iter().for_each(AbortHandle::abort);
     }

@@ -5,15 +5,15 @@
 //! ```
 //!
 //! A real etcd of our own on loopback, a greeter that is registered in it with the default settings, and one mishap after
-//! the other. What the library believes proves nothing, so every claim is checked by witnesses that know nothing of it:
+//! the other. What the library believes proves nothing, so every claim is checked by observers that know nothing of it:
 //! a watcher of etcd, a client of the gRPC health service, and callers of the greeter.
 //!
 //! | file | |
 //! |---|---|
 //! | `steps/` | the play, act by act |
-//! | `stage.rs` | [`Stage`]: etcd, its watcher, and the hand of "somebody else" |
+//! | `stage.rs` | [`Stage`]: etcd, its watcher, and the client of "somebody else" |
 //! | `server.rs` | [`Server`](server::Server): the one who is registered, and how to call it |
-//! | `health.rs` | [`HealthWitness`](health::HealthWitness): what the server says about itself |
+//! | `health.rs` | [`HealthRecorder`](health::HealthRecorder): what the server says about itself |
 //! | `timeline.rs` | [`Timeline`]: what you see |
 
 mod health;

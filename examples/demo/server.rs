@@ -58,7 +58,7 @@ impl Server {
             .add_service(registration.health_service())
             .add_service(GreeterServer::new(greeter))
             .serve_registered_with_incoming(incoming);
-        // The registration lives as long as its server: dropping the last handle deregisters.
+        // The registration stays as long as its server does: dropping the last handle deregisters.
         let serving = tokio::spawn(async move {
             let _registration = registration;
             serving.await

@@ -1,6 +1,6 @@
-//! [`Stage`]: etcd, its watcher, and the hand of "somebody else". None of them knows the library.
+//! [`Stage`]: etcd, its watcher, and the client of "somebody else". None of them knows the library.
 
-use crate::health::HealthWitness;
+use crate::health::HealthRecorder;
 use crate::server::Server;
 use crate::support::etcd::Etcd;
 use crate::support::observer::{Event, Held, Kind, Observer};
@@ -21,9 +21,9 @@ pub(crate) struct Stage {
     /// Sees every PUT and DELETE, whatever happens to etcd.
     pub(crate) observer: Observer,
     /// Somebody else, with full access to etcd.
-    pub(crate) hand: Client,
+    pub(crate) other: Client,
     pub(crate) server: Option<Server>,
-    pub(crate) health: Option<HealthWitness>,
+    pub(crate) health: Option<HealthRecorder>,
     /// The key, what it should hold, and its lease of now.
     pub(crate) key: String,
     pub(crate) value: Vec<u8>,
@@ -38,7 +38,7 @@ pub(crate) const SETTLE: Duration = Duration::from_millis(500);
 /// The library's default.
 pub(crate) const TTL: Duration = Duration::from_secs(5);
 const PREFIX: &str = "/services/";
-/// One call to etcd by hand.
+/// One request to etcd, made by somebody else.
 const CALL: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(2);
 /// How many events a failure shows.
@@ -50,8 +50,8 @@ impl Stage {
     /// Starts etcd, and watches it before anything happens.
     pub(crate) async fn raise(args: Args, stops: Stops) -> Result<Self, Fail> {
         let etcd = guarded("an etcd of our own", async { Ok(Etcd::start().await) }).await?;
-        let mut hand = etcd.client().await;
-        let version = by_hand("the version of etcd", hand.status())
+        let mut other = etcd.client().await;
+        let version = request("the version of etcd", other.status())
             .await?
             .version()
             .to_owned();
@@ -63,7 +63,7 @@ impl Stage {
             etcd,
             version,
             observer,
-            hand,
+            other,
             server: None,
             health: None,
             key,
@@ -143,7 +143,7 @@ impl Stage {
         while Instant::now() < deadline {
             match timeout(
                 CALL,
-                self.hand.lease_client().time_to_live(self.lease, None),
+                self.other.lease_client().time_to_live(self.lease, None),
             )
             .await
             {
@@ -166,7 +166,7 @@ impl Stage {
     pub(crate) async fn found(&mut self) -> Result<Instant, Fail> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let read = by_hand("a read of the key", self.hand.get(self.key.as_str(), None)).await;
+            let read = request("a read of the key", self.other.get(self.key.as_str(), None)).await;
             let seen = match &read {
                 Ok(read) if read.kvs().iter().any(|kv| kv.value() == self.value) => {
                     return Ok(Instant::now());
@@ -184,7 +184,7 @@ impl Stage {
 
     /// The leases that exist.
     pub(crate) async fn leases(&mut self) -> Result<Vec<i64>, Fail> {
-        let leases = by_hand("a list of leases", self.hand.leases()).await?;
+        let leases = request("a list of leases", self.other.leases()).await?;
         Ok(leases
             .leases()
             .iter()
@@ -196,7 +196,11 @@ impl Stage {
     pub(crate) async fn caught_up(&mut self) -> Result<(), Fail> {
         self.markers += 1;
         let marker = format!("{PREFIX}marker/{}", self.markers);
-        by_hand("a marker in etcd", self.hand.put(marker.as_str(), "", None)).await?;
+        request(
+            "a marker in etcd",
+            self.other.put(marker.as_str(), "", None),
+        )
+        .await?;
         let seen = || self.observer.keys().contains_key(&marker).then_some(());
         self.wait("the watcher to see a marker", PATIENCE, seen)
             .await
@@ -252,7 +256,7 @@ pub(crate) async fn guarded<T>(
 }
 
 /// One call to etcd, bounded.
-pub(crate) async fn by_hand<T>(
+pub(crate) async fn request<T>(
     expected: &str,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Fail> {

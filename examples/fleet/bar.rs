@@ -36,7 +36,7 @@ const CONVERGENCE: Duration = Duration::from_secs(1);
 // === impl Bar ===
 
 impl Bar {
-    pub(crate) fn judge(&self, records: &[Record]) -> Verdict {
+    pub(crate) fn verdict(&self, records: &[Record]) -> Verdict {
         let failed = || records.iter().filter(|record| record.failure.is_some());
         match self {
             Self::NoFailure => {
@@ -110,11 +110,11 @@ mod tests {
         let killed = Instant::now();
         let address = Some("127.0.0.1:20001".to_owned());
         let bar = Bar::OnlyInFlight { killed, address };
-        let holds = |begun, took, text| bar.judge(&[record(begun, took, Some(text))]).held;
+        let holds = |begun, took, text| bar.verdict(&[record(begun, took, Some(text))]).held;
         assert!(holds(killed, MS * 100, "127.0.0.1:20001: connection lost"));
         assert!(!holds(killed, MS * 101, "127.0.0.1:20001: connection lost"));
         assert!(!holds(killed, MS * 100, "127.0.0.1:20002: connection lost"));
-        assert!(bar.judge(&[record(killed + MS * 500, MS, None)]).held);
+        assert!(bar.verdict(&[record(killed + MS * 500, MS, None)]).held);
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
         let stopped = Instant::now();
         let limit = MS * 1000;
         let bar = Bar::GoesElsewhere { stopped, limit };
-        let holds = |begun, took| bar.judge(&[record(begun, took, None)]).held;
+        let holds = |begun, took| bar.verdict(&[record(begun, took, None)]).held;
         assert!(holds(stopped + MS * 1000, MS * 1001));
         assert!(!holds(stopped + MS * 1001, MS * 1001));
         assert!(holds(stopped + MS * 1001, MS * 1000));

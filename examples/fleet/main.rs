@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each scenario has an etcd, servers and clients of its own. Clients start calls on schedule,
-//! whether or not earlier ones have returned; every call is written down, and judged afterwards.
+//! whether or not earlier ones have returned; every call is written down, and checked afterwards.
 //! Beside the library's own client, a second one under the same load shows what comes of tonic's
 //! channel with a plain watch ([`naive`]).
 //!

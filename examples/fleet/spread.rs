@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 const FEW: usize = 3;
 const MANY: usize = 1_000;
-const CROWD: usize = 10_000;
+const FLEET: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) async fn play(workdir: &Workdir, table: &mut Table) -> Result<(), Problem> {
@@ -34,8 +34,8 @@ pub(crate) async fn play(workdir: &Workdir, table: &mut Table) -> Result<(), Pro
     }
     let etcd = Etcd::start().await;
     // Written from here, so that the memory of whoever measures is its own.
-    put_all(&mut etcd.client().await, CROWD, port).await?;
-    child(table, "scale", &etcd, CROWD, port, &dir).await
+    put_all(&mut etcd.client().await, FLEET, port).await?;
+    child(table, "scale", &etcd, FLEET, port, &dir).await
 }
 
 /// Measures in a process of its own, and prints what it says.

@@ -79,7 +79,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Something happens: for people, and to judge failures by.
+    /// Something happens: for people, and to tell which failures it explains.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         let (now, text) = (Instant::now(), text.into());
         eprintln!("{:>9.3} s  {text}", (now - self.began).as_secs_f64());
@@ -114,7 +114,8 @@ impl Stage {
         for side in &self.sides {
             let records = side.records();
             let summary = Summary::of(&records, self.began);
-            let verdicts: Vec<Verdict> = side.bars.iter().map(|bar| bar.judge(&records)).collect();
+            let verdicts: Vec<Verdict> =
+                side.bars.iter().map(|bar| bar.verdict(&records)).collect();
             let held = verdicts.iter().all(|verdict| verdict.held);
             table.row(self.scenario, side.who, &summary, side.blind(), &verdicts);
             self.tell(side, &records, !held)?;

@@ -1,4 +1,4 @@
-//! Following a registry: list, watch, and again from the start after every trouble.
+//! Following a registry: list, watch, and again from the start after every error.
 //!
 //! Listing anew each time is what makes this survive anything: a restart, another member, a compaction, and an etcd that
 //! has lost its data, whose revisions mean nothing any more.
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 /// What the follower has to tell.
 #[derive(Debug)]
 pub(crate) enum Update {
-    /// All there is, at the beginning and after each trouble.
+    /// All there is, at the beginning and after each error.
     Listed {
         endpoint: Arc<str>,
         entries: Vec<Entry>,
@@ -22,12 +22,12 @@ pub(crate) enum Update {
     /// What is left of the leases that were asked for.
     Left(Ttls),
     /// etcd is out of reach, and this is why.
-    Trouble(String),
+    Outage(String),
 }
 
 /// Between two looks at whether etcd is there, and at leases.
 const PULSE: Duration = Duration::from_secs(1);
-/// Waits after trouble: brisk at first, for most of it is short.
+/// Waits after an error: short at first, for most outages are short.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -43,7 +43,7 @@ pub(crate) async fn follow(
         let Err(why) = once(&source, member, &updates, &leases, &mut worked).await else {
             return;
         };
-        if updates.send(Update::Trouble(why)).await.is_err() {
+        if updates.send(Update::Outage(why)).await.is_err() {
             return;
         }
         pause = if worked {

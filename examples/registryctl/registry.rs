@@ -18,7 +18,7 @@ pub(crate) struct Known {
     pub(crate) entry: Entry,
     since: Instant,
     /// It was seen being written. Otherwise it was found, and is older than that.
-    witnessed: bool,
+    observed: bool,
 }
 
 /// What became different.
@@ -51,7 +51,7 @@ impl Registry {
                     Known {
                         entry,
                         since: now,
-                        witnessed: false,
+                        observed: false,
                     }
                 }
             };
@@ -67,7 +67,7 @@ impl Registry {
         let known = Known {
             entry: entry.clone(),
             since: now,
-            witnessed: true,
+            observed: true,
         };
         match self.known.insert(entry.key.clone(), known) {
             Some(_) => Change::Written(entry),
@@ -97,7 +97,7 @@ impl Known {
     /// The time since its last write, or `>` and the time since it was found.
     pub(crate) fn age(&self, now: Instant) -> String {
         let age = short(now.saturating_duration_since(self.since));
-        if self.witnessed {
+        if self.observed {
             age
         } else {
             format!(">{age}")

@@ -18,14 +18,14 @@ pub(crate) trait Sink {
     /// Shows all of it. Gives the leases whose time left is seen.
     fn draw(&mut self, view: &View) -> io::Result<Vec<i64>>;
     fn changed(&mut self, change: &Change, scope: &Scope) -> io::Result<()>;
-    fn troubled(&mut self, trouble: &Trouble) -> io::Result<()>;
-    fn recovered(&mut self, trouble: &Trouble, endpoint: &str) -> io::Result<()>;
+    fn on_outage(&mut self, outage: &Outage) -> io::Result<()>;
+    fn recovered(&mut self, outage: &Outage, endpoint: &str) -> io::Result<()>;
     async fn resized(&mut self);
 }
 
 /// etcd is out of reach.
 #[derive(Debug)]
-pub(crate) struct Trouble {
+pub(crate) struct Outage {
     pub(crate) since: Instant,
     /// The latest reason.
     pub(crate) why: String,
@@ -133,9 +133,9 @@ impl Screen {
 
     fn state(&self, view: &View, now: Instant) -> String {
         let width = self.size.width;
-        match (&view.trouble, &view.endpoint) {
-            (Some(trouble), _) => {
-                let state = format!("etcd unreachable {}", trouble.told(now));
+        match (&view.outage, &view.endpoint) {
+            (Some(outage), _) => {
+                let state = format!("etcd unreachable {}", outage.told(now));
                 self.paint("1;31", &cut(&state, width))
             }
             (None, Some(endpoint)) => cut(&format!("seen at {endpoint}"), width),
@@ -169,11 +169,11 @@ impl Sink for Screen {
         Ok(())
     }
 
-    fn troubled(&mut self, _: &Trouble) -> io::Result<()> {
+    fn on_outage(&mut self, _: &Outage) -> io::Result<()> {
         Ok(())
     }
 
-    fn recovered(&mut self, _: &Trouble, _: &str) -> io::Result<()> {
+    fn recovered(&mut self, _: &Outage, _: &str) -> io::Result<()> {
         Ok(())
     }
 
@@ -228,21 +228,21 @@ impl Sink for Lines {
         )
     }
 
-    fn troubled(&mut self, trouble: &Trouble) -> io::Result<()> {
-        self.say('!', &format!("etcd unreachable: {}", trouble.why))
+    fn on_outage(&mut self, outage: &Outage) -> io::Result<()> {
+        self.say('!', &format!("etcd unreachable: {}", outage.why))
     }
 
-    fn recovered(&mut self, trouble: &Trouble, endpoint: &str) -> io::Result<()> {
-        let after = short(trouble.since.elapsed());
+    fn recovered(&mut self, outage: &Outage, endpoint: &str) -> io::Result<()> {
+        let after = short(outage.since.elapsed());
         self.say('!', &format!("etcd is back after {after}, at {endpoint}"))
     }
 
     async fn resized(&mut self) {}
 }
 
-// === impl Trouble ===
+// === impl Outage ===
 
-impl Trouble {
+impl Outage {
     fn told(&self, now: Instant) -> String {
         let since = short(now.saturating_duration_since(self.since));
         format!(

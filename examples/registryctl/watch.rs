@@ -2,7 +2,7 @@
 
 use crate::follow::{Update, follow};
 use crate::registry::{Change, Registry};
-use crate::screen::{Lines, Screen, Sink, Trouble};
+use crate::screen::{Lines, Outage, Screen, Sink};
 use crate::source::{Event, Source, Ttls};
 use crate::{Failure, Scope};
 use std::collections::BTreeSet;
@@ -18,16 +18,16 @@ pub(crate) struct View {
     pub(crate) scope: Scope,
     pub(crate) registry: Registry,
     pub(crate) ttls: Ttls,
-    /// The member that was last heard of.
+    /// The member that answered last.
     pub(crate) endpoint: Option<Arc<str>>,
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) outage: Option<Outage>,
 }
 
 /// Ages and times left go on while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
 /// Updates that come at once are shown at once.
 const AT_ONCE: usize = 64;
-/// How many different reasons of one trouble are told.
+/// How many different reasons of one outage are told.
 const REASONS: usize = 8;
 
 pub(crate) async fn run(source: Source, scope: Scope) -> Result<(), Failure> {
@@ -85,7 +85,7 @@ impl View {
             registry,
             ttls,
             endpoint: None,
-            trouble: None,
+            outage: None,
         }
     }
 
@@ -93,8 +93,8 @@ impl View {
         let now = Instant::now();
         match update {
             Update::Listed { endpoint, entries } => {
-                if let Some(trouble) = self.trouble.take() {
-                    sink.recovered(&trouble, &endpoint)?;
+                if let Some(outage) = self.outage.take() {
+                    sink.recovered(&outage, &endpoint)?;
                 }
                 self.endpoint = Some(endpoint);
                 for change in self.registry.listed(entries, now) {
@@ -113,17 +113,17 @@ impl View {
                 }
             }
             Update::Left(ttls) => self.ttls = ttls,
-            Update::Trouble(why) => {
+            Update::Outage(why) => {
                 // What is left of a lease is not known any more: etcd may prolong it, or be gone for good.
                 self.ttls.clear();
-                let trouble = self.trouble.get_or_insert_with(|| Trouble {
+                let outage = self.outage.get_or_insert_with(|| Outage {
                     since: now,
                     why: String::new(),
                     whys: BTreeSet::new(),
                 });
-                trouble.why = why.clone();
-                if trouble.whys.len() < REASONS && trouble.whys.insert(why) {
-                    sink.troubled(trouble)?;
+                outage.why = why.clone();
+                if outage.whys.len() < REASONS && outage.whys.insert(why) {
+                    sink.on_outage(outage)?;
                 }
             }
         }

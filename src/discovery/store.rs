@@ -233,7 +233,7 @@ impl Store {
         for key in &absent {
             self.miss(key, now);
         }
-        // Judged when those that came are in.
+        // Decided once those that came are in.
         for reading in readings {
             self.put(reading, now, updates);
         }
@@ -310,9 +310,9 @@ impl Store {
             return;
         };
         let key = key.clone();
-        // One that was seen since is known to etcd, and its end is the truth.
-        let is_doubtful = entry.instance.is_some() && entry.epoch < self.epoch;
-        if is_doubtful && self.is_preserving(now) && self.present() <= self.threshold {
+        // One that was seen since is known to etcd, and its deletion is believed.
+        let is_unverified = entry.instance.is_some() && entry.epoch < self.epoch;
+        if is_unverified && self.is_preserving(now) && self.present() <= self.threshold {
             self.miss(&key, now);
         } else {
             self.missing.remove(&key);

@@ -34,7 +34,7 @@ pub(crate) enum RpcErrorKind {
     Compacted,
     /// The answer is larger than we take: ask for less.
     TooLarge,
-    /// This request was turned down, the connection is fine: repeat it after a while.
+    /// This request was rejected, the connection is fine: repeat it after a while.
     ResourceExhausted,
     /// The connection or the member is not usable: try the next one.
     Broken,
@@ -49,7 +49,7 @@ pub(crate) enum RpcErrorKind {
 impl RpcError {
     pub(crate) fn new(kind: RpcErrorKind, endpoint: &Arc<str>, what: impl Into<String>) -> Self {
         let mut what = what.into();
-        // rustls adds the time of the attempt: the same trouble would read as another each time.
+        // rustls adds the time of the attempt: the same error would read as another each time.
         if let Some(at) = what.find(EXPIRED) {
             what.truncate(at + EXPIRED.len());
         }

@@ -47,7 +47,7 @@ struct Login {
 
 /// An open stream of renewals.
 pub(crate) struct KeepAliveStream {
-    keeper: client::LeaseKeeper,
+    requests: client::LeaseKeeper,
     replies: client::LeaseKeepAliveStream,
     peer: Peer,
 }
@@ -267,13 +267,13 @@ impl Session {
     /// `etcd-client` swallows the TTL of this first answer; it is the granted one.
     pub(crate) async fn renewals(mut self, id: i64) -> Result<KeepAliveStream, RpcError> {
         let opened = self.lease.keep_alive(id).await;
-        let (keeper, replies) = opened.map_err(|error| self.error(&error))?;
+        let (requests, replies) = opened.map_err(|error| self.error(&error))?;
         // etcd-client goes on with whatever lease the first answer names.
-        if keeper.id() != id {
+        if requests.id() != id {
             return Err(self.broken("answered the renewal of another lease"));
         }
         Ok(KeepAliveStream {
-            keeper,
+            requests,
             replies,
             peer: self.peer,
         })
@@ -514,11 +514,11 @@ impl KeepAliveStream {
     pub(crate) async fn renew(&mut self) -> Result<Duration, RpcError> {
         let (peer, endpoint) = (&self.peer, &self.peer.endpoint);
         let error = |error: client::Error| peer.error(&error);
-        self.keeper.keep_alive().await.map_err(error)?;
+        self.requests.keep_alive().await.map_err(error)?;
         let reply = self.replies.message().await.map_err(error)?;
         let reply = reply.ok_or_else(|| RpcError::broken(endpoint, "the renewal stream ended"))?;
         match u64::try_from(reply.ttl()) {
-            _ if reply.id() != self.keeper.id() => Err(RpcError::broken(
+            _ if reply.id() != self.requests.id() => Err(RpcError::broken(
                 endpoint,
                 "answered the renewal of another lease",
             )),

@@ -37,7 +37,7 @@ pub struct RegistrarBuilder {
 }
 
 /// etcd's own limits on a TTL, in seconds (`lease/lessor.go`). The lower one follows from its
-/// default election timeout; a lower wish would silently be raised to it.
+/// default election timeout; a lower one would silently be raised to it.
 const TTL_SECONDS: std::ops::RangeInclusive<u64> = 2..=9_000_000_000;
 
 // === impl Registrar ===
@@ -195,7 +195,7 @@ impl RegistrarBuilder {
         self
     }
 
-    /// A second token for the impatient: begins the shutdown and skips every wait in it.
+    /// A second token: begins the shutdown and skips every wait in it.
     pub fn shutdown_now_token(mut self, token: CancellationToken) -> Self {
         self.shutdown_now = token;
         self

@@ -172,7 +172,7 @@ async fn what_was_compacted_meanwhile_is_listed_and_only_differences_are_told() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_etcd_is_away_the_last_set_stays_and_the_trouble_is_shown() {
+async fn while_etcd_is_away_the_last_set_stays_and_the_error_is_shown() {
     let (fake, discovery, _changes) = reading(0..3).await;
     let mut watch = discovery.watch();
     assert_eq!(watch.get().watch_error(), None);

@@ -136,7 +136,7 @@ impl Run {
         }
     }
 
-    fn trouble(&mut self) {
+    fn fault(&mut self) {
         let member = MEMBERS[self.rng.usize(0..MEMBERS.len())];
         let act = self.rng.u8(0..15);
         self.log.push(format!("act {act} at {member}"));
@@ -239,7 +239,7 @@ async fn run(seed: u64) -> Result<(), String> {
     for _ in 0..6 {
         for _ in 0..run.rng.usize(1..12) {
             match run.rng.u8(0..3) {
-                0 => run.trouble(),
+                0 => run.fault(),
                 1 => run.heal(),
                 _ => run.write(),
             }

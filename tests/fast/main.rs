@@ -40,3 +40,4 @@ mod setup;
 mod shutdown;
 mod soak;
 mod structure;
+mod words;

@@ -161,14 +161,14 @@ async fn a_hang_shorter_than_the_ttl_costs_nothing() {
     let registration = setup.registered().await;
     let mut watch = registration.watch();
     setup.fake.hang();
-    let witness = async {
+    let observer = async {
         let mut seen = vec![];
         while seen.len() < 2 {
             seen.push(watch.changed().await.unwrap());
         }
         seen
     };
-    let (seen, ()) = tokio::join!(witness, async {
+    let (seen, ()) = tokio::join!(observer, async {
         sleep(SEC * 3).await;
         setup.fake.resume();
     });
@@ -331,7 +331,7 @@ async fn etcd_down_at_start_is_named_in_the_status_and_registered_with_when_it_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_connections_are_retried_briskly_and_never_in_a_storm() {
+async fn refused_connections_are_retried_at_once_but_never_in_a_storm() {
     let setup = Setup::new();
     let _registration = setup.registered().await;
     setup.fake.down();
@@ -480,7 +480,7 @@ async fn lost_answers_never_make_a_second_registration() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tug_of_war_over_a_key_is_bounded_and_shown() {
+async fn repeated_overwrites_of_a_key_are_bounded_and_shown() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     for _ in 0..600 {

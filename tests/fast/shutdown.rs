@@ -177,7 +177,7 @@ async fn a_stop_while_etcd_cannot_be_told_ends_within_the_revoke_timeout_and_say
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_impatient_stop_while_etcd_is_down_takes_one_attempt_and_no_more() {
+async fn a_stop_now_while_etcd_is_down_takes_one_attempt_and_no_more() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     setup.fake.hang();

@@ -24,7 +24,7 @@ pub trait Caller {
     fn since(&self, mark: usize) -> Calls;
 
     /// What else is known when a wait runs out.
-    fn trouble(&self) -> String;
+    fn last_error(&self) -> String;
 
     /// Waits until the calls since `mark` are `enough`, and gives them.
     ///
@@ -35,7 +35,7 @@ pub trait Caller {
             let calls = self.since(mark);
             match enough(&calls) {
                 true => Ok(calls),
-                false => Err(format!("{calls}; {}", self.trouble())),
+                false => Err(format!("{calls}; {}", self.last_error())),
             }
         })
         .await

@@ -5,7 +5,7 @@ use crate::calls::{Caller as _, SOME};
 use crate::go::{GoClient, GoServer};
 use crate::kind::Kind;
 use crate::rust::{RustClient, RustServer};
-use crate::setup::{etcd_with_a_past, lose_data, until_registered};
+use crate::setup::{etcd_with_history, lose_data, until_registered};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ for_each_kind!(
 );
 
 async fn our_server_is_registered_again_and_clients_in_go_call_on(kind: Kind) {
-    let mut etcd = etcd_with_a_past().await;
+    let mut etcd = etcd_with_history().await;
     let server = RustServer::start(kind, &etcd, &[]).await;
     let client = GoClient::start(kind, &etcd);
     client.until_answered_by(&server.who).await;
@@ -49,7 +49,7 @@ async fn our_server_is_registered_again_and_clients_in_go_call_on(kind: Kind) {
 }
 
 async fn our_client_finds_who_registers_afterwards_although_some_in_go_do_not(kind: Kind) {
-    let mut etcd = etcd_with_a_past().await;
+    let mut etcd = etcd_with_history().await;
     let one = GoServer::start(kind, &etcd, "one").await;
     let (ours, theirs) = (RustClient::start(kind, &etcd), GoClient::start(kind, &etcd));
     ours.until_answered_by("one").await;

@@ -72,7 +72,7 @@ impl Caller for GoClient {
         Calls(self.0.said(calls))
     }
 
-    fn trouble(&self) -> String {
+    fn last_error(&self) -> String {
         self.0.errors()
     }
 }

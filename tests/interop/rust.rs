@@ -79,7 +79,7 @@ impl RustClient {
             let found = self.found();
             match found == wanted {
                 true => Ok(()),
-                false => Err(format!("{found:?}; {}", self.trouble())),
+                false => Err(format!("{found:?}; {}", self.last_error())),
             }
         })
         .await;
@@ -105,7 +105,7 @@ impl Caller for RustClient {
         Calls(lock(&self.calls)[mark..].to_vec())
     }
 
-    fn trouble(&self) -> String {
+    fn last_error(&self) -> String {
         let snapshot = self.snapshot();
         format!("what it has found: {snapshot:?}")
     }

@@ -13,7 +13,7 @@ pub const LONG: Duration = Duration::from_secs(20);
 ///
 /// Watches begin at its revision of now, and go on there when they are resumed. A new etcd counts
 /// from 1: one that had passed that revision at once would hide that such a watch is silent.
-pub async fn etcd_with_a_past() -> Etcd {
+pub async fn etcd_with_history() -> Etcd {
     let etcd = Etcd::start().await;
     let mut client = etcd.client().await;
     for n in 0..100 {

@@ -45,7 +45,7 @@ fn rounds() -> usize {
 async fn find(cluster: &Cluster, watched: &Watched, victim: Victim) -> usize {
     let endpoints = cluster.endpoints();
     loop {
-        watched.calm().await;
+        watched.steady().await;
         let in_use = watched.in_use();
         let in_use = endpoints.iter().position(|endpoint| *endpoint == in_use);
         let in_use = in_use.expect("one of the members");
@@ -54,7 +54,7 @@ async fn find(cluster: &Cluster, watched: &Watched, victim: Victim) -> usize {
             Victim::FollowerInUse | Victim::LeaderElsewhere => (in_use + 1) % 3,
         };
         cluster.make_leader(leader).await;
-        watched.calm().await;
+        watched.steady().await;
         // A change of leaders may make it change members.
         if endpoints[in_use] == watched.in_use() {
             return match victim {
@@ -135,7 +135,7 @@ async fn nobody_notices_that_one_member_is_a_black_hole() {
     let endpoints: Vec<_> = proxies.iter().map(Proxy::endpoint).collect();
     let watched = Watched::start(&cluster, &endpoints).await;
     for round in 0..rounds() {
-        watched.calm().await;
+        watched.steady().await;
         let in_use = endpoints.iter().position(|it| *it == watched.in_use());
         let in_use = in_use.expect("one of the proxies");
         let trial = Trial::begin(&watched, &cluster.members[in_use].endpoint()).await;
@@ -153,7 +153,7 @@ async fn a_quorum_that_was_lost_for_longer_than_the_ttl_is_said_and_leaves_the_k
     let mut cluster = Cluster::start().await;
     let watched = Watched::start(&cluster, &cluster.endpoints()).await;
     for round in 0..rounds() {
-        watched.calm().await;
+        watched.steady().await;
         // By turns, the leader remains or a follower does.
         let survivor = (cluster.leader().await + round) % 3;
         let observer = Observer::start(cluster.members[survivor].endpoint(), "/services/").await;

@@ -316,8 +316,8 @@ async fn leases_answer_alike() {
         c.lease_revoke(2).await.expect("a revoke");
         said.note("key of a former lease", c.get("a", None).await);
 
-        let (mut keeper, mut replies) = c.lease_keep_alive(1).await.expect("a keep-alive");
-        keeper.keep_alive().await.expect("a request");
+        let (mut requests, mut replies) = c.lease_keep_alive(1).await.expect("a keep-alive");
+        requests.keep_alive().await.expect("a request");
         said.note("renewed", replies.message().await);
         said.note("two keys", c.put("c", "", under(1)).await);
         said.note("revoke", c.lease_revoke(1).await);
@@ -325,7 +325,7 @@ async fn leases_answer_alike() {
             "all gone",
             c.get("", Some(GetOptions::new().with_all_keys())).await,
         );
-        keeper.keep_alive().await.expect("a request");
+        requests.keep_alive().await.expect("a request");
         said.note("renewed after", replies.message().await);
         said.note("revoke empty", c.lease_revoke(5).await);
         said.note("revoke again", c.lease_revoke(5).await);
@@ -345,7 +345,7 @@ async fn leases_run_out_alike() {
         c.put("a", "", under.clone()).await.expect("a put");
         c.put("b", "", under).await.expect("a put");
         let mut watch = open(&mut c, "", WatchOptions::new().with_all_keys()).await;
-        said.note("gone", heard(&mut watch).await);
+        said.note("gone", next_of(&mut watch).await);
         let lived = granted.1.elapsed();
         let (least, most) = (Duration::from_millis(1990), Duration::from_millis(2900));
         said.note("in time", Ok((least..most).contains(&lived)));
@@ -364,9 +364,9 @@ async fn a_renewal_just_too_late_is_told_so() {
         c.lease_grant(2, Some(LeaseGrantOptions::new().with_id(1)))
             .await
             .expect("a lease");
-        let (mut keeper, mut replies) = c.lease_keep_alive(1).await.expect("a keep-alive");
+        let (mut requests, mut replies) = c.lease_keep_alive(1).await.expect("a keep-alive");
         tokio::time::sleep(Duration::from_millis(2005)).await;
-        keeper.keep_alive().await.expect("a request");
+        requests.keep_alive().await.expect("a request");
         let reply = replies.message().await;
         said.note("too late", reply.map(|r| r.map(|r| (r.id(), r.ttl()))));
     })
@@ -381,7 +381,7 @@ async fn watches_answer_alike() {
         let mut news = open(&mut c, "a/", prefix()).await;
         let mut history = watch(&mut c, "a/", prefix().with_start_revision(1)).await;
         said.note("created", history.message().await);
-        said.note("history", heard(&mut history).await);
+        said.note("history", next_of(&mut history).await);
         let mut one = open(&mut c, "a/2", WatchOptions::new()).await;
         let mut future = watch(&mut c, "a/", prefix().with_start_revision(5)).await;
         said.note("future created", future.message().await);
@@ -390,9 +390,9 @@ async fn watches_answer_alike() {
         let mut puts = open(&mut c, "a/", only(WatchFilterType::NoDelete)).await;
 
         c.put("a/2", "x", None).await.expect("revision 3");
-        said.note("put", heard(&mut news).await);
-        said.note("history goes on", heard(&mut history).await);
-        said.note("one", heard(&mut one).await);
+        said.note("put", next_of(&mut news).await);
+        said.note("history goes on", next_of(&mut history).await);
+        said.note("one", next_of(&mut one).await);
         c.put("b", "", None).await.expect("revision 4");
         let ops = [
             TxnOp::put("a/3", "", None),
@@ -400,12 +400,12 @@ async fn watches_answer_alike() {
             TxnOp::put("b", "", None),
         ];
         c.txn(Txn::new().and_then(ops)).await.expect("revision 5");
-        said.note("txn", heard(&mut news).await);
-        said.note("one", heard(&mut one).await);
-        said.note("the future is here", heard(&mut future).await);
-        said.note("only deletes", heard(&mut deletes).await);
-        said.note("only puts", heard(&mut puts).await);
-        said.note("only puts", heard(&mut puts).await);
+        said.note("txn", next_of(&mut news).await);
+        said.note("one", next_of(&mut one).await);
+        said.note("the future is here", next_of(&mut future).await);
+        said.note("only deletes", next_of(&mut deletes).await);
+        said.note("only puts", next_of(&mut puts).await);
+        said.note("only puts", next_of(&mut puts).await);
         said.note(
             "silence",
             Ok(timeout(Duration::from_millis(200), news.message())
@@ -472,7 +472,7 @@ async fn compaction_ends_watches_alike() {
         }
         let mut just = watch(&mut c, "a", from(3)).await;
         said.note("created", just.message().await);
-        said.note("just in time", heard(&mut just).await);
+        said.note("just in time", next_of(&mut just).await);
     })
     .await;
     said.has("compact_revision: 3");
@@ -637,7 +637,7 @@ async fn open(client: &mut Client, key: &str, options: WatchOptions) -> WatchStr
 }
 
 /// The events of the next message. Its header may say a later revision than they have, so it is left out.
-async fn heard(stream: &mut WatchStream) -> Result<String, Error> {
+async fn next_of(stream: &mut WatchStream) -> Result<String, Error> {
     let message = timeout(Duration::from_secs(5), stream.message()).await;
     let message = message.expect("an event within five seconds")?;
     Ok(message.map_or_else(|| "the end".to_owned(), |m| format!("{:?}", m.events())))

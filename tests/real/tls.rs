@@ -1,6 +1,6 @@
 //! TLS to etcd, with certificates made here, and everything that can be wrong with them.
 //!
-//! Each etcd has two doors: a plaintext one for the tests themselves, and the one under test.
+//! Each etcd has two endpoints: a plaintext one for the tests themselves, and the one under test.
 
 use crate::setup::{Greeter, SEC};
 use crate::support::etcd::{Etcd as EtcdProcess, Plan, users};
@@ -27,7 +27,7 @@ struct Identity {
     key: String,
 }
 
-/// An etcd with a TLS door.
+/// An etcd with a TLS endpoint.
 struct Secured {
     etcd: EtcdProcess,
     endpoint: String,
@@ -100,7 +100,7 @@ impl Secured {
         }
     }
 
-    /// Registers through the TLS door, and finds the key through the other one.
+    /// Registers through the TLS endpoint, and finds the key through the other one.
     async fn registers(&self, tls: Tls) {
         let etcd = Etcd::new([&self.endpoint]).tls(tls);
         let greeter = Greeter::start(&self.etcd, |_| Registrar::builder(etcd)).await;

@@ -127,7 +127,7 @@ impl Cluster {
         for member in others {
             // The first one has told them of its users.
             if users::are_wanted() {
-                member.has_heard_of_users().await;
+                member.knows_its_users().await;
             }
             member.serving().await?;
         }

@@ -230,13 +230,13 @@ impl Etcd {
         if self.lacks_users.load(Ordering::Relaxed) {
             let made = users::make(&mut self.client().await).await;
             made.map_err(|error| self.report(&format!("takes no users: {error}")))?;
-            self.has_heard_of_users().await;
+            self.knows_its_users().await;
         }
         Ok(since)
     }
 
     /// Waits until it asks who calls, because it was told so by a member of its cluster.
-    pub async fn has_heard_of_users(&self) {
+    pub async fn knows_its_users(&self) {
         users::are_known(&self.endpoint()).await;
         self.lacks_users.store(false, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! An independent witness: records every PUT and DELETE under a prefix, whatever happens to etcd meanwhile.
+//! An independent observer: records every PUT and DELETE under a prefix, whatever happens to etcd meanwhile.
 //!
 //! What the code under test believes proves nothing; what a watcher saw does. The observer lists once, then watches, and
 //! after every interruption goes on from the next revision, so that it misses nothing and sees nothing twice:
@@ -15,8 +15,8 @@
 // The paths are spelled out for those who include this file by its own path, such as the examples.
 #[path = "observer/record.rs"]
 mod record;
-#[path = "observer/witness.rs"]
-mod witness;
+#[path = "observer/watcher.rs"]
+mod watcher;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout_at};
 use super::etcd::users;
 use record::Record;
 pub use record::{Event, Held, Kind};
-use witness::Witness;
+use watcher::Watcher;
 
 /// A running observer; it ends when this is dropped.
 #[derive(Debug)]
@@ -52,8 +52,8 @@ impl Observer {
     pub async fn with_client(client: Client, prefix: &str) -> Self {
         let record = Arc::new(Mutex::new(Record::default()));
         let (grow, mut grown) = watch::channel(());
-        let witness = Witness::new(client, prefix, record.clone(), grow);
-        let task = tokio::spawn(witness.run()).abort_handle();
+        let watcher = Watcher::new(client, prefix, record.clone(), grow);
+        let task = tokio::spawn(watcher.run()).abort_handle();
         let _first_watch_is_open = grown.changed().await;
         Self {
             record,

@@ -1,8 +1,8 @@
 //! A server comes up, is in etcd a moment later, and says so.
 
-use crate::health::{HealthWitness, NAMES};
+use crate::health::{HealthRecorder, NAMES};
 use crate::server::{KEY, Server};
-use crate::stage::{SETTLE, Stage, TTL, by_hand};
+use crate::stage::{SETTLE, Stage, TTL, request};
 use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
 use tonic_etcd::InstanceJson;
@@ -42,8 +42,8 @@ pub(super) async fn appear(stage: &mut Stage, timeline: &mut Timeline) -> Result
         format!("{address:?}")
     })?;
     (stage.value, stage.lease) = (put.value, put.lease);
-    let mut leases = stage.hand.lease_client();
-    let granted = by_hand("the lease", leases.time_to_live(put.lease, None))
+    let mut leases = stage.other.lease_client();
+    let granted = request("the lease", leases.time_to_live(put.lease, None))
         .await?
         .granted_ttl();
     let expected = format!("a lease of {TTL:?}");
@@ -63,9 +63,9 @@ pub(super) async fn health(stage: &mut Stage, timeline: &mut Timeline) -> Result
     let Some(server) = &stage.server else {
         return Ok(());
     };
-    let witness = HealthWitness::open(server.addr).await?;
+    let recorder = HealthRecorder::open(server.addr).await?;
     for name in NAMES {
-        let says = witness.check(name).await?;
+        let says = recorder.check(name).await?;
         let expected = format!("{name:?} to be SERVING");
         Fail::unless(says == ServingStatus::Serving, expected, || {
             says.to_string()
@@ -73,6 +73,6 @@ pub(super) async fn health(stage: &mut Stage, timeline: &mut Timeline) -> Result
         timeline.held(&format!("{name:?} is SERVING"));
     }
     timeline.note("both are watched from now on, over streams that stay open");
-    stage.health = Some(witness);
+    stage.health = Some(recorder);
     Ok(())
 }

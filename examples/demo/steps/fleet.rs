@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_etcd::Etcd;
 use tonic_etcd::discovery::{BalancedChannel, Discovery};
 
-/// A server of the fleet, in one of its lives.
+/// A server of the fleet, from one start to the next stop.
 struct Member {
     server: Server,
     shutdown: CancellationToken,
@@ -37,11 +37,11 @@ struct Tally {
 }
 
 const MEMBERS: usize = 3;
-/// All of them live in this process, so that a key has to have more than its id.
+/// All of them run in this process, so that a key has to have more than its id.
 const KEY: &str = "{prefix}/{name}/{ip}/{port}";
 const EVERY: Duration = Duration::from_millis(5);
 /// Between two restarts, so that the table can be seen to change.
-const CALM: Duration = Duration::from_millis(700);
+const STEADY: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(5);
 
 pub(super) async fn restart(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
@@ -60,8 +60,8 @@ pub(super) async fn restart(stage: &mut Stage, timeline: &mut Timeline) -> Resul
 
     let caller = Caller::start(channel);
     let mut board = Board::default();
-    let mut lives: Vec<Vec<String>> = members.iter().map(|it| vec![it.address()]).collect();
-    watch(CALM, &caller, &lives, &mut board, timeline).await;
+    let mut starts: Vec<Vec<String>> = members.iter().map(|it| vec![it.address()]).collect();
+    watch(STEADY, &caller, &starts, &mut board, timeline).await;
     for n in 0..MEMBERS {
         members[n].shutdown.cancel();
         {
@@ -73,30 +73,30 @@ pub(super) async fn restart(stage: &mut Stage, timeline: &mut Timeline) -> Resul
                         ended?;
                         break;
                     }
-                    () = watch(POLL * 10, &caller, &lives, &mut board, timeline) => {}
+                    () = watch(POLL * 10, &caller, &starts, &mut board, timeline) => {}
                 };
             }
         }
         members[n] = Member::start(&etcd)?;
-        lives[n].push(members[n].address());
-        watch(CALM, &caller, &lives, &mut board, timeline).await;
+        starts[n].push(members[n].address());
+        watch(STEADY, &caller, &starts, &mut board, timeline).await;
     }
     let tally = caller.stop().await?;
-    timeline.board(&mut board, &rows(&tally, &lives), true);
-    judge(&tally, &lives, timeline)?;
+    timeline.board(&mut board, &rows(&tally, &starts), true);
+    check(&tally, &starts, timeline)?;
     knows(&greeters, &members).await?;
     timeline.held("the client knows the three new servers, and no other");
     Ok(())
 }
 
-fn judge(tally: &Tally, lives: &[Vec<String>], timeline: &mut Timeline) -> Result<(), Fail> {
+fn check(tally: &Tally, starts: &[Vec<String>], timeline: &mut Timeline) -> Result<(), Fail> {
     let failed = tally.failed.len();
     Fail::unless(failed == 0, "no failed call", || {
         format!("{failed} of {}, such as: {}", tally.sent, tally.failed[0])
     })?;
     let sent = tally.sent;
     timeline.held(&format!("{sent} calls, none failed"));
-    let idle: Vec<_> = lives
+    let idle: Vec<_> = starts
         .iter()
         .flatten()
         .filter(|it| !tally.answered.contains_key(*it))
@@ -132,27 +132,27 @@ async fn knows(greeters: &Discovery, members: &[Member]) -> Result<(), Fail> {
 async fn watch(
     time: Duration,
     caller: &Caller,
-    lives: &[Vec<String>],
+    starts: &[Vec<String>],
     board: &mut Board,
     timeline: &Timeline,
 ) {
     let until = Instant::now() + time;
     while Instant::now() < until {
-        timeline.board(board, &rows(&caller.tally(), lives), false);
+        timeline.board(board, &rows(&caller.tally(), starts), false);
         sleep(POLL * 10).await;
     }
 }
 
 /// The address of a server changes with its restart; it is told by its port.
-fn rows(tally: &Tally, lives: &[Vec<String>]) -> Vec<String> {
+fn rows(tally: &Tally, starts: &[Vec<String>]) -> Vec<String> {
     let shown = |address: &String| {
         let count = tally.answered.get(address).copied().unwrap_or_default();
         let port = address.rsplit(':').next().unwrap_or_default();
         format!(":{port} {count:>4} calls")
     };
-    let servers = lives.iter().zip(1..).map(|(lives, n)| {
-        let lives: Vec<_> = lives.iter().map(shown).collect();
-        format!("server {n}  {}", lives.join(", then "))
+    let servers = starts.iter().zip(1..).map(|(starts, n)| {
+        let starts: Vec<_> = starts.iter().map(shown).collect();
+        format!("server {n}  {}", starts.join(", then "))
     });
     let all = format!(
         "all {:>16} calls, {} failed",

@@ -2,7 +2,7 @@
 
 use crate::health::NAMES;
 use crate::server::{GREETINGS, Server};
-use crate::stage::{PATIENCE, SETTLE, Stage, by_hand, show};
+use crate::stage::{PATIENCE, SETTLE, Stage, request, show};
 use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::net::SocketAddr;
@@ -128,7 +128,7 @@ async fn ended(stage: &mut Stage, timeline: &mut Timeline, mark: usize) -> Resul
     Fail::unless(leases.is_empty(), "no lease left behind", || {
         format!("{leases:x?}")
     })?;
-    let left = by_hand("the key", stage.hand.get(stage.key.as_str(), None)).await?;
+    let left = request("the key", stage.other.get(stage.key.as_str(), None)).await?;
     Fail::unless(left.kvs().is_empty(), "no key left behind", || {
         format!("{left:?}")
     })?;

@@ -4,15 +4,15 @@
 //! |---|---|
 //! | `arrive.rs` | a server comes up; what it says about its health |
 //! | `outage.rs` | etcd hangs; goes away and comes back, with its data and without |
-//! | `meddle.rs` | somebody deletes the key, overwrites it, revokes its lease |
+//! | `tamper.rs` | somebody deletes the key, overwrites it, revokes its lease |
 //! | `leave.rs` | SIGTERM |
 //! | `fleet.rs` | three servers are restarted under load |
 
 mod arrive;
 mod fleet;
 mod leave;
-mod meddle;
 mod outage;
+mod tamper;
 
 use crate::stage::{Stage, guarded};
 use crate::timeline::{Fail, Timeline};
@@ -81,9 +81,9 @@ async fn act(step: Step, stage: &mut Stage, timeline: &mut Timeline) -> Result<(
         Step::Freeze => outage::freeze(stage, timeline).await,
         Step::Restart => outage::restart(stage, timeline).await,
         Step::Wipe => outage::wipe(stage, timeline).await,
-        Step::Delete => meddle::delete(stage, timeline).await,
-        Step::Overwrite => meddle::overwrite(stage, timeline).await,
-        Step::Revoke => meddle::revoke(stage, timeline).await,
+        Step::Delete => tamper::delete(stage, timeline).await,
+        Step::Overwrite => tamper::overwrite(stage, timeline).await,
+        Step::Revoke => tamper::revoke(stage, timeline).await,
         Step::Leave => leave::leave(stage, timeline).await,
         Step::Fleet => fleet::restart(stage, timeline).await,
     }

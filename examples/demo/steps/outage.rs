@@ -1,6 +1,6 @@
 //! etcd hangs, or goes away and comes back: with its data nobody notices, without it everything is written anew.
 
-use crate::health::HealthWitness;
+use crate::health::HealthRecorder;
 use crate::server::Server;
 use crate::stage::{PATIENCE, Stage, TTL, show};
 use crate::support::observer::Kind;
@@ -13,7 +13,7 @@ const FREEZE: Duration = Duration::from_secs(2);
 /// What is left of a lease has to suffice for one renewal after etcd is back.
 const RENEWAL: Duration = Duration::from_millis(750);
 
-/// Where the witnesses stood when the outage began.
+/// What the observers had seen when the outage began.
 struct Before {
     events: usize,
     reports: usize,
@@ -62,7 +62,7 @@ pub(super) async fn wipe(stage: &mut Stage, timeline: &mut Timeline) -> Result<(
     stage.etcd.start_again();
     let back = stage.serving().await?;
     timeline.note("etcd answers again, and is empty");
-    // etcd tells old news to new watches every 100 ms only: a plain read is the more exact witness here.
+    // etcd tells old news to new watches every 100 ms only: a plain read is more exact here.
     let found = stage.found().await?;
 
     let value = &stage.value;
@@ -156,7 +156,7 @@ async fn serves_on(stage: &Stage, outage: Duration) -> Result<(), Fail> {
 }
 
 fn health_mark(stage: &Stage) -> usize {
-    stage.health.as_ref().map_or(0, HealthWitness::mark)
+    stage.health.as_ref().map_or(0, HealthRecorder::mark)
 }
 
 // === impl Before ===

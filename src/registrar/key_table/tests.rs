@@ -110,7 +110,7 @@ fn the_echo_of_our_own_write_changes_nothing_whenever_it_comes() {
 }
 
 #[test]
-fn what_others_did_while_we_were_writing_is_judged_by_its_revision() {
+fn what_others_did_during_our_write_is_ordered_by_its_revision() {
     for (theirs, rewritten) in [(4, false), (6, true)] {
         let mut table = table(OnConflict::TakeOver, &["a"]);
         let ops = table.next_txn(Instant::now());
@@ -234,7 +234,7 @@ fn yielding_leaves_a_foreign_key_until_it_is_free() {
 }
 
 #[test]
-fn a_tug_of_war_ends_in_a_few_rewrites_a_minute() {
+fn repeated_overwrites_end_in_a_few_rewrites_a_minute() {
     let mut table = table(OnConflict::TakeOver, &["a"]);
     write(&mut table, 1);
     let start = Instant::now();

@@ -36,7 +36,7 @@ impl World {
             840..880 => self.break_something(),
             880..930 => self.mend_something(),
             930..960 => self.apply_abandoned(),
-            960..990 if !self.check.is_alone => self.use_other_hands(),
+            960..990 if !self.check.is_alone => self.act_as_other_client(),
             990..995 => self.freeze(),
             995..997 => self.panic(),
             _ => self.advance(),
@@ -434,7 +434,7 @@ impl World {
         self.touch(&ids);
     }
 
-    fn use_other_hands(&mut self) {
+    fn act_as_other_client(&mut self) {
         let key = match self.etcd.keys.len() {
             0 => NAMES[self.rng.usize(..NAMES.len())].into(),
             count => {
@@ -443,7 +443,7 @@ impl World {
             }
         };
         let what = self.rng.u32(0..14);
-        self.note(|| format!("other hands: {what} on {key}"));
+        self.note(|| format!("another client: {what} on {key}"));
         match what {
             0..4 => self.etcd.set(&key, None),
             4..6 => self.etcd.set(&key, Some(("theirs".into(), 0))),

@@ -1,4 +1,4 @@
-//! Runs worlds: trouble, calm, trouble, calm, a stop.
+//! Runs worlds: faults, a quiet period, faults, a quiet period, a stop.
 
 use super::check::Checker;
 use super::etcd::Etcd;
@@ -18,11 +18,11 @@ pub(super) fn run(seed: u64, is_traced: bool) -> Result<u64, String> {
     let mut world = world(seed, is_traced);
     for _ in 0..world.rng.usize(1..6) {
         let steps = world.rng.usize(20..400);
-        trouble(&mut world, steps);
-        calm(&mut world);
+        faults(&mut world, steps);
+        quiet(&mut world);
     }
     let steps = world.rng.usize(0..60);
-    trouble(&mut world, steps);
+    faults(&mut world, steps);
     stop(&mut world);
     match world.check.violation.take() {
         None => Ok(world.events),
@@ -73,7 +73,7 @@ fn world(seed: u64, is_traced: bool) -> World {
         },
         snapshot: None,
         faults: Faults::default(),
-        is_calm: false,
+        is_quiet: false,
         link: Link::Closed,
         abandoned: vec![],
         entries: BTreeMap::new(),
@@ -92,9 +92,9 @@ fn world(seed: u64, is_traced: bool) -> World {
     world
 }
 
-fn trouble(world: &mut World, steps: usize) {
-    world.note(|| "trouble".to_owned());
-    world.is_calm = false;
+fn faults(world: &mut World, steps: usize) {
+    world.note(|| "faults".to_owned());
+    world.is_quiet = false;
     for _ in 0..steps {
         if world.check.violation.is_some() {
             return;
@@ -104,12 +104,12 @@ fn trouble(world: &mut World, steps: usize) {
 }
 
 /// etcd works again, and nobody touches anything: soon everything is as it should be, and stays so.
-fn calm(world: &mut World) {
+fn quiet(world: &mut World) {
     if world.check.violation.is_some() {
         return;
     }
-    world.note(|| "calm".to_owned());
-    world.is_calm = true;
+    world.note(|| "quiet".to_owned());
+    world.is_quiet = true;
     world.faults = Faults::default();
     while !world.abandoned.is_empty() {
         world.apply_abandoned();
@@ -141,7 +141,7 @@ fn calm(world: &mut World) {
         };
         if world.now > bound {
             world.check.violated(format!(
-                "I1: not as it should be after 36 s of calm: {wrong}"
+                "I1: not as it should be after 36 s without a fault: {wrong}"
             ));
         }
         if world.check.violation.is_some() {

@@ -4,15 +4,15 @@
 //! are answered late or are applied after they were given up; time that passes, a process that is
 //! frozen; keys and leases that others touch; an etcd that hangs, denies, is full, forgets tokens,
 //! loses its data or is restored; handles that register, announce, change and leave; a worker that
-//! panics. The invariants of `check.rs` are checked after each event. Between the trouble there is
-//! calm, after which everything has to be as it should be, and in the end a stop.
+//! panics. The invariants of `check.rs` are checked after each event. Between the faults there is a quiet
+//! period, after which everything has to be as it should be, and in the end a stop.
 //!
 //! `make simulate EVENTS=10000000 SEED=0` runs for long; `make simulate EVENTS=0 SEED=7` runs one
 //! seed again, with all that happened before a violation.
 //!
 //! # Bugs that it found when they were put back
 //!
-//! Each was put into the code by hand, the debug build was run for at most 300,000 events from seed 0,
+//! Each was put into the code, the debug build was run for at most 300,000 events from seed 0,
 //! and the seed is the first one that failed. The first ten are those of the soak's list that concern
 //! decisions (`tests/fast/soak/mod.rs`).
 //!

@@ -21,7 +21,7 @@ pub(super) struct World {
     pub(super) etcd: Etcd,
     pub(super) snapshot: Option<Etcd>,
     pub(super) faults: Faults,
-    pub(super) is_calm: bool,
+    pub(super) is_quiet: bool,
     pub(super) link: Link,
     /// Requests that were given up, and may be applied yet.
     pub(super) abandoned: Vec<Request>,
@@ -276,7 +276,7 @@ impl World {
             let Some(entry) = self.entries.get_mut(id) else {
                 continue;
             };
-            let wish = match (entry.is_leaving, lease) {
+            let value = match (entry.is_leaving, lease) {
                 (true, _) => Desired::Gone { now: entry.at_once },
                 (false, Some(_)) if entry.is_announced && entry.failures > 0 => {
                     entry.failures -= 1;
@@ -289,7 +289,7 @@ impl World {
                     needs_local_ip: entry.is_announced && entry.needs_local_ip,
                 },
             };
-            desired.push((*id, wish));
+            desired.push((*id, value));
         }
         desired
     }
@@ -333,7 +333,7 @@ impl World {
                 .asked
                 .get(lease)
                 .is_some_and(|(_, count)| *count == 1)
-            && !self.is_calm
+            && !self.is_quiet
             && self.rng.u8(..) < 2
         {
             return self.failed(request, sent, RpcErrorKind::LeaseExists);
@@ -442,7 +442,7 @@ impl World {
     }
 
     fn watched(&mut self, key: Key, id: i64, from: i64) {
-        let is_lost = !self.is_calm && self.rng.u8(..) < 8;
+        let is_lost = !self.is_quiet && self.rng.u8(..) < 8;
         let overdue = self.now + self.attempt;
         let Link::Open(session) = &mut self.link else {
             return;

@@ -27,7 +27,7 @@ pub struct Net(pub Arc<Mutex<BTreeMap<String, Host>>>);
 
 /// What listens at one address.
 pub struct Host {
-    pub door: mpsc::UnboundedSender<DuplexStream>,
+    pub dials: mpsc::UnboundedSender<DuplexStream>,
     pub frozen: watch::Sender<bool>,
     pub wires: Vec<JoinHandle<()>>,
     pub connects: usize,
@@ -91,9 +91,9 @@ impl Net {
         address: &str,
         stop: CancellationToken,
     ) -> mpsc::UnboundedReceiver<DuplexStream> {
-        let (door, arriving) = mpsc::unbounded_channel();
+        let (dials, arriving) = mpsc::unbounded_channel();
         let host = Host {
-            door,
+            dials,
             frozen: watch::channel(false).0,
             wires: vec![],
             connects: 0,
@@ -110,7 +110,7 @@ impl Net {
         let host = hosts.get_mut(address).ok_or_else(refused)?;
         let (near, left) = tokio::io::duplex(64 * 1024);
         let (right, far) = tokio::io::duplex(64 * 1024);
-        host.door.send(far).map_err(|_| refused())?;
+        host.dials.send(far).map_err(|_| refused())?;
         host.connects += 1;
         let mut frozen = host.frozen.subscribe();
         host.wires.push(tokio::spawn(async move {

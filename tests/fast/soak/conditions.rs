@@ -1,4 +1,4 @@
-//! [`Conditions`]: what a run has to live with from its beginning to its end, also while all is calm.
+//! [`Conditions`]: what a run has to live with from its beginning to its end, also without any fault.
 
 use super::acts::one;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};

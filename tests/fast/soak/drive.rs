@@ -1,4 +1,4 @@
-//! Drives a [`World`] along its [`Plan`]: trouble, calm, a look; and in the end everything goes.
+//! Drives a [`World`] along its [`Plan`]: faults, a quiet period, a look; and in the end everything goes.
 
 use super::plan::{Episode, Plan};
 use super::record::Record;
@@ -20,7 +20,7 @@ pub fn run(plan: Plan, length: Duration) -> Record {
 async fn drive(plan: Plan, length: Duration) -> Record {
     let episodes = plan.episodes.clone();
     let mut world = World::new(plan).await;
-    world.calm(Duration::ZERO).await;
+    world.quiet(Duration::ZERO).await;
     for episode in &episodes {
         if world.record.start.elapsed() >= length {
             break;
@@ -36,40 +36,40 @@ impl World {
     async fn episode(&mut self, episode: &Episode) {
         if self.is_stopped() {
             self.succeed();
-            self.calm(Duration::ZERO).await;
+            self.quiet(Duration::ZERO).await;
         }
         if self.standing().is_empty() {
             self.register(1);
-            self.calm(Duration::ZERO).await;
+            self.quiet(Duration::ZERO).await;
         }
         let start = Instant::now();
         for (pause, act) in &episode.acts {
             sleep(*pause).await;
             self.perform(act).await;
         }
-        let settled = self.calm(episode.calm).await;
+        let settled = self.quiet(episode.quiet).await;
         if episode.mild {
             let what = format!("{:?}", episode.acts);
             self.record.mild.push((what, start..settled));
         }
     }
 
-    /// No trouble, and looks at what should be right. Gives when it should be.
-    async fn calm(&mut self, calm: Duration) -> Instant {
+    /// No fault, and looks at what should be right. Gives when it should be.
+    async fn quiet(&mut self, quiet: Duration) -> Instant {
         self.fake.clear();
         self.plan.conditions.renewals(&self.fake);
         self.heal();
         self.fake.latency(Duration::ZERO..self.plan.latency);
-        self.mark("calm");
+        self.mark("quiet");
         let (now, terms) = (Instant::now(), self.record.terms.clone());
-        let settled = now + self.excuse.bound(&terms);
+        let settled = now + self.allowance.bound(&terms);
         sleep_until(settled).await;
         self.look(now, false);
         sleep_until((now + terms.ttl + 2 * SEC).max(settled + SEC)).await;
         self.look(now, true);
-        sleep(calm).await;
+        sleep(quiet).await;
         self.look(now, true);
-        self.excuse.over();
+        self.allowance.over();
         // What begins now begins after the look.
         sleep(SEC / 1000).await;
         settled
@@ -78,7 +78,7 @@ impl World {
     /// Everything goes, and nothing may be left.
     async fn finish(mut self) -> Record {
         self.stop(false);
-        self.calm(SEC).await;
+        self.quiet(SEC).await;
         self.handles.clear();
         self.recurring.drain(..).for_each(|task| task.abort());
         // Those that were made to go silent for good never close by themselves.

@@ -1,30 +1,30 @@
-//! Randomised runs in virtual time: a seed decides the configuration, the faults, the other hands
-//! and the operations; an observer who knows nothing of the library judges what came of it.
+//! Randomised runs in virtual time: a seed decides the configuration, the faults, other clients,
+//! and the operations; a checker that knows nothing of the library looks at what came of it.
 //!
 //! ```text
 //! seed -> Plan (plan.rs, acts.rs) and the conditions it is carried out under (conditions.rs)
-//!      -> World on the fake etcd (world.rs, face.rs, perform.rs), driven through trouble and calm (drive.rs)
+//!      -> World on the fake etcd (world.rs, registrar.rs, perform.rs), driven through faults and quiet periods (drive.rs)
 //!      -> Record: what an outsider saw (record.rs)
-//!      -> Violations of the invariants (judge/), with what excuses a delay (excuse.rs)
+//!      -> Violations of the invariants (checker/), with what allows a delay (allowance.rs)
 //! ```
 //!
 //! `make soak HOURS=1000` runs for long (long.rs); `make soak HOURS=0 SEED=7` runs one seed again.
-//! That the judges can find something at all is shown by doctored.rs.
+//! That the checker can find something at all is shown by checker_tests.rs.
 
 mod acts;
+mod allowance;
+mod checker;
+mod checker_tests;
 mod conditions;
-mod doctored;
 mod drive;
-mod excuse;
-mod face;
-mod judge;
 mod long;
 mod perform;
 mod plan;
 mod record;
+mod registrar;
 mod world;
 
-use judge::{Report, judge};
+use checker::Report;
 use plan::Plan;
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -107,7 +107,7 @@ const ENDLESS: Duration = Duration::from_secs(60);
 fn check(plan: Plan, length: Duration) -> Result<Duration, String> {
     let (tell, told) = mpsc::channel();
     let seed = plan.seed;
-    thread::spawn(move || tell.send(run_and_judge(plan, length)));
+    thread::spawn(move || tell.send(run_and_check(plan, length)));
     told.recv_timeout(ENDLESS).unwrap_or_else(|ended| {
         Err(format!(
             "seed {seed}: I8: no task spins\n  it does not end, or panicked: {ended}\n  \
@@ -116,9 +116,9 @@ fn check(plan: Plan, length: Duration) -> Result<Duration, String> {
     })
 }
 
-fn run_and_judge(plan: Plan, length: Duration) -> Result<Duration, String> {
+fn run_and_check(plan: Plan, length: Duration) -> Result<Duration, String> {
     let record = drive::run(plan, length);
-    let mut violations = judge(&record);
+    let mut violations = checker::violations(&record);
     if violations.is_empty() {
         return Ok(record.end - record.start);
     }

@@ -1,4 +1,4 @@
-//! Lets an [`Act`] happen in a [`World`], and notes what of it the judges must know.
+//! Lets an [`Act`] happen in a [`World`], and notes what of it the checker must know.
 
 use super::acts::{Act, MemberFault};
 use super::world::{FOREVER, World};
@@ -12,7 +12,7 @@ use tonic::Code;
 impl World {
     pub async fn perform(&mut self, act: &Act) {
         self.mark(format!("{act:?}"));
-        self.excuse.add(act, &self.record.terms.clone());
+        self.allowance.add(act, &self.record.terms.clone());
         let users = self.plan.conditions.has_users;
         match act {
             Act::Down => self.everywhere(true, false, |w| w.fake.down()),
@@ -49,8 +49,10 @@ impl World {
             }
             Act::Delete(_) | Act::Overwrite(..) | Act::Revoke | Act::RevokeForeign => {
                 let before = self.fake.changes().len();
-                self.hand(act);
-                self.record.hands.push(before..self.fake.changes().len());
+                self.act_as_other(act);
+                self.record
+                    .foreign_changes
+                    .push(before..self.fake.changes().len());
             }
             _ => self.operate(act),
         }
@@ -69,12 +71,12 @@ impl World {
         how(self);
         (self.is_down, self.is_hung) = (is_down, false);
         if silent {
-            self.record.unheard.push((None, Instant::now()..far()));
+            self.record.unanswered.push((None, Instant::now()..far()));
         }
     }
 
     fn member(&mut self, member: usize, fault: MemberFault) {
-        // No door of a cluster that is stopped leads anywhere.
+        // No member of a cluster that is stopped answers.
         if self.is_down || self.is_hung {
             return;
         }
@@ -91,7 +93,7 @@ impl World {
         }
         if !matches!(fault, MemberFault::Down | MemberFault::Up) {
             self.record
-                .unheard
+                .unanswered
                 .push((Some(name), Instant::now()..far()));
         }
     }
@@ -99,7 +101,7 @@ impl World {
     /// What was silent may speak from now on.
     fn hear(&mut self, member: Option<&str>) {
         let now = Instant::now();
-        for (who, range) in &mut self.record.unheard {
+        for (who, range) in &mut self.record.unanswered {
             let same = member.is_none() || who.is_none() || who.as_deref() == member;
             if same && range.end > now {
                 range.end = now;
@@ -107,7 +109,7 @@ impl World {
         }
     }
 
-    fn hand(&mut self, act: &Act) {
+    fn act_as_other(&mut self, act: &Act) {
         let keys: Vec<_> = self.fake.keys().into_keys().collect();
         let leases = self.fake.leases();
         let key = |n: usize| keys.get(n.checked_rem(keys.len())?);

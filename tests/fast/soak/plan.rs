@@ -18,19 +18,19 @@ pub struct Plan {
     pub latency: Duration,
     pub conditions: Conditions,
     /// The names of each registration at the start.
-    pub crowd: Vec<usize>,
+    pub initial: Vec<usize>,
     pub episodes: Vec<Episode>,
 }
 
-/// Some trouble, then calm.
+/// Some faults, then a quiet period.
 #[derive(Debug, Clone)]
 pub struct Episode {
     /// One fault that nobody should notice.
     pub mild: bool,
     /// Each after a pause.
     pub acts: Vec<(Duration, Act)>,
-    /// How long the calm lasts, once everything is as it should be.
-    pub calm: Duration,
+    /// How long the quiet period lasts, once everything is as it should be.
+    pub quiet: Duration,
 }
 
 const TEMPLATES: [&str; 3] = [
@@ -63,15 +63,15 @@ impl Plan {
             template: TEMPLATES[*acts::one(rng, &[0, 0, 0, 1, 2])],
             latency: Duration::from_millis(*acts::one(rng, &[0, 1, 5, 20])),
             conditions: Conditions::default(),
-            crowd: Vec::new(),
+            initial: Vec::new(),
             episodes: Vec::new(),
         };
-        let crowd = if rng.u8(0..4) == 0 {
+        let initial = if rng.u8(0..4) == 0 {
             rng.usize(1..=40)
         } else {
             rng.usize(1..=4)
         };
-        plan.crowd = (0..crowd).map(|_| acts::names(rng)).collect();
+        plan.initial = (0..initial).map(|_| acts::names(rng)).collect();
         let length = MIN * rng.u32(10..=60);
         let mut planned = Duration::ZERO;
         while planned < length {
@@ -85,7 +85,7 @@ impl Plan {
     fn episode(&self, rng: &mut Rng) -> Episode {
         let acts = match rng.u8(0..20) {
             0..=4 => return self.mild(rng),
-            5 => self.tug_of_war(rng),
+            5 => self.repeated_overwrites(rng),
             6..=7 => self.outage(rng),
             8 => self
                 .outage(rng)
@@ -95,11 +95,11 @@ impl Plan {
             9..=10 => self.storm_and_stop(rng),
             _ => self.storm(rng),
         };
-        let calm = Duration::from_millis(rng.u64(0..=60_000));
+        let quiet = Duration::from_millis(rng.u64(0..=60_000));
         Episode {
             mild: false,
             acts,
-            calm,
+            quiet,
         }
     }
 
@@ -132,7 +132,7 @@ impl Plan {
         acts
     }
 
-    fn tug_of_war(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
+    fn repeated_overwrites(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
         let (which, leased) = (rng.usize(..), rng.bool());
         let revoke = rng.u8(0..3) == 0;
         (0..rng.usize(5..=60))
@@ -155,7 +155,7 @@ impl Plan {
         vec![(Duration::ZERO, fault), (away, Act::Heal)]
     }
 
-    /// One fault after calm that must cost neither a key nor a lease.
+    /// One fault after a quiet period that must cost neither a key nor a lease.
     fn mild(&self, rng: &mut Rng) -> Episode {
         let brief = Duration::from_millis(rng.u64(1..=300));
         let long = Duration::from_millis(rng.u64(1..=60_000));
@@ -181,7 +181,7 @@ impl Plan {
         Episode {
             mild: true,
             acts,
-            calm: Duration::from_millis(rng.u64(0..=30_000)),
+            quiet: Duration::from_millis(rng.u64(0..=30_000)),
         }
     }
 }
@@ -190,6 +190,6 @@ impl Plan {
 
 impl Episode {
     pub fn length(&self) -> Duration {
-        self.acts.iter().map(|(pause, _)| *pause).sum::<Duration>() + self.calm
+        self.acts.iter().map(|(pause, _)| *pause).sum::<Duration>() + self.quiet
     }
 }

@@ -1,4 +1,4 @@
-//! [`Record`]: everything an outsider could see of one run. The judges read nothing else.
+//! [`Record`]: everything an outsider could see of one run. The checker reads nothing else.
 
 use crate::support::fake::{Call, Change, Stored};
 use std::collections::BTreeMap;
@@ -21,15 +21,15 @@ pub struct Record {
     /// Every PUT and DELETE, whoever caused it.
     pub changes: Vec<Change>,
     /// Which of the changes somebody else caused.
-    pub hands: Vec<Range<usize>>,
+    pub foreign_changes: Vec<Range<usize>>,
     /// Where among the changes the store was emptied, which is no change itself.
     pub wipes: Vec<(usize, Instant)>,
     /// While answers were swallowed: at one member, or at all.
-    pub unheard: Vec<(Option<String>, Range<Instant>)>,
+    pub unanswered: Vec<(Option<String>, Range<Instant>)>,
     /// While the process was frozen.
     pub freezes: Vec<Range<Instant>>,
     pub looks: Vec<Look>,
-    /// Stretches in which no key may be missed: one mild fault, then calm.
+    /// Stretches in which no key may be missed: one mild fault, then a quiet period.
     pub mild: Vec<(String, Range<Instant>)>,
     /// What was done, in words.
     pub marks: Vec<(Instant, String)>,
@@ -51,7 +51,7 @@ pub struct Terms {
 /// One registrar. The members it dials have names of its own, so that calls can be told apart.
 #[derive(Debug, Clone)]
 pub struct Registrar {
-    pub door: String,
+    pub host_prefix: String,
     pub stopped: Option<Instant>,
 }
 
@@ -69,12 +69,12 @@ pub struct Entry {
     pub statuses: Vec<(Instant, Status)>,
 }
 
-/// What etcd had at one moment of calm.
+/// What etcd had at one quiet moment.
 #[derive(Debug, Clone)]
 pub struct Look {
     pub at: Instant,
     /// Whatever was wrong is right since then.
-    pub calm: Instant,
+    pub quiet: Instant,
     /// Everybody should be registered.
     pub settled: bool,
     /// Every abandoned lease should have run out.
@@ -104,9 +104,9 @@ impl Record {
             entries: vec![],
             calls: vec![],
             changes: vec![],
-            hands: vec![],
+            foreign_changes: vec![],
             wipes: vec![],
-            unheard: vec![],
+            unanswered: vec![],
             freezes: vec![],
             looks: vec![],
             mild: vec![],
@@ -116,15 +116,17 @@ impl Record {
     }
 
     pub fn ours(&self, registrar: usize) -> impl Iterator<Item = &Call> {
-        let door = &self.registrars[registrar].door;
+        let host_prefix = &self.registrars[registrar].host_prefix;
         self.calls
             .iter()
-            .filter(move |call| call.member.starts_with(door.as_str()))
+            .filter(move |call| call.member.starts_with(host_prefix.as_str()))
     }
 
     /// Whether that change was somebody else's.
-    pub fn is_by_hand(&self, change: usize) -> bool {
-        self.hands.iter().any(|range| range.contains(&change))
+    pub fn is_foreign(&self, change: usize) -> bool {
+        self.foreign_changes
+            .iter()
+            .any(|range| range.contains(&change))
     }
 
     /// How much of that stretch the process was frozen.
@@ -154,7 +156,7 @@ impl Terms {
 
 impl Registrar {
     pub fn member(&self, index: usize) -> String {
-        format!("{}{index}", self.door)
+        format!("{}{index}", self.host_prefix)
     }
 }
 

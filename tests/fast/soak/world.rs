@@ -1,10 +1,10 @@
 //! [`World`]: the fake etcd, the registrar on it, and what an outsider notes about both.
 
+use super::allowance::Allowance;
 use super::conditions::Marks;
-use super::excuse::Excuse;
-use super::face::{Log, build, watch};
 use super::plan::Plan;
 use super::record::{Entry, Look, Record, Rest, Terms};
+use super::registrar::{Log, build, watch};
 use crate::support::fake::FakeEtcd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct World {
     /// One for each entry of the record; `None` once it was dropped.
     pub handles: Vec<Option<Registration>>,
     logs: Vec<Log>,
-    pub excuse: Excuse,
+    pub allowance: Allowance,
     pub is_down: bool,
     pub is_hung: bool,
     pub recurring: Vec<AbortHandle>,
@@ -60,12 +60,12 @@ impl World {
             connections: (fake.connections_open(), 0),
         };
         let record = Record::begun(plan.seed, Instant::now(), terms, rest);
-        let (registrar, face) = build(&fake, &plan, 0);
+        let (registrar, noted) = build(&fake, &plan, 0);
         let marks = Marks::default();
         let recurring = plan.conditions.recurring(&fake, &marks);
         let mut world = Self {
             fake,
-            excuse: Excuse::default(),
+            allowance: Allowance::default(),
             record,
             registrar,
             handles: vec![],
@@ -76,15 +76,15 @@ impl World {
             marks,
             plan,
         };
-        world.record.registrars.push(face);
+        world.record.registrars.push(noted);
         world.mark(format!("{:?}", world.plan.conditions));
-        world.crowd();
+        world.register_initial();
         world
     }
 
     /// Those who register at the start.
-    fn crowd(&mut self) {
-        for names in self.plan.crowd.clone() {
+    fn register_initial(&mut self) {
+        for names in self.plan.initial.clone() {
             self.register(names);
         }
     }
@@ -92,12 +92,12 @@ impl World {
     /// Another registrar, after the one before was stopped.
     pub fn succeed(&mut self) {
         let number = self.record.registrars.len();
-        let (registrar, face) = build(&self.fake, &self.plan, number);
+        let (registrar, noted) = build(&self.fake, &self.plan, number);
         self.registrar = registrar;
         self.handles.iter_mut().for_each(|handle| *handle = None);
-        self.record.registrars.push(face);
+        self.record.registrars.push(noted);
         self.mark("a new registrar");
-        self.crowd();
+        self.register_initial();
     }
 
     pub fn current(&self) -> usize {
@@ -172,8 +172,8 @@ impl World {
     }
 
     /// Everything is on its way out.
-    pub fn stop(&mut self, hurry: bool) {
-        match hurry {
+    pub fn stop(&mut self, now: bool) {
+        match now {
             true => self.registrar.shutdown_now(),
             false => self.registrar.shutdown(),
         }
@@ -193,10 +193,10 @@ impl World {
         standing.map(|(entry, _)| entry).collect()
     }
 
-    pub fn look(&mut self, calm: Instant, aged: bool) {
+    pub fn look(&mut self, quiet: Instant, aged: bool) {
         let look = Look {
             at: Instant::now(),
-            calm,
+            quiet,
             settled: true,
             aged,
             keys: self.fake.keys(),

@@ -93,7 +93,7 @@ impl Watched {
     }
 
     /// Waits until it is registered without any doubt.
-    pub async fn calm(&self) {
+    pub async fn steady(&self) {
         self.status(LONG, |status| matches!(status, Status::Registered(_)))
             .await;
     }
@@ -149,9 +149,9 @@ async fn follow_health(greeter: &Greeter, log: Log<bool>) {
 // === impl Trial ===
 
 impl<'a> Trial<'a> {
-    /// Begins, with a witness and a reader at the member `survivor`.
+    /// Begins, with an observer and a reader at the member `survivor`.
     pub async fn begin(watched: &'a Watched, survivor: &str) -> Self {
-        watched.calm().await;
+        watched.steady().await;
         let observer = Observer::start(survivor, "/services/").await;
         let held = observer.wait_for_key(&watched.key, LONG).await;
         let reads = Log::new();
@@ -175,7 +175,7 @@ impl<'a> Trial<'a> {
 
     /// Ends: nobody has noticed anything.
     pub async fn end(self, what: &str) {
-        self.watched.calm().await;
+        self.watched.steady().await;
         let [dials, statuses, health] = self.seen;
         let statuses = self.watched.statuses.since(statuses);
         println!("{what}: {}", self.measured(&statuses, dials));
@@ -197,7 +197,7 @@ impl<'a> Trial<'a> {
     fn measured(&self, statuses: &[(Instant, Status)], dials: usize) -> String {
         let at = |found: Option<&(Instant, Status)>| found.map(|(at, _)| *at - self.began);
         let doubted = at(statuses.first());
-        let calm = at(statuses.last());
+        let steady = at(statuses.last());
         let before = self.watched.dials.since(dials.saturating_sub(1));
         let rotations = before
             .windows(2)
@@ -209,7 +209,7 @@ impl<'a> Trial<'a> {
         );
         let longest = self.longest_between_reads();
         format!(
-            "doubted after {doubted:?}, confirmed after {calm:?}, {dials} dials, {failed} failed, \
+            "doubted after {doubted:?}, confirmed after {steady:?}, {dials} dials, {failed} failed, \
              {} rotations, {} reads, none for {longest:?}",
             rotations.count(),
             self.reads.len(),

@@ -101,10 +101,10 @@ impl Guarded {
         let mut talk = lock(&self.talk);
         let talk = talk.as_mut().expect("the guard is there until the drop");
         assert!(talk.say(name), "the child is gone: no {name}");
-        let heard = talk.listen();
+        let repeated = talk.listen();
         // The guard ends with the child, and a KILL may end both before it was repeated.
-        let delivered = heard == name || (name == "KILL" && heard.is_empty());
-        assert!(delivered, "the guard repeats {name}, not {heard:?}");
+        let delivered = repeated == name || (name == "KILL" && repeated.is_empty());
+        assert!(delivered, "the guard repeats {name}, not {repeated:?}");
     }
 
     /// Whether the child has ended by itself.

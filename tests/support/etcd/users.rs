@@ -20,7 +20,7 @@ pub const CHEAP: &str = "--bcrypt-cost=4";
 
 /// What [`SERVERS`] may read and write: the formats that tests write.
 const PREFIXES: [&str; 3] = ["/services/", "/microservices/greeter/", "greeter/"];
-/// One question to an etcd that may not have heard of its users yet.
+/// One question to an etcd that may not know its users yet.
 const PROBE: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);

@@ -16,7 +16,7 @@ use super::state::State;
 #[derive(Debug)]
 pub struct Snapshot(Keyspace);
 
-/// One door of the cluster: the members are told apart by the host in the address that clients dial.
+/// One member of the cluster: the members are told apart by the host in the address that clients dial.
 #[derive(Debug)]
 pub struct Member<'a> {
     shared: &'a Shared,
@@ -99,10 +99,10 @@ impl FakeEtcd {
         self.shared.set(None, Mode::BlackHole);
     }
 
-    /// The network swallows the answers: requests on open connections are applied, and nobody hears of it. Ends with
-    /// [`heal`](Self::heal); what was not heard arrives then, as with TCP.
+    /// The network swallows the answers: requests on open connections are applied, and no reply arrives. Ends with
+    /// [`heal`](Self::heal); what has not arrived by then arrives, as with TCP.
     pub fn partition(&self) {
-        self.shared.set(None, Mode::Unheard);
+        self.shared.set(None, Mode::NoReplies);
     }
 
     /// The network works again.
@@ -198,7 +198,7 @@ impl Member<'_> {
 
     /// Requests come through, answers do not.
     pub fn partition(&self) {
-        self.shared.set(Some(&self.name), Mode::Unheard);
+        self.shared.set(Some(&self.name), Mode::NoReplies);
     }
 
     /// Like [`FakeEtcd::script`], for requests to this member; comes before the rules for all.

@@ -62,7 +62,7 @@ impl PbLeaseService for LeaseCalls {
         request: Request<Streaming<PbLeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let caller = Caller::of(&request);
-        let (replies, heard) = mpsc::channel(16);
+        let (replies, receiver) = mpsc::channel(16);
         let shared = self.0.clone();
         let requests = request.into_inner();
         self.0.spawn(async move {
@@ -73,7 +73,7 @@ impl PbLeaseService for LeaseCalls {
                 () = renewals(&shared, &caller, requests, replies) => {}
             }
         });
-        once_it_answers(heard).await
+        once_it_answers(receiver).await
     }
 
     async fn lease_time_to_live(
@@ -167,7 +167,7 @@ async fn swept(shared: &Shared, id: i64) -> Renewal {
         if renewal != Renewal::Expiring {
             return renewal;
         }
-        changes.rung().await;
+        changes.changed().await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which members can be reached, and how. A member is the host of the address that a client dials.
 //!
-//! All members serve the same keys: the fake is one cluster with as many doors as clients care to name. A door can be shut while
-//! the cluster lives on behind it; shutting all of them *as a process* ([`Mode::Down`], [`Mode::Hung`]) also stops the cluster.
+//! All members serve the same keys: the fake is one cluster with as many members as clients name. A member can be shut while
+//! the cluster goes on behind it; shutting all of them *as a process* ([`Mode::Down`], [`Mode::Hung`]) also stops the cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub(super) enum Mode {
     Hung,
     /// The network swallows everything, both ways: connects do not come back either.
     BlackHole,
-    /// The network swallows what comes back: requests have their effect, and nobody hears of it.
-    Unheard,
+    /// The network swallows what comes back: requests have their effect, and no reply arrives.
+    NoReplies,
 }
 
 /// All members and their connections.
@@ -35,7 +35,7 @@ pub(super) struct Members {
 
 /// What happens to a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Door {
+pub(super) enum OnConnect {
     Open,
     Refused,
     /// No answer until something changes.
@@ -46,15 +46,15 @@ impl Mode {
     pub(super) fn traffic(self) -> Traffic {
         Traffic {
             deaf: matches!(self, Self::BlackHole),
-            mute: matches!(self, Self::Hung | Self::BlackHole | Self::Unheard),
+            mute: matches!(self, Self::Hung | Self::BlackHole | Self::NoReplies),
         }
     }
 
-    pub(super) fn door(self) -> Door {
+    pub(super) fn on_connect(self) -> OnConnect {
         match self {
-            Self::Up | Self::Hung => Door::Open,
-            Self::Down => Door::Refused,
-            Self::BlackHole | Self::Unheard => Door::Silent,
+            Self::Up | Self::Hung => OnConnect::Open,
+            Self::Down => OnConnect::Refused,
+            Self::BlackHole | Self::NoReplies => OnConnect::Silent,
         }
     }
 }

@@ -14,7 +14,7 @@
 //! | to | see |
 //! |---|---|
 //! | break things: down, wipe, hang, partition, one member only, scripted replies | [`faults`] |
-//! | act as somebody else: put, delete, revoke, compact | [`hands`] |
+//! | act as somebody else: put, delete, revoke, compact | [`other_clients`] |
 //! | see what was asked and what became of it | [`FakeEtcd::history`], [`FakeEtcd::changes`], [`FakeEtcd::keys`] |
 //!
 //! How far it can be trusted: `tests/real/fake_is_faithful.rs` puts the same questions to it and to a real etcd. Known to be
@@ -26,17 +26,17 @@
 
 mod answer;
 mod auth;
-mod bell;
 mod cluster_calls;
-mod doors;
+mod connections;
 mod errors;
 pub mod faults;
-pub mod hands;
 mod keyspace;
 mod kv;
 mod lease_calls;
 mod leases;
 mod members;
+mod notifier;
+pub mod other_clients;
 mod ranges;
 mod record;
 mod script;
@@ -65,7 +65,7 @@ use tonic::transport::Endpoint;
 pub use record::{Call, Change, Stored};
 pub use script::{Reply, Rpc};
 
-use doors::{connect, serve, sweep_for_ever};
+use connections::{connect, serve, sweep_for_ever};
 use serve::Shared;
 use state::State;
 

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::answer::Answer;
-use super::bell::{Bell, Listener};
 use super::members::Mode;
+use super::notifier::{Listener, Notifier};
 use super::record::Call;
 use super::script::{Reply, Rpc};
 use super::state::State;
@@ -34,7 +34,7 @@ use super::wire::{Link, Pipe};
 pub(super) struct Shared {
     state: Mutex<State>,
     /// Rung whenever anything in the state has changed that somebody may wait for.
-    bell: Bell,
+    notifier: Notifier,
     /// New connections, for the server.
     pub(super) inbox: mpsc::UnboundedSender<Pipe>,
     /// Ends every task.
@@ -56,7 +56,7 @@ impl Shared {
     pub(super) fn new(state: State, inbox: mpsc::UnboundedSender<Pipe>) -> Self {
         Self {
             state: Mutex::new(state),
-            bell: Bell::default(),
+            notifier: Notifier::default(),
             inbox,
             stop: CancellationToken::new(),
         }
@@ -73,13 +73,13 @@ impl Shared {
         let result = how(&mut state);
         state.note_changes(before);
         drop(state);
-        self.bell.ring();
+        self.notifier.notify();
         result
     }
 
     /// Hears of each [`change`](Self::change), and of each request.
     pub(super) fn changes(&self) -> Listener {
-        self.bell.listener()
+        self.notifier.listener()
     }
 
     /// A task that ends with the fake.
@@ -106,7 +106,7 @@ impl Shared {
         self.spawn(async move {
             if let Some(answer) = shared.perform(&caller, call, apply).await {
                 // Nobody listens any more? It is applied all the same.
-                let _heard = tell.send(answer);
+                let _delivered = tell.send(answer);
             }
         });
         match told.await {
@@ -170,7 +170,7 @@ impl Shared {
         let number = state.calls.len();
         state.calls.push(call);
         drop(state);
-        self.bell.ring();
+        self.notifier.notify();
         (number, reply, latency)
     }
 
@@ -207,7 +207,7 @@ impl Shared {
             if self.state().members.mode(&caller.link.member) != Mode::Hung {
                 return Some(());
             }
-            changes.rung().await;
+            changes.changed().await;
         }
     }
 }

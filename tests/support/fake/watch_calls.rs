@@ -61,7 +61,7 @@ impl PbWatchService for WatchCalls {
         request: Request<Streaming<PbWatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let caller = Caller::of(&request);
-        let (replies, heard) = mpsc::channel(16);
+        let (replies, receiver) = mpsc::channel(16);
         let gone = replies.clone();
         let (cancels_seen, mutes_seen) = {
             let state = self.0.state();
@@ -84,7 +84,7 @@ impl PbWatchService for WatchCalls {
                 _over = watches.run(requests) => {}
             }
         });
-        once_it_answers(heard).await
+        once_it_answers(receiver).await
     }
 }
 
@@ -98,7 +98,7 @@ impl Watches {
                     Ok(Some(PbWatchRequest { request_union })) => self.asked(request_union).await?,
                     _ => return Err(Over),
                 },
-                () = changes.rung() => {}
+                () = changes.changed() => {}
             }
             self.cancel_all_if_told().await?;
             self.deliver().await?;
@@ -164,7 +164,7 @@ impl Watches {
         match answer {
             None => Ok(()),
             Some(Err(status)) => {
-                let _heard = self.replies.send(Err(status)).await;
+                let _delivered = self.replies.send(Err(status)).await;
                 Err(Over)
             }
             Some(Ok(created)) => {

@@ -18,7 +18,7 @@ use super::auth::AuthService;
 use super::cluster_calls::ClusterCalls;
 use super::kv::Kv;
 use super::lease_calls::LeaseCalls;
-use super::members::Door;
+use super::members::OnConnect;
 use super::record::Call;
 use super::script::{Reply, Rpc};
 use super::serve::Shared;
@@ -70,7 +70,7 @@ pub(super) async fn connect(shared: Arc<Shared>, uri: Uri) -> io::Result<DuplexS
         if let Some(connected) = shared.open(number, &member) {
             return connected;
         }
-        changes.rung().await;
+        changes.changed().await;
     }
 }
 
@@ -79,10 +79,10 @@ impl Shared {
     fn open(&self, number: usize, member: &str) -> Option<io::Result<DuplexStream>> {
         let mut state = self.state();
         let mode = state.members.mode(member);
-        match mode.door() {
-            Door::Silent => None,
-            Door::Refused => Some(Err(io::ErrorKind::ConnectionRefused.into())),
-            Door::Open => {
+        match mode.on_connect() {
+            OnConnect::Silent => None,
+            OnConnect::Refused => Some(Err(io::ErrorKind::ConnectionRefused.into())),
+            OnConnect::Open => {
                 let id = state.members.next_connection();
                 let (client, pipe) = wire::connect(id, member, mode.traffic());
                 state.members.connected(pipe.link());

@@ -1,11 +1,11 @@
-//! [`Past`]: who held which key when, folded from the changes, and which lease is whose.
+//! [`Ownership`]: who held which key when, folded from the changes, and which lease is whose.
 
 use super::super::record::Record;
 use std::collections::{BTreeMap, HashMap};
 use tokio::time::Instant;
 
 /// See the [module](self).
-pub struct Past {
+pub struct Ownership {
     /// For each change, who held the key before it.
     pub before: Vec<Option<i64>>,
     /// For each key, the lease that held it from then on; `None`: no key.
@@ -14,33 +14,35 @@ pub struct Past {
     owners: HashMap<i64, usize>,
 }
 
-// === impl Past ===
+// === impl Ownership ===
 
-impl Past {
+impl Ownership {
     pub fn of(record: &Record) -> Self {
-        let mut past = Self {
+        let mut ownership = Self {
             before: vec![],
             holders: BTreeMap::new(),
             owners: HashMap::new(),
         };
         for registrar in 0..record.registrars.len() {
             let asked = record.ours(registrar).filter(|call| call.ttl > 0);
-            past.owners
+            ownership
+                .owners
                 .extend(asked.map(|call| (call.lease, registrar)));
         }
         let mut wipes = record.wipes.iter().peekable();
         for (index, change) in record.changes.iter().enumerate() {
             while let Some((_, at)) = wipes.next_if(|(until, _)| *until <= index) {
-                past.wipe(*at);
+                ownership.wipe(*at);
             }
             let lease = change.put.as_ref().map(|(_, lease)| *lease);
-            let holders = past.holders.entry(change.key.clone()).or_default();
-            past.before
+            let holders = ownership.holders.entry(change.key.clone()).or_default();
+            ownership
+                .before
                 .push(holders.last().and_then(|(_, lease)| *lease));
             holders.push((change.at, lease));
         }
-        wipes.for_each(|(_, at)| past.wipe(*at));
-        past
+        wipes.for_each(|(_, at)| ownership.wipe(*at));
+        ownership
     }
 
     fn wipe(&mut self, at: Instant) {

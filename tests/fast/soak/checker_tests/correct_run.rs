@@ -10,7 +10,7 @@ pub const KEY: &str = "/services/s/10.0.0.1:9000";
 pub const LEASE: i64 = 77;
 pub const FOREIGN: i64 = 2;
 
-/// Times in a doctored history are seconds after its start.
+/// Times in a history under test are seconds after its start.
 pub fn at(record: &Record, seconds: f64) -> Instant {
     record.start + Duration::from_secs_f64(seconds)
 }
@@ -57,7 +57,7 @@ pub fn look(record: &Record, seconds: f64) -> Look {
     };
     Look {
         at: at(record, seconds),
-        calm: record.start,
+        quiet: record.start,
         settled: true,
         aged: true,
         keys: [(KEY.to_owned(), stored)].into(),
@@ -83,7 +83,7 @@ async fn registered() -> Status {
 }
 
 /// A history in which all is well: registered, looked at twice, still registered in the end.
-pub async fn well() -> Record {
+pub async fn correct_run() -> Record {
     let start = Instant::now();
     let terms = Terms {
         ttl: Duration::from_secs(5),
@@ -99,7 +99,7 @@ pub async fn well() -> Record {
     let mut record = Record::begun(0, start, terms, rest);
     record.end = start + Duration::from_secs(20);
     record.registrars.push(Registrar {
-        door: "r0-m".to_owned(),
+        host_prefix: "r0-m".to_owned(),
         stopped: None,
     });
     record.entries.push(Entry {

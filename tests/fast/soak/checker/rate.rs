@@ -11,13 +11,13 @@ const SEC: Duration = Duration::from_secs(1);
 const CONNECTS_A_SECOND: usize = 12;
 const CONNECTS_IN_TEN: usize = 86;
 
-pub fn judge(record: &Record, list: &mut Vec<Violation>) {
+pub fn check(record: &Record, list: &mut Vec<Violation>) {
     for registrar in 0..record.registrars.len() {
         let connects: Vec<_> = times(record, registrar, |rpc| rpc == Rpc::Connect);
         bounded(&connects, SEC, CONNECTS_A_SECOND, "connects", list);
         bounded(&connects, SEC * 10, CONNECTS_IN_TEN, "connects", list);
         silent(record, &connects, list);
-        // Each connect may bring a renewal; a grant; a look; a write. Turned down, a write is
+        // Each connect may bring a renewal; a grant; a read; a write. A rejected write is
         // repeated at half the attempt limit at the soonest.
         let renewals = times(record, registrar, |rpc| rpc == Rpc::LeaseKeepAlive);
         bounded(&renewals, SEC * 10, CONNECTS_IN_TEN + 40, "renewals", list);
@@ -61,7 +61,11 @@ fn bounded(
 
 /// A silent etcd gets one attempt for each attempt limit.
 fn silent(record: &Record, connects: &[Instant], list: &mut Vec<Violation>) {
-    for (_, during) in record.unheard.iter().filter(|(member, _)| member.is_none()) {
+    for (_, during) in record
+        .unanswered
+        .iter()
+        .filter(|(member, _)| member.is_none())
+    {
         let from = during.start + SEC;
         let Some(length) = during.end.min(record.end).checked_duration_since(from) else {
             continue;

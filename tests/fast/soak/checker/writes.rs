@@ -1,24 +1,24 @@
 //! I3, I4, I5: what is written, and what must not be.
 
 use super::super::record::{Look, Record};
-use super::past::Past;
-use super::{CALM, I3, I4, I5, Violation, found};
+use super::ownership::Ownership;
+use super::{I3, I4, I5, QUIET, Violation, found};
 use crate::support::fake::Rpc;
 use std::collections::HashMap;
 use tonic_etcd::Status;
 
-pub fn judge(record: &Record, past: &Past, list: &mut Vec<Violation>) {
+pub fn check(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     leased(record, list);
     never_again(record, list);
-    asked_again(record, past, list);
-    foreign(record, past, list);
-    calm(record, list);
+    asked_again(record, ownership, list);
+    foreign(record, ownership, list);
+    quiet(record, list);
 }
 
 /// I3.
 fn leased(record: &Record, list: &mut Vec<Violation>) {
     for (index, change) in record.changes.iter().enumerate() {
-        if matches!(change.put, Some((_, 0))) && !record.is_by_hand(index) {
+        if matches!(change.put, Some((_, 0))) && !record.is_foreign(index) {
             list.push(found(I3, change.at, format!("{change:?}")));
         }
     }
@@ -29,7 +29,7 @@ fn author(value: &str) -> Option<usize> {
     value.strip_prefix('v')?.split('.').next()?.parse().ok()
 }
 
-/// I4: no value of an entry is put after it ended by our own hand.
+/// I4: no value of an entry is put after it ended by our own decision.
 ///
 /// One that was asked for before the end, given up, and applied by a slow etcd after it cannot be
 /// called back while its lease lives. That it is removed again is for I2.
@@ -57,11 +57,11 @@ fn never_again(record: &Record, list: &mut Vec<Violation>) {
 }
 
 /// I4: nor is that asked for, on connections made after the end, whatever the end was.
-fn asked_again(record: &Record, past: &Past, list: &mut Vec<Violation>) {
+fn asked_again(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     let connects = record.calls.iter().filter(|call| call.rpc == Rpc::Connect);
     let opened: HashMap<_, _> = connects.map(|call| (call.connection, call.at)).collect();
     for call in record.calls.iter().filter(|call| !call.puts.is_empty()) {
-        let Some(registrar) = past.owner(call.lease) else {
+        let Some(registrar) = ownership.owner(call.lease) else {
             continue;
         };
         let Some(opened) = opened.get(&call.connection) else {
@@ -82,17 +82,19 @@ fn asked_again(record: &Record, past: &Past, list: &mut Vec<Violation>) {
 }
 
 /// I5.
-fn foreign(record: &Record, past: &Past, list: &mut Vec<Violation>) {
+fn foreign(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     for (index, change) in record.changes.iter().enumerate() {
-        let Some(before) = past.before[index].filter(|_| !record.is_by_hand(index)) else {
+        let Some(before) = ownership.before[index].filter(|_| !record.is_foreign(index)) else {
             continue;
         };
         match &change.put {
-            None if past.owner(before).is_none() => {
+            None if ownership.owner(before).is_none() => {
                 let what = format!("{} was deleted although {before} held it", change.key);
                 list.push(found(I5, change.at, what));
             }
-            Some((_, lease)) if record.terms.yields && past.owner(*lease) != past.owner(before) => {
+            Some((_, lease))
+                if record.terms.yields && ownership.owner(*lease) != ownership.owner(before) =>
+            {
                 let what = format!("{change:?} although {before} held it");
                 list.push(found(I5, change.at, what));
             }
@@ -101,9 +103,9 @@ fn foreign(record: &Record, past: &Past, list: &mut Vec<Violation>) {
     }
 }
 
-/// From the first look of a calm to its last one nothing is put.
-fn calm(record: &Record, list: &mut Vec<Violation>) {
-    for looks in record.looks.chunk_by(|a: &Look, b| a.calm == b.calm) {
+/// From the first look of a quiet period to its last one nothing is put.
+fn quiet(record: &Record, list: &mut Vec<Violation>) {
+    for looks in record.looks.chunk_by(|a: &Look, b| a.quiet == b.quiet) {
         let (Some(first), Some(last)) = (looks.first(), looks.last()) else {
             continue;
         };
@@ -111,9 +113,9 @@ fn calm(record: &Record, list: &mut Vec<Violation>) {
             if change.at > first.at
                 && change.at < last.at
                 && change.put.is_some()
-                && !record.is_by_hand(index)
+                && !record.is_foreign(index)
             {
-                list.push(found(CALM, change.at, format!("{change:?}")));
+                list.push(found(QUIET, change.at, format!("{change:?}")));
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Somebody else lays hands on the key. It is back before they have let go of the keyboard.
+//! Somebody else changes the key: it is put right at once.
 
-use crate::stage::{PATIENCE, Stage, by_hand};
+use crate::stage::{PATIENCE, Stage, request};
 use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
 
@@ -8,7 +8,7 @@ const INTRUDER: &[u8] = b"somebody else was here";
 
 pub(super) async fn delete(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
     let mark = stage.observer.mark();
-    by_hand("a deletion", stage.hand.delete(stage.key.as_str(), None)).await?;
+    request("a deletion", stage.other.delete(stage.key.as_str(), None)).await?;
     let put = back(stage, timeline, mark, "the DELETE", |event| {
         event.kind == Kind::Delete
     })
@@ -18,9 +18,9 @@ pub(super) async fn delete(stage: &mut Stage, timeline: &mut Timeline) -> Result
 
 pub(super) async fn overwrite(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
     let mark = stage.observer.mark();
-    by_hand(
+    request(
         "an overwrite",
-        stage.hand.put(stage.key.as_str(), INTRUDER, None),
+        stage.other.put(stage.key.as_str(), INTRUDER, None),
     )
     .await?;
     let put = back(stage, timeline, mark, "their PUT", |event| {
@@ -32,7 +32,7 @@ pub(super) async fn overwrite(stage: &mut Stage, timeline: &mut Timeline) -> Res
 
 pub(super) async fn revoke(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
     let (mark, old) = (stage.observer.mark(), stage.lease);
-    by_hand("a revocation", stage.hand.lease_client().revoke(old)).await?;
+    request("a revocation", stage.other.lease_client().revoke(old)).await?;
     let put = back(stage, timeline, mark, "the DELETE", |event| {
         event.kind == Kind::Delete
     })

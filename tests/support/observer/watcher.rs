@@ -1,6 +1,6 @@
 //! The task behind an [`Observer`](super::Observer): list once, then watch for ever.
 //!
-//! Each round of [`Witness::run`] ends with a reason, and the next round starts from what is known:
+//! Each round of [`Watcher::run`] ends with a reason, and the next round starts from what is known:
 //!
 //! ```text
 //! nothing seen yet                      -> list; what is there is the baseline; watch from there on
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 
 /// Watches, and writes down.
-pub(super) struct Witness {
+pub(super) struct Watcher {
     client: Client,
     prefix: String,
     record: Arc<Mutex<Record>>,
@@ -51,7 +51,7 @@ enum End {
     Compacted,
 }
 
-impl Witness {
+impl Watcher {
     pub(super) fn new(
         client: Client,
         prefix: &str,

@@ -5,7 +5,7 @@ use crate::support::eventually;
 use crate::support::observer::{Kind, Observer};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::server::{ServerProcess, ms};
-use crate::table::{Judge, Table};
+use crate::table::{Stat, Table};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -20,7 +20,7 @@ const TTL: Duration = Duration::from_secs(2);
 
 /// What etcd is doing while registrars stop.
 #[derive(Clone, Copy, Debug)]
-enum Trouble {
+enum Fault {
     None,
     Killed,
     Stopped,
@@ -29,13 +29,8 @@ enum Trouble {
 
 pub async fn all(table: &Table) {
     fleet(table).await;
-    for trouble in [
-        Trouble::None,
-        Trouble::Killed,
-        Trouble::Stopped,
-        Trouble::BlackHole,
-    ] {
-        stops(table, trouble).await;
+    for fault in [Fault::None, Fault::Killed, Fault::Stopped, Fault::BlackHole] {
+        stops(table, fault).await;
     }
 }
 
@@ -76,7 +71,7 @@ async fn fleet(table: &Table) {
         "200 processes: each back after a wipe",
         "ms",
         3000.0,
-        Judge::Each,
+        Stat::Each,
         &back,
     );
     let at = |share: f64| back[((back.len() - 1) as f64 * share) as usize];
@@ -99,11 +94,11 @@ async fn fleet(table: &Table) {
     drop(servers);
 }
 
-/// Registrars that are stopped at random moments, while etcd may be in trouble that begins at
+/// Registrars that are stopped at random moments, while etcd may have a fault that begins at
 /// another random moment.
-async fn stops(table: &Table, trouble: Trouble) {
+async fn stops(table: &Table, fault: Fault) {
     let (mut took, mut left_to_expire) = (vec![], 0);
-    let (mut orphans, mut zombies) = (0, 0);
+    let (mut orphans, mut late_writes) = (0, 0);
     for _ in 0..ROUNDS {
         let mut etcd = Etcd::start().await;
         let proxy = Proxy::to_port(etcd.client_port()).await;
@@ -113,21 +108,21 @@ async fn stops(table: &Table, trouble: Trouble) {
             registrars.spawn(one(proxy.endpoint(), n));
         }
         sleep(Duration::from_millis(fastrand::u64(0..400))).await;
-        match trouble {
-            Trouble::None => {}
-            Trouble::Killed => etcd.kill().await,
-            Trouble::Stopped => etcd.stop_signal(),
-            Trouble::BlackHole => proxy.set(Mode::BlackHole),
+        match fault {
+            Fault::None => {}
+            Fault::Killed => etcd.kill().await,
+            Fault::Stopped => etcd.stop_signal(),
+            Fault::BlackHole => proxy.set(Mode::BlackHole),
         }
         for (_, closed, time) in registrars.join_all().await {
             left_to_expire += usize::from(closed != Closed::Deregistered);
             took.push(time);
         }
-        match trouble {
-            Trouble::None => {}
-            Trouble::Killed => etcd.start_again(),
-            Trouble::Stopped => etcd.cont_signal(),
-            Trouble::BlackHole => proxy.set(Mode::Forward),
+        match fault {
+            Fault::None => {}
+            Fault::Killed => etcd.start_again(),
+            Fault::Stopped => etcd.cont_signal(),
+            Fault::BlackHole => proxy.set(Mode::Forward),
         }
         etcd.wait_serving().await;
         // What was sent before a stop may be applied by an etcd that goes on; nothing after that.
@@ -135,24 +130,24 @@ async fn stops(table: &Table, trouble: Trouble) {
         let mark = observer.mark();
         // What could not be revoked runs out: etcd gives each lease a TTL more when it starts.
         sleep(TTL * 2 + SEC * 2).await;
-        zombies += observer.puts_since(mark).len();
+        late_writes += observer.puts_since(mark).len();
         orphans += observer.keys().len();
         let mut client = etcd.client().await;
         orphans += client.leases().await.unwrap().leases().len();
     }
-    let what = format!("{} stops, etcd: {trouble:?}", took.len());
-    table.at_most(&format!("{what}: took"), "ms", 1100.0, Judge::Each, &took);
+    let what = format!("{} stops, etcd: {fault:?}", took.len());
+    table.at_most(&format!("{what}: took"), "ms", 1100.0, Stat::Each, &took);
     let seen = format!(
-        "{orphans} keys or leases, {zombies} later writes, {left_to_expire} left to expire"
+        "{orphans} keys or leases, {late_writes} later writes, {left_to_expire} left to expire"
     );
-    let holds = orphans == 0 && zombies == 0;
+    let holds = orphans == 0 && late_writes == 0;
     table.holds(
         &format!("{what}: nothing is left a TTL later, and nothing comes back"),
         if holds { Ok(seen) } else { Err(seen) },
     );
 }
 
-/// Registers, lives for a random time, stops; gives how, and how long that took in milliseconds.
+/// Registers, stays for a random time, stops; gives how, and how long that took in milliseconds.
 async fn one(endpoint: String, n: usize) -> (usize, Closed, f64) {
     sleep(Duration::from_millis(fastrand::u64(0..300))).await;
     let registrar = Registrar::builder(tonic_etcd::Etcd::new([endpoint])).ttl(TTL);

@@ -46,12 +46,12 @@ pub fn around(record: &Record, at: Instant) -> String {
     let mut rows = rows.into_iter();
     events.retain(|_| !rows.next().unwrap_or(false));
     let here = events.partition_point(|(when, _)| *when <= at);
-    let mut story = String::new();
+    let mut text = String::new();
     for (when, what) in &events[here.saturating_sub(BEFORE)..(here + AFTER).min(events.len())] {
         let when = when.saturating_duration_since(record.start).as_secs_f64();
-        let _ = writeln!(story, "  {when:>10.3} {}", brief(what));
+        let _ = writeln!(text, "  {when:>10.3} {}", brief(what));
     }
-    story
+    text
 }
 
 fn short(status: &Status) -> String {

@@ -12,7 +12,7 @@ use tonic_etcd::Status;
 /// Timers are a millisecond coarse; a status is published in the same one.
 const SLACK: Duration = Duration::from_millis(3);
 
-pub fn judge(record: &Record, list: &mut Vec<Violation>) {
+pub fn check(record: &Record, list: &mut Vec<Violation>) {
     let mut renewals: HashMap<i64, Vec<Instant>> = HashMap::new();
     for call in record
         .calls
@@ -66,12 +66,12 @@ fn uncovered(
     None
 }
 
-/// It had its effect, and its answer can have been heard.
+/// It had its effect, and its answer can have arrived.
 ///
 /// The fake notes when a request arrived. That is when it was sent: its pipes take no time, except
-/// in a black hole, where it makes this judge milder and not stricter.
+/// in a black hole, where it makes this check milder and not stricter.
 fn is_acknowledged(record: &Record, call: &Call) -> bool {
-    let heard = !record.unheard.iter().any(|(member, during)| {
+    let arrived = !record.unanswered.iter().any(|(member, during)| {
         let here = member.as_ref().is_none_or(|member| *member == call.member);
         let deadline = call.at + record.terms.attempt;
         here && during.contains(&call.at)
@@ -81,7 +81,7 @@ fn is_acknowledged(record: &Record, call: &Call) -> bool {
     match call.rpc {
         // That the lease exists already, which a repeated request is told, acknowledges it too.
         Rpc::LeaseGrant => call.applied,
-        Rpc::LeaseKeepAlive => call.applied && heard,
+        Rpc::LeaseKeepAlive => call.applied && arrived,
         _ => false,
     }
 }

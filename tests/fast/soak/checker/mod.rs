@@ -5,25 +5,25 @@
 //! | file | |
 //! |---|---|
 //! | `keys.rs` | I1, I2, and that mild faults cost nothing |
-//! | `writes.rs` | I3, I4, I5, and that calm costs no write |
+//! | `writes.rs` | I3, I4, I5, and that a quiet period costs no write |
 //! | `status.rs` | I6 |
 //! | `leases.rs` | I7 |
 //! | `rate.rs` | I8 |
 //! | `ends.rs` | I10, I12 |
-//! | `past.rs` | which key was held by whom, at any time; which lease is whose |
-//! | `story.rs` | what happened around a violation |
+//! | `ownership.rs` | which key was held by whom, at any time; which lease is whose |
+//! | `timeline.rs` | what happened around a violation |
 
 mod ends;
 mod keys;
 mod leases;
-mod past;
+mod ownership;
 mod rate;
 mod status;
-mod story;
+mod timeline;
 mod writes;
 
 use super::record::Record;
-use past::Past;
+use ownership::Ownership;
 use std::fmt;
 use tokio::time::Instant;
 
@@ -47,7 +47,7 @@ pub const I2: &str = "I2: what has left is absent after its bound";
 pub const I3: &str = "I3: every PUT carries a lease";
 pub const I4: &str = "I4: what has ended is never written again";
 pub const I5: &str = "I5: a key under a foreign lease is left alone";
-pub const CALM: &str = "I5: in calm nothing is written";
+pub const QUIET: &str = "I5: in a quiet period nothing is written";
 pub const I6: &str =
     "I6: a status says held only until the last acknowledged renewal was sent plus the TTL";
 pub const I7: &str = "I7: at most one live lease for a registrar, and none for one that is gone";
@@ -57,15 +57,15 @@ pub const I12: &str = "I12: tasks and connections return to their base";
 pub const BUG: &str = "our own task never panics";
 
 /// All that is wrong with a run, in the order in which it happened.
-pub fn judge(record: &Record) -> Vec<Violation> {
-    let past = Past::of(record);
+pub fn violations(record: &Record) -> Vec<Violation> {
+    let ownership = Ownership::of(record);
     let mut found = vec![];
-    keys::judge(record, &past, &mut found);
-    writes::judge(record, &past, &mut found);
-    status::judge(record, &mut found);
-    leases::judge(record, &past, &mut found);
-    rate::judge(record, &mut found);
-    ends::judge(record, &mut found);
+    keys::check(record, &ownership, &mut found);
+    writes::check(record, &ownership, &mut found);
+    status::check(record, &mut found);
+    leases::check(record, &ownership, &mut found);
+    rate::check(record, &mut found);
+    ends::check(record, &mut found);
     found.sort_by_key(|violation| violation.at);
     found
 }
@@ -96,7 +96,7 @@ impl fmt::Display for Report<'_> {
             record.terms,
             record.entries.len()
         )?;
-        f.write_str(&story::around(record, violation.at))?;
+        f.write_str(&timeline::around(record, violation.at))?;
         write!(f, "  again: make soak HOURS=0 SEED={}", record.seed)
     }
 }

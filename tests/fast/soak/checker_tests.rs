@@ -1,20 +1,20 @@
-//! The judges can find something: each is fed a history in which just its rule is broken.
+//! The checker can find something: it is given histories in which one rule is broken.
 
-mod well;
+mod correct_run;
 
-use super::judge::{self, judge};
+use super::checker::{self, violations};
 use super::record::Record;
 use crate::support::fake::{Call, Rpc};
+use correct_run::{FOREIGN, KEY, LEASE, at, call, change, correct_run, look};
 use tokio::time::Instant;
 use tonic_etcd::Status;
-use well::{FOREIGN, KEY, LEASE, at, call, change, look, well};
 
 /// The rules that are found broken once the history was tampered with.
 async fn broken(tamper: impl FnOnce(&mut Record)) -> Vec<&'static str> {
-    let mut record = well().await;
+    let mut record = correct_run().await;
     tamper(&mut record);
     record.calls.sort_by_key(|call| call.at);
-    let mut rules: Vec<_> = judge(&record)
+    let mut rules: Vec<_> = violations(&record)
         .iter()
         .map(|violation| violation.rule)
         .collect();
@@ -44,14 +44,14 @@ async fn nothing_is_found_where_all_is_well() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_key_a_wrong_value_and_a_foreign_lease_are_found() {
     let found = broken(|record| record.looks[0].keys.clear()).await;
-    assert_eq!(found, [judge::I1]);
+    assert_eq!(found, [checker::I1]);
     let found =
         broken(|record| record.looks[0].keys.get_mut(KEY).unwrap().value = "v0.1".to_owned()).await;
-    assert_eq!(found, [judge::I1]);
+    assert_eq!(found, [checker::I1]);
     let found = broken(|record| record.looks[0].keys.get_mut(KEY).unwrap().lease = FOREIGN).await;
-    assert_eq!(found, [judge::I1]);
+    assert_eq!(found, [checker::I1]);
     let found = broken(|record| record.looks[0].leases.clear()).await;
-    assert_eq!(found, [judge::I1]);
+    assert_eq!(found, [checker::I1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,7 +62,7 @@ async fn a_key_deleted_in_a_mild_fault_is_found() {
             .push(("a cut".to_owned(), at(record, 9.0)..at(record, 12.0)));
         record.changes.push(change(at(record, 10.0), 3, None));
     });
-    assert_eq!(found.await, [judge::MILD]);
+    assert_eq!(found.await, [checker::MILD]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,18 +71,18 @@ async fn a_key_that_stays_is_found() {
         leave(record, 0.5);
         record.changes.pop();
     });
-    assert_eq!(found.await, [judge::I2]);
+    assert_eq!(found.await, [checker::I2]);
     let found = broken(|record| {
         leave(record, 0.5);
         record.looks.push(look(record, 19.0));
     });
-    assert!(found.await.contains(&judge::I2));
+    assert!(found.await.contains(&checker::I2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_put_without_a_lease_is_found() {
     let found = broken(|record| record.changes[0].put = Some(("v0.0".to_owned(), 0)));
-    assert_eq!(found.await, [judge::I3]);
+    assert_eq!(found.await, [checker::I3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +94,7 @@ async fn a_put_after_the_end_is_found() {
         record.calls.push(call(late, Rpc::Txn));
         record.changes.push(change(late, 4, Some(("v0.0", LEASE))));
     });
-    assert_eq!(found.await, [judge::I4]);
+    assert_eq!(found.await, [checker::I4]);
     let found = broken(|record| {
         leave(record, 0.5);
         let late = at(record, 18.0);
@@ -106,7 +106,7 @@ async fn a_put_after_the_end_is_found() {
             .calls
             .extend([Rpc::Connect, Rpc::Txn].map(on_another));
     });
-    assert_eq!(found.await, [judge::I4]);
+    assert_eq!(found.await, [checker::I4]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +115,7 @@ async fn a_foreign_key_that_is_overwritten_or_deleted_is_found() {
         record
             .changes
             .insert(0, change(record.start, 1, Some(("theirs", FOREIGN))));
-        record.hands.push(0..1);
+        record.foreign_changes.push(0..1);
         record.changes[1] = change(at(record, 1.0), 2, put);
     };
     let ours = Some(("v0.0", LEASE));
@@ -123,23 +123,23 @@ async fn a_foreign_key_that_is_overwritten_or_deleted_is_found() {
         foreign(record, ours);
         record.terms.yields = true;
     });
-    assert_eq!(found.await, [judge::I5]);
+    assert_eq!(found.await, [checker::I5]);
     assert_eq!(
         broken(|record| foreign(record, ours)).await,
         [""; 0],
         "taken over"
     );
-    assert_eq!(broken(|record| foreign(record, None)).await, [judge::I5]);
+    assert_eq!(broken(|record| foreign(record, None)).await, [checker::I5]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_in_calm_is_found() {
+async fn a_write_in_a_quiet_period_is_found() {
     let found = broken(|record| {
         record
             .changes
             .push(change(at(record, 10.0), 3, Some(("v0.0", LEASE))));
     });
-    assert_eq!(found.await, [judge::CALM]);
+    assert_eq!(found.await, [checker::QUIET]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,14 +150,14 @@ async fn a_status_that_outlives_its_lease_is_found() {
     };
     assert_eq!(
         broken(cut_off).await,
-        [judge::I6],
+        [checker::I6],
         "renewed at 13 s, and held at 20 s"
     );
     let found = broken(|record| {
         let silence = at(record, 8.0)..at(record, 20.0);
-        record.unheard.push((None, silence));
+        record.unanswered.push((None, silence));
     });
-    assert!(found.await.contains(&judge::I6), "no answer was heard");
+    assert!(found.await.contains(&checker::I6), "no answer arrived");
     let found = broken(|record| {
         cut_off(record);
         record.freezes.push(at(record, 14.0)..at(record, 20.0));
@@ -181,12 +181,12 @@ async fn a_second_lease_is_found() {
         with(record, 78, Rpc::LeaseGrant);
         with(record, 78, Rpc::Txn);
     });
-    assert_eq!(used.await, [judge::I7]);
+    assert_eq!(used.await, [checker::I7]);
     let two = broken(|record| {
         with(record, 78, Rpc::LeaseGrant);
         with(record, 79, Rpc::LeaseGrant);
     });
-    assert_eq!(two.await, [judge::I7]);
+    assert_eq!(two.await, [checker::I7]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,32 +199,35 @@ async fn a_storm_of_attempts_is_found() {
         let storm = (0..100).map(|n| refused(at(record, 5.0 + every * f64::from(n))));
         record.calls.extend(storm.collect::<Vec<_>>());
     };
-    assert_eq!(broken(|record| storm(record, 0.05)).await, [judge::I8]);
+    assert_eq!(broken(|record| storm(record, 0.05)).await, [checker::I8]);
     assert_eq!(broken(|record| storm(record, 0.15)).await, [""; 0]);
     let found = broken(|record| {
         storm(record, 0.15);
         record
-            .unheard
+            .unanswered
             .push((None, at(record, 5.0)..at(record, 15.0)));
     });
-    assert!(found.await.contains(&judge::I8), "a silent etcd gets fewer");
+    assert!(
+        found.await.contains(&checker::I8),
+        "a silent etcd gets fewer"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_that_takes_too_long_is_found() {
-    assert_eq!(broken(|record| leave(record, 1.1)).await, [judge::I10]);
+    assert_eq!(broken(|record| leave(record, 1.1)).await, [checker::I10]);
     let found = broken(|record| record.entries[0].left = Some(at(record, 17.0)));
-    assert!(found.await.contains(&judge::I10), "it never ended");
+    assert!(found.await.contains(&checker::I10), "it never ended");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_left_behind_is_found() {
     assert_eq!(
         broken(|record| record.rest.tasks = (2, 3)).await,
-        [judge::I12]
+        [checker::I12]
     );
     assert_eq!(
         broken(|record| record.rest.connections = (0, 1)).await,
-        [judge::I12]
+        [checker::I12]
     );
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A health acknowledgement may take 50 ms; timers are a millisecond coarse.
 const SLACK: Duration = Duration::from_millis(60);
 
-pub fn judge(record: &Record, list: &mut Vec<Violation>) {
+pub fn check(record: &Record, list: &mut Vec<Violation>) {
     for (number, entry) in record.entries.iter().enumerate() {
         let Some(left) = entry.left else { continue };
         let ended = entry.ended().map_or(record.end, |(at, _)| at);

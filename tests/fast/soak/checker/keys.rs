@@ -1,27 +1,32 @@
 //! I1 and I2: the keys that should be there are there, the others are not.
 
 use super::super::record::{Entry, Look, Record};
-use super::past::Past;
+use super::ownership::Ownership;
 use super::{I1, I2, MILD, Violation, found};
 use tokio::time::Instant;
 use tonic_etcd::Status;
 
-pub fn judge(record: &Record, past: &Past, list: &mut Vec<Violation>) {
+pub fn check(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     for look in &record.looks {
         for (number, entry) in record.entries.iter().enumerate() {
-            if let Err(what) = present(record, past, look, entry) {
+            if let Err(what) = present(record, ownership, look, entry) {
                 list.push(found(I1, look.at, format!("entry {number}: {what}")));
             }
         }
-        litter(record, past, look, list);
+        orphaned_keys(record, ownership, look, list);
     }
     for (number, entry) in record.entries.iter().enumerate() {
-        absent(record, past, (number, entry), list);
+        absent(record, ownership, (number, entry), list);
     }
-    mild(record, past, list);
+    mild(record, ownership, list);
 }
 
-fn present(record: &Record, past: &Past, look: &Look, entry: &Entry) -> Result<(), String> {
+fn present(
+    record: &Record,
+    ownership: &Ownership,
+    look: &Look,
+    entry: &Entry,
+) -> Result<(), String> {
     let (Some(value), true) = (entry.wanted(look.at), look.settled) else {
         return Ok(());
     };
@@ -29,13 +34,13 @@ fn present(record: &Record, past: &Past, look: &Look, entry: &Entry) -> Result<(
     if record.terms.yields {
         let is_foreign = |key: &String| {
             let holder = look.keys.get(key).map(|stored| stored.lease);
-            holder.is_some_and(|lease| past.owner(lease) != Some(entry.registrar))
+            holder.is_some_and(|lease| ownership.owner(lease) != Some(entry.registrar))
         };
         // A key with the lease in it is nobody else's to hold, unless they aimed at ours.
         let lease = look
             .leases
             .keys()
-            .find(|l| past.owner(**l) == Some(entry.registrar));
+            .find(|l| ownership.owner(**l) == Some(entry.registrar));
         if entry
             .keys(&record.terms, lease.copied().unwrap_or(0))
             .iter()
@@ -54,7 +59,7 @@ fn present(record: &Record, past: &Past, look: &Look, entry: &Entry) -> Result<(
         ));
     };
     let lease = registered.lease;
-    if !look.leases.contains_key(&lease) || past.owner(lease) != Some(entry.registrar) {
+    if !look.leases.contains_key(&lease) || ownership.owner(lease) != Some(entry.registrar) {
         return Err(format!("lease {lease} does not live: {:?}", look.leases));
     }
     for key in entry.keys(&record.terms, lease) {
@@ -80,9 +85,9 @@ fn is_wanted(record: &Record, registrar: usize, key: &str, lease: i64, at: Insta
 }
 
 /// What is there although nobody wants it.
-fn litter(record: &Record, past: &Past, look: &Look, list: &mut Vec<Violation>) {
+fn orphaned_keys(record: &Record, ownership: &Ownership, look: &Look, list: &mut Vec<Violation>) {
     for (key, stored) in look.keys.iter().filter(|_| look.aged) {
-        let Some(registrar) = past.owner(stored.lease) else {
+        let Some(registrar) = ownership.owner(stored.lease) else {
             continue;
         };
         if !is_wanted(record, registrar, key, stored.lease, look.at) {
@@ -98,7 +103,7 @@ fn litter(record: &Record, past: &Past, look: &Look, list: &mut Vec<Violation>) 
 /// What was called deregistered was gone at that moment.
 fn absent(
     record: &Record,
-    past: &Past,
+    ownership: &Ownership,
     (number, entry): (usize, &Entry),
     list: &mut Vec<Violation>,
 ) {
@@ -121,7 +126,7 @@ fn absent(
         });
         left.any(|e| e.keys(&record.terms, lease).iter().any(|k| k == key))
     };
-    for (key, lease) in past.held_at(at) {
+    for (key, lease) in ownership.held_at(at) {
         let ours = latest.is_some_and(|call| call.lease == lease) && !is_left_to_expire(key, lease);
         if ours
             && entry.keys(&record.terms, lease).iter().any(|k| k == key)
@@ -134,12 +139,12 @@ fn absent(
 }
 
 /// What was held when a mild fault began is held all the way.
-fn mild(record: &Record, past: &Past, list: &mut Vec<Violation>) {
+fn mild(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     for (what, during) in &record.mild {
         let changes = record.changes.iter().enumerate();
         for (index, change) in changes.filter(|(_, c)| c.put.is_none() && during.contains(&c.at)) {
             let Some((lease, registrar)) =
-                past.before[index].and_then(|l| Some((l, past.owner(l)?)))
+                ownership.before[index].and_then(|l| Some((l, ownership.owner(l)?)))
             else {
                 continue;
             };

@@ -4,17 +4,17 @@
 //! one such lease, which nobody used since, may run out by itself.
 
 use super::super::record::Record;
-use super::past::Past;
+use super::ownership::Ownership;
 use super::{I7, Violation, found};
 use crate::support::fake::Rpc;
 
-pub fn judge(record: &Record, past: &Past, list: &mut Vec<Violation>) {
+pub fn check(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     for look in record.looks.iter().filter(|look| look.aged) {
         for number in 0..record.registrars.len() {
             let live = look
                 .leases
                 .keys()
-                .filter(|lease| past.owner(**lease) == Some(number));
+                .filter(|lease| ownership.owner(**lease) == Some(number));
             let mut live: Vec<_> = live.collect();
             let unused = |lease: &&i64| {
                 let granted = look.leases[*lease].checked_sub(record.terms.ttl);

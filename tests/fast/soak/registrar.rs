@@ -14,11 +14,11 @@ pub type Log = Arc<Mutex<Vec<(Instant, Status)>>>;
 
 /// A registrar as planned, and what is noted of it. Its members have names of its own.
 pub fn build(fake: &FakeEtcd, plan: &Plan, number: usize) -> (tonic_etcd::Registrar, Registrar) {
-    let face = Registrar {
-        door: format!("r{number}-m"),
+    let noted = Registrar {
+        host_prefix: format!("r{number}-m"),
         stopped: None,
     };
-    let members = (0..plan.members).map(|m| format!("http://{}:2379", face.member(m)));
+    let members = (0..plan.members).map(|m| format!("http://{}:2379", noted.member(m)));
     let mut etcd = Etcd::new(members.collect::<Vec<_>>()).connector(fake.connector());
     if plan.conditions.has_users {
         etcd = etcd.user(USER.0, USER.1);
@@ -34,7 +34,7 @@ pub fn build(fake: &FakeEtcd, plan: &Plan, number: usize) -> (tonic_etcd::Regist
         .on_conflict(policy)
         .deregistration_delay(Duration::from_millis(100))
         .drain_timeout(Duration::from_millis(100));
-    (builder.build().unwrap(), face)
+    (builder.build().unwrap(), noted)
 }
 
 /// Notes each status as it comes. Holds no handle.

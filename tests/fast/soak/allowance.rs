@@ -1,4 +1,4 @@
-//! [`Excuse`]: how long after the last trouble something may still be wrong, and why.
+//! [`Allowance`]: how long after the last fault something may still be wrong, and why.
 //!
 //! Each addition is something that etcd was told to do to us, or that the library promises to do
 //! slowly on purpose. Nothing here is for convenience.
@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-/// What the trouble of now excuses, on top of [`bound`](Self::bound).
+/// What the faults of now allow, on top of [`bound`](Self::bound).
 #[derive(Debug, Default)]
-pub struct Excuse {
+pub struct Allowance {
     extra: Duration,
     rewrites: Leak,
     grants: Leak,
@@ -29,9 +29,9 @@ const SEC: Duration = Duration::from_secs(1);
 /// Bursts of 24 are promised; some of it may have gone to repairs that we do not count.
 const BURST: f64 = 16.0;
 
-// === impl Excuse ===
+// === impl Allowance ===
 
-impl Excuse {
+impl Allowance {
     pub fn add(&mut self, act: &Act, terms: &Terms) {
         let now = Instant::now();
         let extra = match act {
@@ -65,11 +65,11 @@ impl Excuse {
         }
     }
 
-    /// From the end of the trouble until everybody is registered.
+    /// From the end of the last fault until everybody is registered.
     pub fn bound(&mut self, terms: &Terms) -> Duration {
         let now = Instant::now();
         let mut bound = SEC + terms.attempt + self.extra;
-        // A tug-of-war beyond the burst is settled slowly on purpose.
+        // More rewrites than the burst are made slowly on purpose.
         if self.rewrites.level(now, 10 * SEC) > BURST {
             bound += 11 * SEC;
         }
@@ -79,7 +79,7 @@ impl Excuse {
         bound
     }
 
-    /// Everybody was registered, so that what was excused is over.
+    /// Everybody was registered, so that the allowance is over.
     pub fn over(&mut self) {
         self.extra = Duration::ZERO;
     }

@@ -1,0 +1,168 @@
+//! The project speaks the field's language: words that only this project knew stay out.
+//!
+//! CONTRIBUTING.md has the glossary. Each word here was a name once, and has a standard one. A word is found alone
+//! and as a part of a name, in file names too.
+
+use std::path::{Path, PathBuf};
+
+/// What people read.
+const READ: [&str; 12] = [
+    "src",
+    "examples",
+    "tests",
+    "benches",
+    "fuzz",
+    "scripts",
+    "proto",
+    "README.md",
+    "DESIGN.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "BENCHMARKS.md",
+];
+
+/// Each word, with what to say instead.
+const WORDS: [(&str, &str); 58] = [
+    ("bell", "notifier"),
+    ("blink", "gap"),
+    ("brisk", "a limit with its unit"),
+    ("briskly", "a limit with its unit"),
+    ("calm", "quiet period, or reset_after"),
+    ("crowd", "how many there are"),
+    ("despair", "on_lease_expired"),
+    ("despairs", "on_lease_expired"),
+    ("distrust", "self-preservation"),
+    ("distrusts", "self-preservation"),
+    ("doctored", "tests of the checker"),
+    ("doubtful", "unverified"),
+    ("excuse", "allowance"),
+    ("excuses", "allowance"),
+    ("excused", "allowed"),
+    ("fate", "retry safety"),
+    ("haunt", "write_may_still_land"),
+    ("haunted", "write_may_still_land"),
+    ("haunts", "write_may_still_land"),
+    ("heard", "received, or acknowledged"),
+    ("hurry", "shutdown_now"),
+    ("hurried", "shutdown_now"),
+    ("impatient", "shutdown_now"),
+    ("judge", "check"),
+    ("judged", "checked"),
+    ("judges", "checkers"),
+    ("keeper", "worker"),
+    ("lead_out", "begin_deregister"),
+    ("litter", "orphaned leases and keys"),
+    ("meddle", "what is changed"),
+    ("meddling", "what is changed"),
+    ("mistrust", "self-preservation"),
+    ("owed", "orphaned_lease"),
+    ("reign", "run_lease"),
+    ("reigns", "run_lease"),
+    ("roster", "ReadySet"),
+    ("sever", "abort_connections"),
+    ("severed", "aborted"),
+    ("step_down", "release_lease"),
+    ("straggler", "still missing"),
+    ("stragglers", "still missing"),
+    ("tended", "AbortOnDropHandle"),
+    ("tends", "reconnects"),
+    ("tenure", "lease session"),
+    ("truthfully", "what is promised, in figures"),
+    ("tug_of_war", "repeated overwrites"),
+    ("turned_down", "on_write_rejected"),
+    ("unheard", "unanswered"),
+    ("unrouted", "needs_local_ip"),
+    ("unsettled", "buffered event"),
+    ("witness", "observer, or health acknowledgement"),
+    ("witnesses", "observers"),
+    ("witnessed", "observed, or acknowledged"),
+    ("worried", "degraded"),
+    ("worries", "set_degraded"),
+    ("worry", "set_degraded"),
+    ("zombie", "late write"),
+    ("zombies", "late writes"),
+];
+
+/// A name of etcd-client's, and what HTTP/2 calls its error.
+const FOREIGN: [&str; 2] = ["LeaseKeeper", "ENHANCE_YOUR_CALM"];
+
+#[test]
+fn no_word_that_only_this_project_knew_is_left() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![];
+    for part in READ {
+        collect(&root.join(part), &mut files);
+    }
+    assert!(files.len() > 250, "too few files: {}", files.len());
+    let itself = Path::new("tests/fast/words.rs");
+    let mut found = vec![];
+    for file in files {
+        let name = file.strip_prefix(root).unwrap();
+        if name == itself {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        let name = name.display().to_string();
+        // Line 0 is the name of the file.
+        for (number, line) in std::iter::once(&*name).chain(text.lines()).enumerate() {
+            let words = normalized(line);
+            let hits = WORDS.iter().filter(|(word, _)| has(&words, word));
+            found.extend(hits.map(|(word, say)| format!("{name}:{number}: {word}: say {say}")));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The words of a line, each between two underscores: `HealthState` gives `_health_state_`.
+fn normalized(line: &str) -> String {
+    let line = FOREIGN
+        .iter()
+        .fold(line.to_owned(), |line, name| line.replace(name, ""));
+    let mut words = "_".to_owned();
+    let mut was_lower = false;
+    for char in line.chars() {
+        if !char.is_alphanumeric() || (char.is_uppercase() && was_lower) {
+            words.push('_');
+        }
+        if char.is_alphanumeric() {
+            words.extend(char.to_lowercase());
+        }
+        was_lower = char.is_lowercase();
+    }
+    words.push('_');
+    words
+}
+
+fn has(words: &str, word: &str) -> bool {
+    words
+        .match_indices(word)
+        .any(|(at, _)| words[..at].ends_with('_') && words[at + word.len()..].starts_with('_'))
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return files.push(path.to_owned());
+    };
+    for entry in entries.map(Result::unwrap) {
+        let is_text = |name: &str| {
+            let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+            matches!(end, "rs" | "md" | "txt" | "toml" | "proto" | "go") || name == "tools"
+        };
+        let is_read = entry.file_name().to_str().is_some_and(is_text);
+        if is_read || (entry.path().is_dir() && entry.file_name() != "target") {
+            collect(&entry.path(), files);
+        }
+    }
+}
+
+#[test]
+fn a_word_is_found_alone_and_within_a_name() {
+    let found = |line: &str, word: &str| has(&normalized(line), word);
+    assert!(found("the fate of it", "fate"));
+    assert!(found("self.fate_of(call)", "fate"));
+    assert!(found("struct HealthWitness;", "witness"));
+    assert!(found("a tug-of-war", "tug_of_war"));
+    assert!(!found("fateful, and several", "fate"));
+    assert!(!found("several", "sever"));
+    assert!(!found("use client::LeaseKeeper;", "keeper"));
+}
