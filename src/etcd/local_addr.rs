@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn this_machine_has_addresses_whether_or_not_the_name_of_etcd_can_be_looked_up() {
+    async fn local_addresses_are_found_whether_or_not_the_name_of_etcd_resolves() {
         let members = Etcd::new(["http://etcd.example:2379"]).resolver(|_, _| async {
             std::future::pending::<()>().await;
             Ok(vec![])

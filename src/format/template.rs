@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_before_binding_may_collide_unless_a_port_tells_it_apart() {
+    fn parts_unknown_before_binding_may_collide_unless_the_port_differs() {
         let (a, b) = (Instance::new("greeter"), Instance::new("greeter"));
         let outline = |template: &str, instance: &Instance| {
             KeyTemplate::new(template, "/services")

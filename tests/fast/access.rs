@@ -119,7 +119,7 @@ async fn authenticating_may_take_longer_than_an_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_that_forgets_tokens_makes_no_gap_although_authenticating_is_slow() {
+async fn a_restart_that_forgets_tokens_makes_no_gap_if_authenticating_is_slow() {
     let setup = guarded();
     let registration = registered(&setup).await;
     setup.fake.always(Rpc::Authenticate, Reply::Late(3 * SEC));
@@ -366,7 +366,7 @@ async fn a_wrong_password_is_said_and_retried_slowly_at_each_member() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_of_a_history_that_is_lost_is_replaced_although_etcd_never_refuses_it() {
+async fn a_token_from_before_a_data_loss_is_replaced_though_never_refused() {
     let setup = guarded();
     let registration = registered(&setup).await;
     let before = setup.count(Rpc::Authenticate);

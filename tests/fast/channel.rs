@@ -51,7 +51,7 @@ fn stream(count: u32) -> StreamRequest {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_spread_in_proportion_to_the_weights_and_a_new_weight_is_no_new_connection() {
+async fn calls_follow_the_weights_and_a_new_weight_is_no_new_connection() {
     let (net, registry, balanced) = Net::greeters(3).await;
     let mut client = Client::new(balanced.clone());
     let even = counts(&mut client, 3000).await;
@@ -171,7 +171,7 @@ async fn the_deadline_of_a_call_covers_its_wait_and_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_survives_the_removal_of_its_key_and_counts_until_it_is_dropped() {
+async fn a_stream_survives_the_removal_of_its_key_and_counts_until_dropped() {
     let (net, registry, balanced) = Net::greeters(2).await;
     let mut client = Client::new(balanced.clone());
     registry.gone(&address(2));
@@ -222,7 +222,7 @@ async fn dropping_the_last_clone_ends_all_but_what_is_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_black_hole_fails_its_calls_at_the_keepalive_deadline_and_gets_no_more() {
+async fn a_black_hole_fails_its_calls_at_the_keepalive_and_gets_no_more() {
     let (net, registry, balanced) = Net::greeters(1).await;
     let mut client = Client::new(balanced.clone());
     hello(&mut client).await.unwrap();

@@ -228,7 +228,7 @@ async fn an_etcd_that_stays_empty_is_believed_after_the_retention() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_etcd_that_lost_its_data_and_has_passed_our_revision_since_is_noticed() {
+async fn a_data_loss_is_noticed_though_etcd_has_passed_our_revision_since() {
     let (fake, discovery, _changes) = reading(0..4).await;
     fake.down();
     fake.wipe();
@@ -246,7 +246,7 @@ async fn an_etcd_that_lost_its_data_and_has_passed_our_revision_since_is_noticed
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_keys_at_the_same_revisions_under_other_leases_are_another_history() {
+async fn the_same_keys_and_revisions_under_other_leases_are_another_history() {
     let fake = FakeEtcd::new();
     fake.grant(1, 100_000);
     fake.grant(2, 100_000);
@@ -331,7 +331,7 @@ async fn a_watch_that_misses_changes_is_replaced_although_reads_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_fleet_is_read_in_pages_at_one_revision_and_no_more_than_there_is_room_for() {
+async fn a_large_fleet_is_read_in_pages_at_one_revision_up_to_the_limit() {
     let fake = FakeEtcd::new();
     put(&fake, 0..2500);
     let builder = || Discovery::builder(etcd(&fake, &["etcd"]), "greeter");
@@ -351,7 +351,7 @@ async fn a_large_fleet_is_read_in_pages_at_one_revision_and_no_more_than_there_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_read_there_is_one_watch_and_it_ends_with_the_last_of_them() {
+async fn all_readers_share_one_watch_which_ends_with_the_last_of_them() {
     let fake = FakeEtcd::new();
     put(&fake, 0..2);
     let discovery = discovery(&fake);

@@ -1,5 +1,5 @@
 //! Random faults and random changes, from a seed: without faults a reader shows what etcd has, and has told
-//! of every difference. `DISCOVERY_SEED=7 cargo test ... discovery_soak` runs one seed again.
+//! of every difference (I9). `DISCOVERY_SEED=7 cargo test ... discovery_soak` runs one seed again.
 
 use crate::setup::SEC;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};
@@ -273,7 +273,7 @@ async fn after_any_faults_a_reader_shows_what_etcd_has() {
     };
     for seed in seeds {
         if let Err(what) = run(seed).await {
-            panic!("{what}");
+            panic!("I9: {what}");
         }
     }
 }

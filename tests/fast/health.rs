@@ -83,7 +83,7 @@ async fn next(stream: &mut tonic::Streaming<HealthCheckResponse>) -> Option<i32>
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_own_name_serves_while_the_key_is_held_and_the_overall_one_is_left_alone() {
+async fn our_name_serves_while_the_key_is_held_and_the_overall_one_is_left() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let registration = registrar.register(greeter()).unwrap();
@@ -150,7 +150,7 @@ async fn names_follow_the_registration_only_where_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_shutdown_every_name_of_ours_stops_serving_before_the_key_goes_and_watches_end() {
+async fn on_shutdown_our_names_stop_serving_before_the_key_goes() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     let mut client = client(

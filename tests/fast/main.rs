@@ -31,6 +31,7 @@ mod health;
 mod layer;
 mod log;
 mod members;
+mod names;
 mod panics;
 mod public_api;
 mod recovery;

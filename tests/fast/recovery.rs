@@ -11,7 +11,7 @@ use tonic_etcd::format::{Address, DecodeError, Format, KeyContext};
 use tonic_etcd::{Etcd, Instance, OnConflict, Registrar, Status};
 
 #[tokio::test(start_paused = true)]
-async fn etcd_back_with_its_data_sees_no_put_and_no_delete_however_long_it_was_away() {
+async fn etcd_back_with_its_data_sees_no_put_and_no_delete_after_any_outage() {
     for away in [1, 4, 12, 61, 122, 3600] {
         let setup = Setup::new();
         let registration = setup.registered().await;
@@ -122,7 +122,7 @@ async fn etcd_back_without_its_data_has_the_key_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revoked_lease_a_deleted_key_and_an_overwritten_one_are_right_again_at_once() {
+async fn a_revoked_lease_and_a_deleted_or_overwritten_key_are_repaired_at_once() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     for round in 0..20 {
@@ -183,7 +183,7 @@ async fn a_hang_shorter_than_the_ttl_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_long_hang_or_black_hole_it_is_registered_again_within_a_second() {
+async fn after_a_long_hang_or_black_hole_it_is_registered_within_a_second() {
     for black_hole in [false, true] {
         let setup = Setup::new();
         let registration = setup.registered().await;
@@ -211,7 +211,7 @@ async fn after_a_long_hang_or_black_hole_it_is_registered_again_within_a_second(
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_counts_as_held_until_the_ttl_has_passed_since_the_last_acknowledged_renewal_was_sent() {
+async fn it_counts_as_held_until_the_last_acknowledged_renewal_plus_the_ttl() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     sleep(SEC * 20).await;
@@ -237,7 +237,7 @@ async fn it_counts_as_held_until_the_ttl_has_passed_since_the_last_acknowledged_
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_freeze_longer_than_the_ttl_it_says_lost_before_it_says_registered() {
+async fn after_a_freeze_longer_than_the_ttl_lost_comes_before_registered() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     let lease = setup.fake.keys()[KEY].lease;
@@ -309,7 +309,7 @@ async fn a_hung_member_is_left_after_one_attempt_and_the_next_one_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn etcd_down_at_start_is_named_in_the_status_and_registered_with_when_it_is_there() {
+async fn an_etcd_down_at_start_is_in_the_status_and_used_once_it_is_there() {
     let setup = Setup::new();
     setup.fake.down();
     let registrar = setup.builder().build().unwrap();
@@ -385,7 +385,7 @@ async fn timers_follow_the_ttl_that_was_granted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_etcd_keeps_the_lease_renewed_and_takes_the_key_when_there_is_room() {
+async fn a_full_etcd_renews_the_lease_and_takes_the_key_once_there_is_room() {
     let setup = Setup::new();
     let full = Reply::Error(
         Code::ResourceExhausted,
@@ -449,7 +449,7 @@ async fn a_watch_whose_request_was_lost_is_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_happened_to_the_key_while_nobody_watched_is_found_on_reconnecting() {
+async fn changes_of_the_key_without_a_watch_are_found_on_reconnecting() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     setup.fake.partition();
@@ -519,7 +519,7 @@ async fn a_lease_revoked_again_and_again_does_not_make_us_spin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn etcd_restored_from_a_snapshot_has_the_key_again_whatever_the_snapshot_knows() {
+async fn etcd_restored_from_any_snapshot_has_the_key_again() {
     let setup = Setup::new();
     let empty = setup.fake.snapshot();
     let registration = setup.registered().await;
@@ -549,7 +549,7 @@ async fn etcd_restored_from_a_snapshot_has_the_key_again_whatever_the_snapshot_k
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_etcd_slower_than_half_an_attempt_costs_nothing_and_one_slower_than_it_is_named() {
+async fn a_slow_etcd_costs_nothing_until_it_exceeds_the_attempt_limit() {
     let setup = Setup::new();
     setup.fake.latency(100 * MS..300 * MS);
     let registration = setup.registered().await;

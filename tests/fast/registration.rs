@@ -290,7 +290,7 @@ async fn loopback_is_refused_where_etcd_is_surely_on_another_machine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_announces_an_explicit_address_when_it_is_applied_and_not_before() {
+async fn a_layer_announces_an_explicit_address_once_it_is_applied() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let registration = registrar
@@ -341,7 +341,7 @@ async fn a_key_may_carry_the_lease_and_moves_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_key_of_a_former_incarnation_is_taken_over_and_its_lease_cannot_hurt() {
+async fn a_stale_key_is_taken_over_and_the_end_of_its_lease_changes_nothing() {
     let setup = Setup::new();
     setup.fake.grant(99, 5);
     setup.fake.put(KEY, "old", 99);

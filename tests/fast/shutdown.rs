@@ -124,7 +124,7 @@ async fn a_stop_in_any_phase_leaves_neither_key_nor_lease_nor_a_later_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_while_a_renewal_is_under_way_or_waits_to_be_repeated_is_as_quick() {
+async fn a_stop_during_a_renewal_or_before_its_repetition_is_as_quick() {
     for reply in [Reply::Delay(MS_300), Reply::DropReply, Reply::Reset] {
         for after in [0, 100, 500, 700] {
             let setup = Setup::new();
@@ -143,7 +143,7 @@ async fn a_stop_while_a_renewal_is_under_way_or_waits_to_be_repeated_is_as_quick
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_while_etcd_cannot_be_told_ends_within_the_revoke_timeout_and_says_so() {
+async fn a_stop_without_etcd_ends_within_the_revoke_timeout_and_says_so() {
     for fault in ["down", "hung", "black hole"] {
         for since in [0, 300, 3000, 20_000] {
             let setup = Setup::new();
@@ -258,7 +258,7 @@ async fn what_was_stopped_takes_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_of_several_that_leaves_while_etcd_is_away_is_removed_when_it_is_back() {
+async fn one_of_several_that_leaves_during_an_outage_is_removed_after_it() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let [a, b] = ["a", "b"].map(|name| registrar.register(Instance::new(name)).unwrap());
@@ -372,7 +372,7 @@ fn request(content_type: &str) -> Request<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_drain_deadline_grpc_ends_with_unavailable_and_others_with_an_error() {
+async fn at_the_drain_deadline_grpc_gets_unavailable_and_others_an_error() {
     let setup = Setup::new();
     let builder = setup.builder().drain_timeout(SEC);
     let registration = builder.build().unwrap().register(greeter()).unwrap();

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// What people read.
-const READ: [&str; 12] = [
+const READ: [&str; 13] = [
     "src",
     "examples",
     "tests",
@@ -14,6 +14,7 @@ const READ: [&str; 12] = [
     "fuzz",
     "scripts",
     "proto",
+    "Cargo.toml",
     "README.md",
     "DESIGN.md",
     "CHANGELOG.md",

@@ -180,7 +180,7 @@ async fn told(registration: &Registration, limit: Duration, what: &str) -> Strin
 }
 
 #[tokio::test]
-async fn a_simple_token_that_expires_or_is_forgotten_costs_one_authentication_and_no_gap() {
+async fn an_expired_or_forgotten_token_costs_one_authentication_and_no_gap() {
     // Only in detail do newer ones say that a token is gone.
     let mut etcd = guarded(&["--auth-token-ttl=1", "--log-level=debug"]).await;
     let checked = checks_renewals(&etcd).await;
@@ -270,7 +270,7 @@ async fn revisions(etcd: &EtcdProcess) -> BTreeMap<String, i64> {
 }
 
 #[tokio::test]
-async fn a_jwt_token_that_expires_or_is_outdated_costs_one_authentication_and_no_gap() {
+async fn an_expired_or_outdated_jwt_costs_one_authentication_and_no_gap() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = guarded(&[&jwt(dir.path())]).await;
     let checked = checks_renewals(&etcd).await;
@@ -438,7 +438,7 @@ async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
 }
 
 #[tokio::test]
-async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_repaired() {
+async fn a_service_inside_the_role_is_repaired_beside_one_outside() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
     let inside = register(&registrar, "greeter");
@@ -449,7 +449,7 @@ async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_r
 }
 
 #[tokio::test]
-async fn a_service_outside_of_the_role_does_not_keep_the_one_inside_from_being_registered() {
+async fn a_service_inside_the_role_is_registered_beside_one_outside() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
     let outside = register(&registrar, "other");
@@ -479,7 +479,7 @@ async fn heals(etcd: &EtcdProcess, key: &str) {
 
 /// etcd does not refuse such a token, but waits until it has got to the index at which that was given.
 #[tokio::test]
-async fn a_token_of_a_history_that_is_lost_is_replaced_before_the_lease_runs_out() {
+async fn a_token_from_before_a_data_loss_is_replaced_before_the_lease_ends() {
     let mut etcd = EtcdProcess::start_with_users(&[users::CHEAP]).await;
     let mut client = etcd.client().await;
     for n in 0..300 {

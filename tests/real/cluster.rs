@@ -149,7 +149,7 @@ async fn nobody_notices_that_one_member_is_a_black_hole() {
 /// etcd extends every lease when a leader is elected, so that even the members that were there
 /// all the time have nothing to tell.
 #[tokio::test]
-async fn a_quorum_that_was_lost_for_longer_than_the_ttl_is_said_and_leaves_the_key_as_it_was() {
+async fn a_quorum_lost_for_longer_than_the_ttl_is_reported_and_keeps_the_key() {
     let mut cluster = Cluster::start().await;
     let watched = Watched::start(&cluster, &cluster.endpoints()).await;
     for round in 0..rounds() {
@@ -191,7 +191,7 @@ async fn a_quorum_that_was_lost_for_longer_than_the_ttl_is_said_and_leaves_the_k
 }
 
 #[tokio::test]
-async fn a_server_killed_together_with_the_leader_is_gone_after_an_election_and_a_ttl() {
+async fn a_server_killed_with_the_leader_is_gone_after_an_election_and_a_ttl() {
     for round in 0..rounds() {
         let mut cluster = Cluster::start().await;
         let leader = cluster.leader().await;

@@ -83,7 +83,7 @@ async fn servers_are_found_and_called_and_leave_without_a_failed_call() {
 }
 
 #[tokio::test]
-async fn an_etcd_that_lost_its_data_is_read_anew_although_its_watch_would_be_silent() {
+async fn an_etcd_that_lost_its_data_is_listed_again_though_its_watch_is_silent() {
     let mut etcd = EtcdProcess::start().await;
     // So high that the etcd without data takes a while to get there: a watch would be silent.
     for n in 0..200 {

@@ -109,7 +109,7 @@ async fn a_connection_that_never_sent_a_byte_is_closed_when_the_drain_begins() {
 }
 
 #[tokio::test]
-async fn an_idle_client_that_answers_no_ping_is_closed_soon_after_the_drain_began() {
+async fn an_idle_client_that_answers_no_ping_is_closed_early_in_the_drain() {
     let etcd = Etcd::start().await;
     let greeter = Greeter::start(&etcd, |builder| {
         builder.deregistration_delay(Duration::ZERO)

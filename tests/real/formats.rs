@@ -6,7 +6,7 @@ use crate::support::observer::Observer;
 use crate::support::server::ServerProcess;
 
 #[tokio::test]
-async fn three_formats_are_written_as_their_readers_want_them_and_go_at_sigterm() {
+async fn three_formats_are_written_as_their_readers_expect_and_go_at_sigterm() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "").await;
     let flags = [

@@ -40,7 +40,7 @@ async fn etcd_killed_and_back_with_its_data_shows_watchers_nothing() {
 }
 
 #[tokio::test]
-async fn etcd_killed_and_back_without_its_data_has_the_key_again_under_a_fresh_lease() {
+async fn etcd_back_without_its_data_has_the_key_again_under_a_fresh_lease() {
     let mut etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let greeter = Greeter::start(&etcd, |builder| builder).await;

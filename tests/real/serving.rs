@@ -74,7 +74,7 @@ async fn hello(mut client: GreeterClient<Channel>) -> String {
 }
 
 #[tokio::test]
-async fn a_handler_sees_the_peer_address_and_its_certificates_as_with_stock_tonic() {
+async fn a_handler_sees_the_peer_address_and_certificates_as_with_tonic() {
     let etcd = EtcdProcess::start().await;
     let token = CancellationToken::new();
     let registration = register(&etcd, Instance::new("greeter"), &token);
@@ -271,7 +271,7 @@ async fn tonic_applies_layers_after_it_has_bound_its_listener() {
 }
 
 #[tokio::test]
-async fn the_layer_alone_registers_an_explicit_address_under_plain_serve_with_shutdown() {
+async fn the_layer_alone_registers_an_explicit_address_under_plain_serve() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let (addr, token) = (free_addr(), CancellationToken::new());

@@ -181,7 +181,7 @@ async fn check(client: &mut HealthClient<Channel>) -> i32 {
 
 /// `server 2>&1 | head -3`, and head has read its three lines.
 #[tokio::test]
-async fn a_server_whose_reader_of_stderr_went_away_stays_registered_and_stops_well() {
+async fn a_server_without_a_reader_of_stderr_stays_registered_and_stops() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     for stream in [r#"2>"$0""#, r#">"$0""#, r#">"$0" 2>&1"#] {

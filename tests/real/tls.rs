@@ -184,7 +184,7 @@ async fn a_name_that_is_looked_up_is_the_name_that_tls_checks() {
 }
 
 #[tokio::test]
-async fn certificates_replaced_on_disk_are_used_by_the_next_connection_and_nothing_is_missed() {
+async fn certificates_replaced_on_disk_are_used_by_the_next_connection() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let mut secured = Secured::start(&old.sign("127.0.0.1"), Some(&old)).await;
     let files = tempfile::tempdir().unwrap();
@@ -248,7 +248,7 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection_and_nothi
 
 /// What a large fleet uses instead of passwords.
 #[tokio::test]
-async fn the_name_in_a_client_certificate_is_the_user_and_costs_no_authentication() {
+async fn the_name_in_a_client_certificate_is_the_user_without_authenticating() {
     let authority = Authority::new("ours");
     let mut secured = Secured::start(&authority.sign("127.0.0.1"), Some(&authority)).await;
     let mut client = secured.etcd.client().await;

@@ -52,7 +52,7 @@ fn op(key: &str) -> Vec<Op> {
 }
 
 #[test]
-fn what_is_wanted_is_written_once_and_then_watched_from_the_next_revision() {
+fn desired_keys_are_written_once_and_watched_from_the_next_revision() {
     let mut table = table(OnConflict::TakeOver, &["a"]);
     assert!(!table.view(1).held);
     assert_eq!(write(&mut table, 5), op("a"));
@@ -332,7 +332,7 @@ fn a_key_that_may_not_be_read_is_deleted_when_its_entry_leaves() {
 }
 
 #[test]
-fn an_entry_with_the_key_of_one_that_leaves_is_registered_when_it_was_written() {
+fn an_entry_with_the_key_of_one_that_leaves_registers_once_written() {
     let mut table = table(OnConflict::TakeOver, &["a"]);
     write(&mut table, 5);
     table.withdraw(1);
@@ -357,7 +357,7 @@ fn another_value_under_our_own_lease_is_deleted_when_its_entry_leaves() {
 }
 
 #[test]
-fn a_key_that_is_removed_before_it_is_watched_is_watched_once_when_it_is_back() {
+fn a_key_removed_before_its_watch_is_watched_once_when_it_is_back() {
     let mut table = table(OnConflict::TakeOver, &["a"]);
     write(&mut table, 5);
     table.withdraw(1);

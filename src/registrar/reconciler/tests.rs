@@ -482,7 +482,7 @@ fn the_end_of_the_lease_is_published_before_an_answer_that_was_there_too() {
 }
 
 #[test]
-fn a_lease_id_that_somebody_has_is_left_and_ours_counts_from_its_first_request() {
+fn a_lease_id_in_use_is_left_and_ours_counts_from_its_first_request() {
     let mut fixture = Fixture::granting();
     let first = fixture.lease();
     fixture.handle(fixture.granted(failed(RpcErrorKind::LeaseExists)));

@@ -1,5 +1,7 @@
 //! [`Checker`]: the invariants, from what can be seen outside of the reconciler.
 //!
+//! The ids are those of the list in DESIGN.md; what is checked here of each:
+//!
 //! | | |
 //! |---|---|
 //! | I1 | once etcd works again, every announced entry is registered with its value, within a bound (`drive.rs`) |
@@ -10,9 +12,9 @@
 //! | I7 | no lease is left behind: one that could not be revoked is revoked before the next grant |
 //! | I8 | no busy timers, no storm of connections |
 //! | I10 | an entry that leaves has ended within the revoke timeout |
-//! | health | keys go after health was told, and a lost lease is told before the next one |
+//! | I13 | keys go after health was told, and a lost lease is told before the next one; nothing follows a final status |
 //!
-//! Every write carries a lease by its type, which is I3; I9, I11 and I12 are not the registrar's.
+//! Every write carries a lease by its type, which is I3.
 
 use super::etcd::Etcd;
 use super::world::{Entry, Request};
@@ -250,7 +252,7 @@ impl Checker {
             self.expired.remove(&id);
         }
         if matches!(last, Some(Status::Deregistering)) || status.is_final() {
-            self.violated(format!("{status:?} after {last:?}"));
+            self.violated(format!("I13: {status:?} after {last:?}"));
         }
         match status {
             Status::Deregistering => {
@@ -269,7 +271,7 @@ impl Checker {
             let lease = registered.lease;
             let before = self.shown.insert(id, (lease, false));
             if before.is_some_and(|(last, is_told)| last != lease && !is_told) {
-                self.violated("I6: health was not told that the lease was lost");
+                self.violated("I13: health was not told that the lease was lost");
             }
             if !self.granted.contains(&lease) {
                 self.violated(format!("I5: {lease:x} was not granted to us"));
@@ -290,7 +292,7 @@ impl Checker {
     fn check_reported(&mut self) {
         if let Some(id) = self.unreported.first() {
             self.violated(format!(
-                "health was not told that {id} leaves before its key goes"
+                "I13: health was not told that {id} leaves before its key goes"
             ));
         }
     }

@@ -1,0 +1,85 @@
+//! Names of tests are short sentences, and invariants have the same ids everywhere.
+
+use std::collections::BTreeSet;
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+
+/// The name of a test has fewer characters.
+const MAX_NAME: usize = 70;
+
+/// What speaks of invariants by id.
+const CHECKERS: [&str; 3] = [
+    "tests/fast/soak",
+    "tests/fast/discovery_soak.rs",
+    "src/registrar/simulation",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn names_of_tests_are_shorter_than_70_characters() {
+    let (mut tests, mut long) = (0, vec![]);
+    for file in ["src", "tests", "benches", "examples"]
+        .iter()
+        .flat_map(|part| rust_files(&root().join(part)))
+    {
+        let text = read_to_string(&file).unwrap();
+        let mut lines = text.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            if !line.starts_with("#[test]") && !line.starts_with("#[tokio::test") {
+                continue;
+            }
+            let name = lines.find_map(|line| line.split_once("fn ")?.1.split_once('('));
+            let (name, _) = name.unwrap_or_else(|| panic!("{}: no test", file.display()));
+            tests += 1;
+            if name.len() >= MAX_NAME {
+                long.push(format!("{}: {name}: {}", file.display(), name.len()));
+            }
+        }
+    }
+    assert!(tests > 400, "too few tests found: {tests}");
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
+fn the_checkers_use_the_ids_of_the_invariants_in_the_design() {
+    let design = read_to_string(root().join("DESIGN.md")).unwrap();
+    let rows = design.lines().filter_map(|line| line.strip_prefix("| I"));
+    let listed: Vec<u32> = rows
+        .filter_map(|row| row.split(' ').next()?.parse().ok())
+        .collect();
+    assert!(
+        listed.iter().copied().eq(1..=listed.len() as u32) && !listed.is_empty(),
+        "not one after the other: {listed:?}"
+    );
+    let mut used = ids(&read_to_string(root().join("src/failures.md")).unwrap());
+    for checker in CHECKERS {
+        for file in rust_files(&root().join(checker)) {
+            used.extend(ids(&read_to_string(file).unwrap()));
+        }
+    }
+    // A fleet under load is what shows I11.
+    used.insert(11);
+    assert_eq!(Vec::from_iter(used), listed);
+}
+
+/// The ids in a text: an I and a number, as a word.
+fn ids(text: &str) -> BTreeSet<u32> {
+    let words = text.split(|char: char| !char.is_alphanumeric() && char != '_');
+    words
+        .filter_map(|word| word.strip_prefix('I')?.parse().ok())
+        .collect()
+}
+
+fn rust_files(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return vec![path.to_owned()];
+    };
+    let entries = entries.map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|end| end == "rs"))
+        .flat_map(|path| rust_files(&path))
+        .collect()
+}
