@@ -2,6 +2,7 @@
 
 use super::Discovery;
 use super::decoder::Decoder;
+use super::reflector::Reflector;
 use super::shared::Shared;
 use super::store::Limits;
 use super::watcher::Watcher;
@@ -121,12 +122,9 @@ impl DiscoveryBuilder {
         let shared = Arc::new(Shared::new(limits));
         let service: Arc<str> = service.into();
         let decoder = Decoder::new(service.clone(), self.format);
-        let watcher = Watcher::new(
-            shared.clone(),
-            endpoints,
-            (decoder, prefix),
-            (limit, limits),
-        );
+        let source = (decoder, prefix.clone());
+        let reflector = Reflector::new(shared.clone(), source, (limit, limits));
+        let watcher = Watcher::new(reflector, endpoints, prefix, limit);
         let until = stop.clone();
         runtime.spawn(async move {
             tokio::select! {

@@ -46,9 +46,10 @@
 //! | `missing.rs` | keys that are kept although etcd does not have them; pure |
 //! | `decoder.rs` | from a key and its value to an instance |
 //! | `lister.rs` | all keys, page by page |
+//! | `reflector.rs` | from the answers of etcd to the store |
 //! | `report.rs` | the log lines |
 //! | `shared.rs` | what watcher and readers share |
-//! | `watcher.rs` | the task: list, watch, and what to do when that ends |
+//! | `watcher.rs` | the task: connect, watch, and what to do when that ends |
 //! | `channel/` | [`BalancedChannel`]: a channel that spreads calls over them |
 
 mod builder;
@@ -57,6 +58,7 @@ pub mod channel;
 mod decoder;
 mod lister;
 mod missing;
+mod reflector;
 mod report;
 mod shared;
 mod snapshot;

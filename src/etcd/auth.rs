@@ -6,9 +6,8 @@
 //! members; it is asked for before the first call and after it was refused, by one task at a time;
 //! and whoever asks has time.
 
-use super::rpc_error::{RpcError, RpcErrorKind};
-use super::session::client_on;
-use super::{Endpoints, with_timeout};
+use super::members::Members;
+use super::rpc_error::{RpcError, RpcErrorKind, with_timeout};
 use etcd_client as client;
 use http::{HeaderValue, Request, Response};
 use std::collections::BTreeSet;
@@ -106,7 +105,7 @@ impl User {
         self: &Arc<Self>,
         client: &client::Client,
         endpoint: &Arc<str>,
-        endpoints: &Endpoints,
+        members: &Members,
         limit: Duration,
     ) -> Result<Token, RpcError> {
         let begun = Instant::now();
@@ -121,10 +120,10 @@ impl User {
         with_timeout(limit, endpoint, probe(client, endpoint)).await?;
         crate::logging::debug!(%endpoint, user = %self.name, "authenticating");
         let (user, client) = (self.clone(), client.clone());
-        let (at, endpoints) = (endpoint.clone(), endpoints.clone());
+        let (at, members) = (endpoint.clone(), members.clone());
         let asking = async move {
             let asked = user.ask(&client, &at).await;
-            let outcome = user.state().asked(asked, &at, &endpoints);
+            let outcome = user.state().asked(asked, &at, &members);
             drop(turn);
             outcome
         };
@@ -156,6 +155,18 @@ impl User {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A client without a user: with one, it would authenticate here, for this connection alone.
+pub(super) async fn client_on(
+    channel: client::Channel,
+    endpoint: &Arc<str>,
+) -> Result<client::Client, RpcError> {
+    // `require_leader`: a member that is cut off ends our streams instead of going quiet.
+    let options = client::ConnectOptions::new().with_require_leader(true);
+    client::Client::from_channel(channel, Some(options))
+        .await
+        .map_err(|error| RpcError::from_client(endpoint, &error))
 }
 
 /// A read without a token: answered, or refused, at once by a member that can work. One that hangs
@@ -236,7 +247,7 @@ impl State {
         &mut self,
         asked: Result<HeaderValue, RpcError>,
         endpoint: &Arc<str>,
-        endpoints: &Endpoints,
+        members: &Members,
     ) -> Result<Token, RpcError> {
         let error = match asked {
             Ok(value) => {
@@ -247,7 +258,7 @@ impl State {
         };
         if error.is_without_auth() {
             self.without_auth.insert(endpoint.clone());
-            if !endpoints.any(|shown| !self.without_auth.contains(shown)) {
+            if !members.any(|shown| !self.without_auth.contains(shown)) {
                 self.without_auth.clear();
                 if !std::mem::replace(&mut self.warned, true) {
                     crate::logging::warn!(

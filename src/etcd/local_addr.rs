@@ -1,7 +1,7 @@
 //! Which addresses this machine has, and which of them packets would leave from. Asks the system's
 //! tables and sends nothing.
 
-use super::Endpoints;
+use super::endpoints::Endpoints;
 use crate::address::{AdvertisedInterface, LocalIp, candidates};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -21,14 +21,14 @@ const PORT: u16 = 9;
 /// Names of members are looked up each time, for `limit` at most, so that this follows members that
 /// move.
 pub(crate) async fn local_ips(
-    members: &Endpoints,
+    endpoints: &Endpoints,
     chosen: Option<&AdvertisedInterface>,
     limit: Duration,
 ) -> Vec<IpAddr> {
     if let Some(chosen) = chosen {
         return chosen.ips(&interfaces());
     }
-    let to_etcd = timeout(limit, source_ip(members)).await;
+    let to_etcd = timeout(limit, source_ip(endpoints)).await;
     let default = ANYWHERE.map(|ip| source_address(SocketAddr::new(ip, PORT)));
     let sources = to_etcd.unwrap_or_default().into_iter();
     let sources: Vec<_> = sources.chain(default.into_iter().flatten()).collect();
@@ -46,10 +46,9 @@ pub(crate) fn interfaces() -> Vec<LocalIp> {
 }
 
 /// Our address on the route to the first member that can be resolved.
-async fn source_ip(members: &Endpoints) -> Option<IpAddr> {
-    for index in 0..members.len() {
-        let member = members.at(index);
-        let addrs = members.resolver.resolve(member.host(), member.port());
+async fn source_ip(endpoints: &Endpoints) -> Option<IpAddr> {
+    for member in endpoints.members.all() {
+        let addrs = endpoints.resolver.resolve(member.host(), member.port());
         let Ok(addrs) = addrs.await else { continue };
         if let Some(ip) = addrs.into_iter().find_map(source_address) {
             return Some(ip);
@@ -72,7 +71,7 @@ fn source_address(to: SocketAddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Etcd;
+    use crate::etcd::Etcd;
 
     #[tokio::test]
     async fn the_route_to_a_local_etcd_is_loopback() {

@@ -5,25 +5,32 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `rpc_error.rs` | what an error means: decided once |
-//! | `member_list.rs` | the members that etcd itself names |
+//! | `mod.rs` | [`Etcd`], as the user configures it |
+//! | `endpoints.rs` | the same, checked |
+//! | `member.rs` | one member, from its URL |
+//! | `members.rs` | all members: the configured ones, and those that etcd itself names |
 //! | `rotation.rs` | which member is next after a failure, and when; pure |
-//! | `session.rs` | one connection to one member, and the calls we make on it |
 //! | `auth.rs` | the user, and the token that all connections share |
-//! | `local_addr.rs` | which of our addresses packets leave from, to etcd and to others |
 //! | `tls.rs` | [`Tls`]: trust and identity |
+//! | `session/` | one connection to one member, and the calls we make on it |
+//! | `rpc_error.rs` | what an error means: decided once |
+//! | `local_addr.rs` | which of our addresses packets leave from, to etcd and to others |
 
 mod auth;
+mod endpoints;
 pub(crate) mod local_addr;
-mod member_list;
+mod member;
+mod members;
 mod rotation;
 mod rpc_error;
 mod session;
 #[cfg(feature = "_tls")]
 mod tls;
 
+pub(crate) use endpoints::Endpoints;
+pub(crate) use member::Member;
 pub(crate) use rotation::Rotation;
-pub(crate) use rpc_error::{RpcError, RpcErrorKind, SLOW, chain};
+pub(crate) use rpc_error::{RpcError, RpcErrorKind, SLOW, chain, with_timeout};
 pub(crate) use session::{
     Applied, Event, EventKind, KeepAliveStream, KeyMeta, Op, Session, WatchReplies, WatchRequests,
     WatchResponse,
@@ -33,15 +40,14 @@ pub(crate) use session::{KeyValue, Page, USER_AGENT};
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 
-use self::member_list::MemberList;
-use crate::Error;
-use crate::address::{LocalIp, is_dns_name, is_localhost};
+use self::members::{MemberList, Members};
 use crate::connector::Connector;
+use crate::error::Error;
 use crate::resolver::Resolver;
 use http::Uri;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -74,39 +80,6 @@ pub struct Etcd {
     synced: Option<Arc<MemberList>>,
     #[cfg(feature = "_tls")]
     tls: Option<Tls>,
-}
-
-/// A checked [`Etcd`].
-#[derive(Debug, Clone)]
-pub(crate) struct Endpoints {
-    configured: Vec<Member>,
-    synced: Option<Arc<MemberList>>,
-    user: Option<Arc<auth::User>>,
-    connector: Option<Connector>,
-    resolver: Resolver,
-    #[cfg(feature = "_tls")]
-    tls: Option<Tls>,
-}
-
-/// One member of the cluster.
-#[derive(Debug, Clone)]
-pub(crate) struct Member {
-    uri: Uri,
-    shown: Arc<str>,
-    /// Which of the addresses of its name is tried first, counted round and round.
-    turn: usize,
-}
-
-/// The answer to a call, or, after `limit`, that it is late.
-///
-/// As cancel safe as the call is.
-pub(crate) async fn with_timeout<T>(
-    limit: Duration,
-    endpoint: &Arc<str>,
-    call: impl Future<Output = Result<T, RpcError>>,
-) -> Result<T, RpcError> {
-    let answer = tokio::time::timeout(limit, call).await;
-    answer.unwrap_or_else(|_| Err(RpcError::timeout(endpoint, limit)))
 }
 
 // === impl Etcd ===
@@ -265,276 +238,22 @@ impl Etcd {
             .iter()
             .map(|endpoint| Member::parse(endpoint.trim(), wants_tls))
             .collect::<Result<Vec<_>, _>>()?;
-        let members = Endpoints {
-            configured,
-            synced: self.synced,
+        let endpoints = Endpoints {
+            members: Members::new(configured, self.synced),
             user: self.user,
             connector: self.connector,
             resolver: self.resolver,
             #[cfg(feature = "_tls")]
             tls: self.tls,
         };
-        members.check_schemes()?;
-        members.check_tls()?;
-        Ok(members)
-    }
-}
-
-// === impl Endpoints ===
-
-impl Endpoints {
-    /// The members that etcd named last, and the configured ones, each once.
-    fn all(&self) -> Vec<Member> {
-        let found = self.synced.as_ref().map(|list| list.found());
-        let mut all = found.map_or_else(Vec::new, |found| found.to_vec());
-        for member in &self.configured {
-            if !all.iter().any(|other| other.shown == member.shown) {
-                all.push(member.clone());
-            }
-        }
-        all
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.all().len()
-    }
-
-    /// The member for the attempt number `index`. Counting on goes through all members, and in the
-    /// next round to another address of each.
-    pub(crate) fn at(&self, index: usize) -> Member {
-        let mut all = self.all();
-        let count = all.len();
-        Member {
-            turn: index / count,
-            ..all.swap_remove(index % count)
-        }
-    }
-
-    /// Opens connections to `member`, within attempts of `limit`.
-    fn connector(&self, member: &Member, limit: Duration) -> Connector {
-        if let Some(connector) = &self.connector {
-            return connector.clone();
-        }
-        let (resolver, member) = (self.resolver.clone(), member.clone());
-        Connector::new(move |_| {
-            let (resolver, member) = (resolver.clone(), member.clone());
-            async move {
-                let connecting = resolver.connect(member.host(), member.port(), member.turn, limit);
-                connecting.await
-            }
-        })
-    }
-
-    /// Whether `what` is true of any member, by the name that is shown.
-    fn any(&self, what: impl Fn(&Arc<str>) -> bool) -> bool {
-        self.all().iter().any(|member| what(&member.shown))
-    }
-
-    /// Whether every member is surely on another machine: given by an address that is none of
-    /// `ours`. A name may mean any machine, this one too.
-    pub(crate) fn are_remote(&self, ours: &[LocalIp]) -> bool {
-        let is_ours = |ip: IpAddr| ip.is_loopback() || ours.iter().any(|local| local.ip == ip);
-        self.configured
-            .iter()
-            .all(|member| match member.host().parse::<IpAddr>() {
-                Ok(ip) => !is_ours(ip.to_canonical()),
-                Err(_) => false,
-            })
-    }
-
-    /// Whether any member is given by a name other than `localhost`.
-    pub(crate) fn have_names(&self) -> bool {
-        let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !is_localhost(host);
-        self.configured.iter().any(|member| is_name(member.host()))
-    }
-
-    /// Refuses a password, and the token it gives, that would go encrypted to one member and in
-    /// the clear to another.
-    fn check_schemes(&self) -> Result<(), Error> {
-        let of = |scheme| {
-            let mut members = self.configured.iter();
-            members.find(|member| member.uri.scheme_str() == Some(scheme))
-        };
-        match (&self.user, of("http"), of("https")) {
-            (Some(_), Some(http), Some(https)) => Err(Error::Endpoint {
-                endpoint: http.shown.to_string(),
-                reason: format!(
-                    "would be sent the password unencrypted, although {} uses TLS: \
-                     write https:// for all endpoints",
-                    https.shown
-                ),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    #[cfg(feature = "_tls")]
-    fn check_tls(&self) -> Result<(), Error> {
-        // Roots alone cannot encrypt, and rustls panics when it finds no provider.
-        if cfg!(not(any(feature = "tls-ring", feature = "tls-aws-lc"))) {
-            let remedy = "no crypto provider: enable the feature `tls-ring` or `tls-aws-lc`";
-            return Err(Error::Tls(remedy.to_owned()));
-        }
-        match self
-            .configured
-            .iter()
-            .find(|member| member.uri.scheme_str() == Some("https"))
-        {
-            Some(https) => {
-                let endpoint = tonic::transport::Endpoint::from(https.uri.clone());
-                self.secure(endpoint).map(drop).map_err(Error::Tls)
-            }
-            None => Ok(()),
-        }
-    }
-
-    #[cfg(not(feature = "_tls"))]
-    fn check_tls(&self) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-// === impl Member ===
-
-impl Member {
-    fn parse(given: &str, wants_tls: bool) -> Result<Self, Error> {
-        // A URL with credentials in it must not reach an error message, a log or a Debug.
-        if given.contains('@') {
-            return Err(Error::Endpoint {
-                endpoint: "(not shown)".to_owned(),
-                reason: "credentials do not belong in the URL: use Etcd::user".to_owned(),
-            });
-        }
-        let refuse = |reason: &str| {
-            Err(Error::Endpoint {
-                endpoint: given.to_owned(),
-                reason: reason.to_owned(),
-            })
-        };
-        let full = match given.split_once("://") {
-            Some(_) => given.to_owned(),
-            None if wants_tls => format!("https://{given}"),
-            None => format!("http://{given}"),
-        };
-        let Ok(uri) = full.parse::<Uri>() else {
-            return refuse("is not a URL: write it like http://127.0.0.1:2379");
-        };
-        match uri.scheme_str() {
-            Some("http") if wants_tls => {
-                return refuse("is plaintext although TLS is configured: write https://");
-            }
-            Some("https") if cfg!(not(feature = "_tls")) => {
-                return refuse("needs TLS: enable the feature `tls-ring` or `tls-aws-lc`");
-            }
-            Some("http" | "https") => {}
-            _ => return refuse("the scheme must be http or https"),
-        }
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        if host.parse::<IpAddr>().is_err() && !is_dns_name(host) {
-            return refuse("the host is neither an IP address nor a DNS name");
-        }
-        if uri.path_and_query().is_some_and(|rest| rest != "/") {
-            return refuse("has a path: only scheme, host and port belong here");
-        }
-        match uri.port_u16() {
-            None => return refuse("has no port from 1 to 65535: etcd's is 2379 by default"),
-            Some(0) => return refuse("port 0 cannot be dialled: etcd's is 2379 by default"),
-            Some(_) => {}
-        }
-        let shown = full.trim_end_matches('/').into();
-        Ok(Self {
-            uri,
-            shown,
-            turn: 0,
-        })
-    }
-
-    /// The member as logs and errors show it.
-    pub(crate) fn shown(&self) -> &Arc<str> {
-        &self.shown
-    }
-
-    pub(crate) fn host(&self) -> &str {
-        self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.uri.port_u16().unwrap_or_default()
+        endpoints.check()?;
+        Ok(endpoints)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn endpoints_that_cannot_work_are_refused_and_named() {
-        for (given, reason) in [
-            ("ftp://127.0.0.1:2379", "http or https"),
-            ("http//127.0.0.1:2379", "has a path"),
-            ("http://127.0.0.1", "no port"),
-            ("http://127.0.0.1:0", "port 0"),
-            ("http://127.0.0.1:2379/v3", "has a path"),
-            ("http://127.0.0.1:99999", "no port from 1 to 65535"),
-            ("http://", "not a URL"),
-            ("http://a b:1", "not a URL"),
-            ("http://10.0.0:2379", "neither an IP address"),
-            ("", "not a URL"),
-        ] {
-            let error = Etcd::new([given]).check().unwrap_err().to_string();
-            assert!(
-                error.contains(reason) && error.contains(given),
-                "{given}: {error}"
-            );
-        }
-        assert!(matches!(
-            Etcd::new([""; 0]).check(),
-            Err(Error::NoEndpoints)
-        ));
-    }
-
-    #[test]
-    fn a_bare_host_and_port_is_plaintext() {
-        let members = Etcd::new(["localhost:2379", "http://[::1]:2379/"])
-            .check()
-            .unwrap();
-        assert_eq!(&**members.at(0).shown(), "http://localhost:2379");
-        assert_eq!(&**members.at(1).shown(), "http://[::1]:2379");
-        assert_eq!(members.at(2).host(), "localhost");
-        assert_eq!(members.at(3).host(), "::1");
-        assert!(!members.have_names());
-    }
-
-    #[test]
-    fn each_round_through_the_members_begins_at_another_address_of_each() {
-        let members = Etcd::new(["http://a:1", "http://b:1"]).check().unwrap();
-        let tried = [4, 5, 6, 7].map(|index| {
-            let member = members.at(index);
-            (member.host().to_owned(), member.turn)
-        });
-        let expected = [("a", 2), ("b", 2), ("a", 3), ("b", 3)];
-        assert_eq!(tried, expected.map(|(host, turn)| (host.to_owned(), turn)));
-    }
-
-    #[test]
-    fn a_member_is_remote_only_if_that_is_certain() {
-        let ours = ["127.0.0.1", "10.0.0.1"].map(|ip| LocalIp {
-            interface: "eth0".to_owned(),
-            ip: ip.parse().unwrap(),
-        });
-        for (endpoint, remote) in [
-            ("http://10.0.0.2:2379", true),
-            ("http://10.0.0.1:2379", false),
-            ("http://[::1]:2379", false),
-            ("http://127.0.0.5:2379", false),
-            ("http://localhost:2379", false),
-            ("http://etcd:2379", false),
-        ] {
-            let members = Etcd::new([endpoint]).check().unwrap();
-            assert_eq!(members.are_remote(&ours), remote, "{endpoint}");
-            assert_eq!(members.have_names(), endpoint == "http://etcd:2379");
-        }
-    }
 
     #[test]
     fn no_secret_is_ever_shown() {
@@ -546,50 +265,5 @@ mod tests {
             .unwrap_err();
         assert!(!format!("{error} {error:?}").contains("canary"));
         assert!(error.to_string().contains("Etcd::user"));
-    }
-
-    #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
-    #[test]
-    fn a_password_needs_the_same_scheme_everywhere() {
-        let (http, https) = ("http://127.0.0.1:1", "https://127.0.0.1:2");
-        for (endpoints, user, works) in [
-            (&[http, https][..], true, false),
-            (&[https, http], true, false),
-            (&[https, "127.0.0.1:3"], true, false),
-            (&[http, https], false, true),
-            (&[http, http], true, true),
-            (&[https, https], true, true),
-        ] {
-            let mut etcd = Etcd::new(endpoints);
-            if user {
-                etcd = etcd.user("me", "canary");
-            }
-            match etcd.check() {
-                Ok(_) => assert!(works, "{endpoints:?}"),
-                Err(error) => {
-                    let error = error.to_string();
-                    assert!(!works && error.contains("unencrypted"), "{error}");
-                    assert!(error.starts_with("etcd endpoint \"http://127"), "{error}");
-                    assert!(!error.contains("canary"), "{error}");
-                }
-            }
-        }
-    }
-
-    #[cfg(feature = "_tls")]
-    #[test]
-    fn plaintext_is_never_fallen_back_to() {
-        let error = Etcd::new(["http://127.0.0.1:2379"])
-            .tls(Tls::new())
-            .check()
-            .unwrap_err();
-        assert!(error.to_string().contains("write https://"), "{error}");
-    }
-
-    #[cfg(not(feature = "_tls"))]
-    #[test]
-    fn https_without_a_tls_feature_says_which_to_enable() {
-        let error = Etcd::new(["https://127.0.0.1:2379"]).check().unwrap_err();
-        assert!(error.to_string().contains("tls-ring"), "{error}");
     }
 }

@@ -1,7 +1,8 @@
 //! [`Rotation`]: which member is used, and after a failure which one is next, and when. Pure.
 
+use super::endpoints::Endpoints;
+use super::member::Member;
 use super::rpc_error::{RpcError, RpcErrorKind, SLOW};
-use super::{Endpoints, Member};
 use crate::backoff::Backoff;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl Rotation {
 
     /// The member whose turn it is.
     pub(crate) fn member(&self, endpoints: &Endpoints) -> Member {
-        endpoints.at(self.index)
+        endpoints.members.at(self.index)
     }
 
     /// The next member's turn.
@@ -93,7 +94,7 @@ impl Rotation {
         }
         // Members come and go: no more are remembered than there are.
         self.failures
-            .retain(|endpoint, _| endpoints.any(|shown| shown == endpoint));
+            .retain(|endpoint, _| endpoints.members.any(|shown| shown == endpoint));
         let mut text = error.to_string();
         if let Some((end, _)) = text.char_indices().nth(LENGTH) {
             text.truncate(end);
@@ -105,7 +106,7 @@ impl Rotation {
     /// Whether another member has not refused yet.
     pub(crate) fn has_other(&self, endpoints: &Endpoints, now: Instant) -> bool {
         let ours = self.member(endpoints);
-        endpoints.any(|shown| {
+        endpoints.members.any(|shown| {
             shown != ours.shown() && self.denied.get(shown).is_none_or(|again| *again <= now)
         })
     }
@@ -131,7 +132,7 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Etcd;
+    use crate::etcd::Etcd;
 
     const LIMITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(600));
 

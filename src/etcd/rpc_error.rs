@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -254,6 +255,18 @@ fn classify(code: Code, text: &str) -> RpcErrorKind {
         Code::ResourceExhausted => RpcErrorKind::ResourceExhausted,
         _ => RpcErrorKind::Broken,
     }
+}
+
+/// The answer to a call, or, after `limit`, that it is late.
+///
+/// As cancel safe as the call is.
+pub(crate) async fn with_timeout<T>(
+    limit: Duration,
+    endpoint: &Arc<str>,
+    call: impl Future<Output = Result<T, RpcError>>,
+) -> Result<T, RpcError> {
+    let answer = tokio::time::timeout(limit, call).await;
+    answer.unwrap_or_else(|_| Err(RpcError::timeout(endpoint, limit)))
 }
 
 /// An error and its causes in one line, without saying the same thing twice.

@@ -1,6 +1,6 @@
 //! [`Tls`]: whom to trust and who to be, on `https` endpoints.
 
-use super::{Endpoints, rpc_error};
+use super::rpc_error;
 use std::fmt;
 use std::path::PathBuf;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -76,6 +76,12 @@ impl Tls {
         self
     }
 
+    /// The endpoint with this TLS; an error here is a mistake in the PEM.
+    pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
+        let secured = endpoint.tls_config(self.config()?);
+        secured.map_err(|error| rpc_error::chain(&error))
+    }
+
     fn config(&self) -> Result<ClientTlsConfig, String> {
         let mut config = ClientTlsConfig::new().with_enabled_roots();
         if let Some(pem) = &self.ca {
@@ -110,18 +116,5 @@ impl fmt::Debug for Tls {
             .field("identity", &self.identity.is_some())
             .field("domain", &self.domain)
             .finish()
-    }
-}
-
-impl Endpoints {
-    /// The endpoint with TLS as configured; an error here is a mistake in the PEM.
-    pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
-        let config = match &self.tls {
-            Some(tls) => tls.config()?,
-            None => Tls::new().config()?,
-        };
-        endpoint
-            .tls_config(config)
-            .map_err(|error| rpc_error::chain(&error))
     }
 }

@@ -1,8 +1,9 @@
-//! [`MemberList`]: the members that etcd itself names, beside the configured endpoints.
+//! [`Members`]: the members of the cluster, the configured ones and those that etcd itself names.
 
-use super::{Endpoints, Member, RpcError, with_timeout};
-use crate::Error;
+use super::member::Member;
+use super::rpc_error::{RpcError, with_timeout};
 use crate::address::is_localhost;
+use crate::error::Error;
 use etcd_client::ClusterClient;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-/// See the [module](self). Shared by all clones of an [`Etcd`](super::Etcd).
+/// See the [module](self).
+#[derive(Debug, Clone)]
+pub(super) struct Members {
+    configured: Arc<[Member]>,
+    synced: Option<Arc<MemberList>>,
+}
+
+/// The members that etcd itself names. Shared by all clones of an [`Etcd`](super::Etcd).
 #[derive(Debug)]
 pub(super) struct MemberList {
     interval: Duration,
@@ -20,6 +28,61 @@ pub(super) struct MemberList {
 const SHORTEST: Duration = Duration::from_secs(1);
 /// No cluster has more; etcd advises seven at most.
 const MOST: usize = 64;
+
+// === impl Members ===
+
+impl Members {
+    pub(super) fn new(configured: Vec<Member>, synced: Option<Arc<MemberList>>) -> Self {
+        Self {
+            configured: configured.into(),
+            synced,
+        }
+    }
+
+    pub(super) fn configured(&self) -> &[Member] {
+        &self.configured
+    }
+
+    /// The members that etcd named last, and the configured ones, each once.
+    pub(super) fn all(&self) -> Vec<Member> {
+        let found = self.synced.as_ref().map(|list| list.found());
+        let mut all = found.map_or_else(Vec::new, |found| found.to_vec());
+        for member in &*self.configured {
+            if !all.iter().any(|other| other.shown() == member.shown()) {
+                all.push(member.clone());
+            }
+        }
+        all
+    }
+
+    /// The member for the attempt number `index`. Counting on goes through all members, and in the
+    /// next round to another address of each.
+    pub(super) fn at(&self, index: usize) -> Member {
+        let mut all = self.all();
+        let count = all.len();
+        all.swap_remove(index % count).in_round(index / count)
+    }
+
+    /// Whether `what` is true of any member, by the name that is shown.
+    pub(super) fn any(&self, what: impl Fn(&Arc<str>) -> bool) -> bool {
+        self.all().iter().any(|member| what(member.shown()))
+    }
+
+    /// Reads the list through `cluster` now and then every interval, until the result is dropped,
+    /// if it is to be read at all.
+    pub(super) fn sync(
+        &self,
+        cluster: impl FnOnce() -> ClusterClient,
+        endpoint: &Arc<str>,
+        limit: Duration,
+    ) -> Option<JoinSet<()>> {
+        let list = self.synced.clone()?;
+        let syncing = list.sync(cluster(), endpoint.clone(), self.configured.clone(), limit);
+        let mut task = JoinSet::new();
+        task.spawn(syncing.in_current_span());
+        Some(task)
+    }
+}
 
 // === impl MemberList ===
 
@@ -46,55 +109,53 @@ impl MemberList {
     }
 
     /// The members that the last list named.
-    pub(super) fn found(&self) -> Arc<[Member]> {
+    fn found(&self) -> Arc<[Member]> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.clone()
     }
 
-    /// Reads the list through `cluster` now and then every interval, until the result is dropped.
-    pub(super) fn follow(
-        self: &Arc<Self>,
+    /// Never ends.
+    async fn sync(
+        self: Arc<Self>,
         mut cluster: ClusterClient,
-        endpoint: &Arc<str>,
-        endpoints: &Endpoints,
+        endpoint: Arc<str>,
+        configured: Arc<[Member]>,
         limit: Duration,
-    ) -> JoinSet<()> {
-        let (list, endpoint, endpoints) = (self.clone(), endpoint.clone(), endpoints.clone());
-        let following = async move {
-            loop {
-                let reading = async {
-                    let reply = cluster.member_list().await;
-                    reply.map_err(|error| RpcError::from_client(&endpoint, &error))
-                };
-                match with_timeout(limit, &endpoint, reading).await {
-                    Ok(reply) => {
-                        let members = reply.members().iter().filter(|member| !member.is_learner());
-                        let urls = members.flat_map(|member| member.client_urls());
-                        list.replace(urls.map(|url| &**url), &endpoints.configured);
-                    }
-                    // The connection itself is watched by those who use it.
-                    Err(error) => crate::logging::debug!(%error, "the member list was not read"),
+    ) {
+        loop {
+            let reading = async {
+                let reply = cluster.member_list().await;
+                reply.map_err(|error| RpcError::from_client(&endpoint, &error))
+            };
+            match with_timeout(limit, &endpoint, reading).await {
+                Ok(reply) => {
+                    let members = reply.members().iter().filter(|member| !member.is_learner());
+                    let urls = members.flat_map(|member| member.client_urls());
+                    self.replace(urls.map(|url| &**url), &configured);
                 }
-                tokio::time::sleep(list.interval).await;
+                // The connection itself is watched by those who use it.
+                Err(error) => crate::logging::debug!(%error, "the member list was not read"),
             }
-        };
-        let mut task = JoinSet::new();
-        task.spawn(following.in_current_span());
-        task
+            tokio::time::sleep(self.interval).await;
+        }
     }
 
     /// Takes in what the list names. A list without anything that can be used changes nothing.
     fn replace<'a>(&self, urls: impl Iterator<Item = &'a str>, configured: &[Member]) {
         let mut members: Vec<_> = urls.filter_map(|url| usable(url, configured)).collect();
-        members.sort_unstable_by(|a, b| a.shown.cmp(&b.shown));
-        members.dedup_by(|a, b| a.shown == b.shown);
+        members.sort_unstable_by(|a, b| a.shown().cmp(b.shown()));
+        members.dedup_by(|a, b| a.shown() == b.shown());
         members.truncate(MOST);
         if members.is_empty() {
             return;
         }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown =
-            |members: &[Member]| members.iter().map(|m| m.shown.clone()).collect::<Vec<_>>();
+        let shown = |members: &[Member]| {
+            members
+                .iter()
+                .map(|m| m.shown().clone())
+                .collect::<Vec<_>>()
+        };
         if shown(&found) != shown(&members) {
             crate::logging::info!(members = ?shown(&members), "the members of etcd");
             *found = members.into();
@@ -109,7 +170,7 @@ impl MemberList {
 /// to be on this machine that would be another etcd, or none.
 fn usable(url: &str, configured: &[Member]) -> Option<Member> {
     let member = Member::parse(url, false).ok()?;
-    let same_scheme = |other: &Member| other.uri.scheme() == member.uri.scheme();
+    let same_scheme = |other: &Member| other.uri().scheme() == member.uri().scheme();
     let is_here = |member: &Member| match member.host().parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback(),
         Err(_) => is_localhost(member.host()),
@@ -124,13 +185,13 @@ fn usable(url: &str, configured: &[Member]) -> Option<Member> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Etcd;
+    use crate::etcd::Etcd;
 
     fn found(configured: &[&str], urls: &[&str]) -> Vec<String> {
         let endpoints = Etcd::new(configured).check().unwrap();
         let list = MemberList::new(Duration::from_secs(60));
-        list.replace(urls.iter().copied(), &endpoints.configured);
-        list.found().iter().map(|m| m.shown.to_string()).collect()
+        list.replace(urls.iter().copied(), &endpoints.members.configured);
+        list.found().iter().map(|m| m.shown().to_string()).collect()
     }
 
     #[test]
@@ -179,18 +240,32 @@ mod tests {
             .sync_members(Duration::from_secs(60))
             .check()
             .unwrap();
-        let list = endpoints.synced.clone().unwrap();
+        let list = endpoints.members.synced.clone().unwrap();
         list.replace(
             ["http://10.0.0.2:1", "http://10.0.0.2:1"].into_iter(),
-            &endpoints.configured,
+            &endpoints.members.configured,
         );
         for nothing in [&[][..], &["https://10.0.0.3:1"]] {
-            list.replace(nothing.iter().copied(), &endpoints.configured);
-            let all = endpoints.all();
-            let shown: Vec<_> = all.iter().map(|m| &*m.shown).collect();
+            list.replace(nothing.iter().copied(), &endpoints.members.configured);
+            let all = endpoints.members.all();
+            let shown: Vec<_> = all.iter().map(|m| &**m.shown()).collect();
             assert_eq!(shown, ["http://10.0.0.2:1", "http://10.0.0.1:2379"]);
         }
-        list.replace(["http://10.0.0.1:2379"].into_iter(), &endpoints.configured);
+        list.replace(
+            ["http://10.0.0.1:2379"].into_iter(),
+            &endpoints.members.configured,
+        );
         assert_eq!(endpoints.len(), 1, "each once");
+    }
+
+    #[test]
+    fn each_round_through_the_members_begins_at_another_address_of_each() {
+        let endpoints = Etcd::new(["http://a:1", "http://b:1"]).check().unwrap();
+        let tried = [4, 5, 6, 7].map(|index| {
+            let member = endpoints.members.at(index);
+            (member.host().to_owned(), member.turn())
+        });
+        let expected = [("a", 2), ("b", 2), ("a", 3), ("b", 3)];
+        assert_eq!(tried, expected.map(|(host, turn)| (host.to_owned(), turn)));
     }
 }

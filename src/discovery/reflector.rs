@@ -1,0 +1,217 @@
+//! [`Reflector`]: takes what etcd answers into the store, and tells readers and the log.
+
+use super::decoder::Decoder;
+use super::lister::Lister;
+use super::report::Report;
+use super::shared::Shared;
+use super::store::{Limits, Reading, Store};
+use crate::etcd::{
+    EventKind, KeyMeta, KeyValue, RpcError, RpcErrorKind, Session, WatchResponse, with_timeout,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+/// See the [module](self).
+pub(super) struct Reflector {
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    lister: Lister,
+    listed_at: Option<Instant>,
+    report: Report,
+}
+
+/// Between two lists because there may be room again.
+const RELIST: Duration = Duration::from_secs(10);
+
+// === impl Reflector ===
+
+impl Reflector {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (decoder, prefix): (Decoder, String),
+        (limit, limits): (Duration, Limits),
+    ) -> Self {
+        Self {
+            shared,
+            decoder,
+            lister: Lister::new(prefix.clone(), limit, limits),
+            listed_at: None,
+            report: Report::new(prefix, limits),
+        }
+    }
+
+    /// How far the history is known.
+    pub(super) fn revision(&self) -> i64 {
+        self.shared.store(|store, _| store.revision())
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        self.shared.store(|store, _| store.keys())
+    }
+
+    /// Whether etcd has the history that we know, so that we can go on where we were.
+    pub(super) async fn history_continues(
+        &self,
+        session: &Session,
+        limit: Duration,
+    ) -> Result<bool, RpcError> {
+        let known = |store: &mut Store, _: &mut _| (store.history_probe(), store.revision());
+        let (probe, revision) = self.shared.store(known);
+        let Some((key, seen)) = probe.filter(|_| revision > 0) else {
+            return Ok(false);
+        };
+        let look = session.clone().seen_at(&key, revision);
+        let there = with_timeout(limit, session.endpoint(), look).await;
+        match there {
+            Err(error) if error.kind() != RpcErrorKind::Compacted => return Err(error),
+            _ => self.on_answer(),
+        }
+        Ok(there.is_ok_and(|there| there == Some(seen)))
+    }
+
+    pub(super) fn on_response(
+        &mut self,
+        endpoint: &Arc<str>,
+        response: WatchResponse,
+    ) -> Result<(), RpcError> {
+        // The revision of a cancellation is 0.
+        if response.ended.is_none() {
+            self.on_revision(endpoint, response.revision)?;
+        }
+        self.on_answer();
+        let events: Vec<_> = response
+            .events
+            .into_iter()
+            .map(|event| match event.kind {
+                EventKind::Put { lease, value } => Ok(self.decoder.read(KeyValue {
+                    key: event.key,
+                    value,
+                    seen: KeyMeta {
+                        lease,
+                        revision: event.revision,
+                    },
+                })),
+                EventKind::Delete => Err((event.key, event.revision)),
+            })
+            .collect();
+        if !events.is_empty() {
+            self.apply(events);
+        }
+        match response.ended {
+            None => Ok(()),
+            Some((_, error)) => {
+                if error.kind() == RpcErrorKind::Compacted {
+                    self.shared.store(|store, _| store.lose_history());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn apply(&mut self, events: Vec<Result<Reading, (String, i64)>>) {
+        let now = Instant::now();
+        let passed_over = self.shared.store(|store, updates| {
+            for event in events {
+                match event {
+                    Ok(reading) => store.put(reading, now, updates),
+                    Err((key, revision)) => store.delete(&key, revision, now, updates),
+                }
+            }
+            store.passed_over()
+        });
+        self.report.overflow(passed_over);
+    }
+
+    /// A revision from the past: etcd counts anew.
+    pub(super) fn on_revision(
+        &mut self,
+        endpoint: &Arc<str>,
+        revision: i64,
+    ) -> Result<(), RpcError> {
+        let known = self.revision();
+        if revision >= known {
+            return Ok(());
+        }
+        self.shared.store(|store, _| store.lose_history());
+        let what = format!("its revision went back from {known} to {revision}");
+        Err(RpcError::broken(endpoint, what))
+    }
+
+    /// etcd answered something. Called before what it says is believed.
+    pub(super) fn on_answer(&self) {
+        self.shared
+            .store(|store, _| store.on_answer(Instant::now()));
+    }
+
+    /// Reads everything anew, and passes on the differences.
+    pub(super) async fn list(&mut self, session: &Session) -> Result<(), RpcError> {
+        let shared = &self.shared;
+        let on_page = || shared.store(|store, _| store.on_answer(Instant::now()));
+        let listed = self
+            .lister
+            .list(session, &mut self.decoder, on_page)
+            .await?;
+        let now = Instant::now();
+        self.listed_at = Some(now);
+        let (passed_over, missing) = self.shared.store(|store, updates| {
+            store.list(
+                listed.readings,
+                listed.unread,
+                listed.revision,
+                now,
+                updates,
+            );
+            (store.passed_over(), store.missing())
+        });
+        self.report.overflow(passed_over);
+        self.report.missing(missing);
+        Ok(())
+    }
+
+    /// Whether there may be room for keys that were passed over.
+    pub(super) fn wants_list(&self) -> bool {
+        let may_list = self.listed_at.is_none_or(|at| at.elapsed() >= RELIST);
+        may_list && self.shared.store(|store, _| store.has_room())
+    }
+
+    /// Waits until some missing instances have been kept for long enough.
+    pub(super) async fn deadline(&self) {
+        match self.shared.store(|store, _| store.next_deadline()) {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn expire(&mut self) {
+        let now = Instant::now();
+        let given_up = self
+            .shared
+            .store(|store, updates| store.expire(now, updates));
+        self.report.given_up(given_up);
+    }
+
+    /// The watch stands.
+    pub(super) fn on_connected(&mut self) {
+        if self.report.outage_ended() {
+            self.shared.set_watch_error(None);
+        }
+    }
+
+    /// A connection ended, as they do.
+    pub(super) fn on_disconnect(&mut self, error: &RpcError) {
+        self.report.disconnected(error);
+    }
+
+    /// etcd cannot be watched. `failures` says why, for every member that was tried.
+    pub(super) fn on_outage(&mut self, error: &RpcError, failures: String) {
+        self.report.outage(error);
+        self.shared.set_watch_error(Some(failures.into()));
+    }
+
+    pub(super) fn on_panic(&mut self) {
+        self.report.panicked();
+        let error = "internal error: the task that watches etcd panicked";
+        self.shared.set_watch_error(Some(error.into()));
+    }
+}

@@ -1,0 +1,295 @@
+use super::*;
+
+const SEC: Duration = Duration::from_secs(1);
+const LIMITS: Limits = Limits {
+    keys: 100,
+    bytes: 1 << 20,
+    retention: Duration::from_secs(30),
+};
+
+/// A store and its clock.
+struct World {
+    store: Store,
+    now: Instant,
+}
+
+fn reading(key: &str, revision: i64) -> Reading {
+    Reading {
+        key: key.to_owned(),
+        seen: KeyMeta { lease: 7, revision },
+        instance: Some(at(key, key)),
+    }
+}
+
+fn at(id: &str, host: &str) -> Instance {
+    Instance::new("greeter")
+        .id(id)
+        .address(format!("{host}.example:9000"))
+}
+
+fn listed(keys: &[&str]) -> World {
+    limited(LIMITS, keys)
+}
+
+fn limited(limits: Limits, keys: &[&str]) -> World {
+    let mut world = World {
+        store: Store::new(limits),
+        now: Instant::now(),
+    };
+    world.list(keys, 5);
+    world
+}
+
+fn shown(updates: Vec<Update>) -> Vec<String> {
+    let sign = |update: Update| match update.instance {
+        Some(_) => format!("+{}", update.key),
+        None => format!("-{}", update.key),
+    };
+    updates.into_iter().map(sign).collect()
+}
+
+impl World {
+    fn list(&mut self, keys: &[&str], revision: i64) -> Vec<String> {
+        let readings = keys.iter().map(|key| reading(key, revision)).collect();
+        let mut updates = vec![];
+        self.store.on_answer(self.now);
+        self.store
+            .list(readings, 0, revision, self.now, &mut updates);
+        shown(updates)
+    }
+
+    fn put(&mut self, reading: Reading) -> Vec<String> {
+        let mut updates = vec![];
+        self.store.on_answer(self.now);
+        self.store.put(reading, self.now, &mut updates);
+        shown(updates)
+    }
+
+    fn delete(&mut self, key: &str) -> Vec<String> {
+        let (mut updates, revision) = (vec![], self.store.revision() + 1);
+        self.store.on_answer(self.now);
+        self.store.delete(key, revision, self.now, &mut updates);
+        shown(updates)
+    }
+
+    /// Time passes, and etcd answers all the time.
+    fn passes(&mut self, time: Duration) -> Vec<String> {
+        let (mut updates, until) = (vec![], self.now + time);
+        while self.now < until {
+            self.now = until.min(self.now + SEC);
+            self.store.on_answer(self.now);
+            self.store.expire(self.now, &mut updates);
+        }
+        shown(updates)
+    }
+
+    /// Time passes, and etcd answers at its end only.
+    fn is_silent(&mut self, time: Duration) {
+        self.now += time;
+        self.store.on_answer(self.now);
+    }
+}
+
+#[test]
+fn a_list_is_a_difference_and_never_a_flush() {
+    let mut world = listed(&["a", "b", "c"]);
+    assert_eq!(world.list(&["a", "b", "c"], 9), [""; 0]);
+    assert_eq!(world.list(&["a", "c", "d"], 12), ["+d", "-b"]);
+    assert_eq!((world.store.revision(), world.store.readable), (12, 3));
+}
+
+#[test]
+fn an_instance_that_is_written_again_as_it_was_is_no_change() {
+    let mut world = listed(&["a"]);
+    assert_eq!(world.put(reading("a", 9)), [""; 0]);
+    assert_eq!(world.store.revision(), 9);
+}
+
+#[test]
+fn a_list_with_less_than_half_is_not_believed_before_the_retention() {
+    let mut world = listed(&["a", "b", "c", "d"]);
+    assert_eq!(world.list(&[], 2), [""; 0], "an etcd that was wiped");
+    let store = &world.store;
+    assert_eq!(
+        (store.missing(), store.readable, store.revision()),
+        (4, 4, 2)
+    );
+    assert_eq!(world.put(reading("a", 3)), [""; 0]);
+    assert_eq!(world.passes(SEC * 29), [""; 0]);
+    assert_eq!(world.passes(SEC), ["-b", "-c", "-d"]);
+    assert_eq!((world.store.missing(), world.store.readable), (0, 1));
+}
+
+#[test]
+fn once_half_are_back_the_others_have_a_second_from_the_last_one() {
+    let mut world = listed(&["a", "b", "c", "d"]);
+    assert_eq!(world.list(&[], 2), [""; 0]);
+    world.put(reading("a", 3));
+    world.passes(SEC * 9);
+    world.put(reading("b", 4));
+    world.passes(SEC * 9 / 10);
+    world.put(reading("c", 5));
+    assert_eq!(world.passes(SEC * 9 / 10), [""; 0]);
+    assert_eq!(world.passes(SEC / 10), ["-d"]);
+}
+
+#[test]
+fn after_a_silence_the_leases_of_a_fleet_may_end_at_once() {
+    for (silent, believed) in [(SHORTEST_TTL - SEC / 1000, true), (SHORTEST_TTL, false)] {
+        let mut world = listed(&["a", "b", "c", "d"]);
+        world.is_silent(silent);
+        assert_eq!(world.delete("a"), ["-a"], "one may always leave");
+        assert_eq!(world.delete("b"), ["-b"]);
+        assert_eq!(world.delete("c").is_empty(), !believed);
+        assert_eq!(world.delete("d").is_empty(), !believed);
+        let given_up = world.passes(SEC * 30);
+        assert_eq!(given_up.is_empty(), believed);
+    }
+}
+
+#[test]
+fn without_a_silence_the_last_one_leaves_at_once() {
+    let mut world = listed(&["a"]);
+    world.passes(SEC * 8);
+    assert_eq!(world.delete("a"), ["-a"]);
+}
+
+#[test]
+fn who_was_seen_since_the_silence_leaves_at_once() {
+    let mut world = listed(&["a"]);
+    world.is_silent(SEC * 9);
+    world.put(reading("a", 6));
+    assert_eq!(world.delete("a"), ["-a"]);
+}
+
+#[test]
+fn some_seconds_after_a_silence_deletions_are_believed_again() {
+    let mut world = listed(&["a", "b", "c"]);
+    world.is_silent(SEC * 2);
+    assert_eq!(world.delete("a"), ["-a"]);
+    assert_eq!(world.delete("b"), [""; 0]);
+    world.passes(AFTER_SILENCE);
+    assert_eq!(world.delete("c"), ["-c"]);
+    assert_eq!(world.store.missing(), 1);
+    assert_eq!(world.passes(SEC * 25), ["-b"]);
+}
+
+#[test]
+fn a_deadline_is_not_moved_by_lists_but_by_silence() {
+    let mut world = listed(&["a", "b"]);
+    world.list(&[], 2);
+    for _ in 0..14 {
+        assert_eq!(world.passes(SEC), [""; 0]);
+        // Another cut, after which the history is not known: there is no key to look at.
+        assert_eq!(world.list(&[], 2), [""; 0]);
+    }
+    assert_eq!(world.passes(SEC * 15), [""; 0]);
+    world.is_silent(SEC * 3600);
+    assert_eq!(world.passes(SEC / 2), [""; 0], "nobody could come back");
+    assert_eq!(world.passes(SEC / 2), ["-a", "-b"]);
+}
+
+#[test]
+fn a_retention_of_zero_believes_all_and_the_longest_nothing() {
+    let with = |retention| {
+        limited(
+            Limits {
+                retention,
+                ..LIMITS
+            },
+            &["a", "b"],
+        )
+    };
+    let mut never = with(Duration::ZERO);
+    never.is_silent(SEC * 9);
+    assert_eq!(never.delete("a"), ["-a"]);
+    assert_eq!(never.list(&[], 2), ["-b"]);
+    let mut for_ever = with(Duration::MAX);
+    for_ever.is_silent(SEC * 9);
+    assert_eq!(for_ever.list(&[], 2), [""; 0]);
+    assert_eq!(for_ever.passes(SEC * 3600), [""; 0]);
+    for_ever.is_silent(SEC * 3600);
+    assert_eq!(for_ever.store.missing(), 2);
+}
+
+#[test]
+fn a_missing_server_that_is_back_under_another_key_is_one_and_not_two() {
+    let mut world = listed(&["a", "b"]);
+    assert_eq!(world.list(&[], 2), [""; 0]);
+    let back = Reading {
+        instance: Some(at("a", "a")),
+        ..reading("a2", 3)
+    };
+    assert_eq!(world.put(back), ["+a2", "-a"]);
+    assert_eq!((world.store.missing(), world.store.readable), (1, 2));
+}
+
+#[test]
+fn what_does_not_read_is_counted_and_the_rest_is_shown() {
+    let mut world = listed(&["a"]);
+    let bad = |key, revision| Reading {
+        instance: None,
+        ..reading(key, revision)
+    };
+    assert_eq!(world.put(bad("b", 6)), [""; 0]);
+    assert_eq!(world.store.skipped(), 1);
+    assert_eq!(world.put(bad("a", 7)), ["-a"]);
+    assert_eq!(world.store.skipped(), 2);
+    assert_eq!(world.delete("b"), [""; 0]);
+    assert_eq!(world.store.skipped(), 1);
+}
+
+#[test]
+fn there_is_room_for_so_many_keys_and_the_others_are_counted() {
+    let mut world = limited(Limits { keys: 2, ..LIMITS }, &["a"]);
+    for key in ["b", "c", "d"] {
+        world.put(reading(key, 6));
+    }
+    let store = &world.store;
+    assert_eq!(
+        (store.readable, store.skipped(), store.has_room()),
+        (2, 2, false)
+    );
+    world.delete("d");
+    assert!(world.store.has_room(), "one that was passed over is gone");
+    world.list(&["a", "b"], 9);
+    assert_eq!((world.store.skipped(), world.store.has_room()), (0, false));
+}
+
+#[test]
+fn there_is_room_for_so_many_bytes_and_they_are_given_back() {
+    let bytes = 3 * reading("a", 5).weight();
+    let mut world = limited(Limits { bytes, ..LIMITS }, &["a"]);
+    let large = |key: &str| Reading {
+        instance: Some(at(key, key).metadata("x", "x".repeat(bytes))),
+        ..reading(key, 6)
+    };
+    assert_eq!(world.put(large("b")), [""; 0]);
+    assert_eq!(
+        world.put(large("a")),
+        ["-a"],
+        "what it was is not true any more"
+    );
+    assert_eq!((world.store.bytes, world.store.skipped()), (0, 2));
+    for round in 0..100 {
+        for key in ["c", "d", "e"] {
+            assert_eq!(world.put(reading(key, 7 + round)), [format!("+{key}")]);
+        }
+        assert_eq!(world.store.bytes, bytes);
+        assert_eq!(world.put(reading("f", 8)), [""; 0]);
+        for key in ["c", "d", "e"] {
+            world.delete(key);
+        }
+        assert_eq!(world.store.bytes, 0);
+    }
+}
+
+#[test]
+fn the_history_is_known_by_a_key_that_etcd_should_have() {
+    let mut world = listed(&["a", "b", "c"]);
+    assert_eq!(world.list(&["c"], 9), [""; 0]);
+    let (key, seen) = world.store.history_probe().unwrap();
+    assert_eq!((&*key, seen.revision), ("c", 9));
+    world.store.lose_history();
+    assert!(world.store.history_probe().is_none());
+}

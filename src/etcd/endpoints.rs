@@ -1,0 +1,202 @@
+//! [`Endpoints`]: a checked [`Etcd`](super::Etcd).
+
+use super::auth::User;
+use super::member::Member;
+use super::members::Members;
+#[cfg(feature = "_tls")]
+use super::tls::Tls;
+use crate::address::{LocalIp, is_localhost};
+use crate::connector::Connector;
+use crate::error::Error;
+use crate::resolver::Resolver;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// See the [module](self).
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoints {
+    pub(super) members: Members,
+    pub(super) user: Option<Arc<User>>,
+    pub(super) connector: Option<Connector>,
+    pub(super) resolver: Resolver,
+    #[cfg(feature = "_tls")]
+    pub(super) tls: Option<Tls>,
+}
+
+// === impl Endpoints ===
+
+impl Endpoints {
+    /// Refuses members that do not go with one another, with the user, or with the TLS settings.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.check_schemes()?;
+        self.check_tls()
+    }
+
+    /// How many members there are now.
+    pub(crate) fn len(&self) -> usize {
+        self.members.all().len()
+    }
+
+    /// Opens connections to `member`, within attempts of `limit`.
+    pub(super) fn connector(&self, member: &Member, limit: Duration) -> Connector {
+        if let Some(connector) = &self.connector {
+            return connector.clone();
+        }
+        let (resolver, member) = (self.resolver.clone(), member.clone());
+        Connector::new(move |_| {
+            let (resolver, member) = (resolver.clone(), member.clone());
+            async move {
+                let connecting =
+                    resolver.connect(member.host(), member.port(), member.turn(), limit);
+                connecting.await
+            }
+        })
+    }
+
+    /// Whether every member is surely on another machine: given by an address that is none of
+    /// `ours`. A name may mean any machine, this one too.
+    pub(crate) fn are_remote(&self, ours: &[LocalIp]) -> bool {
+        let is_ours = |ip: IpAddr| ip.is_loopback() || ours.iter().any(|local| local.ip == ip);
+        self.members
+            .configured()
+            .iter()
+            .all(|member| match member.host().parse::<IpAddr>() {
+                Ok(ip) => !is_ours(ip.to_canonical()),
+                Err(_) => false,
+            })
+    }
+
+    /// Whether any member is given by a name other than `localhost`.
+    pub(crate) fn have_names(&self) -> bool {
+        let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !is_localhost(host);
+        self.members
+            .configured()
+            .iter()
+            .any(|member| is_name(member.host()))
+    }
+
+    /// Refuses a password, and the token it gives, that would go encrypted to one member and in
+    /// the clear to another.
+    fn check_schemes(&self) -> Result<(), Error> {
+        let of = |scheme| {
+            let mut members = self.members.configured().iter();
+            members.find(|member| member.uri().scheme_str() == Some(scheme))
+        };
+        match (&self.user, of("http"), of("https")) {
+            (Some(_), Some(http), Some(https)) => Err(Error::Endpoint {
+                endpoint: http.shown().to_string(),
+                reason: format!(
+                    "would be sent the password unencrypted, although {} uses TLS: \
+                     write https:// for all endpoints",
+                    https.shown()
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(feature = "_tls")]
+    fn check_tls(&self) -> Result<(), Error> {
+        // Roots alone cannot encrypt, and rustls panics when it finds no provider.
+        if cfg!(not(any(feature = "tls-ring", feature = "tls-aws-lc"))) {
+            let remedy = "no crypto provider: enable the feature `tls-ring` or `tls-aws-lc`";
+            return Err(Error::Tls(remedy.to_owned()));
+        }
+        match self.members.configured().iter().find(|m| m.uses_tls()) {
+            Some(https) => {
+                let endpoint = tonic::transport::Endpoint::from(https.uri().clone());
+                self.secure(endpoint).map(drop).map_err(Error::Tls)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The endpoint with TLS as configured; an error here is a mistake in the PEM.
+    #[cfg(feature = "_tls")]
+    pub(super) fn secure(
+        &self,
+        endpoint: tonic::transport::Endpoint,
+    ) -> Result<tonic::transport::Endpoint, String> {
+        match &self.tls {
+            Some(tls) => tls.secure(endpoint),
+            None => Tls::new().secure(endpoint),
+        }
+    }
+
+    #[cfg(not(feature = "_tls"))]
+    fn check_tls(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::Etcd;
+
+    #[test]
+    fn a_member_is_remote_only_if_that_is_certain() {
+        let ours = ["127.0.0.1", "10.0.0.1"].map(|ip| LocalIp {
+            interface: "eth0".to_owned(),
+            ip: ip.parse().unwrap(),
+        });
+        for (endpoint, remote) in [
+            ("http://10.0.0.2:2379", true),
+            ("http://10.0.0.1:2379", false),
+            ("http://[::1]:2379", false),
+            ("http://127.0.0.5:2379", false),
+            ("http://localhost:2379", false),
+            ("http://etcd:2379", false),
+        ] {
+            let members = Etcd::new([endpoint]).check().unwrap();
+            assert_eq!(members.are_remote(&ours), remote, "{endpoint}");
+            assert_eq!(members.have_names(), endpoint == "http://etcd:2379");
+        }
+    }
+
+    #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+    #[test]
+    fn a_password_needs_the_same_scheme_everywhere() {
+        let (http, https) = ("http://127.0.0.1:1", "https://127.0.0.1:2");
+        for (endpoints, user, works) in [
+            (&[http, https][..], true, false),
+            (&[https, http], true, false),
+            (&[https, "127.0.0.1:3"], true, false),
+            (&[http, https], false, true),
+            (&[http, http], true, true),
+            (&[https, https], true, true),
+        ] {
+            let mut etcd = Etcd::new(endpoints);
+            if user {
+                etcd = etcd.user("me", "canary");
+            }
+            match etcd.check() {
+                Ok(_) => assert!(works, "{endpoints:?}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!works && error.contains("unencrypted"), "{error}");
+                    assert!(error.starts_with("etcd endpoint \"http://127"), "{error}");
+                    assert!(!error.contains("canary"), "{error}");
+                }
+            }
+        }
+    }
+
+    #[cfg(feature = "_tls")]
+    #[test]
+    fn plaintext_is_never_fallen_back_to() {
+        let error = Etcd::new(["http://127.0.0.1:2379"])
+            .tls(Tls::new())
+            .check()
+            .unwrap_err();
+        assert!(error.to_string().contains("write https://"), "{error}");
+    }
+
+    #[cfg(not(feature = "_tls"))]
+    #[test]
+    fn https_without_a_tls_feature_says_which_to_enable() {
+        let error = Etcd::new(["https://127.0.0.1:2379"]).check().unwrap_err();
+        assert!(error.to_string().contains("tls-ring"), "{error}");
+    }
+}

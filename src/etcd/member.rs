@@ -1,0 +1,148 @@
+//! [`Member`]: one member of the cluster, from the URL that names it.
+
+use crate::address::is_dns_name;
+use crate::error::Error;
+use http::Uri;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// One member of the cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    uri: Uri,
+    shown: Arc<str>,
+    /// Which of the addresses of its name is tried first, counted round and round.
+    turn: usize,
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Checks everything that can be checked without the network.
+    pub(super) fn parse(given: &str, wants_tls: bool) -> Result<Self, Error> {
+        // A URL with credentials in it must not reach an error message, a log or a Debug.
+        if given.contains('@') {
+            return Err(Error::Endpoint {
+                endpoint: "(not shown)".to_owned(),
+                reason: "credentials do not belong in the URL: use Etcd::user".to_owned(),
+            });
+        }
+        let refuse = |reason: &str| {
+            Err(Error::Endpoint {
+                endpoint: given.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        let full = match given.split_once("://") {
+            Some(_) => given.to_owned(),
+            None if wants_tls => format!("https://{given}"),
+            None => format!("http://{given}"),
+        };
+        let Ok(uri) = full.parse::<Uri>() else {
+            return refuse("is not a URL: write it like http://127.0.0.1:2379");
+        };
+        match uri.scheme_str() {
+            Some("http") if wants_tls => {
+                return refuse("is plaintext although TLS is configured: write https://");
+            }
+            Some("https") if cfg!(not(feature = "_tls")) => {
+                return refuse("needs TLS: enable the feature `tls-ring` or `tls-aws-lc`");
+            }
+            Some("http" | "https") => {}
+            _ => return refuse("the scheme must be http or https"),
+        }
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        if host.parse::<IpAddr>().is_err() && !is_dns_name(host) {
+            return refuse("the host is neither an IP address nor a DNS name");
+        }
+        if uri.path_and_query().is_some_and(|rest| rest != "/") {
+            return refuse("has a path: only scheme, host and port belong here");
+        }
+        match uri.port_u16() {
+            None => return refuse("has no port from 1 to 65535: etcd's is 2379 by default"),
+            Some(0) => return refuse("port 0 cannot be dialled: etcd's is 2379 by default"),
+            Some(_) => {}
+        }
+        let shown = full.trim_end_matches('/').into();
+        Ok(Self {
+            uri,
+            shown,
+            turn: 0,
+        })
+    }
+
+    /// The same member, for another round of attempts.
+    pub(super) fn in_round(self, turn: usize) -> Self {
+        Self { turn, ..self }
+    }
+
+    pub(super) fn turn(&self) -> usize {
+        self.turn
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    #[cfg(feature = "_tls")]
+    pub(super) fn uses_tls(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
+    /// The member as logs and errors show it.
+    pub(crate) fn shown(&self) -> &Arc<str> {
+        &self.shown
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::Error;
+    use crate::etcd::Etcd;
+
+    #[test]
+    fn endpoints_that_cannot_work_are_refused_and_named() {
+        for (given, reason) in [
+            ("ftp://127.0.0.1:2379", "http or https"),
+            ("http//127.0.0.1:2379", "has a path"),
+            ("http://127.0.0.1", "no port"),
+            ("http://127.0.0.1:0", "port 0"),
+            ("http://127.0.0.1:2379/v3", "has a path"),
+            ("http://127.0.0.1:99999", "no port from 1 to 65535"),
+            ("http://", "not a URL"),
+            ("http://a b:1", "not a URL"),
+            ("http://10.0.0:2379", "neither an IP address"),
+            ("", "not a URL"),
+        ] {
+            let error = Etcd::new([given]).check().unwrap_err().to_string();
+            assert!(
+                error.contains(reason) && error.contains(given),
+                "{given}: {error}"
+            );
+        }
+        assert!(matches!(
+            Etcd::new([""; 0]).check(),
+            Err(Error::NoEndpoints)
+        ));
+    }
+
+    #[test]
+    fn a_bare_host_and_port_is_plaintext() {
+        let members = Etcd::new(["localhost:2379", "http://[::1]:2379/"])
+            .check()
+            .unwrap();
+        assert_eq!(&**members.members.at(0).shown(), "http://localhost:2379");
+        assert_eq!(&**members.members.at(1).shown(), "http://[::1]:2379");
+        assert_eq!(members.members.at(2).host(), "localhost");
+        assert_eq!(members.members.at(3).host(), "::1");
+        assert!(!members.have_names());
+    }
+}

@@ -1,0 +1,144 @@
+//! Opens a [`Session`], and gets another token for the next one.
+
+use super::{Login, Peer, Session};
+use crate::connector::{Connecting, Connector, Io};
+use crate::etcd::auth::client_on;
+use crate::etcd::endpoints::Endpoints;
+use crate::etcd::member::Member;
+use crate::etcd::members::Members;
+use crate::etcd::rpc_error::{RpcError, RpcErrorKind, chain, with_timeout};
+use etcd_client as client;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+pub(crate) const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
+
+// === impl Session ===
+
+impl Session {
+    /// Connects within `limit`. If there is a user, it comes with its token; only if there is none
+    /// it authenticates, and that has a longer limit of its own: see [`User::authenticate`].
+    ///
+    /// No HTTP/2 pings: etcd refuses those closer than 5 s, which is too rarely to guard a TTL of
+    /// that size. Renewals with a deadline of their own are the heartbeat. Cancel safe.
+    pub(crate) async fn connect(
+        endpoints: &Endpoints,
+        member: &Member,
+        limit: Duration,
+    ) -> Result<Self, RpcError> {
+        let endpoint = member.shown();
+        let channel = with_timeout(limit, endpoint, open(endpoints, member, limit)).await?;
+        let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
+        let members = &endpoints.members;
+        let Some(user) = &endpoints.user else {
+            return Ok(Self::new(&client, endpoint, None, members, limit));
+        };
+        let token = match user.token() {
+            Some(token) if token.is_known(&client, &channel, endpoint, limit).await? => token,
+            unknown => {
+                unknown.inspect(|token| user.refuse(token.number()));
+                user.authenticate(&client, endpoint, members, limit).await?
+            }
+        };
+        let login = Login {
+            user: user.clone(),
+            token: token.number(),
+            client,
+            members: members.clone(),
+            limit,
+        };
+        let client = client_on(token.channel(channel), endpoint).await?;
+        Ok(Self::new(&client, endpoint, Some(login), members, limit))
+    }
+
+    fn new(
+        client: &client::Client,
+        endpoint: &Arc<str>,
+        login: Option<Login>,
+        members: &Members,
+        limit: Duration,
+    ) -> Self {
+        let sync = members.sync(|| client.cluster_client(), endpoint, limit);
+        Self {
+            _sync: sync.map(Arc::new),
+            kv: client.kv_client(),
+            lease: client.lease_client(),
+            watch: client.watch_client(),
+            peer: Peer {
+                endpoint: endpoint.clone(),
+                login: login.map(Arc::new),
+            },
+        }
+    }
+
+    /// After the token was refused: until there is another one, for another connection. Ends early
+    /// only when that is refused on purpose. Cancel safe.
+    pub(crate) async fn replace_token(self) -> Result<(), RpcError> {
+        let endpoint = &self.peer.endpoint;
+        let Some(login) = &self.peer.login else {
+            return Ok(());
+        };
+        let Login {
+            user,
+            client,
+            members,
+            limit,
+            ..
+        } = &**login;
+        loop {
+            match user.authenticate(client, endpoint, members, *limit).await {
+                Err(error) if error.kind() != RpcErrorKind::Denied => {
+                    crate::logging::debug!(%error, "no other token yet");
+                    tokio::time::sleep(*limit).await;
+                }
+                done => return done.map(drop),
+            }
+        }
+    }
+}
+
+/// Opens the connection. The caller's limit comes first.
+async fn open(
+    endpoints: &Endpoints,
+    member: &Member,
+    limit: Duration,
+) -> Result<Channel, RpcError> {
+    let endpoint = member.shown();
+    let broken = |error: tonic::transport::Error| RpcError::broken(endpoint, chain(&error));
+    let channel = Endpoint::from(member.uri().clone())
+        // It ends what tonic may try by itself later.
+        .connect_timeout(limit.saturating_mul(2))
+        .user_agent(USER_AGENT)
+        .map_err(broken)?;
+    #[cfg(feature = "_tls")]
+    let channel = match member.uses_tls() {
+        true => endpoints
+            .secure(channel)
+            .map_err(|what| RpcError::broken(endpoint, what))?,
+        false => channel,
+    };
+    let connector = endpoints.connector(member, limit);
+    let channel = channel.connect_with_connector(connector).await;
+    channel.map_err(|error| RpcError::new(RpcErrorKind::Unreachable, endpoint, chain(&error)))
+}
+
+// === impl Connector ===
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Io>>;
+    type Error = io::Error;
+    type Future = futures_util::future::MapOk<Connecting, fn(Box<dyn Io>) -> Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        futures_util::TryFutureExt::map_ok(self.connect(uri), TokioIo::new)
+    }
+}

@@ -1,0 +1,96 @@
+//! Grants, renews and revokes leases.
+
+use super::{Peer, Session};
+use crate::etcd::rpc_error::{RpcError, RpcErrorKind};
+use etcd_client as client;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An open stream of renewals.
+pub(crate) struct KeepAliveStream {
+    requests: client::LeaseKeeper,
+    replies: client::LeaseKeepAliveStream,
+    peer: Peer,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Grants the lease `id`. Gives the TTL etcd chose, which may differ from the one asked for.
+    pub(crate) async fn grant(mut self, id: i64, ttl: Duration) -> Result<Duration, RpcError> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        let options = client::LeaseGrantOptions::new().with_id(id);
+        let granted = self.lease.grant(seconds, Some(options)).await;
+        let granted = granted.map_err(|error| self.error(&error))?;
+        if granted.id() != id {
+            return Err(self.broken(format!(
+                "asked for lease {id:016x}, got {:016x}",
+                granted.id()
+            )));
+        }
+        time_to_live(granted.ttl(), &self.peer.endpoint)
+    }
+
+    /// Revokes the lease `id`; one that does not exist is as good as revoked.
+    pub(crate) async fn revoke(mut self, id: i64) -> Result<(), RpcError> {
+        match self
+            .lease
+            .revoke(id)
+            .await
+            .map_err(|error| self.error(&error))
+        {
+            Err(error) if error.kind() == RpcErrorKind::LeaseGone => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Renews the lease `id` for the first time on this session, and opens the stream for more.
+    ///
+    /// `etcd-client` swallows the TTL of this first answer; it is the granted one.
+    pub(crate) async fn renewals(mut self, id: i64) -> Result<KeepAliveStream, RpcError> {
+        let opened = self.lease.keep_alive(id).await;
+        let (requests, replies) = opened.map_err(|error| self.error(&error))?;
+        // etcd-client goes on with whatever lease the first answer names.
+        if requests.id() != id {
+            return Err(self.broken("answered the renewal of another lease"));
+        }
+        Ok(KeepAliveStream {
+            requests,
+            replies,
+            peer: self.peer,
+        })
+    }
+}
+
+// === impl KeepAliveStream ===
+
+impl KeepAliveStream {
+    /// Sends one renewal and awaits its answer. Not cancel safe: after a cancelled one the next
+    /// answer may belong to it, so the stream is to be dropped.
+    pub(crate) async fn renew(&mut self) -> Result<Duration, RpcError> {
+        let (peer, endpoint) = (&self.peer, &self.peer.endpoint);
+        let error = |error: client::Error| peer.error(&error);
+        self.requests.keep_alive().await.map_err(error)?;
+        let reply = self.replies.message().await.map_err(error)?;
+        let reply = reply.ok_or_else(|| RpcError::broken(endpoint, "the renewal stream ended"))?;
+        match reply.id() == self.requests.id() {
+            true => time_to_live(reply.ttl(), endpoint),
+            false => Err(RpcError::broken(
+                endpoint,
+                "answered the renewal of another lease",
+            )),
+        }
+    }
+}
+
+/// A lease that is gone has none.
+fn time_to_live(seconds: i64, endpoint: &Arc<str>) -> Result<Duration, RpcError> {
+    match u64::try_from(seconds) {
+        Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => Err(RpcError::new(
+            RpcErrorKind::LeaseGone,
+            endpoint,
+            "lease not found",
+        )),
+    }
+}

@@ -1,0 +1,169 @@
+//! Reads keys.
+
+use super::Session;
+use crate::etcd::rpc_error::RpcError;
+use etcd_client as client;
+use std::sync::Arc;
+
+/// A key as etcd has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyMeta {
+    pub(crate) lease: i64,
+    pub(crate) revision: i64,
+}
+
+/// Some of the keys below a prefix.
+#[cfg(feature = "discovery")]
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// etcd's revision then.
+    pub(crate) revision: i64,
+    pub(crate) found: Vec<KeyValue>,
+    /// How many keys there are from the beginning of this page on.
+    pub(crate) count: i64,
+    /// Where the next page begins, if there is one.
+    pub(crate) next: Option<Vec<u8>>,
+}
+
+/// A key with its value. Keys that are no UTF-8 are passed over.
+#[cfg(feature = "discovery")]
+#[derive(Debug)]
+pub(crate) struct KeyValue {
+    pub(crate) key: String,
+    pub(crate) value: Vec<u8>,
+    pub(crate) seen: KeyMeta,
+}
+
+/// What one page may weigh. A page that is larger is asked for again with fewer keys.
+#[cfg(feature = "discovery")]
+const MAX_PAGE: usize = 16 * 1024 * 1024;
+
+// === impl Session ===
+
+impl Session {
+    /// Reads what etcd has of each of `keys`, at one revision, without the values.
+    pub(crate) async fn look(
+        mut self,
+        keys: Vec<Arc<str>>,
+    ) -> Result<(i64, Vec<Option<KeyMeta>>), RpcError> {
+        let get = |key: &Arc<str>| client::TxnOp::get(&**key, Some(without_value()));
+        let txn = client::Txn::new().and_then(keys.iter().map(get).collect::<Vec<_>>());
+        let reply = self.kv.txn(txn).await.map_err(|error| self.error(&error))?;
+        let revision = revision_of(reply.header());
+        let seen: Vec<_> = reply.op_responses().iter().map(seen).collect();
+        if seen.len() != keys.len() {
+            return Err(self.broken("answered a transaction with fewer results than operations"));
+        }
+        Ok((revision, seen))
+    }
+
+    /// Reads at most `limit` keys below `prefix`, from `from` on, in order, as they were at
+    /// `revision`; 0: as they are now.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn page(
+        self,
+        prefix: &str,
+        from: Vec<u8>,
+        revision: i64,
+        limit: i64,
+    ) -> Result<Page, RpcError> {
+        let options = client::GetOptions::new()
+            .with_range(prefix_end(prefix))
+            .with_revision(revision)
+            .with_limit(limit);
+        let mut kv = self.kv.clone().max_decoding_message_size(MAX_PAGE);
+        let reply = kv.get(from, Some(options)).await;
+        let mut reply = reply.map_err(|error| self.error(&error))?;
+        let revision = revision_of(reply.header());
+        let (more, count, kvs) = (reply.more(), reply.count(), reply.take_kvs());
+        let next = kvs.last().filter(|_| more).map(|last| {
+            let mut next = last.key().to_vec();
+            next.push(0);
+            next
+        });
+        let found = kvs.into_iter().filter_map(|kv| {
+            let seen = KeyMeta::of(&kv);
+            let (key, value) = kv.into_key_value();
+            let key = String::from_utf8(key).ok()?;
+            Some(KeyValue { key, value, seen })
+        });
+        Ok(Page {
+            revision,
+            found: found.collect(),
+            count,
+            next,
+        })
+    }
+
+    /// The revision of etcd now, and how many keys there are below `prefix`; with `each` unset,
+    /// how many have exactly that name, which costs etcd nothing.
+    ///
+    /// Not serializable: a member without a quorum, and the cache of `grpc-proxy`, would answer.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn count(mut self, prefix: &str, each: bool) -> Result<(i64, i64), RpcError> {
+        let options = client::GetOptions::new().with_count_only();
+        let options = match each {
+            true => options.with_range(prefix_end(prefix)),
+            false => options,
+        };
+        let reply = self.kv.get(prefix, Some(options)).await;
+        let reply = reply.map_err(|error| self.error(&error))?;
+        Ok((revision_of(reply.header()), reply.count()))
+    }
+
+    /// What etcd had of `key` at `revision`.
+    #[cfg(feature = "discovery")]
+    pub(crate) async fn seen_at(
+        mut self,
+        key: &str,
+        revision: i64,
+    ) -> Result<Option<KeyMeta>, RpcError> {
+        let options = without_value().with_revision(revision);
+        let reply = self.kv.get(key, Some(options)).await;
+        let reply = reply.map_err(|error| self.error(&error))?;
+        Ok(reply.kvs().first().map(KeyMeta::of))
+    }
+}
+
+/// The revision an answer was given at. Only the end of a watch by compaction names none.
+pub(super) fn revision_of(header: Option<&client::ResponseHeader>) -> i64 {
+    header.map_or(0, client::ResponseHeader::revision)
+}
+
+/// The first key that does not begin with `prefix`, which ends with a slash.
+#[cfg(feature = "discovery")]
+pub(super) fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+/// Reads the lease and the revision of one key, without its value.
+///
+/// From 3.7 on etcd answers `keys_only` from an index in memory that has no leases, unless the range
+/// is sorted by value. A lease of 0 looked as if the key had been overwritten.
+pub(super) fn without_value() -> client::GetOptions {
+    client::GetOptions::new()
+        .with_keys_only()
+        .with_sort(client::SortTarget::Value, client::SortOrder::Ascend)
+}
+
+fn seen(reply: &client::TxnOpResponse) -> Option<KeyMeta> {
+    match reply {
+        client::TxnOpResponse::Get(get) => get.kvs().first().map(KeyMeta::of),
+        _ => None,
+    }
+}
+
+// === impl KeyMeta ===
+
+impl KeyMeta {
+    fn of(kv: &client::KeyValue) -> Self {
+        Self {
+            lease: kv.lease(),
+            revision: kv.mod_revision(),
+        }
+    }
+}
