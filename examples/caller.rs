@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
-use tonic_etcd::Error;
+use tonic_etcd::BuildError;
 use tonic_etcd::discovery::{BalancedChannel, Changes, Discovery};
 use tonic_etcd::format::Plain;
 
@@ -103,7 +103,7 @@ enum Failure {
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
-    Setup(#[from] Error),
+    Setup(#[from] BuildError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -174,7 +174,7 @@ fn discover(args: &Args) -> Result<Discovery, Failure> {
         .build()?)
 }
 
-fn channel(args: &Args, discovery: &Discovery) -> Result<BalancedChannel, Error> {
+fn channel(args: &Args, discovery: &Discovery) -> Result<BalancedChannel, BuildError> {
     let mut channel = discovery
         .channel()
         .named(&args.service)

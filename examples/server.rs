@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::format::Plain;
 use tonic_etcd::{
-    Closed, Error, Etcd, Instance, OnConflict, Registrar, RegistrarBuilder, Registration,
-    ServeError, ServeRegistered, Status, StatusWatch,
+    BuildError, Closed, Etcd, Instance, OnConflict, RegisterError, Registrar, RegistrarBuilder,
+    Registration, ServeRegistered, Status, StatusWatch,
 };
 
 /// A greeter that is registered in etcd for as long as it serves.
@@ -130,10 +130,10 @@ async fn main() -> ExitCode {
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
-            match error.downcast_ref() {
-                _ if error.is::<Usage>() => ExitCode::from(2),
-                Some(ServeError::Setup(_)) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
+            let is_setup = error.is::<Usage>() || error.is::<BuildError>();
+            match is_setup || error.is::<RegisterError>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
             }
         }
     }
@@ -142,9 +142,8 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
     let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
     let etcd = args.access.etcd(args.attempt_timeout).map_err(Usage)?;
-    let registration =
-        register(&args, etcd, &shutdown, &shutdown_now).map_err(ServeError::Setup)?;
-    let incoming = registration.bind(args.listen).map_err(ServeError::Setup)?;
+    let registration = register(&args, etcd, &shutdown, &shutdown_now)?;
+    let incoming = registration.bind(args.listen)?;
     let local = incoming.local_addr();
     say(&format_args!("listening {local}"));
     tokio::spawn(tell(registration.watch()));
@@ -178,7 +177,7 @@ fn register(
     etcd: Etcd,
     shutdown: &CancellationToken,
     shutdown_now: &CancellationToken,
-) -> Result<Registration, Error> {
+) -> Result<Registration, Box<dyn std::error::Error>> {
     let plain = Plain::new().prefix(&args.prefix).key(&args.key);
     let formats = args.format.iter().map(|name| name.format(&plain));
     let registrar = formats
@@ -193,7 +192,7 @@ fn register(
         .shutdown_token(shutdown.clone())
         .shutdown_now_token(shutdown_now.clone())
         .build()?;
-    registrar.register_all(args.name.iter().map(|name| {
+    let registration = registrar.register_all(args.name.iter().map(|name| {
         let mut instance = Instance::new(name).version(env!("CARGO_PKG_VERSION"));
         if let Some(address) = &args.advertise {
             instance = instance.address(address);
@@ -202,7 +201,8 @@ fn register(
             instance = instance.value(value);
         }
         instance
-    }))
+    }))?;
+    Ok(registration)
 }
 
 /// Prints a line. `println!` would panic, and end the server, when nobody reads any more.

@@ -3,7 +3,7 @@
 //! Nothing here asks the network. What needs it (which local address lies on the route to etcd)
 //! is asked by [`etcd`](crate::etcd) and passed in, so that every choice is a table of cases.
 
-use crate::Error;
+use crate::error::{AddressError, BuildError};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
@@ -52,8 +52,8 @@ pub(crate) enum Bound {
 
 impl Address {
     /// Parses `ip:port`, `[ipv6]:port` or `dns.name:port`.
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let refuse = |reason| Error::Address {
+    pub(crate) fn parse(text: &str) -> Result<Self, AddressError> {
+        let refuse = |reason| AddressError {
             address: text.to_owned(),
             reason,
         };
@@ -134,9 +134,9 @@ impl fmt::Display for Address {
 }
 
 impl FromStr for Address {
-    type Err = Error;
+    type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         Self::parse(text)
     }
 }
@@ -162,9 +162,9 @@ const LINK_LOCAL: &str =
 
 impl Bound {
     /// Sorts the local address of a listener, or an address somebody wrote down.
-    pub(crate) fn check(addr: SocketAddr) -> Result<Self, Error> {
+    pub(crate) fn check(addr: SocketAddr) -> Result<Self, AddressError> {
         let refuse = |reason| {
-            Err(Error::Address {
+            Err(AddressError {
                 address: addr.to_string(),
                 reason,
             })
@@ -218,7 +218,7 @@ impl Bound {
 
 impl AdvertisedInterface {
     /// The interface of that name, which must have an address that others can dial.
-    pub(crate) fn find(name: String, interfaces: &[LocalIp]) -> Result<Self, Error> {
+    pub(crate) fn find(name: String, interfaces: &[LocalIp]) -> Result<Self, BuildError> {
         let ips = dialable_of(&name, interfaces);
         if !ips.is_empty() {
             return Ok(Self { name, ips });
@@ -233,17 +233,17 @@ impl AdvertisedInterface {
                 names.join(", ")
             ),
         };
-        Err(Error::Setting {
+        Err(BuildError::Setting {
             name: "advertise_interface",
             reason,
         })
     }
 
     /// Refuses a listener that is bound to none of its addresses: to `0.0.0.0` when it has only IPv6.
-    pub(crate) fn check(&self, bound: &Bound, local: SocketAddr) -> Result<(), Error> {
+    pub(crate) fn check(&self, bound: &Bound, local: SocketAddr) -> Result<(), AddressError> {
         match self.ips.iter().any(|ip| bound.serves(ip)) {
             true => Ok(()),
-            false => Err(Error::Address {
+            false => Err(AddressError {
                 address: local.to_string(),
                 reason: "does not listen on the addresses of the interface to be advertised, \
                          which are all IPv6: listen on [::]",

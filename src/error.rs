@@ -1,14 +1,22 @@
 //! What can be wrong with what the caller gave us, each with the culprit and the remedy.
 //!
-//! Every one of these is found before a request is sent. Trouble with etcd itself is never an
-//! [`Error`]: it is survived, and reported by [`Status`](crate::Status).
+//! | | |
+//! |---|---|
+//! | [`BuildError`] | a configuration cannot work: what `build` returns |
+//! | [`RegisterError`] | an instance or its listener cannot be registered |
+//! | [`AddressError`] | a text or a listener is no address that others could dial |
+//! | [`Stopped`] | it is over: nothing is wrong |
+//!
+//! Every one of these is found before a request is sent. An outage of etcd itself is none of them:
+//! it is survived, and reported by [`Status`](crate::Status).
 
+use std::io;
 use std::net::SocketAddr;
 
-/// A mistake in the configuration or in the input.
+/// A mistake in the configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum BuildError {
     /// No etcd endpoint was given.
     #[error("no etcd endpoint given: name at least one, such as http://127.0.0.1:2379")]
     NoEndpoints,
@@ -24,18 +32,26 @@ pub enum Error {
     },
 
     /// The TLS settings cannot be used.
-    #[error("TLS to etcd: {0}")]
-    Tls(String),
+    #[error("TLS to etcd: {reason}")]
+    #[non_exhaustive]
+    Tls {
+        /// What is wrong with them, and what to do.
+        reason: String,
+    },
 
     /// The time to live, or a deadline that has to fit in it, cannot be kept.
-    #[error("{0}")]
-    Timing(String),
+    #[error("{reason}")]
+    #[non_exhaustive]
+    Timing {
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
 
-    /// A name, an id or a piece of the prefix would make a key that others misread.
+    /// A name or a piece of a prefix would make keys that others misread.
     #[error("{what} {value:?} {reason}")]
     #[non_exhaustive]
     Name {
-        /// Which input it was: `name`, `id`, `prefix` or another setting of a format.
+        /// Which input it was: `service name`, `prefix` or another setting of a format.
         what: &'static str,
         /// The input, shortened when it is very long.
         value: String,
@@ -53,15 +69,50 @@ pub enum Error {
         reason: String,
     },
 
-    /// An address that others could not dial.
-    #[error("address {address:?}: {reason}")]
+    /// A [`Format`](crate::format::Format) cannot be used.
+    #[error("format {format:?}: {reason}")]
     #[non_exhaustive]
-    Address {
-        /// The address as given or as bound.
-        address: String,
-        /// What is wrong with it, and what to do.
+    Format {
+        /// The short name of the format.
+        format: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
+    /// A setting that cannot be kept.
+    #[error("{name}: {reason}")]
+    #[non_exhaustive]
+    Setting {
+        /// The setter.
+        name: &'static str,
+        /// What is wrong with the value, and what to do.
+        reason: String,
+    },
+
+    /// `build` starts a task, and was called outside of a tokio runtime.
+    #[error("no tokio runtime here: call this from within one, it starts a task")]
+    NoRuntime,
+}
+
+/// Why an instance or its listener cannot be registered, or an update cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// A name or an id would make a key that others misread.
+    #[error("{what} {value:?} {reason}")]
+    #[non_exhaustive]
+    Name {
+        /// Which input it was: `name` or `id`.
+        what: &'static str,
+        /// The input, shortened when it is very long.
+        value: String,
+        /// What is wrong with it.
         reason: &'static str,
     },
+
+    /// An address that others could not dial.
+    #[error(transparent)]
+    Address(#[from] AddressError),
 
     /// A value etcd would refuse for its size.
     #[error("the value of {name:?} has {len} bytes and etcd takes {max} at most: put less into it")]
@@ -88,23 +139,13 @@ pub enum Error {
         key: String,
     },
 
-    /// A [`Format`](crate::format::Format) cannot be used, or cannot take an instance.
+    /// A [`Format`](crate::format::Format) cannot take the instance.
     #[error("format {format:?}: {reason}")]
     #[non_exhaustive]
     Format {
         /// The short name of the format.
         format: String,
         /// What is wrong, and what to do.
-        reason: String,
-    },
-
-    /// A setting that cannot be kept.
-    #[error("{name}: {reason}")]
-    #[non_exhaustive]
-    Setting {
-        /// The setter.
-        name: &'static str,
-        /// What is wrong with the value, and what to do.
         reason: String,
     },
 
@@ -125,12 +166,12 @@ pub enum Error {
     NoRuntime,
 
     /// The dedicated thread could not be started.
-    #[error("cannot start the registrar's thread: {0}")]
-    Thread(std::io::Error),
-
-    /// The registrar or the registration has been told to stop.
-    #[error("already stopped: a registration never comes back after its shutdown began")]
-    Stopped,
+    #[error("cannot start the registrar's thread: {source}")]
+    #[non_exhaustive]
+    Thread {
+        /// What the operating system said.
+        source: io::Error,
+    },
 
     /// The listener could not be bound, or cannot be used.
     #[error("cannot listen on {addr}: {source}: {}", remedy(source))]
@@ -139,12 +180,50 @@ pub enum Error {
         /// The address asked for.
         addr: SocketAddr,
         /// What the operating system said.
-        source: std::io::Error,
+        source: io::Error,
     },
+
+    /// The registrar or the registration has been told to stop.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
-impl Error {
-    /// An [`Error::Format`], for formats to refuse with.
+/// An address that others could not dial.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("address {address:?}: {reason}")]
+#[non_exhaustive]
+pub struct AddressError {
+    /// The address as given or as bound.
+    pub address: String,
+    /// What is wrong with it, and what to do.
+    pub reason: &'static str,
+}
+
+/// The registrar or the registration has been told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("already stopped: a registration never comes back after its shutdown began")]
+#[non_exhaustive]
+pub struct Stopped;
+
+/// A name or a piece of a key that others would misread.
+#[derive(Debug)]
+pub(crate) struct NameError {
+    pub(crate) what: &'static str,
+    pub(crate) value: String,
+    pub(crate) reason: &'static str,
+}
+
+/// A format refuses, or panicked.
+#[derive(Debug)]
+pub(crate) struct FormatError {
+    pub(crate) format: String,
+    pub(crate) reason: String,
+}
+
+// === impl BuildError ===
+
+impl BuildError {
+    /// A [`BuildError::Format`], for formats to refuse their settings with.
     #[must_use]
     pub fn format(format: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Format {
@@ -154,13 +233,105 @@ impl Error {
     }
 }
 
-fn remedy(error: &std::io::Error) -> &'static str {
+impl From<NameError> for BuildError {
+    fn from(error: NameError) -> Self {
+        let NameError {
+            what,
+            value,
+            reason,
+        } = error;
+        Self::Name {
+            what,
+            value,
+            reason,
+        }
+    }
+}
+
+impl From<FormatError> for BuildError {
+    fn from(FormatError { format, reason }: FormatError) -> Self {
+        Self::Format { format, reason }
+    }
+}
+
+// === impl RegisterError ===
+
+impl RegisterError {
+    /// A [`RegisterError::Format`], for formats to refuse an instance with.
+    #[must_use]
+    pub fn format(format: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Format {
+            format: format.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl From<NameError> for RegisterError {
+    fn from(error: NameError) -> Self {
+        let NameError {
+            what,
+            value,
+            reason,
+        } = error;
+        Self::Name {
+            what,
+            value,
+            reason,
+        }
+    }
+}
+
+impl From<FormatError> for RegisterError {
+    fn from(FormatError { format, reason }: FormatError) -> Self {
+        Self::Format { format, reason }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
+        io::ErrorKind::AddrInUse => {
             "another process has this port: stop it, choose another, or let port 0 find a free one"
         }
-        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege",
         _ => "choose another address",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn what_the_operating_system_said_is_the_source() {
+        let source = || io::Error::from(io::ErrorKind::AddrInUse);
+        let addr = SocketAddr::from(([127, 0, 0, 1], 9000));
+        for error in [
+            RegisterError::Listen {
+                addr,
+                source: source(),
+            },
+            RegisterError::Thread { source: source() },
+        ] {
+            let kept = error.source().and_then(|it| it.downcast_ref::<io::Error>());
+            let kind = kept.map(io::Error::kind);
+            assert_eq!(kind, Some(io::ErrorKind::AddrInUse), "{error}");
+        }
+    }
+
+    #[test]
+    fn stopped_and_an_address_read_the_same_on_their_own_and_as_a_reason() {
+        let address = AddressError {
+            address: "10.0.0.1:0".to_owned(),
+            reason: "port 0 is not a port others can dial",
+        };
+        let (alone, inside) = (address.to_string(), RegisterError::from(address));
+        assert_eq!(inside.to_string(), alone);
+        assert_eq!(
+            RegisterError::from(Stopped).to_string(),
+            Stopped.to_string()
+        );
     }
 }

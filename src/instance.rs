@@ -1,7 +1,7 @@
 //! [`Instance`]: one server under one service name, as its readers will see it.
 
-use crate::Error;
 use crate::address::Address;
+use crate::error::{NameError, RegisterError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -172,14 +172,14 @@ impl Instance {
     }
 
     /// What no format could write is refused. Gives the explicit address.
-    pub(crate) fn check(&self) -> Result<Option<Address>, Error> {
+    pub(crate) fn check(&self) -> Result<Option<Address>, RegisterError> {
         check_segment("name", &self.name)?;
         check_segment("id", &self.id)?;
-        self.address.as_deref().map(Address::parse).transpose()
+        Ok(self.address.as_deref().map(Address::parse).transpose()?)
     }
 
     /// Refuses an update that would move the instance to another key or address.
-    pub(crate) fn check_update(&self, next: &Self) -> Result<(), Error> {
+    pub(crate) fn check_update(&self, next: &Self) -> Result<(), RegisterError> {
         let field = if self.name != next.name {
             "name"
         } else if self.id != next.id {
@@ -189,7 +189,7 @@ impl Instance {
         } else {
             return Ok(());
         };
-        Err(Error::Immutable { field })
+        Err(RegisterError::Immutable { field })
     }
 
     /// The value to write for an instance that is dialled at `address`.
@@ -218,7 +218,7 @@ impl Instance {
 ///
 /// `/` and its encoded form would let one service write below another's prefix, `.` and `..`
 /// are folded away by tools that treat keys as paths, and control characters break terminals.
-pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), Error> {
+pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), NameError> {
     let reason = if value.is_empty() {
         "is empty: give it at least one character"
     } else if value == "." || value == ".." {
@@ -238,7 +238,7 @@ pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), Error
     if value.len() > 64 {
         value = value.chars().take(61).chain("...".chars()).collect();
     }
-    Err(Error::Name {
+    Err(NameError {
         what,
         value,
         reason,
@@ -296,7 +296,7 @@ mod tests {
             ] {
                 let error = instance.check().unwrap_err();
                 assert!(
-                    matches!(error, Error::Name { what: w, .. } if w == what),
+                    matches!(error, RegisterError::Name { what: w, .. } if w == what),
                     "{error:?}"
                 );
                 assert!(error.to_string().len() < 250, "{error}");
@@ -332,7 +332,7 @@ mod tests {
         ] {
             let error = now.check_update(&next).unwrap_err();
             assert!(
-                matches!(error, Error::Immutable { field: f } if f == field),
+                matches!(error, RegisterError::Immutable { field: f } if f == field),
                 "{error:?}"
             );
         }

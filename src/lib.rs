@@ -45,7 +45,7 @@
 //! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is computed from
 //!   the time the last acknowledged renewal was *sent*.
 //! * etcd that restarts with its data, or elects a leader, shows watchers neither PUT nor DELETE.
-//! * Trouble with etcd never becomes an [`Error`], never ends the server, and never ends the
+//! * Trouble with etcd never becomes an error, never ends the server, and never ends the
 //!   retries.
 //! * A shutdown ends within `revoke_timeout` + `deregistration_delay` + `drain_timeout` and half a second,
 //!   whatever etcd and clients do.
@@ -91,7 +91,7 @@ mod resolver;
 pub mod server;
 mod status;
 
-pub use error::Error;
+pub use error::{AddressError, BuildError, RegisterError, Stopped};
 pub use etcd::Etcd;
 #[cfg(feature = "_tls")]
 pub use etcd::Tls;
@@ -107,11 +107,11 @@ pub use status::{Registered, Status, StatusWatch};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
-    use crate::Instance;
     use crate::address::Address;
     use crate::format::{
         CoreDns, EtcdNaming, Format, GoMicro, GoZero, KeyContext, Kitex, Kratos, Plain,
     };
+    use crate::instance::Instance;
 
     /// An address as it would be advertised.
     pub fn address(text: &str) -> Result<String, String> {

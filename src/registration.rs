@@ -1,6 +1,6 @@
 //! [`Registration`]: the handle of what is registered.
 
-use crate::error::Error;
+use crate::error::{RegisterError, Stopped};
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
 use crate::registrar::{Entry, Registry};
@@ -93,12 +93,12 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// [`Error::Stopped`] if the registration ends first.
-    pub async fn registered(&self) -> Result<Registered, Error> {
+    /// [`Stopped`] if the registration ends first.
+    pub async fn registered(&self) -> Result<Registered, Stopped> {
         let mut watch = self.watch();
         match watch.wait_for(|s| matches!(s, Status::Registered(_))).await {
             Some(Status::Registered(registered)) => Ok(registered),
-            _ => Err(Error::Stopped),
+            _ => Err(Stopped),
         }
     }
 
@@ -117,9 +117,12 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// [`Error::Immutable`] for a change of name, id or address, [`Error::ValueTooLarge`],
-    /// [`Error::Stopped`] once deregistration has begun.
-    pub fn update(&self, mut change: impl FnMut(Instance) -> Instance) -> Result<(), Error> {
+    /// [`RegisterError::Immutable`] for a change of name, id or address, [`RegisterError::ValueTooLarge`],
+    /// [`RegisterError::Stopped`] once deregistration has begun.
+    pub fn update(
+        &self,
+        mut change: impl FnMut(Instance) -> Instance,
+    ) -> Result<(), RegisterError> {
         self.handle.shared.update(&self.handle.entry, &mut change)
     }
 
@@ -141,8 +144,8 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if that address cannot be advertised.
-    pub fn announce(&self, local: SocketAddr) -> Result<(), Error> {
+    /// [`RegisterError::Address`] if that address cannot be advertised.
+    pub fn announce(&self, local: SocketAddr) -> Result<(), RegisterError> {
         self.handle.shared.arm(&self.handle.entry, Some(local))
     }
 
@@ -166,7 +169,7 @@ impl Registration {
     /// Announces the instances where they say themselves that they are dialled.
     ///
     /// `None`: not all of them say so.
-    pub(crate) fn announce_explicit(&self) -> Option<Result<(), Error>> {
+    pub(crate) fn announce_explicit(&self) -> Option<Result<(), RegisterError>> {
         let Handle { entry, shared } = &*self.handle;
         match entry.is_explicit() {
             true if entry.is_armed() => Some(Ok(())),
@@ -181,11 +184,11 @@ impl Registration {
     }
 
     /// Refuses a listener whose address cannot be advertised, or that comes too late.
-    pub(crate) fn check_listener(&self, local: SocketAddr) -> Result<(), Error> {
+    pub(crate) fn check_listener(&self, local: SocketAddr) -> Result<(), RegisterError> {
         let Handle { entry, shared } = &*self.handle;
         shared.check_bound(entry, local)?;
         if entry.is_leaving() || entry.lifecycle.is_leaving() || shared.is_stopping() {
-            return Err(Error::Stopped);
+            return Err(Stopped.into());
         }
         Ok(())
     }

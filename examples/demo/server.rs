@@ -40,7 +40,7 @@ impl Server {
         key: &str,
         settle: Duration,
         shutdown: CancellationToken,
-    ) -> Result<Self, tonic_etcd::Error> {
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
             .key(key)
             .deregistration_delay(settle)

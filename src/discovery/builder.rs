@@ -6,9 +6,10 @@ use super::reflector::Reflector;
 use super::shared::Shared;
 use super::store::Limits;
 use super::watcher::Watcher;
+use crate::error::BuildError;
+use crate::etcd::Etcd;
 use crate::format::{Format, Plain};
 use crate::instance::check_segment;
-use crate::{Error, Etcd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -95,8 +96,8 @@ impl DiscoveryBuilder {
     /// # Errors
     ///
     /// Names what is wrong with the target, the endpoints or the format; or
-    /// [`Error::NoRuntime`]. Trouble with etcd is none.
-    pub fn build(self) -> Result<Discovery, Error> {
+    /// [`BuildError::NoRuntime`]. Trouble with etcd is none.
+    pub fn build(self) -> Result<Discovery, BuildError> {
         let service = self.target.strip_prefix("etcd:///").unwrap_or(&self.target);
         check_segment("service name", service)?;
         self.format.check_settings()?;
@@ -104,15 +105,17 @@ impl DiscoveryBuilder {
         if !prefix.ends_with('/') || prefix.len() < 2 {
             let reason =
                 format!("its prefix {prefix:?} must end with a slash, and be more than one");
-            return Err(Error::format(self.format.name(), reason));
+            return Err(BuildError::format(self.format.name(), reason));
         }
         let limit = self.etcd.attempt_limit().unwrap_or(ATTEMPT);
         if limit.is_zero() {
             let reason = "attempt_timeout is zero: no attempt could succeed";
-            return Err(Error::Timing(reason.to_owned()));
+            return Err(BuildError::Timing {
+                reason: reason.to_owned(),
+            });
         }
         let endpoints = self.etcd.check()?;
-        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let stop = CancellationToken::new();
         let limits = Limits {
             keys: self.max_instances,

@@ -1,6 +1,6 @@
 //! [`Changes`]: what happened to a set of instances, one thing after the other.
 
-use crate::Instance;
+use crate::instance::Instance;
 use crate::isolated::isolated;
 use std::collections::BTreeMap;
 use std::pin::Pin;

@@ -1,6 +1,6 @@
 //! [`Snapshot`]: the instances of a service at one revision of etcd.
 
-use crate::Instance;
+use crate::instance::Instance;
 use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 

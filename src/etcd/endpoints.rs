@@ -7,7 +7,7 @@ use super::members::Members;
 use super::tls::Tls;
 use crate::address::{LocalIp, is_localhost};
 use crate::connector::Connector;
-use crate::error::Error;
+use crate::error::BuildError;
 use crate::resolver::Resolver;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     /// Refuses members that do not go with one another, with the user, or with the TLS settings.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), BuildError> {
         self.check_schemes()?;
         self.check_tls()
     }
@@ -78,13 +78,13 @@ impl Endpoints {
 
     /// Refuses a password, and the token it gives, that would go encrypted to one member and in
     /// the clear to another.
-    fn check_schemes(&self) -> Result<(), Error> {
+    fn check_schemes(&self) -> Result<(), BuildError> {
         let of = |scheme| {
             let mut members = self.members.configured().iter();
             members.find(|member| member.uri().scheme_str() == Some(scheme))
         };
         match (&self.user, of("http"), of("https")) {
-            (Some(_), Some(http), Some(https)) => Err(Error::Endpoint {
+            (Some(_), Some(http), Some(https)) => Err(BuildError::Endpoint {
                 endpoint: http.shown().to_string(),
                 reason: format!(
                     "would be sent the password unencrypted, although {} uses TLS: \
@@ -97,16 +97,20 @@ impl Endpoints {
     }
 
     #[cfg(feature = "_tls")]
-    fn check_tls(&self) -> Result<(), Error> {
+    fn check_tls(&self) -> Result<(), BuildError> {
         // Roots alone cannot encrypt, and rustls panics when it finds no provider.
         if cfg!(not(any(feature = "tls-ring", feature = "tls-aws-lc"))) {
             let remedy = "no crypto provider: enable the feature `tls-ring` or `tls-aws-lc`";
-            return Err(Error::Tls(remedy.to_owned()));
+            return Err(BuildError::Tls {
+                reason: remedy.to_owned(),
+            });
         }
         match self.members.configured().iter().find(|m| m.uses_tls()) {
             Some(https) => {
                 let endpoint = tonic::transport::Endpoint::from(https.uri().clone());
-                self.secure(endpoint).map(drop).map_err(Error::Tls)
+                self.secure(endpoint)
+                    .map(drop)
+                    .map_err(|reason| BuildError::Tls { reason })
             }
             None => Ok(()),
         }
@@ -125,7 +129,7 @@ impl Endpoints {
     }
 
     #[cfg(not(feature = "_tls"))]
-    fn check_tls(&self) -> Result<(), Error> {
+    fn check_tls(&self) -> Result<(), BuildError> {
         Ok(())
     }
 }

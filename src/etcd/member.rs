@@ -1,7 +1,7 @@
 //! [`Member`]: one member of the cluster, from the URL that names it.
 
 use crate::address::is_dns_name;
-use crate::error::Error;
+use crate::error::BuildError;
 use http::Uri;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ pub(crate) struct Member {
 
 impl Member {
     /// Checks everything that can be checked without the network.
-    pub(super) fn parse(given: &str, wants_tls: bool) -> Result<Self, Error> {
+    pub(super) fn parse(given: &str, wants_tls: bool) -> Result<Self, BuildError> {
         // A URL with credentials in it must not reach an error message, a log or a Debug.
         if given.contains('@') {
-            return Err(Error::Endpoint {
+            return Err(BuildError::Endpoint {
                 endpoint: "(not shown)".to_owned(),
                 reason: "credentials do not belong in the URL: use Etcd::user".to_owned(),
             });
         }
         let refuse = |reason: &str| {
-            Err(Error::Endpoint {
+            Err(BuildError::Endpoint {
                 endpoint: given.to_owned(),
                 reason: reason.to_owned(),
             })
@@ -105,7 +105,7 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
-    use crate::error::Error;
+    use crate::error::BuildError;
     use crate::etcd::Etcd;
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
         }
         assert!(matches!(
             Etcd::new([""; 0]).check(),
-            Err(Error::NoEndpoints)
+            Err(BuildError::NoEndpoints)
         ));
     }
 

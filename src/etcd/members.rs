@@ -3,7 +3,7 @@
 use super::member::Member;
 use super::rpc_error::{RpcError, with_timeout};
 use crate::address::is_localhost;
-use crate::error::Error;
+use crate::error::BuildError;
 use etcd_client::ClusterClient;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,9 +95,9 @@ impl MemberList {
     }
 
     /// Refuses an interval that would keep etcd busy.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), BuildError> {
         match self.interval < SHORTEST {
-            true => Err(Error::Setting {
+            true => Err(BuildError::Setting {
                 name: "sync_members",
                 reason: format!(
                     "every {:?} is too often for a list that hardly changes: give it 1 min",

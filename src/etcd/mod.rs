@@ -42,7 +42,7 @@ pub use tls::Tls;
 
 use self::members::{MemberList, Members};
 use crate::connector::Connector;
-use crate::error::Error;
+use crate::error::BuildError;
 use crate::resolver::Resolver;
 use http::Uri;
 use std::future::Future;
@@ -222,9 +222,9 @@ impl Etcd {
     }
 
     /// Checks everything that can be checked without the network.
-    pub(crate) fn check(self) -> Result<Endpoints, Error> {
+    pub(crate) fn check(self) -> Result<Endpoints, BuildError> {
         if self.endpoints.is_empty() {
-            return Err(Error::NoEndpoints);
+            return Err(BuildError::NoEndpoints);
         }
         #[cfg(feature = "_tls")]
         let wants_tls = self.tls.is_some();

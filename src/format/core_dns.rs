@@ -2,7 +2,8 @@
 
 use super::{DecodeError, Format, KeyContext, check_segment, id_in, instance_at, json, positive};
 use crate::address::{Address, is_dns_name};
-use crate::{Error, Instance};
+use crate::error::{BuildError, FormatError, RegisterError};
+use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -94,8 +95,11 @@ impl CoreDns {
         self
     }
 
-    fn refuse(&self, reason: impl Into<String>) -> Error {
-        Error::format(self.name(), reason)
+    fn refuse(&self, reason: impl Into<String>) -> FormatError {
+        FormatError {
+            format: self.name().to_owned(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -110,16 +114,16 @@ impl Format for CoreDns {
         "coredns"
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
+    fn check_settings(&self) -> Result<(), BuildError> {
         check_segment("path", self.path.trim_matches('/'))?;
         if !is_dns_name(&self.domain) {
             let reason = format!("the domain {:?} is not a DNS name", self.domain);
-            return Err(self.refuse(reason));
+            return Err(self.refuse(reason).into());
         }
         if self.priority == 0 || self.ttl == 0 {
             let reason = "CoreDNS takes a priority of 0 for 10, and a TTL of 0 for 300: give at \
                           least 1";
-            return Err(self.refuse(reason));
+            return Err(self.refuse(reason).into());
         }
         Ok(())
     }
@@ -135,7 +139,7 @@ impl Format for CoreDns {
         prefix
     }
 
-    fn check(&self, instance: &Instance) -> Result<(), Error> {
+    fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         let Instance { name, id, .. } = instance;
         // A query for one of these labels is a query for all of them.
         let wild = |label: &str| label.eq_ignore_ascii_case("any");
@@ -143,11 +147,11 @@ impl Format for CoreDns {
         if !is_dns_name(&whole) || name.ends_with('.') || name.split('.').any(wild) {
             let reason =
                 format!("{whole:?} cannot be a name in the DNS: choose another name or id");
-            return Err(self.refuse(reason));
+            return Err(self.refuse(reason).into());
         }
         if id.contains('.') || id.chars().any(|c| c.is_ascii_uppercase()) {
             let reason = format!("the id {id:?} must be one label in lower case");
-            return Err(self.refuse(reason));
+            return Err(self.refuse(reason).into());
         }
         let address = instance.address.as_deref().map(Address::parse);
         if let Some(host) = address.transpose()?.map(|address| address.host())
@@ -157,10 +161,11 @@ impl Format for CoreDns {
                 "the address {host:?} is a name, of which CoreDNS makes a CNAME record beside those \
                  of the other instances, which the DNS forbids: give an IP address"
             );
-            return Err(self.refuse(reason));
+            return Err(self.refuse(reason).into());
         }
         if instance.weight == Some(0) {
-            return Err(self.refuse("CoreDNS takes a weight of 0 for 100: give at least 1"));
+            let reason = "CoreDNS takes a weight of 0 for 100: give at least 1";
+            return Err(self.refuse(reason).into());
         }
         Ok(())
     }
@@ -277,7 +282,7 @@ mod tests {
         }
         for name in ["node.example.org:9000", "localhost:9000"] {
             let error = check(greeter().address(name)).unwrap_err();
-            assert!(matches!(error, Error::Format { .. }), "{error:?}");
+            assert!(matches!(error, RegisterError::Format { .. }), "{error:?}");
             assert!(error.to_string().contains("CNAME"), "{error}");
         }
         for bad in [

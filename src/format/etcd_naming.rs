@@ -2,7 +2,8 @@
 
 use super::{DecodeError, Format, KeyContext, below, id_in, instance_at, json};
 use crate::address::Address;
-use crate::{Error, Instance};
+use crate::error::BuildError;
+use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -63,8 +64,8 @@ impl Format for EtcdNaming {
         "etcd-naming"
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
-        super::check_optional_prefix(&self.prefix)
+    fn check_settings(&self) -> Result<(), BuildError> {
+        Ok(super::check_optional_prefix(&self.prefix)?)
     }
 
     fn key_prefix(&self, service: &str) -> String {

@@ -4,7 +4,8 @@ use super::{
     DecodeError, Format, KeyContext, below, check_prefix, given, id_or_rest, instance_at, json,
 };
 use crate::address::Address;
-use crate::{Error, Instance};
+use crate::error::{BuildError, RegisterError};
+use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -96,15 +97,16 @@ impl Format for GoMicro {
         "go-micro"
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
-        check_prefix("prefix", &self.prefix).map(drop)
+    fn check_settings(&self) -> Result<(), BuildError> {
+        check_prefix("prefix", &self.prefix)?;
+        Ok(())
     }
 
     fn key_prefix(&self, service: &str) -> String {
         below(&self.prefix, service)
     }
 
-    fn check(&self, instance: &Instance) -> Result<(), Error> {
+    fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         let own = GRPC
             .iter()
             .find(|(key, _)| instance.metadata.contains_key(*key));
@@ -112,7 +114,7 @@ impl Format for GoMicro {
             let reason = format!(
                 "the metadata `{key}` is go-micro's own, for how to talk to a server: use another"
             );
-            return Err(Error::format(self.name(), reason));
+            return Err(RegisterError::format(self.name(), reason));
         }
         Ok(())
     }

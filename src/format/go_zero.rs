@@ -2,7 +2,8 @@
 
 use super::{DecodeError, Format, KeyContext, below, id_in, instance_at, json};
 use crate::address::Address;
-use crate::{Error, Instance};
+use crate::error::BuildError;
+use crate::instance::Instance;
 
 /// go-zero: `core/discov` of `zeromicro/go-zero`. A client has the service name as the `Key` of
 /// its `Etcd` section.
@@ -42,8 +43,8 @@ impl Format for GoZero {
         "go-zero"
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
-        super::check_optional_prefix(&self.prefix)
+    fn check_settings(&self) -> Result<(), BuildError> {
+        Ok(super::check_optional_prefix(&self.prefix)?)
     }
 
     fn key_prefix(&self, service: &str) -> String {

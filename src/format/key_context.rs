@@ -1,7 +1,7 @@
 //! [`KeyContext`]: what a key can be made of.
 
-use crate::Instance;
 use crate::address::Address;
+use crate::instance::Instance;
 use std::borrow::Cow;
 
 /// What a key can be made of: the instance, where it is dialled, and its lease.

@@ -4,7 +4,8 @@ use super::{
     DecodeError, Format, KeyContext, below, check_prefix, id_in, instance_at, json, positive,
 };
 use crate::address::Address;
-use crate::{Error, Instance};
+use crate::error::{BuildError, RegisterError};
+use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -71,23 +72,24 @@ impl Format for Kitex {
         "kitex"
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
+    fn check_settings(&self) -> Result<(), BuildError> {
         // kitex uses its prefix as a format of fmt.Sprintf.
         if self.prefix.contains('%') {
             let reason = "kitex cannot have a % in its prefix: leave it out";
-            return Err(Error::format(self.name(), reason));
+            return Err(BuildError::format(self.name(), reason));
         }
-        check_prefix("prefix", &self.prefix).map(drop)
+        check_prefix("prefix", &self.prefix)?;
+        Ok(())
     }
 
     fn key_prefix(&self, service: &str) -> String {
         below(&self.prefix, service)
     }
 
-    fn check(&self, instance: &Instance) -> Result<(), Error> {
+    fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         if instance.weight == Some(0) {
             let reason = "kitex takes a weight of 0 for 10: give at least 1";
-            return Err(Error::format(self.name(), reason));
+            return Err(RegisterError::format(self.name(), reason));
         }
         Ok(())
     }

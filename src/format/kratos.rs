@@ -4,7 +4,8 @@ use super::{
     DecodeError, Format, KeyContext, below, check_prefix, given, id_or_rest, instance_at, json,
 };
 use crate::address::Address;
-use crate::{Error, Instance};
+use crate::error::{BuildError, RegisterError};
+use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -89,19 +90,20 @@ impl Format for Kratos {
         "kratos"
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
-        check_prefix("namespace", &self.namespace).map(drop)
+    fn check_settings(&self) -> Result<(), BuildError> {
+        check_prefix("namespace", &self.namespace)?;
+        Ok(())
     }
 
     fn key_prefix(&self, service: &str) -> String {
         below(&self.namespace, service)
     }
 
-    fn check(&self, instance: &Instance) -> Result<(), Error> {
+    fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         if instance.metadata.contains_key(WEIGHT) {
             let reason = "the metadata `weight` is where kratos looks for the weight: give it as \
                           Instance::weight";
-            return Err(Error::format(self.name(), reason));
+            return Err(RegisterError::format(self.name(), reason));
         }
         Ok(())
     }

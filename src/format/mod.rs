@@ -77,7 +77,7 @@
 //!     }
 //! }
 //!
-//! # fn main() -> Result<(), tonic_etcd::Error> {
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let etcd = Etcd::new(["http://127.0.0.1:2379"]);
 //! let registrar = Registrar::builder(etcd).format(Lines).build()?;
 //!
@@ -115,8 +115,9 @@ pub use plain::Plain;
 pub(crate) use key_context::could_be_same;
 pub(crate) use set::Formats;
 
+use crate::error::{BuildError, NameError, RegisterError};
+use crate::instance::Instance;
 use crate::instance::check_segment;
-use crate::{Error, Instance};
 use std::fmt;
 use std::sync::Arc;
 
@@ -133,8 +134,8 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What is wrong with them; [`Error::format`] makes one.
-    fn check_settings(&self) -> Result<(), Error> {
+    /// What is wrong with them; [`BuildError::format`] makes one.
+    fn check_settings(&self) -> Result<(), BuildError> {
         Ok(())
     }
 
@@ -145,8 +146,8 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What is wrong with it; [`Error::format`] makes one.
-    fn check(&self, instance: &Instance) -> Result<(), Error> {
+    /// What is wrong with it; [`RegisterError::format`] makes one.
+    fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         let _ = instance;
         Ok(())
     }
@@ -176,7 +177,7 @@ impl<F: Format + ?Sized> Format for Arc<F> {
         (**self).name()
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
+    fn check_settings(&self) -> Result<(), BuildError> {
         (**self).check_settings()
     }
 
@@ -184,7 +185,7 @@ impl<F: Format + ?Sized> Format for Arc<F> {
         (**self).key_prefix(service)
     }
 
-    fn check(&self, instance: &Instance) -> Result<(), Error> {
+    fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         (**self).check(instance)
     }
 
@@ -203,11 +204,9 @@ impl<F: Format + ?Sized> Format for Arc<F> {
 
 /// An instance of `service` that is dialled at `address`, as somebody wrote it.
 fn instance_at(service: &str, id: &str, address: &str) -> Result<Instance, DecodeError> {
-    let address = Address::parse(address).map_err(|error| match error {
-        Error::Address { address, reason } => {
-            DecodeError::showing(format!("has no usable address: {reason}"), &address)
-        }
-        other => DecodeError::new(other.to_string()),
+    let address = Address::parse(address).map_err(|error| {
+        let reason = format!("has no usable address: {}", error.reason);
+        DecodeError::showing(reason, &error.address)
     })?;
     Ok(Instance::new(service).id(id).address(address))
 }
@@ -244,7 +243,7 @@ fn below(prefix: &str, service: &str) -> String {
 }
 
 /// Refuses a prefix that has an unreadable part. Gives it without slashes at its end.
-fn check_prefix(what: &'static str, prefix: &str) -> Result<String, Error> {
+fn check_prefix(what: &'static str, prefix: &str) -> Result<String, NameError> {
     let trimmed = prefix.trim_end_matches('/');
     let segments = trimmed.strip_prefix('/').unwrap_or(trimmed);
     for segment in segments.split('/') {
@@ -254,7 +253,7 @@ fn check_prefix(what: &'static str, prefix: &str) -> Result<String, Error> {
 }
 
 /// The same where none is needed.
-fn check_optional_prefix(prefix: &str) -> Result<(), Error> {
+fn check_optional_prefix(prefix: &str) -> Result<(), NameError> {
     match prefix {
         "" => Ok(()),
         prefix => check_prefix("prefix", prefix).map(drop),

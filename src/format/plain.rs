@@ -3,7 +3,8 @@
 use super::template::KeyTemplate;
 use super::{DecodeError, Format, KeyContext, id_in, id_or_rest, instance_at, json};
 use crate::address::Address;
-use crate::{Error, Instance};
+use crate::error::BuildError;
+use crate::instance::Instance;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -77,7 +78,7 @@ impl Plain {
         self.prefix.is_none() && self.key.is_none()
     }
 
-    fn compile(&self) -> Result<KeyTemplate, Error> {
+    fn compile(&self) -> Result<KeyTemplate, BuildError> {
         let key = self.key.as_deref().unwrap_or(KeyTemplate::DEFAULT);
         let prefix = self.prefix.as_deref();
         KeyTemplate::new(key, prefix.unwrap_or(KeyTemplate::DEFAULT_PREFIX))
@@ -100,7 +101,7 @@ impl Format for Plain {
         "plain"
     }
 
-    fn check_settings(&self) -> Result<(), Error> {
+    fn check_settings(&self) -> Result<(), BuildError> {
         self.compile().map(drop)
     }
 

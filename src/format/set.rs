@@ -2,8 +2,9 @@
 
 use super::{Format, KeyContext, could_be_same};
 use crate::address::Address;
+use crate::error::{BuildError, FormatError, RegisterError};
+use crate::instance::Instance;
 use crate::instance::MAX_VALUE;
-use crate::{Error, Instance};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub(crate) struct Formats {
 // === impl Formats ===
 
 impl Formats {
-    pub(crate) fn new(list: Vec<Arc<dyn Format>>) -> Result<Self, Error> {
+    pub(crate) fn new(list: Vec<Arc<dyn Format>>) -> Result<Self, BuildError> {
         for format in &list {
             contained(format, || format.check_settings())?;
         }
@@ -26,7 +27,7 @@ impl Formats {
     }
 
     /// Everything that can be refused without knowing the address. Gives the explicit one.
-    pub(crate) fn check(&self, instance: &Instance) -> Result<Option<Address>, Error> {
+    pub(crate) fn check(&self, instance: &Instance) -> Result<Option<Address>, RegisterError> {
         let address = instance.check()?;
         // The longest address there is stands in for one that is not known yet.
         let longest = Address::longest();
@@ -35,10 +36,10 @@ impl Formats {
                 format.check(instance)?;
                 format.key(&KeyContext::outline(instance, address.as_ref()));
                 let value = format.encode(instance, address.as_ref().unwrap_or(&longest));
-                Ok(value.len())
+                Ok::<_, RegisterError>(value.len())
             })?;
             if len > MAX_VALUE {
-                return Err(Error::ValueTooLarge {
+                return Err(RegisterError::ValueTooLarge {
                     name: instance.name.clone(),
                     len,
                     max: MAX_VALUE,
@@ -71,7 +72,11 @@ impl Formats {
     }
 
     /// Refuses two formats that would write one key.
-    fn check_keys(&self, instance: &Instance, address: Option<&Address>) -> Result<(), Error> {
+    fn check_keys(
+        &self,
+        instance: &Instance,
+        address: Option<&Address>,
+    ) -> Result<(), RegisterError> {
         let keys = self.outlines(instance, address);
         for (at, key) in keys.iter().enumerate() {
             let same = keys[..at]
@@ -82,7 +87,7 @@ impl Formats {
                     "would write the same key {key:?} as {:?}: give one of them another prefix",
                     self.list[same].name()
                 );
-                return Err(Error::format(self.list[at].name(), reason));
+                return Err(RegisterError::format(self.list[at].name(), reason));
             }
         }
         Ok(())
@@ -111,16 +116,17 @@ impl Formats {
 }
 
 /// What `call` gives. A format may be the application's code: a panic in it is an error like any other.
-fn contained<T>(
+fn contained<T, E: From<FormatError>>(
     format: &Arc<dyn Format>,
-    call: impl FnOnce() -> Result<T, Error>,
-) -> Result<T, Error> {
+    call: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let name = catch_unwind(AssertUnwindSafe(|| format.name().to_owned()));
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or(panic.downcast_ref::<&str>().copied());
         let reason = format!("it panicked: {}", said.unwrap_or("(no text)"));
-        Err(Error::format(name.unwrap_or_default(), reason))
+        let format = name.unwrap_or_default();
+        Err(FormatError { format, reason }.into())
     })
 }
 
@@ -144,7 +150,10 @@ mod tests {
         let of_kratos = metadata.clone().value("small");
         for (formats, instance) in [(&plain, &large), (&plain, &metadata), (&both, &of_kratos)] {
             let error = formats.check(instance).unwrap_err();
-            assert!(matches!(error, Error::ValueTooLarge { .. }), "{error:?}");
+            assert!(
+                matches!(error, RegisterError::ValueTooLarge { .. }),
+                "{error:?}"
+            );
         }
         plain.check(&of_kratos).unwrap();
     }
@@ -161,7 +170,10 @@ mod tests {
             "{error}"
         );
         let twice = formats(vec![Arc::new(Plain::new()), Arc::new(Plain::new())]);
-        assert!(matches!(twice.check(&instance), Err(Error::Format { .. })));
+        assert!(matches!(
+            twice.check(&instance),
+            Err(RegisterError::Format { .. })
+        ));
         let apart = formats(vec![
             Arc::new(Plain::new()),
             Arc::new(Plain::new().prefix("/other")),

@@ -1,7 +1,7 @@
 //! [`KeyTemplate`]: how a key is made, such as `{prefix}/{name}/{ip}/{pid}`.
 
 use super::{KeyContext, check_prefix};
-use crate::Error;
+use crate::error::BuildError;
 use std::borrow::Cow;
 
 /// A key template, checked once and rendered for every instance and lease.
@@ -52,9 +52,9 @@ impl KeyTemplate {
     pub(crate) const DEFAULT_PREFIX: &str = "/services";
 
     /// Checks a template and its prefix.
-    pub(crate) fn new(template: &str, prefix: &str) -> Result<Self, Error> {
+    pub(crate) fn new(template: &str, prefix: &str) -> Result<Self, BuildError> {
         let prefix = check_prefix("prefix", prefix)?;
-        let refuse = |reason: &str| Error::Template {
+        let refuse = |reason: &str| BuildError::Template {
             template: template.to_owned(),
             reason: reason.to_owned(),
         };
@@ -207,6 +207,7 @@ mod tests {
     use super::*;
     use crate::Instance;
     use crate::address::Address;
+    use crate::error::NameError;
     use crate::format::could_be_same;
     use proptest::prelude::*;
 
@@ -284,7 +285,7 @@ mod tests {
             assert!(
                 matches!(
                     check_prefix("prefix", bad),
-                    Err(Error::Name { what: "prefix", .. })
+                    Err(NameError { what: "prefix", .. })
                 ),
                 "{bad}"
             );

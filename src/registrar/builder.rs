@@ -5,10 +5,11 @@ use super::on_conflict::OnConflict;
 use super::registry::{Config, Registry};
 use crate::address::AdvertisedInterface;
 use crate::drain::DrainTimeouts;
+use crate::error::BuildError;
+use crate::etcd::Etcd;
 use crate::etcd::local_addr;
 use crate::format::{Format, Formats, Plain};
 use crate::lease;
-use crate::{Error, Etcd};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +102,7 @@ impl RegistrarBuilder {
     /// use tonic_etcd::format::{EtcdNaming, Kratos, Plain};
     /// use tonic_etcd::{Etcd, Registrar};
     ///
-    /// # fn build() -> Result<Registrar, tonic_etcd::Error> {
+    /// # fn build() -> Result<Registrar, tonic_etcd::BuildError> {
     /// Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
     ///     .format(Plain::new())
     ///     .format(Kratos::new())
@@ -205,23 +206,25 @@ impl RegistrarBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::NoEndpoints`], [`Error::Endpoint`] and [`Error::Tls`] for an etcd that cannot
-    /// work, [`Error::Name`] for a prefix, [`Error::Template`] for the key, [`Error::Format`] for
+    /// [`BuildError::NoEndpoints`], [`BuildError::Endpoint`] and [`BuildError::Tls`] for an etcd that cannot
+    /// work, [`BuildError::Name`] for a prefix, [`BuildError::Template`] for the key, [`BuildError::Format`] for
     /// settings of a format, and for prefix or key without a plain format that takes them,
-    /// [`Error::Setting`] for an interface to advertise, [`Error::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
+    /// [`BuildError::Setting`] for an interface to advertise, [`BuildError::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
     /// timeout.
-    pub fn build(mut self) -> Result<Registrar, Error> {
+    pub fn build(mut self) -> Result<Registrar, BuildError> {
         let ttl = check_ttl(self.ttl)?;
         let attempt = self
             .etcd
             .attempt_limit()
             .unwrap_or_else(|| lease::default_attempt(ttl));
         if attempt.is_zero() || !lease::fits(ttl, attempt) {
-            return Err(Error::Timing(format!(
-                "an attempt timeout of {attempt:?} does not fit a TTL of {ttl:?}: three attempts \
+            return Err(BuildError::Timing {
+                reason: format!(
+                    "an attempt timeout of {attempt:?} does not fit a TTL of {ttl:?}: three attempts \
                  must fit between two renewals, so use {:?} or less, or a longer TTL",
-                lease::default_attempt(ttl)
-            )));
+                    lease::default_attempt(ttl)
+                ),
+            });
         }
         Ok(Registrar::new(Registry::new(
             Config {
@@ -248,7 +251,7 @@ impl RegistrarBuilder {
     }
 
     /// The formats, with prefix and key where they belong.
-    fn take_formats(&mut self) -> Result<Vec<Arc<dyn Format>>, Error> {
+    fn take_formats(&mut self) -> Result<Vec<Arc<dyn Format>>, BuildError> {
         let mut formats = std::mem::take(&mut self.formats);
         let mut plain = Plain::new();
         if let Some(prefix) = self.prefix.take() {
@@ -264,25 +267,27 @@ impl RegistrarBuilder {
             None => {
                 let reason = "prefix and key of the builder are settings of Plain::new(), which is \
                               not among its formats: use Plain::new().prefix(..).key(..)";
-                return Err(Error::format("plain", reason));
+                return Err(BuildError::format("plain", reason));
             }
         }
         Ok(formats)
     }
 }
 
-fn check_ttl(ttl: Duration) -> Result<Duration, Error> {
+fn check_ttl(ttl: Duration) -> Result<Duration, BuildError> {
     if ttl.subsec_nanos() != 0 {
-        return Err(Error::Timing(format!(
-            "a TTL of {ttl:?} is not possible: etcd counts in whole seconds"
-        )));
+        return Err(BuildError::Timing {
+            reason: format!("a TTL of {ttl:?} is not possible: etcd counts in whole seconds"),
+        });
     }
     if !TTL_SECONDS.contains(&ttl.as_secs()) {
-        return Err(Error::Timing(format!(
-            "a TTL of {ttl:?} is not possible: etcd takes {} s to {} s",
-            TTL_SECONDS.start(),
-            TTL_SECONDS.end()
-        )));
+        return Err(BuildError::Timing {
+            reason: format!(
+                "a TTL of {ttl:?} is not possible: etcd takes {} s to {} s",
+                TTL_SECONDS.start(),
+                TTL_SECONDS.end()
+            ),
+        });
     }
     Ok(ttl)
 }
@@ -290,6 +295,7 @@ fn check_ttl(ttl: Duration) -> Result<Duration, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::RegisterError;
     use crate::format::Kratos;
 
     fn builder() -> RegistrarBuilder {
@@ -326,29 +332,29 @@ mod tests {
     fn each_mistake_is_found_when_building() {
         assert!(matches!(
             builder().prefix("").build(),
-            Err(Error::Name { .. })
+            Err(BuildError::Name { .. })
         ));
         assert!(matches!(
             builder().key("{name}").build(),
-            Err(Error::Template { .. })
+            Err(BuildError::Template { .. })
         ));
         assert!(matches!(
             builder().format(Kratos::new().namespace("a//b")).build(),
-            Err(Error::Name {
+            Err(BuildError::Name {
                 what: "namespace",
                 ..
             })
         ));
         assert!(matches!(
             builder().advertise_interface("none").build(),
-            Err(Error::Setting {
+            Err(BuildError::Setting {
                 name: "advertise_interface",
                 ..
             })
         ));
         assert!(matches!(
             Registrar::builder(Etcd::new([""; 0])).build(),
-            Err(Error::NoEndpoints)
+            Err(BuildError::NoEndpoints)
         ));
     }
 
@@ -358,7 +364,7 @@ mod tests {
         let error = registrar
             .register(crate::Instance::new("greeter"))
             .unwrap_err();
-        assert!(matches!(error, Error::NoRuntime));
+        assert!(matches!(error, RegisterError::NoRuntime));
     }
 
     #[test]
@@ -382,6 +388,6 @@ mod tests {
             .format(Kratos::new())
             .format(Plain::new())
             .key("x");
-        assert!(matches!(bad.build(), Err(Error::Template { .. })));
+        assert!(matches!(bad.build(), Err(BuildError::Template { .. })));
     }
 }

@@ -3,7 +3,7 @@
 use super::ids::{EntryId, Key};
 use super::reconciler::Desired;
 use crate::address::{Address, Bound};
-use crate::error::Error;
+use crate::error::{RegisterError, Stopped};
 use crate::format::{Formats, KeyContext};
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
@@ -74,15 +74,15 @@ impl Entry {
     /// Replaces each instance by what `change` makes of it. An error changes nothing.
     pub(super) fn update(
         &self,
-        mut change: impl FnMut(&Instance) -> Result<Instance, Error>,
-    ) -> Result<(), Error> {
+        mut change: impl FnMut(&Instance) -> Result<Instance, RegisterError>,
+    ) -> Result<(), RegisterError> {
         let mut spec = self.spec();
         if spec.leaving {
-            return Err(Error::Stopped);
+            return Err(Stopped.into());
         }
         let instances = spec.instances.iter();
         let next = instances.map(|(instance, address)| Ok((change(instance)?, address.clone())));
-        let mut next = next.collect::<Result<Vec<_>, Error>>()?;
+        let mut next = next.collect::<Result<Vec<_>, RegisterError>>()?;
         next.shrink_to_fit();
         spec.instances = next;
         Ok(())
@@ -94,8 +94,8 @@ impl Entry {
 
     pub(super) fn try_for_each(
         &self,
-        look: impl FnMut(&Addressed) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        look: impl FnMut(&Addressed) -> Result<(), RegisterError>,
+    ) -> Result<(), RegisterError> {
         self.spec().instances.iter().try_for_each(look)
     }
 

@@ -33,7 +33,7 @@ pub(crate) use entry::Entry;
 pub use on_conflict::OnConflict;
 pub(crate) use registry::Registry;
 
-use crate::error::Error;
+use crate::error::RegisterError;
 use crate::instance::Instance;
 use crate::registration::Registration;
 use std::sync::Arc;
@@ -68,11 +68,11 @@ impl Registrar {
     ///
     /// # Errors
     ///
-    /// [`Error::Name`], [`Error::Address`] and [`Error::ValueTooLarge`] for an instance that
-    /// cannot be written, [`Error::SameKey`] if another registration would write its key,
-    /// [`Error::Stopped`] after shutdown, [`Error::NoRuntime`] outside of a tokio runtime,
-    /// [`Error::Thread`] if a dedicated thread cannot be started.
-    pub fn register(&self, instance: Instance) -> Result<Registration, Error> {
+    /// [`RegisterError::Name`], [`RegisterError::Address`] and [`RegisterError::ValueTooLarge`] for an instance that
+    /// cannot be written, [`RegisterError::SameKey`] if another registration would write its key,
+    /// [`RegisterError::Stopped`] after shutdown, [`RegisterError::NoRuntime`] outside of a tokio runtime,
+    /// [`RegisterError::Thread`] if a dedicated thread cannot be started.
+    pub fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {
         self.register_all([instance])
     }
 
@@ -80,11 +80,11 @@ impl Registrar {
     ///
     /// # Errors
     ///
-    /// As [`register`](Self::register), and [`Error::NoInstance`] for an empty list.
+    /// As [`register`](Self::register), and [`RegisterError::NoInstance`] for an empty list.
     pub fn register_all(
         &self,
         instances: impl IntoIterator<Item = Instance>,
-    ) -> Result<Registration, Error> {
+    ) -> Result<Registration, RegisterError> {
         let (entry, first) = self.registry.add(instances.into_iter().collect())?;
         if first {
             worker::start(self.registry.clone())?;

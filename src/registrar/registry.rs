@@ -5,11 +5,12 @@ use super::ids::EntryId;
 use super::on_conflict::OnConflict;
 use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
+use crate::error::{AddressError, RegisterError, Stopped};
 use crate::etcd::{Endpoints, local_addr};
 use crate::format::{Formats, could_be_same};
+use crate::instance::Instance;
 use crate::lease_expiry::LeaseExpiry;
 use crate::lifecycle::Lifecycle;
-use crate::{Error, Instance};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,11 +85,14 @@ impl Registry {
     }
 
     /// Adds an entry. The second value says that this registrar has no worker yet.
-    pub(crate) fn add(&self, instances: Vec<Instance>) -> Result<(Arc<Entry>, bool), Error> {
+    pub(crate) fn add(
+        &self,
+        instances: Vec<Instance>,
+    ) -> Result<(Arc<Entry>, bool), RegisterError> {
         if instances.is_empty() {
-            return Err(Error::NoInstance);
+            return Err(RegisterError::NoInstance);
         }
-        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let runtime = Handle::try_current().map_err(|_| RegisterError::NoRuntime)?;
         let mut instances = instances
             .into_iter()
             .map(|instance| {
@@ -98,12 +102,12 @@ impl Registry {
                 }
                 Ok((instance, address))
             })
-            .collect::<Result<Vec<_>, Error>>()?;
+            .collect::<Result<Vec<_>, RegisterError>>()?;
         // Collecting results makes room for four, and nearly all have one.
         instances.shrink_to_fit();
         let mut entries = self.lock();
         if entries.stopped || self.is_stopping() {
-            return Err(Error::Stopped);
+            return Err(Stopped.into());
         }
         self.check_keys(&entries, &instances)?;
         entries.next += 1;
@@ -133,17 +137,18 @@ impl Registry {
 
     /// Refuses an address that only this machine can dial where etcd, and so everybody who reads
     /// it there, is surely elsewhere; warns where it may be.
-    fn check_reach(&self, address: &Address) -> Result<(), Error> {
+    fn check_reach(&self, address: &Address) -> Result<(), RegisterError> {
         let members = &self.config.members;
         if !address.is_loopback() || self.config.allow_loopback {
             return Ok(());
         }
         if members.are_remote(&local_addr::interfaces()) {
-            return Err(Error::Address {
+            return Err(AddressError {
                 address: address.to_string(),
                 reason: "only this machine can dial it, and etcd is not on it: advertise another \
                          address, or allow_loopback if that is meant",
-            });
+            }
+            .into());
         }
         if members.have_names() {
             crate::logging::warn!(%address, "only this machine can dial the address to be advertised");
@@ -156,7 +161,7 @@ impl Registry {
         &self,
         entries: &Entries,
         instances: &[(Instance, Option<Address>)],
-    ) -> Result<(), Error> {
+    ) -> Result<(), RegisterError> {
         for (index, (instance, address)) in instances.iter().enumerate() {
             let formats = &self.config.formats;
             let keys = formats.outlines(instance, address.as_ref());
@@ -168,7 +173,7 @@ impl Registry {
                 let taken = formats.outlines(other, theirs.as_ref());
                 match taken.into_iter().find(is_ours) {
                     None => Ok(()),
-                    Some(key) => Err(Error::SameKey {
+                    Some(key) => Err(RegisterError::SameKey {
                         name: other.name.clone(),
                         key,
                     }),
@@ -188,7 +193,11 @@ impl Registry {
     }
 
     /// The entry's listener is bound there, or, with explicit addresses only, somewhere.
-    pub(crate) fn arm(&self, entry: &Entry, local: Option<SocketAddr>) -> Result<(), Error> {
+    pub(crate) fn arm(
+        &self,
+        entry: &Entry,
+        local: Option<SocketAddr>,
+    ) -> Result<(), RegisterError> {
         let bound = local
             .map(|local| self.check_bound(entry, local))
             .transpose()?;
@@ -198,7 +207,11 @@ impl Registry {
     }
 
     /// Refuses a bound address that could not be advertised, where it would have to be.
-    pub(crate) fn check_bound(&self, entry: &Entry, local: SocketAddr) -> Result<Bound, Error> {
+    pub(crate) fn check_bound(
+        &self,
+        entry: &Entry,
+        local: SocketAddr,
+    ) -> Result<Bound, RegisterError> {
         let bound = Bound::check(local)?;
         let needed = !entry.is_explicit();
         match (&bound, &self.config.advertised) {
@@ -213,9 +226,9 @@ impl Registry {
         &self,
         entry: &Entry,
         change: &mut dyn FnMut(Instance) -> Instance,
-    ) -> Result<(), Error> {
+    ) -> Result<(), RegisterError> {
         if self.is_stopping() {
-            return Err(Error::Stopped);
+            return Err(Stopped.into());
         }
         entry.update(|instance| {
             let next = change(instance.clone());

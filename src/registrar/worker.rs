@@ -7,7 +7,7 @@ use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Setti
 use super::registry::Registry;
 use super::streams::{Call, Streams};
 use crate::clock;
-use crate::error::Error;
+use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, local_addr};
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
@@ -39,7 +39,7 @@ struct RuntimeGuard(Arc<Registry>);
 const MOST_PANICS_OF_A_STOP: u32 = 3;
 
 /// Starts the worker of `registry`, in the runtime of now or in a thread of its own.
-pub(super) fn start(registry: Arc<Registry>) -> Result<(), Error> {
+pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
     let is_dedicated = registry.config.dedicated_thread;
     let task = supervise(registry).in_current_span();
     if !is_dedicated {
@@ -49,12 +49,12 @@ pub(super) fn start(registry: Arc<Registry>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let runtime = runtime.map_err(Error::Thread)?;
+    let runtime = runtime.map_err(|source| RegisterError::Thread { source })?;
     let thread = std::thread::Builder::new().name("tonic-etcd".to_owned());
     thread
         .spawn(move || runtime.block_on(task))
         .map(drop)
-        .map_err(Error::Thread)
+        .map_err(|source| RegisterError::Thread { source })
 }
 
 /// Runs workers until one finishes. The reconciler outlives a worker that panics, so that the next

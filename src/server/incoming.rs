@@ -3,7 +3,7 @@
 use super::Connection;
 use super::listener::{Accept, Listener};
 use crate::drain::Drain;
-use crate::error::Error;
+use crate::error::RegisterError;
 use crate::logging;
 use crate::registration::Registration;
 use std::fmt;
@@ -38,12 +38,12 @@ pub struct Incoming<L: Listener = TcpListener> {
 }
 
 /// Binds `addr` as tonic does.
-fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
+fn listen(addr: SocketAddr) -> Result<TcpListener, RegisterError> {
     let bound = std::net::TcpListener::bind(addr).and_then(|listener| {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     });
-    bound.map_err(|source| Error::Listen { addr, source })
+    bound.map_err(|source| RegisterError::Listen { addr, source })
 }
 
 /// The nearest that Linux takes as a time of TCP keepalive; else each connection would be without.
@@ -61,13 +61,15 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if the listener's address cannot be advertised, [`Error::Listen`] if it
-    /// cannot be asked, [`Error::Stopped`] once deregistration has begun.
-    pub fn incoming(&self, listener: TcpListener) -> Result<Incoming, Error> {
-        let local = listener.local_addr().map_err(|source| Error::Listen {
-            addr: SocketAddr::from(([0, 0, 0, 0], 0)),
-            source,
-        })?;
+    /// [`RegisterError::Address`] if the listener's address cannot be advertised, [`RegisterError::Listen`] if it
+    /// cannot be asked, [`RegisterError::Stopped`] once deregistration has begun.
+    pub fn incoming(&self, listener: TcpListener) -> Result<Incoming, RegisterError> {
+        let local = listener
+            .local_addr()
+            .map_err(|source| RegisterError::Listen {
+                addr: SocketAddr::from(([0, 0, 0, 0], 0)),
+                source,
+            })?;
         self.check_listener(local)?;
         let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
         Ok(Incoming::new(accepted, local, self.clone()))
@@ -77,8 +79,8 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// [`Error::Listen`] if that is not possible, and those of [`incoming`](Self::incoming).
-    pub fn bind(&self, addr: SocketAddr) -> Result<Incoming, Error> {
+    /// [`RegisterError::Listen`] if that is not possible, and those of [`incoming`](Self::incoming).
+    pub fn bind(&self, addr: SocketAddr) -> Result<Incoming, RegisterError> {
         self.incoming(listen(addr)?)
     }
 }

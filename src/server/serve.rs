@@ -3,7 +3,7 @@
 use super::Incoming;
 use super::listener::Listener;
 use crate::drain::{Drain, LAST_ANSWERS};
-use crate::error::Error;
+use crate::error::RegisterError;
 use crate::registration::{Closed, Registration, closed};
 use http::{Request, Response};
 use std::future::Future;
@@ -123,10 +123,10 @@ pub trait ServeRegistered<L>: Sized {
 pub enum ServeError {
     /// The server could not be set up; it was never registered.
     #[error(transparent)]
-    Setup(#[from] Error),
+    Setup(#[from] RegisterError),
     /// tonic gave up.
     #[error("the server failed: {}", crate::etcd::chain(.0))]
-    Transport(tonic::transport::Error),
+    Transport(#[source] tonic::transport::Error),
 }
 
 impl<L> ServeRegistered<L> for Router<L> {
@@ -145,7 +145,7 @@ impl<L> ServeRegistered<L> for Router<L> {
     {
         let incoming = match registration.bind(addr) {
             // Asked to stop before it began: there is nothing to serve and nothing wrong.
-            Err(Error::Stopped) => return Ok(registration.closed().await),
+            Err(RegisterError::Stopped(_)) => return Ok(registration.closed().await),
             incoming => incoming?,
         };
         self.serve_registered_with_incoming(incoming).await

@@ -12,7 +12,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status};
-use tonic_etcd::Error;
+use tonic_etcd::BuildError;
 use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
 #[path = "../../examples/greeter/mod.rs"]
@@ -507,7 +507,7 @@ async fn settings_that_cannot_work_are_refused_and_named() {
     ] {
         let error = builder.build().unwrap_err();
         assert!(
-            matches!(error, Error::Setting { name, .. } if name == setter),
+            matches!(error, BuildError::Setting { name, .. } if name == setter),
             "{error}"
         );
     }
@@ -516,5 +516,5 @@ async fn settings_that_cannot_work_are_refused_and_named() {
 #[test]
 fn outside_of_a_runtime_it_says_so() {
     let built = BalancedChannel::builder_from(tokio_stream::pending()).build();
-    assert!(matches!(built, Err(Error::NoRuntime)));
+    assert!(matches!(built, Err(BuildError::NoRuntime)));
 }

@@ -4,7 +4,7 @@ use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
 use crate::support::eventually;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
-use tonic_etcd::{Closed, Error, Etcd, RegistrarBuilder, Status};
+use tonic_etcd::{BuildError, Closed, Etcd, RegistrarBuilder, Status};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const DURATIONS: [Duration; 8] = [
@@ -31,7 +31,7 @@ fn etcd(setup: &Setup, attempt: Option<Duration>) -> Etcd {
 async fn live_through_an_outage(setup: &Setup, builder: RegistrarBuilder, what: &str) {
     let registrar = match builder.build() {
         Ok(registrar) => registrar,
-        Err(Error::Timing(_)) => return,
+        Err(BuildError::Timing { .. }) => return,
         Err(error) => panic!("{what}: {error}"),
     };
     let registration = registrar.register(greeter()).unwrap();
@@ -125,7 +125,7 @@ mod discovery {
         (1..=3).for_each(put);
         let discovery = match builder.build() {
             Ok(discovery) => discovery,
-            Err(Error::Timing(_)) => return,
+            Err(BuildError::Timing { .. }) => return,
             Err(error) => panic!("{what}: {error}"),
         };
         let count = async |count: usize, when: &str| {
@@ -175,7 +175,7 @@ mod discovery {
     ) {
         let mut client = match builder.build() {
             Ok(balanced) => Client::new(balanced),
-            Err(Error::Setting { .. }) => return,
+            Err(BuildError::Setting { .. }) => return,
             Err(error) => panic!("{what}: {error}"),
         };
         let mut early = client.clone();
@@ -251,7 +251,7 @@ mod discovery {
         for (name, set) in setters {
             let (_registry, builder) = Net::default().balanced();
             let built = set(builder, Duration::ZERO).build();
-            assert!(matches!(built, Err(Error::Setting { .. })), "{name}");
+            assert!(matches!(built, Err(BuildError::Setting { .. })), "{name}");
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::setup::{KEY, SEC, Setup, announce, greeter};
 use crate::support::fake::Rpc;
 use std::collections::BTreeMap;
 use tokio::time::sleep;
-use tonic_etcd::Error;
+use tonic_etcd::RegisterError;
 use tonic_etcd::format::{CoreDns, EtcdNaming, Kitex, Kratos, Plain};
 
 const KRATOS: &str = "/microservices/greeter/a1";
@@ -74,7 +74,7 @@ async fn what_a_format_cannot_take_is_refused_at_the_call() {
     let builder = setup.builder().format(Plain::new()).format(Kitex::new());
     let registrar = builder.build().unwrap();
     let refused = registrar.register(greeter().weight(0)).unwrap_err();
-    assert!(matches!(refused, Error::Format { .. }), "{refused}");
+    assert!(matches!(refused, RegisterError::Format { .. }), "{refused}");
     let registration = registrar.register(greeter()).unwrap();
     let refused = registration.update(|it| it.weight(0)).unwrap_err();
     assert!(refused.to_string().contains("kitex"), "{refused}");
@@ -88,7 +88,7 @@ async fn registrations_that_share_a_key_in_any_format_are_refused() {
     let _first = registrar.register(greeter().id("a1")).unwrap();
     let error = registrar.register(greeter().id("a1")).unwrap_err();
     assert!(
-        matches!(&error, Error::SameKey { key, .. } if key == KRATOS),
+        matches!(&error, RegisterError::SameKey { key, .. } if key == KRATOS),
         "{error}"
     );
     let _second = registrar.register(greeter().id("a2")).unwrap();
@@ -100,5 +100,5 @@ async fn registrations_that_share_a_key_in_any_format_are_refused() {
     let builder = setup.builder().format(Plain::new()).format(shadowed);
     let registrar = builder.format(CoreDns::new()).build().unwrap();
     let error = registrar.register(greeter().address("10.0.0.1:9000"));
-    assert!(matches!(error.unwrap_err(), Error::Format { .. }));
+    assert!(matches!(error.unwrap_err(), RegisterError::Format { .. }));
 }

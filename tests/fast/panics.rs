@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::{sleep, timeout};
 use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
-use tonic_etcd::{Closed, Error, Etcd, Instance, Registration, Status};
+use tonic_etcd::{Closed, Etcd, Instance, RegisterError, Registration, Status};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
@@ -244,7 +244,7 @@ async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
         .format(Buggy(broken.clone()));
     let registrar = builder.build().unwrap();
     let error = registrar.register(greeter()).unwrap_err();
-    assert!(matches!(error, Error::Format { .. }), "{error:?}");
+    assert!(matches!(error, RegisterError::Format { .. }), "{error:?}");
     assert!(
         error.to_string().contains("it cannot be written"),
         "{error}"
@@ -256,7 +256,10 @@ async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
     registered(&registration).await;
     broken.store(true, Ordering::Relaxed);
     let updated = registration.update(|instance| instance.value("w"));
-    assert!(matches!(updated, Err(Error::Format { .. })), "{updated:?}");
+    assert!(
+        matches!(updated, Err(RegisterError::Format { .. })),
+        "{updated:?}"
+    );
     sleep(SEC).await;
     assert_eq!(&*setup.fake.keys()[KEY].value, "v");
     assert!(matches!(registration.status(), Status::Registered(_)));

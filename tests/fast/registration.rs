@@ -5,7 +5,7 @@ use crate::support::eventually;
 use crate::support::fake::Rpc;
 use std::collections::BTreeSet;
 use tokio::time::sleep;
-use tonic_etcd::{Closed, Error, Etcd, Instance, OnConflict, Status};
+use tonic_etcd::{Closed, Etcd, Instance, OnConflict, RegisterError, Status};
 use tower::Layer as _;
 
 #[tokio::test(start_paused = true)]
@@ -224,7 +224,7 @@ async fn two_registrations_of_one_key_are_refused_with_the_key() {
     let _first = registrar.register(greeter()).unwrap();
     let error = registrar.register(greeter()).unwrap_err();
     assert!(
-        matches!(&error, Error::SameKey { name, .. } if name == "greeter"),
+        matches!(&error, RegisterError::SameKey { name, .. } if name == "greeter"),
         "{error}"
     );
     assert!(
@@ -233,14 +233,20 @@ async fn two_registrations_of_one_key_are_refused_with_the_key() {
     );
     let elsewhere = registrar.register(greeter().address("10.0.0.2:1"));
     assert!(
-        matches!(elsewhere, Err(Error::SameKey { .. })),
+        matches!(elsewhere, Err(RegisterError::SameKey { .. })),
         "the first may be bound there"
     );
 
     let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|at| Instance::new("other").address(at));
     let _both = registrar.register_all([a.clone(), b]).unwrap();
-    assert!(matches!(registrar.register(a), Err(Error::SameKey { .. })));
-    assert!(matches!(registrar.register_all([]), Err(Error::NoInstance)));
+    assert!(matches!(
+        registrar.register(a),
+        Err(RegisterError::SameKey { .. })
+    ));
+    assert!(matches!(
+        registrar.register_all([]),
+        Err(RegisterError::NoInstance)
+    ));
 }
 
 #[tokio::test(start_paused = true)]

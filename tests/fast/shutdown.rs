@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Closed, Error, Instance, Status};
+use tonic_etcd::{Closed, Instance, RegisterError, Status, Stopped};
 use tower::{Layer as _, Service};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -237,16 +237,16 @@ async fn what_was_stopped_takes_nothing_more() {
     registrar.shutdown();
     assert!(matches!(
         registrar.register(Instance::new("other")),
-        Err(Error::Stopped)
+        Err(RegisterError::Stopped(_))
     ));
     assert!(matches!(
         registration.update(|i| i.weight(1)),
-        Err(Error::Stopped)
+        Err(RegisterError::Stopped(_))
     ));
     registration.closed().await;
     assert!(matches!(
         registration.registered().await,
-        Err(Error::Stopped)
+        Err(Stopped { .. })
     ));
     announce(&registration);
     sleep(SEC * 20).await;

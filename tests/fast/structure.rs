@@ -39,6 +39,15 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 #[test]
+fn no_file_imports_what_is_re_exported_for_users() {
+    let taken = sources().taken_from_root();
+    assert!(
+        taken.is_empty(),
+        "import it from where it lives: {taken:#?}"
+    );
+}
+
+#[test]
 fn no_file_is_longer_than_400_lines_without_its_tests() {
     let long: Vec<_> = sources()
         .lines()

@@ -20,7 +20,9 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
-use tonic_etcd::{Error, Etcd, Instance, Registrar, Registration, ServeError, ServeRegistered};
+use tonic_etcd::{
+    Etcd, Instance, RegisterError, Registrar, Registration, ServeError, ServeRegistered,
+};
 use tower::{Layer, Service};
 
 fn register(etcd: &EtcdProcess, instance: Instance, token: &CancellationToken) -> Registration {
@@ -171,7 +173,7 @@ async fn it_is_never_registered_when_the_port_is_taken_and_the_error_names_it() 
         .add_service(GreeterServer::new(MyGreeter::default()))
         .serve_registered(addr, &registration)
         .await;
-    let Err(ServeError::Setup(error @ Error::Listen { .. })) = served else {
+    let Err(ServeError::Setup(error @ RegisterError::Listen { .. })) = served else {
         panic!("{served:?}");
     };
     let text = error.to_string();

@@ -50,7 +50,7 @@ pub(super) async fn restart(stage: &mut Stage, timeline: &mut Timeline) -> Resul
     for _ in 0..MEMBERS {
         members.push(Member::start(&etcd)?);
     }
-    let wrong = |error: tonic_etcd::Error| Fail::new("a channel", error.to_string());
+    let wrong = |error: tonic_etcd::BuildError| Fail::new("a channel", error.to_string());
     let greeters = Discovery::builder(Etcd::new([&etcd]), "greeter")
         .build()
         .map_err(wrong)?;

@@ -8,7 +8,7 @@ use super::reconnect::{self, Source};
 use super::subset::Subset;
 use crate::connector::Connector;
 use crate::discovery::changes::Change;
-use crate::error::Error;
+use crate::error::BuildError;
 use crate::resolver::Resolver;
 use http::Uri;
 use std::fmt;
@@ -160,9 +160,9 @@ impl BalancedChannelBuilder {
     /// # Errors
     ///
     /// A setting that cannot be kept, or no tokio runtime here.
-    pub fn build(self) -> Result<BalancedChannel, Error> {
+    pub fn build(self) -> Result<BalancedChannel, BuildError> {
         self.check()?;
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let Self {
             source,
             name,
@@ -182,10 +182,10 @@ impl BalancedChannelBuilder {
         Ok(BalancedChannel::new(pool, AbortOnDropHandle::new(task)))
     }
 
-    fn check(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<(), BuildError> {
         let refuse = |name, reason: &str| {
             let reason = reason.to_owned();
-            Err(Error::Setting { name, reason })
+            Err(BuildError::Setting { name, reason })
         };
         let dialer = &self.dialer;
         if dialer.connect_timeout.is_zero() {

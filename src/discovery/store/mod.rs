@@ -13,9 +13,9 @@
 //! What is missing then is kept, each key until a deadline of its own that later cuts do not move.
 
 use super::missing::Missing;
-use crate::Instance;
 use crate::deadline;
 use crate::etcd::KeyMeta;
+use crate::instance::Instance;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

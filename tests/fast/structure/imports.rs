@@ -52,6 +52,23 @@ impl Sources {
         imports
     }
 
+    /// Each file that takes a name from the root of the crate which lives elsewhere, with the path.
+    pub(super) fn taken_from_root(&self) -> Vec<(String, String)> {
+        let root = &self.modules[&vec![]];
+        let mut taken = vec![];
+        for module in self.modules.values() {
+            for path in &module.paths {
+                let [first, name, ..] = &path[..] else {
+                    continue;
+                };
+                if first == "crate" && root.aliases.contains_key(name) {
+                    taken.push((module.file.clone(), path.join("::")));
+                }
+            }
+        }
+        taken
+    }
+
     /// How many lines each file has without its tests.
     pub(super) fn lines(&self) -> BTreeMap<String, usize> {
         let modules = self.modules.values();
