@@ -6,8 +6,8 @@
 # ETCD_USERS=1 gives the etcds of the real suite users, so that everybody needs a password.
 
 TOOLS := scripts/tools
-# TLS to etcd is off by default, and its tests with it.
-TESTED := --features tls,discovery
+# These are off by default, and their tests with them.
+TESTED := --features tls,discovery,test-util
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-etcd test-etcds interop fuzz soak simulate bench measure fleet measure-cluster lint generate ci clean-tools

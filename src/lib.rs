@@ -37,6 +37,8 @@
 //!   [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
+//! * [`testing`](https://docs.rs/tonic-etcd/latest/tonic_etcd/testing/index.html): an etcd inside your
+//!   own tests;
 //! * [`failures`]: for every fault, what is seen, what to do, and what is guaranteed.
 //!
 //! # Guarantees
@@ -56,6 +58,7 @@
 //! |---|---|
 //! | `health` (default) | the gRPC health service |
 //! | `discovery` | finding servers and calling them |
+//! | `test-util` | an etcd inside your own tests |
 //! | `tls-ring` (= `tls`), `tls-aws-lc` | TLS to etcd, with that crypto provider |
 //! | `tls-native-roots` (= `tls-roots`), `tls-webpki-roots` | trust the system's, or Mozilla's, roots; together with one of the above |
 //!
@@ -90,6 +93,9 @@ mod registration;
 mod resolver;
 pub mod server;
 mod status;
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod testing;
 
 pub use error::{AddressError, BuildError, RegisterError, Stopped};
 pub use etcd::Etcd;

@@ -28,6 +28,8 @@ mod durations;
 mod formats;
 mod generated_code;
 mod health;
+#[cfg(feature = "test-util")]
+mod kit;
 mod layer;
 mod log;
 mod members;

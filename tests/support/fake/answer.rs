@@ -8,6 +8,7 @@ use etcd_client::proto::{
 };
 use tonic::Status;
 
+use super::model::watch::refused;
 use super::script::Reply;
 use super::state::State;
 
@@ -112,17 +113,11 @@ impl Answer for PbWatchResponse {
 
     /// A watch without permission is created and cancelled at once, and the reason is a Go error's text.
     fn refused(status: Status) -> Result<Self, Status> {
-        Ok(Self {
-            watch_id: -1,
-            created: true,
-            canceled: true,
-            cancel_reason: format!(
-                "rpc error: code = {:?} desc = {}",
-                status.code(),
-                status.message()
-            ),
-            ..Self::default()
-        })
+        Ok(refused(format!(
+            "rpc error: code = {:?} desc = {}",
+            status.code(),
+            status.message()
+        )))
     }
 
     fn spoil(&mut self, reply: &Reply) {

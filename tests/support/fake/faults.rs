@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::FakeEtcd;
-use super::keyspace::Keyspace;
 use super::members::Mode;
+use super::model::keyspace::Keyspace;
 use super::script::{Reply, Rpc};
 use super::serve::Shared;
 use super::state::State;

@@ -7,13 +7,18 @@ use etcd_client::proto::{
     PbPutRequest, PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse,
     PbTxnRequest, PbTxnResponse,
 };
+use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::errors;
+use super::model::txn;
 use super::record::{Call, text};
 use super::script::Rpc;
 use super::serve::{Caller, Replies, Shared};
 use super::state::State;
-use super::txn;
+
+/// etcd's `--max-request-bytes`.
+const MAX_REQUEST: usize = 1536 * 1024;
 
 /// Reads and writes.
 #[derive(Debug)]
@@ -53,7 +58,10 @@ impl PbKvService for Kv {
             puts: vec![text(&request.key)],
             ..caller.call(Rpc::Put)
         };
-        let apply = move |state: &mut State| state.keyspace.put(&request);
+        let apply = move |state: &mut State| {
+            check_size(&request)?;
+            state.keyspace.put(&request)
+        };
         self.0.unary(caller, call, apply).await
     }
 
@@ -67,7 +75,10 @@ impl PbKvService for Kv {
             deletes: vec![text(&request.key)],
             ..caller.call(Rpc::Delete)
         };
-        let apply = move |state: &mut State| state.keyspace.delete(&request);
+        let apply = move |state: &mut State| {
+            check_size(&request)?;
+            state.keyspace.delete(&request)
+        };
         self.0.unary(caller, call, apply).await
     }
 
@@ -75,7 +86,10 @@ impl PbKvService for Kv {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         let call = summary(&request, caller.call(Rpc::Txn));
-        let apply = move |state: &mut State| state.keyspace.txn(&request);
+        let apply = move |state: &mut State| {
+            check_size(&request)?;
+            state.keyspace.txn(&request)
+        };
         self.0.unary(caller, call, apply).await
     }
 
@@ -106,6 +120,13 @@ impl PbKvService for Kv {
         Err(Status::unimplemented(
             "unknown method RangeStream for service etcdserverpb.KV",
         ))
+    }
+}
+
+fn check_size(request: &impl Message) -> Result<(), Status> {
+    match request.encoded_len() > MAX_REQUEST {
+        true => Err(errors::request_too_large()),
+        false => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::leases::Renewal;
+use super::model::leases::Renewal;
 use super::record::Call;
 use super::script::Rpc;
 use super::serve::{Caller, Replies, Shared, once_it_answers};
@@ -86,7 +86,9 @@ impl PbLeaseService for LeaseCalls {
             lease: request.id,
             ..caller.call(Rpc::LeaseTimeToLive)
         };
-        let apply = move |state: &mut State| Ok(state.time_to_live(&request));
+        let apply = move |state: &mut State| {
+            Ok(state.keyspace.leases.time_to_live(&request, Instant::now()))
+        };
         self.0.unary(caller, call, apply).await
     }
 
@@ -205,21 +207,5 @@ impl State {
             ttl,
             ..PbLeaseGrantResponse::default()
         })
-    }
-
-    fn time_to_live(&self, request: &PbLeaseTimeToLiveRequest) -> PbLeaseTimeToLiveResponse {
-        let mut answer = PbLeaseTimeToLiveResponse {
-            id: request.id,
-            ttl: -1,
-            ..PbLeaseTimeToLiveResponse::default()
-        };
-        if let Some(lease) = self.keyspace.leases.get(request.id) {
-            answer.ttl = lease.remaining(Instant::now());
-            answer.granted_ttl = lease.ttl;
-            if request.keys {
-                answer.keys = lease.keys.iter().cloned().collect();
-            }
-        }
-        answer
     }
 }

@@ -30,21 +30,17 @@ mod cluster_calls;
 mod connections;
 mod errors;
 pub mod faults;
-mod keyspace;
 mod kv;
 mod lease_calls;
-mod leases;
 mod members;
+#[path = "../../../src/testing/model/mod.rs"]
+mod model;
 mod notifier;
 pub mod other_clients;
-mod ranges;
 mod record;
 mod script;
 mod serve;
 mod state;
-mod store;
-mod txn;
-mod watch;
 mod watch_calls;
 mod wire;
 

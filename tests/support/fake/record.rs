@@ -4,8 +4,8 @@ use etcd_client::EventType;
 use etcd_client::proto::PbKeyValue;
 use tokio::time::Instant;
 
+use super::model::store::Commit;
 use super::script::Rpc;
-use super::store::Commit;
 
 /// One request, recorded when it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::auth::Auth;
-use super::keyspace::Keyspace;
 use super::members::Members;
+use super::model::keyspace::Keyspace;
 use super::record::{Call, Change};
 use super::script::Scripts;
 

@@ -1,50 +1,32 @@
 //! `etcdserverpb.Watch` on the wire: many watches on one stream, each with its own place in the history.
-//!
-//! A watch remembers the next revision it wants. Whatever wakes the stream, each watch gets what is there from that revision
-//! on: history and news are the same thing, except that history comes in one message, and news one revision at a time. So a
-//! watch from the past needs no special care, and one from the future is simply silent until the store gets there, also after
-//! a wipe; that is what etcd does.
+//! [`model::watch`](super::model::watch) has the watches; here are their stream and its faults.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use etcd_client::proto::{
-    PbResponseHeader, PbWatchRequest, PbWatchRequestUnion, PbWatchResponse, PbWatchService,
-};
+use etcd_client::proto::{PbResponseHeader, PbWatchRequest, PbWatchResponse, PbWatchService};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answer::Answer;
+use super::model::watch::{Wanted, WatchRequest, Watches};
 use super::record::{Call, text};
 use super::script::Rpc;
 use super::serve::{Caller, Replies, Shared, once_it_answers};
-use super::state::State;
-use super::store::Span;
-use super::watch::{Watch, canceled};
 
 /// Watches.
 #[derive(Debug)]
 pub(super) struct WatchCalls(pub(super) Arc<Shared>);
 
-/// All watches of one stream.
-struct Watches {
+/// One stream, with its watches.
+struct WatchStream {
     shared: Arc<Shared>,
     caller: Caller,
     replies: Replier,
-    watches: BTreeMap<i64, Watch>,
-    /// The next id for those who leave the choice to etcd.
-    next_id: i64,
-    /// See [`State::watch_cancel`].
+    watches: Watches,
+    /// See [`State::watch_cancel`](super::state::State::watch_cancel).
     cancels_seen: u64,
-    /// See [`State::watch_mutes`].
+    /// See [`State::watch_mutes`](super::state::State::watch_mutes).
     mutes_seen: u64,
-}
-
-/// What a client asks for when it creates a watch; the generated type has no public name.
-struct Wanted {
-    id: i64,
-    start_revision: i64,
-    watch: Watch,
 }
 
 type Replier = mpsc::Sender<Result<PbWatchResponse, Status>>;
@@ -67,35 +49,37 @@ impl PbWatchService for WatchCalls {
             let state = self.0.state();
             (state.watch_cancel.0, state.watch_mutes)
         };
-        let watches = Watches {
+        let stream = WatchStream {
             cancels_seen,
             mutes_seen,
             shared: self.0.clone(),
             caller,
             replies,
-            watches: BTreeMap::new(),
-            next_id: 0,
+            watches: Watches::default(),
         };
         let requests = request.into_inner();
         self.0.spawn(async move {
             tokio::select! {
                 biased;
                 () = gone.closed() => {}
-                _over = watches.run(requests) => {}
+                _over = stream.run(requests) => {}
             }
         });
         once_it_answers(receiver).await
     }
 }
 
-impl Watches {
+impl WatchStream {
     async fn run(mut self, mut requests: Streaming<PbWatchRequest>) -> Result<(), Over> {
         let mut changes = self.shared.changes();
         loop {
             tokio::select! {
                 biased;
                 request = requests.message() => match request {
-                    Ok(Some(PbWatchRequest { request_union })) => self.asked(request_union).await?,
+                    Ok(Some(PbWatchRequest { request_union: Some(request) })) => {
+                        self.asked(WatchRequest::of(request)).await?;
+                    }
+                    Ok(Some(_)) => {}
                     _ => return Err(Over),
                 },
                 () = changes.changed() => {}
@@ -105,61 +89,29 @@ impl Watches {
         }
     }
 
-    async fn asked(&mut self, request: Option<PbWatchRequestUnion>) -> Result<(), Over> {
-        match request {
-            Some(PbWatchRequestUnion::CreateRequest(create)) => {
-                // FilterType: 0 is NOPUT, 1 is NODELETE.
-                let key = if create.key.is_empty() {
-                    vec![0]
-                } else {
-                    create.key
-                };
-                let wanted = Wanted {
-                    id: create.watch_id,
-                    start_revision: create.start_revision,
-                    watch: Watch {
-                        span: Span::new(&key, &create.range_end),
-                        next: create.start_revision,
-                        start: create.start_revision,
-                        is_behind: true,
-                        without_puts: create.filters.contains(&0),
-                        without_deletes: create.filters.contains(&1),
-                    },
-                };
-                self.create(wanted, text(&key)).await
-            }
-            Some(PbWatchRequestUnion::CancelRequest(cancel)) => {
-                match self.watches.remove(&cancel.watch_id) {
-                    Some(_) => self.send(canceled(cancel.watch_id)).await,
-                    None => Ok(()),
-                }
-            }
-            Some(PbWatchRequestUnion::ProgressRequest(_)) => {
-                // As etcd 3.5 and later (`progressIfSync`); 3.4 always answers, `grpc-proxy` never.
-                let revision = self.shared.state().keyspace.store.revision();
-                if self.watches.values().any(|watch| watch.start > revision) {
-                    return Ok(());
-                }
-                // -1 means: all watches of this stream are at least here.
-                let progress = PbWatchResponse {
-                    watch_id: -1,
-                    ..PbWatchResponse::default()
-                };
-                self.send(progress).await
-            }
+    async fn asked(&mut self, request: WatchRequest) -> Result<(), Over> {
+        let reply = match request {
+            WatchRequest::Create(wanted) => return self.create(wanted).await,
+            WatchRequest::Cancel(id) => self.watches.cancel(id),
+            WatchRequest::Progress => self.watches.progress(&self.shared.state().keyspace.store),
+        };
+        match reply {
+            Some(reply) => self.send(reply).await,
             None => Ok(()),
         }
     }
 
-    async fn create(&mut self, wanted: Wanted, key: String) -> Result<(), Over> {
+    async fn create(&mut self, wanted: Wanted) -> Result<(), Over> {
         let call = Call {
-            reads: vec![key],
+            reads: vec![text(&wanted.key)],
             revision: wanted.start_revision,
             ..self.caller.call(Rpc::Watch)
         };
         let (shared, caller) = (self.shared.clone(), self.caller.clone());
         let answer = shared
-            .perform(&caller, call, |state| Ok(self.register(wanted, state)))
+            .perform(&caller, call, |state| {
+                Ok(self.watches.create(wanted, &state.keyspace.store))
+            })
             .await;
         match answer {
             None => Ok(()),
@@ -169,66 +121,22 @@ impl Watches {
             }
             Some(Ok(created)) => {
                 if created.canceled {
-                    self.watches.remove(&created.watch_id);
+                    let _ended = self.watches.cancel(created.watch_id);
                 }
                 self.say(created).await
             }
         }
     }
 
-    fn register(&mut self, wanted: Wanted, state: &State) -> PbWatchResponse {
-        let refused = |reason: &str| PbWatchResponse {
-            watch_id: -1,
-            created: true,
-            canceled: true,
-            cancel_reason: reason.to_owned(),
-            ..PbWatchResponse::default()
-        };
-        if wanted.watch.span.is_empty() {
-            return refused("mvcc: watcher range is empty");
-        }
-        if wanted.id != 0 && self.watches.contains_key(&wanted.id) {
-            return refused("mvcc: duplicate watch ID provided on the WatchStream");
-        }
-        let id = match wanted.id {
-            0 => self.free_id(),
-            chosen => chosen,
-        };
-        let mut watch = wanted.watch;
-        if watch.next == 0 {
-            watch.next = state.keyspace.store.revision() + 1;
-        }
-        self.watches.insert(id, watch);
-        PbWatchResponse {
-            watch_id: id,
-            created: true,
-            ..PbWatchResponse::default()
-        }
-    }
-
-    fn free_id(&mut self) -> i64 {
-        while self.watches.contains_key(&self.next_id) {
-            self.next_id += 1;
-        }
-        self.next_id += 1;
-        self.next_id - 1
-    }
-
     async fn deliver(&mut self) -> Result<(), Over> {
-        let replies: Vec<_> = {
+        let replies = {
             let state = self.shared.state();
             if state.watch_mutes != self.mutes_seen {
                 return Ok(());
             }
-            let watches = self.watches.iter_mut();
-            watches
-                .flat_map(|(id, watch)| watch.news(*id, &state))
-                .collect()
+            self.watches.news(&state.keyspace.store)
         };
         for reply in replies {
-            if reply.canceled {
-                self.watches.remove(&reply.watch_id);
-            }
             self.send(reply).await?;
         }
         Ok(())
@@ -240,13 +148,8 @@ impl Watches {
             return Ok(());
         }
         self.cancels_seen = number;
-        for id in std::mem::take(&mut self.watches).into_keys() {
-            let cancel_reason = reason.clone();
-            self.send(PbWatchResponse {
-                cancel_reason,
-                ..canceled(id)
-            })
-            .await?;
+        for reply in self.watches.cancel_all(&reason) {
+            self.send(reply).await?;
         }
         Ok(())
     }

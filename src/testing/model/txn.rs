@@ -16,7 +16,7 @@ use super::store::{Span, Store};
 const MAX_OPERATIONS: usize = 128;
 
 /// Everything that can be said against a transaction by looking at the request alone.
-pub(super) fn check(txn: &PbTxnRequest) -> Result<(), Status> {
+pub(crate) fn check(txn: &PbTxnRequest) -> Result<(), Status> {
     check_sizes(txn, MAX_OPERATIONS)?;
     check_writes(&txn.success)?;
     check_writes(&txn.failure)?;
@@ -24,7 +24,7 @@ pub(super) fn check(txn: &PbTxnRequest) -> Result<(), Status> {
 }
 
 /// The same for a single put.
-pub(super) fn check_put(put: &PbPutRequest) -> Result<(), Status> {
+pub(crate) fn check_put(put: &PbPutRequest) -> Result<(), Status> {
     if put.key.is_empty() {
         Err(errors::empty_key())
     } else if put.ignore_value && !put.value.is_empty() {
@@ -37,7 +37,7 @@ pub(super) fn check_put(put: &PbPutRequest) -> Result<(), Status> {
 }
 
 /// Reads and deletes only need a key.
-pub(super) fn check_key(key: &[u8]) -> Result<(), Status> {
+pub(crate) fn check_key(key: &[u8]) -> Result<(), Status> {
     match key.is_empty() {
         true => Err(errors::empty_key()),
         false => Ok(()),
@@ -45,14 +45,14 @@ pub(super) fn check_key(key: &[u8]) -> Result<(), Status> {
 }
 
 /// Whether all comparisons hold, which decides between the two branches.
-pub(super) fn holds(txn: &PbTxnRequest, store: &Store) -> bool {
+pub(crate) fn holds(txn: &PbTxnRequest, store: &Store) -> bool {
     txn.compare
         .iter()
         .all(|compare| compare_holds(compare, store))
 }
 
 /// The keys that the branches of a transaction would put, and those they would delete.
-pub(super) fn written(operations: &[PbTxnRequestOp]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+pub(crate) fn written(operations: &[PbTxnRequestOp]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let (mut puts, mut deletes) = (Vec::new(), Vec::new());
     for operation in operations {
         match &operation.request {
@@ -72,7 +72,7 @@ pub(super) fn written(operations: &[PbTxnRequestOp]) -> (Vec<Vec<u8>>, Vec<Vec<u
 }
 
 /// The lease of the first put, 0 for none.
-pub(super) fn lease(operations: &[PbTxnRequestOp]) -> i64 {
+pub(crate) fn lease(operations: &[PbTxnRequestOp]) -> i64 {
     let mut leases = operations.iter().map(|op| match &op.request {
         Some(PbTxnOpRequest::RequestPut(put)) => put.lease,
         Some(PbTxnOpRequest::RequestTxn(txn)) => lease(&txn.success),

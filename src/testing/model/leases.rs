@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use etcd_client::proto::{PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -18,7 +19,7 @@ const ELECTION: Duration = Duration::from_secs(1);
 
 /// All leases.
 #[derive(Clone, Debug)]
-pub(super) struct Leases {
+pub(crate) struct Leases {
     /// Shorter ones are raised to this: 1.5 times etcd's election timeout, rounded up.
     min_ttl: i64,
     leases: BTreeMap<i64, Lease>,
@@ -27,15 +28,15 @@ pub(super) struct Leases {
 
 /// One lease.
 #[derive(Clone, Debug)]
-pub(super) struct Lease {
-    pub(super) ttl: i64,
-    pub(super) expires: Instant,
-    pub(super) keys: BTreeSet<Vec<u8>>,
+pub(crate) struct Lease {
+    pub(crate) ttl: i64,
+    pub(crate) expires: Instant,
+    pub(crate) keys: BTreeSet<Vec<u8>>,
 }
 
 /// What became of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Renewal {
+pub(crate) enum Renewal {
     /// Good for that many seconds again.
     Renewed(i64),
     /// No such lease.
@@ -45,7 +46,7 @@ pub(super) enum Renewal {
 }
 
 impl Leases {
-    pub(super) fn new(min_ttl: i64) -> Self {
+    pub(crate) fn new(min_ttl: i64) -> Self {
         Self {
             min_ttl,
             leases: BTreeMap::new(),
@@ -53,26 +54,26 @@ impl Leases {
         }
     }
 
-    pub(super) fn set_min_ttl(&mut self, seconds: i64) {
+    pub(crate) fn set_min_ttl(&mut self, seconds: i64) {
         self.min_ttl = seconds;
     }
 
     /// The same etcd, but without its data.
-    pub(super) fn wipe(&mut self) {
+    pub(crate) fn wipe(&mut self) {
         self.leases.clear();
         self.owners.clear();
     }
 
-    pub(super) fn get(&self, id: i64) -> Option<&Lease> {
+    pub(crate) fn get(&self, id: i64) -> Option<&Lease> {
         self.leases.get(&id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, &Lease)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, &Lease)> {
         self.leases.iter().map(|(id, lease)| (*id, lease))
     }
 
     /// Makes a lease and returns its TTL, which may be longer than the one asked for.
-    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<i64, Status> {
+    pub(crate) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<i64, Status> {
         if ttl > MAX_TTL {
             return Err(errors::ttl_too_large());
         }
@@ -89,7 +90,7 @@ impl Leases {
         Ok(ttl)
     }
 
-    pub(super) fn renew(&mut self, id: i64, now: Instant) -> Renewal {
+    pub(crate) fn renew(&mut self, id: i64, now: Instant) -> Renewal {
         match self.leases.get_mut(&id) {
             None => Renewal::Gone,
             Some(lease) if lease.expires <= now => Renewal::Expiring,
@@ -101,7 +102,7 @@ impl Leases {
     }
 
     /// Takes a lease away; its keys are the caller's to delete.
-    pub(super) fn remove(&mut self, id: i64) -> Option<Lease> {
+    pub(crate) fn remove(&mut self, id: i64) -> Option<Lease> {
         let lease = self.leases.remove(&id)?;
         for key in &lease.keys {
             self.owners.remove(key);
@@ -109,8 +110,28 @@ impl Leases {
         Some(lease)
     }
 
+    pub(crate) fn time_to_live(
+        &self,
+        request: &PbLeaseTimeToLiveRequest,
+        now: Instant,
+    ) -> PbLeaseTimeToLiveResponse {
+        let mut answer = PbLeaseTimeToLiveResponse {
+            id: request.id,
+            ttl: -1,
+            ..PbLeaseTimeToLiveResponse::default()
+        };
+        if let Some(lease) = self.get(request.id) {
+            answer.ttl = lease.remaining(now);
+            answer.granted_ttl = lease.ttl;
+            if request.keys {
+                answer.keys = lease.keys.iter().cloned().collect();
+            }
+        }
+        answer
+    }
+
     /// A put under a lease needs that lease; 0 is none.
-    pub(super) fn must_exist(&self, id: i64) -> Result<(), Status> {
+    pub(crate) fn must_exist(&self, id: i64) -> Result<(), Status> {
         match id == 0 || self.leases.contains_key(&id) {
             true => Ok(()),
             false => Err(errors::lease_not_found()),
@@ -118,7 +139,7 @@ impl Leases {
     }
 
     /// The key was written: it hangs on this lease (0: on none) and on no other.
-    pub(super) fn attach(&mut self, key: &[u8], id: i64) {
+    pub(crate) fn attach(&mut self, key: &[u8], id: i64) {
         self.detach(key);
         if let Some(lease) = self.leases.get_mut(&id) {
             lease.keys.insert(key.to_vec());
@@ -127,7 +148,7 @@ impl Leases {
     }
 
     /// The key is gone.
-    pub(super) fn detach(&mut self, key: &[u8]) {
+    pub(crate) fn detach(&mut self, key: &[u8]) {
         let owner = self.owners.remove(key);
         if let Some(lease) = owner.and_then(|id| self.leases.get_mut(&id)) {
             lease.keys.remove(key);
@@ -135,13 +156,13 @@ impl Leases {
     }
 
     /// The leases that have run out, at most `limit` of them.
-    pub(super) fn expired(&self, now: Instant, limit: usize) -> Vec<i64> {
+    pub(crate) fn expired(&self, now: Instant, limit: usize) -> Vec<i64> {
         let over = self.iter().filter(|(_, lease)| lease.expires <= now);
         over.map(|(id, _)| id).take(limit).collect()
     }
 
     /// A new leader, also after a restart: every lease starts anew.
-    pub(super) fn extend(&mut self, now: Instant) {
+    pub(crate) fn extend(&mut self, now: Instant) {
         for lease in self.leases.values_mut() {
             lease.expires = now + seconds(lease.ttl) + ELECTION;
         }
@@ -150,7 +171,7 @@ impl Leases {
 
 impl Lease {
     /// Whole seconds left, as etcd reports them.
-    pub(super) fn remaining(&self, now: Instant) -> i64 {
+    pub(crate) fn remaining(&self, now: Instant) -> i64 {
         let left = self.expires.saturating_duration_since(now).as_secs();
         i64::try_from(left).unwrap_or(i64::MAX)
     }

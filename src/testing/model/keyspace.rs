@@ -6,29 +6,26 @@
 
 use etcd_client::proto::{
     PbDeleteRequest, PbDeleteResponse, PbPutRequest, PbPutResponse, PbRangeRequest,
-    PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnOpRequest, PbTxnOpResponse, PbTxnRequest,
-    PbTxnRequestOp, PbTxnResponse,
+    PbRangeResponse, PbResponseOp, PbTxnOpRequest, PbTxnOpResponse, PbTxnRequest, PbTxnRequestOp,
+    PbTxnResponse,
 };
-use prost::Message;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::errors;
 use super::leases::Leases;
-use super::ranges::range;
+use super::ranges::{range, revision_only};
 use super::store::{Span, Store, Write};
 use super::txn;
 
-/// etcd's `--max-request-bytes`.
-const MAX_REQUEST: usize = 1536 * 1024;
 /// etcd revokes at most that many leases in one sweep.
 const REVOKED_PER_SWEEP: usize = 500;
 
 /// The keys, and the leases that hold them.
 #[derive(Clone, Debug)]
-pub(super) struct Keyspace {
-    pub(super) store: Store,
-    pub(super) leases: Leases,
+pub(crate) struct Keyspace {
+    pub(crate) store: Store,
+    pub(crate) leases: Leases,
 }
 
 /// A transaction whose branches are decided.
@@ -45,7 +42,7 @@ enum Step<'a> {
 }
 
 impl Keyspace {
-    pub(super) fn new(min_ttl: i64) -> Self {
+    pub(crate) fn new(min_ttl: i64) -> Self {
         Self {
             store: Store::new(),
             leases: Leases::new(min_ttl),
@@ -53,40 +50,37 @@ impl Keyspace {
     }
 
     /// Everything is gone, as if the data directory had been removed.
-    pub(super) fn wipe(&mut self) {
+    pub(crate) fn wipe(&mut self) {
         self.store.wipe();
         self.leases.wipe();
     }
 
-    pub(super) fn range(&self, request: &PbRangeRequest) -> Result<PbRangeResponse, Status> {
+    pub(crate) fn range(&self, request: &PbRangeRequest) -> Result<PbRangeResponse, Status> {
         txn::check_key(&request.key)?;
         self.store.readable(request.revision)?;
         Ok(range(&self.store, request))
     }
 
-    pub(super) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Status> {
+    pub(crate) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Status> {
         txn::check_put(request)?;
-        check_size(request)?;
         self.survives_put(request)?;
         Ok(put(&mut self.store.write(), &mut self.leases, request))
     }
 
-    pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> Result<PbDeleteResponse, Status> {
+    pub(crate) fn delete(&mut self, request: &PbDeleteRequest) -> Result<PbDeleteResponse, Status> {
         txn::check_key(&request.key)?;
-        check_size(request)?;
         Ok(delete(&mut self.store.write(), &mut self.leases, request))
     }
 
-    pub(super) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, Status> {
+    pub(crate) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, Status> {
         txn::check(request)?;
-        check_size(request)?;
         let path = Path::of(request, &self.store);
         self.survives(&path)?;
         Ok(path.walk(&mut self.store.write(), &mut self.leases))
     }
 
     /// Deletes the lease and its keys, at one revision.
-    pub(super) fn revoke(&mut self, id: i64) -> Result<(), Status> {
+    pub(crate) fn revoke(&mut self, id: i64) -> Result<(), Status> {
         let lease = self.leases.remove(id).ok_or_else(errors::lease_not_found)?;
         let mut write = self.store.write();
         for key in &lease.keys {
@@ -96,7 +90,7 @@ impl Keyspace {
     }
 
     /// Revokes what has run out, each lease at a revision of its own.
-    pub(super) fn sweep(&mut self, now: Instant) {
+    pub(crate) fn sweep(&mut self, now: Instant) {
         for id in self.leases.expired(now, REVOKED_PER_SWEEP) {
             // It was there a moment ago, and nobody else could take it meanwhile.
             let _revoked = self.revoke(id);
@@ -212,19 +206,4 @@ fn delete(
         deleted: i64::try_from(gone.len()).unwrap_or(i64::MAX),
         prev_kvs: if request.prev_kv { gone } else { Vec::new() },
     }
-}
-
-fn check_size(request: &impl Message) -> Result<(), Status> {
-    match request.encoded_len() > MAX_REQUEST {
-        true => Err(errors::request_too_large()),
-        false => Ok(()),
-    }
-}
-
-/// The header inside a transaction; the outermost one is completed by whoever answers.
-pub(super) fn revision_only(revision: i64) -> Option<PbResponseHeader> {
-    Some(PbResponseHeader {
-        revision,
-        ..PbResponseHeader::default()
-    })
 }

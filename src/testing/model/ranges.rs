@@ -3,16 +3,15 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use etcd_client::proto::{PbKeyValue, PbRangeRequest, PbRangeResponse};
+use etcd_client::proto::{PbKeyValue, PbRangeRequest, PbRangeResponse, PbResponseHeader};
 
-use super::keyspace::revision_only;
 use super::store::{Span, Store};
 
 /// `SortTarget::Value`.
 const SORT_BY_VALUE: i32 = 4;
 
 /// Reads at a revision that the store can still read.
-pub(super) fn range(store: &Store, request: &PbRangeRequest) -> PbRangeResponse {
+pub(crate) fn range(store: &Store, request: &PbRangeRequest) -> PbRangeResponse {
     let keys = match request.revision {
         past if past > 0 && past < store.revision() => Cow::Owned(store.at(past)),
         _ => Cow::Borrowed(store.live()),
@@ -79,4 +78,12 @@ fn requested_fields(store: &Store, request: &PbRangeRequest, kv: &PbKeyValue) ->
         }
     }
     kv
+}
+
+/// The header inside a transaction; the outermost one is completed by whoever answers.
+pub(crate) fn revision_only(revision: i64) -> Option<PbResponseHeader> {
+    Some(PbResponseHeader {
+        revision,
+        ..PbResponseHeader::default()
+    })
 }

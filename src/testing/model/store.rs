@@ -15,25 +15,25 @@ use super::errors;
 
 /// All keys, now and in the past.
 #[derive(Clone, Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     revision: i64,
     /// Reads below this revision are refused.
     compacted: i64,
     live: Keys,
     commits: Vec<Commit>,
     /// As in etcd up to 3.6: a range with `keys_only` carries leases, whatever it is sorted by.
-    pub(super) keys_only_with_lease: bool,
+    pub(crate) keys_only_with_lease: bool,
 }
 
 /// What one request has changed.
 #[derive(Clone, Debug)]
-pub(super) struct Commit {
-    pub(super) revision: i64,
-    pub(super) events: Vec<PbEvent>,
+pub(crate) struct Commit {
+    pub(crate) revision: i64,
+    pub(crate) events: Vec<PbEvent>,
 }
 
 /// One revision in the making.
-pub(super) struct Write<'a> {
+pub(crate) struct Write<'a> {
     store: &'a mut Store,
     revision: i64,
     events: Vec<PbEvent>,
@@ -41,7 +41,7 @@ pub(super) struct Write<'a> {
 
 /// A range of keys in etcd's notation.
 #[derive(Clone, Debug)]
-pub(super) struct Span {
+pub(crate) struct Span {
     from: Vec<u8>,
     to: End,
 }
@@ -56,11 +56,11 @@ enum End {
     Open,
 }
 
-pub(super) type Keys = BTreeMap<Vec<u8>, PbKeyValue>;
+pub(crate) type Keys = BTreeMap<Vec<u8>, PbKeyValue>;
 
 impl Store {
     /// An empty etcd is at revision 1.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             revision: 1,
             compacted: -1,
@@ -71,33 +71,33 @@ impl Store {
     }
 
     /// No keys and no history; the version of etcd stays.
-    pub(super) fn wipe(&mut self) {
+    pub(crate) fn wipe(&mut self) {
         *self = Self {
             keys_only_with_lease: self.keys_only_with_lease,
             ..Self::new()
         };
     }
 
-    pub(super) fn revision(&self) -> i64 {
+    pub(crate) fn revision(&self) -> i64 {
         self.revision
     }
 
-    pub(super) fn compacted(&self) -> i64 {
+    pub(crate) fn compacted(&self) -> i64 {
         self.compacted
     }
 
-    pub(super) fn live(&self) -> &Keys {
+    pub(crate) fn live(&self) -> &Keys {
         &self.live
     }
 
     /// What was committed at `revision` and later.
-    pub(super) fn since(&self, revision: i64) -> &[Commit] {
+    pub(crate) fn since(&self, revision: i64) -> &[Commit] {
         let first = self.commits.partition_point(|c| c.revision < revision);
         &self.commits[first..]
     }
 
     /// Whether a read at this revision (0 = now) is possible.
-    pub(super) fn readable(&self, revision: i64) -> Result<(), Status> {
+    pub(crate) fn readable(&self, revision: i64) -> Result<(), Status> {
         if revision > self.revision {
             Err(errors::future_revision())
         } else if revision > 0 && revision < self.compacted {
@@ -108,7 +108,7 @@ impl Store {
     }
 
     /// The keys as they were at a [`readable`](Self::readable) revision in the past.
-    pub(super) fn at(&self, revision: i64) -> Keys {
+    pub(crate) fn at(&self, revision: i64) -> Keys {
         let mut keys = Keys::new();
         for commit in self.commits.iter().take_while(|c| c.revision <= revision) {
             for kv in commit.events.iter().filter_map(|e| e.kv.as_ref()) {
@@ -122,7 +122,7 @@ impl Store {
     }
 
     /// Forgets what was before `revision`.
-    pub(super) fn compact(&mut self, revision: i64) -> Result<(), Status> {
+    pub(crate) fn compact(&mut self, revision: i64) -> Result<(), Status> {
         if revision <= self.compacted {
             return Err(errors::compacted());
         }
@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// Opens the next revision.
-    pub(super) fn write(&mut self) -> Write<'_> {
+    pub(crate) fn write(&mut self) -> Write<'_> {
         let revision = self.revision + 1;
         Write {
             store: self,
@@ -146,12 +146,12 @@ impl Store {
 
 impl Write<'_> {
     /// Reads within a transaction see what it has written so far.
-    pub(super) fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.store
     }
 
     /// The revision of the store as this request sees it: the next one as soon as it has written something.
-    pub(super) fn revision(&self) -> i64 {
+    pub(crate) fn revision(&self) -> i64 {
         match self.events.is_empty() {
             true => self.store.revision,
             false => self.revision,
@@ -159,7 +159,7 @@ impl Write<'_> {
     }
 
     /// Writes a key and returns what it held before.
-    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>, lease: i64) -> Option<PbKeyValue> {
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>, lease: i64) -> Option<PbKeyValue> {
         let previous = self.store.live.get(&key).cloned();
         let kv = PbKeyValue {
             create_revision: previous
@@ -177,7 +177,7 @@ impl Write<'_> {
     }
 
     /// Deletes what is in the range and returns it.
-    pub(super) fn delete(&mut self, span: &Span) -> Vec<PbKeyValue> {
+    pub(crate) fn delete(&mut self, span: &Span) -> Vec<PbKeyValue> {
         let doomed: Vec<_> = span.select(&self.store.live).cloned().collect();
         for kv in &doomed {
             self.store.live.remove(&kv.key);
@@ -216,7 +216,7 @@ impl Drop for Write<'_> {
 
 impl Span {
     /// `key` and `range_end` as they stand in a request.
-    pub(super) fn new(key: &[u8], range_end: &[u8]) -> Self {
+    pub(crate) fn new(key: &[u8], range_end: &[u8]) -> Self {
         let to = match range_end {
             [] => End::Same,
             [0] => End::Open,
@@ -226,7 +226,7 @@ impl Span {
         Self { from, to }
     }
 
-    pub(super) fn contains(&self, key: &[u8]) -> bool {
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
         match &self.to {
             End::Same => key == self.from,
             End::Before(end) => key >= self.from.as_slice() && key < end.as_slice(),
@@ -235,12 +235,12 @@ impl Span {
     }
 
     /// A range that cannot contain anything.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(&self.to, End::Before(end) if *end <= self.from)
     }
 
     /// What of `keys` lies in it, in order.
-    pub(super) fn select<'k>(&self, keys: &'k Keys) -> impl Iterator<Item = &'k PbKeyValue> {
+    pub(crate) fn select<'k>(&self, keys: &'k Keys) -> impl Iterator<Item = &'k PbKeyValue> {
         let first = (!self.is_empty()).then_some(Bound::Included(self.from.clone()));
         let last = match &self.to {
             End::Same => Bound::Included(self.from.clone()),

@@ -1,0 +1,98 @@
+//! What a test says of a registration, seen from etcd and from a client.
+
+#![allow(clippy::panic, reason = "an assertion that fails ends the test")]
+
+use super::FakeEtcd;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// How often the port is looked at, if nothing changes in etcd.
+const LOOK: Duration = Duration::from_millis(20);
+/// A port of this machine answers at once, or is closed.
+const CONNECT: Duration = Duration::from_secs(1);
+
+// === impl FakeEtcd ===
+
+/// Assertions. Each waits for a change of etcd, on tokio's clock, and needs no sleep before it. Cancel safe.
+impl FakeEtcd {
+    /// Waits until there is a key below `prefix`, and gives it.
+    ///
+    /// # Panics
+    ///
+    /// When there is none `within` that time; the message has the keys that there are.
+    pub async fn assert_registered(&self, prefix: &str, within: Duration) -> String {
+        let found = self.until(within, || self.below(prefix)).await;
+        found.unwrap_or_else(|| {
+            let keys = self.keys();
+            panic!("no key below {prefix} within {within:?}; there are {keys:?}")
+        })
+    }
+
+    /// Waits until there is no key below `prefix`.
+    ///
+    /// # Panics
+    ///
+    /// When there still is one after that time.
+    pub async fn assert_gone(&self, prefix: &str, within: Duration) {
+        let gone = self.until(within, || match self.below(prefix) {
+            None => Some(()),
+            Some(_) => None,
+        });
+        if gone.await.is_none() {
+            let key = self.below(prefix);
+            panic!("after {within:?} there still is {key:?}")
+        }
+    }
+
+    /// Waits until there is no key below `prefix`, and checks that the server at `address` takes connections until
+    /// then, and when they are gone: no client that follows etcd finds the port closed. It connects every 20 ms.
+    ///
+    /// It needs a [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) above zero, which is
+    /// the default: without one, the port may close before this has looked.
+    ///
+    /// # Panics
+    ///
+    /// When the port is closed first, or when there still is a key after that time.
+    pub async fn assert_gone_before_close(
+        &self,
+        prefix: &str,
+        address: SocketAddr,
+        within: Duration,
+    ) {
+        let gone = self.until(within, || {
+            let key = self.below(prefix);
+            // Not tokio's: a listener of this machine answers by itself, and a paused clock goes on meanwhile.
+            if let Err(error) = TcpStream::connect_timeout(&address, CONNECT) {
+                let when = key.as_deref().unwrap_or("when its keys were gone");
+                panic!("{address} is closed, and there is {when}: {error}");
+            }
+            key.is_none().then_some(())
+        });
+        if gone.await.is_none() {
+            let key = self.below(prefix);
+            panic!("after {within:?} there still is {key:?}")
+        }
+    }
+
+    fn below(&self, prefix: &str) -> Option<String> {
+        self.keys().into_keys().find(|key| key.starts_with(prefix))
+    }
+
+    /// Looks at each change of etcd, and every [`LOOK`].
+    async fn until<T>(&self, within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        let mut changes = self.shared.changes();
+        let looks = async {
+            loop {
+                if let Some(found) = look() {
+                    return found;
+                }
+                tokio::select! {
+                    _changed = changes.changed() => {}
+                    () = sleep(LOOK) => {}
+                }
+            }
+        };
+        timeout(within, looks).await.ok()
+    }
+}

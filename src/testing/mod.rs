@@ -1,0 +1,165 @@
+#![doc = include_str!("../manual/testing.md")]
+
+mod assertions;
+mod model;
+mod services;
+mod shared;
+
+use crate::etcd::Etcd;
+use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
+use model::store::Keys;
+use shared::{Shared, State};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// An etcd inside the test: see the [module](self).
+///
+/// Its methods act at once, and on the running registrars and discoveries as what they stand for acts in
+/// production. Dropping it stops it.
+#[derive(Debug)]
+pub struct FakeEtcd {
+    shared: Arc<Shared>,
+    _sweep: DropGuard,
+}
+
+// === impl FakeEtcd ===
+
+impl FakeEtcd {
+    /// An etcd without keys, which runs.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn new() -> Self {
+        let (shared, stop) = (Arc::new(Shared::new()), CancellationToken::new());
+        tokio::spawn(shared.clone().sweep(stop.clone()));
+        Self {
+            shared,
+            _sweep: stop.drop_guard(),
+        }
+    }
+
+    /// What the code under test takes for etcd: connections stay inside the process, and need no port.
+    #[must_use]
+    pub fn etcd(&self) -> Etcd {
+        let shared = self.shared.clone();
+        Etcd::new(["http://fake-etcd:2379"]).connector(move |_| services::connect(shared.clone()))
+    }
+
+    /// The keys and values that there are now.
+    #[must_use]
+    pub fn keys(&self) -> BTreeMap<String, String> {
+        keys(self.shared.state().keyspace.store.live())
+    }
+
+    /// Writes a key without a lease, as somebody else.
+    pub fn put(&self, key: &str, value: &str) {
+        let request = PbPutRequest {
+            key: key.into(),
+            value: value.into(),
+            ..PbPutRequest::default()
+        };
+        // Nothing but an empty key or an unknown lease is refused.
+        let _written = self.shared.change(|state| state.keyspace.put(&request));
+    }
+
+    /// Deletes a key, as somebody else. Says whether it was there.
+    pub fn delete(&self, key: &str) -> bool {
+        let request = PbDeleteRequest {
+            key: key.into(),
+            ..PbDeleteRequest::default()
+        };
+        let deleted = self.shared.change(|state| state.keyspace.delete(&request));
+        deleted.is_ok_and(|answer| answer.deleted > 0)
+    }
+
+    /// Writes an instance of `service` that is dialled at `address`, as this crate does by default: for tests of
+    /// clients. Other formats: [`put`](Self::put).
+    pub fn add(&self, service: &str, address: SocketAddr) {
+        let key = format!("/services/{service}/{address}");
+        let name = serde_json::Value::from(service);
+        let id = fastrand::u64(..);
+        self.put(
+            &key,
+            &format!(r#"{{"name":{name},"id":"{id:016x}","address":"{address}"}}"#),
+        );
+    }
+
+    /// The process is killed: connections end, new ones are refused, and leases stand still. Its data stays.
+    pub fn stop(&self) {
+        self.shared.change(|state| state.running.cancel());
+    }
+
+    /// It runs again, with its data: every lease has its full TTL from now on. Nothing, if it runs.
+    pub fn start(&self) {
+        self.shared.change(|state| {
+            if state.running.is_cancelled() {
+                state.start();
+            }
+        });
+    }
+
+    /// It loses its data, leases included, and is restarted. If it was stopped, it stays so.
+    pub fn wipe(&self) {
+        self.shared.change(|state| {
+            let was_running = !state.running.is_cancelled();
+            state.running.cancel();
+            state.keyspace.wipe();
+            state.term = 1;
+            if was_running {
+                state.start();
+            }
+        });
+    }
+
+    /// From now on each request takes that long, and is given up with its caller before. Zero ends it.
+    pub fn delay(&self, time: Duration) {
+        self.shared.change(|state| state.delay = time);
+    }
+
+    /// From now on reads, writes and watches of keys below `prefix` are refused, as without a role for them;
+    /// leases are not. One prefix at a time; `""` is every key.
+    pub fn deny(&self, prefix: &str) {
+        self.shared
+            .change(|state| state.denied = Some(prefix.to_owned()));
+    }
+
+    /// Ends [`deny`](Self::deny).
+    pub fn allow(&self) {
+        self.shared.change(|state| state.denied = None);
+    }
+}
+
+impl Default for FakeEtcd {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for FakeEtcd {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn start(&mut self) {
+        self.running = CancellationToken::new();
+        self.term += 1;
+        self.keyspace.leases.extend(Instant::now());
+    }
+}
+
+fn keys(live: &Keys) -> BTreeMap<String, String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    live.iter()
+        .map(|(key, kv)| (text(key), text(&kv.value)))
+        .collect()
+}

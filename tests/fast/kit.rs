@@ -1,0 +1,196 @@
+//! The test kit (feature `test-util`): what users' tests can rely on.
+
+use crate::setup::{LONG, MS, SEC, greeter, status};
+use std::net::TcpListener;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_etcd::testing::FakeEtcd;
+use tonic_etcd::{Etcd, Instance, Registrar, Registration, ServeRegistered, Status};
+
+const SERVICES: &str = "/services/";
+const KEY: &str = "/services/greeter/10.0.0.1:9000";
+
+fn register(etcd: Etcd) -> Registration {
+    let registrar = Registrar::builder(etcd).key("{prefix}/{name}/{addr}");
+    let registration = registrar.build().unwrap().register(greeter()).unwrap();
+    crate::setup::announce(&registration);
+    registration
+}
+
+/// What a failed assertion says.
+async fn panicked(assertion: impl Future<Output = ()>) -> String {
+    let caught = futures_util::FutureExt::catch_unwind(AssertUnwindSafe(assertion)).await;
+    let said = caught.expect_err("the assertion held");
+    said.downcast_ref::<String>().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_comes_stays_and_goes_without_a_port() {
+    let etcd = FakeEtcd::new();
+    let registration = register(etcd.etcd());
+    let key = etcd.assert_registered(SERVICES, SEC).await;
+    assert_eq!((&*key, &*etcd.keys()[&key]), (KEY, "v"));
+    sleep(SEC * 60).await;
+    assert!(matches!(registration.status(), Status::Registered(_)));
+    registration.deregister();
+    etcd.assert_gone(SERVICES, SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_somebody_deletes_or_overwrites_is_back() {
+    let etcd = FakeEtcd::new();
+    let _registration = register(etcd.etcd());
+    etcd.assert_registered(SERVICES, SEC).await;
+    assert!(etcd.delete(KEY));
+    assert!(!etcd.delete(KEY));
+    etcd.assert_registered(SERVICES, SEC).await;
+    etcd.put(KEY, "somebody else's");
+    let start = Instant::now();
+    while etcd.keys()[KEY] != "v" {
+        assert!(start.elapsed() < SEC, "{:?}", etcd.keys());
+        sleep(MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_keeps_the_data_and_a_wipe_loses_it() {
+    let etcd = FakeEtcd::new();
+    let registration = register(etcd.etcd());
+    etcd.assert_registered(SERVICES, SEC).await;
+    etcd.stop();
+    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    assert!(etcd.keys().contains_key(KEY), "leases stand still");
+    etcd.start();
+    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    etcd.wipe();
+    assert!(etcd.keys().is_empty());
+    etcd.assert_registered(SERVICES, SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wipe_of_a_stopped_etcd_leaves_it_stopped() {
+    let etcd = FakeEtcd::new();
+    etcd.stop();
+    etcd.wipe();
+    let _registration = register(etcd.etcd());
+    sleep(LONG).await;
+    assert!(etcd.keys().is_empty());
+    etcd.start();
+    etcd.assert_registered(SERVICES, SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_a_server_that_is_gone_runs_out() {
+    let etcd = FakeEtcd::new();
+    let _registration = register(etcd.etcd());
+    etcd.assert_registered(SERVICES, SEC).await;
+    // Out of reach from here on, as after SIGKILL.
+    etcd.delay(LONG);
+    let start = Instant::now();
+    etcd.assert_gone(SERVICES, SEC * 7).await;
+    assert!(start.elapsed() > SEC * 3, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_above_the_attempt_timeout_is_an_etcd_that_hangs() {
+    let etcd = FakeEtcd::new();
+    etcd.delay(100 * MS);
+    let registration = register(etcd.etcd());
+    let start = Instant::now();
+    etcd.assert_registered(SERVICES, SEC * 2).await;
+    assert!(start.elapsed() >= 200 * MS, "a grant, then a write");
+    etcd.delay(SEC);
+    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    etcd.delay(Duration::ZERO);
+    etcd.assert_registered(SERVICES, SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn denied_keys_are_refused_until_they_are_allowed() {
+    let etcd = FakeEtcd::new();
+    etcd.deny("/services/greeter/");
+    let registration = register(etcd.etcd());
+    let refused = |s: &Status| matches!(s, Status::Registering { reason: Some(why), .. } if why.contains("permission"));
+    status(&registration, refused).await;
+    assert!(etcd.keys().is_empty());
+    etcd.allow();
+    etcd.assert_registered(SERVICES, LONG).await;
+}
+
+#[cfg(feature = "discovery")]
+#[tokio::test(start_paused = true)]
+async fn what_is_added_is_found_and_its_changes_are_told() {
+    use tonic_etcd::discovery::Discovery;
+    let etcd = FakeEtcd::new();
+    etcd.add("greeter", "10.0.0.1:9000".parse().unwrap());
+    let greeters = Discovery::builder(etcd.etcd(), "greeter").build().unwrap();
+    let found = greeters.ready().await;
+    let address = |instance: &Instance| instance.get_address().map(str::to_owned);
+    let addresses = |set: &tonic_etcd::discovery::Snapshot| -> Vec<_> {
+        set.into_iter()
+            .map(|(_, instance)| address(instance))
+            .collect()
+    };
+    assert_eq!(addresses(&found), [Some("10.0.0.1:9000".to_owned())]);
+    etcd.add("greeter", "10.0.0.2:9000".parse().unwrap());
+    let start = Instant::now();
+    while greeters.snapshot().len() < 2 {
+        assert!(start.elapsed() < SEC, "{:?}", greeters.snapshot());
+        sleep(MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assertion_that_fails_says_what_there_is() {
+    let etcd = FakeEtcd::new();
+    etcd.put("/services/other/1", "v");
+    let said = panicked(async {
+        etcd.assert_registered("/services/greeter/", SEC).await;
+    });
+    let said = said.await;
+    assert!(said.contains("/services/other/1"), "{said}");
+    let said = panicked(etcd.assert_gone("/services/other/", SEC)).await;
+    assert!(said.contains("/services/other/1"), "{said}");
+}
+
+/// A server on a port of its own that leaves when `shutdown` is cancelled.
+async fn serve(etcd: Etcd, shutdown: CancellationToken) {
+    let registrar = Registrar::builder(etcd).shutdown_token(shutdown);
+    let registration = registrar.build().unwrap().register(greeter()).unwrap();
+    let (_, health) = tonic_health::server::health_reporter();
+    let router = Server::builder().add_service(health);
+    let address = "127.0.0.1:0".parse().unwrap();
+    let served = router.serve_registered(address, &registration);
+    served.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_closes_before_its_key_goes_is_found() {
+    let etcd = FakeEtcd::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    etcd.add("greeter", address);
+    drop(listener);
+    let said = panicked(etcd.assert_gone_before_close(SERVICES, address, SEC)).await;
+    assert!(
+        said.contains("is closed, and there is /services/greeter/"),
+        "{said}"
+    );
+    etcd.delete(&format!("/services/greeter/{address}"));
+    let said = panicked(etcd.assert_gone_before_close(SERVICES, address, SEC)).await;
+    assert!(said.contains("when its keys were gone"), "{said}");
+}
+
+#[tokio::test]
+async fn in_real_time_a_server_leaves_before_its_port_closes() {
+    let (etcd, shutdown) = (FakeEtcd::new(), CancellationToken::new());
+    let server = tokio::spawn(serve(etcd.etcd(), shutdown.clone()));
+    etcd.assert_registered(SERVICES, LONG).await;
+    shutdown.cancel();
+    etcd.assert_gone(SERVICES, LONG).await;
+    assert!(!server.is_finished());
+    server.abort();
+}
