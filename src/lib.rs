@@ -104,7 +104,7 @@ pub use etcd::Tls;
 #[cfg(feature = "health")]
 pub use health::{HEALTH_NAME, HealthWatch, RegistrationHealth, RegistrationHealthBuilder};
 pub use instance::{Instance, InstanceJson};
-pub use registrar::{OnConflict, Registrar, RegistrarBuilder};
+pub use registrar::{OnConflict, Pause, PauseError, Registrar, RegistrarBuilder};
 pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use status::{Registered, Status, StatusWatch};

@@ -173,6 +173,9 @@ fn log(last: &Status, next: &Status) {
             lease = format_args!("{to_lease:016x}"),
             "another lease holds the key, leaving it",
         ),
+        Status::Paused { reasons, .. } => {
+            crate::logging::info!(reasons = ?reasons, "paused, the keys are withheld");
+        }
         Status::Deregistering => crate::logging::info!("deregistering"),
         Status::Deregistered => crate::logging::info!("deregistered"),
         Status::LeftToExpire { ttl, reason } => {

@@ -3,7 +3,7 @@
 use crate::error::{RegisterError, Stopped};
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
-use crate::registrar::{Entry, Registry};
+use crate::registrar::{Entry, Pause, PauseError, Registry};
 use crate::status::{Registered, Status, StatusWatch};
 use std::fmt;
 use std::future::Future;
@@ -124,6 +124,34 @@ impl Registration {
         mut change: impl FnMut(Instance) -> Instance,
     ) -> Result<(), RegisterError> {
         self.handle.shared.update(&self.handle.entry, &mut change)
+    }
+
+    /// Steps aside without stopping: the keys are withheld until the pause is dropped.
+    ///
+    /// Returns at once. Health says `NOT_SERVING` on `etcd.registration`, the keys go in one
+    /// transaction, and the server serves on: clients that watch send no new calls, and calls in flight
+    /// finish. The lease is kept, so that the return is one transaction, too. There may be any number of
+    /// pauses, also before the server appears; while there is one, the [status](Status::Paused) shows
+    /// each reason. What [`update`](Self::update) changes meanwhile is there at the return. A pause
+    /// neither delays nor prevents a shutdown, and does not keep the registration alive.
+    ///
+    /// ```no_run
+    /// # async fn warm_cache() {}
+    /// # async fn f(registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::PauseError> {
+    /// let pause = registration.pause("warming cache")?;
+    /// warm_cache().await;
+    /// drop(pause); // the keys are back after one transaction
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PauseError::Reason`] for a reason that is empty, longer than 256 bytes, or not one line of text;
+    /// [`PauseError::Stopped`] once deregistration has begun.
+    pub fn pause(&self, reason: impl AsRef<str>) -> Result<Pause, PauseError> {
+        let Handle { entry, shared } = &*self.handle;
+        Pause::new(shared, entry, reason.as_ref())
     }
 
     /// Begins to deregister this registration; the registrar's others stay.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 /// ```text
 /// Registering ──> Registered <──> Suspect ──> Lost ──> Registered
 ///                     └──────────────────────> Lost
+/// any of them ──> Paused ──> Registering
 /// any of them ──> Deregistering ──> Deregistered | LeftToExpire
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +53,16 @@ pub enum Status {
     Yielding {
         /// The lease that holds it; 0 when it is held without one.
         to_lease: i64,
+    },
+    /// The keys are withheld: the application [paused](crate::Registration::pause) the registration.
+    /// They come back by themselves when the last pause is over. The lease is kept meanwhile, or
+    /// replaced by another one; what may be wrong with that is not told here.
+    #[non_exhaustive]
+    Paused {
+        /// Why, a reason for each pause, the first one first.
+        reasons: Arc<[Arc<str>]>,
+        /// Since when there is a pause without a gap.
+        since: Instant,
     },
     /// Deregistration has begun; the key is being removed.
     Deregistering,
@@ -145,6 +156,7 @@ impl fmt::Display for Status {
             Self::Suspect { reason, .. } => write!(f, "registered, not confirmed: {reason}"),
             Self::Lost { reason, .. } => write!(f, "registration lost: {reason}"),
             Self::Yielding { to_lease } => write!(f, "yielding to lease {to_lease:016x}"),
+            Self::Paused { reasons, .. } => write!(f, "paused: {}", reasons.join("; ")),
             Self::Deregistering => f.write_str("deregistering"),
             Self::Deregistered => f.write_str("deregistered"),
             Self::LeftToExpire { ttl, reason } => {

@@ -27,6 +27,8 @@ struct Spec {
     bound: Option<Bound>,
     armed: bool,
     leaving: bool,
+    /// Why its keys are withheld, a reason for each pause.
+    pauses: Vec<Arc<str>>,
 }
 
 // === impl Entry ===
@@ -41,6 +43,7 @@ impl Entry {
                 bound: None,
                 armed: false,
                 leaving: false,
+                pauses: vec![],
             }),
         }
     }
@@ -65,6 +68,20 @@ impl Entry {
         let mut spec = self.spec();
         spec.bound = bound.or(spec.bound.take());
         spec.armed = true;
+    }
+
+    /// Withholds its keys until [`resume`](Self::resume) is called with this very reason.
+    pub(super) fn pause(&self, reason: Arc<str>) -> Result<(), Stopped> {
+        let mut spec = self.spec();
+        if spec.leaving || self.lifecycle.is_leaving() {
+            return Err(Stopped);
+        }
+        spec.pauses.push(reason);
+        Ok(())
+    }
+
+    pub(super) fn resume(&self, reason: &Arc<str>) {
+        self.spec().pauses.retain(|of| !Arc::ptr_eq(of, reason));
     }
 
     pub(super) fn leave(&self) {
@@ -115,6 +132,12 @@ impl Entry {
         if spec.leaving {
             let now = self.lifecycle.shutdown_now.is_cancelled();
             return Desired::Gone { now };
+        }
+        if !spec.pauses.is_empty() {
+            return Desired::Paused {
+                reasons: spec.pauses.as_slice().into(),
+                needs_local_ip: spec.needs_local_ip(),
+            };
         }
         match lease.and_then(|lease| spec.records(formats, lease)) {
             Some(records) => Desired::Keys(records),

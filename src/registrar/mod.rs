@@ -10,6 +10,7 @@
 //! | `builder.rs` | [`RegistrarBuilder`]: everything that is configured, checked in one place |
 //! | `entry.rs` | one registration, and what it wants |
 //! | `ids.rs` | what names an entry and a key |
+//! | `pause.rs` | [`Pause`]: the guard that withholds keys |
 //! | `registry.rs` | the entries that should exist; handles change it, and that wakes the worker |
 //! | `reconciler/` | every decision: events in, actions out; no I/O |
 //! | `key_table/` | which key needs which request; part of the reconciler's state |
@@ -21,6 +22,7 @@ mod entry;
 mod ids;
 mod key_table;
 mod on_conflict;
+mod pause;
 mod reconciler;
 mod registry;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod worker;
 pub use builder::RegistrarBuilder;
 pub(crate) use entry::Entry;
 pub use on_conflict::OnConflict;
+pub use pause::{Pause, PauseError};
 pub(crate) use registry::Registry;
 
 use crate::error::RegisterError;

@@ -240,6 +240,22 @@ impl Registry {
         Ok(())
     }
 
+    /// The keys of the entry should not be there until [`resume`](Self::resume).
+    pub(super) fn pause(&self, entry: &Entry, reason: &Arc<str>) -> Result<(), Stopped> {
+        if self.is_stopping() {
+            return Err(Stopped);
+        }
+        entry.pause(reason.clone())?;
+        self.touch(entry.id);
+        Ok(())
+    }
+
+    /// One pause of the entry is over.
+    pub(super) fn resume(&self, entry: &Entry, reason: &Arc<str>) {
+        entry.resume(reason);
+        self.touch(entry.id);
+    }
+
     /// The entry should be gone.
     pub(crate) fn leave(&self, entry: &Entry) {
         entry.leave();

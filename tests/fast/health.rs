@@ -186,6 +186,41 @@ async fn on_shutdown_our_names_stop_serving_before_the_key_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn in_a_pause_our_own_name_stops_serving_before_the_key_goes() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let names = RegistrationHealth::builder().follow_registration("followed");
+    let mut client = client(&registration, names).await;
+    let mut streams = vec![];
+    for name in [HEALTH_NAME, "followed"] {
+        let mut stream = client.watch(request(name)).await.unwrap().into_inner();
+        while next(&mut stream).await != Some(Serving as i32) {}
+        streams.push(stream);
+    }
+    setup.fake.always(
+        crate::support::fake::Rpc::Txn,
+        crate::support::fake::Reply::Late(100 * MS),
+    );
+    let pause = registration.pause("warming cache").unwrap();
+    for stream in &mut streams {
+        assert_eq!(next(stream).await, Some(NotServing as i32));
+    }
+    assert!(
+        setup.fake.keys().contains_key(KEY),
+        "health first, then the key"
+    );
+    sleep(SEC).await;
+    assert!(setup.fake.keys().is_empty());
+    assert_eq!(check(&mut client, HEALTH_NAME).await, NotServing as i32);
+    assert_eq!(check(&mut client, "").await, Serving as i32);
+    drop(pause);
+    for stream in &mut streams {
+        assert_eq!(next(stream).await, Some(Serving as i32));
+    }
+    assert!(setup.fake.keys().contains_key(KEY));
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_says_serving_after_a_freeze_before_the_registrar_ran() {
     let setup = Setup::new();
     let registration = setup.registered().await;
@@ -274,6 +309,17 @@ async fn health_that_does_not_acknowledge_costs_50_ms_for_all_together() {
             registration
         })
         .collect();
+    for registration in &registrations {
+        registration.registered().await.unwrap();
+    }
+    let start = Instant::now();
+    let paused = registrations.iter().map(|r| r.pause("deploy").unwrap());
+    let paused: Vec<_> = paused.collect();
+    while !setup.fake.keys().is_empty() {
+        sleep(MS).await;
+    }
+    assert!(start.elapsed() <= 70 * MS, "{:?}", start.elapsed());
+    drop(paused);
     for registration in &registrations {
         registration.registered().await.unwrap();
     }

@@ -35,6 +35,7 @@ mod log;
 mod members;
 mod names;
 mod panics;
+mod pause;
 mod public_api;
 mod recovery;
 mod registration;

@@ -160,7 +160,10 @@ impl KeyTable {
             contested: false,
         };
         for state in view.keys.iter().filter_map(|key| self.keys.get(key)) {
-            let observed = state.observed.as_ref().filter(|_| !state.is_unconfirmed);
+            // It is being deleted although it is desired: a pause was short.
+            let is_going = matches!(state.writing, Some(None));
+            let is_held = !state.is_unconfirmed && !is_going;
+            let observed = state.observed.as_ref().filter(|_| is_held);
             let revision = observed.map(|observed| observed.revision);
             view.held &= revision.is_some();
             view.revision = view.revision.max(revision.unwrap_or(0));

@@ -116,6 +116,7 @@ impl KeyTable {
                 continue;
             };
             state.writing = None;
+            self.changed.insert(state.entry);
             self.dirty.insert(op.key().clone());
             if let Some(event) = state.buffered_event.take() {
                 self.on_watch_event(*event, now);
@@ -156,7 +157,10 @@ impl KeyTable {
             let ours = found.filter(|found| found.lease == self.lease);
             let intact = matches!((ours, &state.observed), (Some(found), Some(observed))
                 if found.revision == observed.revision);
-            if !intact {
+            if intact {
+                let is_known = |observed: &Observed| observed.value.is_some();
+                state.is_unconfirmed &= !state.observed.as_ref().is_some_and(is_known);
+            } else {
                 // Under our lease but at another revision: most likely a write of ours whose
                 // answer was lost. Writing it again is harmless; reading every value back is not.
                 // It counts as held until then: to call it lost made the status flicker.
@@ -210,6 +214,8 @@ impl KeyTable {
             state.buffered_event = None;
             let writing = state.writing.take();
             state.write_may_still_land |= writing.as_ref().is_some_and(Option::is_some);
+            // A deletion may have been applied. The read tells, before the key counts as held again.
+            state.is_unconfirmed |= matches!(writing, Some(None));
             if state.write_may_still_land
                 || writing.is_some()
                 || state.observed.is_some()

@@ -60,6 +60,13 @@ pub(crate) enum Desired {
     },
     /// These keys with these values.
     Keys(Vec<(Key, Arc<str>)>),
+    /// No keys for now; the lease is kept.
+    Paused {
+        /// One or more.
+        reasons: Arc<[Arc<str>]>,
+        /// As for `Waiting`, so that the keys come back at once later.
+        needs_local_ip: bool,
+    },
     /// The keys could not be made.
     Failed(Arc<str>),
     /// To be deregistered.

@@ -29,11 +29,13 @@
 //! | `lease_session.rs` | the lease and the connection: what comes next |
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
+//! | `pause.rs` | the keys of one entry are withheld, and come back |
 //! | `status.rs` | the status of each entry |
 
 mod deregister;
 mod lease_session;
 mod messages;
+mod pause;
 mod requests;
 mod state;
 mod status;
@@ -294,7 +296,7 @@ impl Reconciler {
 
     fn on_desired(&mut self, now: Instant, entries: Vec<(EntryId, Desired)>) {
         let mut deadline = deadline::after(now, self.settings.revoke_timeout);
-        let mut gone = vec![];
+        let (mut gone, mut paused) = (vec![], vec![]);
         for (id, desired) in entries {
             self.failed.remove(&id);
             match desired {
@@ -306,15 +308,31 @@ impl Reconciler {
                 }
                 _ if self.is_stopping => gone.push(id),
                 _ if self.deregistrations.contains_key(&id) => {}
+                Desired::Paused {
+                    reasons,
+                    needs_local_ip,
+                } => {
+                    self.add_entry(id);
+                    self.needs_local_ip |= needs_local_ip;
+                    if self.pause(now, id, reasons) {
+                        paused.push(id);
+                    }
+                }
                 desired => self.on_entry_desired(now, id, desired),
             }
         }
+        self.await_health(paused);
         self.deregister(gone, deadline);
     }
 
-    fn on_entry_desired(&mut self, now: Instant, id: EntryId, desired: Desired) {
+    fn add_entry(&mut self, id: EntryId) {
         let new = || Status::Registering { reason: None };
         self.entries.entry(id).or_insert_with(new);
+    }
+
+    fn on_entry_desired(&mut self, now: Instant, id: EntryId, desired: Desired) {
+        self.add_entry(id);
+        self.resume(now, id);
         match desired {
             Desired::Waiting { needs_local_ip } => self.needs_local_ip |= needs_local_ip,
             Desired::Keys(records) if self.held_lease().is_some() => {
@@ -336,7 +354,7 @@ impl Reconciler {
                     self.publish(id, Status::Lost { since: now, reason });
                 }
             }
-            Desired::Gone { .. } => {}
+            Desired::Gone { .. } | Desired::Paused { .. } => {}
         }
     }
 

@@ -113,7 +113,11 @@ impl Reconciler {
         }
     }
 
-    fn status_for(&self, now: Instant, id: EntryId, last: &Status) -> Status {
+    pub(super) fn status_for(&self, now: Instant, id: EntryId, last: &Status) -> Status {
+        // Nothing is missing that should be there.
+        if let Status::Paused { .. } = last {
+            return last.clone();
+        }
         if let Some(Problem { since, reason }) = &self.lease_error {
             return lost(last, *since, reason.clone());
         }

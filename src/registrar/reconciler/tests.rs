@@ -15,6 +15,8 @@ struct Fixture {
     actions: Vec<Action>,
     /// What is under way, by the names of the actions that began it.
     pending: BTreeSet<&'static str>,
+    /// The last transaction.
+    ops: Vec<Op>,
 }
 
 fn error(kind: RpcErrorKind) -> RpcError {
@@ -27,6 +29,13 @@ fn failed<T>(kind: RpcErrorKind) -> Result<T, RpcError> {
 
 fn keys(value: &str) -> Desired {
     Desired::Keys(vec![("k".into(), value.into())])
+}
+
+fn paused() -> Desired {
+    Desired::Paused {
+        reasons: ["warming cache".into()].into(),
+        needs_local_ip: false,
+    }
 }
 
 const WAITING: Desired = Desired::Waiting {
@@ -49,6 +58,7 @@ impl Fixture {
             now: Instant::now(),
             actions: vec![],
             pending: BTreeSet::new(),
+            ops: vec![],
         }
     }
 
@@ -114,6 +124,25 @@ impl Fixture {
         this
     }
 
+    fn pausing() -> Self {
+        let mut this = Self::held();
+        this.handle(Event::Desired(vec![(1, paused())]));
+        this
+    }
+
+    fn paused() -> Self {
+        let mut this = Self::pausing();
+        this.handle(this.written(Ok(())));
+        this.handle(Event::WatchRequested(Ok(())));
+        this
+    }
+
+    fn pausing_a_write() -> Self {
+        let mut this = Self::writing();
+        this.handle(Event::Desired(vec![(1, paused())]));
+        this
+    }
+
     /// A lease was lost as often as the limit of fresh leases allows at once.
     fn limited() -> Self {
         let mut this = Self::granting();
@@ -140,13 +169,22 @@ impl Fixture {
 
 /// Each state, with a way to get there.
 type State = (&'static str, fn() -> Fixture);
-const STATES: [State; 14] = [
+const STATES: [State; 17] = [
     ("None, Closed: nothing is registered", Fixture::none),
     ("None, Open: fresh leases are limited", Fixture::limited),
     ("Granting, Opening", Fixture::opening),
     ("Granting, Open: a grant is under way", Fixture::granting),
     ("Held, Open: a write is under way", Fixture::writing),
     ("Held, Open: registered", Fixture::held),
+    (
+        "Held, Open: paused while a write is under way",
+        Fixture::pausing_a_write,
+    ),
+    (
+        "Held, Open: paused, the deletion is under way",
+        Fixture::pausing,
+    ),
+    ("Held, Open: paused", Fixture::paused),
     ("Held, Open: a renewal is due", Fixture::renewal_due),
     ("Held, Open: the token was refused", Fixture::authenticating),
     ("Held, Opening: the connection broke", Fixture::reconnecting),
@@ -203,7 +241,10 @@ impl Fixture {
                 Action::Revoke { .. } => drop(self.pending.insert("Revoke")),
                 Action::Renew { .. } => drop(self.pending.insert("Renew")),
                 Action::Read { .. } => drop(self.pending.insert("Read")),
-                Action::Write { .. } => drop(self.pending.insert("Write")),
+                Action::Write { ops, .. } => {
+                    self.ops = ops.clone();
+                    self.pending.insert("Write");
+                }
                 Action::Watch { .. } => drop(self.pending.insert("Watch")),
                 Action::Authenticate => drop(self.pending.insert("Authenticate")),
                 _ => {}
@@ -248,8 +289,7 @@ impl Fixture {
     }
 
     fn written(&self, result: Result<(), RpcError>) -> Event {
-        let (key, value) = ("k".into(), "v".into());
-        let ops = vec![Op::Put { key, value }];
+        let ops = self.ops.clone();
         let applied = || Applied {
             revision: REVISION,
             refused_by: vec![None],
@@ -275,12 +315,15 @@ impl Fixture {
 
 /// An event, the action that has to be under way for it, and how it is made.
 type Stimulus = (&'static str, &'static str, fn(&Fixture) -> Event);
-const EVENTS: [Stimulus; 28] = [
+const EVENTS: [Stimulus; 29] = [
     ("desired: a value", "", |_| {
         Event::Desired(vec![(1, keys("w"))])
     }),
     ("desired: another entry", "", |_| {
         Event::Desired(vec![(2, WAITING)])
+    }),
+    ("desired: paused", "", |_| {
+        Event::Desired(vec![(1, paused())])
     }),
     ("desired: gone", "", |_| {
         Event::Desired(vec![(1, Desired::Gone { now: false })])
@@ -516,4 +559,75 @@ fn after_a_panic_the_lease_is_revoked_before_anybody_has_left() {
     fixture.handle(fixture.revoked(Ok(())));
     let is_deregistered = |action: &Action| matches!(action, Action::End(1, Status::Deregistered));
     assert!(fixture.actions.iter().any(is_deregistered));
+}
+
+fn described(fixture: &Fixture) -> Vec<String> {
+    fixture.actions.iter().map(describe).collect()
+}
+
+#[test]
+fn a_key_counts_as_held_again_once_its_deletion_has_failed() {
+    let mut fixture = Fixture::pausing();
+    fixture.handle(Event::Desired(vec![(1, keys("v"))]));
+    assert_eq!(described(&fixture), ["Registering"]);
+    let rejected = failed(RpcErrorKind::ResourceExhausted);
+    fixture.handle(fixture.written(rejected));
+    assert_eq!(described(&fixture).last().unwrap(), "Registered");
+}
+
+#[test]
+fn a_key_whose_deletion_was_given_up_counts_as_held_once_it_was_read() {
+    let mut fixture = Fixture::pausing();
+    fixture.handle(Event::Desired(vec![(1, keys("v"))]));
+    fixture.handle(fixture.written(failed(RpcErrorKind::Timeout)));
+    assert_eq!(
+        described(&fixture),
+        ["Disconnect", "Registering", "Connect"]
+    );
+    fixture.handle(Event::Connected(Ok(())));
+    fixture.handle(fixture.renewed(Ok(None)));
+    fixture.handle(fixture.read(Ok(Some(REVISION))));
+    assert_eq!(described(&fixture), ["Watch", "Registered"]);
+}
+
+#[test]
+fn a_key_is_written_again_once_its_deletion_is_done() {
+    let mut fixture = Fixture::pausing();
+    fixture.handle(Event::Desired(vec![(1, keys("w"))]));
+    fixture.handle(fixture.written(Ok(())));
+    assert_eq!(described(&fixture)[..1], ["Write put"]);
+    fixture.handle(fixture.written(Ok(())));
+    assert!(described(&fixture).contains(&"Registered".to_owned()));
+}
+
+#[test]
+fn a_write_that_was_given_up_is_deleted_when_it_lands_in_a_pause() {
+    let mut fixture = Fixture::pausing_a_write();
+    fixture.handle(fixture.written(failed(RpcErrorKind::Timeout)));
+    fixture.handle(Event::Connected(Ok(())));
+    fixture.handle(fixture.renewed(Ok(None)));
+    assert_eq!(described(&fixture)[1..], ["Read"]);
+    fixture.handle(fixture.read(Ok(None)));
+    assert_eq!(described(&fixture), ["Watch"]);
+    fixture.handle(Event::WatchRequested(Ok(())));
+    let (lease, value) = (fixture.lease(), b"v".to_vec());
+    fixture.handle(fixture.watched(EventKind::Put { lease, value }));
+    assert_eq!(described(&fixture), ["Write delete"]);
+}
+
+#[test]
+fn the_lease_that_is_lost_in_a_pause_is_replaced_without_a_word() {
+    let mut fixture = Fixture::paused();
+    fixture.pass_to_timeout();
+    fixture.handle(fixture.renewed(failed(RpcErrorKind::LeaseGone)));
+    assert_eq!(
+        described(&fixture),
+        ["CloseStreams", "AwaitHealth", "Grant"]
+    );
+    fixture.handle(fixture.granted(Ok(LEASE_TTL)));
+    assert_eq!(described(&fixture), ["LeaseExpiry", "ReadDesired"]);
+    fixture.handle(Event::Desired(vec![(1, paused())]));
+    assert_eq!(described(&fixture), [""; 0]);
+    fixture.handle(Event::Desired(vec![(1, keys("w"))]));
+    assert_eq!(described(&fixture), ["Registering", "Write put"]);
 }

@@ -354,7 +354,7 @@ impl World {
             true => 0,
             false => ids[self.rng.usize(..ids.len())],
         };
-        match self.rng.u32(0..10) {
+        match self.rng.u32(0..13) {
             0..4 => self.register(),
             4..6 => {
                 let Some(entry) = self.entries.get_mut(&id) else {
@@ -370,6 +370,7 @@ impl World {
                 entry.value += 1;
                 self.touch(&[id]);
             }
+            8..11 => self.pause_or_resume(id),
             _ => {
                 let at_once = self.rng.u8(..) < 40;
                 let Some(entry) = self.entries.get_mut(&id) else {
@@ -379,6 +380,23 @@ impl World {
                 entry.at_once |= at_once;
                 self.touch(&[id]);
             }
+        }
+    }
+
+    /// Another pause begins, or one ends, of an entry or of all of them at once.
+    fn pause_or_resume(&mut self, id: EntryId) {
+        let (is_pause, are_all) = (self.rng.u8(..) < 100, self.rng.u8(..) < 60);
+        let is_meant = |other: &EntryId| are_all || *other == id;
+        let mut ids = vec![];
+        for (id, entry) in self.entries.iter_mut().filter(|(id, _)| is_meant(id)) {
+            entry.pauses = match is_pause {
+                true => entry.pauses + 1,
+                false => entry.pauses.saturating_sub(1),
+            };
+            ids.push(*id);
+        }
+        if !ids.is_empty() {
+            self.touch(&ids);
         }
     }
 
@@ -406,6 +424,7 @@ impl World {
             is_announced: self.rng.u8(..) < 200,
             needs_local_ip: self.rng.u8(..) < 20,
             is_leaving: false,
+            pauses: u32::from(self.rng.u8(..) < 30),
             at_once: false,
             failures: u32::from(self.rng.u8(..) < 8),
         };
@@ -425,6 +444,7 @@ impl World {
                 is_announced: true,
                 needs_local_ip: false,
                 is_leaving: false,
+                pauses: 0,
                 at_once: false,
                 failures: 0,
             };

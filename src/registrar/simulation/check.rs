@@ -6,13 +6,14 @@
 //! |---|---|
 //! | I1 | once etcd works again, every announced entry is registered with its value, within a bound (`drive.rs`) |
 //! | I2 | an entry that is deregistered is not in etcd, and nothing writes it again |
-//! | I4 | nothing is written for an entry that leaves, nor after the end |
+//! | I4 | nothing is written for an entry that leaves or is paused, nor after the end |
 //! | I5 | with `OnConflict::Yield` nothing is written unguarded, and nobody yields to itself |
 //! | I6 | a status says that keys are held only until the last acknowledged renewal was sent plus the TTL |
 //! | I7 | no lease is left behind: one that could not be revoked is revoked before the next grant |
 //! | I8 | no busy timers, no storm of connections |
 //! | I10 | an entry that leaves has ended within the revoke timeout |
 //! | I13 | keys go after health was told, and a lost lease is told before the next one; nothing follows a final status |
+//! | I15 | a paused entry has no key once the write that was under way and the next one are answered |
 //!
 //! Every write carries a lease by its type, which is I3.
 
@@ -61,11 +62,17 @@ pub(super) struct Checker {
     stopped: Option<Instant>,
     connects: VecDeque<Instant>,
     is_finished: bool,
+    /// For each paused entry, how many transactions were applied since, without a failure between.
+    paused_for: BTreeMap<EntryId, u32>,
+    /// A write was denied under the lease of now: keys may be written one by one.
+    are_isolated: bool,
 }
 
 /// The pause of health, which comes on top of the revoke timeout, and rounding.
 const SLACK: Duration = Duration::from_millis(2);
 const MOST_CONNECTS_A_SECOND: usize = 30;
+/// With more entries, their deletions take several transactions.
+const MOST_ENTRIES_OF_A_TXN: usize = 30;
 
 // === impl Checker ===
 
@@ -94,6 +101,8 @@ impl Checker {
             stopped: None,
             connects: VecDeque::new(),
             is_finished: false,
+            paused_for: BTreeMap::new(),
+            are_isolated: false,
         }
     }
 
@@ -134,6 +143,7 @@ impl Checker {
             self.stopped.get_or_insert(now - self.paused);
         }
         let is_gone = |kind| kind == RpcErrorKind::LeaseGone;
+        self.count_transactions(event);
         match event {
             Event::Granted {
                 lease,
@@ -177,6 +187,46 @@ impl Checker {
                 result: Err(error), ..
             } => self.is_lease_gone = is_gone(error.kind()),
             _ => {}
+        }
+    }
+
+    /// Counts what a paused entry had to wait for.
+    fn count_transactions(&mut self, event: &Event) {
+        match event {
+            Event::Written { result: Ok(_), .. } => {
+                self.paused_for.values_mut().for_each(|count| *count += 1);
+            }
+            Event::Written { result: Err(_), .. } | Event::Connected(_) | Event::Read { .. } => {
+                self.paused_for.values_mut().for_each(|count| *count = 0);
+            }
+            Event::Granted { .. } => self.are_isolated = false,
+            _ => {}
+        }
+        if let Event::Written {
+            result: Err(error), ..
+        } = event
+        {
+            self.are_isolated |= error.kind() == RpcErrorKind::Denied;
+        }
+    }
+
+    /// After the write that was under way and the next one, the keys of a paused entry are gone.
+    pub(super) fn check_paused(&mut self, entries: &BTreeMap<EntryId, Entry>, etcd: &Etcd) {
+        if self.are_isolated || entries.len() > MOST_ENTRIES_OF_A_TXN {
+            return;
+        }
+        let due = self.paused_for.iter().filter(|(_, count)| **count >= 2);
+        let due: Vec<&Entry> = due.filter_map(|(id, _)| entries.get(id)).collect();
+        let found = etcd.keys.iter().find(|(key, stored)| {
+            let name = key.split('/').next().unwrap_or_default();
+            let is_its = due.iter().any(|e| e.names.iter().any(|its| its == name));
+            let is_ours = self.granted.contains(&stored.lease) && &*stored.value != "theirs";
+            let is_left =
+                self.left_to_expire.contains(name) || self.unrevoked.contains(&stored.lease);
+            is_its && is_ours && !is_left && !self.abandoned.contains(*key)
+        });
+        if let Some((key, _)) = found {
+            self.violated(format!("I15: {key} is there, two transactions later"));
         }
     }
 
@@ -254,6 +304,16 @@ impl Checker {
         if matches!(last, Some(Status::Deregistering)) || status.is_final() {
             self.violated(format!("I13: {status:?} after {last:?}"));
         }
+        match (&last, status) {
+            (Some(Status::Paused { .. }), Status::Paused { .. }) => {}
+            (last, Status::Paused { .. }) => {
+                self.paused_for.insert(id, 0);
+                if last.as_ref().is_some_and(Status::is_registered) {
+                    self.unreported.insert(id);
+                }
+            }
+            _ => drop(self.paused_for.remove(&id)),
+        }
         match status {
             Status::Deregistering => {
                 self.leaving.insert(id, now - self.paused);
@@ -312,6 +372,7 @@ impl Checker {
             ));
         }
         self.statuses.remove(&id);
+        self.paused_for.remove(&id);
         self.shown.remove(&id);
         if let (Some(entry), Status::LeftToExpire { .. }) = (entries.get(&id), status) {
             self.left_to_expire.extend(entry.names.iter().cloned());
@@ -341,7 +402,9 @@ impl Checker {
         if ops.len() > 16 {
             return;
         }
-        let announced = entries.values().filter(|e| e.is_announced && !e.is_leaving);
+        let announced = entries
+            .values()
+            .filter(|e| e.is_announced && !e.is_leaving && e.pauses == 0);
         let records = announced.flat_map(|entry| entry.records(lease, self.keys_name_lease));
         let records: BTreeMap<_, _> = records.collect();
         for op in ops {

@@ -187,9 +187,13 @@ fn converged(world: &World) -> Result<(), String> {
         if entry.is_leaving {
             return Err(format!("{id} has not left"));
         }
-        if entry.is_announced {
+        let status = world.check.statuses.get(id);
+        if entry.pauses > 0 {
+            if !matches!(status, Some(Status::Paused { .. })) {
+                return Err(format!("{id} is paused, and is {status:?}"));
+            }
+        } else if entry.is_announced {
             wanted.extend(entry.records(lease, world.keys_name_lease));
-            let status = world.check.statuses.get(id);
             if !matches!(status, Some(Status::Registered(_))) {
                 return Err(format!("{id} is {status:?}"));
             }

@@ -106,6 +106,8 @@ pub(super) struct Entry {
     pub(super) is_announced: bool,
     pub(super) needs_local_ip: bool,
     pub(super) is_leaving: bool,
+    /// So many pauses withhold its keys.
+    pub(super) pauses: u32,
     pub(super) at_once: bool,
     /// So many times its format fails.
     pub(super) failures: u32,
@@ -132,6 +134,7 @@ impl World {
         self.perform_all();
         self.handle_timeouts();
         self.check.after_event(self.now);
+        self.check.check_paused(&self.entries, &self.etcd);
     }
 
     /// Lets the timers fire that are due. One that is still due afterwards keeps a worker busy.
@@ -278,6 +281,10 @@ impl World {
             };
             let value = match (entry.is_leaving, lease) {
                 (true, _) => Desired::Gone { now: entry.at_once },
+                (false, _) if entry.pauses > 0 => Desired::Paused {
+                    reasons: vec![format!("{}", entry.pauses).into()].into(),
+                    needs_local_ip: entry.is_announced && entry.needs_local_ip,
+                },
                 (false, Some(_)) if entry.is_announced && entry.failures > 0 => {
                     entry.failures -= 1;
                     Desired::Failed("a bug".into())
