@@ -61,13 +61,7 @@ impl Address {
             return Err(refuse(LINK_LOCAL));
         }
         if let Ok(addr) = text.parse::<SocketAddr>() {
-            return match Bound::check(addr)? {
-                Bound::Exact(address) => Ok(address),
-                Bound::Any { .. } => Err(refuse(
-                    "is not an address others can dial: \
-                     name one of this machine, or leave it out and it is found",
-                )),
-            };
+            return addr.try_into();
         }
         let (host, port) = text
             .rsplit_once(':')
@@ -138,6 +132,22 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         Self::parse(text)
+    }
+}
+
+/// Port 0, `0.0.0.0` and the like are no addresses that others could dial.
+impl TryFrom<SocketAddr> for Address {
+    type Error = AddressError;
+
+    fn try_from(addr: SocketAddr) -> Result<Self, AddressError> {
+        match Bound::check(addr)? {
+            Bound::Exact(address) => Ok(address),
+            Bound::Any { .. } => Err(AddressError {
+                address: addr.to_string(),
+                reason: "is not an address others can dial: \
+                         name one of this machine, or leave it out and it is found",
+            }),
+        }
     }
 }
 
@@ -352,6 +362,19 @@ pub(crate) fn is_dns_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_address_becomes_an_address_if_others_can_dial_it() {
+        let of = |text: &str| Address::try_from(text.parse::<SocketAddr>().unwrap());
+        for text in ["10.0.0.1:9000", "[2001:db8::1]:9000"] {
+            assert_eq!(of(text).unwrap().to_string(), text);
+        }
+        for text in ["0.0.0.0:9000", "[::]:9000", "10.0.0.1:0", "[fe80::1]:9000"] {
+            let error = of(text).unwrap_err();
+            assert_eq!(error.address, text, "{error}");
+            assert_eq!(error, text.parse::<Address>().unwrap_err());
+        }
+    }
 
     fn ips(list: &[&str]) -> Vec<IpAddr> {
         list.iter().map(|ip| ip.parse().unwrap()).collect()

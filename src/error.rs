@@ -89,6 +89,16 @@ pub enum BuildError {
         reason: String,
     },
 
+    /// A variable of the environment cannot be used. Secrets in it are never shown.
+    #[error("{name}: {reason}")]
+    #[non_exhaustive]
+    Environment {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with its value, and what to do.
+        reason: String,
+    },
+
     /// `build` starts a task, and was called outside of a tokio runtime.
     #[error("no tokio runtime here: call this from within one, it starts a task")]
     NoRuntime,

@@ -38,13 +38,12 @@ use std::time::Duration;
 /// called: health says `NOT_SERVING`, the keys go, the server serves on for the deregistration delay,
 /// [`drain_signal`](Self::drain_signal) resolves, requests in flight finish, and what is left after the
 /// drain timeout is cut.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "when the last handle, layer, service and listener are dropped, this deregisters at once"]
 pub struct Registration {
     handle: Arc<Handle>,
 }
 
-#[derive(Debug)]
 struct Handle {
     entry: Arc<Entry>,
     shared: Arc<Registry>,
@@ -219,6 +218,15 @@ impl Registration {
             return Err(Stopped.into());
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration")
+            .field("names", &self.handle.entry.names())
+            .field("status", &format_args!("{}", self.status()))
+            .finish_non_exhaustive()
     }
 }
 

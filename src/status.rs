@@ -95,7 +95,7 @@ pub struct Registered {
 /// A view of a [`Status`] that changes. Cheap to clone.
 ///
 /// It shows the latest status, not each one that ever was: two quick changes may be seen as one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StatusWatch {
     cell: Arc<StatusCell>,
     /// The number of the status that was shown last.
@@ -235,6 +235,15 @@ impl StatusWatch {
             }
             changed.await;
         }
+    }
+}
+
+impl fmt::Debug for StatusWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.get();
+        f.debug_tuple("StatusWatch")
+            .field(&format_args!("{status}"))
+            .finish()
     }
 }
 

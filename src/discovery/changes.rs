@@ -3,6 +3,7 @@
 use crate::instance::Instance;
 use crate::isolated::isolated;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -33,7 +34,6 @@ pub enum Change {
 ///
 /// However slowly it is read, nothing is lost, and what is kept is bounded by how large the set was and
 /// is: of several changes of one key only the last is given, and none of what came and went unread. It never ends; dropping it is all there is to do.
-#[derive(Debug)]
 pub struct Changes {
     pending: Arc<Pending>,
     _guard: Arc<DropGuard>,
@@ -92,6 +92,14 @@ impl Changes {
     }
 }
 
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes")
+            .field("unread", &self.pending.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Stream for Changes {
     type Item = Change;
 
@@ -103,6 +111,11 @@ impl Stream for Changes {
 // === impl Pending ===
 
 impl Pending {
+    fn len(&self) -> usize {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.latest.len()
+    }
+
     /// A key changed; `None`: it is gone. `is_new`: there was no instance under it before.
     pub(super) fn push(&self, key: &Arc<str>, instance: Option<Arc<Instance>>, is_new: bool) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);

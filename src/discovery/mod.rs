@@ -73,13 +73,14 @@ pub use snapshot::{Iter, Snapshot};
 pub use snapshot_watch::SnapshotWatch;
 
 use shared::Shared;
+use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
 
 /// The instances of one service, as etcd has them. See the [module](self).
 ///
 /// Cheap to clone; every clone shares the same watch.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Discovery {
     service: Arc<str>,
     shared: Arc<Shared>,
@@ -124,5 +125,16 @@ impl Discovery {
     /// Waits for the first answer of etcd, and gives what there is. Cancel safe.
     pub async fn ready(&self) -> Arc<Snapshot> {
         self.watch().wait_for(Snapshot::is_ready).await
+    }
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.snapshot();
+        f.debug_struct("Discovery")
+            .field("service", &self.service)
+            .field("instances", &snapshot.len())
+            .field("revision", &snapshot.revision())
+            .finish_non_exhaustive()
     }
 }

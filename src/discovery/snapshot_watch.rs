@@ -2,6 +2,7 @@
 
 use super::shared::Shared;
 use super::snapshot::Snapshot;
+use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
@@ -9,7 +10,7 @@ use tokio_util::sync::DropGuard;
 /// A view of a [`Snapshot`] that changes. Cheap to clone.
 ///
 /// It shows the latest snapshot, not each one that ever was: a slow reader sees fewer of them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SnapshotWatch {
     shared: Arc<Shared>,
     version: watch::Receiver<u64>,
@@ -51,5 +52,15 @@ impl SnapshotWatch {
             snapshot = self.changed().await;
         }
         snapshot
+    }
+}
+
+impl fmt::Debug for SnapshotWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.get();
+        f.debug_struct("SnapshotWatch")
+            .field("instances", &snapshot.len())
+            .field("revision", &snapshot.revision())
+            .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,8 @@
 //! | file | |
 //! |---|---|
 //! | `mod.rs` | [`Etcd`], as the user configures it |
-//! | `endpoints.rs` | the same, checked |
+//! | `from_env.rs` | the same, from the variables of etcdctl |
+//! | `endpoints.rs` | [`Etcd`], checked |
 //! | `member.rs` | one member, from its URL |
 //! | `members.rs` | all members: the configured ones, and those that etcd itself names |
 //! | `rotation.rs` | which member is next after a failure, and when; pure |
@@ -18,6 +19,7 @@
 
 mod auth;
 mod endpoints;
+mod from_env;
 pub(crate) mod local_addr;
 mod member;
 mod members;

@@ -105,6 +105,12 @@ impl Entry {
         Ok(())
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        let spec = self.spec();
+        let names = spec.instances.iter().map(|(it, _)| it.name.clone());
+        names.collect()
+    }
+
     pub(super) fn for_each(&self, look: impl FnMut(&Addressed)) {
         self.spec().instances.iter().for_each(look);
     }

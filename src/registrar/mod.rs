@@ -39,6 +39,7 @@ pub(crate) use registry::Registry;
 use crate::error::RegisterError;
 use crate::instance::Instance;
 use crate::registration::Registration;
+use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
 
@@ -46,7 +47,7 @@ use tokio_util::sync::DropGuard;
 ///
 /// Cheap to clone; all clones are the same registrar. Any number of registrations share one
 /// lease, one connection and one task. Dropping it changes nothing for the registrations it made.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Registrar {
     registry: Arc<Registry>,
     /// Tells the worker when the last clone is gone, and with it the last way to register.
@@ -107,5 +108,14 @@ impl Registrar {
     /// Begins the shutdown if it has not begun, and skips every wait there is in it.
     pub fn shutdown_now(&self) {
         self.registry.shutdown_now();
+    }
+}
+
+impl fmt::Debug for Registrar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registrar")
+            .field("registrations", &self.registry.entries().len())
+            .field("is_stopping", &self.registry.is_stopping())
+            .finish_non_exhaustive()
     }
 }

@@ -31,7 +31,7 @@ fn etcd(setup: &Setup, attempt: Option<Duration>) -> Etcd {
 async fn live_through_an_outage(setup: &Setup, builder: RegistrarBuilder, what: &str) {
     let registrar = match builder.build() {
         Ok(registrar) => registrar,
-        Err(BuildError::Timing { .. }) => return,
+        Err(BuildError::Timing { .. } | BuildError::Setting { .. }) => return,
         Err(error) => panic!("{what}: {error}"),
     };
     let registration = registrar.register(greeter()).unwrap();
@@ -81,6 +81,9 @@ async fn every_duration_of_a_registrar_works_or_is_refused() {
             let builder = set(setup.builder(), duration);
             live_through_an_outage(&setup, builder, &format!("{name} of {duration:?}")).await;
         }
+        let setup = Setup::new();
+        let builder = setup.builder_on(setup.etcd().sync_members(duration));
+        live_through_an_outage(&setup, builder, &format!("sync_members of {duration:?}")).await;
         for ttl in [5, 9_000_000_000] {
             let setup = Setup::new();
             let builder = setup.builder_on(etcd(&setup, Some(duration)));

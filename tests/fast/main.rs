@@ -27,6 +27,7 @@ mod discovery_soak;
 mod durations;
 mod formats;
 mod generated_code;
+mod handles;
 mod health;
 #[cfg(feature = "test-util")]
 mod kit;

@@ -71,6 +71,7 @@ pub use pool::{ConnectivityState, EndpointState};
 
 use http::{Request, Response};
 use pool::Pool;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ use tonic::body::Body;
 ///
 /// It is what generated clients are made of: `GreeterClient::new(channel)`. Clones are cheap and
 /// share everything.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BalancedChannel {
     pool: Arc<Pool>,
     _task: Arc<AbortOnDropHandle<()>>,
@@ -121,5 +122,16 @@ impl tower_service::Service<Request<Body>> for BalancedChannel {
         // The clone keeps the connections while the call waits for one.
         let this = self.clone();
         Box::pin(async move { call::call(&this.pool, request).await })
+    }
+}
+
+impl fmt::Debug for BalancedChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (endpoints, ready) = self.pool.counts();
+        f.debug_struct("BalancedChannel")
+            .field("service", &self.pool.name())
+            .field("endpoints", &endpoints)
+            .field("ready", &ready)
+            .finish_non_exhaustive()
     }
 }

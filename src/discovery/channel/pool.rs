@@ -150,6 +150,12 @@ impl Pool {
         all.by_address.values().map(EndpointState::from).collect()
     }
 
+    /// How many endpoints there are, and how many of them are ready.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let all = self.lock();
+        (all.by_address.len(), all.ready)
+    }
+
     /// Why there is none to call: `no endpoint of "greeter": ...`.
     pub(super) fn why_none(&self) -> String {
         let of = match self.name() {
