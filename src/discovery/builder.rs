@@ -122,7 +122,7 @@ impl DiscoveryBuilder {
             bytes: self.max_bytes,
             retention: self.retention,
         };
-        let shared = Arc::new(Shared::new(limits));
+        let shared = Arc::new(Shared::new(prefix.clone(), limits));
         let service: Arc<str> = service.into();
         let decoder = Decoder::new(service.clone(), self.format);
         let source = (decoder, prefix.clone());

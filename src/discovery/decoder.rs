@@ -36,6 +36,10 @@ impl Decoder {
         }
     }
 
+    pub(super) fn service(&self) -> &Arc<str> {
+        &self.service
+    }
+
     pub(super) fn read(&mut self, found: KeyValue) -> Reading {
         let KeyValue { key, value, seen } = found;
         let read = match value.len() {
@@ -59,12 +63,14 @@ impl Decoder {
     }
 
     fn warn(&mut self, key: &str, reason: &DecodeError) {
-        let key = Escaped::new(key);
+        let (service, key) = (&*self.service, Escaped::new(key));
         let may_warn = self.warnings.take(WARNINGS, Instant::now()).is_ok();
         match may_warn {
-            true => crate::logging::warn!(%key, %reason, "passing over a value that does not read"),
+            true => {
+                crate::logging::warn!(service, %key, %reason, "passing over a value that does not read")
+            }
             false => {
-                crate::logging::debug!(%key, %reason, "passing over a value that does not read")
+                crate::logging::debug!(service, %key, %reason, "passing over a value that does not read")
             }
         }
     }

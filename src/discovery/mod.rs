@@ -101,7 +101,10 @@ impl Discovery {
     ///
     /// Each one has connections of its own; clone it rather than build another.
     pub fn channel(&self) -> BalancedChannelBuilder {
-        BalancedChannelBuilder::new(self.changes()).named(&*self.service)
+        let shared = self.shared.clone();
+        BalancedChannelBuilder::new(self.changes())
+            .named(&*self.service)
+            .why_none(move || shared.why_none())
     }
 
     /// What happens from now on, beginning with what there is.

@@ -34,10 +34,10 @@ impl Reflector {
     ) -> Self {
         Self {
             shared,
-            decoder,
             lister: Lister::new(prefix.clone(), limit, limits),
             listed_at: None,
-            report: Report::new(prefix, limits),
+            report: Report::new(decoder.service().clone(), prefix, limits),
+            decoder,
         }
     }
 
@@ -153,7 +153,10 @@ impl Reflector {
             .list(session, &mut self.decoder, on_page)
             .await?;
         let now = Instant::now();
-        self.listed_at = Some(now);
+        let (revision, found) = (listed.revision, listed.readings.len() + listed.unread);
+        if self.listed_at.replace(now).is_none() {
+            self.report.listed(revision, found);
+        }
         let (passed_over, missing) = self.shared.store(|store, updates| {
             store.list(
                 listed.readings,

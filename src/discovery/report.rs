@@ -1,34 +1,57 @@
 //! [`Report`]: the log lines of the watcher, one for each change of state.
 
 use super::store::Limits;
+use crate::backoff::{Bucket, Rate};
 use crate::etcd::RpcError;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// See the [module](self).
 pub(super) struct Report {
+    service: Arc<str>,
     prefix: String,
     limits: Limits,
     /// An outage was reported, and not its end.
     outage: bool,
     /// That keys are passed over was reported.
     overflow: bool,
+    attempts: Bucket,
 }
+
+/// Lines about attempts that failed.
+const ATTEMPTS: Rate = Rate {
+    burst: 1,
+    refill: Duration::from_secs(1),
+};
 
 // === impl Report ===
 
 impl Report {
-    pub(super) fn new(prefix: String, limits: Limits) -> Self {
+    pub(super) fn new(service: Arc<str>, prefix: String, limits: Limits) -> Self {
         Self {
+            service,
             prefix,
             limits,
             outage: false,
             overflow: false,
+            attempts: Bucket::default(),
         }
+    }
+
+    /// The first list came.
+    pub(super) fn listed(&self, revision: i64, found: usize) {
+        crate::logging::info!(
+            service = %self.service, prefix = %self.prefix, revision, found, "watching",
+        );
     }
 
     /// etcd cannot be watched.
     pub(super) fn outage(&mut self, error: &RpcError) {
-        if !std::mem::replace(&mut self.outage, true) {
-            crate::logging::warn!(prefix = %self.prefix, reason = %error, "etcd cannot be watched, keeping what is known");
+        if std::mem::replace(&mut self.outage, true) {
+            self.attempt_failed(error);
+        } else {
+            crate::logging::warn!(service = %self.service, prefix = %self.prefix, reason = %error, "etcd cannot be watched, keeping what is known");
         }
     }
 
@@ -36,14 +59,24 @@ impl Report {
     pub(super) fn outage_ended(&mut self) -> bool {
         let ended = std::mem::take(&mut self.outage);
         if ended {
-            crate::logging::info!(prefix = %self.prefix, "watching etcd again");
+            crate::logging::info!(service = %self.service, prefix = %self.prefix, "watching etcd again");
         }
         ended
     }
 
     /// A connection ended, as they do.
-    pub(super) fn disconnected(&self, error: &RpcError) {
-        crate::logging::debug!(prefix = %self.prefix, reason = %error, "the watch ended");
+    pub(super) fn disconnected(&mut self, error: &RpcError) {
+        self.attempt_failed(error);
+    }
+
+    /// At most one line a second.
+    fn attempt_failed(&mut self, error: &RpcError) {
+        if self.attempts.take(ATTEMPTS, Instant::now()).is_ok() {
+            crate::logging::debug!(
+                service = %self.service, prefix = %self.prefix, reason = %error,
+                "the connection ended or was not made, trying again",
+            );
+        }
     }
 
     /// So many keys are passed over now.
@@ -52,7 +85,7 @@ impl Report {
         if passed_over > 0 && !before {
             let Limits { keys, bytes, .. } = self.limits;
             crate::logging::warn!(
-                prefix = %self.prefix, passed_over, max_instances = keys, max_bytes = bytes,
+                service = %self.service, prefix = %self.prefix, passed_over, max_instances = keys, max_bytes = bytes,
                 "too many keys, passing over the rest",
             );
         }
@@ -62,7 +95,7 @@ impl Report {
     pub(super) fn missing(&self, missing: usize) {
         if missing > 0 {
             crate::logging::warn!(
-                prefix = %self.prefix, missing, retention = ?self.limits.retention,
+                service = %self.service, prefix = %self.prefix, missing, retention = ?self.limits.retention,
                 "more than half of the instances are gone from etcd, keeping them for the time being",
             );
         }
@@ -71,14 +104,14 @@ impl Report {
     /// So many keys were missing for too long.
     pub(super) fn given_up(&self, given_up: usize) {
         if given_up > 0 {
-            crate::logging::warn!(prefix = %self.prefix, given_up, "instances did not come back in time");
+            crate::logging::warn!(service = %self.service, prefix = %self.prefix, given_up, "instances did not come back in time");
         }
     }
 
     pub(super) fn panicked(&mut self) {
         self.outage = true;
         crate::logging::error!(
-            prefix = %self.prefix,
+            service = %self.service, prefix = %self.prefix,
             "the task that watches etcd panicked (a bug), starting it again",
         );
     }

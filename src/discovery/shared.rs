@@ -10,6 +10,7 @@ use tokio::sync::watch;
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Shared {
+    prefix: String,
     state: Mutex<State>,
     version: watch::Sender<u64>,
 }
@@ -26,8 +27,9 @@ struct State {
 // === impl Shared ===
 
 impl Shared {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(prefix: String, limits: Limits) -> Self {
         Self {
+            prefix,
             state: Mutex::new(State {
                 store: Store::new(limits),
                 watch_error: None,
@@ -68,6 +70,32 @@ impl Shared {
         });
         state.snapshot = Some(snapshot.clone());
         snapshot
+    }
+
+    /// Why there may be nobody to call.
+    pub(super) fn why_none(&self) -> String {
+        let now = self.snapshot();
+        let error = |before: &str| match now.watch_error() {
+            Some(error) => format!("{before}{error}"),
+            None => String::new(),
+        };
+        if !now.is_ready() {
+            return format!("etcd has not answered yet{}", error(": "));
+        }
+        let registered = match now.len() {
+            0 => "none".to_owned(),
+            some => some.to_string(),
+        };
+        let skipped = match now.skipped() {
+            0 => String::new(),
+            skipped => format!(", {skipped} passed over"),
+        };
+        format!(
+            "{registered} registered under {} at revision {}{skipped}{}",
+            self.prefix,
+            now.revision(),
+            error("; etcd cannot be watched: "),
+        )
     }
 
     pub(super) fn versions(&self) -> watch::Receiver<u64> {

@@ -453,8 +453,8 @@ async fn who_leaves_soon_after_a_cut_is_believed_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn routine_ends_of_connections_are_no_outage() {
-    let log = Log::start();
     let (fake, discovery, _changes) = reading(0..3).await;
+    let log = Log::start();
     let mut watch = discovery.watch();
     let outage = tokio::spawn(async move {
         watch.wait_for(|now| now.watch_error().is_some()).await;
@@ -576,4 +576,86 @@ async fn no_length_of_time_makes_it_panic() {
         let error = discovery.snapshot().watch_error().map(str::to_owned);
         assert_eq!(error, None, "{retention:?} {attempt:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_list_says_what_is_watched_and_later_ones_do_not() {
+    let log = Log::start();
+    let (fake, discovery, _changes) = reading(0..3).await;
+    let revision = discovery.snapshot().revision();
+    let expected =
+        format!(r#"watching service=greeter prefix={PREFIX} revision={revision} found=3"#);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("INFO") && lines[0].contains(&expected),
+        "{lines:?}"
+    );
+    fake.wipe();
+    sleep(SEC * 5).await;
+    let text = log.text();
+    assert_eq!(text.matches(" watching service").count(), 1, "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_an_outage_there_is_at_most_one_line_a_second_also_at_debug() {
+    let fake = FakeEtcd::new();
+    let log = Log::debug();
+    let etcd = etcd(&fake, &["one", "two", "three"]);
+    let discovery = Discovery::builder(etcd, "greeter").build().unwrap();
+    discovery.ready().await;
+    let before = log.lines().len();
+    fake.down();
+    sleep(SEC * 60).await;
+    // Connections that end as soon as they are made.
+    fake.up();
+    for _ in 0..600 {
+        fake.cut_connections();
+        sleep(MS * 100).await;
+    }
+    let lines = log.lines().split_off(before);
+    assert!(
+        (20..=124).contains(&lines.len()),
+        "{}: {lines:#?}",
+        lines.len()
+    );
+    for line in &lines {
+        assert!(line.contains("service=greeter"), "{line}");
+        assert!(line.contains(&format!("prefix={PREFIX}")), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_an_endpoint_says_what_etcd_said_last() {
+    use crate::channel::greeter::pb::HelloRequest;
+    use crate::channel::net::Client;
+
+    let fake = FakeEtcd::new();
+    fake.down();
+    let discovery = discovery(&fake);
+    let mut client = Client::new(discovery.channel().build().unwrap());
+    let mut message = async || {
+        let name = "x".to_owned();
+        let called = client.say_hello(HelloRequest { name }).await;
+        called.unwrap_err().message().to_owned()
+    };
+    let said = message().await;
+    let expected = r#"no endpoint of "greeter": etcd has not answered yet: http://etcd:2379: "#;
+    assert!(said.starts_with(expected), "{said}");
+    fake.up();
+    discovery.ready().await;
+    let none = format!(
+        "none registered under {PREFIX} at revision {}",
+        fake.revision()
+    );
+    assert_eq!(
+        message().await,
+        format!(r#"no endpoint of "greeter": {none}"#)
+    );
+    fake.down();
+    sleep(SEC * 10).await;
+    let expected =
+        format!(r#"no endpoint of "greeter": {none}; etcd cannot be watched: http://etcd"#);
+    let said = message().await;
+    assert!(said.starts_with(&expected), "{said}");
 }

@@ -19,6 +19,11 @@ impl Log {
         Self::with("tonic_etcd=info")
     }
 
+    /// Collects the lines of this crate, from DEBUG on.
+    pub fn debug() -> Self {
+        Self::with("tonic_etcd=debug")
+    }
+
     /// Collects the lines of all crates, from `level` on.
     pub fn of_all_crates(level: tracing::Level) -> Self {
         Self::with(&level.to_string())

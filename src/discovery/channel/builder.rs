@@ -3,7 +3,7 @@
 use super::BalancedChannel;
 use super::addresses::Addresses;
 use super::dial::Dialer;
-use super::pool::Pool;
+use super::pool::{Pool, WhyNone};
 use super::reconnect::{self, Source};
 use super::subset::Subset;
 use crate::connector::Connector;
@@ -30,6 +30,7 @@ pub struct BalancedChannelBuilder {
     subset: Option<usize>,
     subset_id: Option<String>,
     health_service: Option<String>,
+    why_none: Option<WhyNone>,
 }
 
 const SHORTEST_PING: Duration = Duration::from_millis(100);
@@ -66,7 +67,14 @@ impl BalancedChannelBuilder {
             subset: None,
             subset_id: None,
             health_service: None,
+            why_none: None,
         }
+    }
+
+    /// What errors say of a source that has no instances.
+    pub(crate) fn why_none(mut self, why: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.why_none = Some(WhyNone(Box::new(why)));
+        self
     }
 
     /// What errors and logs call the service. By default the name of the first instance.
@@ -171,8 +179,9 @@ impl BalancedChannelBuilder {
             subset,
             subset_id,
             health_service,
+            why_none,
         } = self;
-        let pool = Arc::new(Pool::new(dialer, ready_timeout, health_service));
+        let pool = Arc::new(Pool::new(dialer, ready_timeout, health_service, why_none));
         if let Some(name) = name {
             pool.set_name(&name);
         }

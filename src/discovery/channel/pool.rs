@@ -60,8 +60,12 @@ pub(super) struct Pool {
     /// descriptors of the process, and the timeouts of those at the end.
     pub(super) connecting: Semaphore,
     name: OnceLock<String>,
+    why_none: Option<WhyNone>,
     endpoints: Mutex<Endpoints>,
 }
+
+/// Asks the source of the instances why there are none.
+pub(super) struct WhyNone(pub(super) Box<dyn Fn() -> String + Send + Sync>);
 
 /// The subchannels, and how many of them are in which state.
 #[derive(Debug, Default)]
@@ -100,6 +104,7 @@ impl Pool {
         dialer: Dialer,
         ready_timeout: Duration,
         health_service: Option<String>,
+        why_none: Option<WhyNone>,
     ) -> Self {
         Self {
             ready: ReadySet::default(),
@@ -108,6 +113,7 @@ impl Pool {
             health_service,
             connecting: Semaphore::new(CONNECTING_AT_ONCE),
             name: OnceLock::new(),
+            why_none,
             endpoints: Mutex::default(),
         }
     }
@@ -162,7 +168,11 @@ impl Pool {
             "" => String::new(),
             name => format!(" of {name:?}"),
         };
-        format!("no endpoint{of}: {}", self.lock())
+        let is_empty = self.lock().by_address.is_empty();
+        match &self.why_none {
+            Some(WhyNone(why)) if is_empty => format!("no endpoint{of}: {}", why()),
+            _ => format!("no endpoint{of}: {}", self.lock()),
+        }
     }
 
     /// Nothing is logged when the channel is dropped: its tasks end then, and its states stay.
@@ -186,6 +196,12 @@ impl Pool {
         self.endpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for WhyNone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WhyNone")
     }
 }
 
