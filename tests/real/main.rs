@@ -22,6 +22,8 @@ mod blocked;
 mod cluster;
 #[cfg(feature = "discovery")]
 mod discovery;
+#[cfg(feature = "cli")]
+mod doctor;
 mod drain;
 mod fake_is_faithful;
 mod formats;

@@ -16,28 +16,28 @@ use tokio::time::{Instant, timeout_at};
 use tonic_etcd::{Etcd, Instance, Registrar, Status, Tls};
 
 /// Who signs certificates.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, in PEM.
-struct Identity {
+pub struct Identity {
     certificate: String,
     key: String,
 }
 
 /// An etcd with a TLS endpoint.
-struct Secured {
-    etcd: EtcdProcess,
-    endpoint: String,
-    files: TempDir,
+pub struct Secured {
+    pub etcd: EtcdProcess,
+    pub endpoint: String,
+    pub files: TempDir,
 }
 
 // === impl Authority ===
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
         params
@@ -49,7 +49,7 @@ impl Authority {
         Self { pem, issuer }
     }
 
-    fn sign(&self, name: &str) -> Identity {
+    pub fn sign(&self, name: &str) -> Identity {
         self.sign_as(name, |_| {})
     }
 
@@ -69,7 +69,7 @@ impl Authority {
 
 impl Secured {
     /// An etcd that shows `identity`, and asks for a certificate of `clients` if that is given.
-    async fn start(identity: &Identity, clients: Option<&Authority>) -> Self {
+    pub async fn start(identity: &Identity, clients: Option<&Authority>) -> Self {
         let files = tempfile::tempdir().unwrap();
         let write = |name: &str, pem: &str| write(files.path(), name, pem).display().to_string();
         let mut args = vec![

@@ -1,7 +1,7 @@
 //! `registryctl list`: who is registered now.
 
 use crate::entry::{Entry, escape_json};
-use crate::source::{Connection, Listing, Source, Ttl, Ttls};
+use crate::source::{CallError, Connection, Listing, Source, Ttl, Ttls};
 use crate::table::{Table, cells};
 use crate::{Failure, Scope, screen};
 use serde::Serialize;
@@ -57,11 +57,11 @@ async fn first_answer(source: &Source) -> Result<(Connection, Listing), Failure>
         let asked = async {
             let connection = source.connect(member).await?;
             let listing = connection.list().await?;
-            Ok((connection, listing))
+            Ok::<_, CallError>((connection, listing))
         };
         match asked.await {
             Ok(answer) => return Ok(answer),
-            Err(why) => said.push(why),
+            Err(error) => said.push(error.to_string()),
         }
     }
     Err(Failure::Unreachable(said))

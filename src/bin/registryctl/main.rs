@@ -18,27 +18,20 @@
 //! | `registryctl/list.rs`, `watch.rs` | the two commands |
 //! | `registryctl/screen.rs` | the terminal, or one line per change |
 
+#[path = "../../../examples/access/mod.rs"]
 mod access;
-#[path = "registryctl/entry.rs"]
+mod doctor;
 mod entry;
-#[path = "registryctl/follow.rs"]
 mod follow;
+#[path = "../../../examples/formats/mod.rs"]
 mod formats;
-#[path = "registryctl/list.rs"]
 mod list;
-#[path = "registryctl/member.rs"]
 mod member;
-#[path = "registryctl/registry.rs"]
 mod registry;
-#[path = "registryctl/scope.rs"]
 mod scope;
-#[path = "registryctl/screen.rs"]
 mod screen;
-#[path = "registryctl/source.rs"]
 mod source;
-#[path = "registryctl/table.rs"]
 mod table;
-#[path = "registryctl/watch.rs"]
 mod watch;
 
 use access::Access;
@@ -96,6 +89,18 @@ enum Command {
     /// While etcd is out of reach the last known is shown; what changed meanwhile is found out
     /// afterwards.
     Watch,
+    /// Finds out why clients do not find a service, or cannot call it
+    ///
+    /// Checks in the order of a call: etcd, permission, keys, leases, addresses, connection, health. Each finding says
+    /// what to do next; the first of the worst is the cause. Exit code 0 if nothing is wrong, 1 if there are warnings
+    /// only, 2 if there is a problem, or the command line is wrong. Nothing is written to etcd.
+    Doctor {
+        /// The service, as servers register it
+        service: String,
+        /// One JSON object
+        #[arg(long, env = "REGISTRYCTL_JSON")]
+        json: bool,
+    },
 }
 
 /// Why a command failed.
@@ -115,7 +120,7 @@ enum Failure {
 async fn main() -> ExitCode {
     let args = Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
     let failure = match run(&args).await {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(code) => return code,
         // Whoever read our output has had enough of it: `registryctl list | head`.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
@@ -134,13 +139,21 @@ fn command() -> clap::Command {
     Args::command().mut_arg("key_file", |flag| flag.alias("key"))
 }
 
-async fn run(args: &Args) -> Result<(), Failure> {
-    let scope = args.scope.check()?;
-    let source = Source::new(&args.access, args.timeout, &scope)?;
+async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let source = |scans: &[String]| Source::new(&args.access, args.timeout, scans);
+    let scope = match &args.command {
+        Command::Doctor { service, json } => {
+            let scope = args.scope.of_service(service)?;
+            return doctor::run(source(&scope.scans)?, &scope, *json).await;
+        }
+        Command::List { .. } | Command::Watch => args.scope.check()?,
+    };
+    let source = source(&scope.scans)?;
     match args.command {
-        Command::List { json } => list::run(source, &scope, json).await,
-        Command::Watch => watch::run(source, scope).await,
+        Command::List { json } => list::run(source, &scope, json).await?,
+        _ => watch::run(source, scope).await?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //! One member at a time, and every call bounded: `etcd-client` itself waits for ever, and with several endpoints it picks
 //! one at random for each call, also one that is down.
 
+use crate::Failure;
 use crate::access::Access;
 use crate::entry::Entry;
 use crate::member::Member;
-use crate::{Failure, Scope};
 use etcd_client::{
-    Channel, Client, ConnectOptions, EventType, GetOptions, WatchOptions, WatchStream,
+    AlarmAction, AlarmMember, AlarmType, Channel, Client, ConnectOptions, EventType, GetOptions,
+    WatchOptions, WatchStream,
 };
 use futures_util::StreamExt as _;
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
 /// The members of an etcd cluster, asked one after the other.
 #[derive(Debug, Clone)]
@@ -68,6 +70,47 @@ pub(crate) enum Ttl {
 
 pub(crate) type Ttls = BTreeMap<i64, Ttl>;
 
+/// What a member says of itself.
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) is_leader: bool,
+    pub(crate) has_leader: bool,
+    pub(crate) is_learner: bool,
+    /// None if we may not ask.
+    pub(crate) alarms: Vec<String>,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{endpoint}: {reason}")]
+pub(crate) struct CallError {
+    endpoint: Arc<str>,
+    pub(crate) reason: String,
+    pub(crate) kind: ErrorKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    /// No answer in time.
+    Timeout,
+    /// No connection, or it broke.
+    Transport,
+    /// This user may not.
+    Denied,
+    /// A user is missing, or it is not this one.
+    User,
+    /// A user is given, and this etcd has none.
+    NoUsers,
+    /// This member has no leader: too few of the others are there.
+    NoLeader,
+    /// Another answer of etcd.
+    Other,
+}
+
+/// What went wrong, before it is known at which member.
+type Failed = (ErrorKind, String);
+
 /// Ten thousand instances can come in one message.
 const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 /// How many leases to ask for at once.
@@ -77,7 +120,7 @@ const AT_ONCE: usize = 32;
 
 impl Source {
     /// Checks everything, and touches no network.
-    pub(crate) fn new(access: &Access, limit: Duration, scope: &Scope) -> Result<Self, Failure> {
+    pub(crate) fn new(access: &Access, limit: Duration, scans: &[String]) -> Result<Self, Failure> {
         if limit.is_zero() {
             let why = "--timeout is 0: give the time that an answer may take, such as 2s";
             return Err(Failure::Usage(why.to_owned()));
@@ -89,7 +132,7 @@ impl Source {
             members,
             user,
             limit,
-            scans: scope.scans.clone(),
+            scans: scans.to_vec(),
         })
     }
 
@@ -97,15 +140,25 @@ impl Source {
         self.members.len()
     }
 
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Where a member is dialled.
+    pub(crate) fn member(&self, index: usize) -> &Member {
+        &self.members[index % self.members.len()]
+    }
+
+    pub(crate) fn without_user(&mut self) {
+        self.user = None;
+    }
+
     /// Connects to a member, counted round and round.
-    pub(crate) async fn connect(&self, index: usize) -> Result<Connection, String> {
-        let member = &self.members[index % self.members.len()];
+    pub(crate) async fn connect(&self, index: usize) -> Result<Connection, CallError> {
+        let member = self.member(index);
         let connect = async {
-            let channel = member
-                .endpoint
-                .connect()
-                .await
-                .map_err(|error| chain(&error))?;
+            let channel = member.endpoint.connect().await;
+            let channel = channel.map_err(|error| (ErrorKind::Transport, chain(&error)))?;
             let mut options = ConnectOptions::new().with_require_leader(true);
             options = options.with_auto_token_refresh(true);
             if let Some((user, password)) = &self.user {
@@ -113,7 +166,7 @@ impl Source {
             }
             Client::from_channel(Channel::Tonic(channel), Some(options))
                 .await
-                .map_err(said)
+                .map_err(failed)
         };
         let client = bounded(self.limit, &member.shown, connect).await?;
         let (limit, scans) = (self.limit, self.scans.clone());
@@ -130,7 +183,7 @@ impl Source {
 
 impl Connection {
     /// Everything there is.
-    pub(crate) async fn list(&self) -> Result<Listing, String> {
+    pub(crate) async fn list(&self) -> Result<Listing, CallError> {
         let mut listing = Listing {
             entries: vec![],
             revisions: vec![],
@@ -141,7 +194,7 @@ impl Connection {
                 .kv_client()
                 .max_decoding_message_size(MESSAGE_LIMIT);
             let options = GetOptions::new().with_prefix();
-            let get = async { kv.get(scan.as_str(), Some(options)).await.map_err(said) };
+            let get = async { kv.get(scan.as_str(), Some(options)).await.map_err(failed) };
             let found = bounded(self.limit, &self.endpoint, get).await?;
             listing.entries.extend(found.kvs().iter().map(Entry::from));
             listing
@@ -152,7 +205,7 @@ impl Connection {
     }
 
     /// Watches all that happens after a listing.
-    pub(crate) async fn watch(&self, after: &Listing) -> Result<Watch, String> {
+    pub(crate) async fn watch(&self, after: &Listing) -> Result<Watch, CallError> {
         let open = async {
             let mut watches = self
                 .scans
@@ -169,10 +222,11 @@ impl Connection {
                 .client
                 .watch_client()
                 .max_decoding_message_size(MESSAGE_LIMIT);
-            let (scan, options) = watches.next().ok_or("nothing to watch")?;
-            let mut stream = client.watch(scan, options).await.map_err(said)?;
+            let nothing = || (ErrorKind::Other, "nothing to watch".to_owned());
+            let (scan, options) = watches.next().ok_or_else(nothing)?;
+            let mut stream = client.watch(scan, options).await.map_err(failed)?;
             for (scan, options) in watches {
-                stream.watch(scan, options).await.map_err(said)?;
+                stream.watch(scan, options).await.map_err(failed)?;
             }
             let after = after.revisions.iter().copied().min().unwrap_or_default();
             Ok(Watch { stream, after })
@@ -181,14 +235,67 @@ impl Connection {
     }
 
     /// Whether this member answers, and with it a quorum. A watch on one that hangs would stay silent for ever.
-    pub(crate) async fn alive(&self) -> Result<(), String> {
+    pub(crate) async fn alive(&self) -> Result<(), CallError> {
         let mut kv = self.client.kv_client();
         for scan in self.scans.iter().take(1) {
             let options = GetOptions::new().with_prefix().with_count_only();
-            let get = async { kv.get(scan.as_str(), Some(options)).await.map_err(said) };
+            let get = async { kv.get(scan.as_str(), Some(options)).await.map_err(failed) };
             bounded(self.limit, &self.endpoint, get).await?;
         }
         Ok(())
+    }
+
+    /// What this member says of itself.
+    pub(crate) async fn status(&self) -> Result<Status, CallError> {
+        let mut maintenance = self.client.maintenance_client();
+        let status = async { maintenance.status().await.map_err(failed) };
+        let status = bounded(self.limit, &self.endpoint, status).await?;
+        let member = status.header().map_or(0, |header| header.member_id());
+        let alarms = async {
+            let all = (AlarmAction::Get, AlarmType::None);
+            maintenance.alarm(all.0, all.1, None).await.map_err(failed)
+        };
+        let alarms = match bounded(self.limit, &self.endpoint, alarms).await {
+            Ok(found) => found.alarms().iter().map(shown_alarm).collect(),
+            // Some may not ask.
+            Err(_) => vec![],
+        };
+        Ok(Status {
+            version: status.version().to_owned(),
+            is_leader: status.leader() != 0 && status.leader() == member,
+            has_leader: status.leader() != 0,
+            is_learner: status.is_learner(),
+            alarms,
+        })
+    }
+
+    /// How many keys begin with this.
+    pub(crate) async fn count(&self, prefix: &str) -> Result<i64, CallError> {
+        let mut kv = self.client.kv_client();
+        let options = GetOptions::new().with_prefix().with_count_only();
+        let get = async { kv.get(prefix, Some(options)).await.map_err(failed) };
+        Ok(bounded(self.limit, &self.endpoint, get).await?.count())
+    }
+
+    /// So many of the keys that begin with this; of all keys without it.
+    pub(crate) async fn keys(
+        &self,
+        prefix: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<String>, CallError> {
+        let mut kv = self.client.kv_client();
+        let options = GetOptions::new().with_keys_only().with_limit(limit);
+        let options = match prefix {
+            Some(_) => options.with_prefix(),
+            None => options.with_all_keys(),
+        };
+        let get = async {
+            kv.get(prefix.unwrap_or(""), Some(options))
+                .await
+                .map_err(failed)
+        };
+        let found = bounded(self.limit, &self.endpoint, get).await?;
+        Ok(found.kvs().iter().map(|kv| Entry::from(kv).key()).collect())
     }
 
     /// What is left of these leases, as far as etcd says so in time.
@@ -213,6 +320,22 @@ impl Connection {
     }
 }
 
+fn shown_alarm(alarm: &AlarmMember) -> String {
+    match alarm.alarm() {
+        AlarmType::Nospace => "NOSPACE".to_owned(),
+        AlarmType::Corrupt => "CORRUPT".to_owned(),
+        AlarmType::None => "of an unknown kind".to_owned(),
+    }
+}
+
+// === impl CallError ===
+
+impl From<CallError> for String {
+    fn from(error: CallError) -> Self {
+        error.to_string()
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
@@ -222,7 +345,7 @@ impl Watch {
             .stream
             .message()
             .await
-            .map_err(said)?
+            .map_err(|error| failed(error).1)?
             .ok_or("the watch ended")?;
         // Lost between the listing and the watch, it would accept a watch of the future, and keep silent.
         if news
@@ -251,28 +374,41 @@ impl Watch {
 /// One call, bounded; its error names the member.
 async fn bounded<T>(
     limit: Duration,
-    endpoint: &str,
-    call: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
-    match timeout(limit, call).await {
-        Ok(done) => done.map_err(|why| format!("{endpoint}: {why}")),
-        Err(_) => Err(format!(
-            "{endpoint}: no answer within {}",
-            humantime::format_duration(limit)
-        )),
-    }
+    endpoint: &Arc<str>,
+    call: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, CallError> {
+    let done = timeout(limit, call).await.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(limit);
+        Err((ErrorKind::Timeout, format!("no answer within {limit}")))
+    });
+    done.map_err(|(kind, reason)| CallError {
+        endpoint: endpoint.clone(),
+        reason,
+        kind,
+    })
 }
 
 /// An error of etcd-client in few words; it has no sources.
-fn said(error: etcd_client::Error) -> String {
-    match &error {
-        etcd_client::Error::GRpcStatus(status) => match status.source() {
-            Some(source) => chain(source),
-            None => status.message().to_owned(),
-        },
-        etcd_client::Error::TransportError(error) => chain(error),
-        other => other.to_string(),
+fn failed(error: etcd_client::Error) -> Failed {
+    let status = match &error {
+        etcd_client::Error::GRpcStatus(status) => status,
+        etcd_client::Error::TransportError(error) => return (ErrorKind::Transport, chain(error)),
+        other => return (ErrorKind::Other, other.to_string()),
+    };
+    if let Some(source) = status.source() {
+        return (ErrorKind::Transport, chain(source));
     }
+    let text = status.message();
+    let says = |part: &str| text.contains(part);
+    let kind = match status.code() {
+        Code::PermissionDenied => ErrorKind::Denied,
+        Code::Unauthenticated => ErrorKind::User,
+        _ if says("no leader") => ErrorKind::NoLeader,
+        _ if says("authentication is not enabled") => ErrorKind::NoUsers,
+        _ if says("authentication failed") || says("user name is empty") => ErrorKind::User,
+        _ => ErrorKind::Other,
+    };
+    (kind, text.to_owned())
 }
 
 /// An error and its causes, without repetitions.

@@ -27,6 +27,15 @@ impl Member {
         urls.map(|url| Self::new(url.trim(), limit, &tls)).collect()
     }
 
+    /// As the URL has them.
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
+        let uri = self.endpoint.uri();
+        (
+            uri.host().unwrap_or_default(),
+            uri.port_u16().unwrap_or_default(),
+        )
+    }
+
     fn new(url: &str, limit: Duration, tls: &Option<ClientTlsConfig>) -> Result<Self, Failure> {
         if url.contains('@') {
             return Err(usage(

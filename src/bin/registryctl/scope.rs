@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::formats::FormatName;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic_etcd::Instance;
 use tonic_etcd::format::{Format, Plain};
@@ -44,6 +45,16 @@ pub(crate) struct Scope {
     readers: Vec<Reader>,
 }
 
+/// Where one service is, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceScope {
+    pub(crate) service: String,
+    /// Of the plain format, without slashes at its end.
+    pub(crate) prefix: String,
+    pub(crate) formats: Vec<Arc<dyn Format>>,
+    pub(crate) scans: Vec<String>,
+}
+
 /// One format, below one prefix.
 #[derive(Debug, Clone)]
 struct Reader {
@@ -56,20 +67,37 @@ struct Reader {
 // === impl ScopeArgs ===
 
 impl ScopeArgs {
-    pub(crate) fn check(&self) -> Result<Scope, Failure> {
+    /// For one service, whose name is given besides.
+    pub(crate) fn of_service(&self, service: &str) -> Result<ServiceScope, Failure> {
+        if !self.name.is_empty() {
+            let why = "--name does not go with a service that is given by itself";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let prefix = self.checked_prefix()?;
+        check_name(service)?;
+        let plain = Plain::new().prefix(prefix);
+        let formats: Vec<_> = self.format.iter().map(|it| it.format(&plain)).collect();
+        let scans = formats.iter().map(|it| it.key_prefix(service));
+        Ok(ServiceScope {
+            service: service.to_owned(),
+            prefix: prefix.to_owned(),
+            scans: BTreeSet::from_iter(scans).into_iter().collect(),
+            formats,
+        })
+    }
+
+    fn checked_prefix(&self) -> Result<&str, Failure> {
         let prefix = self.prefix.trim_end_matches('/');
         if prefix.is_empty() {
             let why = "--prefix is empty: name what the keys begin with, such as /services";
             return Err(Failure::Usage(why.to_owned()));
         }
-        if let Some(bad) = self
-            .name
-            .iter()
-            .find(|name| name.is_empty() || name.contains('/'))
-        {
-            let why = format!("--name {bad:?}: a name is one part of a key, not empty, no slash");
-            return Err(Failure::Usage(why));
-        }
+        Ok(prefix)
+    }
+
+    pub(crate) fn check(&self) -> Result<Scope, Failure> {
+        let prefix = self.checked_prefix()?;
+        self.name.iter().try_for_each(|name| check_name(name))?;
         let mut readers = vec![];
         let mut scans = vec![];
         for format in &self.format {
@@ -114,6 +142,14 @@ impl ScopeArgs {
             Some(root) => Ok(vec![reader(root.to_owned(), None)]),
         }
     }
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    if name.is_empty() || name.contains('/') {
+        let why = format!("{name:?}: a name is one part of a key, not empty, no slash");
+        return Err(Failure::Usage(why));
+    }
+    Ok(())
 }
 
 // === impl Scope ===

@@ -1,0 +1,69 @@
+//! Whether an address can be meant for others. Pure.
+
+use std::net::{IpAddr, Ipv4Addr};
+use tonic_etcd::format::Address;
+
+/// What is wrong with an address before anybody dials it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Implausible {
+    /// It means another machine to everybody else.
+    Loopback,
+    LinkLocal,
+}
+
+// === impl Implausible ===
+
+impl Implausible {
+    /// Where etcd itself is on loopback, all are on one machine, and loopback is right. What nobody can dial, such as
+    /// 0.0.0.0 or port 0, the formats refuse when they read it.
+    pub(crate) fn check(address: &Address, etcd_is_local: bool) -> Option<Self> {
+        let host = address.host();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = match host.parse::<IpAddr>() {
+            Ok(IpAddr::V4(ip)) if ip.is_link_local() => return Some(Self::LinkLocal),
+            Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => return Some(Self::LinkLocal),
+            Ok(ip) => ip.is_loopback(),
+            Err(_) => host == "localhost",
+        };
+        (is_loopback && !etcd_is_local).then_some(Self::Loopback)
+    }
+
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Loopback => "means another machine to every client on another machine",
+            Self::LinkLocal => "is link-local: it is reached from the same network segment only",
+        }
+    }
+}
+
+/// Docker's default bridge gives these, and other machines do not route them.
+pub(crate) fn is_docker_bridge(address: &Address) -> bool {
+    let ip: Result<Ipv4Addr, _> = address.host().parse();
+    ip.is_ok_and(|ip| ip.octets()[..2] == [172, 17])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_address_is_checked() {
+        for (address, etcd_is_local, expected) in [
+            ("10.1.2.3:9000", false, None),
+            ("greeter.internal:9000", false, None),
+            ("[2001:db8::1]:9000", false, None),
+            ("127.0.0.1:9000", true, None),
+            ("127.0.0.1:9000", false, Some(Implausible::Loopback)),
+            ("[::1]:9000", false, Some(Implausible::Loopback)),
+            ("localhost:9000", false, Some(Implausible::Loopback)),
+            ("169.254.1.1:9000", false, Some(Implausible::LinkLocal)),
+            ("[fe80::1]:9000", false, Some(Implausible::LinkLocal)),
+        ] {
+            let address: Address = address.parse().unwrap();
+            let found = Implausible::check(&address, etcd_is_local);
+            assert_eq!(found, expected, "{address}");
+        }
+        assert!(is_docker_bridge(&"172.17.0.2:9000".parse().unwrap()));
+        assert!(!is_docker_bridge(&"172.18.0.2:9000".parse().unwrap()));
+    }
+}

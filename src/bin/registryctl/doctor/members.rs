@@ -1,0 +1,156 @@
+//! Whether etcd answers: each member, its version and alarms, and all of them together.
+
+use super::report::Report;
+use super::wire::Wire;
+use crate::source::{CallError, Connection, ErrorKind, Source, Status};
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+const CHECK: &str = "etcd";
+
+/// One member that answered.
+struct Answer {
+    connection: Connection,
+    status: Status,
+    milliseconds: u128,
+}
+
+/// Why one did not.
+struct Silence {
+    shown: String,
+    error: CallError,
+    wire: Option<Wire>,
+}
+
+/// Asks every member at once. Gives a connection to one that answers, unless none is of use.
+pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Connection> {
+    let mut looks = join_all((0..source.len()).map(|member| look(source, member))).await;
+    let has_none = |it: &Result<Answer, Silence>| {
+        let Err(silence) = it else { return false };
+        silence.error.kind == ErrorKind::NoUsers
+    };
+    if looks.iter().any(has_none) {
+        report.warning(
+            "user",
+            "a user is given, but authentication is not enabled in this etcd",
+            "leave out --user, or enable it: etcdctl auth enable",
+        );
+        source.without_user();
+        looks = join_all((0..source.len()).map(|member| look(source, member))).await;
+    }
+    let all = looks.len();
+    let (answers, silences): (Vec<_>, Vec<_>) = looks.into_iter().partition(Result::is_ok);
+    let answers: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
+    let silences: Vec<_> = silences.into_iter().filter_map(Result::err).collect();
+    for answer in &answers {
+        describe(answer, report);
+    }
+    let led = answers.iter().position(|it| it.status.has_leader);
+    let leaderless = silences
+        .iter()
+        .filter(|it| it.error.kind == ErrorKind::NoLeader);
+    let up = answers.len() + leaderless.count();
+    if led.is_none() && up > 0 {
+        report.problem(
+            CHECK,
+            format!("no leader: {up} of the {all} given members answer, and they are no quorum"),
+            "bring members back until more than half of them run: etcdctl endpoint status",
+        );
+    }
+    for silence in &silences {
+        let text = format!("{}: {}", silence.shown, silence.text());
+        match led {
+            None => report.problem(CHECK, text, silence.next_step()),
+            Some(_) => report.warning(CHECK, text, silence.next_step()),
+        }
+    }
+    led.and_then(|led| answers.into_iter().nth(led))
+        .map(|it| it.connection)
+}
+
+async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {
+    let began = Instant::now();
+    let asked = async {
+        let connection = source.connect(member).await?;
+        let status = connection.status().await?;
+        Ok::<_, CallError>((connection, status))
+    };
+    match asked.await {
+        Ok((connection, status)) => Ok(Answer {
+            connection,
+            status,
+            milliseconds: began.elapsed().as_millis(),
+        }),
+        Err(error) => {
+            let member = source.member(member);
+            let (host, port) = member.host_and_port();
+            let limit = source.limit().min(super::PROBE_TIMEOUT);
+            let wire = match error.kind {
+                ErrorKind::Timeout | ErrorKind::Transport => {
+                    Some(Wire::probe(host, port, limit).await)
+                }
+                _ => None,
+            };
+            Err(Silence {
+                shown: member.shown.to_string(),
+                error,
+                wire,
+            })
+        }
+    }
+}
+
+fn describe(answer: &Answer, report: &mut Report) {
+    let (status, endpoint) = (&answer.status, &answer.connection.endpoint);
+    let role = match (status.is_learner, status.is_leader) {
+        (true, _) => ", a learner",
+        (_, true) => ", the leader",
+        _ => "",
+    };
+    let text = format!(
+        "{endpoint}: etcd {}{role}, {} ms",
+        status.version, answer.milliseconds
+    );
+    report.ok(CHECK, text);
+    for alarm in &status.alarms {
+        let text = format!("{endpoint}: alarm {alarm}: etcd refuses to write new keys");
+        let next = match alarm.as_str() {
+            "NOSPACE" => "compact and defragment, then: etcdctl alarm disarm",
+            _ => "see etcd's page on data corruption, then: etcdctl alarm disarm",
+        };
+        report.problem(CHECK, text, next);
+    }
+}
+
+// === impl Silence ===
+
+impl Silence {
+    fn text(&self) -> String {
+        match &self.wire {
+            Some(Wire::Http2) if self.is_secure() => "answers without TLS".to_owned(),
+            Some(Wire::Http2) | None => self.error.reason.clone(),
+            Some(Wire::Tls) if self.is_secure() => self.error.reason.clone(),
+            Some(wire) => wire.text(),
+        }
+    }
+
+    fn is_secure(&self) -> bool {
+        self.shown.starts_with("https")
+    }
+
+    fn next_step(&self) -> &'static str {
+        match self.wire {
+            _ if self.error.kind == ErrorKind::User => {
+                "check --user and --password: etcdctl user get USER"
+            }
+            None => "look at the log of that member",
+            Some(Wire::Tls) if !self.is_secure() => "give https:// and --cacert",
+            Some(Wire::Tls) => "check --cacert, --cert and --server-name against its certificate",
+            Some(_) if self.is_secure() => "that port does not speak TLS: try http://",
+            Some(Wire::Unresolved(_)) => "check the name in --etcd",
+            Some(Wire::Silent) => "that process hangs, or is no etcd: look at its state and log",
+            Some(Wire::Http1 | Wire::Other) => "this port is not etcd's client port, 2379",
+            _ => "check --etcd, and that etcd runs there: etcdctl endpoint health",
+        }
+    }
+}

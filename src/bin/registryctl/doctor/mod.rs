@@ -1,0 +1,167 @@
+//! `registryctl doctor SERVICE`: why clients do not find it.
+//!
+//! The checks go the way of a call: etcd, permission, keys, leases, addresses, connection, health. What comes first is
+//! the cause of what comes later.
+
+mod addresses;
+mod keys;
+mod members;
+mod names;
+mod report;
+mod servers;
+mod wire;
+
+use crate::Failure;
+use crate::formats::FormatName;
+use crate::scope::ServiceScope;
+use crate::source::{CallError, Connection, ErrorKind, Source};
+use clap::ValueEnum as _;
+use report::Report;
+use std::collections::BTreeSet;
+use std::io::{Write as _, stdout};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+use tonic_etcd::format::Plain;
+
+/// One connection or one answer of a server; etcd's have `--timeout`.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// So many other keys are looked at for a similar name.
+const OTHER_KEYS: i64 = 20_000;
+
+pub(crate) async fn run(
+    mut source: Source,
+    scope: &ServiceScope,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let mut report = Report::new(&scope.service);
+    check(&mut source, scope, &mut report).await;
+    let mut out = stdout().lock();
+    match json {
+        true => writeln!(out, "{}", report.json())?,
+        false => {
+            for line in report.lines() {
+                writeln!(out, "{line}")?;
+            }
+        }
+    }
+    Ok(ExitCode::from(report.verdict().exit_code()))
+}
+
+async fn check(source: &mut Source, scope: &ServiceScope, report: &mut Report) {
+    let Some(connection) = members::check(source, report).await else {
+        return;
+    };
+    let listing = match connection.list().await {
+        Ok(listing) => listing,
+        Err(error) => return not_listed(&error, scope, report),
+    };
+    report.ok("permission", format!("{} can be read", scope.scans()));
+    if listing.entries.is_empty() {
+        return not_there(&connection, scope, report).await;
+    }
+    let found = keys::read(&scope.service, &scope.formats, &listing.entries, report);
+    let leases: BTreeSet<_> = listing.entries.iter().map(|it| it.lease).collect();
+    let ttls = connection
+        .ttls(leases.into_iter().filter(|it| *it != 0))
+        .await;
+    keys::leases(&found, &ttls, report);
+    keys::addresses(&found, is_local(source), report);
+    servers::check(found, PROBE_TIMEOUT, report).await;
+}
+
+fn not_listed(error: &CallError, scope: &ServiceScope, report: &mut Report) {
+    let text = format!("{} cannot be read: {error}", scope.scans());
+    match error.kind {
+        ErrorKind::Denied => report.problem(
+            "permission",
+            text,
+            "grant it: etcdctl role grant-permission ROLE read --prefix=true PREFIX",
+        ),
+        ErrorKind::User => report.problem(
+            "permission",
+            text,
+            "this etcd asks for a user: give --user and --password",
+        ),
+        _ => report.problem(
+            "etcd",
+            text,
+            "no quorum, or etcd is overloaded: etcdctl endpoint status",
+        ),
+    }
+}
+
+/// Nothing is registered: looks where it might be instead.
+async fn not_there(connection: &Connection, scope: &ServiceScope, report: &mut Report) {
+    let service = &scope.service;
+    let text = format!("nothing is registered under {}", scope.scans());
+    if let Some(next) = elsewhere(connection, scope).await {
+        return report.problem("keys", text, next);
+    }
+    let next = format!(
+        "no server of {service} runs, or it writes to another etcd: look at its log for \
+         `registered`"
+    );
+    report.problem("keys", text, next);
+}
+
+async fn elsewhere(connection: &Connection, scope: &ServiceScope) -> Option<String> {
+    let service = &scope.service;
+    for name in FormatName::value_variants() {
+        let below = name.format(&Plain::new()).key_prefix(service);
+        let of_asked = scope
+            .formats
+            .iter()
+            .any(|it| it.key_prefix(service) == below);
+        if !of_asked && connection.count(&below).await.is_ok_and(|count| count > 0) {
+            let name = name.to_possible_value()?.get_name().to_owned();
+            return Some(format!(
+                "there are keys under {below}: it writes another format, try --format {name}"
+            ));
+        }
+    }
+    // Some may look at their prefix only.
+    let below = format!("{}/", scope.prefix);
+    if let Ok(keys) = connection.keys(Some(&below), OTHER_KEYS).await {
+        let names: BTreeSet<_> = keys
+            .iter()
+            .filter_map(|key| service_of(key, &below))
+            .collect();
+        let similar = names::similar(service, names.iter().map(|name| &**name));
+        if !similar.is_empty() {
+            return Some(format!("did you mean {}?", similar.join(" or ")));
+        }
+    }
+    let keys = connection.keys(None, OTHER_KEYS).await.ok()?;
+    let inside = format!("/{service}/");
+    let other = keys.iter().find_map(|key| {
+        let at = key.find(&inside)?;
+        Some(key[..at].to_owned())
+    })?;
+    Some(format!(
+        "there are keys under {other}{inside}: it has another prefix, try --prefix {other}"
+    ))
+}
+
+fn service_of(key: &str, below: &str) -> Option<String> {
+    let rest = key.strip_prefix(below)?;
+    rest.split_once('/').map(|(name, _)| name.to_owned())
+}
+
+/// Whether all of etcd is on this machine, so that addresses on loopback can be right.
+fn is_local(source: &Source) -> bool {
+    (0..source.len()).all(|member| {
+        let (host, _) = source.member(member).host_and_port();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        match host.parse::<IpAddr>() {
+            Ok(ip) => ip.is_loopback(),
+            Err(_) => host == "localhost",
+        }
+    })
+}
+
+impl ServiceScope {
+    fn scans(&self) -> String {
+        self.scans.join(", ")
+    }
+}

@@ -1,0 +1,180 @@
+//! [`Report`]: what each check found, in the order of the checks. Pure.
+
+use crate::entry::{escape, escape_json};
+use serde::Serialize;
+
+/// How bad it is. The exit code of the command is that of the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    Ok,
+    /// Some clients may be served worse, or soon.
+    Warning,
+    /// The service is not found, or calls to what is found fail.
+    Problem,
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) check: &'static str,
+    pub(crate) verdict: Verdict,
+    pub(crate) text: String,
+    /// What to do or to look at next.
+    pub(crate) next_step: Option<String>,
+}
+
+/// All findings about one service.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    service: String,
+    findings: Vec<Finding>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Json<'a> {
+    service: &'a str,
+    verdict: Verdict,
+    first_cause: Option<&'a Finding>,
+    findings: &'a [Finding],
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    pub(crate) fn exit_code(self) -> u8 {
+        self as u8
+    }
+
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "WARNING",
+            Self::Problem => "PROBLEM",
+        }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    pub(crate) fn new(service: &str) -> Self {
+        Self {
+            service: service.to_owned(),
+            findings: vec![],
+        }
+    }
+
+    pub(crate) fn ok(&mut self, check: &'static str, text: impl Into<String>) {
+        self.push(check, Verdict::Ok, text.into(), None);
+    }
+
+    pub(crate) fn warning(
+        &mut self,
+        check: &'static str,
+        text: impl Into<String>,
+        next_step: impl Into<String>,
+    ) {
+        self.push(check, Verdict::Warning, text.into(), Some(next_step.into()));
+    }
+
+    pub(crate) fn problem(
+        &mut self,
+        check: &'static str,
+        text: impl Into<String>,
+        next_step: impl Into<String>,
+    ) {
+        self.push(check, Verdict::Problem, text.into(), Some(next_step.into()));
+    }
+
+    fn push(
+        &mut self,
+        check: &'static str,
+        verdict: Verdict,
+        text: String,
+        next_step: Option<String>,
+    ) {
+        self.findings.push(Finding {
+            check,
+            verdict,
+            text,
+            next_step,
+        });
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        let verdicts = self.findings.iter().map(|finding| finding.verdict);
+        verdicts.max().unwrap_or(Verdict::Ok)
+    }
+
+    /// The first of the worst findings: what comes later may follow from it.
+    pub(crate) fn first_cause(&self) -> Option<&Finding> {
+        let worst = self.verdict();
+        let mut bad = self.findings.iter().filter(|it| it.verdict == worst);
+        bad.next().filter(|_| worst > Verdict::Ok)
+    }
+
+    /// One line a finding, and one for what to do next.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![];
+        for finding in &self.findings {
+            let (verdict, check) = (finding.verdict.shown(), finding.check);
+            let text = escape(finding.text.as_bytes());
+            lines.push(format!("{verdict:<8} {check:<12} {text}"));
+            if let Some(next) = &finding.next_step {
+                lines.push(format!("{:<21} next: {}", "", escape(next.as_bytes())));
+            }
+        }
+        let service = escape(self.service.as_bytes());
+        lines.push(match self.first_cause() {
+            None => format!("{service}: nothing wrong was found"),
+            Some(cause) => format!(
+                "{service}: first cause: {}: {}",
+                cause.check,
+                escape(cause.text.as_bytes())
+            ),
+        });
+        lines
+    }
+
+    pub(crate) fn json(&self) -> String {
+        let json = serde_json::to_string(&Json {
+            service: &self.service,
+            verdict: self.verdict(),
+            first_cause: self.first_cause(),
+            findings: &self.findings,
+        });
+        escape_json(&json.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_worst_findings_is_the_cause() {
+        let mut report = Report::new("greeter");
+        report.ok("etcd", "3.7.3");
+        assert_eq!(report.verdict().exit_code(), 0);
+        assert_eq!(report.first_cause(), None);
+        report.warning("leases", "one has none", "delete it");
+        assert_eq!(report.verdict().exit_code(), 1);
+        report.problem("connect", "refused", "start it");
+        report.problem("health", "no answer", "look");
+        assert_eq!(report.verdict().exit_code(), 2);
+        assert_eq!(report.first_cause().unwrap().check, "connect");
+        let last = report.lines().pop();
+        assert_eq!(last.unwrap(), "greeter: first cause: connect: refused");
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_steer_a_terminal() {
+        let mut report = Report::new("gree\x1bter");
+        report.warning("keys", "a\x1b[2J\nb", "c\u{202e}");
+        for line in report.lines().into_iter().chain([report.json()]) {
+            assert!(!line.contains(['\x1b', '\n', '\u{202e}']), "{line:?}");
+        }
+    }
+}

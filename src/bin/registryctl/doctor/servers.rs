@@ -1,0 +1,168 @@
+//! Whether what is registered answers: connection, HTTP/2, the health service.
+
+use super::addresses::is_docker_bridge;
+use super::keys::{Found, instances};
+use super::report::Report;
+use super::wire::Wire;
+use futures_util::StreamExt as _;
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+use tonic_etcd::HEALTH_NAME;
+use tonic_etcd::format::Address;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// What a server said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Health {
+    Serving,
+    NotServing,
+    /// It has no health service, or not this name.
+    Unknown,
+    Failed(String),
+}
+
+/// All about one server.
+struct Look {
+    key: String,
+    address: Address,
+    wire: Wire,
+    /// Of the server, and of its registration.
+    health: Option<[Health; 2]>,
+}
+
+/// So many servers at once.
+const AT_ONCE: usize = 64;
+/// So many findings of one kind are told one by one.
+const MOST: usize = 5;
+
+pub(crate) async fn check(found: Vec<Found>, limit: Duration, report: &mut Report) {
+    let looks = found.into_iter().map(|it| look(it, limit));
+    let looks: Vec<_> = futures_util::stream::iter(looks)
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let all = looks.len();
+    let (up, down): (Vec<_>, Vec<_>) = looks.iter().partition(|it| it.wire == Wire::Http2);
+    for look in down.iter().filter(|it| it.wire != Wire::Tls).take(MOST) {
+        let text = format!("{}: {} {}", look.key, look.address, look.wire.text());
+        report.problem("connect", text, look.next_step());
+    }
+    let secure = down.iter().filter(|it| it.wire == Wire::Tls).count();
+    if secure > 0 {
+        let text = format!("{} of {all} want TLS; they are not asked further", secure);
+        let next = "clients must dial them with TLS; --format kratos can say so (grpcs://)";
+        report.warning("connect", text, next);
+    }
+    if !up.is_empty() {
+        let text = format!("{} of {all} answer in HTTP/2", up.len());
+        report.ok("connect", text);
+    }
+    health(&up, report);
+}
+
+fn health(up: &[&Look], report: &mut Report) {
+    let mut serving = 0;
+    for look in up {
+        let Some([server, registration]) = &look.health else {
+            continue;
+        };
+        let subject = format!("{}: {}", look.key, look.address);
+        match (server, registration) {
+            (Health::Failed(reason), _) | (_, Health::Failed(reason)) => report.problem(
+                "health",
+                format!("{subject}: the health service fails: {reason}"),
+                "the server is overloaded or hangs: look at its log",
+            ),
+            (Health::NotServing, _) => report.problem(
+                "health",
+                format!("{subject} says NOT_SERVING"),
+                "clients that ask for health leave it out: look at its log",
+            ),
+            (_, Health::NotServing) => report.problem(
+                "health",
+                format!("{subject} says NOT_SERVING for {HEALTH_NAME}: it does not hold its key"),
+                "it is paused, drains, yields to another or cannot reach etcd: look at its log",
+            ),
+            (Health::Serving, _) | (_, Health::Serving) => serving += 1,
+            _ => {}
+        }
+    }
+    if serving > 0 {
+        report.ok("health", format!("{} say SERVING", instances(serving)));
+    }
+}
+
+async fn look(found: Found, limit: Duration) -> Look {
+    let Found { key, address, .. } = found;
+    let wire = Wire::probe(&address.host(), address.port(), limit).await;
+    let health = match wire {
+        Wire::Http2 => Some(ask(&address, limit).await),
+        _ => None,
+    };
+    Look {
+        key,
+        address,
+        wire,
+        health,
+    }
+}
+
+async fn ask(address: &Address, limit: Duration) -> [Health; 2] {
+    let asked = async {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
+        let channel = channel.map_err(|error| crate::source::chain(&error))?;
+        let mut client = HealthClient::new(channel);
+        Ok::<_, String>([
+            of(&mut client, "").await,
+            of(&mut client, HEALTH_NAME).await,
+        ])
+    };
+    let failed = |reason: String| [Health::Failed(reason), Health::Unknown];
+    match timeout(limit, asked).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(reason)) => failed(reason),
+        Err(_) => failed("no answer in time".to_owned()),
+    }
+}
+
+async fn of(client: &mut HealthClient<Channel>, service: &str) -> Health {
+    let service = service.to_owned();
+    match client.check(HealthCheckRequest { service }).await {
+        Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => Health::Serving,
+        Ok(answer) if answer.get_ref().status() == ServingStatus::NotServing => Health::NotServing,
+        Ok(_) => Health::Unknown,
+        Err(status) => match status.code() {
+            // It asks who calls; whether it serves is not known.
+            Code::Unimplemented
+            | Code::NotFound
+            | Code::Unauthenticated
+            | Code::PermissionDenied => Health::Unknown,
+            _ => Health::Failed(status.message().to_owned()),
+        },
+    }
+}
+
+// === impl Look ===
+
+impl Look {
+    fn next_step(&self) -> &'static str {
+        match &self.wire {
+            Wire::Unreachable(_) if is_docker_bridge(&self.address) => {
+                "this is an address of docker's bridge on that machine: advertise another"
+            }
+            Wire::Unreachable(_) => {
+                "check that the server listens there, and a firewall; a key without a server goes \
+                 with its lease"
+            }
+            Wire::Unresolved(_) => "check the advertised host name from here",
+            Wire::Silent => "that process hangs or is stopped: look at its state and log",
+            Wire::Http1 => "that port is another server's, or not the one for gRPC",
+            _ => "look at the server's log",
+        }
+    }
+}

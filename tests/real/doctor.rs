@@ -1,0 +1,405 @@
+//! `registryctl doctor` on set-ups that are broken in one way each, and on healthy ones.
+
+use crate::setup::Greeter;
+use crate::support::cluster::Cluster;
+use crate::support::etcd::{Etcd, users};
+use crate::support::ports::{closed, free_addr};
+use crate::tls::{Authority, Secured};
+use etcd_client::{AlarmAction, AlarmType, Client, Permission, PutOptions};
+use std::net::SocketAddr;
+use std::process::Output;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+
+/// What the command printed.
+struct Diagnosis {
+    code: i32,
+    text: String,
+}
+
+/// The exit codes.
+const FINE: i32 = 0;
+const WARNING: i32 = 1;
+const PROBLEM: i32 = 2;
+/// A command that needs longer hangs.
+const HANGS: Duration = Duration::from_secs(30);
+
+async fn doctor(etcd: &str, flags: &[&str]) -> Diagnosis {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
+    command.args(["doctor", "--etcd", etcd]).args(flags);
+    command.kill_on_drop(true);
+    let output: Output = timeout(HANGS, command.output()).await.unwrap().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    Diagnosis {
+        code: output.status.code().unwrap(),
+        text: out + &err,
+    }
+}
+
+// === impl Diagnosis ===
+
+impl Diagnosis {
+    /// The verdict, and what the first cause and the next steps say.
+    #[track_caller]
+    fn says(&self, code: i32, cause: &str, next: &str) {
+        let last = self.text.lines().next_back().unwrap_or_default();
+        assert!(last.contains("first cause: "), "{}", self.text);
+        assert!(
+            last.contains(cause),
+            "{cause:?} is no cause of:\n{}",
+            self.text
+        );
+        assert!(self.text.contains(next), "no {next:?} in:\n{}", self.text);
+        assert_eq!(self.code, code, "{}", self.text);
+    }
+
+    #[track_caller]
+    fn is_healthy(&self) {
+        let last = self.text.lines().next_back().unwrap_or_default();
+        assert!(last.contains("nothing wrong was found"), "{}", self.text);
+        assert_eq!(self.code, FINE, "{}", self.text);
+    }
+}
+
+/// A server with a health service only.
+async fn serve(status: [ServingStatus; 2]) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind(free_addr()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (reporter, service) = tonic_health::server::health_reporter();
+    reporter.set_service_status("", status[0]).await;
+    let own = tonic_etcd::HEALTH_NAME;
+    reporter.set_service_status(own, status[1]).await;
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = Server::builder().add_service(service);
+    let served = tokio::spawn(async { server.serve_with_incoming(incoming).await.unwrap() });
+    (addr, AbortOnDropHandle::new(served))
+}
+
+/// A server that answers whatever comes first with these bytes, and closes.
+async fn answer(bytes: &'static [u8]) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind(free_addr()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let served = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 512]).await;
+            let _ = stream.write_all(bytes).await;
+        }
+    });
+    (addr, AbortOnDropHandle::new(served))
+}
+
+/// Writes an instance under a lease that nobody needs to renew during the test.
+async fn put(client: &mut Client, key: &str, value: impl ToString) {
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    let options = Some(PutOptions::new().with_lease(lease));
+    client.put(key, value.to_string(), options).await.unwrap();
+}
+
+#[tokio::test]
+async fn doctor_finds_nothing_wrong_with_a_healthy_service() {
+    let etcd = Etcd::start().await;
+    let greeter = Greeter::start(&etcd, |builder| builder).await;
+    let flags: &[&str] = match users::of_servers() {
+        Some((name, password)) => &["greeter", "--user", name, "--password", password],
+        None => &["greeter"],
+    };
+    doctor(&etcd.endpoint(), flags).await.is_healthy();
+    let json = doctor(&etcd.endpoint(), &[flags, &["--json"]].concat()).await;
+    let json: serde_json::Value = serde_json::from_str(json.text.trim()).unwrap();
+    assert_eq!(json["verdict"], "ok", "{json}");
+    assert_eq!(json["first_cause"], serde_json::Value::Null, "{json}");
+    drop(greeter);
+}
+
+#[tokio::test]
+async fn doctor_is_quick_with_a_hundred_instances() {
+    let etcd = Etcd::start_with(&[]).await;
+    let mut client = etcd.client().await;
+    let mut servers = vec![];
+    for n in 0..100 {
+        let (addr, server) = serve([ServingStatus::Serving; 2]).await;
+        put(&mut client, &format!("/services/greeter/{n}/1"), addr).await;
+        servers.push(server);
+    }
+    let began = Instant::now();
+    let diagnosis = doctor(&etcd.endpoint(), &["greeter"]).await;
+    let took = began.elapsed();
+    diagnosis.is_healthy();
+    assert!(diagnosis.text.contains("100 instances say SERVING"));
+    println!("doctor took {took:?} for 100 instances");
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_with_the_keys() {
+    let etcd = Etcd::start_with(&[]).await;
+    let at = etcd.endpoint();
+    let (good, _serves) = serve([ServingStatus::Serving; 2]).await;
+    let mut client = etcd.client().await;
+    put(&mut client, "/services/greeter/a/1", good).await;
+    put(&mut client, "/other/orders/a/1", good).await;
+    put(&mut client, "/microservices/billing/a", "{}").await;
+    put(&mut client, "/services/foreign/a/1", "{not json").await;
+    put(&mut client, "/services/nowhere/a/1", "0.0.0.0:9000").await;
+    put(&mut client, "/services/twice/a/1", good).await;
+    put(&mut client, "/services/twice/b/1", good).await;
+    let no_lease = client.put("/services/forever/a/1", good.to_string(), None);
+    no_lease.await.unwrap();
+
+    doctor(&at, &["greeter"]).await.is_healthy();
+    for (service, code, cause, next) in [
+        (
+            "greter",
+            PROBLEM,
+            "nothing is registered",
+            "did you mean greeter?",
+        ),
+        (
+            "orders",
+            PROBLEM,
+            "nothing is registered",
+            "--prefix /other",
+        ),
+        (
+            "billing",
+            PROBLEM,
+            "nothing is registered",
+            "--format kratos",
+        ),
+        (
+            "absent",
+            PROBLEM,
+            "nothing is registered",
+            "no server of absent runs",
+        ),
+        ("foreign", PROBLEM, "read as plain", "--format"),
+        ("nowhere", PROBLEM, "0.0.0.0:9000", "mend what writes"),
+        ("twice", WARNING, "registered by several", "left over"),
+        ("forever", WARNING, "has no lease", "etcdctl del"),
+    ] {
+        doctor(&at, &[service]).await.says(code, cause, next);
+    }
+    let usage = doctor(&at, &["a/b"]).await;
+    assert_eq!(usage.code, PROBLEM, "{}", usage.text);
+    assert!(usage.text.contains("a name is one part"), "{}", usage.text);
+}
+
+#[tokio::test]
+async fn doctor_tells_a_lease_that_nobody_renews() {
+    let etcd = Etcd::start_with(&[]).await;
+    let (good, _serves) = serve([ServingStatus::Serving; 2]).await;
+    let mut client = etcd.client().await;
+    let lease = client.lease_grant(12, None).await.unwrap().id();
+    let options = Some(PutOptions::new().with_lease(lease));
+    let key = "/services/greeter/a/1";
+    client.put(key, good.to_string(), options).await.unwrap();
+    // Of twelve seconds four are left, or less.
+    sleep(Duration::from_millis(8500)).await;
+    let diagnosis = doctor(&etcd.endpoint(), &["greeter"]).await;
+    diagnosis.says(WARNING, "nobody renews", "cut off from etcd");
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_with_the_servers() {
+    let etcd = Etcd::start_with(&[]).await;
+    let at = etcd.endpoint();
+    let mut client = etcd.client().await;
+    let (ill, _ill) = serve([ServingStatus::NotServing; 2]).await;
+    let own = [ServingStatus::Serving, ServingStatus::NotServing];
+    let (lost, _lost) = serve(own).await;
+    let silent = TcpListener::bind(free_addr()).await.unwrap();
+    let (http1, _http1) = answer(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let (tls, _tls) = answer(b"\x15\x03\x03\0\x02\x02\x46").await;
+    let (closes, _closes) = answer(b"").await;
+    let refused = format!("127.0.0.1:{}", closed());
+    for (service, address, code, cause, next) in [
+        (
+            "ill",
+            ill.to_string(),
+            PROBLEM,
+            "says NOT_SERVING",
+            "its log",
+        ),
+        (
+            "lost",
+            lost.to_string(),
+            PROBLEM,
+            "does not hold its key",
+            "paused",
+        ),
+        (
+            "refused",
+            refused,
+            PROBLEM,
+            "cannot be connected to",
+            "listens there",
+        ),
+        (
+            "silent",
+            silent.local_addr().unwrap().to_string(),
+            PROBLEM,
+            "does not answer",
+            "hangs or is stopped",
+        ),
+        (
+            "http1",
+            http1.to_string(),
+            PROBLEM,
+            "HTTP/1",
+            "another server's",
+        ),
+        ("tls", tls.to_string(), WARNING, "want TLS", "with TLS"),
+        (
+            "closes",
+            closes.to_string(),
+            PROBLEM,
+            "closes the connection",
+            "log",
+        ),
+        (
+            "unknown",
+            "greeter.invalid:9000".to_owned(),
+            PROBLEM,
+            "cannot be resolved",
+            "host name",
+        ),
+    ] {
+        put(&mut client, &format!("/services/{service}/a/1"), address).await;
+        doctor(&at, &[service]).await.says(code, cause, next);
+    }
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_with_the_endpoint() {
+    let silent = TcpListener::bind(free_addr()).await.unwrap();
+    let silent = silent.local_addr().map(|addr| (addr, silent)).unwrap();
+    let (http1, _http1) = answer(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let (no_etcd, _serves) = serve([ServingStatus::Serving; 2]).await;
+    for (endpoint, cause, next) in [
+        (
+            format!("127.0.0.1:{}", closed()),
+            "cannot be connected to",
+            "--etcd",
+        ),
+        (
+            "etcd.invalid:2379".to_owned(),
+            "cannot be resolved",
+            "name in --etcd",
+        ),
+        (silent.0.to_string(), "does not answer", "hangs"),
+        (http1.to_string(), "HTTP/1", "2379"),
+        (no_etcd.to_string(), "etcd", "log of that member"),
+    ] {
+        let began = Instant::now();
+        let diagnosis = doctor(&endpoint, &["greeter"]).await;
+        diagnosis.says(PROBLEM, cause, next);
+        assert!(began.elapsed() < Duration::from_secs(15), "{endpoint}");
+    }
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_with_the_user() {
+    let etcd = Etcd::start_with_users(&[users::CHEAP]).await;
+    let at = etcd.endpoint();
+    let (name, password) = users::SERVERS;
+    let as_server = ["--user", name, "--password", password];
+    let with = |flags: &[&'static str]| [flags, &as_server].concat();
+    let (good, _serves) = serve([ServingStatus::Serving; 2]).await;
+    let mut client = users::connect_as(&at, users::ROOT).await.unwrap();
+    put(&mut client, "/services/greeter/a/1", good).await;
+    doctor(&at, &with(&["greeter"])).await.is_healthy();
+    doctor(&at, &["greeter"])
+        .await
+        .says(PROBLEM, "user name is empty", "give --user");
+    let wrong = ["greeter", "--user", name, "--password", "wrong"];
+    doctor(&at, &wrong)
+        .await
+        .says(PROBLEM, "authentication failed", "--password");
+    doctor(&at, &with(&["greeter", "--prefix", "/secret"]))
+        .await
+        .says(PROBLEM, "permission denied", "grant-permission");
+    // A role that may read and no more.
+    client.role_add("reader").await.unwrap();
+    let read = Permission::read("/services/greeter/").with_prefix();
+    client.role_grant_permission("reader", read).await.unwrap();
+    client.user_add("reader", "secret", None).await.unwrap();
+    client.user_grant_role("reader", "reader").await.unwrap();
+    let reader = ["greeter", "--user", "reader", "--password", "secret"];
+    doctor(&at, &reader).await.is_healthy();
+
+    let open = Etcd::start_with(&[]).await;
+    put(&mut open.client().await, "/services/greeter/a/1", good).await;
+    doctor(&open.endpoint(), &with(&["greeter"])).await.says(
+        WARNING,
+        "authentication is not enabled",
+        "--user",
+    );
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_with_tls() {
+    let (authority, other) = (Authority::new("one"), Authority::new("other"));
+    let secured = Secured::start(&authority.sign("127.0.0.1"), None).await;
+    let (good, _serves) = serve([ServingStatus::Serving; 2]).await;
+    let mut client = secured.etcd.client().await;
+    put(&mut client, "/services/greeter/a/1", good).await;
+    let write = |name: &str, authority: &Authority| {
+        let file = secured.files.path().join(name);
+        std::fs::write(&file, &authority.pem).unwrap();
+        file.display().to_string()
+    };
+    let (right, wrong) = (write("right", &authority), write("wrong", &other));
+    let trusts = |file| ["greeter", "--cacert", file];
+    doctor(&secured.endpoint, &trusts(&right))
+        .await
+        .is_healthy();
+    doctor(&secured.endpoint, &trusts(&wrong))
+        .await
+        .says(PROBLEM, "certificate", "--cacert");
+    let plain = secured.endpoint.replace("https", "http");
+    doctor(&plain, &["greeter"])
+        .await
+        .says(PROBLEM, "wants TLS", "https://");
+    let secure = secured.etcd.endpoint().replace("http", "https");
+    doctor(&secure, &trusts(&right))
+        .await
+        .says(PROBLEM, "without TLS", "try http://");
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_with_the_members() {
+    let mut cluster = Cluster::start().await;
+    let at = cluster.endpoints().join(",");
+    let (good, _serves) = serve([ServingStatus::Serving; 2]).await;
+    let mut client = cluster.members[0].client().await;
+    put(&mut client, "/services/greeter/a/1", good).await;
+    doctor(&at, &["greeter"]).await.is_healthy();
+
+    let alarm = client.alarm(AlarmAction::Activate, AlarmType::Nospace, None);
+    alarm.await.unwrap();
+    doctor(&at, &["greeter"])
+        .await
+        .says(PROBLEM, "NOSPACE", "disarm");
+    let off = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None);
+    off.await.unwrap();
+
+    cluster.members[2].kill().await;
+    let began = Instant::now();
+    doctor(&at, &["greeter"])
+        .await
+        .says(WARNING, "cannot be connected to", "--etcd");
+    println!("doctor took {:?} with a dead member", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15));
+    cluster.members[1].kill().await;
+    // The one that is left knows after an election's time that nobody leads.
+    sleep(Duration::from_secs(3)).await;
+    doctor(&at, &["greeter"])
+        .await
+        .says(PROBLEM, "no quorum", "bring members back");
+}
