@@ -47,7 +47,7 @@
 //! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is computed from
 //!   the time the last acknowledged renewal was *sent*.
 //! * etcd that restarts with its data, or elects a leader, shows watchers neither PUT nor DELETE.
-//! * Trouble with etcd never becomes an error, never ends the server, and never ends the
+//! * A failure of etcd never becomes an error, never ends the server, and never ends the
 //!   retries.
 //! * A shutdown ends within `revoke_timeout` + `deregistration_delay` + `drain_timeout` and half a second,
 //!   whatever etcd and clients do.

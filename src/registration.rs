@@ -53,7 +53,7 @@ struct Handle {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Closed {
-    /// The keys are gone, by our own hand.
+    /// Deregistered: the keys are gone.
     Deregistered,
     /// etcd could not be told; the keys go when their lease runs out.
     #[non_exhaustive]

@@ -73,7 +73,7 @@ impl Scene {
     }
 }
 
-/// Trouble that needs no waiting, by turns on one server.
+/// Faults that need no waiting, by turns on one server.
 pub async fn quick(table: &Table) {
     let scene = Scene::new().await;
     let mut client = scene.etcd.client().await;

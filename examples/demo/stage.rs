@@ -32,7 +32,7 @@ pub(crate) struct Stage {
 }
 
 /// Far more than anything here should take: it tells broken from slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server serves on after its key is gone.
 pub(crate) const SETTLE: Duration = Duration::from_millis(500);
 /// The library's default.
@@ -98,7 +98,7 @@ impl Stage {
                 .remove(key)
                 .filter(|held| held.value == *value)
         };
-        self.lease = self.wait(&expected, PATIENCE, in_place).await?.lease;
+        self.lease = self.wait(&expected, TIMEOUT, in_place).await?.lease;
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl Stage {
         mark: usize,
         look: impl Fn(&[Event]) -> Option<T>,
     ) -> Result<T, Fail> {
-        self.wait(expected, PATIENCE, || look(&self.happened(mark)))
+        self.wait(expected, TIMEOUT, || look(&self.happened(mark)))
             .await
     }
 
@@ -137,8 +137,8 @@ impl Stage {
 
     /// Waits until etcd says that the lease has been renewed: its time left has gone up.
     pub(crate) async fn renewed(&mut self) -> Result<Instant, Fail> {
-        let expected = format!("a renewal of lease {:016x} within {PATIENCE:?}", self.lease);
-        let deadline = Instant::now() + PATIENCE;
+        let expected = format!("a renewal of lease {:016x} within {TIMEOUT:?}", self.lease);
+        let deadline = Instant::now() + TIMEOUT;
         let (mut last, mut seen) = (None, "no answer".to_owned());
         while Instant::now() < deadline {
             match timeout(
@@ -164,7 +164,7 @@ impl Stage {
 
     /// Waits until a plain read finds the key with its value.
     pub(crate) async fn found(&mut self) -> Result<Instant, Fail> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let read = request("a read of the key", self.other.get(self.key.as_str(), None)).await;
             let seen = match &read {
@@ -175,7 +175,7 @@ impl Stage {
                 Err(fail) => fail.seen().to_owned(),
             };
             if Instant::now() > deadline {
-                let expected = format!("the key {} within {PATIENCE:?}", self.key);
+                let expected = format!("the key {} within {TIMEOUT:?}", self.key);
                 return Err(Fail::new(expected, seen));
             }
             sleep(POLL).await;
@@ -202,7 +202,7 @@ impl Stage {
         )
         .await?;
         let seen = || self.observer.keys().contains_key(&marker).then_some(());
-        self.wait("the watcher to see a marker", PATIENCE, seen)
+        self.wait("the watcher to see a marker", TIMEOUT, seen)
             .await
     }
 

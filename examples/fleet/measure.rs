@@ -22,7 +22,7 @@ pub(crate) const HEAD: &str = "
 const TRIALS: usize = 200;
 /// What is known about one of many is changed so many times.
 const CHANGES: usize = 2_000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// As exactly as this is known when an endpoint can be called.
 const POLL: Duration = Duration::from_micros(500);
 /// Operations in one transaction: etcd takes 128.
@@ -167,13 +167,13 @@ fn entry(n: usize, port: u16, version: usize) -> (String, String) {
 }
 
 async fn next(changes: &mut Changes) -> Result<Change, Problem> {
-    let change = timeout(PATIENCE, changes.next()).await?;
+    let change = timeout(TIMEOUT, changes.next()).await?;
     change.ok_or_else(|| "the changes have ended".into())
 }
 
 /// Waits until exactly so many can be called.
 async fn ready(channel: &BalancedChannel, wanted: usize) -> Result<(), Problem> {
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + TIMEOUT;
     loop {
         let endpoints = channel.endpoints();
         let ready = endpoints
@@ -192,7 +192,7 @@ async fn ready(channel: &BalancedChannel, wanted: usize) -> Result<(), Problem> 
 }
 
 async fn until_ready(channel: &BalancedChannel, address: &str) -> Result<(), Problem> {
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + TIMEOUT;
     while Instant::now() < limit {
         let endpoints = channel.endpoints();
         let mut ready = endpoints

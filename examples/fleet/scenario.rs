@@ -40,7 +40,7 @@ pub(crate) async fn play(
 const EXPIRY: Duration = Duration::from_secs(7);
 /// How long etcd is away when it loses its data; its start takes another second or two.
 const AWAY: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// So long it is waited to be seen that a server is forgotten.
 const MEMORY: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(2);
@@ -103,7 +103,7 @@ async fn etcd_wiped(stage: &mut Stage) -> Result<(), Problem> {
     let keys = keys_are_back(stage.etcd.endpoint(), &real);
     let callable = stage.sides.iter().map(|side| {
         let right = |client: &Client| client.callable() == real;
-        side.until(PATIENCE, right)
+        side.until(TIMEOUT, right)
     });
     let callable = join_all(callable);
     let (keys, callable) = tokio::join!(keys, callable);
@@ -152,7 +152,7 @@ async fn restart(stage: &mut Stage, n: usize, moves: bool) -> Result<(), Problem
 /// When etcd had the keys of all these servers.
 async fn keys_are_back(etcd: String, addresses: &BTreeSet<String>) -> Result<Instant, Problem> {
     let mut client = etcd_client::Client::connect([etcd], None).await?;
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + TIMEOUT;
     while Instant::now() < limit {
         let listed = client
             .get(PREFIX, Some(GetOptions::new().with_prefix()))

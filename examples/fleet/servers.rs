@@ -21,7 +21,7 @@ pub(crate) struct Server {
 }
 
 /// Beyond all waits that a server is configured to have.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(2);
 
 // === impl Server ===
@@ -86,7 +86,7 @@ impl Server {
     pub(crate) async fn terminate(&mut self) -> Result<(), Problem> {
         let process = self.process.take().ok_or("it is down")?;
         process.signal("TERM");
-        let limit = Instant::now() + self.settle + PATIENCE;
+        let limit = Instant::now() + self.settle + TIMEOUT;
         while !process.has_exited() {
             if Instant::now() > limit {
                 return Err(format!("{} does not stop", self.name).into());
@@ -140,7 +140,7 @@ pub(crate) fn run(args: &[&str], log: &Path) -> Result<Guarded, Problem> {
 
 /// Waits until there is `what` in the output of a process.
 pub(crate) async fn said(process: &Guarded, log: &Path, what: &str) -> Result<(), Problem> {
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + TIMEOUT;
     loop {
         let output = std::fs::read_to_string(log).unwrap_or_default();
         if output.contains(what) {

@@ -67,10 +67,10 @@ impl Side {
     /// When something held for every client at the same time; `None`: not in time.
     pub(crate) async fn until(
         &self,
-        patience: Duration,
+        within: Duration,
         holds: impl Fn(&Client) -> bool,
     ) -> Option<Instant> {
-        let limit = Instant::now() + patience;
+        let limit = Instant::now() + within;
         while !self.clients.iter().all(&holds) {
             if Instant::now() > limit {
                 return None;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 const FEW: usize = 3;
 const MANY: usize = 1_000;
 const FLEET: usize = 10_000;
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) async fn play(workdir: &Workdir, table: &mut Table) -> Result<(), Problem> {
     if !cfg!(target_os = "linux") {
@@ -62,7 +62,7 @@ async fn child(
     ]
     .concat();
     let process = run(&args, &log)?;
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + TIMEOUT;
     while !process.has_exited() {
         if Instant::now() > limit {
             return Err(format!("{what} takes too long: see {}", log.display()).into());

@@ -30,7 +30,7 @@ pub(crate) struct Stage {
     stop: CancellationToken,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 /// So many failures are shown; the rest is in a file.
 const SHOWN: usize = 5;
@@ -96,7 +96,7 @@ impl Stage {
         let addresses = self.addresses();
         for side in &self.sides {
             let right = |client: &Client| client.callable() == addresses;
-            let right = side.until(PATIENCE, right).await;
+            let right = side.until(TIMEOUT, right).await;
             right.ok_or_else(|| format!("a client ({:?}) does not find the servers", side.who))?;
         }
         Ok(())

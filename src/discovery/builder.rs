@@ -96,7 +96,7 @@ impl DiscoveryBuilder {
     /// # Errors
     ///
     /// Names what is wrong with the target, the endpoints or the format; or
-    /// [`BuildError::NoRuntime`]. Trouble with etcd is none.
+    /// [`BuildError::NoRuntime`]. A failure of etcd is none.
     pub fn build(self) -> Result<Discovery, BuildError> {
         let service = self.target.strip_prefix("etcd:///").unwrap_or(&self.target);
         check_segment("service name", service)?;

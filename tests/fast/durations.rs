@@ -1,6 +1,7 @@
 //! Every setter that takes a `Duration`, with the longest and the shortest there are: it works, or `build` refuses it.
 
 use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
+#[cfg(feature = "discovery")]
 use crate::support::eventually;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};

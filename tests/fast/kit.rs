@@ -156,17 +156,6 @@ async fn an_assertion_that_fails_says_what_there_is() {
     assert!(said.contains("/services/other/1"), "{said}");
 }
 
-/// A server on a port of its own that leaves when `shutdown` is cancelled.
-async fn serve(etcd: Etcd, shutdown: CancellationToken) {
-    let registrar = Registrar::builder(etcd).shutdown_token(shutdown);
-    let registration = registrar.build().unwrap().register(greeter()).unwrap();
-    let (_, health) = tonic_health::server::health_reporter();
-    let router = Server::builder().add_service(health);
-    let address = "127.0.0.1:0".parse().unwrap();
-    let served = router.serve_registered(address, &registration);
-    served.await.unwrap();
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_port_that_closes_before_its_key_goes_is_found() {
     let etcd = FakeEtcd::new();
@@ -184,13 +173,49 @@ async fn a_port_that_closes_before_its_key_goes_is_found() {
     assert!(said.contains("when its keys were gone"), "{said}");
 }
 
+/// What tonic does by itself: its port closes first.
+#[tokio::test(start_paused = true)]
+async fn a_token_given_to_tonic_instead_of_the_registrar_is_found() {
+    let (etcd, shutdown) = (FakeEtcd::new(), CancellationToken::new());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let registrar = Registrar::builder(etcd.etcd()).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    registration.announce(address).unwrap();
+    let (_, health) = tonic_health::server::health_reporter();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let stop = shutdown.clone().cancelled_owned();
+    let router = Server::builder().add_service(health);
+    tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop));
+    etcd.assert_registered(SERVICES, SEC).await;
+    shutdown.cancel();
+    let said = panicked(etcd.assert_gone_before_close(SERVICES, address, SEC)).await;
+    assert!(
+        said.contains("is closed, and there is /services/greeter/"),
+        "{said}"
+    );
+}
+
+/// In real time, with a delay that no slow machine outlasts: the server is still there when the test looks.
 #[tokio::test]
 async fn in_real_time_a_server_leaves_before_its_port_closes() {
     let (etcd, shutdown) = (FakeEtcd::new(), CancellationToken::new());
-    let server = tokio::spawn(serve(etcd.etcd(), shutdown.clone()));
-    etcd.assert_registered(SERVICES, LONG).await;
+    let registrar = Registrar::builder(etcd.etcd())
+        .key("{prefix}/{name}/{addr}")
+        .dedicated_thread(true)
+        .deregistration_delay(LONG)
+        .shutdown_token(shutdown.clone());
+    let registration = registrar.build().unwrap().register(greeter()).unwrap();
+    let (_, health) = tonic_health::server::health_reporter();
+    let server = tokio::spawn(async move {
+        let router = Server::builder().add_service(health);
+        let served = router.serve_registered("127.0.0.1:0".parse().unwrap(), &registration);
+        served.await
+    });
+    let key = etcd.assert_registered(SERVICES, LONG).await;
+    let address = key.rsplit('/').next().unwrap().parse().unwrap();
     shutdown.cancel();
-    etcd.assert_gone(SERVICES, LONG).await;
+    etcd.assert_gone_before_close(SERVICES, address, LONG).await;
     assert!(!server.is_finished());
     server.abort();
 }

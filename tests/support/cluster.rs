@@ -18,7 +18,7 @@ const START_ATTEMPTS: usize = 5;
 /// One question for the leader.
 const PROBE: Duration = Duration::from_millis(200);
 /// An election takes one to two seconds; on a busy machine there may be several.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A cluster of three. All are killed on drop.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Cluster {
     /// # Panics
     /// When there is none after half a minute.
     pub async fn leader(&self) -> usize {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             for (index, member) in self.members.iter().enumerate() {
                 if member.is_up() && matches!(timeout(PROBE, leads(member)).await, Ok(Ok(true))) {
@@ -66,7 +66,7 @@ impl Cluster {
             }
             assert!(
                 Instant::now() < deadline,
-                "no leader for {PATIENCE:?}; a member says:\n{}",
+                "no leader for {TIMEOUT:?}; a member says:\n{}",
                 self.members[0].log_tail()
             );
             sleep(Duration::from_millis(10)).await;
@@ -83,7 +83,7 @@ impl Cluster {
     /// # Panics
     /// When it has not after half a minute.
     pub async fn make_leader(&self, index: usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let leader = self.leader().await;
             if leader == index {

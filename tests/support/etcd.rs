@@ -42,7 +42,7 @@ use guarded::Guarded;
 pub use plan::{Plan, program};
 
 /// A start that takes longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// One probe of [`Etcd::wait_serving`]: a hung etcd must not hang the prober.
 const PROBE: Duration = Duration::from_millis(50);
 /// The pause between two probes: how exactly "first answered" is known.
@@ -242,7 +242,7 @@ impl Etcd {
     }
 
     async fn until(&self, good_enough: impl Fn(&Error) -> bool) -> Result<Instant, String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match timeout(PROBE, probe(self.endpoint())).await {
                 Ok(Ok(())) => return Ok(Instant::now()),

@@ -21,7 +21,7 @@ pub struct GrpcProxy {
     dir: TempDir,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl GrpcProxy {
     /// Starts one, with further flags such as `--namespace=/x`, and waits until it answers.
@@ -42,7 +42,7 @@ impl GrpcProxy {
         let log = dir.path().join("log");
         let process = Guarded::spawn(&program(), &args, &log, dir.path());
         let proxy = Self { port, process, dir };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while timeout(Duration::from_millis(500), proxy.answers()).await != Ok(true) {
             assert!(
                 Instant::now() < deadline && !proxy.process.has_exited(),

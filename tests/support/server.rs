@@ -30,7 +30,7 @@ pub struct Reader {
     _dir: TempDir,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl ServerProcess {
     /// Starts the server for `etcd` with further flags. Does not wait.
@@ -113,7 +113,7 @@ impl ServerProcess {
     }
 
     async fn said(&self, what: &str) -> String {
-        eventually(&format!("the server says {what:?}"), PATIENCE, || {
+        eventually(&format!("the server says {what:?}"), TIMEOUT, || {
             let output = self.output();
             let line = output.lines().find_map(|line| line.strip_prefix(what));
             match (line, self.process.has_exited()) {

@@ -3,7 +3,7 @@
 use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::server::Server;
-use crate::stage::{PATIENCE, SETTLE, Stage};
+use crate::stage::{SETTLE, Stage, TIMEOUT};
 use crate::timeline::{Board, Fail, Timeline};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -65,7 +65,7 @@ pub(super) async fn restart(stage: &mut Stage, timeline: &mut Timeline) -> Resul
     for n in 0..MEMBERS {
         members[n].shutdown.cancel();
         {
-            let mut leaving = pin!(members[n].server.ended(PATIENCE));
+            let mut leaving = pin!(members[n].server.ended(TIMEOUT));
             // The table goes on while the server takes its time.
             loop {
                 tokio::select! {
@@ -111,7 +111,7 @@ fn check(tally: &Tally, starts: &[Vec<String>], timeline: &mut Timeline) -> Resu
 /// Waits until exactly these servers are known.
 async fn knows(greeters: &Discovery, members: &[Member]) -> Result<(), Fail> {
     let wanted: BTreeSet<_> = members.iter().map(Member::address).collect();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let snapshot = greeters.snapshot();
         let known = snapshot
@@ -199,7 +199,7 @@ impl Caller {
                 sleep(POLL).await;
             }
         };
-        if timeout(PATIENCE, returned).await.is_err() {
+        if timeout(TIMEOUT, returned).await.is_err() {
             let open = self.tally().open();
             return Err(Fail::new("calls that return", format!("{open} have not")));
         }

@@ -2,7 +2,7 @@
 
 use crate::health::NAMES;
 use crate::server::{GREETINGS, Server};
-use crate::stage::{PATIENCE, SETTLE, Stage, request, show};
+use crate::stage::{SETTLE, Stage, TIMEOUT, request, show};
 use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::net::SocketAddr;
@@ -109,7 +109,7 @@ async fn ended(stage: &mut Stage, timeline: &mut Timeline, mark: usize) -> Resul
     let Some(server) = &mut stage.server else {
         return Ok(());
     };
-    let closed = server.ended(PATIENCE).await?;
+    let closed = server.ended(TIMEOUT).await?;
     Fail::unless(
         closed == Closed::Deregistered,
         "a server that deregistered",
@@ -163,12 +163,12 @@ async fn terminate_ourselves() -> Result<(), Fail> {
 }
 
 async fn finished<T>(task: JoinHandle<T>, expected: &str) -> Result<T, Fail> {
-    match timeout(PATIENCE, task).await {
+    match timeout(TIMEOUT, task).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(Fail::new(expected, error.to_string())),
         Err(_) => Err(Fail::new(
             expected,
-            format!("it has not within {PATIENCE:?}"),
+            format!("it has not within {TIMEOUT:?}"),
         )),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::health::HealthRecorder;
 use crate::server::Server;
-use crate::stage::{PATIENCE, Stage, TTL, show};
+use crate::stage::{Stage, TIMEOUT, TTL, show};
 use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::time::Duration;
@@ -96,7 +96,7 @@ pub(super) async fn wipe(stage: &mut Stage, timeline: &mut Timeline) -> Result<(
     let Some(health) = &stage.health else {
         return Ok(());
     };
-    health.serving(PATIENCE).await?;
+    health.serving(TIMEOUT).await?;
     let gap = time(health.gap(reports));
     timeline.held(&format!(
         "health is SERVING again; it said NOT_SERVING for {gap}"
@@ -138,7 +138,7 @@ async fn without_a_trace(
     Fail::unless(outlasted, "health that does not flap", || {
         format!("{said:?}")
     })?;
-    health.serving(PATIENCE).await?;
+    health.serving(TIMEOUT).await?;
     let gap = time(health.gap(before.reports));
     timeline.held(&format!(
         "health said NOT_SERVING for {gap}: etcd was away for longer than a lease is sure to live"

@@ -1,6 +1,6 @@
 //! Somebody else changes the key: it is put right at once.
 
-use crate::stage::{PATIENCE, Stage, request};
+use crate::stage::{Stage, TIMEOUT, request};
 use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
 
@@ -80,7 +80,7 @@ async fn same_lease(stage: &mut Stage, timeline: &mut Timeline, lease: i64) -> R
 
 async fn settled(stage: &Stage) -> Result<(), Fail> {
     match &stage.health {
-        Some(health) => health.serving(PATIENCE).await,
+        Some(health) => health.serving(TIMEOUT).await,
         None => Ok(()),
     }
 }

@@ -94,7 +94,7 @@ const REGRESSIONS: [(u64, u64, &str); 11] = [
 const QUICK: u64 = 900;
 
 /// How much real time the ordinary test may take for runs that never failed.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// However long the plan is.
 const WHOLE: Duration = Duration::MAX;
@@ -152,7 +152,7 @@ fn whatever_happens_the_invariants_hold() {
     });
     let start = Instant::now();
     let (mut seed, mut simulated) = (0, Duration::ZERO);
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < TIMEOUT {
         simulated += check(Plan::new(seed), WHOLE).unwrap_or_else(|report| panic!("{report}"));
         seed += 1;
     }

@@ -22,7 +22,7 @@ pub const CHEAP: &str = "--bcrypt-cost=4";
 const PREFIXES: [&str; 3] = ["/services/", "/microservices/greeter/", "greeter/"];
 /// One question to an etcd that may not know its users yet.
 const PROBE: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Whether etcds of tests shall have users.
@@ -66,7 +66,7 @@ pub async fn connect(endpoint: &str) -> Result<Client, Error> {
 
 /// A client of that user. Asks again while there is no leader to authenticate it.
 pub async fn connect_as(endpoint: &str, (name, password): Credentials) -> Result<Client, Error> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let options = ConnectOptions::new().with_user(name, password);
         match Client::connect([endpoint], Some(options)).await {
