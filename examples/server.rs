@@ -29,7 +29,8 @@ use tonic_etcd::{
 /// A greeter that is registered in etcd for as long as it serves.
 ///
 /// Prints `listening ADDR` when it is bound and `registered KEY` when it can be found; stops on
-/// SIGTERM and SIGINT, and without any wait on a second one. Exit code 0 after a stop, 1 if
+/// SIGTERM and SIGINT, and without any wait on a second one. SIGUSR1 takes its keys out of etcd while
+/// it serves on, SIGUSR2 puts them back. Exit code 0 after a stop, 1 if
 /// serving failed, 2 if the configuration cannot work.
 #[derive(Parser)]
 #[command(version)]
@@ -147,6 +148,11 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
     let local = incoming.local_addr();
     say(&format_args!("listening {local}"));
     tokio::spawn(tell(registration.watch()));
+    tokio::spawn(pause_on_signals(
+        signal(SignalKind::user_defined1())?,
+        signal(SignalKind::user_defined2())?,
+        registration.clone(),
+    ));
     tokio::spawn(stop_on_signals(
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
@@ -220,6 +226,22 @@ async fn tell(mut statuses: StatusWatch) {
             }
         }
         held = status.is_registered();
+    }
+}
+
+/// SIGUSR1 pauses the registration, SIGUSR2 ends the pause. It leaves all the same when its listener closes.
+async fn pause_on_signals(mut pause: Signal, mut resume: Signal, registration: Registration) {
+    let mut paused = None;
+    loop {
+        tokio::select! {
+            _ = pause.recv() => {
+                if paused.is_none() {
+                    // An error means that it leaves anyway.
+                    paused = registration.pause("SIGUSR1").ok();
+                }
+            }
+            _ = resume.recv() => paused = None,
+        }
     }
 }
 

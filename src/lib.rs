@@ -33,7 +33,7 @@
 //! * [`mod@format`]: the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
 //! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): what
 //!   the gRPC health service says of it;
-//! * [`manual`]: [settings](manual::configuration), [access](manual::access) and
+//! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused) and
 //!   [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
@@ -104,7 +104,7 @@ pub use etcd::Tls;
 #[cfg(feature = "health")]
 pub use health::{HEALTH_NAME, HealthWatch, RegistrationHealth, RegistrationHealthBuilder};
 pub use instance::{Instance, InstanceJson};
-pub use registrar::{OnConflict, Pause, PauseError, Registrar, RegistrarBuilder};
+pub use registrar::{OnConflict, Pause, PauseError, Readiness, Registrar, RegistrarBuilder};
 pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use status::{Registered, Status, StatusWatch};
@@ -171,6 +171,9 @@ pub mod manual {
 
     #[doc = include_str!("manual/access.md")]
     pub mod access {}
+
+    #[doc = include_str!("manual/paused.md")]
+    pub mod paused {}
 
     #[doc = include_str!("manual/questions.md")]
     pub mod questions {}

@@ -2,6 +2,7 @@
 
 use super::Registrar;
 use super::on_conflict::OnConflict;
+use super::readiness::Readiness;
 use super::registry::{Config, Registry};
 use crate::address::AdvertisedInterface;
 use crate::drain::DrainTimeouts;
@@ -30,6 +31,7 @@ pub struct RegistrarBuilder {
     allow_loopback: bool,
     advertise_interface: Option<String>,
     dedicated_thread: bool,
+    readiness: Option<Readiness>,
     deregistration_delay: Duration,
     revoke_timeout: Duration,
     drain_timeout: Duration,
@@ -65,6 +67,7 @@ impl RegistrarBuilder {
             allow_loopback: false,
             advertise_interface: None,
             dedicated_thread: false,
+            readiness: None,
             deregistration_delay: Duration::from_secs(1),
             revoke_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(30),
@@ -165,6 +168,16 @@ impl RegistrarBuilder {
         self
     }
 
+    /// Announces only while a probe says that the server is ready. Default: always.
+    ///
+    /// Before the first success nothing is announced, and while the probe fails the registrations are
+    /// [paused](crate::Status::Paused). The server serves meanwhile: the probe neither ends nor delays
+    /// serving or a stop.
+    pub fn ready_when(mut self, readiness: Readiness) -> Self {
+        self.readiness = Some(readiness);
+        self
+    }
+
     /// How long to keep serving after the keys are gone. Default: 1 s, for clients that watch.
     ///
     /// Clients that poll need their interval and 1 s more: 6 s for kitex, which polls every 5 s, and
@@ -209,7 +222,7 @@ impl RegistrarBuilder {
     /// [`BuildError::NoEndpoints`], [`BuildError::Endpoint`] and [`BuildError::Tls`] for an etcd that cannot
     /// work, [`BuildError::Name`] for a prefix, [`BuildError::Template`] for the key, [`BuildError::Format`] for
     /// settings of a format, and for prefix or key without a plain format that takes them,
-    /// [`BuildError::Setting`] for an interface to advertise, [`BuildError::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
+    /// [`BuildError::Setting`] for an interface to advertise and a readiness probe, [`BuildError::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
     /// timeout.
     pub fn build(mut self) -> Result<Registrar, BuildError> {
         let ttl = check_ttl(self.ttl)?;
@@ -239,6 +252,7 @@ impl RegistrarBuilder {
                 on_conflict: self.on_conflict,
                 allow_loopback: self.allow_loopback,
                 dedicated_thread: self.dedicated_thread,
+                readiness: self.readiness.map(Readiness::check).transpose()?,
                 revoke_timeout: self.revoke_timeout,
                 drain: DrainTimeouts {
                     deregistration_delay: self.deregistration_delay,

@@ -133,15 +133,22 @@ impl Entry {
     }
 
     /// What it wants; keys only if there is a lease to make them for.
-    pub(super) fn desired(&self, formats: &Formats, lease: Option<i64>) -> Desired {
+    ///
+    /// `not_ready` withholds them as a pause does.
+    pub(super) fn desired(
+        &self,
+        formats: &Formats,
+        lease: Option<i64>,
+        not_ready: Option<Arc<str>>,
+    ) -> Desired {
         let spec = self.spec();
         if spec.leaving {
             let now = self.lifecycle.shutdown_now.is_cancelled();
             return Desired::Gone { now };
         }
-        if !spec.pauses.is_empty() {
+        if not_ready.is_some() || !spec.pauses.is_empty() {
             return Desired::Paused {
-                reasons: spec.pauses.as_slice().into(),
+                reasons: spec.pauses.iter().cloned().chain(not_ready).collect(),
                 needs_local_ip: spec.needs_local_ip(),
             };
         }

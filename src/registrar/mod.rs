@@ -11,6 +11,8 @@
 //! | `entry.rs` | one registration, and what it wants |
 //! | `ids.rs` | what names an entry and a key |
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
+//! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |
+//! | `probe.rs` | the task that asks it |
 //! | `registry.rs` | the entries that should exist; handles change it, and that wakes the worker |
 //! | `reconciler/` | every decision: events in, actions out; no I/O |
 //! | `key_table/` | which key needs which request; part of the reconciler's state |
@@ -23,6 +25,8 @@ mod ids;
 mod key_table;
 mod on_conflict;
 mod pause;
+mod probe;
+mod readiness;
 mod reconciler;
 mod registry;
 #[cfg(test)]
@@ -34,6 +38,7 @@ pub use builder::RegistrarBuilder;
 pub(crate) use entry::Entry;
 pub use on_conflict::OnConflict;
 pub use pause::{Pause, PauseError};
+pub use readiness::Readiness;
 pub(crate) use registry::Registry;
 
 use crate::error::RegisterError;
@@ -92,6 +97,9 @@ impl Registrar {
         let (entry, first) = self.registry.add(instances.into_iter().collect())?;
         if first {
             worker::start(self.registry.clone())?;
+        }
+        if let Some((readiness, ended)) = self.registry.begin_probe() {
+            probe::start(self.registry.clone(), readiness, ended);
         }
         Ok(Registration::new(entry, self.registry.clone()))
     }

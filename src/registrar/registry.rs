@@ -3,6 +3,7 @@
 use super::entry::Entry;
 use super::ids::EntryId;
 use super::on_conflict::OnConflict;
+use super::readiness::Readiness;
 use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::error::{AddressError, RegisterError, Stopped};
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) revoke_timeout: Duration,
     pub(crate) drain: DrainTimeouts,
     pub(crate) dedicated_thread: bool,
+    pub(super) readiness: Option<Readiness>,
 }
 
 /// What handles and worker share.
@@ -57,6 +59,10 @@ struct Entries {
     next: EntryId,
     running: bool,
     stopped: bool,
+    /// Why no entry may have keys.
+    not_ready: Option<Arc<str>>,
+    /// Ends the probe when it is dropped: with the last entry, or at a stop.
+    probe: Option<DropGuard>,
 }
 
 // === impl Registry ===
@@ -285,13 +291,52 @@ impl Registry {
 
     /// No entry will be added any more.
     pub(crate) fn close(&self) {
-        self.lock().stopped = true;
+        let mut entries = self.lock();
+        entries.stopped = true;
+        entries.probe = None;
+    }
+
+    /// Gives what to ask, and when that ends, if nobody asks yet. Until the first answer no entry is
+    /// ready.
+    pub(super) fn begin_probe(&self) -> Option<(Readiness, CancellationToken)> {
+        let readiness = self.config.readiness.clone()?;
+        let mut entries = self.lock();
+        if entries.probe.is_some() || entries.stopped {
+            return None;
+        }
+        let ended = CancellationToken::new();
+        entries.probe = Some(ended.clone().drop_guard());
+        drop(entries);
+        self.set_not_ready(Some(
+            "not ready: the readiness probe has not answered".into(),
+        ));
+        Some((readiness, ended))
+    }
+
+    /// Why no entry may have keys; `None`: they may.
+    pub(super) fn set_not_ready(&self, reason: Option<Arc<str>>) {
+        let mut entries = self.lock();
+        if entries.not_ready == reason {
+            return;
+        }
+        entries.not_ready = reason;
+        let all: Vec<EntryId> = entries.entries.keys().copied().collect();
+        entries.changed.extend(all);
+        drop(entries);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn not_ready(&self) -> Option<Arc<str>> {
+        self.lock().not_ready.clone()
     }
 
     /// Removes an entry that has ended.
     pub(crate) fn forget(&self, id: EntryId) -> Option<Arc<Entry>> {
         let mut entries = self.lock();
         let entry = entries.entries.remove(&id)?;
+        if entries.entries.is_empty() {
+            entries.probe = None;
+        }
         entry.for_each(|(instance, _)| {
             if let Some(ids) = entries.by_name.get_mut(&instance.name) {
                 ids.retain(|other| *other != id);

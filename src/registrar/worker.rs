@@ -144,10 +144,10 @@ impl Worker {
     /// What these entries want. Their formats are the user's code, which may panic.
     fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
         let formats = &self.registry.config.formats;
-        let lease = reconciler.held_lease();
+        let (lease, not_ready) = (reconciler.held_lease(), self.registry.not_ready());
         let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
         let desired = entries.map(|entry| {
-            let desired = || entry.desired(formats, lease);
+            let desired = || entry.desired(formats, lease, not_ready.clone());
             let desired = catch_unwind(AssertUnwindSafe(desired))
                 .unwrap_or_else(|_| Desired::Failed("internal error: a format panicked".into()));
             (entry.id, desired)

@@ -5,7 +5,7 @@ use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
 use crate::support::eventually;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
-use tonic_etcd::{BuildError, Closed, Etcd, RegistrarBuilder, Status};
+use tonic_etcd::{BuildError, Closed, Etcd, Readiness, RegistrarBuilder, Status};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const DURATIONS: [Duration; 8] = [
@@ -67,8 +67,17 @@ async fn live_through_an_outage(setup: &Setup, builder: RegistrarBuilder, what: 
 
 #[tokio::test(start_paused = true)]
 async fn every_duration_of_a_registrar_works_or_is_refused() {
-    let setters: [Set<RegistrarBuilder>; 4] = [
+    async fn ok() -> Result<(), String> {
+        Ok(())
+    }
+    let setters: [Set<RegistrarBuilder>; 6] = [
         ("ttl", RegistrarBuilder::ttl),
+        ("interval of a probe", |builder, d| {
+            builder.ready_when(Readiness::every(d, ok))
+        }),
+        ("timeout of a probe", |builder, d| {
+            builder.ready_when(Readiness::every(SEC, ok).timeout(d))
+        }),
         (
             "deregistration_delay",
             RegistrarBuilder::deregistration_delay,

@@ -38,6 +38,7 @@ mod names;
 mod panics;
 mod pause;
 mod public_api;
+mod readiness;
 mod recovery;
 mod registration;
 mod scale;

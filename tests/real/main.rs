@@ -29,6 +29,7 @@ mod fake_is_faithful;
 mod formats;
 mod names;
 mod outages;
+mod pause;
 mod scale;
 mod serving;
 mod setup;

@@ -1,0 +1,80 @@
+//! The task that asks a [`Readiness`] probe, and tells the registry when the answer changes.
+
+use super::readiness::Readiness;
+use super::registry::Registry;
+use crate::deadline;
+use crate::escaped::Escaped;
+use crate::logging;
+use std::sync::Arc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+
+/// What is asked, and what was asked last.
+struct Prober {
+    readiness: Readiness,
+    /// A task of its own, which contains a panic, and can be left behind when it blocks its thread.
+    asked: Option<AbortOnDropHandle<Result<(), String>>>,
+}
+
+/// Of an error's text.
+const MAX_REASON_BYTES: usize = 200;
+
+/// Starts to probe, until `ended` is cancelled.
+pub(super) fn start(registry: Arc<Registry>, readiness: Readiness, ended: CancellationToken) {
+    let task = run(registry, readiness).in_current_span();
+    tokio::spawn(ended.run_until_cancelled_owned(task));
+}
+
+async fn run(registry: Arc<Registry>, readiness: Readiness) {
+    let mut hysteresis = readiness.hysteresis();
+    let interval = readiness.interval;
+    let asked = None;
+    let mut prober = Prober { readiness, asked };
+    loop {
+        let next = deadline::after(Instant::now(), interval);
+        let outcome = prober.ask().await;
+        let is_ready = hysteresis.count(outcome.is_ok());
+        if let Err(reason) = &outcome {
+            logging::debug!(%reason, "the readiness probe failed");
+        }
+        match outcome {
+            _ if is_ready => registry.set_not_ready(None),
+            Err(reason) => registry.set_not_ready(Some(reason.into())),
+            // One of several successes that are needed.
+            Ok(()) => {}
+        }
+        sleep_until(next).await;
+    }
+}
+
+// === impl Prober ===
+
+impl Prober {
+    /// Asks once, and gives the reason if the answer is no.
+    async fn ask(&mut self) -> Result<(), String> {
+        let (limit, probe) = (self.readiness.limit(), self.readiness.probe.clone());
+        // The one before, if it was aborted, has ended by the time that it is polled again.
+        if let Some(before) = self.asked.as_mut().filter(|asked| !asked.is_finished())
+            && timeout(limit, before).await.is_err()
+        {
+            return Err("not ready: the readiness probe blocks its thread".to_owned());
+        }
+        let task = tokio::spawn(async move { probe().await }.in_current_span());
+        let asked = self.asked.insert(AbortOnDropHandle::new(task));
+        let failure = match timeout(limit, &mut *asked).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) if error.trim().is_empty() => {
+                "the readiness probe failed".to_owned()
+            }
+            Ok(Ok(Err(error))) => Escaped::at_most(&error, MAX_REASON_BYTES).to_string(),
+            Ok(Err(_panicked)) => "the readiness probe panicked".to_owned(),
+            Err(_) => {
+                asked.abort();
+                format!("the readiness probe did not answer within {limit:?}")
+            }
+        };
+        Err(format!("not ready: {failure}"))
+    }
+}

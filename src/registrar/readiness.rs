@@ -1,0 +1,251 @@
+//! [`Readiness`]: when a server is ready to be announced. What is asked, and how often; `probe.rs` asks.
+
+use crate::deadline::FOR_EVER;
+use crate::error::BuildError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A probe that says whether a server is ready: its keys are in etcd only while it is.
+///
+/// Given to [`ready_when`](crate::RegistrarBuilder::ready_when). Before the first success nothing is
+/// announced. While the server is not ready, its registrations are [paused](crate::Status::Paused), with
+/// what the probe failed of as the reason; the server serves meanwhile.
+///
+/// ```
+/// # #[derive(Clone)] struct Db;
+/// # impl Db { async fn ping(&self) -> Result<(), std::io::Error> { Ok(()) } }
+/// use std::time::Duration;
+/// use tonic_etcd::{Etcd, Readiness, Registrar};
+///
+/// # fn build(db: Db) -> Result<Registrar, tonic_etcd::BuildError> {
+/// let readiness = Readiness::every(Duration::from_secs(2), move || {
+///     let db = db.clone();
+///     async move { db.ping().await }
+/// });
+/// let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
+///     .ready_when(readiness.failures(2))
+///     .build()?;
+/// # Ok(registrar)
+/// # }
+/// # build(Db).unwrap();
+/// ```
+///
+/// One probe runs for all registrations of a registrar, as a task of the runtime that the first of them
+/// was made in. It begins with the first registration and ends with the last one, or with a shutdown.
+#[derive(Clone)]
+#[must_use = "it does nothing until a registrar is built with it"]
+pub struct Readiness {
+    pub(super) probe: Probe,
+    pub(super) interval: Duration,
+    timeout: Option<Duration>,
+    failures: u32,
+    successes: u32,
+}
+
+pub(super) type Probe = Arc<dyn Fn() -> Answer + Send + Sync>;
+pub(super) type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Whether a server is ready, from one outcome of its probe after the other.
+#[derive(Debug)]
+pub(super) struct Hysteresis {
+    failures: u32,
+    successes: u32,
+    is_ready: bool,
+    /// How many outcomes in a row said otherwise.
+    in_a_row: u32,
+}
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Below that it would be a busy loop.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// Asks `probe` once every `interval`, which is at least 1 ms: from the beginning of one probe to the
+    /// beginning of the next one, and one at a time.
+    ///
+    /// The probe is a function that makes a future, such as a closure that clones what it needs. An error
+    /// is shown in the status and in logs, cut to 200 bytes. A panic counts as a failure, and ends
+    /// nothing. The future is dropped when its time or the registration is over.
+    pub fn every<F, R, E>(interval: Duration, probe: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        let probe = Arc::new(move || {
+            let asked = probe();
+            Box::pin(async move { asked.await.map_err(|error| error.to_string()) }) as Answer
+        });
+        Self {
+            probe,
+            interval,
+            timeout: None,
+            failures: 3,
+            successes: 1,
+        }
+    }
+
+    /// How long one probe may take. Default: the interval, at most 5 s. One that takes longer is dropped
+    /// and counts as failed. One that blocks its thread does, too, if the runtime has other threads, and
+    /// is not asked again before it has returned.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// How many failures in a row make a ready server not ready. Default: 3.
+    ///
+    /// A server whose probe begins to hang is withdrawn after so many times the timeout or the interval,
+    /// whichever is longer, and one interval.
+    pub fn failures(mut self, in_a_row: u32) -> Self {
+        self.failures = in_a_row;
+        self
+    }
+
+    /// How many successes in a row make a server ready, at first and again. Default: 1.
+    pub fn successes(mut self, in_a_row: u32) -> Self {
+        self.successes = in_a_row;
+        self
+    }
+
+    /// How long one probe may take.
+    pub(super) fn limit(&self) -> Duration {
+        let default = self.interval.min(DEFAULT_TIMEOUT);
+        self.timeout.unwrap_or(default).min(FOR_EVER)
+    }
+
+    pub(super) fn hysteresis(&self) -> Hysteresis {
+        Hysteresis {
+            failures: self.failures,
+            successes: self.successes,
+            is_ready: false,
+            in_a_row: 0,
+        }
+    }
+
+    /// Refuses what cannot work.
+    pub(super) fn check(self) -> Result<Self, BuildError> {
+        let reason = if self.interval < SHORTEST_INTERVAL {
+            format!(
+                "an interval of {:?} is a busy loop: 1 ms or more",
+                self.interval
+            )
+        } else if self.limit().is_zero() {
+            "a timeout of zero: nothing answers so fast".to_owned()
+        } else if self.failures == 0 || self.successes == 0 {
+            "0 failures or successes in a row: 1 or more".to_owned()
+        } else {
+            return Ok(self);
+        };
+        let name = "ready_when";
+        Err(BuildError::Setting { name, reason })
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness")
+            .field("interval", &self.interval)
+            .field("timeout", &self.limit())
+            .field("failures", &self.failures)
+            .field("successes", &self.successes)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Hysteresis ===
+
+impl Hysteresis {
+    /// Takes in the next outcome; tells whether the server is ready now.
+    pub(super) fn count(&mut self, is_success: bool) -> bool {
+        if is_success == self.is_ready {
+            self.in_a_row = 0;
+            return self.is_ready;
+        }
+        self.in_a_row += 1;
+        let enough = match is_success {
+            true => self.successes,
+            false => self.failures,
+        };
+        if self.in_a_row >= enough {
+            (self.is_ready, self.in_a_row) = (is_success, 0);
+        }
+        self.is_ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC: Duration = Duration::from_secs(1);
+
+    fn every(interval: Duration) -> Readiness {
+        Readiness::every(interval, || async { Ok::<_, String>(()) })
+    }
+
+    #[test]
+    fn a_server_is_ready_after_successes_and_not_after_failures_in_a_row() {
+        // Outcomes, `+` and `-`, and whether it is ready after each.
+        for (failures, successes, outcomes, ready) in [
+            (3, 1, "---+--+---+", "...++++++.+"),
+            (1, 1, "+-+-", "+.+."),
+            (1, 2, "+-++-+-++", "...+....+"),
+            (2, 3, "++-+++-+--", ".....++++."),
+            (u32::MAX, 1, "+-----", "++++++"),
+        ] {
+            let readiness = every(SEC).failures(failures).successes(successes);
+            let mut hysteresis = readiness.hysteresis();
+            let shown = outcomes
+                .chars()
+                .map(|outcome| match hysteresis.count(outcome == '+') {
+                    true => '+',
+                    false => '.',
+                });
+            assert_eq!(shown.collect::<String>(), ready, "{outcomes}");
+        }
+    }
+
+    #[test]
+    fn a_probe_that_cannot_work_is_refused_with_the_reason() {
+        let ms = Duration::from_millis(1);
+        for (bad, why) in [
+            (every(Duration::ZERO), "busy loop"),
+            (every(ms - Duration::from_nanos(1)), "busy loop"),
+            (every(SEC).timeout(Duration::ZERO), "timeout of zero"),
+            (every(SEC).failures(0), "in a row"),
+            (every(SEC).successes(0), "in a row"),
+        ] {
+            let error = bad.check().unwrap_err();
+            assert!(matches!(
+                error,
+                BuildError::Setting {
+                    name: "ready_when",
+                    ..
+                }
+            ));
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        for good in [
+            every(ms),
+            every(Duration::MAX).timeout(Duration::MAX),
+            every(SEC).timeout(Duration::from_nanos(1)),
+            every(SEC).failures(u32::MAX).successes(u32::MAX),
+        ] {
+            drop(good.check().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_probe_may_take_its_interval_and_five_seconds_at_most() {
+        for (interval, limit) in [(SEC, SEC), (5 * SEC, 5 * SEC), (6 * SEC, 5 * SEC)] {
+            assert_eq!(every(interval).limit(), limit);
+            assert_eq!(every(interval).timeout(7 * SEC).limit(), 7 * SEC);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! A probe says when a server may be found.
+
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::support::eventually;
+use crate::support::fake::Rpc;
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tonic_etcd::{BuildError, Closed, Instance, Readiness, Registration, Status};
+
+/// What the probe does next time it is asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Outcome {
+    Ok,
+    Fail,
+    Hang,
+    Panic,
+}
+
+/// A probe that does as it is told, and counts.
+#[derive(Clone)]
+struct Probe {
+    outcome: Arc<Mutex<Outcome>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Probe {
+    fn new(outcome: Outcome) -> Self {
+        Self {
+            outcome: Arc::new(Mutex::new(outcome)),
+            asked: Arc::default(),
+        }
+    }
+
+    fn set(&self, outcome: Outcome) {
+        *self.outcome.lock().unwrap() = outcome;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Asked every 2 s.
+    fn readiness(&self) -> Readiness {
+        let probe = self.clone();
+        Readiness::every(2 * SEC, move || {
+            probe.asked.fetch_add(1, Ordering::SeqCst);
+            let outcome = *probe.outcome.lock().unwrap();
+            async move {
+                match outcome {
+                    Outcome::Ok => Ok(()),
+                    Outcome::Fail => Err("the db\nis down"),
+                    Outcome::Hang => pending().await,
+                    Outcome::Panic => panic!("a bug in the probe"),
+                }
+            }
+        })
+    }
+}
+
+fn register(setup: &Setup, readiness: Readiness) -> Registration {
+    let registrar = setup.builder().ready_when(readiness).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registration
+}
+
+fn is_paused(status: &Status) -> bool {
+    matches!(status, Status::Paused { .. })
+}
+
+fn reasons(registration: &Registration) -> String {
+    match registration.status() {
+        Status::Paused { reasons, .. } => reasons.join("|"),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_is_never_announced_before_its_probe_has_succeeded() {
+    for (outcome, reason) in [
+        (Outcome::Fail, "not ready: the db\\nis down"),
+        (
+            Outcome::Hang,
+            "not ready: the readiness probe did not answer within 2s",
+        ),
+        (Outcome::Panic, "not ready: the readiness probe panicked"),
+    ] {
+        let (setup, probe) = (Setup::new(), Probe::new(outcome));
+        let registration = register(&setup, probe.readiness());
+        status(&registration, is_paused).await;
+        sleep(SEC * 3600).await;
+        assert_eq!(reasons(&registration), reason);
+        assert_eq!(
+            (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
+            (1, 0)
+        );
+        assert!((1790..=1802).contains(&probe.asked()), "{}", probe.asked());
+
+        probe.set(Outcome::Ok);
+        let start = Instant::now();
+        registration.registered().await.unwrap();
+        assert!(
+            start.elapsed() <= SEC * 4,
+            "{outcome:?}: {:?}",
+            start.elapsed()
+        );
+        assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_before_the_first_answer_says_so() {
+    let (setup, probe) = (Setup::new(), Probe::new(Outcome::Hang));
+    let registration = register(&setup, probe.readiness());
+    sleep(SEC).await;
+    let shown = registration.status().to_string();
+    assert_eq!(
+        shown,
+        "paused: not ready: the readiness probe has not answered"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_failures_in_a_row_withhold_the_key_and_one_success_returns_it() {
+    for outcome in [Outcome::Fail, Outcome::Hang, Outcome::Panic] {
+        let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
+        let registration = register(&setup, probe.readiness());
+        let lease = registration.registered().await.unwrap().lease;
+        sleep(SEC).await;
+        // Asked at 2 s, 4 s and 6 s; one that hangs is answered 2 s later.
+        probe.set(outcome);
+        let late = if outcome == Outcome::Hang { 2 } else { 0 };
+        let start = Instant::now();
+        status(&registration, is_paused).await;
+        let took = start.elapsed();
+        let due = SEC * (5 + late);
+        assert!(
+            took + 50 * MS >= due && took <= due + 50 * MS,
+            "{outcome:?}: {took:?}"
+        );
+        eventually("the key is gone", SEC, || {
+            match setup.fake.keys().is_empty() {
+                true => Ok(()),
+                false => Err("there".to_owned()),
+            }
+        })
+        .await;
+        probe.set(Outcome::Ok);
+        let start = Instant::now();
+        let again = timeout(LONG, registration.registered()).await.unwrap();
+        assert_eq!(again.unwrap().lease, lease);
+        assert!(
+            start.elapsed() <= SEC * 4 + 50 * MS,
+            "{:?}",
+            start.elapsed()
+        );
+        assert_eq!((setup.puts(), setup.deletes()), (2, 1), "{outcome:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_flaps_changes_nothing() {
+    let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
+    let registration = register(&setup, probe.readiness().successes(2));
+    registration.registered().await.unwrap();
+    for round in 0..60 {
+        // Two failures, a success.
+        probe.set(if round % 3 == 2 {
+            Outcome::Ok
+        } else {
+            Outcome::Fail
+        });
+        sleep(SEC * 2).await;
+        assert!(registration.status().is_registered(), "{round}");
+    }
+    probe.set(Outcome::Fail);
+    status(&registration, is_paused).await;
+    for round in 0..60 {
+        probe.set(if round % 2 == 0 {
+            Outcome::Ok
+        } else {
+            Outcome::Fail
+        });
+        sleep(SEC * 2).await;
+        assert!(is_paused(&registration.status()), "{round}");
+    }
+    assert_eq!((setup.puts(), setup.deletes()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_and_a_probe_withhold_the_key_together() {
+    let (setup, probe) = (Setup::new(), Probe::new(Outcome::Fail));
+    let registration = register(&setup, probe.readiness());
+    let pause = registration.pause("warming cache").unwrap();
+    sleep(SEC * 3).await;
+    assert_eq!(
+        reasons(&registration),
+        "warming cache|not ready: the db\\nis down"
+    );
+    probe.set(Outcome::Ok);
+    sleep(SEC * 3).await;
+    assert_eq!(reasons(&registration), "warming cache");
+    drop(pause);
+    registration.registered().await.unwrap();
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_probe_ends_with_the_last_registration_and_begins_with_the_next() {
+    let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
+    let registrar = setup
+        .builder()
+        .ready_when(probe.readiness())
+        .build()
+        .unwrap();
+    sleep(SEC * 10).await;
+    assert_eq!(probe.asked(), 0, "nothing is registered");
+    let names = ["a", "b"].map(|name| registrar.register(Instance::new(name)).unwrap());
+    names.iter().for_each(announce);
+    for registration in &names {
+        registration.registered().await.unwrap();
+    }
+    sleep(SEC * 20).await;
+    let asked = probe.asked();
+    assert!((10..=12).contains(&asked), "one probe for both: {asked}");
+    let [first, second] = names;
+    first.deregister();
+    first.closed().await;
+    sleep(SEC * 20).await;
+    assert!(probe.asked() >= asked + 9, "{}", probe.asked());
+    second.deregister();
+    second.closed().await;
+    let asked = probe.asked();
+    sleep(SEC * 60).await;
+    assert_eq!(probe.asked(), asked, "nothing is registered");
+
+    probe.set(Outcome::Fail);
+    let third = registrar.register(greeter()).unwrap();
+    announce(&third);
+    sleep(SEC * 10).await;
+    assert!(is_paused(&third.status()), "{}", third.status());
+    assert!(setup.fake.keys().is_empty() && probe.asked() > asked);
+    probe.set(Outcome::Ok);
+    third.registered().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_hangs_delays_no_stop_and_is_dropped_with_it() {
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (setup, dropped) = (Setup::new(), Arc::<AtomicUsize>::default());
+    let of_probe = dropped.clone();
+    let readiness = Readiness::every(SEC, move || {
+        let guard = Dropped(of_probe.clone());
+        async move {
+            let _guard = guard;
+            pending::<Result<(), String>>().await
+        }
+    });
+    let registration = register(&setup, readiness.timeout(SEC * 3600));
+    sleep(SEC * 10).await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 0);
+    let start = Instant::now();
+    setup.shutdown.cancel();
+    assert_eq!(registration.closed().await, Closed::Deregistered);
+    registration.drain_signal().await;
+    assert!(start.elapsed() <= SEC + 100 * MS, "{:?}", start.elapsed());
+    sleep(MS).await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
+    assert_eq!((setup.puts(), setup.fake.leases().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_cannot_work_is_refused_before_anything_happens() {
+    let setup = Setup::new();
+    let probe = Probe::new(Outcome::Ok);
+    let zero = Readiness::every(Duration::ZERO, || async { Ok::<_, String>(()) });
+    for bad in [
+        zero,
+        probe.readiness().timeout(Duration::ZERO),
+        probe.readiness().failures(0),
+        probe.readiness().successes(0),
+    ] {
+        let built = setup.builder().ready_when(bad).build();
+        assert!(matches!(
+            built,
+            Err(BuildError::Setting {
+                name: "ready_when",
+                ..
+            })
+        ));
+    }
+    sleep(SEC * 10).await;
+    assert_eq!((probe.asked(), setup.fake.history().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_probe_says_is_there_while_etcd_is_down() {
+    let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
+    let registration = register(&setup, probe.readiness());
+    registration.registered().await.unwrap();
+    setup.fake.down();
+    sleep(SEC * 20).await;
+    probe.set(Outcome::Fail);
+    status(&registration, is_paused).await;
+    setup.fake.up();
+    sleep(SEC * 10).await;
+    assert!(!setup.fake.keys().contains_key(KEY));
+    probe.set(Outcome::Ok);
+    status(&registration, Status::is_registered).await;
+    assert!(setup.fake.keys().contains_key(KEY));
+}

@@ -1,0 +1,122 @@
+//! A pause, seen by another client of a real etcd, and by callers.
+
+use crate::greeter::pb::HelloRequest;
+use crate::setup::{Greeter, LONG, SEC, etcd as library_etcd};
+use crate::support::etcd::Etcd;
+use crate::support::observer::{Kind, Observer};
+use crate::support::server::ServerProcess;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::time::sleep;
+use tonic_etcd::{Instance, Readiness, Registrar, Registration, Status};
+
+async fn paused(registration: &Registration) {
+    let mut watch = registration.watch();
+    let wait = watch.wait_for(|status| matches!(status, Status::Paused { .. }));
+    tokio::time::timeout(LONG, wait).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let server = Greeter::start(&etcd, |builder| builder).await;
+    let key = server.key();
+    let before = observer.wait_for_key(&key, LONG).await;
+
+    let pause = server.registration.pause("warming cache").unwrap();
+    observer.wait_for_no_key(&key, LONG).await;
+    paused(&server.registration).await;
+    let name = "x".to_owned();
+    let reply = server.client().await.say_hello(HelloRequest { name }).await;
+    reply.expect("it serves on");
+    // Two renewals at least.
+    sleep(SEC * 4).await;
+
+    drop(pause);
+    let after = observer.wait_for_key(&key, LONG).await;
+    assert_eq!((before.lease, before.value), (after.lease, after.value));
+    sleep(SEC).await;
+    let kinds: Vec<_> = observer.events().iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [Kind::Put, Kind::Delete, Kind::Put]);
+    server.shutdown.cancel();
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn fifty_servers_pause_and_return_at_once_with_a_write_each() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let register = |port: u16| {
+        let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
+        let registrar = registrar.key("{prefix}/{name}/{addr}").build().unwrap();
+        let registration = registrar.register(Instance::new("greeter")).unwrap();
+        registration
+            .announce(([127, 0, 0, 1], port).into())
+            .unwrap();
+        registration
+    };
+    let servers: Vec<_> = (9000..9050).map(register).collect();
+    for server in &servers {
+        let registered = tokio::time::timeout(LONG, server.registered()).await;
+        registered.unwrap().unwrap();
+    }
+    let count = |wanted| move |there: usize| (there == wanted).then_some(());
+    let mark = observer.mark();
+    let pauses: Vec<_> = servers.iter().map(|s| s.pause("deploy").unwrap()).collect();
+    observer
+        .wait_for("50 deletions", LONG, |events| {
+            count(50)(events.len() - mark)
+        })
+        .await;
+    drop(pauses);
+    observer
+        .wait_for("50 returns", LONG, |events| count(100)(events.len() - mark))
+        .await;
+    sleep(SEC).await;
+    let (deletes, puts) = (observer.deletes_since(mark), observer.puts_since(mark));
+    assert_eq!((deletes.len(), puts.len()), (50, 50));
+    for server in &servers {
+        assert!(server.status().is_registered(), "{}", server.status());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_serves_unseen_until_it_is() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let is_ready = Arc::new(AtomicBool::new(true));
+    let asked = is_ready.clone();
+    let readiness = Readiness::every(SEC / 10, move || {
+        let is_ready = asked.load(Ordering::SeqCst);
+        async move { is_ready.then_some(()).ok_or("cold cache") }
+    });
+    let server = Greeter::start(&etcd, |builder| builder.ready_when(readiness)).await;
+    let key = server.key();
+    observer.wait_for_key(&key, LONG).await;
+    is_ready.store(false, Ordering::SeqCst);
+    observer.wait_for_no_key(&key, LONG).await;
+    let name = "x".to_owned();
+    let reply = server.client().await.say_hello(HelloRequest { name }).await;
+    reply.expect("it serves on");
+    server.shutdown.cancel();
+    server.ended().await;
+    assert_eq!(observer.events().len(), 2);
+}
+
+#[tokio::test]
+async fn the_server_example_steps_aside_on_sigusr1_and_returns_on_sigusr2() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let server = ServerProcess::start(&etcd.endpoint(), &[]);
+    let key = server.registered().await;
+    observer.wait_for_key(&key, LONG).await;
+    server.signal("USR1");
+    observer.wait_for_no_key(&key, LONG).await;
+    server.signal("USR2");
+    observer.wait_for_key(&key, LONG).await;
+    server.signal("USR1");
+    observer.wait_for_no_key(&key, LONG).await;
+    server.signal("TERM");
+    assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
+}
