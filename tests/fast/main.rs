@@ -18,6 +18,8 @@ mod access;
 mod allocations;
 #[cfg(feature = "discovery")]
 mod channel;
+#[cfg(feature = "tls")]
+mod config;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(feature = "discovery")]
