@@ -31,7 +31,7 @@ pub async fn all(table: &Table) {
 }
 
 /// A registration in this process, one in another, and a reader, all at the same endpoint.
-struct Scene {
+struct Setup {
     etcd: Etcd,
     server: ServerProcess,
     registration: Registration,
@@ -43,9 +43,9 @@ struct Scene {
     events: usize,
 }
 
-// === impl Scene ===
+// === impl Setup ===
 
-impl Scene {
+impl Setup {
     async fn begin(etcd: Etcd, endpoint: &str, prefix: &str) -> Self {
         let server = ServerProcess::start(endpoint, &[]);
         server.registered().await;
@@ -121,30 +121,30 @@ fn library(endpoint: &str) -> tonic_etcd::Etcd {
 async fn cuts(table: &Table) {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to_port(etcd.client_port()).await;
-    let scene = Scene::begin(etcd, &proxy.endpoint(), "/services/").await;
+    let setup = Setup::begin(etcd, &proxy.endpoint(), "/services/").await;
     let (start, mut cuts) = (Instant::now(), interval(BETWEEN_CUTS));
     while start.elapsed() < CUTS {
         cuts.tick().await;
         proxy.reset();
     }
-    scene
+    setup
         .end(table, "connections cut every 8 s for 2 minutes")
         .await;
-    leaves_after_cuts(table, &scene, &proxy).await;
+    leaves_after_cuts(table, &setup, &proxy).await;
 }
 
 /// Who leaves half a second after a cut is gone for readers at once.
-async fn leaves_after_cuts(table: &Table, scene: &Scene, proxy: &Proxy) {
+async fn leaves_after_cuts(table: &Table, setup: &Setup, proxy: &Proxy) {
     let mut gone = vec![];
     for _ in 0..5 {
         let leaving = ServerProcess::start(&proxy.endpoint(), &["--settle", "0s"]);
         let key = leaving.registered().await;
-        let shown = || scene.discovery.snapshot().iter().any(|(it, _)| it == key);
+        let shown = || setup.discovery.snapshot().iter().any(|(it, _)| it == key);
         until(&shown).await;
         proxy.reset();
         sleep(SEC / 2).await;
         leaving.signal("TERM");
-        scene.observer.wait_for_no_key(&key, SEC * 5).await;
+        setup.observer.wait_for_no_key(&key, SEC * 5).await;
         let deleted = Instant::now();
         until(|| !shown()).await;
         gone.push(ms(deleted, Instant::now()));
@@ -170,9 +170,9 @@ async fn until(is: impl Fn() -> bool) {
 async fn relayed(table: &Table, what: &str, flags: &[&str]) {
     let etcd = Etcd::start().await;
     let relay = GrpcProxy::start(&etcd, flags).await;
-    let scene = Scene::begin(etcd, &relay.endpoint(), "").await;
+    let setup = Setup::begin(etcd, &relay.endpoint(), "").await;
     sleep(RELAYED).await;
-    scene.end(table, &format!("{what}, for a minute")).await;
+    setup.end(table, &format!("{what}, for a minute")).await;
 }
 
 /// A reader at an etcd that nobody writes to: its watch stays open.

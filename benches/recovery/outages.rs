@@ -15,14 +15,14 @@ const SEC: Duration = Duration::from_secs(1);
 const STAYS: Duration = Duration::from_secs(12);
 
 /// A server, its key and a watcher.
-struct Scene {
+struct Setup {
     etcd: Etcd,
     server: ServerProcess,
     observer: Observer,
     key: String,
 }
 
-impl Scene {
+impl Setup {
     async fn new() -> Self {
         let etcd = Etcd::start().await;
         let endpoint = etcd.endpoint();
@@ -75,19 +75,19 @@ impl Scene {
 
 /// Faults that need no waiting, by turns on one server.
 pub async fn quick(table: &Table) {
-    let scene = Scene::new().await;
-    let mut client = scene.etcd.client().await;
+    let setup = Setup::new().await;
+    let mut client = setup.etcd.client().await;
     let mut times: [Vec<f64>; 3] = Default::default();
     for round in 0..60 {
-        let mark = scene.observer.mark();
-        let lease = scene.observer.keys()[&scene.key].lease;
+        let mark = setup.observer.mark();
+        let lease = setup.observer.keys()[&setup.key].lease;
         let start = Instant::now();
         match round % 3 {
             0 => drop(client.lease_revoke(lease).await.unwrap()),
-            1 => drop(client.delete(&*scene.key, None).await.unwrap()),
-            _ => drop(client.put(&*scene.key, "theirs", None).await.unwrap()),
+            1 => drop(client.delete(&*setup.key, None).await.unwrap()),
+            _ => drop(client.put(&*setup.key, "theirs", None).await.unwrap()),
         }
-        times[round % 3].push(ms(start, scene.put_at(mark).await));
+        times[round % 3].push(ms(start, setup.put_at(mark).await));
         // Not faster than a person: a rewrite war is slowed down on purpose.
         sleep(Duration::from_millis(1200)).await;
     }
@@ -115,22 +115,22 @@ pub async fn long(table: &Table) {
 }
 
 async fn kept(table: &Table, away: u32) {
-    let mut scene = Scene::new().await;
+    let mut setup = Setup::new().await;
     let (mark, before) = (
-        scene.observer.mark(),
-        scene.observer.keys()[&scene.key].clone(),
+        setup.observer.mark(),
+        setup.observer.keys()[&setup.key].clone(),
     );
-    scene.etcd.kill().await;
+    setup.etcd.kill().await;
     sleep(SEC * away).await;
-    scene.etcd.start_again();
-    scene.etcd.wait_serving().await;
+    setup.etcd.start_again();
+    setup.etcd.wait_serving().await;
     let seen = async {
-        scene.stays().await?;
-        match scene.observer.events().len() - mark {
-            0 if scene.observer.keys()[&scene.key] == before => {
+        setup.stays().await?;
+        match setup.observer.events().len() - mark {
+            0 if setup.observer.keys()[&setup.key] == before => {
                 Ok("0 PUT, 0 DELETE, the same lease".to_owned())
             }
-            _ => Err(format!("{:?}", &scene.observer.events()[mark..])),
+            _ => Err(format!("{:?}", &setup.observer.events()[mark..])),
         }
     };
     let what = format!("etcd killed, back with its data after {away} s, and 12 s on");
@@ -139,28 +139,28 @@ async fn kept(table: &Table, away: u32) {
 
 async fn wiped(table: &Table, away: u32) {
     let mut times = vec![];
-    let mut scene = Scene::new().await;
+    let mut setup = Setup::new().await;
     let mut stays = Ok(());
     for round in 0..5 {
-        let mark = scene.observer.mark();
-        scene.etcd.kill().await;
-        scene.etcd.wipe();
+        let mark = setup.observer.mark();
+        setup.etcd.kill().await;
+        setup.etcd.wipe();
         sleep(SEC * away).await;
-        scene.etcd.start_again();
-        let serving = scene.etcd.wait_serving().await;
-        let mut client = scene.etcd.client().await;
+        setup.etcd.start_again();
+        let serving = setup.etcd.wait_serving().await;
+        let mut client = setup.etcd.client().await;
         let mut back = None;
         while back.is_none() && serving.elapsed() < SEC * 20 {
-            let found = client.get(&*scene.key, None).await;
+            let found = client.get(&*setup.key, None).await;
             back = found
                 .is_ok_and(|found| found.count() == 1)
                 .then(Instant::now);
         }
         times.push(ms(serving, back.expect("the key came back")));
         if round == 4 {
-            stays = scene.stays().await;
+            stays = setup.stays().await;
         }
-        scene.put_at(mark).await;
+        setup.put_at(mark).await;
     }
     let what = format!("etcd killed, back empty after {away} s: key back");
     table.at_most(&what, "ms", 300.0, Stat::Median, &times);
@@ -171,14 +171,14 @@ async fn wiped(table: &Table, away: u32) {
 }
 
 async fn etcd_stopped(table: &Table) {
-    let scene = Scene::new().await;
+    let setup = Setup::new().await;
     let mut times = vec![];
     for _ in 0..3 {
-        scene.etcd.stop_signal();
+        setup.etcd.stop_signal();
         sleep(SEC * 15).await;
         let start = Instant::now();
-        scene.etcd.cont_signal();
-        times.push(back_for_good(&scene, start).await);
+        setup.etcd.cont_signal();
+        times.push(back_for_good(&setup, start).await);
     }
     let what = "etcd stopped (SIGSTOP) for 15 s: registered again, for the next 12 s";
     table.at_most(what, "ms", 1000.0, Stat::Each, &times);
@@ -187,14 +187,14 @@ async fn etcd_stopped(table: &Table) {
 async fn black_hole(table: &Table) {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to_port(etcd.client_port()).await;
-    let scene = Scene::through(etcd, &proxy.endpoint()).await;
+    let setup = Setup::through(etcd, &proxy.endpoint()).await;
     let mut times = vec![];
     for _ in 0..3 {
         proxy.set(Mode::BlackHole);
         sleep(SEC * 15).await;
         let start = Instant::now();
         proxy.set(Mode::Forward);
-        times.push(back_for_good(&scene, start).await);
+        times.push(back_for_good(&setup, start).await);
     }
     let what = "black hole for 15 s: registered again, for the next 12 s";
     table.at_most(what, "ms", 1000.0, Stat::Each, &times);
@@ -203,11 +203,11 @@ async fn black_hole(table: &Table) {
 /// Milliseconds until the key was missing for the last time.
 ///
 /// An etcd that was stopped still shows it at first, and expires the lease a moment later.
-async fn back_for_good(scene: &Scene, start: Instant) -> f64 {
-    let mut client = scene.etcd.client().await;
+async fn back_for_good(setup: &Setup, start: Instant) -> f64 {
+    let mut client = setup.etcd.client().await;
     let mut missing = start;
     while start.elapsed() < STAYS {
-        let found = client.get(&*scene.key, None).await;
+        let found = client.get(&*setup.key, None).await;
         if !found.is_ok_and(|found| found.count() == 1) {
             missing = Instant::now();
         }
@@ -217,8 +217,8 @@ async fn back_for_good(scene: &Scene, start: Instant) -> f64 {
 }
 
 async fn server_frozen(table: &Table) {
-    let scene = Scene::new().await;
-    let url = format!("http://{}", scene.server.listening().await);
+    let setup = Setup::new().await;
+    let url = format!("http://{}", setup.server.listening().await);
     let mut times = vec![];
     let mut flapped = vec![];
     for _ in 0..3 {
@@ -227,12 +227,12 @@ async fn server_frozen(table: &Table) {
             service: tonic_etcd::HEALTH_NAME.to_owned(),
         };
         let mut watch = health.watch(name).await.unwrap().into_inner();
-        let mark = scene.observer.mark();
-        scene.server.signal("STOP");
+        let mark = setup.observer.mark();
+        setup.server.signal("STOP");
         sleep(SEC * 9).await;
         let start = Instant::now();
-        scene.server.signal("CONT");
-        times.push(ms(start, scene.put_at(mark).await));
+        setup.server.signal("CONT");
+        times.push(ms(start, setup.put_at(mark).await));
         let mut statuses = vec![];
         while statuses.len() < 3 {
             match tokio::time::timeout(SEC * 2, watch.message()).await {

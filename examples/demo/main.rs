@@ -10,15 +10,15 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `steps/` | the play, act by act |
-//! | `stage.rs` | [`Stage`]: etcd, its watcher, and the client of "somebody else" |
+//! | `steps/` | the steps, a file for each kind |
+//! | `setup.rs` | [`Setup`]: etcd, its watcher, and the client of "somebody else" |
 //! | `server.rs` | [`Server`](server::Server): the one who is registered, and how to call it |
 //! | `health.rs` | [`HealthRecorder`](health::HealthRecorder): what the server says about itself |
 //! | `timeline.rs` | [`Timeline`]: what you see |
 
 mod health;
 mod server;
-mod stage;
+mod setup;
 mod steps;
 mod timeline;
 
@@ -36,7 +36,7 @@ mod support {
 }
 
 use clap::Parser;
-use stage::Stage;
+use setup::Setup;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ async fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 
-    // A step that panics is a step that failed, and the play goes on. One line is enough for it.
+    // A step that panics is a step that failed, and the demo goes on. One line is enough for it.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let stops = Stops::default();
     if let Err(error) = stops.listen() {
@@ -92,7 +92,7 @@ async fn main() -> ExitCode {
     }
     let mut timeline = Timeline::start();
     tokio::select! {
-        all_held = play(args, stops.clone(), &mut timeline) => match all_held {
+        all_held = run(args, stops.clone(), &mut timeline) => match all_held {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         },
@@ -104,17 +104,17 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The whole play. Says whether every step held.
-async fn play(args: Args, stops: Stops, timeline: &mut Timeline) -> bool {
-    match Stage::raise(args, stops).await {
-        Ok(mut stage) => {
+/// The whole demo. Says whether every step held.
+async fn run(args: Args, stops: Stops, timeline: &mut Timeline) -> bool {
+    match Setup::raise(args, stops).await {
+        Ok(mut setup) => {
             timeline.note(&format!(
                 "etcd {} runs at {}, on data of its own",
-                stage.version,
-                stage.etcd.endpoint()
+                setup.version,
+                setup.etcd.endpoint()
             ));
-            steps::play(&mut stage, timeline).await;
-            stage.strike().await;
+            steps::run(&mut setup, timeline).await;
+            setup.strike().await;
         }
         Err(fail) => timeline.failed(&fail),
     }

@@ -1,4 +1,4 @@
-//! [`Timeline`]: what the audience sees, with the time since the beginning in front of it.
+//! [`Timeline`]: what is printed, with the time since the beginning in front of it.
 
 use std::env;
 use std::fmt::Display;
@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A line. Nobody may be there to read it: the play goes on.
+/// A line. Nobody may be there to read it: the demo goes on.
 macro_rules! say {
     ($($text:tt)*) => {{
         let _ = writeln!(stdout(), $($text)*);

@@ -15,7 +15,7 @@
 //! | `args.rs` | [`Args`](args::Args): what is configured |
 //! | `scenario.rs` | what happens to the fleet |
 //! | `bar.rs` | [`Bar`](bar::Bar): what must hold then; pure |
-//! | `stage.rs`, `side.rs` | [`Stage`](stage::Stage): etcd, servers, clients and their load |
+//! | `setup.rs`, `side.rs` | [`Setup`](setup::Setup): etcd, servers, clients and their load |
 //! | `servers.rs`, `serve.rs` | the server processes, from outside and from inside |
 //! | `client.rs`, `naive.rs` | the two clients |
 //! | `load.rs`, `ledger.rs` | calls on schedule, and what became of them |
@@ -32,9 +32,9 @@ mod naive;
 mod scenario;
 mod serve;
 mod servers;
+mod setup;
 mod side;
 mod spread;
-mod stage;
 mod table;
 mod workdir;
 
@@ -99,11 +99,11 @@ async fn all(args: &Args) -> Result<bool, Problem> {
     let mut workdir = Workdir::new()?;
     let mut table = Table::default();
     for scenario in args.scenarios() {
-        let played = match scenario {
-            Scenario::Spread => spread::play(&workdir, &mut table).await,
-            scenario => scenario::play(scenario, args, &workdir, &mut table).await,
+        let done = match scenario {
+            Scenario::Spread => spread::perform(&workdir, &mut table).await,
+            scenario => scenario::perform(scenario, args, &workdir, &mut table).await,
         };
-        if let Err(problem) = played {
+        if let Err(problem) = done {
             table.broke(scenario, &problem);
         }
     }

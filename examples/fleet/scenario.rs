@@ -5,7 +5,7 @@ use crate::args::{Args, Scenario, Who};
 use crate::bar::Bar;
 use crate::client::Client;
 use crate::serve::PREFIX;
-use crate::stage::Stage;
+use crate::setup::Setup;
 use crate::table::{Table, time};
 use crate::workdir::Workdir;
 use etcd_client::GetOptions;
@@ -15,25 +15,25 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::InstanceJson;
 
-/// Plays one scenario on a stage of its own, and prints what came of it.
-pub(crate) async fn play(
+/// Plays one scenario on a setup of its own, and prints what came of it.
+pub(crate) async fn perform(
     scenario: Scenario,
     args: &Args,
     workdir: &Workdir,
     table: &mut Table,
 ) -> Result<(), Problem> {
     let dir = workdir.path().join(scenario.name());
-    let mut stage = Stage::raise(scenario, args, dir).await?;
+    let mut setup = Setup::raise(scenario, args, dir).await?;
     sleep(args.warm_up).await;
     match scenario {
-        Scenario::Rolling => rolling(&mut stage).await?,
-        Scenario::Kill => kill(&mut stage).await?,
-        Scenario::EtcdDown => etcd_down(&mut stage).await?,
-        Scenario::EtcdWiped => etcd_wiped(&mut stage).await?,
-        Scenario::Hang => hang(&mut stage).await?,
+        Scenario::Rolling => rolling(&mut setup).await?,
+        Scenario::Kill => kill(&mut setup).await?,
+        Scenario::EtcdDown => etcd_down(&mut setup).await?,
+        Scenario::EtcdWiped => etcd_wiped(&mut setup).await?,
+        Scenario::Hang => hang(&mut setup).await?,
         Scenario::Spread => {}
     }
-    stage.finish(table).await
+    setup.finish(table).await
 }
 
 /// How long the keys of a server that crashed stay, and a little more.
@@ -45,108 +45,108 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const MEMORY: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(2);
 
-async fn rolling(stage: &mut Stage) -> Result<(), Problem> {
-    expect(stage, &Bar::NoFailure);
-    for round in 1..=stage.args.rounds {
+async fn rolling(setup: &mut Setup) -> Result<(), Problem> {
+    expect(setup, &Bar::NoFailure);
+    for round in 1..=setup.args.rounds {
         // By turns as machines do it, with the address staying the same, and as pods do.
         let moves = round % 2 == 0;
-        for n in 0..stage.servers.len() {
-            restart(stage, n, moves).await?;
+        for n in 0..setup.servers.len() {
+            restart(setup, n, moves).await?;
         }
     }
     Ok(())
 }
 
-async fn kill(stage: &mut Stage) -> Result<(), Problem> {
-    let address = stage.servers[0].address();
-    let killed = stage.servers[0].kill().await;
-    stage.note(format!("SIGKILL of the server at {address}"));
-    for side in &mut stage.sides {
+async fn kill(setup: &mut Setup) -> Result<(), Problem> {
+    let address = setup.servers[0].address();
+    let killed = setup.servers[0].kill().await;
+    setup.note(format!("SIGKILL of the server at {address}"));
+    for side in &mut setup.sides {
         // tonic's errors do not say where a call was.
         let address = (side.who == Who::Balanced).then(|| address.clone());
         side.bars.push(Bar::OnlyInFlight { killed, address });
     }
     sleep(EXPIRY).await;
-    stage.servers[0].start_again()?;
-    stage.servers[0].registered().await?;
-    stage.note("it is started again");
-    stage.all_callable().await
+    setup.servers[0].start_again()?;
+    setup.servers[0].registered().await?;
+    setup.note("it is started again");
+    setup.all_callable().await
 }
 
-async fn etcd_down(stage: &mut Stage) -> Result<(), Problem> {
-    expect(stage, &Bar::NoFailure);
-    let outage = stage.args.outage;
-    stage.etcd.kill().await;
-    stage.note("etcd is killed");
+async fn etcd_down(setup: &mut Setup) -> Result<(), Problem> {
+    expect(setup, &Bar::NoFailure);
+    let outage = setup.args.outage;
+    setup.etcd.kill().await;
+    setup.note("etcd is killed");
     sleep(outage).await;
-    stage.etcd.start_again();
-    stage.etcd.serving().await?;
-    stage.note("etcd answers again, with its data");
+    setup.etcd.start_again();
+    setup.etcd.serving().await?;
+    setup.note("etcd answers again, with its data");
     // Until the servers' leases would have run out, had they not been kept.
     sleep(EXPIRY).await;
     Ok(())
 }
 
 /// One server moves while nobody can be told, so that the set of before is wrong.
-async fn etcd_wiped(stage: &mut Stage) -> Result<(), Problem> {
-    expect(stage, &Bar::NoFailure);
-    stage.etcd.kill().await;
-    stage.etcd.wipe();
-    stage.note("etcd is killed, and its data deleted");
-    stage.servers[0].terminate().await?;
-    stage.servers[0].move_away();
-    stage.servers[0].start_again()?;
-    stage.note("one server has moved meanwhile");
+async fn etcd_wiped(setup: &mut Setup) -> Result<(), Problem> {
+    expect(setup, &Bar::NoFailure);
+    setup.etcd.kill().await;
+    setup.etcd.wipe();
+    setup.note("etcd is killed, and its data deleted");
+    setup.servers[0].terminate().await?;
+    setup.servers[0].move_away();
+    setup.servers[0].start_again()?;
+    setup.note("one server has moved meanwhile");
     sleep(AWAY).await;
-    stage.etcd.start_again();
-    let real = stage.addresses();
-    let keys = keys_are_back(stage.etcd.endpoint(), &real);
-    let callable = stage.sides.iter().map(|side| {
+    setup.etcd.start_again();
+    let real = setup.addresses();
+    let keys = keys_are_back(setup.etcd.endpoint(), &real);
+    let callable = setup.sides.iter().map(|side| {
         let right = |client: &Client| client.callable() == real;
         side.until(TIMEOUT, right)
     });
     let callable = join_all(callable);
     let (keys, callable) = tokio::join!(keys, callable);
     let keys = keys?;
-    stage.note("etcd has the keys of all servers again");
-    for (side, right) in stage.sides.iter_mut().zip(callable) {
+    setup.note("etcd has the keys of all servers again");
+    for (side, right) in setup.sides.iter_mut().zip(callable) {
         let took = right.map(|right| right.saturating_duration_since(keys));
         side.bars.push(Bar::Converges { took });
     }
-    forgotten(stage, keys).await;
+    forgotten(setup, keys).await;
     Ok(())
 }
 
-async fn hang(stage: &mut Stage) -> Result<(), Problem> {
-    let (hang, args) = (stage.args.hang, &stage.args);
+async fn hang(setup: &mut Setup) -> Result<(), Problem> {
+    let (hang, args) = (setup.args.hang, &setup.args);
     let limit = args.keep_alive + args.keep_alive_timeout + Duration::from_secs(1);
-    let stopped = stage.servers[0].signal("STOP");
-    let address = stage.servers[0].address();
-    stage.note(format!("SIGSTOP of the server at {address}"));
-    expect(stage, &Bar::GoesElsewhere { stopped, limit });
+    let stopped = setup.servers[0].signal("STOP");
+    let address = setup.servers[0].address();
+    setup.note(format!("SIGSTOP of the server at {address}"));
+    expect(setup, &Bar::GoesElsewhere { stopped, limit });
     sleep(hang).await;
-    stage.servers[0].signal("CONT");
-    stage.note("SIGCONT");
-    stage.all_callable().await
+    setup.servers[0].signal("CONT");
+    setup.note("SIGCONT");
+    setup.all_callable().await
 }
 
 /// For the clients of all kinds.
-fn expect(stage: &mut Stage, bar: &Bar) {
-    for side in &mut stage.sides {
+fn expect(setup: &mut Setup, bar: &Bar) {
+    for side in &mut setup.sides {
         side.bars.push(bar.clone());
     }
 }
 
-async fn restart(stage: &mut Stage, n: usize, moves: bool) -> Result<(), Problem> {
-    let name = stage.servers[n].name().to_owned();
-    stage.note(format!("SIGTERM to {name}"));
-    stage.servers[n].terminate().await?;
-    stage.note(format!("{name} has ended"));
+async fn restart(setup: &mut Setup, n: usize, moves: bool) -> Result<(), Problem> {
+    let name = setup.servers[n].name().to_owned();
+    setup.note(format!("SIGTERM to {name}"));
+    setup.servers[n].terminate().await?;
+    setup.note(format!("{name} has ended"));
     if moves {
-        stage.servers[n].move_away();
+        setup.servers[n].move_away();
     }
-    stage.servers[n].start_again()?;
-    stage.servers[n].registered().await
+    setup.servers[n].start_again()?;
+    setup.servers[n].registered().await
 }
 
 /// When etcd had the keys of all these servers.
@@ -176,9 +176,9 @@ async fn keys_are_back(etcd: String, addresses: &BTreeSet<String>) -> Result<Ins
 
 /// Whether the server is forgotten that has gone. A set that shrank in an outage is not believed at
 /// once: it may be remembered for all of the grace, while nothing is called there.
-async fn forgotten(stage: &mut Stage, keys: Instant) {
-    let real = stage.addresses();
-    let notes = stage.sides.iter().map(async |side| {
+async fn forgotten(setup: &mut Setup, keys: Instant) {
+    let real = setup.addresses();
+    let notes = setup.sides.iter().map(async |side| {
         let right = |client: &Client| client.found() == real;
         match side.until(MEMORY, right).await {
             None => format!("{:?}: one that has gone is still remembered", side.who),
@@ -192,6 +192,6 @@ async fn forgotten(stage: &mut Stage, keys: Instant) {
         }
     });
     for note in join_all(notes).await {
-        stage.note(note);
+        setup.note(note);
     }
 }

@@ -16,7 +16,7 @@ const MANY: usize = 1_000;
 const FLEET: usize = 10_000;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-pub(crate) async fn play(workdir: &Workdir, table: &mut Table) -> Result<(), Problem> {
+pub(crate) async fn perform(workdir: &Workdir, table: &mut Table) -> Result<(), Problem> {
     if !cfg!(target_os = "linux") {
         table.line("\nspread: skipped, it needs all of 127.0.0.0/8 and /proc, which Linux has");
         return Ok(());

@@ -67,7 +67,7 @@ impl Table {
         say(text);
     }
 
-    /// A scenario could not be played to its end.
+    /// A scenario could not be carried out to its end.
     pub(crate) fn broke(&mut self, scenario: Scenario, problem: &Problem) {
         self.missed += 1;
         eprintln!("{} broke: {problem}", scenario.name());
@@ -78,7 +78,7 @@ impl Table {
     }
 }
 
-/// Nobody may be there to read it: the play goes on.
+/// Nobody may be there to read it: the run goes on.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

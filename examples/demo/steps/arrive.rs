@@ -2,24 +2,24 @@
 
 use crate::health::{HealthRecorder, NAMES};
 use crate::server::{KEY, Server};
-use crate::stage::{SETTLE, Stage, TTL, request};
+use crate::setup::{SETTLE, Setup, TTL, request};
 use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
 use tonic_etcd::InstanceJson;
 use tonic_health::ServingStatus;
 
-pub(super) async fn appear(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
-    let mark = stage.observer.mark();
-    let etcd = stage.etcd.endpoint();
-    let server = Server::start(&etcd, KEY, SETTLE, stage.stops.server.clone());
+pub(super) async fn appear(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
+    let mark = setup.observer.mark();
+    let etcd = setup.etcd.endpoint();
+    let server = Server::start(&etcd, KEY, SETTLE, setup.stops.server.clone());
     let server = server.map_err(|error| Fail::new("a server", error.to_string()))?;
     let (addr, bound) = (server.addr, server.bound);
-    stage.server = Some(server);
+    setup.server = Some(server);
     timeline.note(&format!("a greeter listens on {addr}"));
 
-    let expected = format!("a PUT of {}", stage.key);
+    let expected = format!("a PUT of {}", setup.key);
     let first = |events: &[Event]| events.first().cloned();
-    let put = stage.see(&expected, mark, first).await?;
+    let put = setup.see(&expected, mark, first).await?;
     let value = String::from_utf8_lossy(&put.value).into_owned();
     Fail::unless(
         put.kind == Kind::Put && put.lease != 0,
@@ -41,8 +41,8 @@ pub(super) async fn appear(stage: &mut Stage, timeline: &mut Timeline) -> Result
     Fail::unless(told, format!("{addr} as the address in the value"), || {
         format!("{address:?}")
     })?;
-    (stage.value, stage.lease) = (put.value, put.lease);
-    let mut leases = stage.other.lease_client();
+    (setup.value, setup.lease) = (put.value, put.lease);
+    let mut leases = setup.other.lease_client();
     let granted = request("the lease", leases.time_to_live(put.lease, None))
         .await?
         .granted_ttl();
@@ -59,8 +59,8 @@ pub(super) async fn appear(stage: &mut Stage, timeline: &mut Timeline) -> Result
     Ok(())
 }
 
-pub(super) async fn health(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
-    let Some(server) = &stage.server else {
+pub(super) async fn health(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
+    let Some(server) = &setup.server else {
         return Ok(());
     };
     let recorder = HealthRecorder::open(server.addr).await?;
@@ -73,6 +73,6 @@ pub(super) async fn health(stage: &mut Stage, timeline: &mut Timeline) -> Result
         timeline.held(&format!("{name:?} is SERVING"));
     }
     timeline.note("both are watched from now on, over streams that stay open");
-    stage.health = Some(recorder);
+    setup.health = Some(recorder);
     Ok(())
 }

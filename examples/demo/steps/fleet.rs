@@ -3,7 +3,7 @@
 use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::server::Server;
-use crate::stage::{SETTLE, Stage, TIMEOUT};
+use crate::setup::{SETTLE, Setup, TIMEOUT};
 use crate::timeline::{Board, Fail, Timeline};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -44,8 +44,8 @@ const EVERY: Duration = Duration::from_millis(5);
 const STEADY: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(5);
 
-pub(super) async fn restart(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
-    let etcd = stage.etcd.endpoint();
+pub(super) async fn restart(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
+    let etcd = setup.etcd.endpoint();
     let mut members: Vec<Member> = vec![];
     for _ in 0..MEMBERS {
         members.push(Member::start(&etcd)?);

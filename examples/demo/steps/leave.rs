@@ -2,7 +2,7 @@
 
 use crate::health::NAMES;
 use crate::server::{GREETINGS, Server};
-use crate::stage::{SETTLE, Stage, TIMEOUT, request, show};
+use crate::setup::{SETTLE, Setup, TIMEOUT, request, show};
 use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::net::SocketAddr;
@@ -28,21 +28,21 @@ struct Knocks {
     why: String,
 }
 
-pub(super) async fn leave(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
-    let Some(addr) = stage.server.as_ref().map(|server| server.addr) else {
+pub(super) async fn leave(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
+    let Some(addr) = setup.server.as_ref().map(|server| server.addr) else {
         return Ok(());
     };
-    let mark = stage.observer.mark();
-    let reports = stage.health.as_ref().map_or(0, |health| health.mark());
+    let mark = setup.observer.mark();
+    let reports = setup.health.as_ref().map_or(0, |health| health.mark());
     let stream = Server::stream(addr).await?;
     let knocks = tokio::spawn(knock(addr));
 
-    stage.stops.server_only.store(true, Ordering::Release);
+    setup.stops.server_only.store(true, Ordering::Release);
     let sent = Instant::now();
     terminate_ourselves().await?;
     timeline.note("SIGTERM, with a request of two seconds in flight");
 
-    let gone = stage
+    let gone = setup
         .see("a DELETE of the key", mark, |events| {
             events
                 .iter()
@@ -54,7 +54,7 @@ pub(super) async fn leave(stage: &mut Stage, timeline: &mut Timeline) -> Result<
         "the key is gone {} after the signal",
         time(gone.at - sent)
     ));
-    told_before(stage, timeline, reports, gone.at)?;
+    told_before(setup, timeline, reports, gone.at)?;
     Server::call(addr).await?;
     timeline.held("who still has the address is served: a new call is answered");
 
@@ -76,17 +76,17 @@ pub(super) async fn leave(stage: &mut Stage, timeline: &mut Timeline) -> Result<
     timeline.held(&format!(
         "the request in flight got all of its {GREETINGS} messages"
     ));
-    ended(stage, timeline, mark).await
+    ended(setup, timeline, mark).await
 }
 
 /// Health left first, and only then the key.
 fn told_before(
-    stage: &Stage,
+    setup: &Setup,
     timeline: &mut Timeline,
     reports: usize,
     gone: Instant,
 ) -> Result<(), Fail> {
-    let Some(health) = &stage.health else {
+    let Some(health) = &setup.health else {
         return Ok(());
     };
     for name in NAMES {
@@ -105,8 +105,8 @@ fn told_before(
     Ok(())
 }
 
-async fn ended(stage: &mut Stage, timeline: &mut Timeline, mark: usize) -> Result<(), Fail> {
-    let Some(server) = &mut stage.server else {
+async fn ended(setup: &mut Setup, timeline: &mut Timeline, mark: usize) -> Result<(), Fail> {
+    let Some(server) = &mut setup.server else {
         return Ok(());
     };
     let closed = server.ended(TIMEOUT).await?;
@@ -117,18 +117,18 @@ async fn ended(stage: &mut Stage, timeline: &mut Timeline, mark: usize) -> Resul
     )?;
     timeline.held("serving has ended, and says: deregistered");
 
-    stage.caught_up().await?;
-    let happened = stage.happened(mark);
+    setup.caught_up().await?;
+    let happened = setup.happened(mark);
     Fail::unless(
         happened.len() == 1,
         "one DELETE and nothing after it",
         || show(&happened),
     )?;
-    let leases = stage.leases().await?;
+    let leases = setup.leases().await?;
     Fail::unless(leases.is_empty(), "no lease left behind", || {
         format!("{leases:x?}")
     })?;
-    let left = request("the key", stage.other.get(stage.key.as_str(), None)).await?;
+    let left = request("the key", setup.other.get(setup.key.as_str(), None)).await?;
     Fail::unless(left.kvs().is_empty(), "no key left behind", || {
         format!("{left:?}")
     })?;

@@ -1,6 +1,6 @@
-//! The play, act by act. An act ends at its first check that does not hold; the next one is tried all the same.
+//! The steps, one after the other. A step ends at its first check that does not hold; the next one is tried all the same.
 //!
-//! | file | acts |
+//! | file | steps |
 //! |---|---|
 //! | `arrive.rs` | a server comes up; what it says about its health |
 //! | `outage.rs` | etcd hangs; goes away and comes back, with its data and without |
@@ -14,10 +14,10 @@ mod leave;
 mod outage;
 mod tamper;
 
-use crate::stage::{Stage, guarded};
+use crate::setup::{Setup, guarded};
 use crate::timeline::{Fail, Timeline};
 
-/// One act.
+/// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Appear,
@@ -32,7 +32,7 @@ enum Step {
     Fleet,
 }
 
-/// All acts, in order.
+/// All steps, in order.
 const STEPS: [(Step, &str); 10] = [
     (Step::Appear, "A server comes up"),
     (
@@ -58,33 +58,34 @@ const STEPS: [(Step, &str); 10] = [
     ),
 ];
 
-pub(crate) async fn play(stage: &mut Stage, timeline: &mut Timeline) {
+pub(crate) async fn run(setup: &mut Setup, timeline: &mut Timeline) {
     for (number, (step, title)) in STEPS.into_iter().enumerate() {
         timeline.step(number + 1, title);
         // The first one makes the steady state, and the last one has a fleet of its own.
         if !matches!(step, Step::Appear | Step::Fleet)
-            && let Err(why) = guarded("a steady state", stage.steady()).await
+            && let Err(why) = guarded("a steady state", setup.steady()).await
         {
             timeline.skipped(&why);
             continue;
         }
-        if let Err(fail) = guarded("a step without a panic", act(step, stage, timeline)).await {
+        if let Err(fail) = guarded("a step without a panic", run_step(step, setup, timeline)).await
+        {
             timeline.failed(&fail);
         }
     }
 }
 
-async fn act(step: Step, stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
+async fn run_step(step: Step, setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
     match step {
-        Step::Appear => arrive::appear(stage, timeline).await,
-        Step::Health => arrive::health(stage, timeline).await,
-        Step::Freeze => outage::freeze(stage, timeline).await,
-        Step::Restart => outage::restart(stage, timeline).await,
-        Step::Wipe => outage::wipe(stage, timeline).await,
-        Step::Delete => tamper::delete(stage, timeline).await,
-        Step::Overwrite => tamper::overwrite(stage, timeline).await,
-        Step::Revoke => tamper::revoke(stage, timeline).await,
-        Step::Leave => leave::leave(stage, timeline).await,
-        Step::Fleet => fleet::restart(stage, timeline).await,
+        Step::Appear => arrive::appear(setup, timeline).await,
+        Step::Health => arrive::health(setup, timeline).await,
+        Step::Freeze => outage::freeze(setup, timeline).await,
+        Step::Restart => outage::restart(setup, timeline).await,
+        Step::Wipe => outage::wipe(setup, timeline).await,
+        Step::Delete => tamper::delete(setup, timeline).await,
+        Step::Overwrite => tamper::overwrite(setup, timeline).await,
+        Step::Revoke => tamper::revoke(setup, timeline).await,
+        Step::Leave => leave::leave(setup, timeline).await,
+        Step::Fleet => fleet::restart(setup, timeline).await,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::health::HealthRecorder;
 use crate::server::Server;
-use crate::stage::{Stage, TIMEOUT, TTL, show};
+use crate::setup::{Setup, TIMEOUT, TTL, show};
 use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::time::Duration;
@@ -22,51 +22,51 @@ struct Before {
     renewed: Instant,
 }
 
-pub(super) async fn freeze(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
-    let before = Before::now(stage).await?;
-    stage.etcd.stop_signal();
+pub(super) async fn freeze(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
+    let before = Before::now(setup).await?;
+    setup.etcd.stop_signal();
     timeline.note("etcd hangs: connections stay open, nothing is answered");
-    let served = serves_on(stage, FREEZE).await;
+    let served = serves_on(setup, FREEZE).await;
     sleep_until(before.renewed + FREEZE).await;
-    stage.etcd.cont_signal();
-    let back = stage.serving().await?;
+    setup.etcd.cont_signal();
+    let back = setup.serving().await?;
     timeline.note(&format!(
         "etcd goes on, after {}",
         time(back - before.renewed)
     ));
     served?;
     timeline.held("a call in the meantime was answered as ever");
-    without_a_trace(stage, timeline, &before, back).await
+    without_a_trace(setup, timeline, &before, back).await
 }
 
-pub(super) async fn restart(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
-    let before = Before::now(stage).await?;
-    let down = stage.args.down;
-    stage.etcd.kill().await;
+pub(super) async fn restart(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
+    let before = Before::now(setup).await?;
+    let down = setup.args.down;
+    setup.etcd.kill().await;
     timeline.note("etcd is gone");
-    serves_on(stage, down).await?;
+    serves_on(setup, down).await?;
     timeline.held("a call in the meantime was answered as ever");
     sleep_until(before.renewed + down).await;
-    stage.etcd.start_again();
+    setup.etcd.start_again();
     timeline.note("etcd is started again");
-    let back = stage.serving().await?;
+    let back = setup.serving().await?;
     let away = time(back - before.renewed);
     timeline.note(&format!("etcd answers, {away} after it was killed"));
-    without_a_trace(stage, timeline, &before, back).await
+    without_a_trace(setup, timeline, &before, back).await
 }
 
-pub(super) async fn wipe(stage: &mut Stage, timeline: &mut Timeline) -> Result<(), Fail> {
-    let (events, reports) = (stage.observer.mark(), health_mark(stage));
-    stage.etcd.kill().await;
-    stage.etcd.wipe();
-    stage.etcd.start_again();
-    let back = stage.serving().await?;
+pub(super) async fn wipe(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
+    let (events, reports) = (setup.observer.mark(), health_mark(setup));
+    setup.etcd.kill().await;
+    setup.etcd.wipe();
+    setup.etcd.start_again();
+    let back = setup.serving().await?;
     timeline.note("etcd answers again, and is empty");
     // etcd tells old news to new watches every 100 ms only: a plain read is more exact here.
-    let found = stage.found().await?;
+    let found = setup.found().await?;
 
-    let value = &stage.value;
-    let put = stage.see(
+    let value = &setup.value;
+    let put = setup.see(
         "a PUT of the key, after the loss of data",
         events,
         |events| {
@@ -82,8 +82,8 @@ pub(super) async fn wipe(stage: &mut Stage, timeline: &mut Timeline) -> Result<(
     timeline.held(&format!(
         "the key is back {took} after etcd is, with the same value"
     ));
-    let (old, new) = (stage.lease, put.lease);
-    let leases = stage.leases().await?;
+    let (old, new) = (setup.lease, put.lease);
+    let leases = setup.leases().await?;
     Fail::unless(
         leases == [new] && new != old,
         "one lease, a new one",
@@ -93,7 +93,7 @@ pub(super) async fn wipe(stage: &mut Stage, timeline: &mut Timeline) -> Result<(
         "under a new lease, {new:016x}, and there is no other"
     ));
 
-    let Some(health) = &stage.health else {
+    let Some(health) = &setup.health else {
         return Ok(());
     };
     health.serving(TIMEOUT).await?;
@@ -106,27 +106,27 @@ pub(super) async fn wipe(stage: &mut Stage, timeline: &mut Timeline) -> Result<(
 
 /// What an outage leaves behind that etcd's data has survived: nothing.
 async fn without_a_trace(
-    stage: &mut Stage,
+    setup: &mut Setup,
     timeline: &mut Timeline,
     before: &Before,
     back: Instant,
 ) -> Result<(), Fail> {
-    stage.renewed().await?;
-    timeline.held(&format!("the lease {:016x} is renewed again", stage.lease));
-    stage.caught_up().await?;
-    let happened = stage.happened(before.events);
+    setup.renewed().await?;
+    timeline.held(&format!("the lease {:016x} is renewed again", setup.lease));
+    setup.caught_up().await?;
+    let happened = setup.happened(before.events);
     Fail::unless(happened.is_empty(), "no event for watchers", || {
         show(&happened)
     })?;
-    let held = stage.held().map(|held| held.lease);
+    let held = setup.held().map(|held| held.lease);
     Fail::unless(
-        held == Some(stage.lease),
+        held == Some(setup.lease),
         "the same lease on the key",
         || format!("{held:?}"),
     )?;
     timeline.held("watchers saw nothing: no PUT, no DELETE, the same lease");
 
-    let Some(health) = &stage.health else {
+    let Some(health) = &setup.health else {
         return Ok(());
     };
     let said = health.since(before.reports);
@@ -147,26 +147,26 @@ async fn without_a_trace(
 }
 
 /// A call in the middle of an outage.
-async fn serves_on(stage: &Stage, outage: Duration) -> Result<(), Fail> {
+async fn serves_on(setup: &Setup, outage: Duration) -> Result<(), Fail> {
     sleep(outage / 2).await;
-    match &stage.server {
+    match &setup.server {
         Some(server) => Server::call(server.addr).await.map(drop),
         None => Ok(()),
     }
 }
 
-fn health_mark(stage: &Stage) -> usize {
-    stage.health.as_ref().map_or(0, HealthRecorder::mark)
+fn health_mark(setup: &Setup) -> usize {
+    setup.health.as_ref().map_or(0, HealthRecorder::mark)
 }
 
 // === impl Before ===
 
 impl Before {
-    async fn now(stage: &mut Stage) -> Result<Self, Fail> {
-        let renewed = stage.renewed().await?;
+    async fn now(setup: &mut Setup) -> Result<Self, Fail> {
+        let renewed = setup.renewed().await?;
         Ok(Self {
-            events: stage.observer.mark(),
-            reports: health_mark(stage),
+            events: setup.observer.mark(),
+            reports: health_mark(setup),
             renewed,
         })
     }

@@ -1,4 +1,4 @@
-//! [`Stage`]: etcd, servers, clients and their load, for one scenario.
+//! [`Setup`]: etcd, servers, clients and their load, for one scenario.
 
 use crate::Problem;
 use crate::args::{Args, Scenario, Who};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Everything that a scenario acts on. All of it ends with this.
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub(crate) struct Setup {
     pub(crate) args: Args,
     pub(crate) etcd: Etcd,
     pub(crate) servers: Vec<Server>,
@@ -35,9 +35,9 @@ const POLL: Duration = Duration::from_millis(5);
 /// So many failures are shown; the rest is in a file.
 const SHOWN: usize = 5;
 
-// === impl Stage ===
+// === impl Setup ===
 
-impl Stage {
+impl Setup {
     /// Starts everything, and the load once every client can call every server.
     pub(crate) async fn raise(
         scenario: Scenario,
@@ -59,7 +59,7 @@ impl Stage {
         let sides = kinds
             .into_iter()
             .map(|who| Side::new(who, &etcd.endpoint(), args));
-        let mut stage = Self {
+        let mut setup = Self {
             args: args.clone(),
             sides: sides.collect::<Result<_, _>>()?,
             etcd,
@@ -70,13 +70,13 @@ impl Stage {
             events: vec![],
             stop: CancellationToken::new(),
         };
-        stage.all_callable().await?;
-        stage.began = Instant::now();
-        for side in &mut stage.sides {
-            side.begin(args, stage.began, &stage.stop);
+        setup.all_callable().await?;
+        setup.began = Instant::now();
+        for side in &mut setup.sides {
+            side.begin(args, setup.began, &setup.stop);
         }
-        stage.note(format!("{} begins", scenario.name()));
-        Ok(stage)
+        setup.note(format!("{} begins", scenario.name()));
+        Ok(setup)
     }
 
     /// Something happens: for people, and to tell which failures it explains.
@@ -154,7 +154,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for Setup {
     fn drop(&mut self) {
         self.stop.cancel();
         // In vain, if the directory has gone already: then nobody wants it.

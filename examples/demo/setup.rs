@@ -1,4 +1,4 @@
-//! [`Stage`]: etcd, its watcher, and the client of "somebody else". None of them knows the library.
+//! [`Setup`]: etcd, its watcher, and the client of "somebody else". None of them knows the library.
 
 use crate::health::HealthRecorder;
 use crate::server::Server;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Everything the steps act on.
-pub(crate) struct Stage {
+pub(crate) struct Setup {
     pub(crate) args: Args,
     pub(crate) stops: Stops,
     pub(crate) etcd: Etcd,
@@ -44,9 +44,9 @@ const POLL: Duration = Duration::from_millis(2);
 /// How many events a failure shows.
 const SHOWN: usize = 5;
 
-// === impl Stage ===
+// === impl Setup ===
 
-impl Stage {
+impl Setup {
     /// Starts etcd, and watches it before anything happens.
     pub(crate) async fn raise(args: Args, stops: Stops) -> Result<Self, Fail> {
         let etcd = guarded("an etcd of our own", async { Ok(Etcd::start().await) }).await?;
