@@ -100,13 +100,7 @@ impl DiscoveryBuilder {
     pub fn build(self) -> Result<Discovery, BuildError> {
         let service = self.target.strip_prefix("etcd:///").unwrap_or(&self.target);
         check_segment("service name", service)?;
-        self.format.check_settings()?;
-        let prefix = self.format.key_prefix(service);
-        if !prefix.ends_with('/') || prefix.len() < 2 {
-            let reason =
-                format!("its prefix {prefix:?} must end with a slash, and be more than one");
-            return Err(BuildError::format(self.format.name(), reason));
-        }
+        let prefix = self.prefix(service)?;
         let limit = self.etcd.attempt_limit().unwrap_or(ATTEMPT);
         if limit.is_zero() {
             let reason = "attempt_timeout is zero: no attempt could succeed";
@@ -142,5 +136,18 @@ impl DiscoveryBuilder {
             shared,
             guard,
         })
+    }
+    /// What the keys of the service begin with. Without a slash at its end, a list would find the
+    /// keys of others.
+    fn prefix(&self, service: &str) -> Result<String, BuildError> {
+        self.format.check_settings()?;
+        let prefix = self.format.key_prefix(service);
+        match prefix.ends_with('/') && prefix.len() > 1 {
+            true => Ok(prefix),
+            false => Err(BuildError::format(
+                self.format.name(),
+                format!("its prefix {prefix:?} must end with a slash, and be more than one"),
+            )),
+        }
     }
 }

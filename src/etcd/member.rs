@@ -41,27 +41,8 @@ impl Member {
         let Ok(uri) = full.parse::<Uri>() else {
             return refuse("is not a URL: write it like http://127.0.0.1:2379");
         };
-        match uri.scheme_str() {
-            Some("http") if wants_tls => {
-                return refuse("is plaintext although TLS is configured: write https://");
-            }
-            Some("https") if cfg!(not(feature = "_tls")) => {
-                return refuse("needs TLS: enable the feature `tls-ring` or `tls-aws-lc`");
-            }
-            Some("http" | "https") => {}
-            _ => return refuse("the scheme must be http or https"),
-        }
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        if host.parse::<IpAddr>().is_err() && !is_dns_name(host) {
-            return refuse("the host is neither an IP address nor a DNS name");
-        }
-        if uri.path_and_query().is_some_and(|rest| rest != "/") {
-            return refuse("has a path: only scheme, host and port belong here");
-        }
-        match uri.port_u16() {
-            None => return refuse("has no port from 1 to 65535: etcd's is 2379 by default"),
-            Some(0) => return refuse("port 0 cannot be dialled: etcd's is 2379 by default"),
-            Some(_) => {}
+        if let Err(reason) = check(&uri, wants_tls) {
+            return refuse(reason);
         }
         let shown = full.trim_end_matches('/').into();
         Ok(Self {
@@ -100,6 +81,32 @@ impl Member {
 
     pub(crate) fn port(&self) -> u16 {
         self.uri.port_u16().unwrap_or_default()
+    }
+}
+
+/// Whether the scheme is one that we speak, and there is nothing but a host and a port.
+fn check(uri: &Uri, wants_tls: bool) -> Result<(), &'static str> {
+    match uri.scheme_str() {
+        Some("http") if wants_tls => {
+            return Err("is plaintext although TLS is configured: write https://");
+        }
+        Some("https") if cfg!(not(feature = "_tls")) => {
+            return Err("needs TLS: enable the feature `tls-ring` or `tls-aws-lc`");
+        }
+        Some("http" | "https") => {}
+        _ => return Err("the scheme must be http or https"),
+    }
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    if host.parse::<IpAddr>().is_err() && !is_dns_name(host) {
+        return Err("the host is neither an IP address nor a DNS name");
+    }
+    if uri.path_and_query().is_some_and(|rest| rest != "/") {
+        return Err("has a path: only scheme, host and port belong here");
+    }
+    match uri.port_u16() {
+        None => Err("has no port from 1 to 65535: etcd's is 2379 by default"),
+        Some(0) => Err("port 0 cannot be dialled: etcd's is 2379 by default"),
+        Some(_) => Ok(()),
     }
 }
 
