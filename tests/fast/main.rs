@@ -20,6 +20,7 @@ mod allocations;
 mod channel;
 #[cfg(feature = "tls")]
 mod config;
+mod deploy;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(feature = "discovery")]
