@@ -18,7 +18,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::format::Plain;
 use tonic_etcd::{
@@ -141,9 +140,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
-    let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
     let etcd = args.access.etcd(args.attempt_timeout).map_err(Usage)?;
-    let registration = register(&args, etcd, &shutdown, &shutdown_now)?;
+    let registration = register(&args, etcd)?;
     let incoming = registration.bind(args.listen)?;
     let local = incoming.local_addr();
     say(&format_args!("listening {local}"));
@@ -152,11 +150,6 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
         signal(SignalKind::user_defined1())?,
         signal(SignalKind::user_defined2())?,
         registration.clone(),
-    ));
-    tokio::spawn(stop_on_signals(
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        [shutdown, shutdown_now],
     ));
 
     let reflection = || {
@@ -178,12 +171,7 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
     Ok(closed)
 }
 
-fn register(
-    args: &Args,
-    etcd: Etcd,
-    shutdown: &CancellationToken,
-    shutdown_now: &CancellationToken,
-) -> Result<Registration, Box<dyn std::error::Error>> {
+fn register(args: &Args, etcd: Etcd) -> Result<Registration, Box<dyn std::error::Error>> {
     let plain = Plain::new().prefix(&args.prefix).key(&args.key);
     let formats = args.format.iter().map(|name| name.format(&plain));
     let registrar = formats
@@ -195,8 +183,7 @@ fn register(
         })
         .deregistration_delay(args.settle)
         .drain_timeout(args.drain_timeout)
-        .shutdown_token(shutdown.clone())
-        .shutdown_now_token(shutdown_now.clone())
+        .shutdown_on_signals()
         .build()?;
     let registration = registrar.register_all(args.name.iter().map(|name| {
         let mut instance = Instance::new(name).version(env!("CARGO_PKG_VERSION"));
@@ -242,20 +229,5 @@ async fn pause_on_signals(mut pause: Signal, mut resume: Signal, registration: R
             }
             _ = resume.recv() => paused = None,
         }
-    }
-}
-
-/// The first signal stops gracefully, the second one without waiting.
-async fn stop_on_signals(
-    mut terminate: Signal,
-    mut interrupt: Signal,
-    tokens: [CancellationToken; 2],
-) {
-    for token in tokens {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        token.cancel();
     }
 }

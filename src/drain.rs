@@ -9,6 +9,7 @@
 //! Each signal fires once and stays. [`Drain::run`] fires them; the parts of the server listen.
 
 use crate::in_flight::InFlight;
+use crate::listeners::Listeners;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -29,7 +30,7 @@ pub(crate) struct DrainTimeouts {
 pub(crate) struct Drain {
     /// Stop accepting, finish what is in flight.
     pub(crate) begun: CancellationToken,
-    /// The listener is closed, and nothing is left in its backlog.
+    /// Every listener is closed, and nothing is left in its backlog.
     pub(crate) listener_closed: CancellationToken,
     /// Close the connections that are still open.
     pub(crate) aborted: CancellationToken,
@@ -40,7 +41,7 @@ pub(crate) struct Drain {
     phase: AtomicU8,
     /// Counts reads and writes on connections after the drain has begun.
     traffic: AtomicU64,
-    has_listener: AtomicBool,
+    pub(crate) listeners: Listeners,
     /// The layer counts requests, so that none in flight means that there is none.
     is_counted: AtomicBool,
     has_warned: AtomicBool,
@@ -88,7 +89,7 @@ impl Drain {
         self.abort_connections();
     }
 
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.phase.fetch_max(BEGUN, Ordering::AcqRel);
         self.begun.cancel();
     }
@@ -138,16 +139,14 @@ impl Drain {
         }
     }
 
-    /// A listener of ours exists from now on.
-    pub(crate) fn set_listener(&self) {
-        self.has_listener.store(true, Ordering::Release);
+    /// A listener of ours is closed.
+    pub(crate) fn close_listener(&self) {
+        if self.listeners.close() {
+            self.listener_closed.cancel();
+        }
     }
 
-    pub(crate) fn has_listener(&self) -> bool {
-        self.has_listener.load(Ordering::Acquire)
-    }
-
-    /// The layer is in place.
+    /// Requests are counted: by the layer, or by guards.
     pub(crate) fn set_counted(&self) {
         self.is_counted.store(true, Ordering::Release);
     }
@@ -160,7 +159,7 @@ impl Drain {
     /// Resolves when the server should stop accepting, and its backlog has been taken in.
     pub(crate) async fn signal(&self) {
         self.begun.cancelled().await;
-        if self.has_listener() {
+        if self.listeners.exist() {
             tokio::select! {
                 () = self.listener_closed.cancelled() => {}
                 () = self.aborted.cancelled() => {}
@@ -184,12 +183,12 @@ mod tests {
     /// A drain with a listener that closes at once, and with requests that are counted.
     fn draining() -> (Arc<Drain>, Instant) {
         let drain = Arc::new(Drain::default());
-        drain.set_listener();
+        drain.listeners.add(None);
         drain.set_counted();
         let (listener, run) = (drain.clone(), drain.clone());
         tokio::spawn(async move {
             listener.begun.cancelled().await;
-            listener.listener_closed.cancel();
+            listener.close_listener();
         });
         tokio::spawn(async move { run.run(TIMEOUTS, &CancellationToken::new()).await });
         (drain, Instant::now() + TIMEOUTS.deregistration_delay)
@@ -229,8 +228,8 @@ mod tests {
                 drain.set_counted();
             }
             if listener {
-                drain.set_listener();
-                drain.listener_closed.cancel();
+                drain.listeners.add(None);
+                drain.close_listener();
             }
             let start = Instant::now();
             drain.run(TIMEOUTS, &CancellationToken::new()).await;
@@ -238,6 +237,19 @@ mod tests {
             assert!(start.elapsed() >= whole, "{:?}", start.elapsed());
             assert!(drain.is_aborted());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_drain_signal_waits_until_every_listener_is_closed() {
+        let drain = Drain::default();
+        drain.listeners.add(None);
+        drain.listeners.add(None);
+        drain.begin();
+        drain.close_listener();
+        let signal = drain.signal();
+        assert!(timeout(1000 * MS, signal).await.is_err());
+        drain.close_listener();
+        timeout(1000 * MS, drain.signal()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

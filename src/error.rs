@@ -102,6 +102,14 @@ pub enum BuildError {
     /// `build` starts a task, and was called outside of a tokio runtime.
     #[error("no tokio runtime here: call this from within one, it starts a task")]
     NoRuntime,
+
+    /// The signals that stop the process cannot be listened to.
+    #[error("cannot listen to SIGTERM and SIGINT: {source}")]
+    #[non_exhaustive]
+    Signals {
+        /// What the operating system said.
+        source: io::Error,
+    },
 }
 
 /// Why an instance or its listener cannot be registered, or an update cannot be made.
@@ -171,7 +179,11 @@ pub enum RegisterError {
     #[error("nothing to register: give at least one instance")]
     NoInstance,
 
-    /// `register` was called outside of a tokio runtime.
+    /// `bind_all` or `incoming_all` was called with nothing to listen on.
+    #[error("nothing to listen on: give at least one address or listener")]
+    NoListener,
+
+    /// `register` or `bind` was called outside of a tokio runtime.
     #[error("no tokio runtime here: call this from within one, it starts a task")]
     NoRuntime,
 

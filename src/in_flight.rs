@@ -19,10 +19,13 @@ pub(crate) struct InFlight {
 pin_project! {
     /// A request in flight: counted while this is held, and told when it has to end.
     ///
-    /// Waiting for that takes a lock, so it is arranged only for a request that has to wait for
-    /// something else anyway: one that is answered at once never pays for it.
-    #[derive(Debug, Default)]
-    pub(crate) struct InFlightGuard {
+    /// [`Registration::in_flight_guard`](crate::Registration::in_flight_guard) gives one for what the
+    /// [layer](crate::RegistrationLayer) does not see.
+    // Waiting for the end takes a lock, so it is arranged only for a request that has to wait for
+    // something else anyway: one that is answered at once never pays for it.
+    #[derive(Debug)]
+    #[must_use = "the request is counted until this is dropped"]
+    pub struct InFlightGuard {
         // `None`: not counted, or handed on.
         in_flight: Option<Arc<InFlight>>,
         #[pin]
@@ -56,6 +59,27 @@ impl InFlightGuard {
         Self {
             in_flight: Some(in_flight),
             ending: None,
+        }
+    }
+
+    /// Of nothing that is counted.
+    pub(crate) fn uncounted() -> Self {
+        Self {
+            in_flight: None,
+            ending: None,
+        }
+    }
+
+    /// Resolves when the request has to end: at the drain deadline, or when the waits are skipped.
+    /// At once if that has passed. Connections are aborted 250 ms later. Cancel safe.
+    pub async fn ended(&self) {
+        let Some(in_flight) = &self.in_flight else {
+            return std::future::pending().await;
+        };
+        // Made before the flag is read, it cannot miss that the flag is set.
+        let ending = in_flight.ending.notified();
+        if !in_flight.is_ended() {
+            ending.await;
         }
     }
 

@@ -4,6 +4,7 @@ use crate::address::Address;
 use crate::error::{NameError, RegisterError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use tonic::server::NamedService;
 
 /// One server under one service name: what is written into etcd about it.
 ///
@@ -84,6 +85,22 @@ impl Instance {
             metadata: BTreeMap::new(),
             value: None,
         }
+    }
+
+    /// An instance of a generated service, under its full name, such as `greeter.v1.Greeter`.
+    ///
+    /// The name does not depend on what implements the service: `GreeterServer<()>` will do.
+    ///
+    /// ```
+    /// # type GreeterServer<T> = tonic_health::pb::health_server::HealthServer<T>;
+    /// use tonic_etcd::Instance;
+    ///
+    /// let instance = Instance::of::<GreeterServer<()>>();
+    /// # assert_eq!(instance.name(), "grpc.health.v1.Health");
+    /// ```
+    #[must_use]
+    pub fn of<S: NamedService>() -> Self {
+        Self::new(S::NAME)
     }
 
     /// The address to advertise, `host:port`, when it is not the one that is bound: behind a

@@ -4,22 +4,22 @@
 //!
 //! ```no_run
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
-//! use tokio_util::sync::CancellationToken;
 //! use tonic::transport::Server;
 //! use tonic_etcd::{Etcd, Instance, Registrar, ServeRegistered};
 //!
-//! let shutdown = CancellationToken::new(); // the application's own
+//! # #[cfg(all(feature = "health", feature = "signals"))]
+//! # {
 //! let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
-//!     .shutdown_token(shutdown.clone())
+//!     .shutdown_on_signals() // or shutdown_token(..), with the application's own
 //!     .build()?; // checks everything, touches no network
 //! let registration = registrar.register(Instance::new("greeter"))?;
 //!
-//! # #[cfg(feature = "health")]
 //! Server::builder()
 //!     .layer(registration.layer())
 //!     .add_service(registration.health_service())
 //!     .serve_registered("0.0.0.0:9000".parse()?, &registration)
 //!     .await?; // returns after deregistration and drain
+//! # }
 //! # Ok(())
 //! # }
 //! ```
@@ -57,6 +57,8 @@
 //! | feature | |
 //! |---|---|
 //! | `health` (default) | the gRPC health service |
+//! | `signals` (default) | [`shutdown_on_signals`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrarBuilder.html#method.shutdown_on_signals) |
+//! | `axum` | [listeners](server::Incoming) for `axum::serve` |
 //! | `discovery` | finding servers and calling them |
 //! | `test-util` | an etcd inside your own tests |
 //! | `tls-ring` (= `tls`), `tls-aws-lc` | TLS to etcd, with that crypto provider |
@@ -87,11 +89,14 @@ mod isolated;
 mod lease;
 mod lease_expiry;
 mod lifecycle;
+mod listeners;
 mod logging;
 mod registrar;
 mod registration;
 mod resolver;
 pub mod server;
+#[cfg(feature = "signals")]
+mod signals;
 mod status;
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
@@ -180,6 +185,11 @@ pub mod manual {
 }
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "health", feature = "discovery"))]
+#[cfg(all(
+    doctest,
+    feature = "health",
+    feature = "signals",
+    feature = "discovery"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -70,7 +70,9 @@ impl Lifecycle {
 
     /// Whether a server owns, or owned, a listener.
     pub(crate) fn has_listener(&self) -> bool {
-        self.drain.get().is_some_and(|drain| drain.has_listener())
+        self.drain
+            .get()
+            .is_some_and(|drain| drain.listeners.exist())
     }
 
     /// The status now, checked against the expiry of the lease.

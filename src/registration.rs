@@ -1,6 +1,7 @@
 //! [`Registration`]: the handle of what is registered.
 
-use crate::error::{RegisterError, Stopped};
+use crate::error::{AddressError, RegisterError, Stopped};
+use crate::in_flight::InFlightGuard;
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
 use crate::registrar::{Entry, Pause, PauseError, Registry};
@@ -169,6 +170,12 @@ impl Registration {
     /// Says that connections are accepted at `local`, for servers that take neither the
     /// [`incoming`](Self::incoming) stream nor the [`layer`](Self::layer). Idempotent.
     ///
+    /// Call it once the listener accepts: the keys are written from then on. Such a listener is the
+    /// caller's own. After [`drain_signal`](Self::drain_signal) the caller takes in its backlog, closes it,
+    /// and ends its connections: nobody else can. Requests are counted, and told to end at the drain
+    /// deadline, by the [layer](Self::layer) with [`count_only`](crate::RegistrationLayer::count_only) or
+    /// by a [guard](Self::in_flight_guard). If the listener fails, [`deregister`](Self::deregister).
+    ///
     /// # Errors
     ///
     /// [`RegisterError::Address`] if that address cannot be advertised.
@@ -182,8 +189,20 @@ impl Registration {
         async move { drain.signal().await }
     }
 
+    /// Counts a request that does not go through the [`layer`](Self::layer), until the guard is dropped.
+    ///
+    /// The drain waits for it until the drain deadline, at which [`ended`](InFlightGuard::ended) resolves.
+    /// Take one for every request: once there was one, no guard and no request of the layer means to the
+    /// drain that nothing is in flight, and connections of [`Incoming`](crate::server::Incoming) are
+    /// closed 1.5 s after their last traffic.
+    pub fn in_flight_guard(&self) -> InFlightGuard {
+        let drain = self.lifecycle().drain();
+        drain.set_counted();
+        InFlightGuard::new(drain.in_flight.clone())
+    }
+
     /// How many requests are in flight: those that went through the [`layer`](Self::layer) and
-    /// whose response is not sent to its last frame.
+    /// whose response is not sent to its last frame, and those of a [guard](Self::in_flight_guard).
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.lifecycle().in_flight()
@@ -210,10 +229,29 @@ impl Registration {
         self.handle.entry.is_armed()
     }
 
-    /// Refuses a listener whose address cannot be advertised, or that comes too late.
-    pub(crate) fn check_listener(&self, local: SocketAddr) -> Result<(), RegisterError> {
+    /// Announces the instances of a listener that passed [`check_listener`](Self::check_listener).
+    pub(crate) fn announce_bound(&self, tcp: Option<SocketAddr>) -> Result<(), RegisterError> {
+        self.handle.shared.arm(&self.handle.entry, tcp)
+    }
+
+    /// Refuses a listener that comes too late, or where neither `tcp` nor the instances tell an address
+    /// that others can dial. `name` is what the listener has instead.
+    pub(crate) fn check_listener(
+        &self,
+        tcp: Option<SocketAddr>,
+        name: impl FnOnce() -> String,
+    ) -> Result<(), RegisterError> {
         let Handle { entry, shared } = &*self.handle;
-        shared.check_bound(entry, local)?;
+        match tcp {
+            Some(tcp) => drop(shared.check_bound(entry, tcp)?),
+            None if entry.is_explicit() => {}
+            None => {
+                let reason = "only this machine can dial a Unix socket: give the instance the address \
+                              of what leads there";
+                let address = name();
+                return Err(AddressError { address, reason }.into());
+            }
+        }
         if entry.is_leaving() || entry.lifecycle.is_leaving() || shared.is_stopping() {
             return Err(Stopped.into());
         }

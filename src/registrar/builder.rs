@@ -11,6 +11,8 @@ use crate::etcd::Etcd;
 use crate::etcd::local_addr;
 use crate::format::{Format, Formats, Plain};
 use crate::lease;
+#[cfg(feature = "signals")]
+use crate::signals::cancel_on_signals;
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,8 @@ pub struct RegistrarBuilder {
     drain_timeout: Duration,
     shutdown: CancellationToken,
     shutdown_now: CancellationToken,
+    #[cfg(feature = "signals")]
+    on_signals: bool,
 }
 
 /// etcd's own limits on a TTL, in seconds (`lease/lessor.go`). The lower one follows from its
@@ -73,6 +77,8 @@ impl RegistrarBuilder {
             drain_timeout: Duration::from_secs(30),
             shutdown: CancellationToken::new(),
             shutdown_now: CancellationToken::new(),
+            #[cfg(feature = "signals")]
+            on_signals: false,
         }
     }
 
@@ -215,7 +221,22 @@ impl RegistrarBuilder {
         self
     }
 
-    /// Checks everything and makes the registrar. Needs no runtime and touches no network.
+    /// SIGTERM or SIGINT (Ctrl-C) cancels the [shutdown token](Self::shutdown_token), and a second one
+    /// the [other](Self::shutdown_now_token), which skips every wait. The application's own tokens
+    /// may be given as well: the signals then stop all of it. Only signals are counted: the first one
+    /// never cuts a shutdown short that the application has begun.
+    ///
+    /// [`build`](Self::build) installs the handlers, and needs a tokio runtime then. They stay until the
+    /// process ends, as tokio's do: a third signal does nothing.
+    #[cfg(feature = "signals")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "signals")))]
+    pub fn shutdown_on_signals(mut self) -> Self {
+        self.on_signals = true;
+        self
+    }
+
+    /// Checks everything and makes the registrar. Touches no network, and needs a runtime only with
+    /// `shutdown_on_signals`.
     ///
     /// # Errors
     ///
@@ -223,7 +244,8 @@ impl RegistrarBuilder {
     /// work, [`BuildError::Name`] for a prefix, [`BuildError::Template`] for the key, [`BuildError::Format`] for
     /// settings of a format, and for prefix or key without a plain format that takes them,
     /// [`BuildError::Setting`] for an interface to advertise and a readiness probe, [`BuildError::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
-    /// timeout.
+    /// timeout. With `shutdown_on_signals`, [`BuildError::NoRuntime`] outside of a runtime, and
+    /// [`BuildError::Signals`] if the handlers cannot be installed.
     pub fn build(mut self) -> Result<Registrar, BuildError> {
         let ttl = check_ttl(self.ttl)?;
         let attempt = self
@@ -239,26 +261,32 @@ impl RegistrarBuilder {
                 ),
             });
         }
-        Ok(Registrar::new(Registry::new(
-            Config {
-                formats: Formats::new(self.take_formats()?)?,
-                members: self.etcd.check()?,
-                advertised: self
-                    .advertise_interface
-                    .map(|name| AdvertisedInterface::find(name, &local_addr::interfaces()))
-                    .transpose()?,
-                ttl,
-                attempt,
-                on_conflict: self.on_conflict,
-                allow_loopback: self.allow_loopback,
-                dedicated_thread: self.dedicated_thread,
-                readiness: self.readiness.map(Readiness::check).transpose()?,
-                revoke_timeout: self.revoke_timeout,
-                drain: DrainTimeouts {
-                    deregistration_delay: self.deregistration_delay,
-                    drain: self.drain_timeout,
-                },
+        let config = Config {
+            formats: Formats::new(self.take_formats()?)?,
+            members: self.etcd.check()?,
+            advertised: self
+                .advertise_interface
+                .map(|name| AdvertisedInterface::find(name, &local_addr::interfaces()))
+                .transpose()?,
+            ttl,
+            attempt,
+            on_conflict: self.on_conflict,
+            allow_loopback: self.allow_loopback,
+            dedicated_thread: self.dedicated_thread,
+            readiness: self.readiness.map(Readiness::check).transpose()?,
+            revoke_timeout: self.revoke_timeout,
+            drain: DrainTimeouts {
+                deregistration_delay: self.deregistration_delay,
+                drain: self.drain_timeout,
             },
+        };
+        // The last check: nothing is installed for a configuration that cannot work.
+        #[cfg(feature = "signals")]
+        if self.on_signals {
+            cancel_on_signals([self.shutdown.clone(), self.shutdown_now.clone()])?;
+        }
+        Ok(Registrar::new(Registry::new(
+            config,
             self.shutdown,
             self.shutdown_now,
         )))
@@ -379,6 +407,13 @@ mod tests {
             .register(crate::Instance::new("greeter"))
             .unwrap_err();
         assert!(matches!(error, RegisterError::NoRuntime));
+    }
+
+    #[cfg(feature = "signals")]
+    #[test]
+    fn signals_without_a_runtime_are_an_error_and_not_a_panic() {
+        let error = builder().shutdown_on_signals().build().unwrap_err();
+        assert!(matches!(error, BuildError::NoRuntime));
     }
 
     #[test]

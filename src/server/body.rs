@@ -46,7 +46,7 @@ impl<B> ResponseBody<B> {
 
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::ended(InFlightGuard::default())
+        Self::ended(InFlightGuard::uncounted())
     }
 }
 

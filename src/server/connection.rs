@@ -24,7 +24,8 @@ use tonic::transport::server::Connected;
 pub struct Connection<IO = TcpStream> {
     io: IO,
     drain: Arc<Drain>,
-    read: usize,
+    /// How much of the preface was read, and nothing else; all of it once anything else was.
+    preface: usize,
     signal: Signal,
 }
 
@@ -37,9 +38,10 @@ struct Signal {
 }
 
 /// The preface of HTTP/2 (RFC 9113, 3.4). A client that sent less has asked for nothing yet, and
-/// hyper cannot end its connection gracefully. With TLS the handshake is longer than that, so a
-/// client that goes quiet right after it is closed as one that has nothing in flight.
-const PREFACE: usize = 24;
+/// hyper cannot end its connection gracefully. A request of HTTP/1 may be shorter, so the bytes
+/// are compared and not only counted. With TLS no byte is one of the preface, and a client that goes
+/// quiet after the handshake is closed as one that has nothing in flight.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // === impl Connection ===
 
@@ -49,7 +51,7 @@ impl<IO> Connection<IO> {
         Self {
             io,
             drain,
-            read: 0,
+            preface: 0,
             signal,
         }
     }
@@ -60,12 +62,28 @@ impl<IO> Connection<IO> {
         &self.io
     }
 
+    /// Whether the client has sent more than a part of the preface.
+    fn has_begun(&self) -> bool {
+        self.preface == PREFACE.len()
+    }
+
+    fn on_read(&mut self, bytes: &[u8]) {
+        if self.has_begun() {
+            return;
+        }
+        let rest = &PREFACE[self.preface..];
+        self.preface = match rest.starts_with(bytes) {
+            true => self.preface + bytes.len(),
+            false => PREFACE.len(),
+        };
+    }
+
     /// Resolves when the reading side should see the end of the stream.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.signal.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if !self.drain.is_aborted() && self.read >= PREFACE {
+        if !self.drain.is_aborted() && self.has_begun() {
             self.signal = Signal::new(self.drain.aborted.clone());
             return self.signal.poll(cx);
         }
@@ -106,7 +124,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
         self.check()?;
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
-            self.read = self.read.saturating_add(buf.filled().len() - before);
+            self.on_read(&buf.filled()[before..]);
             self.drain.on_traffic();
             return Poll::Ready(read);
         }
@@ -183,5 +201,44 @@ impl Signal {
         }
         self.waker = Some(cx.waker().clone());
         self.wait.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::time::{Duration, timeout};
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_client_that_asked_for_nothing_is_ended_when_the_drain_begins() {
+        for (sent, ends) in [
+            ("", true),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r", true),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            // It may become the preface; the second cannot.
+            ("P", true),
+            ("PUT", false),
+            (
+                "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+                false,
+            ),
+        ] {
+            let drain = Arc::new(Drain::default());
+            let (mut client, io) = duplex(100);
+            let mut connection = Connection::new(io, drain.clone());
+            // In two pieces, as they may come.
+            for piece in [&sent[..sent.len() / 2], &sent[sent.len() / 2..]] {
+                client.write_all(piece.as_bytes()).await.unwrap();
+                let mut read = vec![0; piece.len()];
+                connection.read_exact(&mut read).await.unwrap();
+            }
+            drain.begin();
+            let next = timeout(Duration::from_secs(1), connection.read_u8()).await;
+            assert_eq!(next.is_ok(), ends, "{sent:?}: {next:?}");
+            drain.run_now();
+            assert!(connection.read_u8().await.is_err());
+        }
     }
 }

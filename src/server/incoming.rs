@@ -1,11 +1,12 @@
 //! [`Incoming`]: the listener of a registered server.
 
 use super::Connection;
-use super::listener::{Accept, Listener};
+use super::listener::{Accept, IntoListener, Listener};
 use crate::drain::Drain;
 use crate::error::RegisterError;
 use crate::logging;
 use crate::registration::Registration;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -15,35 +16,64 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_stream::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::TcpIncoming;
 
-/// The connections of a registered server, for `serve_with_incoming_shutdown`.
+/// The connections of a registered server: a stream for tonic's `serve_with_incoming_shutdown` and for
+/// servers that accept by hand, and with the feature `axum` a listener for `axum::serve`.
 ///
-/// Its first poll announces the instance: that is when tonic accepts. When the drain begins it
+/// Its first poll announces the instance: that is when the server accepts. When the drain begins it
 /// takes in what the kernel has accepted already, closes the port and ends. Dropping it
-/// deregisters.
+/// deregisters. Taking the next connection is cancel safe.
+///
+/// # Several listeners
+///
+/// [`bind_all`](Registration::bind_all) and [`incoming_all`](Registration::incoming_all) give the
+/// connections of several listeners to one server. Several servers under one registration take one
+/// `Incoming` each, and all are made before the first is served. The instance appears when all of
+/// them accept, with the address of the first listener that is one of TCP, and leaves when the first of
+/// them is closed.
+///
+/// # Socket options
 ///
 /// tonic ignores `Server::tcp_nodelay` and `Server::tcp_keepalive` for every stream it is given,
 /// so they are set here, with tonic's defaults.
 pub struct Incoming<L: Listener = TcpListener> {
-    /// `None` once the port is closed.
-    accepted: Option<<L as Accept>::Accepted>,
-    local: SocketAddr,
-    is_announced: bool,
+    /// Empty once the port is closed.
+    accepted: Vec<<L as Accept>::Accepted>,
+    local: Vec<<L as Accept>::Addr>,
+    /// Which of them is asked next, so that a busy one does not keep the others waiting.
+    next: usize,
+    is_polled: bool,
     drain_begun: Pin<Box<WaitForCancellationFutureOwned>>,
     drain: Arc<Drain>,
     registration: Registration,
 }
 
+/// How many connections the kernel accepts before the server does: as many as tokio and Go ask for.
+const BACKLOG: i32 = 1024;
+
 /// Binds `addr` as tonic does.
-fn listen(addr: SocketAddr) -> Result<TcpListener, RegisterError> {
-    let bound = std::net::TcpListener::bind(addr).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
-    });
-    bound.map_err(|source| RegisterError::Listen { addr, source })
+fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    std::net::TcpListener::bind(addr)
+}
+
+/// Binds `addr` beside others. Where that is IPv6 it takes IPv6 only: else `[::]` would take the
+/// port of `0.0.0.0` on Linux, and not elsewhere.
+fn listen_beside(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let SocketAddr::V6(_) = addr else {
+        return listen(addr);
+    };
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_only_v6(true)?;
+    // As the standard library does: elsewhere it would let two servers share a port.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// The nearest that Linux takes as a time of TCP keepalive; else each connection would be without.
@@ -54,34 +84,77 @@ fn settable(wait: Duration) -> Duration {
 // === impl Registration ===
 
 impl Registration {
-    /// A stream of the listener's connections, for `serve_with_incoming_shutdown`.
+    /// The connections of a listener that is bound already: tokio's, or one of the standard library,
+    /// such as an inherited one, which is made non-blocking.
     ///
-    /// The instance appears when the stream is first polled: that is when tonic accepts. It is
-    /// deregistered when the stream is dropped.
+    /// The instance appears when it is first polled: that is when the server accepts. It is
+    /// deregistered when it is dropped. A `UnixListener` has no address that others could dial: the
+    /// instance needs an [explicit one](crate::Instance::address).
     ///
     /// # Errors
     ///
     /// [`RegisterError::Address`] if the listener's address cannot be advertised, [`RegisterError::Listen`] if it
-    /// cannot be asked, [`RegisterError::Stopped`] once deregistration has begun.
-    pub fn incoming(&self, listener: TcpListener) -> Result<Incoming, RegisterError> {
-        let local = listener
-            .local_addr()
+    /// cannot be used, [`RegisterError::NoRuntime`] outside of a tokio runtime, [`RegisterError::Stopped`] once
+    /// deregistration has begun. Nothing is registered then.
+    pub fn incoming<L: IntoListener>(
+        &self,
+        listener: L,
+    ) -> Result<Incoming<L::Listener>, RegisterError> {
+        self.incoming_all([listener])
+    }
+
+    /// The connections of several listeners, as [`incoming`](Self::incoming). The address of the first
+    /// is advertised.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`incoming`](Self::incoming), and [`RegisterError::NoListener`] if there is none at all.
+    pub fn incoming_all<L: IntoListener>(
+        &self,
+        listeners: impl IntoIterator<Item = L>,
+    ) -> Result<Incoming<L::Listener>, RegisterError> {
+        Handle::try_current().map_err(|_| RegisterError::NoRuntime)?;
+        let listeners = listeners.into_iter().map(|listener| {
+            let listener = listener.convert()?;
+            Ok((listener.local_addr()?, listener))
+        });
+        let listeners = listeners.collect::<io::Result<Vec<_>>>();
+        let (local, listeners) = listeners
             .map_err(|source| RegisterError::Listen {
                 addr: SocketAddr::from(([0, 0, 0, 0], 0)),
                 source,
-            })?;
-        self.check_listener(local)?;
-        let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Ok(Incoming::new(accepted, local, self.clone()))
+            })?
+            .into_iter()
+            .unzip();
+        Incoming::new(listeners, local, self.clone())
     }
 
-    /// Binds `addr` and gives the [`incoming`](Self::incoming) stream of it.
+    /// Binds `addr` and gives the [`incoming`](Self::incoming) connections. `[::]` takes those of IPv4,
+    /// too, where the system does so (Linux, unless `bindv6only` is set).
     ///
     /// # Errors
     ///
     /// [`RegisterError::Listen`] if that is not possible, and those of [`incoming`](Self::incoming).
     pub fn bind(&self, addr: SocketAddr) -> Result<Incoming, RegisterError> {
-        self.incoming(listen(addr)?)
+        self.incoming(listen(addr).map_err(|source| RegisterError::Listen { addr, source })?)
+    }
+
+    /// Binds all of `addrs`, and gives the [`incoming`](Self::incoming) connections of all of them. The
+    /// first one is advertised. Those of IPv6 take IPv6 only, so that `0.0.0.0:9000` and
+    /// `[::]:9000` go together everywhere. Each port 0 finds a free port of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError::Listen`] if one of them cannot be bound, [`RegisterError::NoListener`] if there is none, and those
+    /// of [`incoming`](Self::incoming). Nothing is registered then, and no port stays bound.
+    pub fn bind_all(
+        &self,
+        addrs: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<Incoming, RegisterError> {
+        let bind =
+            |addr| listen_beside(addr).map_err(|source| RegisterError::Listen { addr, source });
+        let listeners = addrs.into_iter().map(bind);
+        self.incoming_all(listeners.collect::<Result<Vec<_>, _>>()?)
     }
 }
 
@@ -89,45 +162,75 @@ impl Registration {
 
 impl<L: Listener> Incoming<L> {
     fn new(
-        accepted: <L as Accept>::Accepted,
-        local: SocketAddr,
+        listeners: Vec<L>,
+        local: Vec<<L as Accept>::Addr>,
         registration: Registration,
-    ) -> Self {
+    ) -> Result<Self, RegisterError> {
         let drain = registration.lifecycle().drain().clone();
-        drain.set_listener();
-        Self {
-            accepted: Some(accepted),
+        let first = local.first().ok_or(RegisterError::NoListener)?;
+        let tcp = L::tcp_addr(first);
+        registration.check_listener(drain.listeners.tcp().or(tcp), || format!("{first:?}"))?;
+        drain.listeners.add(tcp);
+        Ok(Self {
+            accepted: listeners.into_iter().map(L::accepted).collect(),
             local,
-            is_announced: false,
+            next: 0,
+            is_polled: false,
             drain_begun: Box::pin(drain.begun.clone().cancelled_owned()),
             drain,
             registration,
-        }
+        })
     }
 
     pub(super) fn registration(&self) -> &Registration {
         &self.registration
     }
 
+    #[cfg(feature = "axum")]
+    pub(super) fn first_addr(&self) -> &<L as Accept>::Addr {
+        &self.local[0]
+    }
+
     fn announce(&mut self) {
-        if !std::mem::replace(&mut self.is_announced, true)
-            && let Err(error) = self.registration.announce(self.local)
-        {
+        if std::mem::replace(&mut self.is_polled, true) || !self.drain.listeners.accept() {
+            return;
+        }
+        if let Err(error) = self.registration.announce_bound(self.drain.listeners.tcp()) {
             logging::error!(%error, "cannot announce this server");
         }
     }
 
+    /// The next connection that the kernel has accepted.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<<L as Accept>::Io>> {
+        for _ in 0..self.accepted.len() {
+            self.next = (self.next + 1) % self.accepted.len();
+            let accepted = Pin::new(&mut self.accepted[self.next]);
+            if let Poll::Ready(Some(accepted)) = accepted.poll_next(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+
     fn close(&mut self) {
-        self.accepted = None;
-        self.drain.listener_closed.cancel();
+        if !self.accepted.is_empty() {
+            self.accepted.clear();
+            self.drain.close_listener();
+        }
     }
 }
 
 impl Incoming {
-    /// The address that is bound.
+    /// The address that is bound; of several, the first.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.local[0]
+    }
+
+    /// The addresses that are bound, in the order in which they were given.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local
     }
 
     /// Whether accepted connections send small packets at once (`TCP_NODELAY`). Default: yes.
@@ -157,8 +260,9 @@ impl Incoming {
         self.map(|listener| listener.with_keepalive_retries(retries))
     }
 
-    fn map(mut self, change: impl FnOnce(TcpIncoming) -> TcpIncoming) -> Self {
-        self.accepted = self.accepted.take().map(change);
+    fn map(mut self, change: impl Fn(TcpIncoming) -> TcpIncoming) -> Self {
+        let accepted = std::mem::take(&mut self.accepted);
+        self.accepted = accepted.into_iter().map(change).collect();
         self
     }
 }
@@ -169,12 +273,12 @@ impl<L: Listener> Stream for Incoming<L> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         this.announce();
-        let Some(accepted) = &mut this.accepted else {
+        if this.accepted.is_empty() {
             return Poll::Ready(None);
-        };
+        }
         // Whoever the kernel has let in already is served, also while draining: closing the port
         // on them would reset a connection that to its client stands.
-        if let Poll::Ready(Some(accepted)) = Pin::new(accepted).poll_next(cx) {
+        if let Poll::Ready(accepted) = this.poll_accept(cx) {
             let drain = this.drain.clone();
             return Poll::Ready(Some(accepted.map(|io| Connection::new(io, drain))));
         }

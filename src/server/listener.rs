@@ -1,32 +1,155 @@
 //! [`Listener`]: what a registered server can listen on.
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
+#[cfg(unix)]
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::{Connected, TcpIncoming};
 
-/// What a registered server can listen on: for now, a [`TcpListener`]. More may come, so that this
-/// cannot be implemented elsewhere.
+/// What a registered server can listen on: a [`TcpListener`] or, on Unix, a `UnixListener`. More may
+/// come, so that this cannot be implemented elsewhere.
 pub trait Listener: sealed::Accept {}
+
+/// What becomes a [`Listener`]: tokio's as they are, and those of the standard library, such as
+/// inherited ones, which are made non-blocking.
+pub trait IntoListener: sealed::Convert {}
 
 mod sealed {
     use super::*;
 
     /// The part of a listener that [`Incoming`](super::super::Incoming) needs.
-    pub trait Accept: Send + 'static {
+    pub trait Accept: Sized + Send + 'static {
         /// One connection.
         type Io: AsyncRead + AsyncWrite + Connected + Send + Unpin + 'static;
+        /// The address of either end of it.
+        type Addr: fmt::Debug + Clone + Send + Sync + Unpin + 'static;
         /// The connections that are accepted. Dropping it closes the listener.
         type Accepted: Stream<Item = io::Result<Self::Io>> + Send + Unpin + 'static;
+
+        /// Where it is bound.
+        fn local_addr(&self) -> io::Result<Self::Addr>;
+        /// Where others would dial it, if that is an address of TCP.
+        fn tcp_addr(local: &Self::Addr) -> Option<SocketAddr>;
+        /// Who is at the other end of a connection.
+        fn peer_addr(io: &Self::Io) -> io::Result<Self::Addr>;
+        /// Begins to accept.
+        fn accepted(self) -> Self::Accepted;
+    }
+
+    /// A listener, or what tokio can make into one.
+    pub trait Convert {
+        /// What it becomes.
+        type Listener: super::Listener;
+
+        /// Makes it non-blocking, and tokio's. Needs a runtime.
+        fn convert(self) -> io::Result<Self::Listener>;
     }
 }
 
-pub(super) use sealed::Accept;
+pub(super) use sealed::{Accept, Convert};
+
+// === impl TcpListener ===
 
 impl Listener for TcpListener {}
 
 impl Accept for TcpListener {
     type Io = TcpStream;
+    type Addr = SocketAddr;
     type Accepted = TcpIncoming;
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+
+    fn tcp_addr(local: &SocketAddr) -> Option<SocketAddr> {
+        Some(*local)
+    }
+
+    fn peer_addr(io: &TcpStream) -> io::Result<SocketAddr> {
+        io.peer_addr()
+    }
+
+    fn accepted(self) -> TcpIncoming {
+        TcpIncoming::from(self).with_nodelay(Some(true))
+    }
+}
+
+impl IntoListener for TcpListener {}
+
+impl Convert for TcpListener {
+    type Listener = Self;
+
+    fn convert(self) -> io::Result<Self> {
+        Ok(self)
+    }
+}
+
+impl IntoListener for std::net::TcpListener {}
+
+impl Convert for std::net::TcpListener {
+    type Listener = TcpListener;
+
+    fn convert(self) -> io::Result<TcpListener> {
+        self.set_nonblocking(true)?;
+        TcpListener::from_std(self)
+    }
+}
+
+// === impl UnixListener ===
+
+#[cfg(unix)]
+impl Listener for UnixListener {}
+
+#[cfg(unix)]
+impl Accept for UnixListener {
+    type Io = UnixStream;
+    type Addr = std::os::unix::net::SocketAddr;
+    type Accepted = UnixListenerStream;
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.local_addr().map(Into::into)
+    }
+
+    fn tcp_addr(_: &Self::Addr) -> Option<SocketAddr> {
+        None
+    }
+
+    fn peer_addr(io: &UnixStream) -> io::Result<Self::Addr> {
+        io.peer_addr().map(Into::into)
+    }
+
+    fn accepted(self) -> UnixListenerStream {
+        UnixListenerStream::new(self)
+    }
+}
+
+#[cfg(unix)]
+impl IntoListener for UnixListener {}
+
+#[cfg(unix)]
+impl Convert for UnixListener {
+    type Listener = Self;
+
+    fn convert(self) -> io::Result<Self> {
+        Ok(self)
+    }
+}
+
+#[cfg(unix)]
+impl IntoListener for std::os::unix::net::UnixListener {}
+
+#[cfg(unix)]
+impl Convert for std::os::unix::net::UnixListener {
+    type Listener = UnixListener;
+
+    fn convert(self) -> io::Result<UnixListener> {
+        self.set_nonblocking(true)?;
+        UnixListener::from_std(self)
+    }
 }

@@ -5,11 +5,14 @@
 //! | `layer.rs`, `service.rs`, `future.rs`, `body.rs` | the tower middleware |
 //! | `incoming.rs`, `listener.rs` | the listener: when it is polled, tonic accepts |
 //! | `connection.rs` | one connection, which can be told to end |
+//! | `axum.rs` | the same listener for `axum::serve` |
 //! | `serve.rs` | [`ServeRegistered`]: all of it in the right order |
 //!
 //! None of it talks to etcd or knows of it. It sees a [`Registration`](crate::Registration) and the
 //! signals of its drain.
 
+#[cfg(feature = "axum")]
+mod axum;
 mod body;
 mod connection;
 mod future;
@@ -19,12 +22,13 @@ mod listener;
 mod serve;
 mod service;
 
+pub use crate::in_flight::InFlightGuard;
 pub use body::ResponseBody;
 pub use connection::Connection;
 pub use future::ResponseFuture;
 pub use incoming::Incoming;
 pub use layer::RegistrationLayer;
-pub use listener::Listener;
+pub use listener::{IntoListener, Listener};
 pub use serve::{ServeError, ServeRegistered};
 pub use service::RegistrationService;
 

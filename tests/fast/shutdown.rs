@@ -44,6 +44,28 @@ async fn the_drain_begins_after_the_delay_and_is_cut_off_at_its_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_guard_is_counted_and_told_to_end_at_the_drain_deadline() {
+    let setup = Setup::new();
+    let registrar = setup.builder().drain_timeout(SEC * 5).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registration.registered().await.unwrap();
+    let guard = registration.in_flight_guard();
+    assert_eq!(registration.in_flight(), 1);
+    setup.shutdown.cancel();
+    registration.drain_signal().await;
+    let start = Instant::now();
+    guard.ended().await;
+    let ended = start.elapsed();
+    assert!(ended >= SEC * 5 && ended <= SEC * 5 + 20 * MS, "{ended:?}");
+    // It stays so.
+    guard.ended().await;
+    assert_eq!(start.elapsed(), ended);
+    drop(guard);
+    assert_eq!(registration.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_token_skips_the_waits() {
     for late in [false, true] {
         let setup = Setup::new();

@@ -27,10 +27,13 @@ mod doctor;
 mod drain;
 mod fake_is_faithful;
 mod formats;
+mod listeners;
 mod names;
 mod outages;
 mod pause;
 mod scale;
+#[cfg(feature = "axum")]
+mod servers;
 mod serving;
 mod setup;
 mod signals;

@@ -1,0 +1,62 @@
+//! One port for axum and tonic, registered in etcd for as long as it serves.
+//!
+//! ```sh
+//! cargo run --example axum --features axum
+//! curl http://127.0.0.1:9000/hello
+//! ```
+
+mod greeter;
+
+use axum::Router;
+use axum::routing::get;
+use clap::Parser;
+use greeter::MyGreeter;
+use greeter::pb::greeter_server::GreeterServer;
+use std::net::SocketAddr;
+use tonic::service::Routes;
+use tonic_etcd::{Etcd, Instance, Registrar};
+
+/// One port for axum and tonic, registered in etcd for as long as it serves
+#[derive(Parser)]
+struct Args {
+    /// Endpoints of etcd
+    #[arg(
+        long,
+        env = "ETCD_ENDPOINTS",
+        default_value = "http://127.0.0.1:2379",
+        value_delimiter = ','
+    )]
+    etcd: Vec<String>,
+    /// Address to listen on; port 0 finds a free one
+    #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDR")]
+    listen: SocketAddr,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let args = Args::parse();
+    let registrar = Registrar::builder(Etcd::new(args.etcd))
+        .shutdown_on_signals()
+        .build()?;
+    // The full name of the service, as generated; what implements it does not matter.
+    let registration = registrar.register(Instance::of::<GreeterServer<()>>())?;
+
+    let grpc = Routes::new(GreeterServer::new(MyGreeter::default()))
+        .add_service(registration.health_service());
+    let app = Router::new()
+        .route("/hello", get(async || "Hello over HTTP!\n"))
+        .merge(grpc.into_axum_router())
+        // axum applies layers now, when nothing listens yet: the listener announces.
+        .layer(registration.layer().count_only());
+
+    let listener = registration.bind(args.listen)?;
+    println!("listening {}", listener.local_addr());
+    axum::serve(listener, app)
+        .with_graceful_shutdown(registration.drain_signal())
+        .await?;
+    println!("{}", registration.closed().await);
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! A listener for `axum::serve`.
+
+use super::listener::Accept;
+use super::{Connection, Incoming, Listener};
+use crate::logging;
+use std::future::pending;
+use std::io;
+use std::time::Duration;
+use tokio::time::sleep;
+use tokio_stream::StreamExt as _;
+
+/// How long axum's own listeners wait after an error that is not one of a connection, such as that there
+/// are too many open files.
+const ERROR_DELAY: Duration = Duration::from_secs(1);
+
+/// Accepts as axum's own listeners do. Once the drain has begun, it takes in the backlog, closes the
+/// port and stays pending: [`drain_signal`](crate::Registration::drain_signal) ends `axum::serve`.
+///
+/// ```no_run
+/// # async fn f(registration: tonic_etcd::Registration) -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::Router;
+/// use axum::routing::get;
+///
+/// let app = Router::new()
+///     .route("/", get(async || "hello"))
+///     .layer(registration.layer().count_only()); // axum applies it before anything listens
+/// axum::serve(registration.bind("0.0.0.0:9000".parse()?)?, app)
+///     .with_graceful_shutdown(registration.drain_signal())
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// axum gives the peer's address to handlers (`ConnectInfo<SocketAddr>`) for its own listeners and for
+/// those that `tap_io` made. Ours needs one that does nothing:
+///
+/// ```no_run
+/// # async fn f(registration: tonic_etcd::Registration) -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::Router;
+/// use axum::extract::ConnectInfo;
+/// use axum::routing::get;
+/// use axum::serve::ListenerExt as _;
+/// use std::net::SocketAddr;
+///
+/// let app = Router::new()
+///     .route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
+///     .layer(registration.layer().count_only())
+///     .into_make_service_with_connect_info::<SocketAddr>();
+/// axum::serve(registration.bind("0.0.0.0:9000".parse()?)?.tap_io(|_| ()), app)
+///     .with_graceful_shutdown(registration.drain_signal())
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+impl<L: Listener> ::axum::serve::Listener for Incoming<L> {
+    type Io = Connection<<L as Accept>::Io>;
+    type Addr = <L as Accept>::Addr;
+
+    /// Cancel safe: a connection that was accepted is given, or is still in the backlog.
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.next().await {
+                Some(Ok(io)) => {
+                    // An error: its peer has gone already.
+                    if let Ok(addr) = L::peer_addr(io.get_ref()) {
+                        return (io, addr);
+                    }
+                }
+                Some(Err(error)) if is_of_connection(&error) => {}
+                Some(Err(error)) => {
+                    logging::error!(%error, "cannot accept a connection");
+                    sleep(ERROR_DELAY).await;
+                }
+                None => pending::<()>().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(self.first_addr().clone())
+    }
+}
+
+/// Whether it says nothing about the listener.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
