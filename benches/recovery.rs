@@ -22,6 +22,8 @@ mod networks;
 mod outages;
 #[path = "recovery/passwords.rs"]
 mod passwords;
+#[path = "recovery/pauses.rs"]
+mod pauses;
 #[path = "recovery/scale.rs"]
 mod scale;
 #[path = "recovery/stops.rs"]
@@ -38,9 +40,9 @@ use table::Table;
 /// How fast a registration is right again
 #[derive(Parser)]
 struct Args {
-    /// What to measure: stops, repairs, scale, many, passwords, outages, networks, quiet
+    /// What to measure: stops, pauses, repairs, scale, many, passwords, outages, networks, quiet
     #[arg(long, env = "PARTS", value_delimiter = ',')]
-    #[arg(default_value = "stops,repairs,scale,many,passwords,outages,networks,quiet")]
+    #[arg(default_value = "stops,pauses,repairs,scale,many,passwords,outages,networks,quiet")]
     parts: Vec<String>,
     /// Given by cargo
     #[arg(long, hide = true)]
@@ -54,6 +56,7 @@ async fn main() -> ExitCode {
     for part in Args::parse().parts {
         match &*part {
             "stops" => stops::all(&table).await,
+            "pauses" => pauses::all(&table).await,
             "repairs" => outages::quick(&table).await,
             "scale" => scale::all(&table).await,
             "many" => many::all(&table).await,
