@@ -198,6 +198,28 @@ async fn a_short_pause_ends_as_registered_only_when_the_key_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deletion_that_is_applied_after_the_return_is_repaired_at_once() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    sleep(SEC).await;
+    // Given up after 0.6 s, as by an etcd that stood still.
+    setup.fake.script(Rpc::Txn, Reply::Late(SEC * 2));
+    let pause = registration.pause("warming cache").unwrap();
+    sleep(MS * 100).await;
+    drop(pause);
+    status(&registration, is_registered).await;
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+    sleep(SEC * 3).await;
+    assert_eq!((setup.puts(), setup.deletes()), (2, 1));
+    assert!(is_registered(&registration.status()));
+    let changes = setup.fake.changes();
+    let [.., deleted, put] = &changes[..] else {
+        panic!("{changes:?}");
+    };
+    assert!(put.at - deleted.at <= MS * 10, "{changes:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_lease_that_is_lost_in_a_pause_is_replaced_without_a_warning() {
     let log = Log::start();
     let setup = Setup::new();
