@@ -41,7 +41,9 @@ const MOST_PANICS_OF_A_STOP: u32 = 3;
 /// Starts the worker of `registry`, in the runtime of now or in a thread of its own.
 pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
     let is_dedicated = registry.config.dedicated_thread;
-    let task = supervise(registry).in_current_span();
+    // Made here, and not by the task: a runtime may end before it has polled the task once.
+    let guard = RuntimeGuard(registry.clone());
+    let task = supervise(registry, guard).in_current_span();
     if !is_dedicated {
         tokio::spawn(task);
         return Ok(());
@@ -59,8 +61,7 @@ pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
 
 /// Runs workers until one finishes. The reconciler outlives a worker that panics, so that the next
 /// one knows the lease.
-async fn supervise(registry: Arc<Registry>) {
-    let _guard = RuntimeGuard(registry.clone());
+async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
     let config = &registry.config;
     let settings = Settings {
         ttl: config.ttl,

@@ -304,6 +304,22 @@ async fn one_of_several_that_leaves_during_an_outage_is_removed_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_runtime_that_ends_before_it_ran_leaves_nobody_waiting() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.unwrap();
+    let context = runtime.enter();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    drop(context);
+    runtime.shutdown_background();
+    let ended = status(&registration, Status::is_final).await;
+    assert!(matches!(ended, Status::LeftToExpire { .. }), "{ended:?}");
+}
+
+// In real time: the thread of another runtime does not hold a paused clock back.
+#[tokio::test]
 async fn a_runtime_that_ends_leaves_nobody_waiting() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
