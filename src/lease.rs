@@ -47,6 +47,15 @@ impl Lease {
         self.due = deadline::after(self.confirmed, interval);
     }
 
+    /// A request sent at `sent` was answered with the time that the lease lives without a renewal.
+    pub(crate) fn seen(&mut self, remaining: Duration, sent: Instant) {
+        // A member that is no leader any more may claim more than was granted.
+        let spent = self.ttl.saturating_sub(remaining);
+        if let Some(confirmed) = sent.checked_sub(spent) {
+            self.confirmed = self.confirmed.max(confirmed);
+        }
+    }
+
     pub(crate) fn id(&self) -> i64 {
         self.id
     }
@@ -74,16 +83,18 @@ pub(crate) fn fresh_id(rng: &mut fastrand::Rng) -> i64 {
     rng.i64(1..=i64::MAX)
 }
 
+/// What is reserved when a renewal is late: an attempt that is missed, and two more on other members.
+pub(crate) fn reserve(attempt: Duration) -> Duration {
+    attempt.saturating_mul(3)
+}
+
 /// Refuses timings under which one lost answer could cost the lease.
 ///
 /// What has to fit in a TTL: the longest interval between renewals, one attempt that is missed
 /// and two more on other members, and a tenth as margin.
 pub(crate) fn fits(ttl: Duration, attempt: Duration) -> bool {
     let interval = (ttl / RENEWALS_PER_TTL).mul_f64(1.0 + JITTER);
-    attempt
-        .saturating_mul(3)
-        .saturating_add(interval + ttl / 10)
-        <= ttl
+    reserve(attempt).saturating_add(interval + ttl / 10) <= ttl
 }
 
 /// The limit of one attempt when none is configured: 0.6 s, less for a TTL below 5 s.
@@ -123,6 +134,25 @@ mod tests {
             t0 + 7 * SEC,
             "an older answer takes nothing away"
         );
+    }
+
+    #[test]
+    fn a_look_at_a_lease_extends_its_expiry_and_never_shortens_it() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let t0 = Instant::now();
+        for (remaining, expiry) in [
+            (0, 5 * SEC),
+            (3, 5 * SEC),
+            (4, 6 * SEC),
+            (5, 7 * SEC),
+            (99, 7 * SEC),
+        ] {
+            let mut lease = Lease::granted(1, 5 * SEC, t0, &mut rng);
+            let due = lease.due();
+            lease.seen(remaining * SEC, t0 + 2 * SEC);
+            assert_eq!(lease.expiry(), t0 + expiry, "{remaining}");
+            assert_eq!(lease.due(), due);
+        }
     }
 
     #[test]

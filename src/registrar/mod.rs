@@ -18,10 +18,12 @@
 //! | `key_table/` | which key needs which request; part of the reconciler's state |
 //! | `worker.rs` | performs the actions and reports what came of them |
 //! | `streams.rs` | the requests and streams on one connection |
+//! | `keep_alive.rs` | the stream of renewals on it |
 
 mod builder;
 mod entry;
 mod ids;
+mod keep_alive;
 mod key_table;
 mod on_conflict;
 mod pause;

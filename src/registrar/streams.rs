@@ -5,19 +5,16 @@
 //! refuses pings closer than 5 s, which is the TTL.
 
 use super::ids::Key;
+use super::keep_alive::{Call, KeepAlive};
 use super::reconciler::Event;
 use crate::clock;
 use crate::deadline;
-use crate::etcd::{
-    KeepAliveStream, Op, RpcError, Session, WatchReplies, WatchRequests, with_timeout,
-};
+use crate::etcd::{Op, RpcError, Session, WatchReplies, WatchRequests, with_timeout};
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-
-/// A call under way.
-pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// See the [module](self).
 pub(super) struct Streams {
@@ -29,18 +26,9 @@ pub(super) struct Streams {
     authenticating: Option<Call<Result<(), RpcError>>>,
 }
 
-enum KeepAlive {
-    Closed,
-    Idle(Box<KeepAliveStream>),
-    Renewing(Instant, Call<Result<Renewed, RpcError>>),
-}
-
-/// The TTL is `None` if it is the one that was granted.
-type Renewed = (Box<KeepAliveStream>, Option<Duration>);
-
 enum Watch {
     Closed,
-    Opening(Call<Result<(WatchRequests, WatchReplies), RpcError>>),
+    Opening(i64, Call<Result<(WatchRequests, WatchReplies), RpcError>>),
     Open(Box<OpenWatch>),
 }
 
@@ -49,11 +37,26 @@ struct OpenWatch {
     replies: WatchReplies,
     next: Option<WatchRequest>,
     unanswered: Unanswered,
+    ids: WatchIds,
 }
 
 enum WatchRequest {
     Add { key: Key, id: i64, from: i64 },
     Remove { id: i64 },
+}
+
+/// The ids of the watches on a stream. etcd takes those that it is asked for. `etcd grpc-proxy` counts
+/// from 0 on each stream, so that cancelling one of ours would end the watch on another key.
+#[derive(Debug)]
+enum WatchIds {
+    /// This one was asked for first, and is not answered yet.
+    Unknown(i64),
+    Ours,
+    /// Theirs for each of ours. One watch is asked for at a time, to know whose the next answer is.
+    Theirs {
+        last_asked: i64,
+        ids: BTreeMap<i64, i64>,
+    },
 }
 
 /// Watches that were asked for and not answered yet.
@@ -138,26 +141,15 @@ impl Streams {
     }
 
     pub(super) fn renew(&mut self, lease: i64) {
-        let sent = clock::now();
-        let call = match std::mem::replace(&mut self.keep_alive, KeepAlive::Closed) {
-            KeepAlive::Idle(mut stream) => self.bounded(async move {
-                let ttl = stream.renew().await?;
-                Ok((stream, Some(ttl)))
-            }),
-            KeepAlive::Closed | KeepAlive::Renewing(..) => {
-                let session = self.session.clone();
-                self.bounded(async move { Ok((Box::new(session.renewals(lease).await?), None)) })
-            }
-        };
-        self.keep_alive = KeepAlive::Renewing(sent, call);
+        self.keep_alive.renew(&self.session, lease, self.limit);
     }
 
     pub(super) fn watch(&mut self, key: Key, id: i64, from: i64) {
         match &mut self.watch {
             Watch::Open(open) => open.next = Some(WatchRequest::Add { key, id, from }),
-            Watch::Closed | Watch::Opening(_) => {
+            Watch::Closed | Watch::Opening(..) => {
                 let call = self.bounded(self.session.clone().watch(key, id, from));
-                self.watch = Watch::Opening(call);
+                self.watch = Watch::Opening(id, call);
             }
         }
     }
@@ -204,31 +196,14 @@ impl Streams {
     }
 }
 
-// === impl KeepAlive ===
-
-impl KeepAlive {
-    async fn next(&mut self) -> Event {
-        let Self::Renewing(sent, call) = self else {
-            return std::future::pending().await;
-        };
-        let (result, sent) = (call.await, *sent);
-        *self = Self::Closed;
-        let result = result.map(|(stream, ttl)| {
-            *self = Self::Idle(stream);
-            ttl
-        });
-        Event::Renewed { sent, result }
-    }
-}
-
 // === impl Watch ===
 
 impl Watch {
     async fn next(&mut self, session: &Session, limit: Duration) -> Event {
         match self {
             Self::Closed => std::future::pending().await,
-            Self::Opening(call) => {
-                let result = call.await;
+            Self::Opening(id, call) => {
+                let (result, ids) = (call.await, WatchIds::Unknown(*id));
                 *self = Self::Closed;
                 Event::WatchRequested(result.map(|(requests, replies)| {
                     let mut unanswered = Unanswered::default();
@@ -239,6 +214,7 @@ impl Watch {
                         replies,
                         next,
                         unanswered,
+                        ids,
                     }));
                 }))
             }
@@ -261,25 +237,36 @@ impl OpenWatch {
                 None => std::future::pending().await,
             }
         };
-        let (requests, next) = (&mut self.requests, &self.next);
+        let (requests, ids) = (&mut self.requests, &self.ids);
+        let may_ask = self.unanswered.count == 0 || matches!(ids, WatchIds::Ours);
+        let next = self.next.as_ref().filter(|_| may_ask);
         let asked = async {
             match next {
                 None => std::future::pending().await,
                 Some(WatchRequest::Add { key, id, from }) => requests.add(key, *id, *from).await,
-                Some(WatchRequest::Remove { id }) => requests.remove(*id).await,
+                Some(WatchRequest::Remove { id }) => requests.remove(ids.theirs(*id)).await,
             }
         };
         tokio::select! {
             biased;
             reply = self.replies.next() => {
-                if matches!(&reply, Ok(reply) if reply.created) {
-                    self.unanswered.answered(Instant::now());
-                }
-                Event::Watched(reply)
+                Event::Watched(reply.map(|mut reply| {
+                    if reply.created {
+                        self.unanswered.answered(Instant::now());
+                        if reply.ended.is_none() {
+                            self.ids.created(reply.id);
+                        }
+                    }
+                    if let Some((id, _)) = &mut reply.ended {
+                        *id = self.ids.ours(*id);
+                    }
+                    reply
+                }))
             }
             result = pin!(asked) => {
-                if let Some(WatchRequest::Add { .. }) = self.next.take() {
+                if let Some(WatchRequest::Add { id, .. }) = self.next.take() {
                     self.unanswered.asked(Instant::now());
+                    self.ids.asked(id);
                 }
                 Event::WatchRequested(result)
             }
@@ -288,6 +275,48 @@ impl OpenWatch {
                 Event::Watched(Err(RpcError::timeout(session.endpoint(), limit)))
             }
         }
+    }
+}
+
+// === impl WatchIds ===
+
+impl WatchIds {
+    fn asked(&mut self, id: i64) {
+        match self {
+            Self::Unknown(last_asked) | Self::Theirs { last_asked, .. } => *last_asked = id,
+            Self::Ours => {}
+        }
+    }
+
+    /// The watch that was asked for last stands, under this id.
+    fn created(&mut self, id: i64) {
+        match self {
+            Self::Unknown(asked) if *asked == id => *self = Self::Ours,
+            Self::Unknown(asked) => {
+                let (last_asked, ids) = (*asked, BTreeMap::from([(*asked, id)]));
+                *self = Self::Theirs { last_asked, ids };
+            }
+            Self::Theirs { last_asked, ids } => drop(ids.insert(*last_asked, id)),
+            Self::Ours => {}
+        }
+    }
+
+    fn theirs(&self, id: i64) -> i64 {
+        match self {
+            Self::Theirs { ids, .. } => ids.get(&id).copied().unwrap_or(id),
+            Self::Unknown(_) | Self::Ours => id,
+        }
+    }
+
+    /// A watch with this id of theirs ended.
+    fn ours(&mut self, id: i64) -> i64 {
+        let Self::Theirs { ids, .. } = self else {
+            return id;
+        };
+        let ours = ids.iter().find(|(_, theirs)| **theirs == id);
+        let ours = ours.map_or(id, |(ours, _)| *ours);
+        ids.remove(&ours);
+        ours
     }
 }
 
@@ -309,5 +338,33 @@ async fn some<F: Future + Unpin>(future: Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_etcd_took_are_used_as_they_are() {
+        let mut ids = WatchIds::Unknown(7);
+        ids.created(7);
+        ids.asked(8);
+        ids.created(8);
+        assert_eq!((ids.theirs(7), ids.theirs(8)), (7, 8));
+        assert_eq!((ids.ours(7), ids.ours(-1)), (7, -1));
+    }
+
+    #[test]
+    fn ids_that_a_proxy_gave_instead_are_translated_both_ways() {
+        let mut ids = WatchIds::Unknown(1);
+        ids.created(0);
+        for (ours, theirs) in [(2, 1), (3, 2)] {
+            ids.asked(ours);
+            ids.created(theirs);
+        }
+        assert_eq!((ids.theirs(1), ids.theirs(2), ids.theirs(3)), (0, 1, 2));
+        assert_eq!((ids.ours(1), ids.ours(-1)), (2, -1));
+        assert_eq!(ids.ours(2), 3);
     }
 }

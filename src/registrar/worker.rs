@@ -3,9 +3,10 @@
 //! It decides nothing. Every await in it is bounded, and a stop is looked at before anything else.
 
 use super::ids::EntryId;
+use super::keep_alive::Call;
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
-use super::streams::{Call, Streams};
+use super::streams::Streams;
 use crate::clock;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, local_addr};

@@ -30,6 +30,7 @@ mod discovery_soak;
 mod durations;
 mod formats;
 mod generated_code;
+mod grpc_proxy;
 mod handles;
 mod health;
 #[cfg(feature = "test-util")]

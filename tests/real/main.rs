@@ -27,6 +27,7 @@ mod doctor;
 mod drain;
 mod fake_is_faithful;
 mod formats;
+mod grpc_proxy;
 mod listeners;
 mod names;
 mod outages;

@@ -44,6 +44,14 @@ impl Session {
         }
     }
 
+    /// How long the lease `id` lives without another renewal, in whole seconds. Zero also if there
+    /// is none: only a renewal can tell one that is gone from one that is about to be extended.
+    pub(crate) async fn time_to_live(mut self, id: i64) -> Result<Duration, RpcError> {
+        let reply = self.lease.time_to_live(id, None).await;
+        let reply = reply.map_err(|error| self.error(&error))?;
+        Ok(Duration::from_secs(reply.ttl().try_into().unwrap_or(0)))
+    }
+
     /// Renews the lease `id` for the first time on this session, and opens the stream for more.
     ///
     /// `etcd-client` swallows the TTL of this first answer; it is the granted one.

@@ -26,6 +26,9 @@ pub(crate) struct WatchResponse {
     pub(crate) events: Vec<Event>,
     /// One watch that was asked for stands.
     pub(crate) created: bool,
+    /// Which watch it is about. `etcd grpc-proxy` gives watches other ids than they were asked for
+    /// with.
+    pub(crate) id: i64,
     /// The revision that etcd had when it said so.
     #[cfg_attr(not(feature = "discovery"), allow(dead_code))]
     pub(crate) revision: i64,
@@ -131,6 +134,7 @@ impl WatchReplies {
         Ok(WatchResponse {
             events: reply.events().iter().filter_map(event).collect(),
             created: reply.created(),
+            id: reply.watch_id(),
             revision: revision_of(reply.header()),
             ended,
         })

@@ -3,6 +3,7 @@
 use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Reconciler};
 use crate::backoff::Rate;
+use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::lease::{self, Lease};
 use crate::logging;
@@ -190,6 +191,25 @@ impl Reconciler {
             }
             (_, _, Err(error)) => self.on_renewal_error(now, error),
             _ => {}
+        }
+    }
+
+    /// The answer is waited for while the lease would survive that the connection breaks next.
+    pub(super) fn on_renewal_late(
+        &mut self,
+        now: Instant,
+        seen_at: Instant,
+        remaining: Duration,
+        error: RpcError,
+    ) {
+        let reserve = lease::reserve(self.settings.attempt_timeout);
+        if let LeaseState::Held(lease) = &mut self.lease {
+            lease.seen(remaining, seen_at);
+            let expiry = lease.expiry();
+            self.act(Action::LeaseExpiry(expiry));
+            if expiry < deadline::after(now, reserve) {
+                self.on_disconnect(now, error);
+            }
         }
     }
 

@@ -29,6 +29,13 @@ pub(crate) enum Event {
         sent: Instant,
         result: Result<Option<Duration>, RpcError>,
     },
+    /// A renewal is not answered yet, but a look sent at `seen_at` was: the lease lives for
+    /// `remaining` from then on. `error`: what is wrong if that is too short to wait on.
+    RenewalLate {
+        seen_at: Instant,
+        remaining: Duration,
+        error: RpcError,
+    },
     Revoked {
         lease: i64,
         result: Result<(), RpcError>,
@@ -91,7 +98,7 @@ pub(crate) enum Action {
     Grant { lease: i64, ttl: Duration },
     /// [`Event::Revoked`]. Takes the place of a request that is under way.
     Revoke { lease: i64 },
-    /// [`Event::Renewed`].
+    /// [`Event::Renewed`], after any number of [`Event::RenewalLate`].
     Renew { lease: i64 },
     /// [`Event::Read`].
     Read { keys: Vec<Key> },

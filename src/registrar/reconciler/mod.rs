@@ -265,6 +265,11 @@ impl Reconciler {
                 result,
             } => self.on_granted(now, lease, sent, result),
             Event::Renewed { sent, result } => self.on_renewed(now, sent, result),
+            Event::RenewalLate {
+                seen_at,
+                remaining,
+                error,
+            } => self.on_renewal_late(now, seen_at, remaining, error),
             Event::Revoked { lease, result } => self.on_revoked(now, lease, result),
             Event::Read { keys, result } => self.on_read(now, keys, result),
             Event::Written { ops, result } => self.on_written(now, ops, result),

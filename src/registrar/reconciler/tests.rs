@@ -275,6 +275,14 @@ impl Fixture {
         Event::Renewed { sent, result }
     }
 
+    fn late(&self) -> Event {
+        Event::RenewalLate {
+            seen_at: self.now,
+            remaining: LEASE_TTL,
+            error: RpcError::timeout(&"http://e:1".into(), Duration::from_millis(600)),
+        }
+    }
+
     fn revoked(&self, result: Result<(), RpcError>) -> Event {
         let lease = self.lease();
         Event::Revoked { lease, result }
@@ -307,6 +315,7 @@ impl Fixture {
         Event::Watched(Ok(WatchResponse {
             events: vec![event],
             created: false,
+            id: 0,
             revision: REVISION + 1,
             ended: None,
         }))
@@ -315,7 +324,7 @@ impl Fixture {
 
 /// An event, the action that has to be under way for it, and how it is made.
 type Stimulus = (&'static str, &'static str, fn(&Fixture) -> Event);
-const EVENTS: [Stimulus; 29] = [
+const EVENTS: [Stimulus; 30] = [
     ("desired: a value", "", |_| {
         Event::Desired(vec![(1, keys("w"))])
     }),
@@ -348,6 +357,7 @@ const EVENTS: [Stimulus; 29] = [
     ("renewal timed out", "Renew", |f| {
         f.renewed(failed(RpcErrorKind::Timeout))
     }),
+    ("renewal late, the lease lives", "Renew", Fixture::late),
     ("lease not found", "Renew", |f| {
         f.renewed(failed(RpcErrorKind::LeaseGone))
     }),

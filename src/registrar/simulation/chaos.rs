@@ -204,6 +204,7 @@ impl World {
             return self.handle(Event::Watched(Ok(WatchResponse {
                 events,
                 created: false,
+                id: 0,
                 revision,
                 ended: None,
             })));

@@ -472,6 +472,7 @@ impl World {
         let response = WatchResponse {
             events: vec![],
             created,
+            id: 0,
             revision: self.etcd.revision,
             ended: ended.map(|(id, kind)| (id, error(kind))),
         };

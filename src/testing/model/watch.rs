@@ -30,7 +30,7 @@ pub(crate) enum WatchRequest {
 pub(crate) struct Wanted {
     pub(crate) key: Vec<u8>,
     pub(crate) start_revision: i64,
-    id: i64,
+    pub(crate) id: i64,
     watch: Watch,
 }
 

@@ -30,6 +30,11 @@ impl FakeEtcd {
         state.keyspace.store.keys_only_with_lease = true;
     }
 
+    /// Gives watches other ids than were asked for, as `etcd grpc-proxy` does: 0, 1, 2 and so on.
+    pub fn own_watch_ids(&self) {
+        self.shared.state().own_watch_ids = true;
+    }
+
     /// The member behind `http://{name}:...`. What happens to it leaves the cluster and its leases alone.
     pub fn member(&self, name: &str) -> Member<'_> {
         Member {

@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) watch_cancel: (u64, String),
     /// Streams of watches opened before this number went up say nothing any more.
     pub(super) watch_mutes: u64,
+    /// Watches get ids of our choice, whatever was asked for.
+    pub(super) own_watch_ids: bool,
     /// How long a request takes to be applied.
     pub(super) latency: Range<Duration>,
     /// How long each key of the answer to a range takes.
@@ -51,6 +53,7 @@ impl State {
             term: 2,
             watch_cancel: (0, String::new()),
             watch_mutes: 0,
+            own_watch_ids: false,
             latency: Duration::ZERO..Duration::ZERO,
             range_pace: Duration::ZERO,
             rng: fastrand::Rng::with_seed(seed),

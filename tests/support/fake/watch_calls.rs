@@ -101,7 +101,10 @@ impl WatchStream {
         }
     }
 
-    async fn create(&mut self, wanted: Wanted) -> Result<(), Over> {
+    async fn create(&mut self, mut wanted: Wanted) -> Result<(), Over> {
+        if self.shared.state().own_watch_ids {
+            wanted.id = 0;
+        }
         let call = Call {
             reads: vec![text(&wanted.key)],
             revision: wanted.start_revision,
