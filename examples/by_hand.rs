@@ -31,7 +31,12 @@ struct Args {
     )]
     etcd: Vec<String>,
     /// Address to listen on; port 0 finds a free one
-    #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDR")]
+    #[arg(
+        long,
+        env = "GREETER_LISTEN",
+        default_value = "127.0.0.1:9000",
+        value_name = "ADDR"
+    )]
     listen: SocketAddr,
 }
 

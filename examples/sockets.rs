@@ -31,13 +31,19 @@ struct Args {
     )]
     etcd: Vec<String>,
     /// Address to listen on, unless sockets were inherited; may be repeated, the first is advertised
-    #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDR")]
+    #[arg(
+        long,
+        env = "GREETER_LISTEN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9000",
+        value_name = "ADDR"
+    )]
     listen: Vec<SocketAddr>,
     /// Unix socket to listen on instead; needs --advertise
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, env = "GREETER_UNIX", value_name = "PATH")]
     unix: Option<PathBuf>,
     /// Address to advertise instead of the one that is bound, host:port
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, env = "GREETER_ADVERTISE", value_name = "ADDR")]
     advertise: Option<String>,
 }
 

@@ -174,6 +174,9 @@ pub mod manual {
     #[doc = include_str!("manual/configuration.md")]
     pub mod configuration {}
 
+    #[doc = include_str!("manual/programs.md")]
+    pub mod programs {}
+
     #[doc = include_str!("manual/access.md")]
     pub mod access {}
 
