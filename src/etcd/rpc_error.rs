@@ -33,8 +33,11 @@ pub(crate) enum RpcErrorKind {
     Denied,
     /// etcd has no history that goes back, or on, to there: read anew what there is.
     Compacted,
-    /// The answer is larger than we take: ask for less.
+    /// The request has more bytes than etcd takes, or the answer has more than we take: ask for
+    /// less.
     TooLarge,
+    /// The transaction has more operations than etcd takes.
+    TooManyOps,
     /// This request was rejected, the connection is fine: repeat it after a while.
     ResourceExhausted,
     /// The connection or the member is not usable: try the next one.
@@ -142,7 +145,7 @@ impl RpcError {
         let hung_up = HUNG_UP.iter().any(says);
         let https = self.endpoint.starts_with("https:");
         match self.kind {
-            RpcErrorKind::Denied => REFUSALS
+            RpcErrorKind::Denied | RpcErrorKind::TooLarge | RpcErrorKind::TooManyOps => REFUSALS
                 .iter()
                 .find(|(text, _)| self.what.contains(text))
                 .map(|(_, advice)| *advice),
@@ -195,7 +198,7 @@ pub(crate) const SLOW: Duration = Duration::from_secs(30);
 
 const NO_AUTH: &str = "authentication is not enabled";
 /// What etcd says when it refuses on purpose, and what to look at then.
-const REFUSALS: [(&str, &str); 7] = [
+const REFUSALS: [(&str, &str); 8] = [
     ("permission denied", "check the role of the user"),
     (
         "user name is empty",
@@ -205,6 +208,10 @@ const REFUSALS: [(&str, &str); 7] = [
     (NO_AUTH, "other members have users, or may have"),
     (
         "request is too large",
+        "write less, or raise etcd's --max-request-bytes",
+    ),
+    (
+        "larger than max",
         "write less, or raise etcd's --max-request-bytes",
     ),
     ("too many operations", "raise etcd's --max-txn-ops"),
@@ -241,8 +248,19 @@ fn classify(code: Code, text: &str) -> RpcErrorKind {
     if text.contains("required revision") {
         return RpcErrorKind::Compacted;
     }
-    if text.contains("message length too large") {
+    // etcd's own; gRPC's in Go, received by etcd or sent on by `grpc-proxy`; tonic's, for the answer.
+    if [
+        "request is too large",
+        "larger than max",
+        "message length too large",
+    ]
+    .iter()
+    .any(|refusal| text.contains(refusal))
+    {
         return RpcErrorKind::TooLarge;
+    }
+    if text.contains("too many operations") {
+        return RpcErrorKind::TooManyOps;
     }
     if text.contains("permission denied") {
         return RpcErrorKind::Denied;
@@ -365,6 +383,31 @@ mod tests {
                 "etcdserver: request timed out",
                 RpcErrorKind::Broken,
             ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: request is too large",
+                RpcErrorKind::TooLarge,
+            ),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (2098176 vs. 2097152)",
+                RpcErrorKind::TooLarge,
+            ),
+            (
+                Code::ResourceExhausted,
+                "trying to send message larger than max (2098176 vs. 2097152)",
+                RpcErrorKind::TooLarge,
+            ),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes",
+                RpcErrorKind::TooLarge,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: too many operations in txn request",
+                RpcErrorKind::TooManyOps,
+            ),
             (Code::Unknown, "h2 protocol error", RpcErrorKind::Broken),
         ] {
             let error = RpcError::from_status(&"http://e:1".into(), &Status::new(code, text));
@@ -442,10 +485,17 @@ mod tests {
             ),
             (
                 "http://e:1",
-                RpcErrorKind::Denied,
+                RpcErrorKind::TooLarge,
                 "request is too large",
                 false,
                 "(write less",
+            ),
+            (
+                "http://e:1",
+                RpcErrorKind::TooManyOps,
+                "too many operations in txn request",
+                false,
+                "--max-txn-ops",
             ),
         ] {
             let error = RpcError::new(kind, &endpoint.into(), what);

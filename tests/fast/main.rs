@@ -36,6 +36,7 @@ mod health;
 #[cfg(feature = "test-util")]
 mod kit;
 mod layer;
+mod limits;
 mod log;
 mod members;
 mod names;

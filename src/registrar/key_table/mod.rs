@@ -7,10 +7,12 @@
 //! | file | |
 //! |---|---|
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
+//! | `limits.rs` | how much etcd takes in one request |
 //! | `requests.rs` | transactions and reads: the next one, and what its answer changes |
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
 mod key_state;
+mod limits;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ mod watch;
 use super::ids::{EntryId, Key};
 use super::on_conflict::OnConflict;
 use key_state::KeyState;
+use limits::Limits;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ use std::sync::Arc;
 pub(crate) struct KeyTable {
     lease: i64,
     on_conflict: OnConflict,
+    limits: Limits,
     keys: HashMap<Key, KeyState>,
     /// The keys of each entry: those it desires, then those it does not desire any more.
     entries: BTreeMap<EntryId, Vec<Key>>,
@@ -62,6 +66,7 @@ impl KeyTable {
         Self {
             lease,
             on_conflict,
+            limits: Limits::default(),
             keys: HashMap::new(),
             entries: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -71,6 +76,15 @@ impl KeyTable {
             next_watch_id: 1,
             changed: BTreeSet::new(),
         }
+    }
+
+    /// Another lease, 0 for none: every key is gone. How much etcd takes at once is still known.
+    pub(crate) fn reset(&mut self, lease: i64) {
+        let limits = self.limits;
+        *self = Self {
+            limits,
+            ..Self::new(lease, self.on_conflict)
+        };
     }
 
     /// These keys, with these values, should be there for `entry`.

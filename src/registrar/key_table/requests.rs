@@ -2,18 +2,14 @@
 
 use super::KeyTable;
 use super::key_state::Observed;
+use super::limits::Size;
 use crate::backoff::Rate;
-use crate::etcd::{KeyMeta, Op};
+use crate::etcd::{KeyMeta, Op, RpcErrorKind};
 use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// etcd's own limit is 128 operations. A guarded one counts its guard as well.
-const MAX_OPS: usize = 128;
-const MAX_GUARDED_OPS: usize = 64;
-/// etcd's own limit is 1.5 MiB for a request.
-const MAX_BYTES: usize = 1024 * 1024;
 /// Repairs of one key: enough at once for any accident, few enough a minute for two clients that
 /// overwrite each other's value.
 pub(super) const REPAIRS: Rate = Rate {
@@ -26,7 +22,7 @@ pub(super) const REPAIRS: Rate = Rate {
 impl KeyTable {
     /// The next transaction: as many writes as etcd takes at once. Empty: nothing to write now.
     pub(crate) fn next_txn(&mut self, now: Instant) -> Vec<Op> {
-        let (mut ops, mut bytes): (Vec<Op>, usize) = (vec![], 0);
+        let (mut ops, mut size): (Vec<Op>, Size) = (vec![], Size::default());
         let mut clean = vec![];
         for key in &self.dirty {
             let Some(state) = self.keys.get_mut(key) else {
@@ -40,8 +36,8 @@ impl KeyTable {
                 clean.push(key.clone());
                 continue;
             };
-            bytes += op.weight();
-            let is_full = ops.len() >= max_ops(&ops, &op) || bytes > MAX_BYTES || state.isolate;
+            size.add(&op);
+            let is_full = !self.limits.take(size) || state.isolate;
             if is_full && !ops.is_empty() {
                 break;
             }
@@ -125,6 +121,15 @@ impl KeyTable {
         }
     }
 
+    /// The transaction of `ops` is more than etcd takes: the next ones are half as large. Only for
+    /// more than one, or it would be the same again.
+    pub(crate) fn on_txn_too_large(&mut self, ops: &[Op], kind: RpcErrorKind, now: Instant) {
+        self.on_txn_rejected(ops, now);
+        let mut size = Size::default();
+        ops.iter().for_each(|op| size.add(op));
+        self.limits.lower(size, kind);
+    }
+
     /// The transaction of `ops` was denied. Each key is then tried alone, to find out which one
     /// may not be written; that one waits until `retry_at`.
     pub(crate) fn on_txn_denied(&mut self, ops: &[Op], now: Instant, retry_at: Instant) {
@@ -142,7 +147,20 @@ impl KeyTable {
 
     /// The next keys to read, as many as etcd takes at once.
     pub(crate) fn next_read(&self) -> Vec<Key> {
-        self.unverified.iter().take(MAX_OPS).cloned().collect()
+        let mut size = Size::default();
+        let fits = |key: &&Key| {
+            let is_first = size == Size::default();
+            size.add_read(key);
+            is_first || self.limits.take(size)
+        };
+        self.unverified.iter().take_while(fits).cloned().collect()
+    }
+
+    /// To read `keys` at once is more than etcd takes. Only for more than one.
+    pub(crate) fn on_read_too_large(&mut self, keys: &[Key], kind: RpcErrorKind) {
+        let mut size = Size::default();
+        keys.iter().for_each(|key| size.add_read(key));
+        self.limits.lower(size, kind);
     }
 
     /// `keys` were read, at `revision`.
@@ -224,14 +242,5 @@ impl KeyTable {
                 self.unverified.insert(key.clone());
             }
         }
-    }
-}
-
-/// How many operations a transaction of `ops` and `next` may have.
-fn max_ops(ops: &[Op], next: &Op) -> usize {
-    let is_guarded = |op: &Op| !matches!(op, Op::Put { .. });
-    match is_guarded(next) || ops.iter().any(is_guarded) {
-        true => MAX_GUARDED_OPS,
-        false => MAX_OPS,
     }
 }

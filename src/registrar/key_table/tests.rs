@@ -1,5 +1,5 @@
 use super::*;
-use crate::etcd::{Event, EventKind, KeyMeta, Op};
+use crate::etcd::{Event, EventKind, KeyMeta, Op, RpcErrorKind};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -370,4 +370,101 @@ fn a_key_removed_before_its_watch_is_watched_once_when_it_is_back() {
     write(&mut table, 7);
     assert_eq!(table.next_watch(), Some(("a".into(), 2, 8)));
     assert_eq!(table.next_watch(), None);
+}
+
+fn many(policy: OnConflict, count: usize) -> KeyTable {
+    let keys: Vec<String> = (0..count).map(|n| format!("{n:03}")).collect();
+    table(policy, &keys.iter().map(|k| &**k).collect::<Vec<_>>())
+}
+
+/// Writes all there is to write to an etcd that takes less than `too_many` operations at once; gives how
+/// many operations each transaction had.
+fn write_all(table: &mut KeyTable, too_many: usize) -> Vec<usize> {
+    let (now, mut sizes) = (Instant::now(), vec![]);
+    loop {
+        let ops = table.next_txn(now);
+        if ops.is_empty() {
+            return sizes;
+        }
+        sizes.push(ops.len());
+        let guard = usize::from(!matches!(ops[0], Op::Put { .. }));
+        match ops.len() + 2 * guard >= too_many {
+            true => table.on_txn_too_large(&ops, RpcErrorKind::TooManyOps, now),
+            false => table.on_txn(&ops, 5, &vec![None; ops.len()], now),
+        }
+    }
+}
+
+#[test]
+fn a_transaction_with_too_many_operations_is_halved_until_it_is_taken() {
+    for (policy, sizes) in [
+        (OnConflict::TakeOver, &[40, 20, 10, 10, 10, 10][..]),
+        (OnConflict::Yield, &[40, 20, 10, 10, 10, 10]),
+    ] {
+        let mut table = many(policy, 40);
+        assert_eq!(write_all(&mut table, 17), sizes, "{policy:?}");
+        assert!((1..=40).all(|entry| table.view(entry).held));
+    }
+}
+
+#[test]
+fn what_etcd_takes_at_once_is_still_known_under_the_next_lease() {
+    let mut table = many(OnConflict::TakeOver, 40);
+    write_all(&mut table, 17);
+    table.reset(OURS + 1);
+    assert!(!table.view(1).held, "no key is left");
+    for n in 0..20 {
+        let key = format!("{n:03}").into();
+        table.set_desired(n, vec![(key, "v".into())]).unwrap();
+    }
+    assert_eq!(write_all(&mut table, 17), [10, 10]);
+}
+
+#[test]
+fn a_read_of_too_many_keys_is_halved_and_denies_nothing() {
+    let mut table = many(OnConflict::TakeOver, 40);
+    write(&mut table, 5);
+    table.on_disconnect();
+    let mut sizes = vec![];
+    loop {
+        let keys = table.next_read();
+        if keys.is_empty() {
+            break;
+        }
+        sizes.push(keys.len());
+        let (lease, revision) = (OURS, 5);
+        match keys.len() > 16 {
+            true => table.on_read_too_large(&keys, RpcErrorKind::TooManyOps),
+            false => table.on_read(
+                &keys,
+                9,
+                &vec![Some(KeyMeta { lease, revision }); keys.len()],
+            ),
+        }
+    }
+    assert_eq!(sizes, [40, 20, 10, 10, 10, 10]);
+    assert_eq!(write(&mut table, 10), []);
+}
+
+#[test]
+fn a_large_value_does_not_shorten_the_transactions_of_others() {
+    let mut table = many(OnConflict::TakeOver, 100);
+    let large: Arc<str> = "x".repeat(64 * 1024).into();
+    table
+        .set_desired(101, vec![("050x".into(), large)])
+        .unwrap();
+    let (now, mut sizes) = (Instant::now(), vec![]);
+    loop {
+        let ops = table.next_txn(now);
+        if ops.is_empty() {
+            break;
+        }
+        sizes.push(ops.len());
+        match ops.iter().map(Op::weight).sum::<usize>() > 16 * 1024 {
+            true if ops.len() == 1 => table.on_txn_denied(&ops, now, now + Duration::from_secs(30)),
+            true => table.on_txn_too_large(&ops, RpcErrorKind::TooLarge, now),
+            false => table.on_txn(&ops, 5, &vec![None; ops.len()], now),
+        }
+    }
+    assert_eq!(sizes, [101, 51, 1, 49]);
 }

@@ -10,7 +10,6 @@ use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::logging;
 use crate::registrar::ids::EntryId;
-use crate::registrar::key_table::KeyTable;
 use crate::status::Status;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,7 +155,7 @@ impl Reconciler {
         };
         self.orphaned_leases.extend(leases);
         self.orphans_hold_keys &= !self.orphaned_leases.is_empty();
-        self.keys = KeyTable::new(0, self.settings.on_conflict);
+        self.keys.reset(0);
         for (id, deregistration) in std::mem::take(&mut self.deregistrations) {
             if deregistration.deadline.is_some() {
                 self.act(Action::End(

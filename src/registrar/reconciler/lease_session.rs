@@ -7,7 +7,6 @@ use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::lease::{self, Lease};
 use crate::logging;
-use crate::registrar::key_table::KeyTable;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -167,7 +166,7 @@ impl Reconciler {
         let lease = Lease::granted(id, ttl, sent, &mut self.rng);
         self.act(Action::LeaseExpiry(lease.expiry()));
         self.lease = LeaseState::Held(lease);
-        self.keys = KeyTable::new(id, self.settings.on_conflict);
+        self.keys.reset(id);
         logging::debug!(lease = format_args!("{id:016x}"), ?ttl, "lease granted");
         self.set_healthy(now);
         self.act(Action::ReadDesired(self.entries.keys().copied().collect()));
@@ -251,7 +250,7 @@ impl Reconciler {
     /// etcd does not know the lease: every key under it is gone. The connection is kept.
     fn on_lease_lost(&mut self, now: Instant, error: &RpcError) {
         self.lease = LeaseState::None;
-        self.keys = KeyTable::new(0, self.settings.on_conflict);
+        self.keys.reset(0);
         self.close_streams();
         self.set_lease_error(now, &error.to_string());
     }

@@ -235,7 +235,7 @@ impl Reconciler {
             LeaseState::Revoking(revoking) => self.orphaned_leases.extend(revoking.leases),
         }
         self.orphans_hold_keys = !self.orphaned_leases.is_empty();
-        self.keys = KeyTable::new(0, self.settings.on_conflict);
+        self.keys.reset(0);
     }
 
     fn expire(&mut self, now: Instant) {

@@ -146,7 +146,13 @@ impl Reconciler {
             Ok((revision, found)) => self.keys.on_read(&keys, revision, &found),
             Err(error) => match error.kind() {
                 RpcErrorKind::ResourceExhausted => self.pause_requests(now),
-                RpcErrorKind::Denied => self.keys.on_read_denied(&keys),
+                kind @ (RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge) if keys.len() > 1 => {
+                    logging::debug!(%error, keys = keys.len(), "etcd takes fewer keys at once");
+                    self.keys.on_read_too_large(&keys, kind);
+                }
+                RpcErrorKind::Denied | RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge => {
+                    self.keys.on_read_denied(&keys);
+                }
                 _ => self.on_error(now, error),
             },
         }
@@ -180,7 +186,11 @@ impl Reconciler {
             RpcErrorKind::Denied if !self.holds_any() && self.has_other_member(now) => {
                 self.on_error(now, error);
             }
-            RpcErrorKind::Denied => {
+            kind @ (RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge) if ops.len() > 1 => {
+                logging::debug!(%error, ops = ops.len(), "etcd takes fewer writes at once");
+                self.keys.on_txn_too_large(&ops, kind, now);
+            }
+            RpcErrorKind::Denied | RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge => {
                 self.keys.on_txn_denied(&ops, now, now + SLOW);
                 if ops.len() == 1 {
                     self.on_write_rejected(&ops, &error);

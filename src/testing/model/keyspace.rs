@@ -26,6 +26,8 @@ const REVOKED_PER_SWEEP: usize = 500;
 pub(crate) struct Keyspace {
     pub(crate) store: Store,
     pub(crate) leases: Leases,
+    /// `--max-txn-ops`.
+    pub(crate) max_txn_ops: usize,
 }
 
 /// A transaction whose branches are decided.
@@ -46,6 +48,7 @@ impl Keyspace {
         Self {
             store: Store::new(),
             leases: Leases::new(min_ttl),
+            max_txn_ops: txn::MAX_OPERATIONS,
         }
     }
 
@@ -73,7 +76,7 @@ impl Keyspace {
     }
 
     pub(crate) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, Status> {
-        txn::check(request)?;
+        txn::check(request, self.max_txn_ops)?;
         let path = Path::of(request, &self.store);
         self.survives(&path)?;
         Ok(path.walk(&mut self.store.write(), &mut self.leases))

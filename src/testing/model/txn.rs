@@ -12,12 +12,12 @@ use tonic::Status;
 use super::errors;
 use super::store::{Span, Store};
 
-/// etcd's `--max-txn-ops`.
-const MAX_OPERATIONS: usize = 128;
+/// What etcd's `--max-txn-ops` is by default.
+pub(crate) const MAX_OPERATIONS: usize = 128;
 
 /// Everything that can be said against a transaction by looking at the request alone.
-pub(crate) fn check(txn: &PbTxnRequest) -> Result<(), Status> {
-    check_sizes(txn, MAX_OPERATIONS)?;
+pub(crate) fn check(txn: &PbTxnRequest, max_operations: usize) -> Result<(), Status> {
+    check_sizes(txn, max_operations)?;
     check_writes(&txn.success)?;
     check_writes(&txn.failure)?;
     Ok(())
@@ -69,6 +69,17 @@ pub(crate) fn written(operations: &[PbTxnRequestOp]) -> (Vec<Vec<u8>>, Vec<Vec<u
         }
     }
     (puts, deletes)
+}
+
+/// Whether it compares or reads a key, in any branch: etcd asks for read permission then.
+pub(crate) fn reads(txn: &PbTxnRequest) -> bool {
+    let mut operations = txn.success.iter().chain(&txn.failure);
+    !txn.compare.is_empty()
+        || operations.any(|op| match &op.request {
+            Some(PbTxnOpRequest::RequestRange(_)) => true,
+            Some(PbTxnOpRequest::RequestTxn(inner)) => reads(inner),
+            _ => false,
+        })
 }
 
 /// The lease of the first put, 0 for none.

@@ -21,3 +21,7 @@ pub(super) fn invalid_auth_token() -> Status {
 pub(super) fn user_is_empty() -> Status {
     Status::invalid_argument("etcdserver: user name is empty")
 }
+
+pub(super) fn permission_denied() -> Status {
+    Status::permission_denied("etcdserver: permission denied")
+}

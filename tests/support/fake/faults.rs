@@ -35,6 +35,21 @@ impl FakeEtcd {
         self.shared.state().own_watch_ids = true;
     }
 
+    /// Started with this `--max-txn-ops`.
+    pub fn max_txn_ops(&self, limit: usize) {
+        self.shared.state().keyspace.max_txn_ops = limit;
+    }
+
+    /// Started with this `--max-request-bytes`.
+    pub fn max_request_bytes(&self, limit: usize) {
+        self.shared.state().max_request_bytes = limit;
+    }
+
+    /// The role of every user may write and not read. Transactions that compare are denied too.
+    pub fn deny_reads(&self) {
+        self.shared.state().denies_reads = true;
+    }
+
     /// The member behind `http://{name}:...`. What happens to it leaves the cluster and its leases alone.
     pub fn member(&self, name: &str) -> Member<'_> {
         Member {

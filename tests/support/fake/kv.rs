@@ -17,9 +17,6 @@ use super::script::Rpc;
 use super::serve::{Caller, Replies, Shared};
 use super::state::State;
 
-/// etcd's `--max-request-bytes`.
-const MAX_REQUEST: usize = 1536 * 1024;
-
 /// Reads and writes.
 #[derive(Debug)]
 pub(super) struct Kv(pub(super) Arc<Shared>);
@@ -40,7 +37,10 @@ impl PbKvService for Kv {
                 false => Rpc::Range,
             })
         };
-        let apply = move |state: &mut State| state.keyspace.range(&request);
+        let apply = move |state: &mut State| {
+            state.check_role(true)?;
+            state.keyspace.range(&request)
+        };
         let answer = self.0.unary(caller, call, apply).await?;
         let pace = self.0.state().range_pace;
         if !pace.is_zero() {
@@ -59,7 +59,7 @@ impl PbKvService for Kv {
             ..caller.call(Rpc::Put)
         };
         let apply = move |state: &mut State| {
-            check_size(&request)?;
+            state.check_size(&request)?;
             state.keyspace.put(&request)
         };
         self.0.unary(caller, call, apply).await
@@ -76,7 +76,7 @@ impl PbKvService for Kv {
             ..caller.call(Rpc::Delete)
         };
         let apply = move |state: &mut State| {
-            check_size(&request)?;
+            state.check_size(&request)?;
             state.keyspace.delete(&request)
         };
         self.0.unary(caller, call, apply).await
@@ -87,7 +87,8 @@ impl PbKvService for Kv {
         let request = request.into_inner();
         let call = summary(&request, caller.call(Rpc::Txn));
         let apply = move |state: &mut State| {
-            check_size(&request)?;
+            state.check_size(&request)?;
+            state.check_role(txn::reads(&request))?;
             state.keyspace.txn(&request)
         };
         self.0.unary(caller, call, apply).await
@@ -123,10 +124,19 @@ impl PbKvService for Kv {
     }
 }
 
-fn check_size(request: &impl Message) -> Result<(), Status> {
-    match request.encoded_len() > MAX_REQUEST {
-        true => Err(errors::request_too_large()),
-        false => Ok(()),
+impl State {
+    fn check_size(&self, request: &impl Message) -> Result<(), Status> {
+        match request.encoded_len() > self.max_request_bytes {
+            true => Err(errors::request_too_large()),
+            false => Ok(()),
+        }
+    }
+
+    fn check_role(&self, reads: bool) -> Result<(), Status> {
+        match reads && self.denies_reads {
+            true => Err(errors::permission_denied()),
+            false => Ok(()),
+        }
     }
 }
 

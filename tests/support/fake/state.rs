@@ -13,6 +13,8 @@ use super::script::Scripts;
 
 /// The shortest TTL of an etcd with default settings, in seconds.
 const MIN_TTL: i64 = 2;
+/// What etcd's `--max-request-bytes` is by default.
+const MAX_REQUEST_BYTES: usize = 1536 * 1024;
 
 /// Everything the fake knows.
 pub(super) struct State {
@@ -32,6 +34,10 @@ pub(super) struct State {
     pub(super) watch_mutes: u64,
     /// Watches get ids of our choice, whatever was asked for.
     pub(super) own_watch_ids: bool,
+    /// `--max-request-bytes`.
+    pub(super) max_request_bytes: usize,
+    /// Calls that read or compare a key are denied.
+    pub(super) denies_reads: bool,
     /// How long a request takes to be applied.
     pub(super) latency: Range<Duration>,
     /// How long each key of the answer to a range takes.
@@ -54,6 +60,8 @@ impl State {
             watch_cancel: (0, String::new()),
             watch_mutes: 0,
             own_watch_ids: false,
+            max_request_bytes: MAX_REQUEST_BYTES,
+            denies_reads: false,
             latency: Duration::ZERO..Duration::ZERO,
             range_pace: Duration::ZERO,
             rng: fastrand::Rng::with_seed(seed),

@@ -1,0 +1,121 @@
+//! An etcd that takes less in one request than etcd does by default, and a role that may not read.
+
+use crate::log::Log;
+use crate::setup::{SEC, Setup, announce};
+use crate::support::eventually;
+use crate::support::fake::Rpc;
+use tokio::time::{sleep, timeout};
+use tonic_etcd::{Closed, Instance, OnConflict, Registrar, Registration, Status};
+
+/// So many registrations of one registrar, each with a value of this size, in etcd.
+async fn registered(registrar: &Registrar, count: usize, size: usize) -> Vec<Registration> {
+    let register = |n| {
+        let instance = Instance::new(format!("service-{n:02}")).value("x".repeat(size));
+        let registration = registrar.register(instance).unwrap();
+        announce(&registration);
+        registration
+    };
+    let registrations: Vec<_> = (0..count).map(register).collect();
+    for registration in &registrations {
+        let registered = timeout(SEC, registration.registered()).await;
+        registered
+            .unwrap_or_else(|_| panic!("{:?}", registration.status()))
+            .unwrap();
+    }
+    registrations
+}
+
+/// A transaction that was too long counted as denied: keys were written one at a time, and a read that
+/// was too long made each reconnect write all keys again.
+#[tokio::test(start_paused = true)]
+async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
+    for (policy, txns) in [(OnConflict::TakeOver, 6), (OnConflict::Yield, 11)] {
+        let setup = Setup::new();
+        setup.fake.max_txn_ops(16);
+        let registrar = setup.builder().on_conflict(policy).build().unwrap();
+        let log = Log::start();
+        let registrations = registered(&registrar, 40, 1).await;
+        let sent = setup.count(Rpc::Txn);
+        assert!(sent <= txns, "{policy:?}: {sent} transactions for 40 keys");
+        let revision = setup.fake.revision();
+        for _ in 0..2 {
+            setup.fake.restart();
+            sleep(SEC * 5).await;
+        }
+        assert_eq!(
+            setup.fake.revision(),
+            revision,
+            "{policy:?}: in two reconnects"
+        );
+        assert_eq!(log.text().matches("turned a write down").count(), 0);
+
+        // What was found out is known for the next lease, too.
+        let before = setup.count(Rpc::Txn);
+        setup.fake.wipe();
+        eventually("all keys are back", SEC * 3, || {
+            match setup.fake.keys().len() {
+                40 => Ok(()),
+                back => Err(format!("{back} of 40")),
+            }
+        })
+        .await;
+        let sent = setup.count(Rpc::Txn) - before;
+        assert!(
+            sent <= txns - 2,
+            "{policy:?}: {sent} transactions after a wipe"
+        );
+
+        // Nor is a departure too long.
+        for registration in &registrations[1..] {
+            registration.deregister();
+        }
+        for registration in &registrations[1..] {
+            assert_eq!(registration.closed().await, Closed::Deregistered);
+        }
+        assert_eq!(setup.fake.keys().len(), 1, "{policy:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_max_request_bytes_splits_transactions() {
+    let setup = Setup::new();
+    setup.fake.max_request_bytes(16 * 1024);
+    let registrar = setup.builder().build().unwrap();
+    let _registrations = registered(&registrar, 40, 1000).await;
+    let sent = setup.count(Rpc::Txn);
+    assert!(sent <= 6, "{sent} transactions for 40 keys");
+    let revision = setup.fake.revision();
+    for _ in 0..2 {
+        setup.fake.restart();
+        sleep(SEC * 5).await;
+    }
+    assert_eq!(setup.fake.revision(), revision, "in two reconnects");
+}
+
+/// The large one is refused alone, and does not make the transactions of the others short.
+#[tokio::test(start_paused = true)]
+async fn one_value_that_is_too_large_holds_up_no_other_key() {
+    let setup = Setup::new();
+    setup.fake.max_request_bytes(16 * 1024);
+    let registrar = setup.builder().build().unwrap();
+    let large = Instance::new("large").value("x".repeat(20 * 1024));
+    let large = registrar.register(large).unwrap();
+    announce(&large);
+    let _registrations = registered(&registrar, 40, 100).await;
+    let sent = setup.count(Rpc::Txn);
+    assert!(sent <= 6, "{sent} transactions for 41 keys");
+    let Status::Registering {
+        reason: Some(reason),
+        ..
+    } = large.status()
+    else {
+        panic!("{:?}", large.status());
+    };
+    assert!(
+        reason.contains("raise etcd's --max-request-bytes"),
+        "{reason}"
+    );
+    sleep(SEC * 120).await;
+    let sent = setup.count(Rpc::Txn) - sent;
+    assert!(sent <= 4, "{sent} more attempts in 120 s");
+}
