@@ -6,14 +6,15 @@
 
 mod trial;
 
-use crate::setup::{LONG, SEC};
+use crate::setup::{LONG, SEC, etcd};
 use crate::support::cluster::Cluster;
 use crate::support::observer::Observer;
+use crate::support::ports::free_addr;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::server::ServerProcess;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::Status;
+use tonic_etcd::{Instance, Registrar, Status};
 use trial::{Trial, Watched};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -188,6 +189,44 @@ async fn a_quorum_lost_for_longer_than_the_ttl_is_reported_and_keeps_the_key() {
         assert_eq!(observer.events(), []);
         assert_eq!(observer.keys()[&watched.key], before);
     }
+}
+
+/// Afterwards none of the endpoints that were configured is left.
+#[tokio::test]
+async fn nobody_notices_that_every_member_is_replaced() {
+    let mut cluster = Cluster::start().await;
+    let configured = cluster.endpoints();
+    let etcd = etcd(&configured).sync_members(SEC);
+    let registrar = Registrar::builder(etcd).build().unwrap();
+    let registration = registrar.register(Instance::new("greeter")).unwrap();
+    registration.announce(free_addr()).unwrap();
+    let registered = timeout(LONG, registration.registered()).await.unwrap();
+    let key = registered.unwrap().keys[0].to_string();
+    let before = key_in(&cluster, &key).await;
+    let lost = registration.watch();
+    let lost = tokio::spawn(async move {
+        let mut watch = lost;
+        let is_lost = |status: &Status| matches!(status, Status::Lost { .. });
+        watch.wait_for(is_lost).await
+    });
+    for index in 0..3 {
+        cluster.replace(index).await;
+        sleep(SEC * 2).await;
+    }
+    sleep(OUTLASTS_THE_TTL).await;
+    let left = cluster.endpoints();
+    assert!(!left.iter().any(|endpoint| configured.contains(endpoint)));
+    assert!(!lost.is_finished(), "{:?}", lost.await);
+    assert!(registration.status().is_registered());
+    assert_eq!(key_in(&cluster, &key).await, before, "lease and revisions");
+}
+
+/// Lease, revision of the first write, revision of the last one.
+async fn key_in(cluster: &Cluster, key: &str) -> (i64, i64, i64) {
+    let mut client = cluster.members[0].client().await;
+    let found = client.get(key, None).await.unwrap();
+    let kv = found.kvs().first().expect("the key is there");
+    (kv.lease(), kv.create_revision(), kv.mod_revision())
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use etcd_client::Error;
+use etcd_client::{Error, ResponseHeader};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::etcd::{Etcd, Plan, users};
@@ -98,11 +98,42 @@ impl Cluster {
         }
     }
 
+    /// Replaces a member by a new one with other ports and no data, as one replaces machines: the new
+    /// one joins, then the old one is removed and ends.
+    ///
+    /// # Panics
+    /// When etcd does not let it join within half a minute.
+    pub async fn replace(&mut self, index: usize) {
+        let others = self.members.len();
+        let mut client = self.members[(index + 1) % others].client().await;
+        let old = self.members[index].client().await.status().await;
+        let old = old.expect("the old member answers");
+        let old = old.header().map_or(0, ResponseHeader::member_id);
+        let plan = Plan::new(&format!("instead-of-{}", self.members[index].client_port()));
+        let deadline = Instant::now() + TIMEOUT;
+        // A cluster takes a new member when all others have been connected for five seconds.
+        while let Err(error) = client.member_add([plan.peer_url()], None).await {
+            assert!(Instant::now() < deadline, "no member is added: {error}");
+            sleep(Duration::from_millis(200)).await;
+        }
+        let mut all: Vec<_> = self.members.iter().map(Etcd::membership).collect();
+        all.push(plan.membership());
+        let plan = plan
+            .in_cluster(&all.join(","))
+            .with_args(&["--initial-cluster-state=existing"])
+            .with_args(users::flags());
+        let mut member = Etcd::joining(plan, users::are_wanted());
+        member.start_again();
+        member.wait_serving().await;
+        let removed = client.member_remove(old).await;
+        removed.expect("the old member is removed");
+        self.members[index].kill().await;
+        self.members[index] = member;
+    }
+
     async fn move_leader(&self, from: usize, to: usize) -> Result<(), Error> {
         let next = self.members[to].client().await.status().await?;
-        let next = next
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::member_id);
+        let next = next.header().map_or(0, ResponseHeader::member_id);
         let mut leader = self.members[from].client().await;
         leader.move_leader(next).await.map(drop)
     }
@@ -110,10 +141,8 @@ impl Cluster {
     fn planned() -> Self {
         let plans = ["one", "two", "three"].map(Plan::new);
         let all = plans.each_ref().map(Plan::membership).join(",");
-        let cheap = [users::CHEAP];
-        let args = if users::are_wanted() { &cheap[..] } else { &[] };
         let members = plans.map(|plan| {
-            let plan = plan.in_cluster(&all).with_args(args);
+            let plan = plan.in_cluster(&all).with_args(users::flags());
             Etcd::planned(plan, users::are_wanted())
         });
         Self {
@@ -138,6 +167,6 @@ impl Cluster {
 /// Whether this member is the leader, by its own word.
 async fn leads(member: &Etcd) -> Result<bool, Error> {
     let status = member.client().await.status().await?;
-    let own = status.header().map(etcd_client::ResponseHeader::member_id);
+    let own = status.header().map(ResponseHeader::member_id);
     Ok(own == Some(status.leader()) && status.leader() != 0)
 }

@@ -112,6 +112,13 @@ impl Etcd {
         }
     }
 
+    /// A member that joins others, who tell it of their users. It is not running yet.
+    pub fn joining(plan: Plan, has_users: bool) -> Self {
+        let member = Self::planned(plan, has_users);
+        member.lacks_users.store(false, Ordering::Relaxed);
+        member
+    }
+
     /// What clients dial, `http://127.0.0.1:port`.
     pub fn endpoint(&self) -> String {
         self.plan.client_url()
@@ -120,6 +127,11 @@ impl Etcd {
     /// The port that clients dial.
     pub fn client_port(&self) -> u16 {
         self.plan.client_port()
+    }
+
+    /// This member as it stands in `--initial-cluster`.
+    pub fn membership(&self) -> String {
+        self.plan.membership()
     }
 
     /// The process id of etcd itself.

@@ -126,7 +126,8 @@ impl Plan {
             .collect()
     }
 
-    fn peer_url(&self) -> String {
+    /// What the other members dial.
+    pub fn peer_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.peer_port)
     }
 

@@ -30,6 +30,14 @@ pub fn are_wanted() -> bool {
     env::var("ETCD_USERS").is_ok_and(|value| !matches!(&*value, "" | "0"))
 }
 
+/// What a member is started with, if its cluster shall have users.
+pub fn flags() -> &'static [&'static str] {
+    match are_wanted() {
+        true => &[CHEAP],
+        false => &[],
+    }
+}
+
 /// As whom servers and callers come to an etcd of [`Etcd::start`](super::Etcd::start).
 pub fn of_servers() -> Option<Credentials> {
     are_wanted().then_some(SERVERS)
