@@ -1,7 +1,7 @@
 //! A registration through `etcd grpc-proxy`, which answers a renewal when it renews the lease itself, and chooses the ids
 //! of watches.
 
-use crate::setup::{LONG, SEC, etcd};
+use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
 use crate::support::grpc_proxy::GrpcProxy;
 use crate::support::ports::free_addr;
@@ -29,9 +29,10 @@ async fn holds_through_the_proxy(namespace: &str) {
         "" => &[],
         _ => &[&flag],
     };
-    let process = Etcd::start().await;
+    // Without users: it renews without anybody's token, which etcd of today refuses (see `failures`).
+    let process = Etcd::start_with(&[]).await;
     let proxy = GrpcProxy::start(&process, flags).await;
-    let registrar = Registrar::builder(etcd([proxy.endpoint()]))
+    let registrar = Registrar::builder(tonic_etcd::Etcd::new([proxy.endpoint()]))
         .build()
         .unwrap();
     let gone = register(&registrar, "a").await;
@@ -77,7 +78,6 @@ async fn through_grpc_proxy_no_status_changes_and_every_key_is_kept() {
     holds_through_the_proxy("").await;
 }
 
-// The role of a user must have the keys as etcd stores them: with the namespace.
 #[tokio::test]
 async fn through_grpc_proxy_with_a_namespace_every_key_is_kept_too() {
     holds_through_the_proxy("/services/elsewhere").await;
