@@ -10,6 +10,8 @@ mod access;
 mod event;
 mod formats;
 mod greeter;
+#[cfg(feature = "metrics")]
+mod prometheus;
 
 use access::Access;
 use clap::Parser;
@@ -95,6 +97,10 @@ struct Args {
     /// Print JSON, one object in a line
     #[arg(long, env = "CALLER_JSON")]
     json: bool,
+    /// Address to serve metrics on for Prometheus, at /metrics
+    #[cfg(feature = "metrics")]
+    #[arg(long, env = "CALLER_METRICS", value_name = "ADDR")]
+    metrics: Option<std::net::SocketAddr>,
 }
 
 /// Why it ended before its time.
@@ -168,10 +174,18 @@ fn discover(args: &Args) -> Result<Discovery, Failure> {
         .etcd(args.attempt_timeout)
         .map_err(Failure::Usage)?;
     let plain = Plain::new().prefix(&args.prefix);
-    Ok(Discovery::builder(etcd, &args.service)
+    let discovery = Discovery::builder(etcd, &args.service)
         .format(args.format.format(&plain))
-        .retention(args.grace)
-        .build()?)
+        .retention(args.grace);
+    #[cfg(feature = "metrics")]
+    let discovery = match args.metrics {
+        Some(addr) => {
+            let observer = prometheus::serve(addr);
+            discovery.observer(observer.map_err(|error| Failure::Usage(error.to_string()))?)
+        }
+        None => discovery,
+    };
+    Ok(discovery.build()?)
 }
 
 fn channel(args: &Args, discovery: &Discovery) -> Result<BalancedChannel, BuildError> {

@@ -7,6 +7,8 @@
 mod access;
 mod formats;
 mod greeter;
+#[cfg(feature = "metrics")]
+mod prometheus;
 
 use access::Access;
 use clap::Parser;
@@ -96,6 +98,10 @@ struct Args {
     /// Time for requests in flight to finish
     #[arg(long, env = "GREETER_DRAIN_TIMEOUT", default_value = "30s", value_parser = access::time)]
     drain_timeout: Duration,
+    /// Address to serve metrics on for Prometheus, at /metrics
+    #[cfg(feature = "metrics")]
+    #[arg(long, env = "GREETER_METRICS", value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
 }
 
 /// [`OnConflict`] on a command line.
@@ -183,8 +189,13 @@ fn register(args: &Args, etcd: Etcd) -> Result<Registration, Box<dyn std::error:
         })
         .deregistration_delay(args.settle)
         .drain_timeout(args.drain_timeout)
-        .shutdown_on_signals()
-        .build()?;
+        .shutdown_on_signals();
+    #[cfg(feature = "metrics")]
+    let registrar = match args.metrics {
+        Some(addr) => registrar.observer(prometheus::serve(addr)?),
+        None => registrar,
+    };
+    let registrar = registrar.build()?;
     let registration = registrar.register_all(args.name.iter().map(|name| {
         let mut instance = Instance::new(name).version(env!("CARGO_PKG_VERSION"));
         if let Some(address) = &args.advertise {

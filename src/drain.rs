@@ -36,6 +36,8 @@ pub(crate) struct Drain {
     pub(crate) aborted: CancellationToken,
     /// The server has returned; there is nobody left to wait for.
     pub(crate) server_exited: CancellationToken,
+    /// The end of the drain was logged.
+    pub(crate) reported: CancellationToken,
     pub(crate) in_flight: Arc<InFlight>,
     /// For those who ask on every read: the tokens take a lock.
     phase: AtomicU8,
@@ -62,8 +64,8 @@ const IDLE_LIMIT: Duration = Duration::from_millis(1500);
 const IDLE_TICKS: u32 = 6;
 
 impl Drain {
-    /// Runs all of it. `now` skips the waits that are left.
-    pub(crate) async fn run(&self, timeouts: DrainTimeouts, now: &CancellationToken) {
+    /// Runs all of it, and gives the number of requests that were cut. `now` skips the waits that are left.
+    pub(crate) async fn run(&self, timeouts: DrainTimeouts, now: &CancellationToken) -> usize {
         self.wait(timeouts.deregistration_delay, now).await;
         self.begin();
         {
@@ -77,10 +79,12 @@ impl Drain {
                 }
             }
         }
+        let cut = self.in_flight.count();
         self.in_flight.end();
         // Not skipped by `now`: without it a request would see a reset instead of its status.
         let _ = timeout(LAST_ANSWERS, self.server_exited.cancelled()).await;
         self.abort_connections();
+        cut
     }
 
     /// Begins the drain and aborts all connections, where nothing is left that could wait.
@@ -144,6 +148,11 @@ impl Drain {
         if self.listeners.close() {
             self.listener_closed.cancel();
         }
+    }
+
+    /// Whether a server is known that has anything to drain.
+    pub(crate) fn has_server(&self) -> bool {
+        self.is_counted.load(Ordering::Acquire) || self.listeners.exist()
     }
 
     /// Requests are counted: by the layer, or by guards.

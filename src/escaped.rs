@@ -13,14 +13,12 @@ pub(crate) struct Escaped<'a> {
 }
 
 /// Enough for any honest key, too little to flood a log.
-#[cfg(any(feature = "discovery", test))]
 const MAX_BYTES: usize = 200;
 
 // === impl Escaped ===
 
 impl<'a> Escaped<'a> {
     /// At most 200 bytes of it.
-    #[cfg(any(feature = "discovery", test))]
     pub(crate) fn new(text: &'a str) -> Self {
         Self::at_most(text, MAX_BYTES)
     }

@@ -29,12 +29,12 @@
 //! * [`Registrar`] and [`RegistrarBuilder`]: what is configured;
 //! * [`Registration`]: how a server appears and how it leaves;
 //! * [`ServeRegistered`]: the order of things from binding to returning;
-//! * [`Status`]: what can be known about it at any time;
+//! * [`Status`]: what can be known about it at any time; [`observer`]: what happens, as it happens;
 //! * [`mod@format`]: the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
 //! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): what
 //!   the gRPC health service says of it;
-//! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused) and
-//!   [questions](manual::questions);
+//! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused),
+//!   [metrics](manual::metrics), [logs](manual::logs) and [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
 //! * [`testing`](https://docs.rs/tonic-etcd/latest/tonic_etcd/testing/index.html): an etcd inside your
@@ -60,6 +60,7 @@
 //! | `signals` (default) | [`shutdown_on_signals`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrarBuilder.html#method.shutdown_on_signals) |
 //! | `axum` | [listeners](server::Incoming) for `axum::serve` |
 //! | `discovery` | finding servers and calling them |
+//! | `metrics` | metrics on the `metrics` facade |
 //! | `test-util` | an etcd inside your own tests |
 //! | `tls-ring` (= `tls`), `tls-aws-lc` | TLS to etcd, with that crypto provider |
 //! | `tls-native-roots` (= `tls-roots`), `tls-webpki-roots` | trust the system's, or Mozilla's, roots; together with one of the above |
@@ -91,12 +92,17 @@ mod lease_expiry;
 mod lifecycle;
 mod listeners;
 mod logging;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
+pub mod observer;
 mod registrar;
 mod registration;
 mod resolver;
 pub mod server;
 #[cfg(feature = "signals")]
 mod signals;
+mod stats;
 mod status;
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
@@ -112,6 +118,7 @@ pub use instance::{Instance, InstanceJson};
 pub use registrar::{OnConflict, Pause, PauseError, Readiness, Registrar, RegistrarBuilder};
 pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
+pub use stats::{EtcdStats, RegistrationStats};
 pub use status::{Registered, Status, StatusWatch};
 
 /// For the fuzzer: what is parsed inside; only there when fuzzing.
@@ -182,6 +189,12 @@ pub mod manual {
 
     #[doc = include_str!("manual/paused.md")]
     pub mod paused {}
+
+    #[doc = include_str!("manual/metrics.md")]
+    pub mod metrics {}
+
+    #[doc = include_str!("manual/logs.md")]
+    pub mod logs {}
 
     #[doc = include_str!("manual/questions.md")]
     pub mod questions {}

@@ -3,20 +3,20 @@
 //!
 //! * [`publish`](Lifecycle::publish): a status;
 //! * [`health_acknowledged`]: health services have reported what was published;
-//! * [`ended`](Lifecycle::ended): the final status; a task runs the [drain](crate::drain) from there;
+//! * [`drain_in_background`](Lifecycle::drain_in_background): after the final status a task runs the [drain](crate::drain);
 //! * [`LeaseExpiry`]: from when on no status says "registered" any more, whatever was published.
 
 use crate::drain::{Drain, DrainTimeouts};
-use crate::isolated::isolated;
 use crate::lease_expiry::LeaseExpiry;
 use crate::status::{Status, StatusCell, StatusWatch};
+use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
+use tracing::{Instrument as _, Span};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -80,6 +80,11 @@ impl Lifecycle {
         self.status.get()
     }
 
+    /// The status now, and since when it is one of this kind.
+    pub(crate) fn status_since(&self) -> (Status, Instant) {
+        self.status.get_since()
+    }
+
     /// The status that was published last.
     pub(crate) fn published(&self) -> Status {
         self.status.published().1
@@ -95,21 +100,20 @@ impl Lifecycle {
         self.status.watch()
     }
 
-    /// Publishes a status, and logs it if it is another kind than the last one.
+    /// Publishes a status, and gives the one of before if it is another one.
     ///
     /// There is no way back from [`Status::Deregistering`] but to an end, and none from an end.
-    /// Never panics, whatever the subscriber of the log does.
-    pub(crate) fn publish(&self, next: Status) {
-        let last = self.status.publish(next.clone(), |last| {
+    pub(crate) fn publish(&self, next: Status) -> Option<Status> {
+        let is_final = next.is_final();
+        self.status.publish(next, |last| {
             let leaving = matches!(last, Status::Deregistering);
-            !last.is_final() && (!leaving || next.is_final())
-        });
-        // After the lock: the subscriber may be slow, and may look at the status.
-        if let Some(last) = last
-            && std::mem::discriminant(&last) != std::mem::discriminant(&next)
-        {
-            isolated(|| self.span.in_scope(|| log(&last, &next)));
-        }
+            !last.is_final() && (!leaving || is_final)
+        })
+    }
+
+    /// Runs `log` in the span that the registration was made in.
+    pub(crate) fn in_span(&self, log: impl FnOnce()) {
+        self.span.in_scope(log);
     }
 
     /// Adds a health service. What it sends is the number of the last publication it has reported.
@@ -133,18 +137,27 @@ impl Lifecycle {
         }
     }
 
-    /// The registration has ended with this final status. A task runs the drain.
-    pub(crate) fn ended(self: &Arc<Self>, last: Status) {
-        self.publish(last);
+    /// The registration has ended: a task runs the drain, and with it `begun`. `done` is given the
+    /// number of requests that were cut.
+    pub(crate) fn drain_in_background(
+        self: &Arc<Self>,
+        begun: impl Future<Output = ()> + Send + 'static,
+        done: impl FnOnce(&Drain, usize) + Send + 'static,
+    ) {
         let this = self.clone();
-        let drain = async move { this.drain().run(this.timeouts, &this.shutdown_now).await };
-        self.runtime.spawn(drain);
+        let drain = async move {
+            let drain = this.drain();
+            let (cut, ()) = tokio::join!(drain.run(this.timeouts, &this.shutdown_now), begun);
+            done(drain, cut);
+            drain.reported.cancel();
+        };
+        self.runtime.spawn(drain.instrument(self.span.clone()));
     }
 
     /// The runtime has ended, and with it every task: nothing is waited for.
-    pub(crate) fn runtime_ended(&self, last: Status) {
-        self.publish(last);
+    pub(crate) fn drain_now(&self) {
         self.drain().run_now();
+        self.drain().reported.cancel();
     }
 }
 
@@ -155,33 +168,5 @@ pub(crate) async fn health_acknowledged(all: Vec<Arc<Lifecycle>>) {
     let deadline = Instant::now() + HEALTH_LIMIT;
     for lifecycle in all {
         let _ = timeout_at(deadline, lifecycle.acknowledged()).await;
-    }
-}
-
-fn log(last: &Status, next: &Status) {
-    match next {
-        Status::Registering { .. } => {}
-        Status::Registered(new) => crate::logging::info!(
-            keys = ?new.keys, lease = format_args!("{:016x}", new.lease), revision = new.revision,
-            "{}", if matches!(last, Status::Suspect { .. }) { "registration confirmed" } else { "registered" },
-        ),
-        Status::Suspect { reason, .. } => {
-            crate::logging::warn!(%reason, "etcd is out of reach, the registration still holds");
-        }
-        Status::Lost { reason, .. } => {
-            crate::logging::warn!(%reason, "registration lost, trying again")
-        }
-        Status::Yielding { to_lease } => crate::logging::warn!(
-            lease = format_args!("{to_lease:016x}"),
-            "another lease holds the key, leaving it",
-        ),
-        Status::Paused { reasons, .. } => {
-            crate::logging::info!(reasons = ?reasons, "paused, the keys are withheld");
-        }
-        Status::Deregistering => crate::logging::info!("deregistering"),
-        Status::Deregistered => crate::logging::info!("deregistered"),
-        Status::LeftToExpire { ttl, reason } => {
-            crate::logging::warn!(?ttl, %reason, "etcd could not be told, the key goes with its lease");
-        }
     }
 }

@@ -5,6 +5,7 @@ use crate::in_flight::InFlightGuard;
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
 use crate::registrar::{Entry, Pause, PauseError, Registry};
+use crate::stats::RegistrationStats;
 use crate::status::{Registered, Status, StatusWatch};
 use std::fmt;
 use std::future::Future;
@@ -206,6 +207,25 @@ impl Registration {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.lifecycle().in_flight()
+    }
+
+    /// What there is to know of it now: status, keys, lease, renewals, connection. Sends nothing, and
+    /// waits for nothing but short locks.
+    #[must_use]
+    pub fn stats(&self) -> RegistrationStats {
+        let Handle { entry, shared } = &*self.handle;
+        let (status, since) = self.lifecycle().status_since();
+        RegistrationStats {
+            services: entry.names(),
+            since,
+            pauses: entry.pauses(),
+            in_flight: self.in_flight(),
+            keys: entry.keys(),
+            formats: shared.config.formats.names(),
+            revision: status.registered().map(|registered| registered.revision),
+            etcd: shared.stats.get(),
+            status,
+        }
     }
 
     pub(crate) fn lifecycle(&self) -> &Arc<Lifecycle> {

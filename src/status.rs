@@ -2,6 +2,7 @@
 //!
 //! A projection: the registrar publishes it, health and users read it, and nobody steers by it.
 
+use crate::clock;
 use crate::lease_expiry::LeaseExpiry;
 use std::fmt;
 use std::pin::pin;
@@ -110,7 +111,8 @@ pub(crate) type Numbered = (u64, Status);
 /// A tenth of what `tokio::sync::watch` takes, of which each of ten thousand registrations has one.
 #[derive(Debug)]
 pub(crate) struct StatusCell {
-    published: Mutex<Numbered>,
+    /// With the time since when it is one of this kind.
+    published: Mutex<(Numbered, Instant)>,
     changed: Notify,
     expiry: Arc<LeaseExpiry>,
 }
@@ -252,7 +254,7 @@ impl fmt::Debug for StatusWatch {
 impl StatusCell {
     pub(crate) fn new(expiry: Arc<LeaseExpiry>) -> Self {
         Self {
-            published: Mutex::new((0, Status::Registering { reason: None })),
+            published: Mutex::new(((0, Status::Registering { reason: None }), clock::now())),
             changed: Notify::new(),
             expiry,
         }
@@ -261,7 +263,7 @@ impl StatusCell {
     /// A view of it that has shown what there is now.
     pub(crate) fn watch(self: &Arc<Self>) -> StatusWatch {
         StatusWatch {
-            seen: self.lock().0,
+            seen: self.lock().0.0,
             cell: self.clone(),
         }
     }
@@ -273,7 +275,16 @@ impl StatusCell {
 
     /// The status that was published last.
     pub(crate) fn published(&self) -> Numbered {
-        self.lock().clone()
+        self.lock().0.clone()
+    }
+
+    /// The status that holds now, and since when it is one of this kind.
+    pub(crate) fn get_since(&self) -> (Status, Instant) {
+        let ((_, published), since) = self.lock().clone();
+        match self.at_expiry(published) {
+            Status::Lost { since, reason } => (Status::Lost { since, reason }, since),
+            status => (status, since),
+        }
     }
 
     /// Publishes `next` if `takes` says so of the last one, which it gives. Nothing happens if they
@@ -283,13 +294,17 @@ impl StatusCell {
         next: Status,
         takes: impl FnOnce(&Status) -> bool,
     ) -> Option<Status> {
-        let mut published = self.lock();
-        if published.1 == next || !takes(&published.1) {
+        let mut guard = self.lock();
+        let ((number, published), since) = &mut *guard;
+        if *published == next || !takes(published) {
             return None;
         }
-        let last = std::mem::replace(&mut published.1, next);
-        published.0 += 1;
-        drop(published);
+        if std::mem::discriminant(published) != std::mem::discriminant(&next) {
+            *since = clock::now();
+        }
+        let last = std::mem::replace(published, next);
+        *number += 1;
+        drop(guard);
         self.changed.notify_waiters();
         Some(last)
     }
@@ -308,7 +323,7 @@ impl StatusCell {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Numbered> {
+    fn lock(&self) -> MutexGuard<'_, (Numbered, Instant)> {
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -318,7 +333,6 @@ impl StatusCell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
     use std::future::Future as _;
     use std::sync::OnceLock;
     use std::task::Poll;

@@ -10,6 +10,7 @@ use crate::error::BuildError;
 use crate::etcd::Etcd;
 use crate::format::{Format, Plain};
 use crate::instance::check_segment;
+use crate::observer::{Observer, Observers};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -25,6 +26,7 @@ pub struct DiscoveryBuilder {
     retention: Duration,
     max_instances: usize,
     max_bytes: usize,
+    observers: Observers,
 }
 
 const RETENTION: Duration = Duration::from_secs(30);
@@ -52,6 +54,7 @@ impl DiscoveryBuilder {
             retention: RETENTION,
             max_instances: MAX_INSTANCES,
             max_bytes: MAX_BYTES,
+            observers: Observers::default(),
         }
     }
 
@@ -90,6 +93,12 @@ impl DiscoveryBuilder {
         self
     }
 
+    /// Is told what this discovery does, and every [channel](Discovery::channel) of it. May be repeated.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
     /// Checks everything, and starts the task that watches. It runs in the runtime that this is
     /// called in.
     ///
@@ -116,8 +125,10 @@ impl DiscoveryBuilder {
             bytes: self.max_bytes,
             retention: self.retention,
         };
-        let shared = Arc::new(Shared::new(prefix.clone(), limits));
         let service: Arc<str> = service.into();
+        let shared = Shared::new(service.clone(), prefix.clone(), limits, self.observers);
+        let shared = Arc::new(shared);
+        shared.announce();
         let decoder = Decoder::new(service.clone(), self.format);
         let source = (decoder, prefix.clone());
         let reflector = Reflector::new(shared.clone(), source, (limit, limits));

@@ -104,6 +104,7 @@ impl Discovery {
         let shared = self.shared.clone();
         BalancedChannelBuilder::new(self.changes())
             .named(&*self.service)
+            .observers(self.shared.observers.clone())
             .why_none(move || shared.why_none())
     }
 

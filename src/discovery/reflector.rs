@@ -41,6 +41,16 @@ impl Reflector {
         }
     }
 
+    /// An attempt to connect ended.
+    pub(super) fn on_attempt<T>(
+        &self,
+        endpoint: &str,
+        took: Duration,
+        result: &Result<T, RpcError>,
+    ) {
+        self.shared.observers.connected(endpoint, took, result);
+    }
+
     /// How far the history is known.
     pub(super) fn revision(&self) -> i64 {
         self.shared.store(|store, _| store.revision())

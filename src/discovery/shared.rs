@@ -4,13 +4,16 @@ use super::changes::Pending;
 use super::snapshot::Snapshot;
 use super::store::{Limits, Store, Update};
 use crate::isolated::isolated;
+use crate::observer::{Instances, InstancesChange, Observers};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Shared {
+    service: Arc<str>,
     prefix: String,
+    pub(super) observers: Observers,
     state: Mutex<State>,
     version: watch::Sender<u64>,
 }
@@ -27,9 +30,16 @@ struct State {
 // === impl Shared ===
 
 impl Shared {
-    pub(super) fn new(prefix: String, limits: Limits) -> Self {
+    pub(super) fn new(
+        service: Arc<str>,
+        prefix: String,
+        limits: Limits,
+        observers: Observers,
+    ) -> Self {
         Self {
+            service,
             prefix,
+            observers,
             state: Mutex::new(State {
                 store: Store::new(limits),
                 watch_error: None,
@@ -106,7 +116,7 @@ impl Shared {
     pub(super) fn store<T>(&self, change: impl FnOnce(&mut Store, &mut Vec<Update>) -> T) -> T {
         let mut updates = vec![];
         let mut state = self.lock();
-        let before = state.store.figures();
+        let (before, from) = (state.store.figures(), counts(&state.store));
         let out = change(&mut state.store, &mut updates);
         if updates.is_empty() && state.store.figures() == before {
             return out;
@@ -116,7 +126,9 @@ impl Shared {
                 reader.push(&update.key, update.instance.clone(), update.is_new);
             }
         }
+        let to = counts(&state.store);
         self.changed(state);
+        self.tell(from, to);
         out
     }
 
@@ -129,6 +141,25 @@ impl Shared {
         }
     }
 
+    /// Observers know of it from now on, although nothing is known yet.
+    pub(super) fn announce(&self) {
+        self.told(Instances::default(), Instances::default());
+    }
+
+    /// Only the watcher changes the store, so that nothing is told out of order.
+    fn tell(&self, from: Instances, to: Instances) {
+        if from != to {
+            self.told(from, to);
+        }
+    }
+
+    fn told(&self, from: Instances, to: Instances) {
+        let service = &*self.service;
+        let change = InstancesChange { service, from, to };
+        self.observers
+            .tell(|observer| observer.on_instances(&change));
+    }
+
     fn changed(&self, mut state: MutexGuard<'_, State>) {
         state.snapshot = None;
         drop(state);
@@ -137,5 +168,21 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let last = counts(&self.lock().store);
+        self.tell(last, Instances::default());
+    }
+}
+
+/// How much there is of what.
+fn counts(store: &Store) -> Instances {
+    Instances {
+        found: store.readable,
+        missing: store.missing(),
+        skipped: store.skipped(),
     }
 }

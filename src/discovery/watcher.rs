@@ -129,7 +129,11 @@ impl Watcher {
     /// One connection, for as long as it works.
     async fn run_session(&mut self) -> Result<Infallible, RpcError> {
         let member = self.rotation.member(&self.endpoints);
-        let session = Session::connect(&self.endpoints, &member, self.limit).await?;
+        let started = Instant::now();
+        let session = Session::connect(&self.endpoints, &member, self.limit).await;
+        self.reflector
+            .on_attempt(member.shown(), started.elapsed(), &session);
+        let session = session?;
         let reflector = &mut self.reflector;
         if !reflector.history_continues(&session, self.limit).await? {
             reflector.list(&session).await?;

@@ -26,6 +26,11 @@ impl Formats {
         Ok(formats)
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = self.list.iter().map(|format| format.name().to_owned());
+        names.collect()
+    }
+
     /// Everything that can be refused without knowing the address. Gives the explicit one.
     pub(crate) fn check(&self, instance: &Instance) -> Result<Option<Address>, RegisterError> {
         let address = instance.check()?;

@@ -11,6 +11,7 @@ use crate::etcd::Etcd;
 use crate::etcd::local_addr;
 use crate::format::{Format, Formats, Plain};
 use crate::lease;
+use crate::observer::{Observer, Observers};
 #[cfg(feature = "signals")]
 use crate::signals::cancel_on_signals;
 use std::any::Any;
@@ -41,6 +42,7 @@ pub struct RegistrarBuilder {
     shutdown_now: CancellationToken,
     #[cfg(feature = "signals")]
     on_signals: bool,
+    observers: Observers,
 }
 
 /// etcd's own limits on a TTL, in seconds (`lease/lessor.go`). The lower one follows from its
@@ -79,6 +81,7 @@ impl RegistrarBuilder {
             shutdown_now: CancellationToken::new(),
             #[cfg(feature = "signals")]
             on_signals: false,
+            observers: Observers::default(),
         }
     }
 
@@ -235,6 +238,12 @@ impl RegistrarBuilder {
         self
     }
 
+    /// Is told what the registrar does. May be repeated. Default: nobody is, which costs nothing.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
     /// Checks everything and makes the registrar. Touches no network, and needs a runtime only with
     /// `shutdown_on_signals`.
     ///
@@ -273,6 +282,7 @@ impl RegistrarBuilder {
             on_conflict: self.on_conflict,
             allow_loopback: self.allow_loopback,
             dedicated_thread: self.dedicated_thread,
+            observers: self.observers,
             readiness: self.readiness.map(Readiness::check).transpose()?,
             revoke_timeout: self.revoke_timeout,
             drain: DrainTimeouts {

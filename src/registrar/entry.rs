@@ -2,19 +2,22 @@
 
 use super::ids::{EntryId, Key};
 use super::reconciler::Desired;
+use super::shown::shown;
 use crate::address::{Address, Bound};
 use crate::error::{RegisterError, Stopped};
 use crate::format::{Formats, KeyContext};
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 /// One registration: one server under one or more service names.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
     pub(crate) lifecycle: Arc<Lifecycle>,
+    /// Observers were told that it is there.
+    pub(super) announced: Once,
     spec: Mutex<Spec>,
 }
 
@@ -29,6 +32,8 @@ struct Spec {
     leaving: bool,
     /// Why its keys are withheld, a reason for each pause.
     pauses: Vec<Arc<str>>,
+    /// Those that were there last.
+    keys: Arc<[Key]>,
 }
 
 // === impl Entry ===
@@ -38,12 +43,14 @@ impl Entry {
         Self {
             id,
             lifecycle: Arc::new(lifecycle),
+            announced: Once::new(),
             spec: Mutex::new(Spec {
                 instances,
                 bound: None,
                 armed: false,
                 leaving: false,
                 pauses: vec![],
+                keys: Arc::default(),
             }),
         }
     }
@@ -109,6 +116,25 @@ impl Entry {
         let spec = self.spec();
         let names = spec.instances.iter().map(|(it, _)| it.name.clone());
         names.collect()
+    }
+
+    /// Its services, for a log line.
+    pub(super) fn service(&self) -> String {
+        let names = self.names();
+        shown(names.first(), names.len())
+    }
+
+    pub(crate) fn pauses(&self) -> Vec<Arc<str>> {
+        self.spec().pauses.clone()
+    }
+
+    /// The keys that were in etcd last, if any were.
+    pub(crate) fn keys(&self) -> Arc<[Key]> {
+        self.spec().keys.clone()
+    }
+
+    pub(super) fn set_keys(&self, keys: &Arc<[Key]>) {
+        self.spec().keys = keys.clone();
     }
 
     pub(super) fn for_each(&self, look: impl FnMut(&Addressed)) {

@@ -14,6 +14,8 @@
 //! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |
 //! | `probe.rs` | the task that asks it |
 //! | `registry.rs` | the entries that should exist; handles change it, and that wakes the worker |
+//! | `report.rs` | what is told of a registration: status, log lines, observers |
+//! | `rivals.rs` | other clients that write our keys, each reported once a minute |
 //! | `reconciler/` | every decision: events in, actions out; no I/O |
 //! | `key_table/` | which key needs which request; part of the reconciler's state |
 //! | `worker.rs` | performs the actions and reports what came of them |
@@ -31,6 +33,9 @@ mod probe;
 mod readiness;
 mod reconciler;
 mod registry;
+mod report;
+mod rivals;
+mod shown;
 #[cfg(test)]
 mod simulation;
 mod streams;
@@ -97,6 +102,7 @@ impl Registrar {
         instances: impl IntoIterator<Item = Instance>,
     ) -> Result<Registration, RegisterError> {
         let (entry, first) = self.registry.add(instances.into_iter().collect())?;
+        report::announce(&self.registry, &entry);
         if first {
             worker::start(self.registry.clone())?;
         }

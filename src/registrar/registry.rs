@@ -4,6 +4,7 @@ use super::entry::Entry;
 use super::ids::EntryId;
 use super::on_conflict::OnConflict;
 use super::readiness::Readiness;
+use super::shown::shown;
 use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::error::{AddressError, RegisterError, Stopped};
@@ -12,7 +13,9 @@ use crate::format::{Formats, could_be_same};
 use crate::instance::Instance;
 use crate::lease_expiry::LeaseExpiry;
 use crate::lifecycle::Lifecycle;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::observer::Observers;
+use crate::stats::EtcdStatsCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) drain: DrainTimeouts,
     pub(crate) dedicated_thread: bool,
     pub(super) readiness: Option<Readiness>,
+    pub(crate) observers: Observers,
 }
 
 /// What handles and worker share.
@@ -45,6 +49,7 @@ pub(crate) struct Registry {
     pub(crate) shutdown_now: CancellationToken,
     /// Until when the lease of now surely lives.
     pub(crate) lease_expiry: Arc<LeaseExpiry>,
+    pub(crate) stats: EtcdStatsCell,
     /// Nobody can register any more.
     pub(crate) abandoned: CancellationToken,
     entries: Mutex<Entries>,
@@ -54,7 +59,7 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Entries {
     entries: BTreeMap<EntryId, Arc<Entry>>,
-    by_name: HashMap<String, Vec<EntryId>>,
+    by_name: BTreeMap<String, Vec<EntryId>>,
     changed: BTreeSet<EntryId>,
     next: EntryId,
     running: bool,
@@ -84,6 +89,7 @@ impl Registry {
             shutdown,
             shutdown_now,
             lease_expiry: Arc::default(),
+            stats: EtcdStatsCell::default(),
             abandoned,
             entries,
             changed,
@@ -104,7 +110,7 @@ impl Registry {
             .map(|instance| {
                 let address = self.config.formats.check(&instance)?;
                 if let Some(address) = &address {
-                    self.check_reach(address)?;
+                    self.check_reach(&instance.name, address)?;
                 }
                 Ok((instance, address))
             })
@@ -143,7 +149,7 @@ impl Registry {
 
     /// Refuses an address that only this machine can dial where etcd, and so everybody who reads
     /// it there, is surely elsewhere; warns where it may be.
-    fn check_reach(&self, address: &Address) -> Result<(), RegisterError> {
+    fn check_reach(&self, service: &str, address: &Address) -> Result<(), RegisterError> {
         let members = &self.config.members;
         if !address.is_loopback() || self.config.allow_loopback {
             return Ok(());
@@ -157,7 +163,7 @@ impl Registry {
             .into());
         }
         if members.have_names() {
-            crate::logging::warn!(%address, "only this machine can dial the address to be advertised");
+            crate::logging::warn!(service, %address, "only this machine can dial the address to be advertised");
         }
         Ok(())
     }
@@ -221,7 +227,7 @@ impl Registry {
         let bound = Bound::check(local)?;
         let needed = !entry.is_explicit();
         match (&bound, &self.config.advertised) {
-            (Bound::Exact(address), _) if needed => self.check_reach(address)?,
+            (Bound::Exact(address), _) if needed => self.check_reach(&entry.service(), address)?,
             (Bound::Any { .. }, Some(interface)) if needed => interface.check(&bound, local)?,
             _ => {}
         }
@@ -350,6 +356,12 @@ impl Registry {
 
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.lock().entries.values().cloned().collect()
+    }
+
+    /// The services of all entries, for a line about all of them.
+    pub(super) fn services(&self) -> String {
+        let names = &self.lock().by_name;
+        shown(names.keys().next(), names.len())
     }
 
     pub(crate) fn entry(&self, id: EntryId) -> Option<Arc<Entry>> {

@@ -6,12 +6,14 @@ use super::ids::EntryId;
 use super::keep_alive::Call;
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
+use super::report;
 use super::streams::Streams;
 use crate::clock;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, local_addr};
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
+use crate::observer::Renewal;
 use crate::status::Status;
 use futures_util::FutureExt as _;
 use std::ops::ControlFlow;
@@ -71,7 +73,8 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
         on_conflict: config.on_conflict,
         endpoints: config.members.clone(),
     };
-    let mut reconciler = Reconciler::new(settings, fastrand::Rng::new());
+    let is_observed = !config.observers.is_empty();
+    let mut reconciler = Reconciler::new(settings, fastrand::Rng::new()).observed(is_observed);
     let mut panics_of_a_stop = 0;
     while panics_of_a_stop < MOST_PANICS_OF_A_STOP {
         let mut worker = Worker {
@@ -82,7 +85,8 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
         if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
             return;
         }
-        logging::error!("the registrar's task panicked, starting it again");
+        let services = registry.services();
+        logging::error!(service = %services, "the registrar's task panicked, starting it again");
         reconciler.handle_panic(
             clock::now(),
             "internal error: the registrar's task panicked",
@@ -104,12 +108,17 @@ impl Worker {
         loop {
             let changed = registry.take_changed();
             if !changed.is_empty() {
+                reconciler.set_services(registry.services());
                 let desired = self.desired(reconciler, changed);
                 reconciler.handle_event(clock::now(), Event::Desired(desired));
             }
             if self.perform_all(reconciler).await.is_break() {
                 return;
             }
+            registry.stats.set(|stats| {
+                stats.lease = reconciler.held_lease();
+                stats.renewal_due = reconciler.renewal_due();
+            });
             let wake = reconciler.poll_timeout();
             tokio::select! {
                 biased;
@@ -121,6 +130,7 @@ impl Worker {
                     self.stop(reconciler, Event::Stop);
                 }
                 event = self.link.next(registry.config.attempt) => {
+                    self.note(&event);
                     reconciler.handle_event(clock::now(), event);
                 }
                 () = sleep_until_some(wake) => reconciler.handle_timeout(clock::now()),
@@ -131,6 +141,33 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// What stats and observers are to know of an event.
+    fn note(&self, event: &Event) {
+        let Registry { config, stats, .. } = &*self.registry;
+        let now = clock::now();
+        if let Some(error) = event.error() {
+            let error = error.to_string().into();
+            stats.set(|stats| stats.last_error = Some((now, error)));
+        }
+        let Event::Renewed { sent, result } = event else {
+            return;
+        };
+        if result.is_ok() {
+            stats.set(|stats| stats.renewal_acknowledged = Some(*sent));
+        }
+        if config.observers.is_empty() {
+            return;
+        }
+        let error = result.as_ref().err().map(RpcError::to_string);
+        let renewal = Renewal {
+            took: now.saturating_duration_since(*sent),
+            error: error.as_deref(),
+        };
+        config
+            .observers
+            .tell(|observer| observer.on_renewal(&renewal));
     }
 
     fn stop(&mut self, reconciler: &mut Reconciler, event: Event) {
@@ -175,11 +212,19 @@ impl Worker {
     fn perform(&mut self, action: Action) {
         match (action, &mut self.link) {
             (Action::Connect(member), _) => self.connect(member),
-            (Action::Disconnect, link) => *link = Link::Closed,
+            (Action::Disconnect, link) => {
+                *link = Link::Closed;
+                self.registry.stats.set(|stats| stats.endpoint = None);
+            }
             (Action::CloseStreams, Link::Open(streams)) => streams.close(),
             (Action::Grant { lease, ttl }, Link::Open(streams)) => streams.grant(lease, ttl),
             (Action::Revoke { lease }, Link::Open(streams)) => streams.revoke(lease),
-            (Action::Renew { lease }, Link::Open(streams)) => streams.renew(lease),
+            (Action::Renew { lease }, Link::Open(streams)) => {
+                streams.renew(lease);
+                let now = clock::now();
+                let stats = &self.registry.stats;
+                stats.set(|stats| stats.renewal_sent = Some(now));
+            }
             (Action::Read { keys }, Link::Open(streams)) => streams.read(keys),
             (Action::Write { lease, ops }, Link::Open(streams)) => streams.write(lease, ops),
             (Action::Watch { key, id, from }, Link::Open(streams)) => streams.watch(key, id, from),
@@ -188,15 +233,24 @@ impl Worker {
             (Action::FindLocalIp, Link::Open(streams)) => {
                 streams.request(find_local_ip(self.registry.clone()));
             }
+            (Action::Wrote(reasons, error), _) => {
+                let observers = &self.registry.config.observers;
+                report::wrote(observers, reasons, error.as_deref());
+            }
+            (Action::Rival(id, rival, is_left), _) => {
+                if let Some(entry) = self.registry.entry(id) {
+                    report::rival(&entry, &rival, is_left);
+                }
+            }
             (Action::LeaseExpiry(at), _) => self.registry.lease_expiry.set(at),
             (Action::Publish(id, status), _) => {
                 if let Some(entry) = self.registry.entry(id) {
-                    entry.lifecycle.publish(status);
+                    report::publish(&self.registry, &entry, status);
                 }
             }
             (Action::End(id, status), _) => {
                 if let Some(entry) = self.registry.forget(id) {
-                    entry.lifecycle.ended(status);
+                    report::ended(&self.registry, &entry, status);
                 }
             }
             // The rest is for an open session, or is performed by `perform_all`.
@@ -207,9 +261,16 @@ impl Worker {
     fn connect(&mut self, member: Member) {
         let registry = self.registry.clone();
         self.link = Link::Connecting(Box::pin(async move {
-            logging::debug!(endpoint = %member.shown(), "connecting to etcd");
-            let config = &registry.config;
-            Session::connect(&config.members, &member, config.attempt).await
+            let (config, started) = (&registry.config, clock::now());
+            let session = Session::connect(&config.members, &member, config.attempt).await;
+            let took = clock::now().saturating_duration_since(started);
+            let observers = &config.observers;
+            observers.connected(member.shown(), took, &session);
+            if session.is_ok() {
+                let endpoint = Some(member.shown().clone());
+                registry.stats.set(|stats| stats.endpoint = endpoint);
+            }
+            session
         }));
     }
 }
@@ -264,13 +325,15 @@ impl Drop for RuntimeGuard {
     fn drop(&mut self) {
         self.0.close();
         for entry in self.0.entries() {
-            entry.lifecycle.runtime_ended(match entry.is_armed() {
+            let last = match entry.is_armed() {
                 false => Status::Deregistered,
                 true => Status::LeftToExpire {
                     ttl: self.0.config.ttl,
                     reason: "the runtime ended".into(),
                 },
-            });
+            };
+            report::publish(&self.0, &entry, last);
+            entry.lifecycle.drain_now();
         }
     }
 }

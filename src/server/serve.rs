@@ -175,6 +175,8 @@ impl<L> ServeRegistered<L> for Router<L> {
         drop(exited);
         // If tonic ended by itself, the stream it dropped has asked for this already.
         let closed = closed(&lifecycle).await;
+        // The process may end with this future, and would then not say how the drain ended.
+        let _ = tokio::time::timeout(LAST_ANSWERS, drain.reported.cancelled()).await;
         result.map_err(ServeError::Transport)?;
         Ok(closed)
     }

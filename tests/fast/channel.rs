@@ -18,7 +18,7 @@ use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivitySt
 #[path = "../../examples/greeter/mod.rs"]
 pub mod greeter;
 pub mod net;
-mod raw;
+pub mod raw;
 
 use net::{Client, Net, address, ready, ready_at};
 

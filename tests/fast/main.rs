@@ -38,8 +38,12 @@ mod kit;
 mod layer;
 mod limits;
 mod log;
+mod log_contract;
 mod members;
+#[cfg(all(feature = "metrics", feature = "discovery"))]
+mod metrics;
 mod names;
+mod observer;
 mod panics;
 mod pause;
 mod public_api;

@@ -9,6 +9,7 @@ use super::subset::Subset;
 use crate::connector::Connector;
 use crate::discovery::changes::Change;
 use crate::error::BuildError;
+use crate::observer::{Observer, Observers};
 use crate::resolver::Resolver;
 use http::Uri;
 use std::fmt;
@@ -31,6 +32,7 @@ pub struct BalancedChannelBuilder {
     subset_id: Option<String>,
     health_service: Option<String>,
     why_none: Option<WhyNone>,
+    observers: Observers,
 }
 
 const SHORTEST_PING: Duration = Duration::from_millis(100);
@@ -68,12 +70,25 @@ impl BalancedChannelBuilder {
             subset_id: None,
             health_service: None,
             why_none: None,
+            observers: Observers::default(),
         }
     }
 
     /// What errors say of a source that has no instances.
     pub(crate) fn why_none(mut self, why: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.why_none = Some(WhyNone(Box::new(why)));
+        self
+    }
+
+    pub(crate) fn observers(mut self, observers: Observers) -> Self {
+        self.observers = observers;
+        self
+    }
+
+    /// Is told what becomes of the endpoints, and which calls are sent again. May be repeated. The
+    /// observers of a [`Discovery`](crate::discovery::Discovery) are those of its channels already.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
         self
     }
 
@@ -180,8 +195,10 @@ impl BalancedChannelBuilder {
             subset_id,
             health_service,
             why_none,
+            observers,
         } = self;
-        let pool = Arc::new(Pool::new(dialer, ready_timeout, health_service, why_none));
+        let pool = Pool::new(dialer, ready_timeout, health_service, why_none, observers);
+        let pool = Arc::new(pool);
         if let Some(name) = name {
             pool.set_name(&name);
         }

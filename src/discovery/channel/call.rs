@@ -78,11 +78,14 @@ async fn attempts(pool: &Pool, call: Call) -> Result<Response<Body>, Status> {
     // Bounds the waits for endpoints, all of them together; `None`: no clock goes as far.
     let wait_until = Instant::now().checked_add(pool.ready_timeout);
     let mut tried: Vec<Weak<Connection>> = Vec::new();
-    let mut last = None;
+    let mut last: Option<String> = None;
     while tried.len() < MAX_ATTEMPTS && call.body.progress() != Progress::Capped {
         let Some((connection, guard)) = available(pool, &tried, wait_until).await else {
             break;
         };
+        if let Some(reason) = &last {
+            pool.on_resend(tried.len(), reason);
+        }
         tried.push(Arc::downgrade(&connection));
         match call.send(connection, guard).await {
             Attempt::Answered(response) => return Ok(response),

@@ -43,7 +43,9 @@
 //! | `reconnect.rs` | the tasks: one reads the changes, one per address stays connected |
 //! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
 //! | `call.rs` | one call: its time, its attempts, its response |
+//! | `stats.rs` | [`ChannelStats`] |
 //! | `pool.rs` | the subchannels and their states, shared by tasks and calls |
+//! | `connectivity.rs` | [`ConnectivityState`] |
 //! | `health.rs` | what the health service of an endpoint says |
 //! | `subchannel.rs` | an address, its connection, its calls in flight |
 //! | `dial.rs`, `settings.rs` | from an address to a connection whose peer has sent `SETTINGS` |
@@ -53,6 +55,7 @@
 mod addresses;
 mod builder;
 mod call;
+mod connectivity;
 mod dial;
 mod health;
 mod pool;
@@ -61,13 +64,16 @@ mod reconnect;
 mod replay_body;
 mod retry;
 mod settings;
+mod stats;
 mod subchannel;
 mod subset;
 mod weighted_index;
 
 pub use builder::BalancedChannelBuilder;
 pub use call::AnsweredBy;
-pub use pool::{ConnectivityState, EndpointState};
+pub use connectivity::ConnectivityState;
+pub use pool::EndpointState;
+pub use stats::ChannelStats;
 
 use http::{Request, Response};
 use pool::Pool;
@@ -97,6 +103,13 @@ impl BalancedChannel {
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointState> {
         self.pool.states()
+    }
+
+    /// Endpoints, calls in flight and calls sent again, as they are now. It takes one lock and looks at
+    /// each endpoint once.
+    #[must_use]
+    pub fn stats(&self) -> ChannelStats {
+        ChannelStats::of(&self.pool)
     }
 
     fn new(pool: Arc<Pool>, task: AbortOnDropHandle<()>) -> Self {

@@ -1,10 +1,13 @@
 //! [`Pool`]: what the tasks and the calls of one channel share: its subchannels, and their states.
 
+use super::connectivity::ConnectivityState;
 use super::dial::Dialer;
 use super::ready_set::ReadySet;
 use super::subchannel::{Connection, Subchannel};
+use crate::observer::{EndpointTransition, Observers, Resend};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -25,27 +28,6 @@ pub struct EndpointState {
     pub calls: u64,
 }
 
-/// Whether an endpoint can be called: the states of gRPC, by gRPC's names.
-///
-/// gRPC's `SHUTDOWN` is missing: an endpoint that was removed is not listed any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConnectivityState {
-    /// No connect was tried yet: at most 256 endpoints of a channel are connected to at a time.
-    Idle,
-    /// A connection is being made.
-    Connecting,
-    /// It gets its share of the calls.
-    Ready,
-    /// It cannot be reached, its connection was lost, or its health service says that it does not
-    /// serve. It is tried again, after at most 5 s.
-    #[non_exhaustive]
-    TransientFailure {
-        /// What failed last.
-        reason: Arc<str>,
-    },
-}
-
 /// What the tasks and the calls of one channel share.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -61,6 +43,9 @@ pub(super) struct Pool {
     pub(super) connecting: Semaphore,
     name: OnceLock<String>,
     why_none: Option<WhyNone>,
+    observers: Observers,
+    /// How often a call was sent again.
+    resent: AtomicU64,
     endpoints: Mutex<Endpoints>,
 }
 
@@ -105,6 +90,7 @@ impl Pool {
         ready_timeout: Duration,
         health_service: Option<String>,
         why_none: Option<WhyNone>,
+        observers: Observers,
     ) -> Self {
         Self {
             ready: ReadySet::default(),
@@ -114,6 +100,8 @@ impl Pool {
             connecting: Semaphore::new(CONNECTING_AT_ONCE),
             name: OnceLock::new(),
             why_none,
+            observers,
+            resent: AtomicU64::new(0),
             endpoints: Mutex::default(),
         }
     }
@@ -128,7 +116,9 @@ impl Pool {
     }
 
     pub(super) fn insert(&self, subchannel: Arc<Subchannel>) {
+        let address = subchannel.address.clone();
         self.lock().insert(subchannel);
+        self.tell(&address, None, Some(&ConnectivityState::Idle));
     }
 
     pub(super) fn set_weight(&self, address: &str, weight: u32) {
@@ -140,20 +130,65 @@ impl Pool {
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
         let (service, address) = (self.name(), &*subchannel.address);
         crate::logging::debug!(service, address, %state, "endpoint");
-        let transition = self.lock().set_state(subchannel, state);
+        let mut all = self.lock();
+        let from = all.state_of(subchannel).cloned();
+        let to = state.clone();
+        let transition = all.set_state(subchannel, state);
+        drop(all);
         self.log(address, transition);
+        // One that was removed meanwhile is not there any more.
+        if from.is_some() {
+            self.tell(address, from.as_ref(), Some(&to));
+        }
     }
 
     /// Whatever becomes of the subchannel from now on does not count.
     pub(super) fn remove(&self, address: &str) {
-        let transition = self.lock().remove(address);
+        let mut all = self.lock();
+        let from = all.by_address.get(address).map(|it| it.state.clone());
+        let transition = all.remove(address);
+        drop(all);
         self.log(address, transition);
+        if from.is_some() {
+            self.tell(address, from.as_ref(), None);
+        }
     }
 
     /// The endpoints, ordered by address.
     pub(super) fn states(&self) -> Vec<EndpointState> {
         let all = self.lock();
         all.by_address.values().map(EndpointState::from).collect()
+    }
+
+    /// A call is sent again, after `tried` endpoints did not work on it.
+    pub(super) fn on_resend(&self, tried: usize, reason: &str) {
+        self.resent.fetch_add(1, Relaxed);
+        let resend = Resend {
+            service: self.name(),
+            tried,
+            reason,
+        };
+        self.observers.tell(|observer| observer.on_resend(&resend));
+    }
+
+    pub(super) fn resent(&self) -> u64 {
+        self.resent.load(Relaxed)
+    }
+
+    fn tell(
+        &self,
+        address: &str,
+        from: Option<&ConnectivityState>,
+        to: Option<&ConnectivityState>,
+    ) {
+        let transition = EndpointTransition {
+            service: self.name(),
+            address,
+            from,
+            to,
+        };
+        self.observers
+            .tell(|observer| observer.on_endpoint(&transition));
     }
 
     /// How many endpoints there are, and how many of them are ready.
@@ -199,6 +234,17 @@ impl Pool {
     }
 }
 
+/// What counts endpoints counts none of this channel any more.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if !self.observers.is_empty() {
+            for it in self.states() {
+                self.tell(&it.address, Some(&it.state), None);
+            }
+        }
+    }
+}
+
 impl fmt::Debug for WhyNone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WhyNone")
@@ -216,6 +262,12 @@ impl Endpoints {
             failure: None,
         };
         self.by_address.insert(address, endpoint);
+    }
+
+    /// `None`: it was removed.
+    fn state_of(&self, subchannel: &Arc<Subchannel>) -> Option<&ConnectivityState> {
+        let endpoint = self.by_address.get(&subchannel.address)?;
+        Arc::ptr_eq(&endpoint.subchannel, subchannel).then_some(&endpoint.state)
     }
 
     fn set_state(&mut self, subchannel: &Arc<Subchannel>, state: ConnectivityState) -> Transition {
@@ -315,20 +367,6 @@ impl From<&Endpoint> for EndpointState {
             state: endpoint.state.clone(),
             in_flight: subchannel.in_flight(),
             calls: subchannel.calls(),
-        }
-    }
-}
-
-// === impl ConnectivityState ===
-
-/// `READY`, or `TRANSIENT_FAILURE: connection refused`.
-impl fmt::Display for ConnectivityState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Idle => f.write_str("IDLE"),
-            Self::Connecting => f.write_str("CONNECTING"),
-            Self::Ready => f.write_str("READY"),
-            Self::TransientFailure { reason } => write!(f, "TRANSIENT_FAILURE: {reason}"),
         }
     }
 }

@@ -19,9 +19,10 @@
 //! * A call above the last stream of a `GOAWAY` ends with that `GOAWAY` as its error.
 
 use super::addresses::{AddressChange, Addresses};
+use super::connectivity::ConnectivityState;
 use super::dial::Dialled;
 use super::health;
-use super::pool::{ConnectivityState, Pool};
+use super::pool::Pool;
 use super::retry::is_too_many_pings;
 use super::subchannel::{Connection, Subchannel};
 use crate::backoff::Backoff;

@@ -38,7 +38,7 @@ pub(super) struct Store {
     revision: i64,
     /// etcd does not have our history any more: only a list helps.
     history_lost: bool,
-    readable: usize,
+    pub(super) readable: usize,
     /// What is kept, in bytes.
     bytes: usize,
     /// Keys passed over since the last list, because there was no room.

@@ -2,6 +2,7 @@
 
 use crate::backoff::Bucket;
 use crate::etcd::{Event, Op};
+use crate::observer::WriteReason;
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::on_conflict::OnConflict;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub(super) struct KeyState {
     /// Written in a transaction of its own: one that it was in was denied, and one denied key
     /// denies the whole transaction.
     pub(super) isolate: bool,
+    /// Why it is written, if it is.
+    pub(super) reason: WriteReason,
 }
 
 /// A key that is there under our lease.
@@ -66,6 +69,7 @@ impl KeyState {
             repairs: Bucket::default(),
             retry_at: None,
             isolate: false,
+            reason: WriteReason::New,
         }
     }
 

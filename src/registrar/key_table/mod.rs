@@ -20,6 +20,9 @@ mod watch;
 
 use super::ids::{EntryId, Key};
 use super::on_conflict::OnConflict;
+use super::rivals::Rival;
+use crate::etcd::Op;
+use crate::observer::WriteReason;
 use key_state::KeyState;
 use limits::Limits;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -43,6 +46,8 @@ pub(crate) struct KeyTable {
     next_watch_id: i64,
     /// Entries whose [`View`] may have changed.
     changed: BTreeSet<EntryId>,
+    /// Other clients that wrote a key of ours, and were not reported yet.
+    rivals: Vec<(EntryId, Rival)>,
 }
 
 /// The state of all keys of one entry.
@@ -75,6 +80,7 @@ impl KeyTable {
             to_unwatch: VecDeque::new(),
             next_watch_id: 1,
             changed: BTreeSet::new(),
+            rivals: vec![],
         }
     }
 
@@ -195,6 +201,34 @@ impl KeyTable {
     /// The entries whose view may have changed since this was last asked.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<EntryId> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// The other clients that wrote a key of ours since this was last asked.
+    pub(crate) fn take_rivals(&mut self) -> Vec<(EntryId, Rival)> {
+        std::mem::take(&mut self.rivals)
+    }
+
+    /// Why the keys of `entry` are written that are not there yet.
+    pub(crate) fn set_reason(&mut self, entry: EntryId, reason: WriteReason) {
+        for key in self.entries.get(&entry).into_iter().flatten() {
+            if let Some(state) = self.keys.get_mut(key) {
+                state.reason = reason;
+            }
+        }
+    }
+
+    /// Why `ops` are done: how many of them for which reason.
+    pub(crate) fn reasons(&self, ops: &[Op]) -> Vec<(WriteReason, usize)> {
+        let mut reasons = BTreeMap::new();
+        for op in ops {
+            let state = self.keys.get(op.key());
+            let reason = match op {
+                Op::Delete { .. } => WriteReason::Withdrawn,
+                _ => state.map(|state| state.reason).unwrap_or_default(),
+            };
+            *reasons.entry(reason).or_insert(0) += 1;
+        }
+        reasons.into_iter().collect()
     }
 
     /// Removes a key that is neither desired nor there, unless a write may still bring it back.

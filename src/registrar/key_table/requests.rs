@@ -5,6 +5,7 @@ use super::key_state::Observed;
 use super::limits::Size;
 use crate::backoff::Rate;
 use crate::etcd::{KeyMeta, Op, RpcErrorKind};
+use crate::observer::WriteReason;
 use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
 use std::time::Duration;
@@ -184,6 +185,7 @@ impl KeyTable {
                 // It counts as held until then: to call it lost made the status flicker.
                 state.observed = ours.map(|found| Observed::without_value(found.revision));
                 state.is_unconfirmed = false;
+                state.reason = WriteReason::Differs;
                 let theirs = found.filter(|found| found.lease != self.lease);
                 state.conflicting_lease = match self.on_conflict {
                     OnConflict::Yield => theirs.map(|found| found.lease),

@@ -4,8 +4,10 @@ use super::KeyTable;
 use super::key_state::Observed;
 use super::requests::REPAIRS;
 use crate::etcd::{Event, EventKind};
+use crate::observer::WriteReason;
 use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
+use crate::registrar::rivals::Rival;
 use tokio::time::Instant;
 
 // === impl KeyTable ===
@@ -62,12 +64,22 @@ impl KeyTable {
                 self.dirty.insert(key);
                 return;
             }
-            (EventKind::Put { lease, .. }, _) => Some(*lease),
+            (EventKind::Put { lease, value }, desired) => {
+                if desired.is_some() && *lease != self.lease {
+                    let rival = Rival::new(&key, self.lease, *lease, value);
+                    self.rivals.push((state.entry, rival));
+                }
+                Some(*lease)
+            }
             (EventKind::Delete, _) => None,
         };
         // Another value under our own lease is ours to delete, if the key is not desired any more.
         // It is an earlier write of ours that landed late, if there is one.
         let is_ours = other_lease == Some(self.lease);
+        state.reason = match other_lease {
+            Some(_) => WriteReason::Overwritten,
+            None => WriteReason::Deleted,
+        };
         state.observed = is_ours.then(|| Observed::without_value(event.revision));
         state.is_unconfirmed = is_ours && !state.write_may_still_land;
         state.conflicting_lease = match self.on_conflict {

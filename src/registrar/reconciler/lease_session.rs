@@ -19,6 +19,12 @@ const GRANTS: Rate = Rate {
     refill: Duration::from_secs(5),
 };
 
+/// Lines about attempts that failed.
+const ATTEMPT_LINES: Rate = Rate {
+    burst: 1,
+    refill: Duration::from_secs(1),
+};
+
 // === impl Reconciler ===
 
 impl Reconciler {
@@ -92,7 +98,10 @@ impl Reconciler {
         let is_first = connected_since.is_none() && self.held_lease().is_none();
         let error = if is_first { error.at_first() } else { error };
         let reason = error.to_string();
-        logging::debug!(%reason, "attempt failed");
+        if self.attempt_lines.take(ATTEMPT_LINES, now).is_ok() {
+            let (service, registrations) = (&self.services, self.entries.len());
+            logging::debug!(%service, registrations, %reason, "attempt failed");
+        }
         let worked = connected_since.map_or(Duration::ZERO, |since| now - since);
         // Balancers and members that restart end connections all the time, and tokens are replaced.
         // That is worth a report only if the next attempt fails too.
@@ -157,7 +166,7 @@ impl Reconciler {
     fn on_lease_held(&mut self, now: Instant, id: i64, ttl: Duration, sent: Instant) {
         let wanted = self.settings.ttl;
         if ttl != wanted {
-            logging::warn!(?wanted, granted = ?ttl, "etcd granted another TTL, following it");
+            logging::warn!(service = %self.services, ?wanted, granted = ?ttl, "etcd granted another TTL, following it");
         }
         if let Connection::Open(open) = &mut self.connection {
             open.connected_since.get_or_insert(sent);
@@ -167,7 +176,8 @@ impl Reconciler {
         self.act(Action::LeaseExpiry(lease.expiry()));
         self.lease = LeaseState::Held(lease);
         self.keys.reset(id);
-        logging::debug!(lease = format_args!("{id:016x}"), ?ttl, "lease granted");
+        let (service, registrations) = (&self.services, self.entries.len());
+        logging::debug!(%service, registrations, lease = format_args!("{id:016x}"), ?ttl, "lease granted");
         self.set_healthy(now);
         self.act(Action::ReadDesired(self.entries.keys().copied().collect()));
     }
@@ -230,7 +240,7 @@ impl Reconciler {
             return self.on_renewal_error(now, error);
         }
         if open.refused_token.is_none() {
-            logging::debug!(%error, "getting another token");
+            logging::debug!(service = %self.services, %error, "getting another token");
             open.refused_token = Some(error);
             self.act(Action::Authenticate);
         }

@@ -1,7 +1,9 @@
 //! What comes in, and what goes out.
 
 use crate::etcd::{Applied, KeyMeta, Member, Op, RpcError, WatchResponse};
+use crate::observer::WriteReason;
 use crate::registrar::ids::{EntryId, Key};
+use crate::registrar::rivals::Rival;
 use crate::status::Status;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +116,10 @@ pub(crate) enum Action {
     Unwatch { id: i64 },
     /// Until when the lease surely lives. Comes before any status that says so.
     LeaseExpiry(Instant),
+    /// Another client wrote a key of this entry: to be logged, and that it is left to it.
+    Rival(EntryId, Rival, bool),
+    /// A transaction ended: so many keys for each reason, and what failed.
+    Wrote(Vec<(WriteReason, usize)>, Option<String>),
     /// Publish a status.
     Publish(EntryId, Status),
     /// Wait until the health services of these entries have reported the statuses that were
@@ -123,4 +129,29 @@ pub(crate) enum Action {
     End(EntryId, Status),
     /// Nothing will ever be left to do.
     Finish,
+}
+
+// === impl Event ===
+
+impl Event {
+    /// What failed, if anything did.
+    pub(crate) fn error(&self) -> Option<&RpcError> {
+        match self {
+            Self::Connected(result)
+            | Self::Authenticated(result)
+            | Self::WatchRequested(result) => result.as_ref().err(),
+            Self::Granted { result, .. } => result.as_ref().err(),
+            Self::Renewed { result, .. } => result.as_ref().err(),
+            Self::Revoked { result, .. } => result.as_ref().err(),
+            Self::Read { result, .. } => result.as_ref().err(),
+            Self::Written { result, .. } => result.as_ref().err(),
+            Self::Watched(result) => result.as_ref().err(),
+            Self::Desired(_)
+            | Self::RegistryClosed
+            | Self::Stop
+            | Self::StopNow
+            | Self::LocalIpFound
+            | Self::RenewalLate { .. } => None,
+        }
+    }
 }

@@ -47,6 +47,7 @@ pub(crate) use messages::{Action, Desired, Event};
 use super::ids::EntryId;
 use super::key_table::KeyTable;
 use super::on_conflict::OnConflict;
+use super::rivals::Rivals;
 use crate::backoff::{Backoff, Bucket};
 use crate::deadline;
 use crate::etcd::{Endpoints, Rotation};
@@ -107,6 +108,13 @@ pub(crate) struct Reconciler {
     lease_error: Option<Problem>,
     /// Why the last write was rejected, logged once.
     write_error: Option<Arc<str>>,
+    /// The services, for log lines about all entries.
+    services: Arc<str>,
+    /// Lines about attempts that failed.
+    attempt_lines: Bucket,
+    rivals: Rivals,
+    /// Somebody wants to know what is written, and why.
+    is_observed: bool,
 
     actions: VecDeque<Action>,
 }
@@ -141,8 +149,33 @@ impl Reconciler {
             connection_error: None,
             lease_error: None,
             write_error: None,
+            services: "none".into(),
+            attempt_lines: Bucket::default(),
+            rivals: Rivals::default(),
+            is_observed: false,
             actions: VecDeque::new(),
             settings,
+        }
+    }
+
+    /// Reports each write as [`Action::Wrote`].
+    pub(crate) fn observed(mut self, is_observed: bool) -> Self {
+        self.is_observed = is_observed;
+        self
+    }
+
+    /// What log lines about all entries say of which services they are.
+    pub(crate) fn set_services(&mut self, services: String) {
+        if *self.services != *services {
+            self.services = services.into();
+        }
+    }
+
+    /// When the next renewal is due.
+    pub(crate) fn renewal_due(&self) -> Option<Instant> {
+        match &self.lease {
+            LeaseState::Held(lease) => Some(lease.due()),
+            _ => None,
         }
     }
 
@@ -337,6 +370,7 @@ impl Reconciler {
 
     fn on_entry_desired(&mut self, now: Instant, id: EntryId, desired: Desired) {
         self.add_entry(id);
+        let reason = self.write_reason(id);
         self.resume(now, id);
         match desired {
             Desired::Waiting { needs_local_ip } => self.needs_local_ip |= needs_local_ip,
@@ -345,10 +379,11 @@ impl Reconciler {
                     // Refused by `register` where the key was known; an address that is found out
                     // later can still collide.
                     let reason = format!("another registration here has the key {key:?}");
-                    logging::error!("{reason}");
+                    logging::error!(service = %self.services, %key, "another registration here has the key");
                     let reason = Some(reason.into());
                     self.publish(id, Status::Registering { reason });
                 }
+                self.keys.set_reason(id, reason);
             }
             Desired::Keys(_) => {}
             Desired::Failed(reason) => {

@@ -147,7 +147,7 @@ impl Reconciler {
             Err(error) => match error.kind() {
                 RpcErrorKind::ResourceExhausted => self.pause_requests(now),
                 kind @ (RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge) if keys.len() > 1 => {
-                    logging::debug!(%error, keys = keys.len(), "etcd takes fewer keys at once");
+                    logging::debug!(service = %self.services, %error, keys = keys.len(), "etcd takes fewer keys at once");
                     self.keys.on_read_too_large(&keys, kind);
                 }
                 RpcErrorKind::Denied | RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge => {
@@ -165,6 +165,7 @@ impl Reconciler {
         result: Result<Applied, RpcError>,
     ) {
         self.request_done();
+        self.report_write(&ops, result.as_ref().err());
         let error = match result {
             Ok(Applied {
                 revision,
@@ -187,7 +188,7 @@ impl Reconciler {
                 self.on_error(now, error);
             }
             kind @ (RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge) if ops.len() > 1 => {
-                logging::debug!(%error, ops = ops.len(), "etcd takes fewer writes at once");
+                logging::debug!(service = %self.services, %error, ops = ops.len(), "etcd takes fewer writes at once");
                 self.keys.on_txn_too_large(&ops, kind, now);
             }
             RpcErrorKind::Denied | RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge => {
@@ -243,7 +244,7 @@ impl Reconciler {
             .filter(|(id, _)| !open.cancelled_watches.remove(id))
         {
             Some((_, error)) if error.kind() == RpcErrorKind::Denied => {
-                logging::warn!(%error, "changes of the key by other clients will not be noticed");
+                logging::warn!(service = %self.services, %error, "changes of the key by other clients will not be noticed");
             }
             Some((_, error)) => self.on_error(now, error),
             None => {}

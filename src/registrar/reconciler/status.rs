@@ -4,8 +4,11 @@ use super::state::{LeaseState, Problem};
 use super::{Action, Reconciler};
 use crate::etcd::{Op, RpcError};
 use crate::logging;
+use crate::observer::WriteReason;
 use crate::registrar::ids::EntryId;
 use crate::registrar::key_table::View;
+use crate::registrar::on_conflict::OnConflict;
+use crate::registrar::shown::shown;
 use crate::status::{Registered, Status};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -19,7 +22,8 @@ impl Reconciler {
             Some(problem) if *problem.reason == *reason => return,
             Some(problem) => problem.since,
             None => {
-                logging::warn!(%reason, "etcd is out of reach, trying until it answers");
+                let (service, registrations) = (&self.services, self.entries.len());
+                logging::warn!(%service, registrations, %reason, "etcd is out of reach, trying until it answers");
                 now
             }
         };
@@ -32,7 +36,8 @@ impl Reconciler {
     pub(super) fn set_healthy(&mut self, now: Instant) {
         let (problem, lost) = (self.connection_error.take(), self.lease_error.take());
         if let Some(problem) = &problem {
-            logging::info!(after = ?(now - problem.since), "etcd answers again");
+            let (service, registrations) = (&self.services, self.entries.len());
+            logging::info!(%service, registrations, after = ?(now - problem.since), "etcd answers again");
         }
         if problem.is_some() || lost.is_some() {
             self.publish_all(now);
@@ -54,7 +59,8 @@ impl Reconciler {
         let reason: Arc<str> = error.to_string().into();
         let last = self.write_error.replace(reason.clone());
         if last.is_none_or(|last| last != reason) {
-            logging::warn!(%reason, keys = ops.len(), "etcd rejected a write, repeating it later");
+            let key = shown(ops.first().map(Op::key), ops.len());
+            logging::warn!(service = %self.services, %key, %reason, "etcd rejected a write, repeating it later");
         }
         let owners = ops.iter().filter_map(|op| self.keys.owner(op.key()));
         for id in owners.collect::<Vec<_>>() {
@@ -88,6 +94,34 @@ impl Reconciler {
     pub(super) fn publish_changed(&mut self, now: Instant) {
         for id in self.keys.take_changed() {
             self.publish_current(now, id);
+        }
+        self.report_rivals(now);
+    }
+
+    fn report_rivals(&mut self, now: Instant) {
+        let is_left = self.settings.on_conflict == OnConflict::Yield;
+        for (id, rival) in self.keys.take_rivals() {
+            if self.rivals.is_due(rival.lease, now) {
+                self.act(Action::Rival(id, rival, is_left));
+            }
+        }
+    }
+
+    /// Why the keys of an entry are written that are desired now.
+    pub(super) fn write_reason(&self, id: EntryId) -> WriteReason {
+        match self.entries.get(&id) {
+            Some(Status::Paused { .. }) => WriteReason::Resumed,
+            Some(Status::Lost { .. }) => WriteReason::LeaseLost,
+            Some(status) if status.is_registered() => WriteReason::Updated,
+            _ => WriteReason::New,
+        }
+    }
+
+    /// Reports a transaction to observers, if there are any.
+    pub(super) fn report_write(&mut self, ops: &[Op], error: Option<&RpcError>) {
+        if self.is_observed {
+            let reasons = self.keys.reasons(ops);
+            self.act(Action::Wrote(reasons, error.map(RpcError::to_string)));
         }
     }
 

@@ -424,6 +424,7 @@ fn describe(action: &Action) -> String {
         Action::End(_, next) => format!("End {}", status(next)),
         Action::AwaitHealth(_) => "AwaitHealth".into(),
         Action::LeaseExpiry(_) => "LeaseExpiry".into(),
+        Action::Rival(..) => "Rival".into(),
         other => format!("{other:?}"),
     }
 }

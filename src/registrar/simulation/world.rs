@@ -197,7 +197,10 @@ impl World {
             }
             Action::Watch { key, id, from } => self.watch(Request::Watch { key, id, from }),
             Action::Unwatch { id } => self.watch(Request::Unwatch { id }),
-            Action::Publish(..) | Action::LeaseExpiry(_) => {}
+            Action::Publish(..)
+            | Action::LeaseExpiry(_)
+            | Action::Rival(..)
+            | Action::Wrote(..) => {}
             // The health service takes its time.
             Action::AwaitHealth(_) => {
                 if self.rng.u8(..) < 32 {

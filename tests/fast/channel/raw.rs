@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tonic_etcd::discovery::channel::BalancedChannel;
+use tonic_etcd::discovery::channel::{BalancedChannel, BalancedChannelBuilder};
 use tower::ServiceExt as _;
 
 /// What the server does when it has read a message.
@@ -84,6 +84,24 @@ async fn listen(io: &mut DuplexStream, act: Act) -> Option<()> {
 
 /// A fleet in which the one that acts is by far the heaviest, and a greeter is there too.
 async fn fleet(act: Act) -> BalancedChannel {
+    fleet_with(act, |builder| builder).await
+}
+
+/// Makes a call that is sent again, on a channel that `change` configures.
+#[cfg(feature = "metrics")]
+pub async fn call_sent_again(
+    change: impl Fn(BalancedChannelBuilder) -> BalancedChannelBuilder,
+) -> BalancedChannel {
+    let code = REFUSED_STREAM;
+    let balanced = fleet_with(Act::Reset { code }, change).await;
+    hello(&mut Client::new(balanced.clone())).await.unwrap();
+    balanced
+}
+
+async fn fleet_with(
+    act: Act,
+    change: impl Fn(BalancedChannelBuilder) -> BalancedChannelBuilder,
+) -> BalancedChannel {
     let net = Net::default();
     let mut arriving = net.listen(&address(1), CancellationToken::new());
     tokio::spawn(async move {
@@ -95,7 +113,7 @@ async fn fleet(act: Act) -> BalancedChannel {
     let (registry, builder) = net.balanced();
     registry.put(&address(1), 1_000_000_000);
     registry.put(&address(2), 1);
-    let balanced = builder.build().unwrap();
+    let balanced = change(builder).build().unwrap();
     ready(&balanced, 2).await;
     balanced
 }

@@ -1,0 +1,47 @@
+//! [`ConnectivityState`]: whether an endpoint can be called.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Whether an endpoint can be called: the states of gRPC, by gRPC's names.
+///
+/// gRPC's `SHUTDOWN` is missing: an endpoint that was removed is not listed any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectivityState {
+    /// No connect was tried yet: at most 256 endpoints of a channel are connected to at a time.
+    Idle,
+    /// A connection is being made.
+    Connecting,
+    /// It gets its share of the calls.
+    Ready,
+    /// It cannot be reached, its connection was lost, or its health service says that it does not
+    /// serve. It is tried again, after at most 5 s.
+    #[non_exhaustive]
+    TransientFailure {
+        /// What failed last.
+        reason: Arc<str>,
+    },
+}
+
+// === impl ConnectivityState ===
+
+impl ConnectivityState {
+    /// Whether it is [`Ready`](Self::Ready).
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self == Self::Ready
+    }
+}
+
+/// `READY`, or `TRANSIENT_FAILURE: connection refused`.
+impl fmt::Display for ConnectivityState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle => f.write_str("IDLE"),
+            Self::Connecting => f.write_str("CONNECTING"),
+            Self::Ready => f.write_str("READY"),
+            Self::TransientFailure { reason } => write!(f, "TRANSIENT_FAILURE: {reason}"),
+        }
+    }
+}

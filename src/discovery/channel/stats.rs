@@ -1,0 +1,34 @@
+//! [`ChannelStats`]: a channel at one moment.
+
+use super::pool::{EndpointState, Pool};
+
+/// A channel, as it was when [`BalancedChannel::stats`](super::BalancedChannel::stats) was called.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ChannelStats {
+    /// What the channel calls the service; empty while it has no name.
+    pub service: String,
+    /// The endpoints, ordered by address.
+    pub endpoints: Vec<EndpointState>,
+    /// How many of them can be called.
+    pub ready: usize,
+    /// The calls that have not ended, on all endpoints there are.
+    pub in_flight: usize,
+    /// How often a call was sent again, to another endpoint.
+    pub resent: u64,
+}
+
+// === impl ChannelStats ===
+
+impl ChannelStats {
+    pub(super) fn of(pool: &Pool) -> Self {
+        let endpoints = pool.states();
+        Self {
+            service: pool.name().to_owned(),
+            ready: endpoints.iter().filter(|it| it.state.is_ready()).count(),
+            in_flight: endpoints.iter().map(|it| it.in_flight).sum(),
+            resent: pool.resent(),
+            endpoints,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What is told of a registration: its status, its log lines, and what observers are told.
+//!
+//! Every line says of which service it is, and of which key.
+
+use super::entry::Entry;
+use super::registry::Registry;
+use super::rivals::Rival;
+use super::shown::shown;
+use crate::drain::Drain;
+use crate::isolated::isolated;
+use crate::observer::{Observers, Transition, Write, WriteReason};
+use crate::status::Status;
+
+/// What a line is about.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) service: String,
+    pub(super) key: String,
+}
+
+/// Publishes a status; it is logged if it is another kind than the last one.
+///
+/// Never panics, whatever the subscriber of the log and the observers do.
+pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
+    let observers = &registry.config.observers;
+    announce(registry, entry);
+    if let Some(registered) = next.registered() {
+        entry.set_keys(&registered.keys);
+    }
+    let Some(last) = entry.lifecycle.publish(next.clone()) else {
+        return;
+    };
+    // After the locks: the subscriber may be slow, and may look at the status.
+    if std::mem::discriminant(&last) != std::mem::discriminant(&next) {
+        let log = || log(&Subject::of(entry), &last, &next);
+        isolated(|| entry.lifecycle.in_span(log));
+    }
+    if !observers.is_empty() {
+        let transition = Transition {
+            services: &entry.names(),
+            from: Some(&last),
+            to: &next,
+        };
+        observers.tell(|observer| observer.on_transition(&transition));
+    }
+}
+
+/// Tells observers that the entry is there, before anything else is told of it.
+pub(super) fn announce(registry: &Registry, entry: &Entry) {
+    let observers = &registry.config.observers;
+    if observers.is_empty() {
+        return;
+    }
+    entry.announced.call_once_force(|_| {
+        let transition = Transition {
+            services: &entry.names(),
+            from: None,
+            to: &Status::Registering { reason: None },
+        };
+        observers.tell(|observer| observer.on_transition(&transition));
+    });
+}
+
+/// Another client wrote a key of this entry; `is_left`: it is left to it.
+pub(super) fn rival(entry: &Entry, rival: &Rival, is_left: bool) {
+    let service = entry.service();
+    let Rival {
+        key,
+        ours,
+        lease,
+        value,
+    } = rival;
+    let rival = format!("{lease:016x}");
+    isolated(|| {
+        entry.lifecycle.in_span(|| {
+            crate::logging::warn!(
+                %service, %key, lease = format_args!("{ours:016x}"), %rival, %value,
+                "{}", match is_left {
+                    true => "another client took the key over, leaving it",
+                    false => "another client took the key over, taking it back",
+                },
+            );
+        });
+    });
+}
+
+/// Tells observers of a transaction.
+pub(super) fn wrote(
+    observers: &Observers,
+    reasons: Vec<(WriteReason, usize)>,
+    error: Option<&str>,
+) {
+    for (reason, keys) in reasons {
+        let write = Write {
+            keys,
+            reason,
+            error,
+        };
+        observers.tell(|observer| observer.on_write(&write));
+    }
+}
+
+/// The registration has ended with this final status. A task runs the drain.
+pub(super) fn ended(registry: &Registry, entry: &Entry, last: Status) {
+    publish(registry, entry, last);
+    let (subject, lifecycle) = (Subject::of(entry), entry.lifecycle.clone());
+    let begun = lifecycle.drain().clone();
+    let begin = subject.clone();
+    lifecycle.drain_in_background(
+        async move {
+            begun.begun.cancelled().await;
+            draining(&begin, &begun);
+        },
+        move |drain, cut| drained(&subject, drain, cut),
+    );
+}
+
+fn draining(Subject { service, key }: &Subject, drain: &Drain) {
+    if drain.has_server() {
+        let in_flight = drain.in_flight.count();
+        crate::logging::info!(%service, %key, in_flight, "draining");
+    }
+}
+
+fn drained(Subject { service, key }: &Subject, drain: &Drain, cut: usize) {
+    match cut {
+        _ if !drain.has_server() => {}
+        0 => crate::logging::info!(%service, %key, in_flight = 0, "drained"),
+        _ => crate::logging::warn!(
+            %service, %key, in_flight = cut,
+            "drain_timeout is over, the requests in flight end with UNAVAILABLE",
+        ),
+    }
+}
+
+fn log(Subject { service, key }: &Subject, last: &Status, next: &Status) {
+    match next {
+        Status::Registering { .. } => {}
+        Status::Registered(new) => crate::logging::info!(
+            %service, %key, lease = format_args!("{:016x}", new.lease), revision = new.revision,
+            "{}", if matches!(last, Status::Suspect { .. }) { "registration confirmed" } else { "registered" },
+        ),
+        Status::Suspect { reason, .. } => crate::logging::warn!(
+            %service, %key, %reason, "etcd is out of reach, the registration still holds",
+        ),
+        Status::Lost { reason, .. } => {
+            crate::logging::warn!(%service, %key, %reason, "registration lost, trying again");
+        }
+        Status::Yielding { to_lease } => crate::logging::warn!(
+            %service, %key, lease = format_args!("{to_lease:016x}"),
+            "another lease holds the key, leaving it",
+        ),
+        Status::Paused { reasons, .. } => {
+            crate::logging::info!(%service, %key, ?reasons, "paused, the keys are withheld");
+        }
+        Status::Deregistering => crate::logging::info!(%service, %key, "deregistering"),
+        Status::Deregistered => crate::logging::info!(%service, %key, "deregistered"),
+        Status::LeftToExpire { ttl, reason } => crate::logging::warn!(
+            %service, %key, ?ttl, %reason, "etcd could not be told, the key goes with its lease",
+        ),
+    }
+}
+
+// === impl Subject ===
+
+impl Subject {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let keys = entry.keys();
+        Self {
+            service: entry.service(),
+            key: shown(keys.first(), keys.len()),
+        }
+    }
+}

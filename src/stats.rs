@@ -1,0 +1,67 @@
+//! What there is to know of a registration at one moment, for those who poll.
+
+use crate::status::Status;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
+
+/// A registration, as it was when [`Registration::stats`](crate::Registration::stats) was called.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RegistrationStats {
+    /// The names of the service, one for each instance.
+    pub services: Vec<String>,
+    /// The status.
+    pub status: Status,
+    /// Since when it is one of this kind.
+    pub since: Instant,
+    /// Why its keys are withheld, a reason for each [`Pause`](crate::Pause).
+    pub pauses: Vec<Arc<str>>,
+    /// The requests in flight, as [`Registration::in_flight`](crate::Registration::in_flight) counts them.
+    pub in_flight: usize,
+    /// The keys that are in etcd, or that were there last.
+    pub keys: Arc<[Arc<str>]>,
+    /// The names of the formats that every instance is written in.
+    pub formats: Vec<String>,
+    /// The revision of etcd at which the newest of the keys was written, if they are known to be there.
+    pub revision: Option<i64>,
+    /// The registrar's lease and connection: the same for each of its registrations.
+    pub etcd: EtcdStats,
+}
+
+/// The lease of a registrar, and its connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EtcdStats {
+    /// The lease that is held, or that was held last and may still live.
+    pub lease: Option<i64>,
+    /// When a renewal of the lease was last sent.
+    pub renewal_sent: Option<Instant>,
+    /// When the renewal was sent that was acknowledged last. The lease surely lives until a TTL after that.
+    pub renewal_acknowledged: Option<Instant>,
+    /// When the next renewal is due.
+    pub renewal_due: Option<Instant>,
+    /// The member of etcd that there is a connection to.
+    pub endpoint: Option<Arc<str>>,
+    /// What failed last, on whichever member, and when.
+    pub last_error: Option<(Instant, Arc<str>)>,
+}
+
+/// Where a registrar keeps its [`EtcdStats`]: one for all registrations.
+#[derive(Debug, Default)]
+pub(crate) struct EtcdStatsCell(Mutex<EtcdStats>);
+
+// === impl EtcdStatsCell ===
+
+impl EtcdStatsCell {
+    pub(crate) fn get(&self) -> EtcdStats {
+        self.lock().clone()
+    }
+
+    pub(crate) fn set(&self, change: impl FnOnce(&mut EtcdStats)) {
+        change(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, EtcdStats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,178 @@
+//! The lines of the main scenarios are those that the manual lists, with their levels, targets and fields.
+
+use crate::setup::{KEY, SEC, Setup, announce, greeter, status};
+use crate::support::fake::{Reply, Rpc};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use tokio::time::sleep;
+use tonic::Code;
+use tonic_etcd::{OnConflict, Registration, Status};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+#[derive(Debug, Clone, Default)]
+struct Line {
+    level: String,
+    target: String,
+    message: String,
+    fields: BTreeSet<String>,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => drop(self.fields.insert(name.to_owned())),
+        }
+    }
+}
+
+/// Collects the lines of this crate.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<Line>>>);
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        if !metadata.target().starts_with("tonic_etcd") {
+            return;
+        }
+        let mut line = Line {
+            level: metadata.level().to_string(),
+            target: metadata.target().to_owned(),
+            ..Line::default()
+        };
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+/// The rows of the manual.
+fn contract() -> Vec<Line> {
+    let manual = include_str!("../../src/manual/logs.md");
+    let rows = manual.lines().filter(|line| line.contains("| `tonic_etcd"));
+    let rows = rows.map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let code = |cell: &str| {
+            cell.split('`')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect()
+        };
+        Line {
+            level: cells[1].to_owned(),
+            target: cells[2].trim_matches('`').to_owned(),
+            message: cells[3].to_owned(),
+            fields: code(cells[4]),
+        }
+    });
+    rows.collect()
+}
+
+fn is_registered(status: &Status) -> bool {
+    matches!(status, Status::Registered(_))
+}
+
+/// One registration through losses, rivals, pauses, refusals and a stop.
+async fn through_everything(setup: &Setup) -> Registration {
+    let registration = setup.registered().await;
+    sleep(SEC).await;
+    setup.fake.down();
+    sleep(SEC * 3).await;
+    setup.fake.up();
+    status(&registration, is_registered).await;
+    setup.fake.down();
+    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    setup.fake.wipe();
+    setup.fake.up();
+    status(&registration, is_registered).await;
+    sleep(SEC).await;
+    setup.fake.put(KEY, "theirs", 0);
+    sleep(SEC).await;
+    setup.fake.script(
+        Rpc::Txn,
+        Reply::Error(
+            Code::ResourceExhausted,
+            "etcdserver: mvcc: database space exceeded",
+        ),
+    );
+    setup.fake.delete(KEY);
+    sleep(SEC * 5).await;
+    status(&registration, is_registered).await;
+    let pause = registration.pause("warming cache").unwrap();
+    sleep(SEC).await;
+    drop(pause);
+    status(&registration, is_registered).await;
+    registration
+}
+
+async fn yields(setup: &Setup) {
+    let registrar = setup
+        .builder()
+        .on_conflict(OnConflict::Yield)
+        .build()
+        .unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    status(&registration, is_registered).await;
+    sleep(SEC).await;
+    setup.fake.grant(7, 600);
+    setup.fake.put(KEY, "theirs", 7);
+    status(&registration, |s| matches!(s, Status::Yielding { .. })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_line_of_the_main_scenarios_is_in_the_manual() {
+    crate::support::allow_subscribers_by_thread();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::registry().with(lines.clone());
+    let _default = tracing::subscriber::set_default(subscriber);
+
+    let setup = Setup::new();
+    let registration = through_everything(&setup).await;
+    registration.deregister();
+    registration.closed().await;
+    yields(&Setup::new()).await;
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    setup.fake.down();
+    setup.shutdown.cancel();
+    registration.closed().await;
+
+    let lines = lines.0.lock().unwrap().clone();
+    let contract = contract();
+    let mut seen = BTreeSet::new();
+    for line in &lines {
+        let row = contract.iter().find(|row| {
+            line.message.starts_with(&row.message)
+                && row.level.split(", ").any(|level| level == line.level)
+                && line.target.starts_with(&row.target)
+        });
+        let row = row.unwrap_or_else(|| panic!("not in the manual: {line:?}"));
+        assert_eq!(row.fields, line.fields, "{line:?}");
+        seen.insert(row.message.clone());
+    }
+    for message in [
+        "registered",
+        "registration confirmed",
+        "registration lost, trying again",
+        "etcd is out of reach, the registration still holds",
+        "etcd is out of reach, trying until it answers",
+        "etcd answers again",
+        "etcd rejected a write, repeating it later",
+        "another client took the key over, taking it back",
+        "another client took the key over, leaving it",
+        "another lease holds the key, leaving it",
+        "paused, the keys are withheld",
+        "deregistering",
+        "deregistered",
+        "etcd could not be told, the key goes with its lease",
+        "attempt failed",
+        "lease granted",
+    ] {
+        assert!(seen.contains(message), "never logged: {message}");
+    }
+}

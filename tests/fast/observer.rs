@@ -1,0 +1,302 @@
+//! What observers are told, what stats show, and what the registrar logs meanwhile.
+
+use crate::log::Log;
+use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
+use crate::support::eventually;
+use crate::support::fake::{Reply, Rpc};
+use std::sync::{Arc, Mutex};
+use tokio::time::{Instant, sleep};
+use tonic_etcd::observer::{Connection, Observer, Renewal, Transition, Write};
+use tonic_etcd::{Registration, Status};
+
+/// Writes down what it is told, in short.
+#[derive(Debug, Default)]
+struct Notes {
+    transitions: Mutex<Vec<String>>,
+    writes: Mutex<Vec<String>>,
+    renewals: Mutex<Vec<bool>>,
+    connections: Mutex<Vec<String>>,
+}
+
+/// The kind of a status, as it is printed, without the reason.
+fn kind(status: &Status) -> String {
+    let text = status.to_string();
+    text.split(':').next().unwrap().to_owned()
+}
+
+impl Observer for Notes {
+    fn on_transition(&self, transition: &Transition<'_>) {
+        assert_eq!(transition.services, ["greeter"]);
+        let from = transition.from.map(kind);
+        let line = format!("{} -> {}", from.unwrap_or_default(), kind(transition.to));
+        self.transitions.lock().unwrap().push(line);
+    }
+
+    fn on_renewal(&self, renewal: &Renewal<'_>) {
+        assert!(renewal.took <= SEC, "{renewal:?}");
+        self.renewals.lock().unwrap().push(renewal.error.is_none());
+    }
+
+    fn on_connection(&self, connection: &Connection<'_>) {
+        let result = if connection.error.is_some() {
+            "failed"
+        } else {
+            "ok"
+        };
+        let line = format!("{} {result}", connection.endpoint);
+        self.connections.lock().unwrap().push(line);
+    }
+
+    fn on_write(&self, write: &Write<'_>) {
+        let result = if write.error.is_some() { " failed" } else { "" };
+        let line = format!("{} {:?}{result}", write.keys, write.reason);
+        self.writes.lock().unwrap().push(line);
+    }
+}
+
+/// Panics whatever it is told.
+#[derive(Debug)]
+struct Panics;
+
+impl Observer for Panics {
+    fn on_transition(&self, _: &Transition<'_>) {
+        panic!("transition");
+    }
+
+    fn on_renewal(&self, _: &Renewal<'_>) {
+        panic!("renewal");
+    }
+
+    fn on_connection(&self, _: &Connection<'_>) {
+        panic!("connection");
+    }
+
+    fn on_write(&self, _: &Write<'_>) {
+        panic!("write");
+    }
+}
+
+fn is_registered(status: &Status) -> bool {
+    matches!(status, Status::Registered(_))
+}
+
+async fn registered_with(setup: &Setup, observer: impl Observer) -> Registration {
+    let registrar = setup.builder().observer(observer).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    status(&registration, is_registered).await;
+    registration
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_are_told_of_each_transition_in_order() {
+    let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
+    let registration = registered_with(&setup, notes.clone()).await;
+    sleep(SEC).await;
+    setup.fake.wipe();
+    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    status(&registration, is_registered).await;
+    let pause = registration.pause("warming cache").unwrap();
+    status(&registration, |s| matches!(s, Status::Paused { .. })).await;
+    drop(pause);
+    status(&registration, is_registered).await;
+    registration.deregister();
+    registration.closed().await;
+    let transitions = notes.transitions.lock().unwrap().clone();
+    let mut kinds: Vec<_> = transitions.iter().map(String::as_str).collect();
+    // The same kind with another reason or revision.
+    kinds.retain(|line| line.split_once(" -> ").is_some_and(|(from, to)| from != to));
+    assert_eq!(
+        kinds,
+        [
+            " -> registering",
+            "registering -> registered",
+            "registered -> registration lost",
+            "registration lost -> registered",
+            "registered -> paused",
+            "paused -> registering",
+            "registering -> registered",
+            "registered -> deregistering",
+            "deregistering -> deregistered",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_write_comes_with_the_reason_for_it() {
+    let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
+    let registration = registered_with(&setup, notes.clone()).await;
+    let back = async || {
+        sleep(SEC).await;
+        status(&registration, is_registered).await;
+        std::mem::take(&mut *notes.writes.lock().unwrap())
+    };
+    assert_eq!(back().await, ["1 New"]);
+    setup.fake.delete(KEY);
+    assert_eq!(back().await, ["1 Deleted"]);
+    setup.fake.put(KEY, "theirs", 0);
+    assert_eq!(back().await, ["1 Overwritten"]);
+    registration.update(|instance| instance.value("w")).unwrap();
+    assert_eq!(back().await, ["1 Updated"]);
+    setup.fake.revoke_all();
+    // etcd deletes the key first, and the lease is found to be gone at the write.
+    assert_eq!(back().await, ["1 Deleted failed", "1 LeaseLost"]);
+    let pause = registration.pause("warming cache").unwrap();
+    sleep(SEC).await;
+    drop(pause);
+    assert_eq!(back().await, ["1 Withdrawn", "1 Resumed"]);
+    setup.fake.script(Rpc::Txn, Reply::DropReply);
+    setup.fake.delete(KEY);
+    assert_eq!(back().await, ["1 Deleted failed", "1 Differs"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_and_connections_are_told_with_what_failed() {
+    let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
+    let registration = registered_with(&setup, notes.clone()).await;
+    sleep(SEC * 20).await;
+    let renewals = notes.renewals.lock().unwrap().clone();
+    assert!((10..20).contains(&renewals.len()), "{renewals:?}");
+    assert!(renewals.iter().all(|ok| *ok));
+    setup.fake.hang();
+    sleep(SEC * 3).await;
+    assert!(notes.renewals.lock().unwrap().contains(&false));
+    setup.fake.down();
+    sleep(SEC).await;
+    setup.fake.up();
+    setup.fake.resume();
+    status(&registration, is_registered).await;
+    let connections = notes.connections.lock().unwrap().clone();
+    assert_eq!(connections.first().unwrap(), "http://etcd:2379 ok");
+    assert_eq!(connections.last().unwrap(), "http://etcd:2379 ok");
+    assert!(
+        connections.contains(&"http://etcd:2379 failed".to_owned()),
+        "{connections:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_changes_nothing_for_the_registration() {
+    let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
+    let registrar = setup.builder().observer(Panics).observer(notes.clone());
+    let registrar = registrar.build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    status(&registration, is_registered).await;
+    let lease = setup.key_back().await;
+    sleep(SEC * 60).await;
+    assert_eq!(setup.key_back().await, lease);
+    registration.deregister();
+    registration.closed().await;
+    let transitions = notes.transitions.lock().unwrap().clone();
+    assert_eq!(
+        transitions.last().unwrap(),
+        "deregistering -> deregistered",
+        "the next observer is told all the same"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn stats_show_lease_renewals_connection_keys_and_pauses() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    let made = Instant::now();
+    let before = registration.stats();
+    assert_eq!((before.since, before.keys.len()), (made, 0));
+    assert_eq!((before.etcd.lease, before.revision), (None, None));
+    announce(&registration);
+    status(&registration, is_registered).await;
+    sleep(SEC * 3).await;
+
+    let stats = registration.stats();
+    let held = setup.fake.keys()[KEY].lease;
+    assert_eq!(stats.services, ["greeter"]);
+    assert_eq!(stats.formats, ["plain"]);
+    assert_eq!(*stats.keys, [KEY.into()]);
+    assert_eq!(stats.etcd.lease, Some(held));
+    assert_eq!(stats.etcd.endpoint.as_deref(), Some("http://etcd:2379"));
+    assert_eq!(stats.etcd.last_error, None);
+    assert!(stats.revision.is_some_and(|revision| revision > 0));
+    let (sent, due) = (
+        stats.etcd.renewal_sent.unwrap(),
+        stats.etcd.renewal_due.unwrap(),
+    );
+    assert_eq!(stats.etcd.renewal_acknowledged, Some(sent));
+    assert!(sent <= Instant::now() && Instant::now() <= due, "{stats:?}");
+
+    setup.fake.down();
+    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    let lost = registration.stats();
+    assert_eq!(*lost.keys, [KEY.into()], "those that were there last");
+    assert_eq!((lost.revision, lost.etcd.endpoint), (None, None));
+    let (_, error) = lost.etcd.last_error.unwrap();
+    assert!(error.contains("etcd:2379"), "{error}");
+    setup.fake.up();
+    status(&registration, is_registered).await;
+    let _pause = registration.pause("warming cache").unwrap();
+    sleep(SEC).await;
+    let paused = registration.stats();
+    assert_eq!(paused.pauses, ["warming cache".into()]);
+    assert!(matches!(paused.status, Status::Paused { since, .. } if since == paused.since));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_is_logged_once_per_rival_and_minute() {
+    let (setup, log) = (Setup::new(), Log::start());
+    let registration = setup.registered().await;
+    let ours = setup.key_back().await;
+    setup.fake.grant(0x1234, 600);
+    let value = format!("theirs\n{}", "x".repeat(1000));
+    let overwrite = async || {
+        setup.fake.put(KEY, &value, 0x1234);
+        eventually("taken back", LONG, || match setup.fake.keys().get(KEY) {
+            Some(stored) if stored.lease == ours => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    };
+    let lines = || {
+        let mut lines = log.lines();
+        lines.retain(|line| line.contains("took the key over"));
+        lines
+    };
+    overwrite().await;
+    overwrite().await;
+    let first = lines();
+    assert_eq!(first.len(), 1, "{first:?}");
+    for part in [
+        "WARN",
+        "service=greeter",
+        &format!("key={KEY}"),
+        &format!("lease={ours:016x}"),
+        "rival=0000000000001234",
+        "value=theirs\\nxxx",
+        "taking it back",
+    ] {
+        assert!(first[0].contains(part), "{part}: {}", first[0]);
+    }
+    assert!(first[0].len() < 600, "{}", first[0]);
+    sleep(SEC * 61).await;
+    overwrite().await;
+    assert_eq!(lines().len(), 2);
+    drop(registration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_has_at_most_one_debug_line_a_second() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    sleep(SEC).await;
+    let log = Log::debug();
+    setup.fake.down();
+    sleep(SEC * 60).await;
+    let lines = log.lines();
+    let debug = lines.iter().filter(|line| line.contains("DEBUG")).count();
+    assert!((30..=61).contains(&debug), "{debug} lines: {lines:#?}");
+    assert!(lines.len() - debug <= 3, "{lines:#?}");
+    for line in &lines {
+        assert!(line.contains("service=greeter"), "{line}");
+    }
+    drop(registration);
+}
