@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::time::{Instant, sleep};
 use tonic_etcd::observer::{Connection, Observer, Renewal, Transition, Write};
 use tonic_etcd::{Registration, Status};
+use tower::{Layer as _, Service as _, service_fn};
 
 /// Writes down what it is told, in short.
 #[derive(Debug, Default)]
@@ -299,4 +300,57 @@ async fn an_outage_has_at_most_one_debug_line_a_second() {
         assert!(line.contains("service=greeter"), "{line}");
     }
     drop(registration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_says_how_many_requests_it_waits_for_and_cuts() {
+    for (answers_after, end) in [
+        (
+            SEC * 3,
+            "INFO tonic_etcd::registrar::report: drained service=greeter",
+        ),
+        (
+            SEC * 60,
+            "WARN tonic_etcd::registrar::report: drain_timeout is over",
+        ),
+    ] {
+        let (setup, log) = (Setup::new(), Log::start());
+        let registration = setup.registered().await;
+        let mut service =
+            registration
+                .layer()
+                .layer(service_fn(move |_: http::Request<()>| async move {
+                    sleep(answers_after).await;
+                    Ok::<_, std::convert::Infallible>(http::Response::new(
+                        tonic::body::Body::empty(),
+                    ))
+                }));
+        let requests = [(); 2].map(|()| {
+            let answer = service.call(http::Request::new(()));
+            // A response is in flight until its body was read or dropped.
+            tokio::spawn(async move { drop(answer.await) })
+        });
+        sleep(SEC / 2).await;
+        registration.deregister();
+        registration.closed().await;
+        sleep(SEC * 40).await;
+        let mut lines = log.lines();
+        lines.retain(|line| line.contains("drain"));
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        for line in &lines {
+            assert!(line.contains(&format!("key={KEY}")), "{line}");
+        }
+        assert!(
+            lines[0].contains("INFO") && lines[0].contains("draining"),
+            "{lines:#?}"
+        );
+        assert!(lines[0].ends_with("in_flight=2"), "{lines:#?}");
+        assert!(lines[1].contains(end), "{lines:#?}");
+        let left = if answers_after > SEC * 30 { 2 } else { 0 };
+        assert!(
+            lines[1].ends_with(&format!("in_flight={left}")),
+            "{lines:#?}"
+        );
+        drop(requests);
+    }
 }

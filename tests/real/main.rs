@@ -29,6 +29,8 @@ mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
 mod listeners;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod names;
 mod outages;
 mod pause;
