@@ -85,8 +85,8 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
         if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
             return;
         }
-        let services = registry.services();
-        logging::error!(service = %services, "the registrar's task panicked, starting it again");
+        let (service, registrations) = (registry.services(), registry.entries().len());
+        logging::error!(%service, registrations, "the registrar's task panicked, starting it again");
         reconciler.handle_panic(
             clock::now(),
             "internal error: the registrar's task panicked",

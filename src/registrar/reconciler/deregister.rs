@@ -128,7 +128,7 @@ impl Reconciler {
             (LeaseState::Granting { .. }, Err(error))
                 if error.kind() == RpcErrorKind::Denied && !self.orphans_hold_keys =>
             {
-                logging::warn!(service = %self.services, %error, "a lease that is not used any more cannot be revoked");
+                logging::warn!(service = %self.services, registrations = self.entries.len(), %error, "a lease that is not used any more cannot be revoked");
                 self.orphan_done(lease);
             }
             (_, Ok(())) => self.orphan_done(lease),

@@ -166,7 +166,7 @@ impl Reconciler {
     fn on_lease_held(&mut self, now: Instant, id: i64, ttl: Duration, sent: Instant) {
         let wanted = self.settings.ttl;
         if ttl != wanted {
-            logging::warn!(service = %self.services, ?wanted, granted = ?ttl, "etcd granted another TTL, following it");
+            logging::warn!(service = %self.services, registrations = self.entries.len(), ?wanted, granted = ?ttl, "etcd granted another TTL, following it");
         }
         if let Connection::Open(open) = &mut self.connection {
             open.connected_since.get_or_insert(sent);
@@ -240,7 +240,7 @@ impl Reconciler {
             return self.on_renewal_error(now, error);
         }
         if open.refused_token.is_none() {
-            logging::debug!(service = %self.services, %error, "getting another token");
+            logging::debug!(service = %self.services, registrations = self.entries.len(), %error, "getting another token");
             open.refused_token = Some(error);
             self.act(Action::Authenticate);
         }

@@ -244,7 +244,7 @@ impl Reconciler {
             .filter(|(id, _)| !open.cancelled_watches.remove(id))
         {
             Some((_, error)) if error.kind() == RpcErrorKind::Denied => {
-                logging::warn!(service = %self.services, %error, "changes of the key by other clients will not be noticed");
+                logging::warn!(service = %self.services, registrations = self.entries.len(), %error, "changes of the key by other clients will not be noticed");
             }
             Some((_, error)) => self.on_error(now, error),
             None => {}
