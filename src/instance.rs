@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::error::{NameError, RegisterError};
+use crate::random;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tonic::server::NamedService;
@@ -78,7 +79,7 @@ impl Instance {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            id: format!("{:016x}", fastrand::u64(..)),
+            id: format!("{:016x}", random::id(|| fastrand::u64(..))),
             address: None,
             version: None,
             weight: None,

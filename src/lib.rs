@@ -96,6 +96,7 @@ mod logging;
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
 pub mod observer;
+mod random;
 mod registrar;
 mod registration;
 mod resolver;
@@ -107,6 +108,9 @@ mod status;
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod testing;
+
+#[doc(hidden)]
+pub use random::repeatable_in_this_thread;
 
 pub use error::{AddressError, BuildError, RegisterError, Stopped};
 pub use etcd::Etcd;

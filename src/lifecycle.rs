@@ -7,6 +7,7 @@
 //! * [`LeaseExpiry`]: from when on no status says "registered" any more, whatever was published.
 
 use crate::drain::{Drain, DrainTimeouts};
+use crate::isolated::IsolatedSpan;
 use crate::lease_expiry::LeaseExpiry;
 use crate::status::{Status, StatusCell, StatusWatch};
 use std::future::Future;
@@ -16,14 +17,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, Span};
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     status: Arc<StatusCell>,
     timeouts: DrainTimeouts,
-    span: Span,
+    span: Arc<IsolatedSpan>,
     /// Where the registration was made. The worker may run, and end, elsewhere.
     runtime: Handle,
     /// Skips the waits that are left.
@@ -50,7 +50,7 @@ impl Lifecycle {
             runtime,
             status: Arc::new(StatusCell::new(expiry)),
             timeouts,
-            span: Span::current(),
+            span: IsolatedSpan::current(),
             shutdown_now,
             drain: OnceLock::new(),
             health_acks: Mutex::default(),
@@ -151,7 +151,7 @@ impl Lifecycle {
             done(drain, cut);
             drain.reported.cancel();
         };
-        self.runtime.spawn(drain.instrument(self.span.clone()));
+        self.runtime.spawn(self.span.clone().instrument(drain));
     }
 
     /// The runtime has ended, and with it every task: nothing is waited for.

@@ -8,6 +8,7 @@
 
 use super::members::Members;
 use super::rpc_error::{RpcError, RpcErrorKind, with_timeout};
+use crate::isolated::in_current_span;
 use etcd_client as client;
 use http::{HeaderValue, Request, Response};
 use std::collections::BTreeSet;
@@ -19,7 +20,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower_service::Service;
-use tracing::Instrument as _;
 
 /// See the [module](self). Shared by all clones of an [`Etcd`](super::Etcd).
 pub(super) struct User {
@@ -127,7 +127,7 @@ impl User {
             drop(turn);
             outcome
         };
-        let asking = tokio::spawn(asking.in_current_span()).await;
+        let asking = tokio::spawn(in_current_span(asking)).await;
         asking.unwrap_or_else(|_| Err(RpcError::broken(endpoint, "the runtime ended")))
     }
 

@@ -4,12 +4,12 @@ use super::member::Member;
 use super::rpc_error::{RpcError, with_timeout};
 use crate::address::is_localhost;
 use crate::error::BuildError;
+use crate::isolated::in_current_span;
 use etcd_client::ClusterClient;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ impl Members {
         let list = self.synced.clone()?;
         let syncing = list.sync(cluster(), endpoint.clone(), self.configured.clone(), limit);
         let mut task = JoinSet::new();
-        task.spawn(syncing.in_current_span());
+        task.spawn(in_current_span(syncing));
         Some(task)
     }
 }

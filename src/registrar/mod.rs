@@ -39,6 +39,8 @@ mod shown;
 #[cfg(test)]
 mod simulation;
 mod streams;
+#[cfg(all(test, feature = "test-util"))]
+mod suspended;
 mod worker;
 
 pub use builder::RegistrarBuilder;

@@ -4,12 +4,12 @@ use super::readiness::Readiness;
 use super::registry::Registry;
 use crate::deadline;
 use crate::escaped::Escaped;
+use crate::isolated::in_current_span;
 use crate::logging;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument as _;
 
 /// What is asked, and what was asked last.
 struct Prober {
@@ -23,7 +23,7 @@ const MAX_REASON_BYTES: usize = 200;
 
 /// Starts to probe, until `ended` is cancelled.
 pub(super) fn start(registry: Arc<Registry>, readiness: Readiness, ended: CancellationToken) {
-    let task = run(registry, readiness).in_current_span();
+    let task = in_current_span(run(registry, readiness));
     tokio::spawn(ended.run_until_cancelled_owned(task));
 }
 
@@ -61,7 +61,7 @@ impl Prober {
         {
             return Err("not ready: the readiness probe blocks its thread".to_owned());
         }
-        let task = tokio::spawn(async move { probe().await }.in_current_span());
+        let task = tokio::spawn(in_current_span(async move { probe().await }));
         let asked = self.asked.insert(AbortOnDropHandle::new(task));
         let failure = match timeout(limit, &mut *asked).await {
             Ok(Ok(Ok(()))) => return Ok(()),

@@ -11,9 +11,11 @@ use super::streams::Streams;
 use crate::clock;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, local_addr};
+use crate::isolated::in_current_span;
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
 use crate::observer::Renewal;
+use crate::random;
 use crate::status::Status;
 use futures_util::FutureExt as _;
 use std::ops::ControlFlow;
@@ -21,7 +23,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tracing::Instrument as _;
 
 /// See the [module](self).
 struct Worker {
@@ -46,7 +47,7 @@ pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
     let is_dedicated = registry.config.dedicated_thread;
     // Made here, and not by the task: a runtime may end before it has polled the task once.
     let guard = RuntimeGuard(registry.clone());
-    let task = supervise(registry, guard).in_current_span();
+    let task = in_current_span(supervise(registry, guard));
     if !is_dedicated {
         tokio::spawn(task);
         return Ok(());
@@ -72,6 +73,7 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
         revoke_timeout: config.revoke_timeout,
         on_conflict: config.on_conflict,
         endpoints: config.members.clone(),
+        random_id: |rng| random::id(|| rng.u64(..)),
     };
     let is_observed = !config.observers.is_empty();
     let mut reconciler = Reconciler::new(settings, fastrand::Rng::new()).observed(is_observed);

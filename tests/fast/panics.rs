@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::{sleep, timeout};
 use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
-use tonic_etcd::{Closed, Etcd, Instance, RegisterError, Registration, Status};
+use tonic_etcd::{Closed, Etcd, Instance, Readiness, RegisterError, Registration, Status};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 /// A subscriber that panics on those events that `on` chooses.
 struct Panics<F> {
@@ -64,9 +65,46 @@ async fn registered(registration: &Registration) {
     registered.unwrap();
 }
 
+/// As an fmt layer with span events: it writes that a span was entered, left or closed, and panics.
+#[derive(Default)]
+struct SpanPanics {
+    is_armed: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+}
+
+impl SpanPanics {
+    fn write(&self) {
+        if self.is_armed.load(Ordering::Relaxed) {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            panic!("the subscriber cannot write");
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for SpanPanics {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_span() && metadata.name() == "startup"
+    }
+
+    fn on_enter(&self, _: &Id, _: Context<'_, S>) {
+        self.write();
+    }
+
+    fn on_exit(&self, _: &Id, _: Context<'_, S>) {
+        self.write();
+    }
+
+    fn on_close(&self, _: Id, _: Context<'_, S>) {
+        self.write();
+    }
+}
+
 /// Everything that is logged: an outage, a lost lease, a deleted key, a refused write, a stop.
 async fn live_through_everything(setup: &Setup, what: &str) {
-    let registration = setup.registered().await;
+    live_on(setup, setup.registered().await, what).await;
+}
+
+async fn live_on(setup: &Setup, registration: Registration, what: &str) {
     let lease = |status: Status| status.registered().map(|registered| registered.lease);
     let first = lease(registration.status());
     setup.fake.down();
@@ -109,6 +147,33 @@ async fn a_subscriber_that_panics_on_some_log_lines_changes_nothing() {
         live_through_everything(&Setup::new(), &format!("seed {seed}")).await;
         assert_ne!(panics.load(Ordering::Relaxed), 0);
     }
+}
+
+/// The registrar's task entered the span of its caller outside of what contains a panic, and ended.
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_when_a_span_is_entered_changes_nothing() {
+    allow_subscribers_by_thread();
+    let layer = SpanPanics::default();
+    let (is_armed, panics) = (layer.is_armed.clone(), layer.count.clone());
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let setup = Setup::new();
+    setup.fake.user("me", "secret");
+    let etcd = setup.etcd().user("me", "secret");
+    let probe = || async { Ok::<_, String>(()) };
+    let builder = setup
+        .builder_on(etcd.sync_members(SEC))
+        .ready_when(Readiness::every(SEC, probe));
+    let span = tracing::info_span!("startup");
+    let registration = span.in_scope(|| {
+        let registration = builder.build().unwrap().register(greeter()).unwrap();
+        announce(&registration);
+        registration
+    });
+    registered(&registration).await;
+    is_armed.store(true, Ordering::Relaxed);
+    live_on(&setup, registration, "spans").await;
+    assert!(panics.load(Ordering::Relaxed) >= 2, "{panics:?}");
+    is_armed.store(false, Ordering::Relaxed);
 }
 
 #[tokio::test(start_paused = true)]

@@ -427,3 +427,17 @@ async fn a_chosen_interface_is_the_one_advertised() {
         );
     }
 }
+
+/// Two virtual machines that were started from one snapshot have the same generators in their memory.
+#[tokio::test(start_paused = true)]
+async fn processes_with_the_same_generators_choose_other_ids() {
+    let mut drawn = vec![];
+    for _ in 0..2 {
+        fastrand::seed(7);
+        let instance = Instance::new("greeter").get_id().to_owned();
+        let registration = Setup::new().registered().await;
+        drawn.push((instance, registration.status().registered().unwrap().lease));
+    }
+    assert_ne!(drawn[0].0, drawn[1].0, "the ids of instances");
+    assert_ne!(drawn[0].1, drawn[1].1, "the ids of leases");
+}

@@ -10,6 +10,7 @@ use crate::connector::Connector;
 use crate::discovery::changes::Change;
 use crate::error::BuildError;
 use crate::observer::{Observer, Observers};
+use crate::random;
 use crate::resolver::Resolver;
 use http::Uri;
 use std::fmt;
@@ -202,7 +203,7 @@ impl BalancedChannelBuilder {
         if let Some(name) = name {
             pool.set_name(&name);
         }
-        let id = subset_id.unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)));
+        let id = subset_id.unwrap_or_else(|| format!("{:016x}", random::id(|| fastrand::u64(..))));
         let addresses = Addresses::new(Subset::new(subset, &id));
         let task = runtime.spawn(reconnect::run(pool.clone(), source, addresses));
         Ok(BalancedChannel::new(pool, AbortOnDropHandle::new(task)))

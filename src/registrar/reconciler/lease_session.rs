@@ -52,8 +52,13 @@ impl Reconciler {
     fn begin_grant(&mut self, now: Instant) {
         self.grant_at = self.grant_limiter.take(GRANTS, now).err();
         if self.grant_at.is_none() {
-            self.lease = LeaseState::granting(lease::fresh_id(&mut self.rng));
+            self.lease = self.granting();
         }
+    }
+
+    /// A fresh lease, that is to be asked for.
+    fn granting(&mut self) -> LeaseState {
+        LeaseState::granting(lease::id_of((self.settings.random_id)(&mut self.rng)))
     }
 
     /// A session is kept while there is a lease, or an entry that needs one.
@@ -154,7 +159,7 @@ impl Reconciler {
                         self.on_lease_held(now, lease, self.settings.ttl, first_sent);
                     }
                     // It is somebody else's.
-                    _ => self.lease = LeaseState::granting(lease::fresh_id(&mut self.rng)),
+                    _ => self.lease = self.granting(),
                 }
             }
             (LeaseState::Granting { .. }, Err(error)) => self.on_disconnect(now, error),

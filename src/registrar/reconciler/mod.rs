@@ -68,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) revoke_timeout: Duration,
     pub(crate) on_conflict: OnConflict,
     pub(crate) endpoints: Endpoints,
+    /// 64 random bits for the id of a lease: from the kernel, or in tests from the generator.
+    pub(crate) random_id: fn(&mut fastrand::Rng) -> u64,
 }
 
 /// See the [module](self).

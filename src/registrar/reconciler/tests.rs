@@ -52,6 +52,7 @@ impl Fixture {
             revoke_timeout: Duration::from_secs(1),
             on_conflict: OnConflict::TakeOver,
             endpoints: crate::Etcd::new(["http://etcd:2379"]).check().unwrap(),
+            random_id: |rng| rng.u64(..),
         };
         Self {
             reconciler: Reconciler::new(settings, fastrand::Rng::with_seed(1)),

@@ -45,6 +45,7 @@ fn world(seed: u64, is_traced: bool) -> World {
         )
         .check()
         .unwrap(),
+        random_id: |rng| rng.u64(..),
         revoke_timeout: [SEC, SEC, SEC / 5, SEC * 3][rng.usize(..4)],
         on_conflict: match rng.u8(..) < 80 {
             true => OnConflict::Yield,
