@@ -159,3 +159,20 @@ trait AwaitNow: Future + Sized {
 }
 
 impl<F: Future> AwaitNow for F {}
+
+/// What it takes before it is in etcd: `make measure` has the rest.
+#[tokio::test(start_paused = true)]
+async fn one_of_many_registrations_takes_less_than_1200_bytes() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let _first = registrar.register(greeter().address("10.0.0.1:1")).unwrap();
+    let mut registrations = Vec::with_capacity(1000);
+    let counted = allocation_counter::measure(|| {
+        for port in 2..1002 {
+            let instance = greeter().address(format!("10.0.0.1:{port}"));
+            registrations.push(registrar.register(instance).unwrap());
+        }
+    });
+    let each = counted.bytes_current / 1000;
+    assert!(each < 1200, "{each} bytes");
+}
