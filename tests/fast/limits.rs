@@ -3,7 +3,7 @@
 use crate::log::Log;
 use crate::setup::{SEC, Setup, announce};
 use crate::support::eventually;
-use crate::support::fake::Rpc;
+use crate::support::fake::{Reply, Rpc};
 use tokio::time::{sleep, timeout};
 use tonic_etcd::{Closed, Instance, OnConflict, Registrar, Registration, Status};
 
@@ -47,7 +47,7 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
             revision,
             "{policy:?}: in two reconnects"
         );
-        assert_eq!(log.text().matches("turned a write down").count(), 0);
+        assert_eq!(log.text().matches("rejected a write").count(), 0);
 
         // What was found out is known for the next lease, too.
         let before = setup.count(Rpc::Txn);
@@ -118,4 +118,65 @@ async fn one_value_that_is_too_large_holds_up_no_other_key() {
     sleep(SEC * 120).await;
     let sent = setup.count(Rpc::Txn) - sent;
     assert!(sent <= 4, "{sent} more attempts in 120 s");
+}
+
+/// Without the permission to read nothing tells whether a key is still there, so that each reconnect writes
+/// all of them again, in one transaction. The lease lives, and that is no loss.
+#[tokio::test(start_paused = true)]
+async fn keys_that_may_not_be_read_are_written_again_at_once_and_not_lost() {
+    let setup = Setup::new();
+    setup.fake.deny_reads();
+    let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+    setup.fake.always(Rpc::Watch, Reply::Cancel(denied));
+    let registrar = setup.builder().build().unwrap();
+    let registrations = registered(&registrar, 20, 1).await;
+    let log = Log::start();
+    for reconnect in 1..=2 {
+        let (revision, sent) = (setup.fake.revision(), setup.count(Rpc::Txn));
+        // One is deleted meanwhile.
+        setup.fake.down();
+        setup.fake.delete("/services/service-07/10.0.0.1:9000");
+        setup.fake.up();
+        sleep(SEC * 5).await;
+        assert_eq!(setup.fake.keys().len(), 20, "in reconnect {reconnect}");
+        let (revisions, txns) = (
+            setup.fake.revision() - revision,
+            setup.count(Rpc::Txn) - sent,
+        );
+        assert_eq!(
+            (revisions, txns),
+            (2, 2),
+            "a deletion and a write; a read and a write"
+        );
+    }
+    for registration in &registrations {
+        assert!(registration.status().is_registered());
+    }
+    let said = log.text();
+    assert_eq!(said.matches("registration lost").count(), 0, "{said}");
+}
+
+/// A deletion compares the lease, and so does a write that yields: etcd wants the permission to read for that.
+#[tokio::test(start_paused = true)]
+async fn a_role_that_may_not_read_neither_deletes_one_of_several_nor_yields() {
+    let setup = Setup::new();
+    setup.fake.deny_reads();
+    let registrar = setup.builder().build().unwrap();
+    let registrations = registered(&registrar, 2, 1).await;
+    registrations[0].deregister();
+    let closed = registrations[0].closed().await;
+    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    assert_eq!(setup.fake.keys().len(), 2);
+    registrations[1].deregister();
+    assert_eq!(registrations[1].closed().await, Closed::Deregistered);
+    assert!(setup.fake.keys().is_empty(), "with the lease");
+
+    let registrar = setup.builder().on_conflict(OnConflict::Yield);
+    let registrar = registrar.build().unwrap();
+    let registration = registrar.register(Instance::new("greeter")).unwrap();
+    announce(&registration);
+    sleep(SEC * 60).await;
+    let said = registration.status().to_string();
+    assert!(said.contains("permission denied"), "{said}");
+    assert!(setup.fake.keys().is_empty());
 }

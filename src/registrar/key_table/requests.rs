@@ -207,16 +207,23 @@ impl KeyTable {
         }
     }
 
-    /// `keys` may not be read: they are written again unseen.
+    /// `keys` may not be read: they are written again unseen. Each may have been changed since.
     pub(crate) fn on_read_denied(&mut self, keys: &[Key]) {
         for key in keys {
             self.unverified.remove(key);
             let Some(state) = self.keys.get_mut(key) else {
                 continue;
             };
-            // It may be there: it is deleted unseen if it is not desired any more.
-            state.observed = Some(Observed::without_value(0));
-            state.is_unconfirmed = true;
+            match &mut state.observed {
+                // Acknowledged under the lease, which lives. To call it lost until it is written
+                // made the status flicker at each reconnect.
+                Some(observed) => observed.value = None,
+                // It may be there: it is deleted unseen if it is not desired any more.
+                None => {
+                    state.observed = Some(Observed::without_value(0));
+                    state.is_unconfirmed = true;
+                }
+            }
             // A guarded write tells whether another lease has it.
             state.conflicting_lease = None;
             self.changed.insert(state.entry);

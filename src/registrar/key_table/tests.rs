@@ -468,3 +468,25 @@ fn a_large_value_does_not_shorten_the_transactions_of_others() {
     }
     assert_eq!(sizes, [101, 51, 1, 49]);
 }
+
+#[test]
+fn a_key_that_may_not_be_read_counts_as_held_and_is_written_again() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table.on_disconnect();
+    table.on_read_denied(&["a".into()]);
+    assert!(table.view(1).held, "it was acknowledged under the lease");
+    assert_eq!(write(&mut table, 6), op("a"), "it may have been changed");
+    assert_eq!((table.view(1).held, table.view(1).revision), (true, 6));
+}
+
+#[test]
+fn a_key_that_may_not_be_read_after_a_lost_answer_is_not_held() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    table.next_txn(Instant::now());
+    table.on_disconnect();
+    table.on_read_denied(&["a".into()]);
+    assert!(!table.view(1).held);
+    assert_eq!(write(&mut table, 6), op("a"));
+    assert!(table.view(1).held);
+}

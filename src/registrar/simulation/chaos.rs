@@ -292,9 +292,14 @@ impl World {
     }
 
     fn finish(&mut self, place: Place) {
-        let Some(pending) = self.take_pending(place) else {
+        let Some(mut pending) = self.take_pending(place) else {
             return;
         };
+        if let Some(late) = self.renewal_late(&pending) {
+            pending.deadline = self.now + self.attempt;
+            self.put_pending(place, pending);
+            return self.handle(late);
+        }
         let Pending {
             request,
             sent,
@@ -312,6 +317,27 @@ impl World {
             }
         };
         self.answer(request, event);
+    }
+
+    /// A renewal without an answer, while a look at its lease is answered.
+    fn renewal_late(&mut self, pending: &Pending) -> Option<Event> {
+        let Request::Renew { lease, .. } = pending.request else {
+            return None;
+        };
+        let faults = self.faults;
+        let is_silent = faults.hangs || faults.loses_answers || faults.forgot_token;
+        // One that was lost before the quiet period would end it, when the lease has hardly time left.
+        let is_silent = is_silent || self.is_quiet;
+        if is_silent || matches!(pending.stage, Stage::Answered(_)) || self.rng.bool() {
+            return None;
+        }
+        // It was sent some time after the renewal, and the lease may have been renewed since.
+        let waited = self.attempt.mul_f64(self.rng.f64() * 2.0 / 3.0);
+        Some(Event::RenewalLate {
+            seen_at: self.now - waited,
+            remaining: self.etcd.remaining(lease, self.now)?,
+            error: RpcError::timeout(&self.endpoint, self.attempt),
+        })
     }
 
     /// A request that was given up is applied after all, or never.

@@ -8,7 +8,7 @@
 //! | I2 | an entry that is deregistered is not in etcd, and nothing writes it again |
 //! | I4 | nothing is written for an entry that leaves or is paused, nor after the end |
 //! | I5 | with `OnConflict::Yield` nothing is written unguarded, and nobody yields to itself |
-//! | I6 | a status says that keys are held only until the last acknowledged renewal was sent plus the TTL |
+//! | I6 | a status says that keys are held only until the last acknowledged renewal was sent plus the TTL, or a look at the lease plus what was left of it |
 //! | I7 | no lease is left behind: one that could not be revoked is revoked before the next grant |
 //! | I8 | no busy timers, no storm of connections |
 //! | I10 | an entry that leaves has ended within the revoke timeout |
@@ -168,6 +168,13 @@ impl Checker {
                 if let Some((_, since, ttl)) = &mut self.acknowledged {
                     *since = (*since).max(*sent);
                     *ttl = granted.unwrap_or(*ttl);
+                }
+            }
+            Event::RenewalLate {
+                seen_at, remaining, ..
+            } => {
+                if let Some((_, since, ttl)) = &mut self.acknowledged {
+                    *since = (*since).max(*seen_at + *remaining - *ttl);
                 }
             }
             Event::Revoked { lease, result } => {

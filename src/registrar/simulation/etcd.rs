@@ -53,6 +53,12 @@ impl Etcd {
         Ok(lease.ttl)
     }
 
+    /// How long a lease lives without a renewal, in whole seconds.
+    pub(super) fn remaining(&self, id: i64, now: Instant) -> Option<Duration> {
+        let left = self.leases.get(&id)?.expires.checked_duration_since(now)?;
+        Some(Duration::from_secs(left.as_secs()))
+    }
+
     /// Ends a lease, and deletes all keys under it at one revision.
     pub(super) fn revoke(&mut self, id: i64) {
         if self.leases.remove(&id).is_none() {
