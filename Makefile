@@ -7,7 +7,7 @@
 
 TOOLS := scripts/tools
 # These are off by default, and their tests with them.
-TESTED := --features tls,discovery,axum,test-util,cli,metrics
+TESTED := --features tls,discovery,axum,introspection,test-util,cli,metrics
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-etcd test-etcds interop fuzz soak simulate bench measure fleet measure-cluster lint generate ci clean-tools

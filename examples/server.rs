@@ -7,6 +7,8 @@
 mod access;
 mod formats;
 mod greeter;
+#[cfg(feature = "introspection")]
+mod introspection;
 #[cfg(feature = "metrics")]
 mod prometheus;
 
@@ -102,6 +104,9 @@ struct Args {
     #[cfg(feature = "metrics")]
     #[arg(long, env = "GREETER_METRICS", value_name = "ADDR")]
     metrics: Option<SocketAddr>,
+    #[cfg(feature = "introspection")]
+    #[command(flatten)]
+    introspection: introspection::IntrospectionArgs,
 }
 
 /// [`OnConflict`] on a command line.
@@ -147,7 +152,8 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
     let etcd = args.access.etcd(args.attempt_timeout).map_err(Usage)?;
-    let registration = register(&args, etcd)?;
+    let registrar = registrar(&args, etcd)?;
+    let registration = register(&args, &registrar)?;
     let incoming = registration.bind(args.listen)?;
     let local = incoming.local_addr();
     say(&format_args!("listening {local}"));
@@ -159,25 +165,28 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
     ));
 
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(greeter::DESCRIPTOR)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        #[cfg(feature = "introspection")]
+        let reflection = args.introspection.describe(reflection);
+        reflection
     };
     let greeter = MyGreeter {
         whoami: format!("I am {local}."),
     };
-    let closed = Server::builder()
+    let server = Server::builder()
         .layer(registration.layer())
         .add_service(registration.health_service())
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(GreeterServer::new(greeter))
-        .serve_registered_with_incoming(incoming)
-        .await?;
-    Ok(closed)
+        .add_service(GreeterServer::new(greeter));
+    #[cfg(feature = "introspection")]
+    let server = server.add_optional_service(args.introspection.service(&registrar));
+    Ok(server.serve_registered_with_incoming(incoming).await?)
 }
 
-fn register(args: &Args, etcd: Etcd) -> Result<Registration, Box<dyn std::error::Error>> {
+fn registrar(args: &Args, etcd: Etcd) -> Result<Registrar, Box<dyn std::error::Error>> {
     let plain = Plain::new().prefix(&args.prefix).key(&args.key);
     let formats = args.format.iter().map(|name| name.format(&plain));
     let registrar = formats
@@ -195,8 +204,11 @@ fn register(args: &Args, etcd: Etcd) -> Result<Registration, Box<dyn std::error:
         Some(addr) => registrar.observer(prometheus::serve(addr)?),
         None => registrar,
     };
-    let registrar = registrar.build()?;
-    let registration = registrar.register_all(args.name.iter().map(|name| {
+    Ok(registrar.build()?)
+}
+
+fn register(args: &Args, registrar: &Registrar) -> Result<Registration, RegisterError> {
+    registrar.register_all(args.name.iter().map(|name| {
         let mut instance = Instance::new(name).version(env!("CARGO_PKG_VERSION"));
         if let Some(address) = &args.advertise {
             instance = instance.address(address);
@@ -205,8 +217,7 @@ fn register(args: &Args, etcd: Etcd) -> Result<Registration, Box<dyn std::error:
             instance = instance.value(value);
         }
         instance
-    }))?;
-    Ok(registration)
+    }))
 }
 
 /// Prints a line. `println!` would panic, and end the server, when nobody reads any more.

@@ -23,6 +23,11 @@ impl LeaseExpiry {
         self.lock().filter(|at| *at <= clock::now())
     }
 
+    #[cfg(feature = "introspection")]
+    pub(crate) fn get(&self) -> Option<Instant> {
+        *self.lock()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

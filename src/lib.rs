@@ -34,7 +34,8 @@
 //! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): what
 //!   the gRPC health service says of it;
 //! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused),
-//!   [metrics](manual::metrics), [logs](manual::logs) and [questions](manual::questions);
+//!   [asking a server](manual::introspection), [metrics](manual::metrics), [logs](manual::logs) and
+//!   [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
 //! * [`testing`](https://docs.rs/tonic-etcd/latest/tonic_etcd/testing/index.html): an etcd inside your
@@ -60,6 +61,7 @@
 //! | `signals` (default) | [`shutdown_on_signals`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrarBuilder.html#method.shutdown_on_signals) |
 //! | `axum` | [listeners](server::Incoming) for `axum::serve` |
 //! | `discovery` | finding servers and calling them |
+//! | `introspection` | asking a running server what it has registered and discovered |
 //! | `metrics` | metrics on the `metrics` facade |
 //! | `test-util` | an etcd inside your own tests |
 //! | `tls-ring` (= `tls`), `tls-aws-lc` | TLS to etcd, with that crypto provider |
@@ -86,6 +88,9 @@ pub mod format;
 mod health;
 mod in_flight;
 mod instance;
+#[cfg(feature = "introspection")]
+#[cfg_attr(docsrs, doc(cfg(feature = "introspection")))]
+pub mod introspection;
 mod isolated;
 mod lease;
 mod lease_expiry;
@@ -193,6 +198,9 @@ pub mod manual {
 
     #[doc = include_str!("manual/paused.md")]
     pub mod paused {}
+
+    #[doc = include_str!("manual/introspection.md")]
+    pub mod introspection {}
 
     #[doc = include_str!("manual/metrics.md")]
     pub mod metrics {}

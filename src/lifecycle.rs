@@ -62,6 +62,18 @@ impl Lifecycle {
         self.drain.get_or_init(Arc::default)
     }
 
+    /// The server's side, if there is a part of a server.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn server(&self) -> Option<&Drain> {
+        self.drain.get().map(|drain| &**drain)
+    }
+
+    /// The number of the status that was published last.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn published_number(&self) -> u64 {
+        self.status.published().0
+    }
+
     /// How many requests are in flight.
     pub(crate) fn in_flight(&self) -> usize {
         let drain = self.drain.get();

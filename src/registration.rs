@@ -4,7 +4,7 @@ use crate::error::{AddressError, RegisterError, Stopped};
 use crate::in_flight::InFlightGuard;
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
-use crate::registrar::{Entry, Pause, PauseError, Registry};
+use crate::registrar::{Entry, Pause, PauseError, Registry, stats};
 use crate::stats::RegistrationStats;
 use crate::status::{Registered, Status, StatusWatch};
 use std::fmt;
@@ -214,18 +214,7 @@ impl Registration {
     #[must_use]
     pub fn stats(&self) -> RegistrationStats {
         let Handle { entry, shared } = &*self.handle;
-        let (status, since) = self.lifecycle().status_since();
-        RegistrationStats {
-            services: entry.names(),
-            since,
-            pauses: entry.pauses(),
-            in_flight: self.in_flight(),
-            keys: entry.keys(),
-            formats: shared.config.formats.names(),
-            revision: status.registered().map(|registered| registered.revision),
-            etcd: shared.stats.get(),
-            status,
-        }
+        stats(shared, entry)
     }
 
     pub(crate) fn lifecycle(&self) -> &Arc<Lifecycle> {

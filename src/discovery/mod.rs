@@ -97,6 +97,12 @@ impl Discovery {
         &self.service
     }
 
+    /// What the keys that are watched begin with.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn prefix(&self) -> &str {
+        self.shared.prefix()
+    }
+
     /// A channel that spreads calls over the instances, for any generated client.
     ///
     /// Each one has connections of its own; clone it rather than build another.

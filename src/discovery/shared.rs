@@ -62,6 +62,11 @@ impl Shared {
         pending
     }
 
+    #[cfg(feature = "introspection")]
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         let mut state = self.lock();
         if let Some(snapshot) = &state.snapshot {

@@ -38,6 +38,16 @@ impl Endpoints {
         self.members.all().len()
     }
 
+    /// The members there are now, as logs and errors show them.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn shown(&self) -> Vec<Arc<str>> {
+        let members = self.members.all();
+        members
+            .iter()
+            .map(|member| member.shown().clone())
+            .collect()
+    }
+
     /// Opens connections to `member`, within attempts of `limit`.
     pub(super) fn connector(&self, member: &Member, limit: Duration) -> Connector {
         if let Some(connector) = &self.connector {

@@ -137,6 +137,20 @@ impl Entry {
         self.spec().keys = keys.clone();
     }
 
+    /// What `look` makes of each instance, and of the address that it has as far as that is known.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn map_instances<T>(
+        &self,
+        mut look: impl FnMut(&Instance, Option<&Address>) -> T,
+    ) -> Vec<T> {
+        let spec = self.spec();
+        let bound = spec.exact();
+        let instances = spec.instances.iter();
+        let looked =
+            instances.map(|(instance, explicit)| look(instance, explicit.as_ref().or(bound)));
+        looked.collect()
+    }
+
     pub(super) fn for_each(&self, look: impl FnMut(&Addressed)) {
         self.spec().instances.iter().for_each(look);
     }
@@ -201,15 +215,20 @@ impl Spec {
             && self.instances.iter().any(|(_, address)| address.is_none())
     }
 
+    /// The address it is bound to, if others can dial that as it is.
+    fn exact(&self) -> Option<&Address> {
+        match &self.bound {
+            Some(Bound::Exact(address)) => Some(address),
+            _ => None,
+        }
+    }
+
     /// Keys and values, once they are to be written and every address is known.
     fn records(&self, formats: &Formats, lease: i64) -> Option<Vec<(Key, Arc<str>)>> {
         if !self.armed {
             return None;
         }
-        let bound = match &self.bound {
-            Some(Bound::Exact(address)) => Some(address),
-            _ => None,
-        };
+        let bound = self.exact();
         let mut records = vec![];
         for (instance, explicit) in &self.instances {
             let address = explicit.as_ref().or(bound)?;

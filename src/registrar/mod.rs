@@ -8,9 +8,11 @@
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`RegistrarBuilder`]: everything that is configured, checked in one place |
+//! | `draining.rs` | the entries that have ended, and whose servers still run |
 //! | `entry.rs` | one registration, and what it wants |
 //! | `ids.rs` | what names an entry and a key |
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
+//! | `reach.rs` | whether others can dial an address |
 //! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |
 //! | `probe.rs` | the task that asks it |
 //! | `registry.rs` | the entries that should exist; handles change it, and that wakes the worker |
@@ -23,6 +25,8 @@
 //! | `keep_alive.rs` | the stream of renewals on it |
 
 mod builder;
+#[cfg(feature = "introspection")]
+mod draining;
 mod entry;
 mod ids;
 mod keep_alive;
@@ -30,6 +34,7 @@ mod key_table;
 mod on_conflict;
 mod pause;
 mod probe;
+mod reach;
 mod readiness;
 mod reconciler;
 mod registry;
@@ -45,10 +50,13 @@ mod worker;
 
 pub use builder::RegistrarBuilder;
 pub(crate) use entry::Entry;
+#[cfg(feature = "introspection")]
+pub(crate) use ids::EntryId;
 pub use on_conflict::OnConflict;
 pub use pause::{Pause, PauseError};
 pub use readiness::Readiness;
 pub(crate) use registry::Registry;
+pub(crate) use report::stats;
 
 use crate::error::RegisterError;
 use crate::instance::Instance;
@@ -112,6 +120,11 @@ impl Registrar {
             probe::start(self.registry.clone(), readiness, ended);
         }
         Ok(Registration::new(entry, self.registry.clone()))
+    }
+
+    #[cfg(feature = "introspection")]
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// Begins the shutdown of every registration, as a cancelled

@@ -7,8 +7,8 @@ use super::readiness::Readiness;
 use super::shown::shown;
 use crate::address::{Address, AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
-use crate::error::{AddressError, RegisterError, Stopped};
-use crate::etcd::{Endpoints, local_addr};
+use crate::error::{RegisterError, Stopped};
+use crate::etcd::Endpoints;
 use crate::format::{Formats, could_be_same};
 use crate::instance::Instance;
 use crate::lease_expiry::LeaseExpiry;
@@ -68,6 +68,8 @@ struct Entries {
     not_ready: Option<Arc<str>>,
     /// Ends the probe when it is dropped: with the last entry, or at a stop.
     probe: Option<DropGuard>,
+    #[cfg(feature = "introspection")]
+    draining: super::draining::Draining,
 }
 
 // === impl Registry ===
@@ -110,7 +112,7 @@ impl Registry {
             .map(|instance| {
                 let address = self.config.formats.check(&instance)?;
                 if let Some(address) = &address {
-                    self.check_reach(&instance.name, address)?;
+                    self.config.check_reach(&instance.name, address)?;
                 }
                 Ok((instance, address))
             })
@@ -145,27 +147,6 @@ impl Registry {
         drop(entries);
         self.changed.notify_one();
         Ok((entry, first))
-    }
-
-    /// Refuses an address that only this machine can dial where etcd, and so everybody who reads
-    /// it there, is surely elsewhere; warns where it may be.
-    fn check_reach(&self, service: &str, address: &Address) -> Result<(), RegisterError> {
-        let members = &self.config.members;
-        if !address.is_loopback() || self.config.allow_loopback {
-            return Ok(());
-        }
-        if members.are_remote(&local_addr::interfaces()) {
-            return Err(AddressError {
-                address: address.to_string(),
-                reason: "only this machine can dial it, and etcd is not on it: advertise another \
-                         address, or allow_loopback if that is meant",
-            }
-            .into());
-        }
-        if members.have_names() {
-            crate::logging::warn!(service, %address, "only this machine can dial the address to be advertised");
-        }
-        Ok(())
     }
 
     /// Refuses what could turn out to be the key of another entry.
@@ -227,7 +208,9 @@ impl Registry {
         let bound = Bound::check(local)?;
         let needed = !entry.is_explicit();
         match (&bound, &self.config.advertised) {
-            (Bound::Exact(address), _) if needed => self.check_reach(&entry.service(), address)?,
+            (Bound::Exact(address), _) if needed => {
+                self.config.check_reach(&entry.service(), address)?;
+            }
             (Bound::Any { .. }, Some(interface)) if needed => interface.check(&bound, local)?,
             _ => {}
         }
@@ -332,7 +315,7 @@ impl Registry {
         self.changed.notify_one();
     }
 
-    pub(super) fn not_ready(&self) -> Option<Arc<str>> {
+    pub(crate) fn not_ready(&self) -> Option<Arc<str>> {
         self.lock().not_ready.clone()
     }
 
@@ -351,7 +334,15 @@ impl Registry {
                 }
             }
         });
+        #[cfg(feature = "introspection")]
+        entries.draining.add(&entry);
         Some(entry)
+    }
+
+    /// Those that have ended, and whose servers still run.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn draining(&self) -> Vec<Arc<Entry>> {
+        self.lock().draining.entries()
     }
 
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {

@@ -9,6 +9,7 @@ use super::shown::shown;
 use crate::drain::Drain;
 use crate::isolated::isolated;
 use crate::observer::{Observers, Transition, Write, WriteReason};
+use crate::stats::RegistrationStats;
 use crate::status::Status;
 
 /// What a line is about.
@@ -16,6 +17,22 @@ use crate::status::Status;
 pub(super) struct Subject {
     pub(super) service: String,
     pub(super) key: String,
+}
+
+/// What there is to know of a registration now.
+pub(crate) fn stats(registry: &Registry, entry: &Entry) -> RegistrationStats {
+    let (status, since) = entry.lifecycle.status_since();
+    RegistrationStats {
+        services: entry.names(),
+        since,
+        pauses: entry.pauses(),
+        in_flight: entry.lifecycle.in_flight(),
+        keys: entry.keys(),
+        formats: registry.config.formats.names(),
+        revision: status.registered().map(|registered| registered.revision),
+        etcd: registry.stats.get(),
+        status,
+    }
 }
 
 /// Publishes a status; it is logged if it is another kind than the last one.

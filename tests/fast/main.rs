@@ -33,6 +33,8 @@ mod generated_code;
 mod grpc_proxy;
 mod handles;
 mod health;
+#[cfg(feature = "introspection")]
+mod introspection;
 #[cfg(feature = "test-util")]
 mod kit;
 mod layer;

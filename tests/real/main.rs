@@ -28,6 +28,8 @@ mod drain;
 mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
+#[cfg(feature = "cli")]
+mod introspection;
 mod listeners;
 #[cfg(feature = "metrics")]
 mod metrics;

@@ -51,7 +51,7 @@ pub(crate) async fn run(source: Source, scope: &Scope, json: bool) -> Result<(),
 }
 
 /// Asks one member after the other.
-async fn first_answer(source: &Source) -> Result<(Connection, Listing), Failure> {
+pub(crate) async fn first_answer(source: &Source) -> Result<(Connection, Listing), Failure> {
     let mut said = vec![];
     for member in 0..source.len() {
         let asked = async {

@@ -16,10 +16,14 @@
 //! | `registryctl/registry.rs` | what is known, and since when; pure |
 //! | `registryctl/table.rs` | rows and columns; pure |
 //! | `registryctl/list.rs`, `watch.rs` | the two commands |
+//! | `registryctl/target.rs` | the one server that a command is about; pure |
+//! | `registryctl/server.rs` | its introspection service |
+//! | `registryctl/describe.rs`, `pause.rs` | the commands that ask a server |
 //! | `registryctl/screen.rs` | the terminal, or one line per change |
 
 #[path = "../../../examples/access/mod.rs"]
 mod access;
+mod describe;
 mod doctor;
 mod entry;
 mod follow;
@@ -27,11 +31,14 @@ mod follow;
 mod formats;
 mod list;
 mod member;
+mod pause;
 mod registry;
 mod scope;
 mod screen;
+mod server;
 mod source;
 mod table;
+mod target;
 mod watch;
 
 use access::Access;
@@ -101,6 +108,35 @@ enum Command {
         #[arg(long, env = "REGISTRYCTL_JSON")]
         json: bool,
     },
+    /// Shows what etcd has of one server and what that says of itself, side by side
+    ///
+    /// The server is asked over its introspection service, if it has one, and its health service. Lines that begin with
+    /// `!` say what the two sides do not agree on. Exit code 0 if they agree, 1 otherwise. Nothing is changed.
+    Describe {
+        /// A key, service/id, an address, or a service that has one instance
+        instance: String,
+    },
+    /// Takes one server out of etcd while it serves on, until `resume`
+    ///
+    /// The server must have an introspection service that allows remote control.
+    Pause {
+        /// A key, service/id, an address, or a service that has one instance
+        instance: String,
+        /// Why, for people: it is shown in status and log
+        #[arg(long)]
+        reason: String,
+        /// Names the pause, for `resume`
+        #[arg(long, default_value = "registryctl", value_name = "NAME")]
+        pause_name: String,
+    },
+    /// Ends a pause of `pause`
+    Resume {
+        /// Its address, which `pause` has printed; a paused server has no key
+        instance: String,
+        /// The name of the pause
+        #[arg(long, default_value = "registryctl", value_name = "NAME")]
+        pause_name: String,
+    },
 }
 
 /// Why a command failed.
@@ -112,6 +148,12 @@ enum Failure {
     /// No member gave an answer; what each of them said instead.
     #[error("cannot list what is registered:\n  {}", .0.join("\n  "))]
     Unreachable(Vec<String>),
+    /// What server is meant is not clear.
+    #[error("{0}")]
+    Target(String),
+    /// The server that is asked does not answer, or refuses.
+    #[error("{0}")]
+    Server(String),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -146,11 +188,21 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             let scope = args.scope.of_service(service)?;
             return doctor::run(source(&scope.scans)?, &scope, *json).await;
         }
-        Command::List { .. } | Command::Watch => args.scope.check()?,
+        _ => args.scope.check()?,
     };
     let source = source(&scope.scans)?;
-    match args.command {
-        Command::List { json } => list::run(source, &scope, json).await?,
+    match &args.command {
+        Command::List { json } => list::run(source, &scope, *json).await?,
+        Command::Describe { instance } => return describe::run(source, &scope, instance).await,
+        Command::Pause {
+            instance,
+            reason,
+            pause_name,
+        } => pause::pause(source, &scope, instance, pause_name, reason).await?,
+        Command::Resume {
+            instance,
+            pause_name,
+        } => pause::resume(source, &scope, instance, pause_name).await?,
         _ => watch::run(source, scope).await?,
     }
     Ok(ExitCode::SUCCESS)

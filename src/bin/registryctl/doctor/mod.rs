@@ -8,8 +8,8 @@ mod keys;
 mod members;
 mod names;
 mod report;
-mod servers;
-mod wire;
+pub(crate) mod servers;
+pub(crate) mod wire;
 
 use crate::Failure;
 use crate::formats::FormatName;

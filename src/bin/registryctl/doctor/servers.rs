@@ -5,6 +5,7 @@ use super::keys::{Found, instances};
 use super::report::Report;
 use super::wire::Wire;
 use futures_util::StreamExt as _;
+use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Code;
@@ -17,7 +18,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 /// What a server said of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Health {
+pub(crate) enum Health {
     Serving,
     NotServing,
     /// It has no health service, or not this name.
@@ -100,7 +101,7 @@ async fn look(found: Found, limit: Duration) -> Look {
     let Found { key, address, .. } = found;
     let wire = Wire::probe(&address.host(), address.port(), limit).await;
     let health = match wire {
-        Wire::Http2 => Some(ask(&address, limit).await),
+        Wire::Http2 => Some(ask_health(&address, limit).await),
         _ => None,
     };
     Look {
@@ -111,7 +112,8 @@ async fn look(found: Found, limit: Duration) -> Look {
     }
 }
 
-async fn ask(address: &Address, limit: Duration) -> [Health; 2] {
+/// Of the server, and of its registration.
+pub(crate) async fn ask_health(address: &Address, limit: Duration) -> [Health; 2] {
     let asked = async {
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
@@ -144,6 +146,19 @@ async fn of(client: &mut HealthClient<Channel>, service: &str) -> Health {
             | Code::PermissionDenied => Health::Unknown,
             _ => Health::Failed(status.message().to_owned()),
         },
+    }
+}
+
+// === impl Health ===
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serving => f.write_str("SERVING"),
+            Self::NotServing => f.write_str("NOT_SERVING"),
+            Self::Unknown => f.write_str("not told"),
+            Self::Failed(reason) => f.write_str(&crate::entry::escape(reason.as_bytes())),
+        }
     }
 }
 

@@ -1,0 +1,212 @@
+//! `registryctl describe INSTANCE`: what etcd has of it and what its server says of itself, side by side.
+
+use crate::doctor::servers::ask_health;
+use crate::doctor::wire::Wire;
+use crate::entry::{Entry, escape};
+use crate::list::first_answer;
+use crate::server::Server;
+use crate::source::{Source, Ttl, Ttls};
+use crate::target::Target;
+use crate::{Failure, Scope};
+use std::io::{Write as _, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+use tonic_etcd::HEALTH_NAME;
+use tonic_etcd::introspection::pb::{Registration, RegistrationState, ShutdownPhase};
+
+/// What is told, a line each.
+#[derive(Debug, Default)]
+struct Lines(Vec<[String; 3]>);
+
+/// The width of the first two columns; the last one has what is left.
+const WIDTHS: [usize; 2] = [12, 44];
+
+pub(crate) async fn run(
+    source: Source,
+    scope: &Scope,
+    instance: &str,
+) -> Result<ExitCode, Failure> {
+    let limit = source.limit();
+    let (connection, listing) = first_answer(&source).await?;
+    let target = Target::find(instance, listing.entries, scope)?;
+    let leases = target.entries.iter().map(|it| it.lease);
+    let ttls = connection.ttls(leases.filter(|it| *it != 0)).await;
+    let own = own(&target, limit).await;
+    let mut lines = Lines::default();
+    lines.push("", "ETCD", "SERVER");
+    lines.keys(&target, &ttls, own.as_ref().ok());
+    match &own {
+        Ok(own) => lines.own(own),
+        Err(reason) => lines.push("introspection", "", reason),
+    }
+    lines.reach(&target, limit).await;
+    let mut out = stdout().lock();
+    for [what, etcd, server] in &lines.0 {
+        let [first, second] = WIDTHS;
+        let line = format!("{what:<first$}  {etcd:<second$}  {server}");
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    let differences = own
+        .as_ref()
+        .ok()
+        .map_or_else(Vec::new, |own| differences(&target, own));
+    for difference in &differences {
+        writeln!(out, "! {difference}")?;
+    }
+    Ok(match differences.is_empty() && !target.entries.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// What the server says of this registration, or why it says nothing.
+async fn own(target: &Target, limit: Duration) -> Result<Registration, String> {
+    let asked = async {
+        let address = target.dialled()?;
+        let server = Server::connect(address, limit).await?;
+        let address = address.to_string();
+        let is_wanted = |it: &Registration| {
+            let has_key = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
+            let has_address = it.instances.iter().any(|it| it.address == address);
+            it.keys.iter().any(has_key) || has_address || target.service.is_empty()
+        };
+        server.registration(&target.service, is_wanted).await
+    };
+    match asked.await {
+        Ok(Some(own)) => Ok(own),
+        Ok(None) => Err("it knows no such registration".to_owned()),
+        Err(failure) => Err(failure.to_string()),
+    }
+}
+
+/// What the two sides do not agree on.
+fn differences(target: &Target, own: &Registration) -> Vec<String> {
+    let mut found = vec![];
+    let there = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
+    let is_held = own.lease != 0;
+    for key in own.keys.iter().filter(|key| is_held && !there(key)) {
+        let key = escape(key.as_bytes());
+        found.push(format!(
+            "the server says that it holds {key}, and it was not found in etcd"
+        ));
+    }
+    let are_all_told = own.keys.len() == own.keys_total as usize;
+    for entry in target.entries.iter().filter(|_| are_all_told) {
+        let key = escape(&entry.key);
+        if !is_held || !own.keys.contains(&entry.key()) {
+            found.push(format!(
+                "{key} is in etcd, and the server does not say that it holds it"
+            ));
+        } else if entry.lease != own.lease {
+            found.push(format!(
+                "{key} has another lease in etcd: another process wrote it"
+            ));
+        }
+    }
+    found
+}
+
+// === impl Lines ===
+
+impl Lines {
+    fn push(&mut self, what: &str, etcd: impl Into<String>, server: impl Into<String>) {
+        self.0.push([what.to_owned(), etcd.into(), server.into()]);
+    }
+
+    fn keys(&mut self, target: &Target, ttls: &Ttls, own: Option<&Registration>) {
+        if target.entries.is_empty() {
+            self.push("key", "none has this address", "");
+        }
+        for entry in &target.entries {
+            let said = own.filter(|own| own.lease != 0 && own.keys.contains(&entry.key()));
+            self.entry(entry, ttls, said);
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry, ttls: &Ttls, own: Option<&Registration>) {
+        let both = |here: String| match own {
+            Some(_) => (here.clone(), here),
+            None => (here, String::new()),
+        };
+        let (etcd, server) = both(escape(&entry.key));
+        self.push("key", etcd, server);
+        let left = match ttls.get(&entry.lease) {
+            Some(Ttl::Left { seconds, granted }) => format!(", {seconds} s of {granted} s left"),
+            Some(Ttl::Gone) => ", ended".to_owned(),
+            None => String::new(),
+        };
+        let lease = own.map_or_else(String::new, |own| format!("{:016x}", own.lease));
+        self.push("lease", format!("{:016x}{left}", entry.lease), lease);
+        let Entry {
+            created, written, ..
+        } = entry;
+        let revision = own.map_or_else(String::new, |own| own.revision.to_string());
+        self.push(
+            "revision",
+            format!("{written}, created at {created}"),
+            revision,
+        );
+        self.push("value", escape(&entry.value), "");
+    }
+
+    fn own(&mut self, own: &Registration) {
+        let since = format!(" for {}", span(own.state_age_ms));
+        let reason = match &*own.reason {
+            "" => String::new(),
+            reason => format!(": {}", escape(reason.as_bytes())),
+        };
+        self.push(
+            "state",
+            "",
+            format!("{}{since}{reason}", shown(own.state())),
+        );
+        for pause in &own.pauses {
+            self.push("pause", "", escape(pause.as_bytes()));
+        }
+        if own.shutdown() != ShutdownPhase::Unspecified {
+            let ends = own.shutdown_ends_in_ms.map(span);
+            let ends = ends.map_or_else(String::new, |ends| format!(", ends within {ends}"));
+            let phase = own.shutdown().as_str_name().to_lowercase();
+            let phase = phase.trim_start_matches("shutdown_phase_");
+            self.push("shutdown", "", format!("{phase}{ends}"));
+        }
+        self.push("in flight", "", own.in_flight.to_string());
+        self.push("formats", "", escape(own.formats.join(", ").as_bytes()));
+    }
+
+    async fn reach(&mut self, target: &Target, limit: Duration) {
+        let Ok(address) = target.dialled() else {
+            return self.push("address", "none that can be dialled", "");
+        };
+        let etcd = match target.entries.is_empty() {
+            true => String::new(),
+            false => address.to_string(),
+        };
+        let wire = Wire::probe(&address.host(), address.port(), limit).await;
+        self.push("address", etcd, format!("{address} {}", wire.text()));
+        if wire == Wire::Http2 {
+            let [server, registration] = ask_health(address, limit).await;
+            self.push(
+                "health",
+                "",
+                format!("{server}; {HEALTH_NAME}: {registration}"),
+            );
+        }
+    }
+}
+
+fn shown(state: RegistrationState) -> String {
+    let name = state.as_str_name().to_lowercase();
+    let name = name.trim_start_matches("registration_state_");
+    name.replace('_', " ")
+}
+
+fn span(ms: u64) -> String {
+    let duration = Duration::from_millis(ms);
+    // Milliseconds matter for what is short.
+    let rounded = match ms >= 10_000 {
+        true => Duration::from_secs(duration.as_secs()),
+        false => duration,
+    };
+    humantime::format_duration(rounded).to_string()
+}

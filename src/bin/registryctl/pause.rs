@@ -1,0 +1,64 @@
+//! `registryctl pause` and `resume`: a server leaves etcd and serves on, and comes back.
+
+use crate::entry::escape;
+use crate::list::first_answer;
+use crate::server::Server;
+use crate::source::Source;
+use crate::target::Target;
+use crate::{Failure, Scope};
+use std::io::{Write as _, stdout};
+use tonic_etcd::introspection::pb::PauseRequest;
+
+pub(crate) async fn pause(
+    source: Source,
+    scope: &Scope,
+    instance: &str,
+    name: &str,
+    reason: &str,
+) -> Result<(), Failure> {
+    let target = target(&source, scope, instance).await?;
+    let address = target.dialled()?;
+    let server = Server::connect(address, source.limit()).await?;
+    let request = PauseRequest {
+        service: target.service.clone(),
+        name: name.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let paused = server.pause(request).await?;
+    let name = escape(name.as_bytes());
+    writeln!(
+        stdout(),
+        "paused {}; to bring it back: registryctl resume {address} --pause-name {name}",
+        registrations(paused)
+    )?;
+    Ok(())
+}
+
+pub(crate) async fn resume(
+    source: Source,
+    scope: &Scope,
+    instance: &str,
+    name: &str,
+) -> Result<(), Failure> {
+    let target = target(&source, scope, instance).await?;
+    let server = Server::connect(target.dialled()?, source.limit()).await?;
+    let resumed = server.resume(name).await?;
+    writeln!(stdout(), "resumed {}", registrations(resumed))?;
+    Ok(())
+}
+
+/// An address needs no etcd, and a paused server is in none.
+async fn target(source: &Source, scope: &Scope, instance: &str) -> Result<Target, Failure> {
+    if let Some(target) = Target::at(instance) {
+        return Ok(target);
+    }
+    let (_, listing) = first_answer(source).await?;
+    Target::find(instance, listing.entries, scope)
+}
+
+fn registrations(count: u32) -> String {
+    match count {
+        1 => "1 registration".to_owned(),
+        count => format!("{count} registrations"),
+    }
+}

@@ -1,0 +1,100 @@
+//! What a server says of itself, over its introspection service, and its pauses.
+
+use crate::Failure;
+use crate::entry::escape;
+use crate::source::chain;
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_etcd::format::Address;
+use tonic_etcd::introspection::pb::introspection_client::IntrospectionClient;
+use tonic_etcd::introspection::pb::{ListRequest, PauseRequest, Registration, ResumeRequest};
+
+/// A connection to one server, every call bounded.
+pub(crate) struct Server {
+    client: IntrospectionClient<Channel>,
+    address: String,
+    limit: Duration,
+}
+
+/// So many pages are looked through for one registration.
+const MAX_PAGES: usize = 100;
+
+// === impl Server ===
+
+impl Server {
+    pub(crate) async fn connect(address: &Address, limit: Duration) -> Result<Self, Failure> {
+        let address = address.to_string();
+        let failed = |reason: String| Failure::Server(format!("{address}: {reason}"));
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let endpoint = endpoint.map_err(|error| failed(error.to_string()))?;
+        let channel = match timeout(limit, endpoint.connect()).await {
+            Ok(channel) => channel.map_err(|error| failed(chain(&error)))?,
+            Err(_) => return Err(failed(no_answer(limit))),
+        };
+        Ok(Self {
+            client: IntrospectionClient::new(channel),
+            address,
+            limit,
+        })
+    }
+
+    /// The first of its registrations under this name (any, if that is empty) that is wanted.
+    pub(crate) async fn registration(
+        &self,
+        service: &str,
+        is_wanted: impl Fn(&Registration) -> bool,
+    ) -> Result<Option<Registration>, Failure> {
+        let mut page_token = String::new();
+        for _ in 0..MAX_PAGES {
+            let request = ListRequest {
+                page_size: 1000,
+                page_token,
+                service: service.to_owned(),
+            };
+            let mut client = self.client.clone();
+            let page = self.bounded(client.list(request)).await?;
+            if let Some(found) = page.registrations.into_iter().find(&is_wanted) {
+                return Ok(Some(found));
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) async fn pause(&self, request: PauseRequest) -> Result<u32, Failure> {
+        let mut client = self.client.clone();
+        let paused = self.bounded(client.pause(request)).await?;
+        Ok(paused.registrations)
+    }
+
+    pub(crate) async fn resume(&self, name: &str) -> Result<u32, Failure> {
+        let name = name.to_owned();
+        let mut client = self.client.clone();
+        let resumed = self.bounded(client.resume(ResumeRequest { name })).await?;
+        Ok(resumed.registrations)
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        let reason = match timeout(self.limit, call).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                "it has no introspection service".to_owned()
+            }
+            Ok(Err(status)) => escape(status.message().as_bytes()),
+            Err(_) => no_answer(self.limit),
+        };
+        Err(Failure::Server(format!("{}: {reason}", self.address)))
+    }
+}
+
+fn no_answer(limit: Duration) -> String {
+    format!("no answer within {}", humantime::format_duration(limit))
+}

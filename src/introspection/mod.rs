@@ -1,0 +1,51 @@
+//! [`Introspection`]: a gRPC service that tells what this process has registered and discovered.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! # use tonic::transport::Server;
+//! # use tonic_etcd::{Etcd, Instance, Registrar, ServeRegistered};
+//! use tonic_etcd::introspection::Introspection;
+//!
+//! let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"])).build()?;
+//! let registration = registrar.register(Instance::new("greeter"))?;
+//! Server::builder()
+//!     .layer(registration.layer())
+//!     .add_service(Introspection::new().registrar(&registrar).service())
+//!     .serve_registered("0.0.0.0:9000".parse()?, &registration)
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The [manual](crate::manual::introspection) says what is told, and to whom. There is no global list: it
+//! knows the registrars, discoveries and channels that it is given.
+//!
+//! # Files
+//!
+//! | file | |
+//! |---|---|
+//! | `builder.rs` | [`Introspection`] |
+//! | `sources.rs` | what it was given; from registrars to entries, page by page |
+//! | `snapshot.rs` | from an entry to a message, bounded |
+//! | `process.rs` | the same of registrars, discoveries and channels |
+//! | `batch.rs` | so many registrations as one message takes |
+//! | `service.rs` | [`IntrospectionService`]: the requests, checked |
+//! | `watch.rs` | a stream of what changes; the latest state wins |
+//! | `remote.rs` | pauses that clients have made |
+//! | `pb.rs`, `generated/` | from `proto/`, by `make generate` |
+
+mod batch;
+mod builder;
+pub mod pb;
+mod process;
+mod remote;
+mod service;
+mod snapshot;
+mod sources;
+mod watch;
+
+pub use builder::Introspection;
+pub use service::IntrospectionService;
+
+/// Describes the service, for a reflection service.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/tonic_etcd.registration.v1.bin");

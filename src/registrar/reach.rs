@@ -1,0 +1,33 @@
+//! Whether others can dial an address that is to be advertised.
+
+use super::registry::Config;
+use crate::address::Address;
+use crate::error::{AddressError, RegisterError};
+use crate::etcd::local_addr;
+
+impl Config {
+    /// Refuses an address that only this machine can dial where etcd, and so everybody who reads
+    /// it there, is surely elsewhere; warns where it may be.
+    pub(super) fn check_reach(
+        &self,
+        service: &str,
+        address: &Address,
+    ) -> Result<(), RegisterError> {
+        let members = &self.members;
+        if !address.is_loopback() || self.allow_loopback {
+            return Ok(());
+        }
+        if members.are_remote(&local_addr::interfaces()) {
+            return Err(AddressError {
+                address: address.to_string(),
+                reason: "only this machine can dial it, and etcd is not on it: advertise another \
+                         address, or allow_loopback if that is meant",
+            }
+            .into());
+        }
+        if members.have_names() {
+            crate::logging::warn!(service, %address, "only this machine can dial the address to be advertised");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! `registryctl describe`, `pause` and `resume` on the `server` example.
+
+use crate::setup::LONG;
+use crate::support::etcd::{Etcd, users};
+use crate::support::observer::Observer;
+use crate::support::server::ServerProcess;
+use std::process::Output;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// What a command printed, after its exit code.
+async fn registryctl(etcd: &Etcd, args: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
+    command.args(args).args(["--etcd", &etcd.endpoint()]);
+    if let Some((name, password)) = users::of_servers() {
+        command.args(["--user", name, "--password", password]);
+    }
+    command.kill_on_drop(true);
+    let output: Output = timeout(LONG, command.output()).await.unwrap().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    (output.status.code().unwrap(), out + &err)
+}
+
+#[tokio::test]
+async fn describe_shows_both_sides_and_what_they_do_not_agree_on() {
+    let etcd = Etcd::start().await;
+    let server = ServerProcess::start(&etcd.endpoint(), &["--introspection", "read"]);
+    let (key, address) = (
+        server.registered().await,
+        server.listening().await.to_string(),
+    );
+    for instance in ["greeter", &key, &address] {
+        let (code, text) = registryctl(&etcd, &["describe", instance]).await;
+        assert_eq!(code, 0, "{instance}: {text}");
+        for told in [
+            &*key,
+            "registered for ",
+            " of 5 s left",
+            "SERVING",
+            "plain",
+            &address,
+        ] {
+            assert!(text.contains(told), "{instance}: no {told:?} in:\n{text}");
+        }
+        assert!(!text.contains("! "), "{text}");
+    }
+    let (code, text) = registryctl(&etcd, &["describe", "greeter/none"]).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("is not in etcd"), "{text}");
+    let (code, text) = registryctl(&etcd, &["pause", &address, "--reason", "why"]).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("remote control is off"), "{text}");
+
+    // The server does not tell anything: etcd's side is shown all the same.
+    let silent = ServerProcess::start(&etcd.endpoint(), &["--name", "other"]);
+    silent.registered().await;
+    let (code, text) = registryctl(&etcd, &["describe", "other"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("it has no introspection service"), "{text}");
+    assert!(text.contains("/services/other/"), "{text}");
+}
+
+#[tokio::test]
+async fn describe_says_when_another_process_has_written_the_key() {
+    let etcd = Etcd::start().await;
+    let server = ServerProcess::start(
+        &etcd.endpoint(),
+        &["--introspection", "read", "--on-conflict", "yield"],
+    );
+    let (key, address) = (server.registered().await, server.listening().await);
+    let value = format!(r#"{{"name":"greeter","id":"x","address":"{address}"}}"#);
+    etcd.client().await.put(key, value, None).await.unwrap();
+    let differs = async {
+        loop {
+            let (code, text) = registryctl(&etcd, &["describe", "greeter"]).await;
+            if text.contains("yielding") {
+                return (code, text);
+            }
+        }
+    };
+    let (code, text) = timeout(LONG, differs).await.unwrap();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("! /services/greeter/"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_is_paused_and_resumed_from_outside() {
+    let etcd = Etcd::start().await;
+    let observer = Observer::start(etcd.endpoint(), "/services/").await;
+    let server = ServerProcess::start(&etcd.endpoint(), &["--introspection", "control"]);
+    let (key, address) = (
+        server.registered().await,
+        server.listening().await.to_string(),
+    );
+    observer.wait_for_key(&key, LONG).await;
+    let (code, text) = registryctl(&etcd, &["pause", "greeter", "--reason", "core dump"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains(&format!("registryctl resume {address}")),
+        "{text}"
+    );
+    observer.wait_for_no_key(&key, LONG).await;
+    let (code, text) = registryctl(&etcd, &["describe", &address]).await;
+    assert_eq!(code, 1, "it is not in etcd: {text}");
+    assert!(text.contains("registryctl: core dump"), "{text}");
+    let (code, text) = registryctl(&etcd, &["resume", "greeter"]).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("Give its address"), "{text}");
+    let (code, text) = registryctl(&etcd, &["resume", &address]).await;
+    assert_eq!(code, 0, "{text}");
+    observer.wait_for_key(&key, LONG).await;
+    let (code, text) = registryctl(&etcd, &["resume", &address]).await;
+    assert_eq!(code, 1, "{text}");
+    server.signal("TERM");
+    assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
+}
