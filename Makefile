@@ -38,7 +38,7 @@ measure: ## measure recovery and shutdown against a real etcd (20 minutes); PART
 	$(TOOLS) cargo build --release --features discovery --example server
 	$(TOOLS) cargo bench --features discovery --bench recovery
 
-fleet: ## restarts and outages under load, beside what one writes by hand (2 minutes); make fleet FLEET_SCENARIO=rolling: one of them
+fleet: ## restarts and outages under load, beside what one writes by hand (3 minutes); make fleet FLEET_SCENARIO=rolling: one of them
 	$(TOOLS) cargo run --release --example fleet --features discovery
 
 V := 3.7

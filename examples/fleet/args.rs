@@ -72,6 +72,8 @@ pub(crate) struct Args {
 pub(crate) enum Scenario {
     /// All servers are restarted, one after the other, with SIGTERM: no call may fail
     Rolling,
+    /// Each server is paused and comes back, one after the other: no call may fail
+    Paused,
     /// One server is killed: only what is in flight there may fail
     Kill,
     /// etcd is killed and comes back with its data: no call may fail

@@ -27,6 +27,7 @@ pub(crate) async fn perform(
     sleep(args.warm_up).await;
     match scenario {
         Scenario::Rolling => rolling(&mut setup).await?,
+        Scenario::Paused => paused(&mut setup).await?,
         Scenario::Kill => kill(&mut setup).await?,
         Scenario::EtcdDown => etcd_down(&mut setup).await?,
         Scenario::EtcdWiped => etcd_wiped(&mut setup).await?,
@@ -38,6 +39,7 @@ pub(crate) async fn perform(
 
 /// How long the keys of a server that crashed stay, and a little more.
 const EXPIRY: Duration = Duration::from_secs(7);
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long etcd is away when it loses its data; its start takes another second or two.
 const AWAY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -52,6 +54,21 @@ async fn rolling(setup: &mut Setup) -> Result<(), Problem> {
         let moves = round % 2 == 0;
         for n in 0..setup.servers.len() {
             restart(setup, n, moves).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn paused(setup: &mut Setup) -> Result<(), Problem> {
+    expect(setup, &Bar::NoFailure);
+    for _ in 0..setup.args.rounds {
+        for n in 0..setup.servers.len() {
+            let name = setup.servers[n].name().to_owned();
+            setup.note(format!("{name} is paused"));
+            setup.servers[n].pause().await?;
+            sleep(PAUSE).await;
+            setup.servers[n].resume().await?;
+            setup.note(format!("{name} is back"));
         }
     }
     Ok(())

@@ -6,14 +6,14 @@ use crate::greeter::MyGreeter;
 use crate::greeter::pb::greeter_server::GreeterServer;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic_etcd::{Etcd, Instance, Registrar, ServeRegistered};
+use tonic_etcd::{Etcd, Instance, Registrar, Registration, ServeRegistered, Status};
 
-/// A registered greeter, until SIGTERM. Says `registered` when it can be found.
+/// A registered greeter, until SIGTERM. Says `registered` when it can be found. SIGUSR1 pauses it, SIGUSR2 ends that.
 pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -33,6 +33,12 @@ pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
             println!("registered {registered:?}");
         }
     });
+    let (pause, resume) = (SignalKind::user_defined1(), SignalKind::user_defined2());
+    tokio::spawn(pauses(
+        signal(pause)?,
+        signal(resume)?,
+        registration.clone(),
+    ));
     let closed = Server::builder()
         .layer(registration.layer())
         .add_service(registration.health_service())
@@ -41,6 +47,23 @@ pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
         .await?;
     println!("closed: {closed:?}");
     Ok(())
+}
+
+async fn pauses(mut pause: Signal, mut resume: Signal, registration: Registration) {
+    let mut statuses = registration.watch();
+    for n in 1.. {
+        pause.recv().await;
+        let Ok(paused) = registration.pause("SIGUSR1") else {
+            return;
+        };
+        println!("pause {n} begins");
+        resume.recv().await;
+        drop(paused);
+        if statuses.wait_for(Status::is_registered).await.is_none() {
+            return;
+        }
+        println!("pause {n} is over");
+    }
 }
 
 /// A greeter at every address of this machine, for those who come from this machine.

@@ -12,6 +12,8 @@ use tokio::time::{Instant, sleep};
 pub(crate) struct Server {
     name: String,
     starts: usize,
+    /// Of this process.
+    pauses: usize,
     port: u16,
     etcd: String,
     settle: Duration,
@@ -37,6 +39,7 @@ impl Server {
         let mut server = Self {
             name,
             starts: 0,
+            pauses: 0,
             port: ports::free(),
             etcd: etcd.to_owned(),
             settle,
@@ -50,6 +53,7 @@ impl Server {
     /// Starts the next process, at the same address. Does not wait.
     pub(crate) fn start_again(&mut self) -> Result<(), Problem> {
         self.starts += 1;
+        self.pauses = 0;
         let args = [
             "serve",
             "--etcd",
@@ -78,8 +82,25 @@ impl Server {
 
     /// Waits until it says that it can be found.
     pub(crate) async fn registered(&self) -> Result<(), Problem> {
+        self.says("registered").await
+    }
+
+    /// Takes its keys out of etcd, and waits until that has begun.
+    pub(crate) async fn pause(&mut self) -> Result<(), Problem> {
+        self.pauses += 1;
+        self.signal("USR1");
+        self.says(&format!("pause {} begins", self.pauses)).await
+    }
+
+    /// Puts them back, and waits until they are there.
+    pub(crate) async fn resume(&mut self) -> Result<(), Problem> {
+        self.signal("USR2");
+        self.says(&format!("pause {} is over", self.pauses)).await
+    }
+
+    async fn says(&self, what: &str) -> Result<(), Problem> {
         let process = self.process.as_ref().ok_or("it is down")?;
-        said(process, &self.log(), "registered").await
+        said(process, &self.log(), what).await
     }
 
     /// SIGTERM, and waits until it has ended by itself.
