@@ -87,6 +87,11 @@ async fn seen(etcd: &EtcdProcess, key: &str) -> Option<Seen> {
 
 /// Whether this etcd asks for a token, and for permission, in renewals too (CVE-2026-33413).
 async fn checks_renewals(etcd: &EtcdProcess) -> bool {
+    is_since(etcd, [42, 28, 9]).await
+}
+
+/// Whether this etcd is as new as these patches of 3.4, 3.5 and 3.6.
+async fn is_since(etcd: &EtcdProcess, patches: [u32; 3]) -> bool {
     let status = root(etcd).await.status().await.unwrap();
     let mut version = status
         .version()
@@ -96,9 +101,9 @@ async fn checks_renewals(etcd: &EtcdProcess) -> bool {
     let (major, minor, patch) = (next(), next(), next());
     let since = match (major, minor) {
         (3, ..=3) => u32::MAX,
-        (3, 4) => 42,
-        (3, 5) => 28,
-        (3, 6) => 9,
+        (3, 4) => patches[0],
+        (3, 5) => patches[1],
+        (3, 6) => patches[2],
         _ => 0,
     };
     patch >= since
@@ -536,5 +541,80 @@ async fn neither_password_nor_token_is_ever_logged() {
         assert!(!said.contains(CANARY), "the password is logged: {said}");
         // What every jwt begins with.
         assert!(!said.contains("eyJ"), "the token is logged: {said}");
+    }
+}
+
+/// What `deny_reads` of the fake claims, through a restart with data.
+#[tokio::test]
+async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
+    let mut etcd = guarded(&[]).await;
+    let mut client = root(&etcd).await;
+    client.role_add("writer").await.unwrap();
+    let write = Permission::write("/services/writer/").with_prefix();
+    client.role_grant_permission("writer", write).await.unwrap();
+    client.user_add("writer", CANARY, None).await.unwrap();
+    client.user_grant_role("writer", "writer").await.unwrap();
+    let registrar = Registrar::builder(Etcd::new([etcd.endpoint()]).user("writer", CANARY))
+        .key("{prefix}/{name}/{addr}")
+        .build()
+        .unwrap();
+    let register = |addr: &str| {
+        let registration = registrar.register(Instance::new("writer")).unwrap();
+        registration.announce(addr.parse().unwrap()).unwrap();
+        registration
+    };
+    let registrations = ["127.0.0.1:9001", "127.0.0.1:9002"].map(register);
+    let keys = [
+        "/services/writer/127.0.0.1:9001",
+        "/services/writer/127.0.0.1:9002",
+    ];
+    let mut before = vec![];
+    for (registration, key) in registrations.iter().zip(keys) {
+        timeout(LONG, registration.registered())
+            .await
+            .unwrap()
+            .unwrap();
+        before.push(seen(&etcd, key).await.unwrap());
+    }
+    let lost = registrations.each_ref().map(|registration| {
+        let mut watch = registration.watch();
+        tokio::spawn(async move {
+            let lost = |status: &Status| matches!(status, Status::Lost { .. });
+            watch.wait_for(lost).await.is_some()
+        })
+    });
+    etcd.kill().await;
+    let suspect = |status: &Status| matches!(status, Status::Suspect { .. });
+    let mut watch = registrations[0].watch();
+    timeout(LONG, watch.wait_for(suspect))
+        .await
+        .unwrap()
+        .unwrap();
+    etcd.start_again();
+    etcd.wait_answering().await;
+    for (key, before) in keys.iter().zip(&before) {
+        let deadline = Instant::now() + LONG;
+        let now = loop {
+            match seen(&etcd, key).await {
+                Some(now) if now != *before => break now,
+                other => assert!(Instant::now() < deadline, "{other:?}"),
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        let expected = (before.created, before.lease);
+        assert_eq!((now.created, now.lease), expected, "written again in place");
+    }
+    registrations[0].deregister();
+    let closed = timeout(LONG, registrations[0].closed()).await.unwrap();
+    // Older ones do not check what is nested in a transaction.
+    let checks_nested = is_since(&etcd, [42, 28, 11]).await;
+    let is_left = matches!(closed, Closed::LeftToExpire { .. });
+    assert_eq!(is_left, checks_nested, "{closed:?}");
+    registrar.shutdown();
+    let closed = timeout(LONG, registrations[1].closed()).await.unwrap();
+    assert_eq!(closed, Closed::Deregistered);
+    for (key, lost) in keys.iter().zip(lost) {
+        assert_eq!(seen(&etcd, key).await, None, "it goes with the lease");
+        assert!(!timeout(LONG, lost).await.unwrap().unwrap(), "it was lost");
     }
 }
