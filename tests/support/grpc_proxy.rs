@@ -36,6 +36,8 @@ impl GrpcProxy {
             "start".to_owned(),
             format!("--endpoints={}", etcd.endpoint()),
             format!("--listen-addr=127.0.0.1:{port}"),
+            // That of 3.5 dials itself there, and ends after 5 s if nobody answers.
+            format!("--advertise-client-url=127.0.0.1:{port}"),
             format!("--data-dir={}", dir.path().join("data").display()),
         ];
         args.extend(flags.iter().map(ToString::to_string));

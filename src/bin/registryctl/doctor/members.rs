@@ -141,7 +141,7 @@ impl Silence {
     fn next_step(&self) -> &'static str {
         match self.wire {
             _ if self.error.kind == ErrorKind::User => {
-                "check --user and --password: etcdctl user get USER"
+                "give --user and --password, or check them: etcdctl user get USER"
             }
             None => "look at the log of that member",
             Some(Wire::Tls) if !self.is_secure() => "give https:// and --cacert",
