@@ -114,9 +114,6 @@ mod status;
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod testing;
 
-#[doc(hidden)]
-pub use random::repeatable_in_this_thread;
-
 pub use error::{AddressError, BuildError, RegisterError, Stopped};
 pub use etcd::Etcd;
 #[cfg(feature = "_tls")]

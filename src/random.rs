@@ -4,19 +4,25 @@
 //! snapshot would draw the same. The kernel mixes in anew what differs (Linux 5.18 and later: at once, as
 //! the hypervisor tells it of the snapshot). fastrand is for jitter and for choices between endpoints.
 
-use std::cell::Cell;
+#[cfg(feature = "test-util")]
+thread_local!(static IS_REPEATABLE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
 
-thread_local!(static IS_REPEATABLE: Cell<bool> = const { Cell::new(false) });
-
-/// Only for tests that run a seed again: ids that this thread draws come from fastrand.
-#[doc(hidden)]
-pub fn repeatable_in_this_thread() {
+/// From now on, ids that this thread draws come from [fastrand](https://docs.rs/fastrand), so that a test
+/// which seeds it can run again.
+///
+/// Without it they come from the kernel. With several threads a runtime decides who draws what: it is for
+/// current-thread runtimes.
+#[cfg(feature = "test-util")]
+pub fn repeatable_ids() {
     IS_REPEATABLE.set(true);
 }
 
 /// 64 random bits for an id; from `seeded` where ids are to be repeatable.
 pub(crate) fn id(seeded: impl FnOnce() -> u64) -> u64 {
-    let random = (!IS_REPEATABLE.get()).then(|| getrandom::u64().ok());
+    #[cfg(feature = "test-util")]
+    if IS_REPEATABLE.get() {
+        return seeded();
+    }
     // No system that tokio runs on has no randomness; and a registration is worth more than a good id.
-    random.flatten().unwrap_or_else(seeded)
+    getrandom::u64().unwrap_or_else(|_| seeded())
 }

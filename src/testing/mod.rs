@@ -5,6 +5,8 @@ mod model;
 mod services;
 mod shared;
 
+pub use crate::random::repeatable_ids;
+
 use crate::etcd::Etcd;
 use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
 use model::store::Keys;

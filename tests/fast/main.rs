@@ -55,6 +55,7 @@ mod registration;
 mod scale;
 mod setup;
 mod shutdown;
+#[cfg(feature = "test-util")]
 mod soak;
 mod structure;
 mod words;

@@ -257,8 +257,8 @@ impl Connection {
         };
         let alarms = match bounded(self.limit, &self.endpoint, alarms).await {
             Ok(found) => found.alarms().iter().map(shown_alarm).collect(),
-            // Some may not ask.
-            Err(_) => vec![],
+            // Some may not ask; the status itself names them, too.
+            Err(_) => status.errors().to_vec(),
         };
         Ok(Status {
             version: status.version().to_owned(),

@@ -12,7 +12,7 @@ const SEC: Duration = Duration::from_secs(1);
 pub fn run(plan: Plan, length: Duration) -> Record {
     // Ids and jitter of the library come from the thread's generator.
     fastrand::seed(plan.seed);
-    tonic_etcd::repeatable_in_this_thread();
+    tonic_etcd::testing::repeatable_ids();
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().start_paused(true).build().unwrap();
     runtime.block_on(drive(plan, length))
