@@ -142,6 +142,9 @@ impl KeyTable {
             state.isolate = true;
             if ops.len() == 1 {
                 state.retry_at = Some(retry_at);
+                // It may be neither read nor written: nothing tells whether it is still there.
+                let is_unseen = |observed: &Observed| observed.value.is_none();
+                state.is_unconfirmed |= state.observed.as_ref().is_some_and(is_unseen);
             }
         }
     }

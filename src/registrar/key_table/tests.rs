@@ -490,3 +490,18 @@ fn a_key_that_may_not_be_read_after_a_lost_answer_is_not_held() {
     assert_eq!(write(&mut table, 6), op("a"));
     assert!(table.view(1).held);
 }
+
+#[test]
+fn a_key_that_may_neither_be_read_nor_written_does_not_count_as_held() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table.on_disconnect();
+    table.on_read_denied(&["a".into()]);
+    let now = Instant::now();
+    let ops = table.next_txn(now);
+    table.on_txn_denied(&ops, now, now + Duration::from_secs(30));
+    assert!(
+        !table.view(1).held,
+        "nothing tells whether it is still there"
+    );
+}

@@ -181,7 +181,7 @@ impl Reconciler {
             RpcErrorKind::ResourceExhausted => {
                 self.pause_requests(now);
                 self.keys.on_txn_rejected(&ops, now);
-                self.on_write_rejected(&ops, &error);
+                self.on_write_rejected(now, &ops, &error);
             }
             // The next member may allow it. Only while nothing is held it costs nothing to see.
             RpcErrorKind::Denied if !self.holds_any() && self.has_other_member(now) => {
@@ -194,7 +194,7 @@ impl Reconciler {
             RpcErrorKind::Denied | RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge => {
                 self.keys.on_txn_denied(&ops, now, now + SLOW);
                 if ops.len() == 1 {
-                    self.on_write_rejected(&ops, &error);
+                    self.on_write_rejected(now, &ops, &error);
                 }
             }
             _ => self.on_error(now, error),

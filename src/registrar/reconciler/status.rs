@@ -55,7 +55,7 @@ impl Reconciler {
     }
 
     /// A write was rejected although the connection is fine: says so where a key is missing.
-    pub(super) fn on_write_rejected(&mut self, ops: &[Op], error: &RpcError) {
+    pub(super) fn on_write_rejected(&mut self, now: Instant, ops: &[Op], error: &RpcError) {
         let reason: Arc<str> = error.to_string().into();
         let last = self.write_error.replace(reason.clone());
         if last.is_none_or(|last| last != reason) {
@@ -77,6 +77,10 @@ impl Reconciler {
                 Some(Status::Lost { since, .. }) => {
                     let since = *since;
                     self.publish(id, Status::Lost { since, reason });
+                }
+                // It may be neither read nor written any more.
+                Some(status) if status.is_registered() && !self.keys.view(id).held => {
+                    self.publish(id, Status::Lost { since: now, reason });
                 }
                 _ => {}
             }

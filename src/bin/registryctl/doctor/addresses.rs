@@ -15,13 +15,12 @@ pub(crate) enum Implausible {
 
 impl Implausible {
     /// Where etcd itself is on loopback, all are on one machine, and loopback is right. What nobody can dial, such as
-    /// 0.0.0.0 or port 0, the formats refuse when they read it.
+    /// 0.0.0.0, port 0 or fe80::1, the formats refuse when they read it.
     pub(crate) fn check(address: &Address, etcd_is_local: bool) -> Option<Self> {
         let host = address.host();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let is_loopback = match host.parse::<IpAddr>() {
             Ok(IpAddr::V4(ip)) if ip.is_link_local() => return Some(Self::LinkLocal),
-            Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => return Some(Self::LinkLocal),
             Ok(ip) => ip.is_loopback(),
             Err(_) => host == "localhost",
         };
@@ -57,7 +56,6 @@ mod tests {
             ("[::1]:9000", false, Some(Implausible::Loopback)),
             ("localhost:9000", false, Some(Implausible::Loopback)),
             ("169.254.1.1:9000", false, Some(Implausible::LinkLocal)),
-            ("[fe80::1]:9000", false, Some(Implausible::LinkLocal)),
         ] {
             let address: Address = address.parse().unwrap();
             let found = Implausible::check(&address, etcd_is_local);
