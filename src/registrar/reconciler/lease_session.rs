@@ -223,6 +223,11 @@ impl Reconciler {
             self.act(Action::LeaseExpiry(expiry));
             if expiry < deadline::after(now, reserve) {
                 self.on_disconnect(now, error);
+            } else if let Connection::Open(open) = &mut self.connection {
+                // The lease lives, and this connection works: what is wrong with the keys does not wait
+                // for the renewal.
+                open.connected_since.get_or_insert(seen_at);
+                open.is_lease_confirmed = true;
             }
         }
     }

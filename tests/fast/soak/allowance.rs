@@ -34,9 +34,13 @@ const BURST: f64 = 16.0;
 impl Allowance {
     pub fn add(&mut self, act: &Act, terms: &Terms) {
         let now = Instant::now();
+        // A member that goes silent while it authenticates us is asked whether it works after 2 s, and
+        // left after 4 s more: passwords keep etcd busy for long.
+        let authenticating = SEC * if terms.has_users { 6 } else { 0 };
         let extra = match act {
             // A silent connection is noticed by the next renewal, which is then late.
-            Act::Strand => terms.ttl.mul_f64(0.37) + terms.attempt,
+            Act::Strand => terms.ttl.mul_f64(0.37) + terms.attempt + authenticating,
+            Act::Hang | Act::BlackHole | Act::Member(..) => authenticating,
             // So is the end of a lease under which nothing is, because all of it is yielded.
             Act::Revoke if terms.yields => terms.ttl.mul_f64(0.37) + terms.attempt,
             // Requests that are under way arrive that much later, also those given up.

@@ -44,6 +44,8 @@ pub struct Terms {
     pub attempt: Duration,
     pub revoke_timeout: Duration,
     pub yields: bool,
+    /// etcd asks for a password.
+    pub has_users: bool,
     /// `{name}`, `{addr}` and `{lease}` are filled in.
     pub template: String,
 }

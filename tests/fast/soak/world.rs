@@ -53,6 +53,7 @@ impl World {
             attempt: (plan.ttl * 3 / 25).min(Duration::from_millis(600)),
             revoke_timeout: Duration::from_secs(1),
             yields: plan.yields,
+            has_users: plan.conditions.has_users,
             template: plan.template.to_owned(),
         };
         let rest = Rest {

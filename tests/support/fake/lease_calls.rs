@@ -87,7 +87,13 @@ impl PbLeaseService for LeaseCalls {
             ..caller.call(Rpc::LeaseTimeToLive)
         };
         let apply = move |state: &mut State| {
-            Ok(state.keyspace.leases.time_to_live(&request, Instant::now()))
+            let answer = state.keyspace.leases.time_to_live(&request, Instant::now());
+            let is_this =
+                |call: &&mut Call| call.rpc == Rpc::LeaseTimeToLive && call.lease == request.id;
+            if let Some(call) = state.calls.iter_mut().rev().find(is_this) {
+                call.ttl = answer.ttl;
+            }
+            Ok(answer)
         };
         self.0.unary(caller, call, apply).await
     }

@@ -20,7 +20,7 @@ pub struct Call {
     pub connection: u64,
     /// The lease it names, 0 for none.
     pub lease: i64,
-    /// The TTL it asks for.
+    /// The TTL it asks for, or, for a look at a lease, was told: what was left.
     pub ttl: i64,
     /// The keys it would put; for a transaction those of both branches.
     pub puts: Vec<String>,

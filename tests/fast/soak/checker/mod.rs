@@ -49,8 +49,7 @@ pub const I3: &str = "I3: every PUT carries a lease";
 pub const I4: &str = "I4: what has ended is never written again";
 pub const I5: &str = "I5: a key under a foreign lease is left alone";
 pub const QUIET: &str = "I8: in a quiet period nothing is written";
-pub const I6: &str =
-    "I6: a status says held only until the last acknowledged renewal was sent plus the TTL";
+pub const I6: &str = "I6: a status says held only until the last acknowledged renewal was sent plus the TTL, or a look at the lease plus what was left of it";
 pub const I7: &str = "I7: at most one live lease for a registrar, and none for one that is gone";
 pub const I8: &str = "I8: attempts are bounded";
 pub const I10: &str = "I10: a stop returns within the revoke timeout";

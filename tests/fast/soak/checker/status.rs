@@ -19,7 +19,11 @@ pub fn check(record: &Record, list: &mut Vec<Violation>) {
         .iter()
         .filter(|call| is_acknowledged(record, call))
     {
-        renewals.entry(call.lease).or_default().push(call.at);
+        let confirmed = match call.rpc {
+            Rpc::LeaseTimeToLive => seen(record, call),
+            _ => Some(call.at),
+        };
+        renewals.entry(call.lease).or_default().extend(confirmed);
     }
     for (number, entry) in record.entries.iter().enumerate() {
         for (index, (since, status)) in entry.statuses.iter().enumerate() {
@@ -45,6 +49,12 @@ pub fn check(record: &Record, list: &mut Vec<Violation>) {
             }
         }
     }
+}
+
+/// From when on a whole TTL would end where the lease was seen to end.
+fn seen(record: &Record, call: &Call) -> Option<Instant> {
+    let left = Duration::from_secs(call.ttl.try_into().unwrap_or(0));
+    call.at.checked_sub(record.terms.ttl.saturating_sub(left))
 }
 
 /// The first stretch in there that no renewal vouches for.
@@ -81,7 +91,7 @@ fn is_acknowledged(record: &Record, call: &Call) -> bool {
     match call.rpc {
         // That the lease exists already, which a repeated request is told, acknowledges it too.
         Rpc::LeaseGrant => call.applied,
-        Rpc::LeaseKeepAlive => call.applied && arrived,
+        Rpc::LeaseKeepAlive | Rpc::LeaseTimeToLive => call.applied && arrived,
         _ => false,
     }
 }

@@ -90,6 +90,7 @@ pub async fn correct_run() -> Record {
         attempt: Duration::from_millis(600),
         revoke_timeout: Duration::from_secs(1),
         yields: false,
+        has_users: false,
         template: "{prefix}/{name}/{addr}".to_owned(),
     };
     let rest = Rest {
