@@ -1,7 +1,7 @@
 //! Users and tokens.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, is_registered, status};
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,16 +35,8 @@ fn register(setup: &Setup, etcd: Etcd) -> Registration {
 }
 
 async fn registered(setup: &Setup) -> Registration {
-    let registration = register(setup, setup.etcd().user("me", "secret"));
-    timeout(LONG, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
-    registration
-}
-
-fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
+    let etcd = setup.etcd().user("me", "secret");
+    setup.registered_with(setup.builder_on(etcd)).await
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The lines of the main scenarios are those that the manual lists, with their levels, targets and fields.
 
-use crate::setup::{KEY, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, SEC, Setup, announce, greeter, is_registered, status};
 use crate::support::fake::{Reply, Rpc};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -70,10 +70,6 @@ fn contract() -> Vec<Line> {
         }
     });
     rows.collect()
-}
-
-fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
 }
 
 /// One registration through losses, rivals, pauses, refusals and a stop.

@@ -14,11 +14,7 @@ fn url(member: &str) -> String {
 
 /// Registered through a member `a`, which is the only one that is configured.
 async fn registered(setup: &Setup, etcd: Etcd) -> Registration {
-    let registrar = setup.builder_on(etcd).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
-    registration
+    setup.registered_with(setup.builder_on(etcd)).await
 }
 
 fn etcd(setup: &Setup) -> Etcd {

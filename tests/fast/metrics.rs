@@ -1,15 +1,15 @@
 //! The metrics, as Prometheus reads them, and the table that promises them.
 
 use crate::channel::raw::call_sent_again;
-use crate::setup::{KEY, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, SEC, Setup, announce, greeter, is_registered, status};
 use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tokio::time::sleep;
+use tonic_etcd::Status;
 use tonic_etcd::discovery::Discovery;
 use tonic_etcd::metrics::MetricsObserver;
-use tonic_etcd::{Registration, Status};
 
 /// What this thread counts.
 struct Scrape {
@@ -69,18 +69,6 @@ impl Scrape {
 
 fn only(state: &str) -> BTreeMap<String, f64> {
     BTreeMap::from([(state.to_owned(), 1.0)])
-}
-
-fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
-}
-
-async fn registered_with(setup: &Setup, observer: MetricsObserver) -> Registration {
-    let registrar = setup.builder().observer(observer).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    status(&registration, is_registered).await;
-    registration
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +138,9 @@ async fn two_registrations_of_a_service_are_both_counted() {
 async fn what_is_dropped_is_in_no_gauge_any_more() {
     let (setup, scrape) = (Setup::new(), Scrape::start());
     let observer = MetricsObserver::new();
-    let registration = registered_with(&setup, observer.clone()).await;
+    let registration = setup
+        .registered_with(setup.builder().observer(observer.clone()))
+        .await;
     let discovery = Discovery::builder(setup.etcd(), "greeter").observer(observer);
     let discovery = discovery.build().unwrap();
     let refuse = |_| async {
@@ -238,7 +228,9 @@ fn emitted(scrape: &Scrape) -> BTreeMap<String, BTreeSet<String>> {
 async fn every_metric_of_the_manual_is_emitted_and_no_other() {
     let (setup, scrape) = (Setup::new(), Scrape::start());
     let observer = MetricsObserver::new();
-    let registration = registered_with(&setup, observer.clone()).await;
+    let registration = setup
+        .registered_with(setup.builder().observer(observer.clone()))
+        .await;
     let discovery = Discovery::builder(setup.etcd(), "greeter").observer(observer.clone());
     let discovery = discovery.build().unwrap();
     sleep(SEC * 3).await;

@@ -1,13 +1,13 @@
 //! What observers are told, what stats show, and what the registrar logs meanwhile.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, is_registered, status};
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
 use std::sync::{Arc, Mutex};
 use tokio::time::{Instant, sleep};
+use tonic_etcd::Status;
 use tonic_etcd::observer::{Connection, Observer, Renewal, Transition, Write};
-use tonic_etcd::{Registration, Status};
 use tower::{Layer as _, Service as _, service_fn};
 
 /// Writes down what it is told, in short.
@@ -77,22 +77,12 @@ impl Observer for Panics {
     }
 }
 
-fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
-}
-
-async fn registered_with(setup: &Setup, observer: impl Observer) -> Registration {
-    let registrar = setup.builder().observer(observer).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    status(&registration, is_registered).await;
-    registration
-}
-
 #[tokio::test(start_paused = true)]
 async fn observers_are_told_of_each_transition_in_order() {
     let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
-    let registration = registered_with(&setup, notes.clone()).await;
+    let registration = setup
+        .registered_with(setup.builder().observer(notes.clone()))
+        .await;
     sleep(SEC).await;
     setup.fake.wipe();
     status(&registration, |s| matches!(s, Status::Lost { .. })).await;
@@ -126,7 +116,9 @@ async fn observers_are_told_of_each_transition_in_order() {
 #[tokio::test(start_paused = true)]
 async fn each_write_comes_with_the_reason_for_it() {
     let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
-    let registration = registered_with(&setup, notes.clone()).await;
+    let registration = setup
+        .registered_with(setup.builder().observer(notes.clone()))
+        .await;
     let back = async || {
         sleep(SEC).await;
         status(&registration, is_registered).await;
@@ -154,7 +146,9 @@ async fn each_write_comes_with_the_reason_for_it() {
 #[tokio::test(start_paused = true)]
 async fn renewals_and_connections_are_told_with_what_failed() {
     let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
-    let registration = registered_with(&setup, notes.clone()).await;
+    let registration = setup
+        .registered_with(setup.builder().observer(notes.clone()))
+        .await;
     sleep(SEC * 20).await;
     let renewals = notes.renewals.lock().unwrap().clone();
     assert!((10..20).contains(&renewals.len()), "{renewals:?}");

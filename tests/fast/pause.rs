@@ -1,17 +1,13 @@
 //! A registration steps aside without stopping, and comes back.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, is_registered, status};
 use crate::support::fake::{Call, Reply, Rpc};
 use tokio::time::{sleep, timeout};
 use tonic_etcd::{Closed, Instance, OnConflict, Pause, PauseError, Registration, Status};
 
 fn is_paused(status: &Status) -> bool {
     matches!(status, Status::Paused { .. })
-}
-
-fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
 }
 
 fn reasons(registration: &Registration) -> Vec<String> {

@@ -43,7 +43,12 @@ impl Setup {
 
     /// One registration that is in etcd, under [`KEY`].
     pub async fn registered(&self) -> Registration {
-        let registrar = self.builder().build().unwrap();
+        self.registered_with(self.builder()).await
+    }
+
+    /// The same, by a registrar that is built in another way.
+    pub async fn registered_with(&self, builder: RegistrarBuilder) -> Registration {
+        let registrar = builder.build().unwrap();
         let registration = registrar.register(greeter()).unwrap();
         announce(&registration);
         tokio::time::timeout(LONG, registration.registered())
@@ -98,6 +103,11 @@ pub fn announce(registration: &Registration) {
     registration
         .announce("10.0.0.1:9000".parse().unwrap())
         .unwrap();
+}
+
+/// Registered, and confirmed.
+pub fn is_registered(status: &Status) -> bool {
+    matches!(status, Status::Registered(_))
 }
 
 /// Waits until the status is as `wanted` says.
