@@ -8,7 +8,7 @@ mod shared;
 pub use crate::random::repeatable_ids;
 
 use crate::etcd::Etcd;
-use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
+use etcd_client::proto::PbPutRequest;
 use model::store::Keys;
 use shared::{Shared, State};
 use std::collections::BTreeMap;
@@ -72,12 +72,7 @@ impl FakeEtcd {
 
     /// Deletes a key, as somebody else. Says whether it was there.
     pub fn delete(&self, key: &str) -> bool {
-        let request = PbDeleteRequest {
-            key: key.into(),
-            ..PbDeleteRequest::default()
-        };
-        let deleted = self.shared.change(|state| state.keyspace.delete(&request));
-        deleted.is_ok_and(|answer| answer.deleted > 0)
+        self.shared.change(|state| state.keyspace.delete_key(key))
     }
 
     /// Writes an instance of `service` that is dialled at `address`, as this crate does by default: for tests of

@@ -174,8 +174,7 @@ impl Reconciler {
             logging::warn!(service = %self.services, registrations = self.entries.len(), ?wanted, granted = ?ttl, "etcd granted another TTL, following it");
         }
         if let Connection::Open(open) = &mut self.connection {
-            open.connected_since.get_or_insert(sent);
-            open.is_lease_confirmed = true;
+            open.confirm_lease(sent);
         }
         let lease = Lease::granted(id, ttl, sent, &mut self.rng);
         self.act(Action::LeaseExpiry(lease.expiry()));
@@ -200,8 +199,7 @@ impl Reconciler {
             (LeaseState::Held(lease), Connection::Open(open), Ok(ttl)) => {
                 lease.renewed(ttl.unwrap_or(lease.ttl()), sent, &mut self.rng);
                 self.actions.push_back(Action::LeaseExpiry(lease.expiry()));
-                open.connected_since.get_or_insert(sent);
-                open.is_lease_confirmed = true;
+                open.confirm_lease(sent);
             }
             (_, _, Err(error)) => self.on_renewal_error(now, error),
             _ => {}
@@ -226,8 +224,7 @@ impl Reconciler {
             } else if let Connection::Open(open) = &mut self.connection {
                 // The lease lives, and this connection works: what is wrong with the keys does not wait
                 // for the renewal.
-                open.connected_since.get_or_insert(seen_at);
-                open.is_lease_confirmed = true;
+                open.confirm_lease(seen_at);
             }
         }
     }

@@ -50,7 +50,7 @@ pub(super) enum Connection {
 pub(super) struct OpenConnection {
     /// When the request was sent that first showed that the connection works.
     pub(super) connected_since: Option<Instant>,
-    /// The lease is known to live: a grant or a renewal was acknowledged on this connection.
+    /// The lease is known to live: etcd said so on this connection, in answer to a grant, a renewal or a look.
     pub(super) is_lease_confirmed: bool,
     pub(super) is_renewing: bool,
     pub(super) has_request: bool,
@@ -76,6 +76,16 @@ pub(super) struct Deregistration {
 pub(super) struct Problem {
     pub(super) since: Instant,
     pub(super) reason: Arc<str>,
+}
+
+// === impl OpenConnection ===
+
+impl OpenConnection {
+    /// The lease lives, by the answer to a request that was sent then: what else is to be done may be done.
+    pub(super) fn confirm_lease(&mut self, sent: Instant) {
+        self.connected_since.get_or_insert(sent);
+        self.is_lease_confirmed = true;
+    }
 }
 
 // === impl LeaseState ===

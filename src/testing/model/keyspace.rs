@@ -75,6 +75,15 @@ impl Keyspace {
         Ok(delete(&mut self.store.write(), &mut self.leases, request))
     }
 
+    /// Deletes one key; says whether there was one.
+    pub(crate) fn delete_key(&mut self, key: &str) -> bool {
+        let request = PbDeleteRequest {
+            key: key.into(),
+            ..PbDeleteRequest::default()
+        };
+        self.delete(&request).is_ok_and(|answer| answer.deleted > 0)
+    }
+
     pub(crate) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, Status> {
         txn::check(request, self.max_txn_ops)?;
         let path = Path::of(request, &self.store);

@@ -1,6 +1,6 @@
 //! What somebody else does to the keys, at once and whatever faults are in force: an operator, a neighbour, time.
 
-use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
+use etcd_client::proto::PbPutRequest;
 use tokio::time::Instant;
 
 use super::FakeEtcd;
@@ -24,12 +24,7 @@ impl FakeEtcd {
 
     /// Deletes a key; says whether there was one.
     pub fn delete(&self, key: &str) -> bool {
-        let request = PbDeleteRequest {
-            key: key.into(),
-            ..PbDeleteRequest::default()
-        };
-        let deleted = self.shared.change(|state| state.keyspace.delete(&request));
-        deleted.is_ok_and(|answer| answer.deleted > 0)
+        self.shared.change(|state| state.keyspace.delete_key(key))
     }
 
     /// Grants a lease under this id.
