@@ -5,8 +5,10 @@
 //! curl http://127.0.0.1:9000/hello
 //! ```
 
+mod access;
 mod greeter;
 
+use access::Access;
 use axum::Router;
 use axum::routing::get;
 use clap::Parser;
@@ -14,19 +16,13 @@ use greeter::MyGreeter;
 use greeter::pb::greeter_server::GreeterServer;
 use std::net::SocketAddr;
 use tonic::service::Routes;
-use tonic_etcd::{Etcd, Instance, Registrar};
+use tonic_etcd::{Instance, Registrar};
 
 /// One port for axum and tonic, registered in etcd for as long as it serves
 #[derive(Parser)]
 struct Args {
-    /// Endpoints of etcd
-    #[arg(
-        long,
-        env = "ETCD_ENDPOINTS",
-        default_value = "http://127.0.0.1:2379",
-        value_delimiter = ','
-    )]
-    etcd: Vec<String>,
+    #[command(flatten)]
+    access: Access,
     /// Address to listen on; port 0 finds a free one
     #[arg(
         long,
@@ -43,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_writer(std::io::stderr)
         .init();
     let args = Args::parse();
-    let registrar = Registrar::builder(Etcd::new(args.etcd))
+    let registrar = Registrar::builder(args.access.etcd(None)?)
         .shutdown_on_signals()
         .build()?;
     // The full name of the service, as generated; what implements it does not matter.

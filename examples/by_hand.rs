@@ -5,6 +5,9 @@
 //! curl http://127.0.0.1:9000/
 //! ```
 
+mod access;
+
+use access::Access;
 use bytes::Bytes;
 use clap::Parser;
 use http::{Request, Response};
@@ -16,20 +19,14 @@ use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use tokio_stream::StreamExt as _;
-use tonic_etcd::{Etcd, Instance, Registrar};
+use tonic_etcd::{Instance, Registrar};
 use tower::Layer as _;
 
 /// A server that accepts its connections itself, and is registered in etcd
 #[derive(Parser)]
 struct Args {
-    /// Endpoints of etcd
-    #[arg(
-        long,
-        env = "ETCD_ENDPOINTS",
-        default_value = "http://127.0.0.1:2379",
-        value_delimiter = ','
-    )]
-    etcd: Vec<String>,
+    #[command(flatten)]
+    access: Access,
     /// Address to listen on; port 0 finds a free one
     #[arg(
         long,
@@ -46,7 +43,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_writer(std::io::stderr)
         .init();
     let args = Args::parse();
-    let registrar = Registrar::builder(Etcd::new(args.etcd))
+    let registrar = Registrar::builder(args.access.etcd(None)?)
         .shutdown_on_signals()
         .build()?;
     let registration = registrar.register(Instance::new("by-hand"))?;

@@ -6,8 +6,10 @@
 //! cargo run --example sockets -- --unix /run/greeter.sock --advertise proxy.example:443
 //! ```
 
+mod access;
 mod greeter;
 
+use access::Access;
 use clap::Parser;
 use greeter::MyGreeter;
 use greeter::pb::greeter_server::GreeterServer;
@@ -17,19 +19,13 @@ use std::path::PathBuf;
 use tokio::net::UnixListener;
 use tonic::transport::Server;
 use tonic_etcd::server::{Incoming, Listener};
-use tonic_etcd::{Closed, Etcd, Instance, Registrar, Registration, ServeError, ServeRegistered};
+use tonic_etcd::{Closed, Instance, Registrar, Registration, ServeError, ServeRegistered};
 
 /// A greeter on inherited sockets, or on several of its own
 #[derive(Parser)]
 struct Args {
-    /// Endpoints of etcd
-    #[arg(
-        long,
-        env = "ETCD_ENDPOINTS",
-        default_value = "http://127.0.0.1:2379",
-        value_delimiter = ','
-    )]
-    etcd: Vec<String>,
+    #[command(flatten)]
+    access: Access,
     /// Address to listen on, unless sockets were inherited; may be repeated, the first is advertised
     #[arg(
         long,
@@ -53,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_writer(std::io::stderr)
         .init();
     let args = Args::parse();
-    let registrar = Registrar::builder(Etcd::new(args.etcd))
+    let registrar = Registrar::builder(args.access.etcd(None)?)
         .shutdown_on_signals()
         .build()?;
     let mut instance = Instance::new("greeter");
