@@ -1,7 +1,8 @@
 //! `registryctl list`: who is registered now.
 
+use crate::call_error::CallError;
 use crate::entry::{Entry, escape_json};
-use crate::source::{CallError, Connection, Listing, Source, Ttl, Ttls};
+use crate::source::{Connection, Listing, Source, Ttl, Ttls};
 use crate::table::{Table, cells};
 use crate::{Failure, Scope, screen};
 use serde::Serialize;

@@ -1,28 +1,32 @@
 //! Shows who is registered: a look at what servers put into etcd, from the outside.
 //!
 //! ```sh
-//! cargo run --example registryctl -- list
-//! cargo run --example registryctl -- watch --name greeter
-//! cargo run --example registryctl -- watch --name greeter --format plain,kratos,go-zero
+//! cargo run --features cli -- list
+//! cargo run --features cli -- doctor greeter
+//! cargo run --features cli -- watch --name greeter
+//! cargo run --features cli -- watch --name greeter --format plain,kratos,go-zero
 //! ```
 //!
 //! | file | |
 //! |---|---|
-//! | `registryctl/member.rs` | where to dial, and how securely |
-//! | `registryctl/scope.rs` | [`Scope`]: which keys, in which formats; pure |
-//! | `registryctl/source.rs` | [`Source`]: the one room that calls etcd |
-//! | `registryctl/follow.rs` | list, watch, and again after every error |
-//! | `registryctl/entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as that goes |
-//! | `registryctl/registry.rs` | what is known, and since when; pure |
-//! | `registryctl/table.rs` | rows and columns; pure |
-//! | `registryctl/list.rs`, `watch.rs` | the two commands |
-//! | `registryctl/target.rs` | the one server that a command is about; pure |
-//! | `registryctl/server.rs` | its introspection service |
-//! | `registryctl/describe.rs`, `pause.rs` | the commands that ask a server |
-//! | `registryctl/screen.rs` | the terminal, or one line per change |
+//! | `member.rs` | where to dial, and how securely |
+//! | `scope.rs` | [`Scope`]: which keys, in which formats; pure |
+//! | `source.rs` | [`Source`]: the one module that calls etcd |
+//! | `call_error.rs` | why a question to etcd was not answered |
+//! | `follow.rs` | list, watch, and again after every error |
+//! | `entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as that goes |
+//! | `registry.rs` | what is known, and since when; pure |
+//! | `table.rs` | rows and columns; pure |
+//! | `list.rs`, `watch.rs` | the two commands |
+//! | `target.rs` | the one server that a command is about; pure |
+//! | `server.rs` | a connection to it, and its introspection service |
+//! | `describe.rs`, `pause.rs` | the commands that ask a server |
+//! | `doctor/` | why clients do not find a service |
+//! | `screen.rs` | the terminal, or one line per change |
 
 #[path = "../../../examples/access/mod.rs"]
 mod access;
+mod call_error;
 mod describe;
 mod doctor;
 mod entry;

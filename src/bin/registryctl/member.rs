@@ -2,7 +2,7 @@
 
 use crate::Failure;
 use crate::access::Access;
-use crate::source::chain;
+use crate::call_error::chain;
 use http::Uri;
 use std::fs;
 use std::path::Path;
@@ -27,13 +27,12 @@ impl Member {
         urls.map(|url| Self::new(url.trim(), limit, &tls)).collect()
     }
 
-    /// As the URL has them.
+    /// As the URL has them, but without the brackets of IPv6.
     pub(crate) fn host_and_port(&self) -> (&str, u16) {
         let uri = self.endpoint.uri();
-        (
-            uri.host().unwrap_or_default(),
-            uri.port_u16().unwrap_or_default(),
-        )
+        let host = uri.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (host, uri.port_u16().unwrap_or_default())
     }
 
     fn new(url: &str, limit: Duration, tls: &Option<ClientTlsConfig>) -> Result<Self, Failure> {

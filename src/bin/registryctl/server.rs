@@ -1,8 +1,9 @@
 //! What a server says of itself, over its introspection service, and its pauses.
 
 use crate::Failure;
+use crate::call_error::{chain, no_answer};
 use crate::entry::escape;
-use crate::source::chain;
+
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -25,17 +26,12 @@ const MAX_PAGES: usize = 100;
 
 impl Server {
     pub(crate) async fn connect(address: &Address, limit: Duration) -> Result<Self, Failure> {
-        let address = address.to_string();
+        let dialled = timeout(limit, dial(address)).await;
+        let channel = dialled.unwrap_or_else(|_| Err(no_answer(limit)));
         let failed = |reason: String| Failure::Server(format!("{address}: {reason}"));
-        let endpoint = Endpoint::from_shared(format!("http://{address}"));
-        let endpoint = endpoint.map_err(|error| failed(error.to_string()))?;
-        let channel = match timeout(limit, endpoint.connect()).await {
-            Ok(channel) => channel.map_err(|error| failed(chain(&error)))?,
-            Err(_) => return Err(failed(no_answer(limit))),
-        };
         Ok(Self {
-            client: IntrospectionClient::new(channel),
-            address,
+            client: IntrospectionClient::new(channel.map_err(failed)?),
+            address: address.to_string(),
             limit,
         })
     }
@@ -95,6 +91,9 @@ impl Server {
     }
 }
 
-fn no_answer(limit: Duration) -> String {
-    format!("no answer within {}", humantime::format_duration(limit))
+/// Connects, without TLS. Not bounded.
+pub(crate) async fn dial(address: &Address) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
+    channel.map_err(|error| chain(&error))
 }

@@ -1,10 +1,11 @@
-//! [`Source`]: the etcd to ask. The only room that calls `etcd-client`.
+//! [`Source`]: the etcd to ask. The only module that calls `etcd-client`.
 //!
 //! One member at a time, and every call bounded: `etcd-client` itself waits for ever, and with several endpoints it picks
 //! one at random for each call, also one that is down.
 
 use crate::Failure;
 use crate::access::Access;
+use crate::call_error::{CallError, ErrorKind, bounded, chain, failed};
 use crate::entry::Entry;
 use crate::member::Member;
 use etcd_client::{
@@ -13,11 +14,9 @@ use etcd_client::{
 };
 use futures_util::StreamExt as _;
 use std::collections::BTreeMap;
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
-use tonic::Code;
+use tokio::time::sleep;
 
 /// The members of an etcd cluster, asked one after the other.
 #[derive(Debug, Clone)]
@@ -77,39 +76,8 @@ pub(crate) struct Status {
     pub(crate) is_leader: bool,
     pub(crate) has_leader: bool,
     pub(crate) is_learner: bool,
-    /// None if we may not ask.
     pub(crate) alarms: Vec<String>,
 }
-
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{endpoint}: {reason}")]
-pub(crate) struct CallError {
-    endpoint: Arc<str>,
-    pub(crate) reason: String,
-    pub(crate) kind: ErrorKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ErrorKind {
-    /// No answer in time.
-    Timeout,
-    /// No connection, or it broke.
-    Transport,
-    /// This user may not.
-    Denied,
-    /// A user is missing, or it is not this one.
-    User,
-    /// A user is given, and this etcd has none.
-    NoUsers,
-    /// This member has no leader: too few of the others are there.
-    NoLeader,
-    /// Another answer of etcd.
-    Other,
-}
-
-/// What went wrong, before it is known at which member.
-type Failed = (ErrorKind, String);
 
 /// Ten thousand instances can come in one message.
 const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
@@ -328,14 +296,6 @@ fn shown_alarm(alarm: &AlarmMember) -> String {
     }
 }
 
-// === impl CallError ===
-
-impl From<CallError> for String {
-    fn from(error: CallError) -> Self {
-        error.to_string()
-    }
-}
-
 // === impl Watch ===
 
 impl Watch {
@@ -369,58 +329,4 @@ impl Watch {
         });
         Ok(events.collect())
     }
-}
-
-/// One call, bounded; its error names the member.
-async fn bounded<T>(
-    limit: Duration,
-    endpoint: &Arc<str>,
-    call: impl Future<Output = Result<T, Failed>>,
-) -> Result<T, CallError> {
-    let done = timeout(limit, call).await.unwrap_or_else(|_| {
-        let limit = humantime::format_duration(limit);
-        Err((ErrorKind::Timeout, format!("no answer within {limit}")))
-    });
-    done.map_err(|(kind, reason)| CallError {
-        endpoint: endpoint.clone(),
-        reason,
-        kind,
-    })
-}
-
-/// An error of etcd-client in few words; it has no sources.
-fn failed(error: etcd_client::Error) -> Failed {
-    let status = match &error {
-        etcd_client::Error::GRpcStatus(status) => status,
-        etcd_client::Error::TransportError(error) => return (ErrorKind::Transport, chain(error)),
-        other => return (ErrorKind::Other, other.to_string()),
-    };
-    if let Some(source) = status.source() {
-        return (ErrorKind::Transport, chain(source));
-    }
-    let text = status.message();
-    let says = |part: &str| text.contains(part);
-    let kind = match status.code() {
-        Code::PermissionDenied => ErrorKind::Denied,
-        Code::Unauthenticated => ErrorKind::User,
-        _ if says("no leader") => ErrorKind::NoLeader,
-        _ if says("authentication is not enabled") => ErrorKind::NoUsers,
-        _ if says("authentication failed") || says("user name is empty") => ErrorKind::User,
-        _ => ErrorKind::Other,
-    };
-    (kind, text.to_owned())
-}
-
-/// An error and its causes, without repetitions.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
 }

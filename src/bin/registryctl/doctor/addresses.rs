@@ -17,14 +17,11 @@ impl Implausible {
     /// Where etcd itself is on loopback, all are on one machine, and loopback is right. What nobody can dial, such as
     /// 0.0.0.0, port 0 or fe80::1, the formats refuse when they read it.
     pub(crate) fn check(address: &Address, etcd_is_local: bool) -> Option<Self> {
-        let host = address.host();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let is_loopback = match host.parse::<IpAddr>() {
-            Ok(IpAddr::V4(ip)) if ip.is_link_local() => return Some(Self::LinkLocal),
-            Ok(ip) => ip.is_loopback(),
-            Err(_) => host == "localhost",
-        };
-        (is_loopback && !etcd_is_local).then_some(Self::Loopback)
+        match address.host().parse() {
+            Ok(IpAddr::V4(ip)) if ip.is_link_local() => Some(Self::LinkLocal),
+            _ if is_loopback(&address.host()) && !etcd_is_local => Some(Self::Loopback),
+            _ => None,
+        }
     }
 
     pub(crate) fn text(self) -> &'static str {
@@ -32,6 +29,14 @@ impl Implausible {
             Self::Loopback => "means another machine to every client on another machine",
             Self::LinkLocal => "is link-local: it is reached from the same network segment only",
         }
+    }
+}
+
+/// Whether a host is this machine to everybody.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => host == "localhost",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether the keys of the service can be used: read, held by a lease, each with its own address. Pure.
 
 use super::addresses::Implausible;
-use super::report::Report;
+use super::report::{MOST, Report};
 use crate::entry::Entry;
 use crate::source::{Ttl, Ttls};
 use std::collections::BTreeMap;
@@ -16,9 +16,6 @@ pub(crate) struct Found {
     pub(crate) address: Address,
     lease: i64,
 }
-
-/// How many findings of one kind are told one by one.
-const MOST: usize = 5;
 
 /// What of these keys some format can read. Tells the others.
 pub(crate) fn read(

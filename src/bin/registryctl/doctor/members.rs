@@ -2,7 +2,8 @@
 
 use super::report::Report;
 use super::wire::Wire;
-use crate::source::{CallError, Connection, ErrorKind, Source, Status};
+use crate::call_error::{CallError, ErrorKind};
+use crate::source::{Connection, Source, Status};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 

@@ -12,14 +12,14 @@ pub(crate) mod servers;
 pub(crate) mod wire;
 
 use crate::Failure;
+use crate::call_error::{CallError, ErrorKind};
 use crate::formats::FormatName;
 use crate::scope::ServiceScope;
-use crate::source::{CallError, Connection, ErrorKind, Source};
+use crate::source::{Connection, Source};
 use clap::ValueEnum as _;
 use report::Report;
 use std::collections::BTreeSet;
 use std::io::{Write as _, stdout};
-use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 use tonic_etcd::format::Plain;
@@ -150,14 +150,7 @@ fn service_of(key: &str, below: &str) -> Option<String> {
 
 /// Whether all of etcd is on this machine, so that addresses on loopback can be right.
 fn is_local(source: &Source) -> bool {
-    (0..source.len()).all(|member| {
-        let (host, _) = source.member(member).host_and_port();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        match host.parse::<IpAddr>() {
-            Ok(ip) => ip.is_loopback(),
-            Err(_) => host == "localhost",
-        }
-    })
+    (0..source.len()).all(|member| addresses::is_loopback(source.member(member).host_and_port().0))
 }
 
 impl ServiceScope {

@@ -40,6 +40,9 @@ struct Json<'a> {
     findings: &'a [Finding],
 }
 
+/// How many findings of one kind are told one by one.
+pub(super) const MOST: usize = 5;
+
 // === impl Verdict ===
 
 impl Verdict {

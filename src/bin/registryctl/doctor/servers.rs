@@ -2,14 +2,15 @@
 
 use super::addresses::is_docker_bridge;
 use super::keys::{Found, instances};
-use super::report::Report;
+use super::report::{MOST, Report};
 use super::wire::Wire;
+use crate::server::dial;
 use futures_util::StreamExt as _;
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic_etcd::HEALTH_NAME;
 use tonic_etcd::format::Address;
 use tonic_health::pb::HealthCheckRequest;
@@ -37,8 +38,6 @@ struct Look {
 
 /// So many servers at once.
 const AT_ONCE: usize = 64;
-/// So many findings of one kind are told one by one.
-const MOST: usize = 5;
 
 pub(crate) async fn check(found: Vec<Found>, limit: Duration, report: &mut Report) {
     let looks = found.into_iter().map(|it| look(it, limit));
@@ -115,10 +114,7 @@ async fn look(found: Found, limit: Duration) -> Look {
 /// Of the server, and of its registration.
 pub(crate) async fn ask_health(address: &Address, limit: Duration) -> [Health; 2] {
     let asked = async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"));
-        let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
-        let channel = channel.map_err(|error| crate::source::chain(&error))?;
-        let mut client = HealthClient::new(channel);
+        let mut client = HealthClient::new(dial(address).await?);
         Ok::<_, String>([
             of(&mut client, "").await,
             of(&mut client, HEALTH_NAME).await,

@@ -1,6 +1,7 @@
 //! [`Wire`]: what answers at a port, found with the first bytes of HTTP/2.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
@@ -48,15 +49,14 @@ fn client_hello() -> Vec<u8> {
 impl Wire {
     /// Asks within the limit.
     pub(crate) async fn probe(host: &str, port: u16, limit: Duration) -> Self {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        match timeout(limit, lookup_host((host, port))).await {
-            Ok(Ok(_)) => {}
+        let addrs: Vec<_> = match timeout(limit, lookup_host((host, port))).await {
+            Ok(Ok(addrs)) => addrs.collect(),
             Ok(Err(error)) => return Self::Unresolved(error.to_string()),
             Err(_) => return Self::Unresolved("no answer about the name in time".to_owned()),
-        }
-        match Self::answer(host, port, PREFACE, limit).await {
+        };
+        match Self::answer(&addrs, PREFACE, limit).await {
             // Some servers close a connection that does not begin as TLS.
-            Self::Closed => match Self::answer(host, port, &client_hello(), limit).await {
+            Self::Closed => match Self::answer(&addrs, &client_hello(), limit).await {
                 Self::Tls => Self::Tls,
                 _ => Self::Closed,
             },
@@ -64,8 +64,8 @@ impl Wire {
         }
     }
 
-    async fn answer(host: &str, port: u16, question: &[u8], limit: Duration) -> Self {
-        let mut stream = match timeout(limit, TcpStream::connect((host, port))).await {
+    async fn answer(addrs: &[SocketAddr], question: &[u8], limit: Duration) -> Self {
+        let mut stream = match timeout(limit, TcpStream::connect(addrs)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Self::Unreachable(error.to_string()),
             Err(_) => return Self::Unreachable("no connection in time".to_owned()),

@@ -1,0 +1,102 @@
+//! [`CallError`]: why a question to etcd was not answered, and what that means.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::Code;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{endpoint}: {reason}")]
+pub(crate) struct CallError {
+    endpoint: Arc<str>,
+    pub(crate) reason: String,
+    pub(crate) kind: ErrorKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    /// No answer in time.
+    Timeout,
+    /// No connection, or it broke.
+    Transport,
+    /// This user may not.
+    Denied,
+    /// A user is missing, or it is not this one.
+    User,
+    /// A user is given, and this etcd has none.
+    NoUsers,
+    /// This member has no leader: too few of the others are there.
+    NoLeader,
+    /// Another answer of etcd.
+    Other,
+}
+
+/// What went wrong, before it is known at which member.
+pub(crate) type Failed = (ErrorKind, String);
+
+// === impl CallError ===
+
+impl From<CallError> for String {
+    fn from(error: CallError) -> Self {
+        error.to_string()
+    }
+}
+
+/// One call, bounded; its error names the member.
+pub(crate) async fn bounded<T>(
+    limit: Duration,
+    endpoint: &Arc<str>,
+    call: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, CallError> {
+    let done = timeout(limit, call)
+        .await
+        .unwrap_or_else(|_| Err((ErrorKind::Timeout, no_answer(limit))));
+    done.map_err(|(kind, reason)| CallError {
+        endpoint: endpoint.clone(),
+        reason,
+        kind,
+    })
+}
+
+/// An error of etcd-client in few words; it has no sources.
+pub(crate) fn failed(error: etcd_client::Error) -> Failed {
+    let status = match &error {
+        etcd_client::Error::GRpcStatus(status) => status,
+        etcd_client::Error::TransportError(error) => return (ErrorKind::Transport, chain(error)),
+        other => return (ErrorKind::Other, other.to_string()),
+    };
+    if let Some(source) = status.source() {
+        return (ErrorKind::Transport, chain(source));
+    }
+    let text = status.message();
+    let says = |part: &str| text.contains(part);
+    let kind = match status.code() {
+        Code::PermissionDenied => ErrorKind::Denied,
+        Code::Unauthenticated => ErrorKind::User,
+        _ if says("no leader") => ErrorKind::NoLeader,
+        _ if says("authentication is not enabled") => ErrorKind::NoUsers,
+        _ if says("authentication failed") || says("user name is empty") => ErrorKind::User,
+        _ => ErrorKind::Other,
+    };
+    (kind, text.to_owned())
+}
+
+/// An error and its causes, without repetitions.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+pub(crate) fn no_answer(limit: Duration) -> String {
+    format!("no answer within {}", humantime::format_duration(limit))
+}
