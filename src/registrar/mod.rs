@@ -145,7 +145,7 @@ impl Registrar {
 impl fmt::Debug for Registrar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registrar")
-            .field("registrations", &self.registry.entries().len())
+            .field("registrations", &self.registry.count())
             .field("is_stopping", &self.registry.is_stopping())
             .finish_non_exhaustive()
     }

@@ -37,7 +37,7 @@ async fn run(registry: Arc<Registry>, readiness: Readiness) {
         let outcome = prober.ask().await;
         let is_ready = hysteresis.count(outcome.is_ok());
         if let Err(reason) = &outcome {
-            logging::debug!(service = %registry.services(), registrations = registry.entries().len(), %reason, "the readiness probe failed");
+            logging::debug!(service = %registry.services(), registrations = registry.count(), %reason, "the readiness probe failed");
         }
         match outcome {
             _ if is_ready => registry.set_not_ready(None),

@@ -355,6 +355,11 @@ impl Registry {
         shown(names.keys().next(), names.len())
     }
 
+    /// How many entries there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().entries.len()
+    }
+
     pub(crate) fn entry(&self, id: EntryId) -> Option<Arc<Entry>> {
         self.lock().entries.get(&id).cloned()
     }

@@ -87,7 +87,7 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
         if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
             return;
         }
-        let (service, registrations) = (registry.services(), registry.entries().len());
+        let (service, registrations) = (registry.services(), registry.count());
         logging::error!(%service, registrations, "the registrar's task panicked, starting it again");
         reconciler.handle_panic(
             clock::now(),
