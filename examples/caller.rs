@@ -42,7 +42,7 @@ struct Args {
     #[command(flatten)]
     access: Access,
     /// How long one attempt to reach a member of etcd may take; by default 600ms
-    #[arg(long, env = "ETCD_ATTEMPT_TIMEOUT", value_name = "TIME")]
+    #[arg(long, env = "ETCD_ATTEMPT_TIMEOUT", value_name = "TIME", help_heading = access::HEADING)]
     #[arg(value_parser = access::time)]
     attempt_timeout: Option<Duration>,
     /// Name of the service to find

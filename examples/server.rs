@@ -41,7 +41,7 @@ struct Args {
     #[command(flatten)]
     access: Access,
     /// How long one attempt to reach a member of etcd may take; by default 600ms, or less with a TTL below 5s
-    #[arg(long, env = "ETCD_ATTEMPT_TIMEOUT", value_name = "TIME", value_parser = access::time)]
+    #[arg(long, env = "ETCD_ATTEMPT_TIMEOUT", value_name = "TIME", help_heading = access::HEADING, value_parser = access::time)]
     attempt_timeout: Option<Duration>,
     /// What to do about a key that another lease holds
     #[arg(

@@ -8,27 +8,29 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tonic_etcd::Etcd;
 
+/// Given to each flag: a heading of the struct would stay for those that follow it.
+pub(crate) const HEADING: &str = "etcd";
+
 #[derive(Debug, Args)]
-#[command(next_help_heading = "etcd")]
 pub(crate) struct Access {
     /// Client URLs of etcd, separated by commas
     #[arg(long, env = "ETCD_ENDPOINTS", default_value = "http://127.0.0.1:2379")]
-    #[arg(value_delimiter = ',', value_name = "URL", global = true)]
+    #[arg(value_delimiter = ',', value_name = "URL", global = true, help_heading = HEADING)]
     pub(crate) etcd: Vec<String>,
     /// User of etcd, if it asks for one
-    #[arg(long, env = "ETCD_USER", hide_env_values = true, global = true)]
+    #[arg(long, env = "ETCD_USER", hide_env_values = true, global = true, help_heading = HEADING)]
     user: Option<String>,
     /// Password of that user; better given by the environment
-    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, global = true)]
+    #[arg(long, env = "ETCD_PASSWORD", hide_env_values = true, global = true, help_heading = HEADING)]
     password: Option<String>,
     /// Certificates to trust with https, PEM
-    #[arg(long, env = "ETCD_CACERT", value_name = "FILE", global = true)]
+    #[arg(long, env = "ETCD_CACERT", value_name = "FILE", global = true, help_heading = HEADING)]
     pub(crate) cacert: Option<PathBuf>,
     /// Certificate of ours, if etcd asks for one, PEM
-    #[arg(long, env = "ETCD_CERT", value_name = "FILE", global = true)]
+    #[arg(long, env = "ETCD_CERT", value_name = "FILE", global = true, help_heading = HEADING)]
     cert: Option<PathBuf>,
     /// Private key of that certificate, PEM
-    #[arg(long, env = "ETCD_KEY", value_name = "FILE", global = true)]
+    #[arg(long, env = "ETCD_KEY", value_name = "FILE", global = true, help_heading = HEADING)]
     key_file: Option<PathBuf>,
     /// Name that etcd's certificate must carry, if it is not the host of the URL
     #[arg(
@@ -36,7 +38,8 @@ pub(crate) struct Access {
         env = "ETCD_SERVER_NAME",
         value_name = "NAME",
         requires = "cacert",
-        global = true
+        global = true,
+        help_heading = HEADING
     )]
     pub(crate) server_name: Option<String>,
 }

@@ -73,7 +73,7 @@ struct Args {
     access: Access,
     /// How long to wait for one answer of one member
     #[arg(long, env = "ETCD_TIMEOUT", default_value = "2s", value_name = "TIME")]
-    #[arg(help_heading = "etcd", global = true, value_parser = access::time)]
+    #[arg(help_heading = access::HEADING, global = true, value_parser = access::time)]
     timeout: Duration,
     #[command(flatten)]
     scope: ScopeArgs,
