@@ -15,6 +15,7 @@ use tonic::{Code, Request, Status};
 use tonic_etcd::BuildError;
 use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
+mod caller_span;
 #[path = "../../examples/greeter/mod.rs"]
 pub mod greeter;
 pub mod net;

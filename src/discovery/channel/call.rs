@@ -1,6 +1,7 @@
 //! One call: an endpoint is picked, the request is sent, and sent to another one for as long as it
 //! is certain that no server has worked on it.
 
+use super::caller_span::CallerSpan;
 use super::dial;
 use super::pool::Pool;
 use super::replay_body::{AttemptBody, Progress, ReplayBody};
@@ -63,9 +64,13 @@ const MAX_ATTEMPTS: usize = 5;
 const AGENT: HeaderValue = HeaderValue::from_static(crate::etcd::USER_AGENT);
 
 /// Makes the call, within its `grpc-timeout`. To drop the future cancels the call.
-pub(super) async fn call(pool: &Pool, request: Request<Body>) -> Result<Response<Body>, Status> {
+pub(super) async fn call(
+    pool: &Pool,
+    request: Request<Body>,
+    span: CallerSpan,
+) -> Result<Response<Body>, Status> {
     let limit = grpc_timeout(request.headers());
-    let attempts = attempts(pool, Call::new(request));
+    let attempts = attempts(pool, Call::new(request), span);
     let Some(limit) = limit else {
         return attempts.await;
     };
@@ -74,7 +79,7 @@ pub(super) async fn call(pool: &Pool, request: Request<Body>) -> Result<Response
     answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(exceeded())))
 }
 
-async fn attempts(pool: &Pool, call: Call) -> Result<Response<Body>, Status> {
+async fn attempts(pool: &Pool, call: Call, mut span: CallerSpan) -> Result<Response<Body>, Status> {
     // Bounds the waits for endpoints, all of them together; `None`: no clock goes as far.
     let wait_until = Instant::now().checked_add(pool.ready_timeout);
     let mut tried: Vec<Weak<Connection>> = Vec::new();
@@ -86,6 +91,7 @@ async fn attempts(pool: &Pool, call: Call) -> Result<Response<Body>, Status> {
         if let Some(reason) = &last {
             pool.on_resend(tried.len(), reason);
         }
+        span.picked(&connection.subchannel);
         tried.push(Arc::downgrade(&connection));
         match call.send(connection, guard).await {
             Attempt::Answered(response) => return Ok(response),

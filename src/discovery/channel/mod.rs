@@ -17,6 +17,8 @@
 //! * No call is sent to a server that has as many streams open as it takes
 //!   (`MAX_CONCURRENT_STREAMS`): it goes elsewhere, or waits for the end of one.
 //! * An instance that was removed gets no further call; streams that are open on it go on.
+//! * The span that is current when a call is made is told where it went, if it declares the fields `server.address`,
+//!   `server.port` or `http.request.resend_count`: see [the manual](crate::manual::logs).
 //! * No call waits for ever: not for an endpoint or for a stream of one
 //!   ([`ready_timeout`](BalancedChannelBuilder::ready_timeout)), and not on one that has gone silent
 //!   ([`http2_keep_alive_interval`](BalancedChannelBuilder::http2_keep_alive_interval)).
@@ -43,6 +45,7 @@
 //! | `reconnect.rs` | the tasks: one reads the changes, one per address stays connected |
 //! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
 //! | `call.rs` | one call: its time, its attempts, its response |
+//! | `caller_span.rs` | what the span of the caller is told of it |
 //! | `stats.rs` | [`ChannelStats`] |
 //! | `pool.rs` | the subchannels and their states, shared by tasks and calls |
 //! | `connectivity.rs` | [`ConnectivityState`] |
@@ -55,6 +58,7 @@
 mod addresses;
 mod builder;
 mod call;
+mod caller_span;
 mod connectivity;
 mod dial;
 mod health;
@@ -75,6 +79,7 @@ pub use connectivity::ConnectivityState;
 pub use pool::EndpointState;
 pub use stats::ChannelStats;
 
+use caller_span::CallerSpan;
 use http::{Request, Response};
 use pool::Pool;
 use std::fmt;
@@ -134,7 +139,8 @@ impl tower_service::Service<Request<Body>> for BalancedChannel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The clone keeps the connections while the call waits for one.
         let this = self.clone();
-        Box::pin(async move { call::call(&this.pool, request).await })
+        let span = CallerSpan::current();
+        Box::pin(async move { call::call(&this.pool, request, span).await })
     }
 }
 

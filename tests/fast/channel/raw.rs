@@ -88,7 +88,6 @@ async fn fleet(act: Act) -> BalancedChannel {
 }
 
 /// Makes a call that is sent again, on a channel that `change` configures.
-#[cfg(feature = "metrics")]
 pub async fn call_sent_again(
     change: impl Fn(BalancedChannelBuilder) -> BalancedChannelBuilder,
 ) -> BalancedChannel {
