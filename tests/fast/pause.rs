@@ -310,34 +310,53 @@ async fn a_pause_does_not_keep_the_registration_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fifty_servers_pause_and_return_with_one_transaction_each() {
+async fn two_hundred_servers_pause_and_return_with_one_transaction_each() {
     let setup = Setup::new();
     let register = |port: u16| {
-        let registrar = setup.builder().build().unwrap();
+        // Renewals are rare: each wakes all streams of the fake.
+        let registrar = setup.builder().ttl(SEC * 60).build().unwrap();
         let registration = registrar.register(greeter()).unwrap();
         let address = ([10, 0, 0, 1], 9000 + port).into();
         registration.announce(address).unwrap();
         registration
     };
-    let servers: Vec<_> = (0..50).map(register).collect();
+    let servers: Vec<_> = (0..200).map(register).collect();
     for server in &servers {
         server.registered().await.unwrap();
     }
     sleep(SEC).await;
+    let keys: Vec<_> = setup.fake.keys().into_keys().collect();
+    assert_eq!((keys.len(), setup.count(Rpc::Connect)), (200, 200));
+    // Every request since then, but renewals of the leases.
+    let since = |before: usize| {
+        let mut calls = setup.fake.history().split_off(before);
+        calls.retain(|call| call.rpc != Rpc::LeaseKeepAlive);
+        calls
+    };
+    let is_one_for_each_key = |calls: &[Call], rpc: Rpc, of: fn(&Call) -> &[String]| {
+        assert!(calls.iter().all(|call| call.rpc == rpc), "{calls:?}");
+        assert_eq!(calls.len(), keys.len());
+        let mut found: Vec<_> = calls.iter().flat_map(of).collect();
+        found.sort();
+        assert!(found.into_iter().eq(&keys), "{calls:?}");
+    };
+
     let before = setup.fake.history().len();
     let pause = |server: &Registration| server.pause("deploy").unwrap();
     let pauses: Vec<_> = servers.iter().map(pause).collect();
-    sleep(SEC * 5).await;
+    sleep(SEC * 30).await;
     assert!(setup.fake.keys().is_empty());
-    let calls = requests(&setup, before);
-    assert!(calls.iter().all(|call| call.rpc == Rpc::Txn), "{calls:?}");
-    assert_eq!(calls.len(), 50);
+    is_one_for_each_key(&since(before), Rpc::Txn, |call| &call.deletes);
+
+    let before = setup.fake.history().len();
     drop(pauses);
-    sleep(SEC * 5).await;
-    assert_eq!(setup.fake.keys().len(), 50);
-    let calls = requests(&setup, before);
-    assert!(calls.iter().all(|call| call.rpc == Rpc::Txn), "{calls:?}");
-    assert_eq!((calls.len(), setup.count(Rpc::Connect)), (100, 50));
+    sleep(SEC * 30).await;
+    assert!(setup.fake.keys().into_keys().eq(keys.clone()));
+    let (watches, writes): (Vec<_>, Vec<_>) = since(before)
+        .into_iter()
+        .partition(|call| call.rpc == Rpc::Watch);
+    is_one_for_each_key(&writes, Rpc::Txn, |call| &call.puts);
+    is_one_for_each_key(&watches, Rpc::Watch, |call| &call.reads);
 }
 
 #[tokio::test(start_paused = true)]

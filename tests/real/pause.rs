@@ -44,7 +44,7 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
 }
 
 #[tokio::test]
-async fn fifty_servers_pause_and_return_at_once_with_a_write_each() {
+async fn two_hundred_servers_pause_and_return_at_once_with_a_write_each() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let register = |port: u16| {
@@ -56,7 +56,7 @@ async fn fifty_servers_pause_and_return_at_once_with_a_write_each() {
             .unwrap();
         registration
     };
-    let servers: Vec<_> = (9000..9050).map(register).collect();
+    let servers: Vec<_> = (9000..9200).map(register).collect();
     for server in &servers {
         let registered = tokio::time::timeout(LONG, server.registered()).await;
         registered.unwrap().unwrap();
@@ -65,17 +65,19 @@ async fn fifty_servers_pause_and_return_at_once_with_a_write_each() {
     let mark = observer.mark();
     let pauses: Vec<_> = servers.iter().map(|s| s.pause("deploy").unwrap()).collect();
     observer
-        .wait_for("50 deletions", LONG, |events| {
-            count(50)(events.len() - mark)
+        .wait_for("200 deletions", LONG, |events| {
+            count(200)(events.len() - mark)
         })
         .await;
     drop(pauses);
     observer
-        .wait_for("50 returns", LONG, |events| count(100)(events.len() - mark))
+        .wait_for("200 returns", LONG, |events| {
+            count(400)(events.len() - mark)
+        })
         .await;
     sleep(SEC).await;
     let (deletes, puts) = (observer.deletes_since(mark), observer.puts_since(mark));
-    assert_eq!((deletes.len(), puts.len()), (50, 50));
+    assert_eq!((deletes.len(), puts.len()), (200, 200));
     for server in &servers {
         assert!(server.status().is_registered(), "{}", server.status());
     }
