@@ -23,7 +23,6 @@ impl LeaseExpiry {
         self.lock().filter(|at| *at <= clock::now())
     }
 
-    #[cfg(feature = "introspection")]
     pub(crate) fn get(&self) -> Option<Instant> {
         *self.lock()
     }

@@ -34,8 +34,8 @@
 //! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): what
 //!   the gRPC health service says of it;
 //! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused),
-//!   [asking a server](manual::introspection), [metrics](manual::metrics), [logs](manual::logs) and
-//!   [questions](manual::questions);
+//!   [asking a server](manual::introspection), [metrics](manual::metrics), [logs](manual::logs),
+//!   [transcripts of outages](manual::transcripts) and [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
 //!   servers, and calling them;
 //! * [`testing`](https://docs.rs/tonic-etcd/latest/tonic_etcd/testing/index.html): an etcd inside your
@@ -204,6 +204,9 @@ pub mod manual {
 
     #[doc = include_str!("manual/logs.md")]
     pub mod logs {}
+
+    #[doc = include_str!("manual/transcripts.md")]
+    pub mod transcripts {}
 
     #[doc = include_str!("manual/questions.md")]
     pub mod questions {}

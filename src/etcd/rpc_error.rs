@@ -149,6 +149,7 @@ impl RpcError {
                 .iter()
                 .find(|(text, _)| self.what.contains(text))
                 .map(|(_, advice)| *advice),
+            RpcErrorKind::LeaseGone => Some(LEASE_GONE),
             RpcErrorKind::Unauthenticated => None,
             _ if says(&"invalid peer certificate") => {
                 Some("check its certificate, and what Tls::ca_pem and Tls::domain say")
@@ -217,6 +218,7 @@ const REFUSALS: [(&str, &str); 8] = [
     ("too many operations", "raise etcd's --max-txn-ops"),
     ("invalid user", "check the user, its password and its role"),
 ];
+const LEASE_GONE: &str = "it ran out or was revoked, or etcd has lost its data";
 const EXPIRED: &str = "certificate expired";
 /// How it reads when the other side hangs up on our first words.
 const HUNG_UP: [&str; 4] = [

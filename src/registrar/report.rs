@@ -6,11 +6,13 @@ use super::entry::Entry;
 use super::registry::Registry;
 use super::rivals::Rival;
 use super::shown::shown;
+use crate::clock;
 use crate::drain::Drain;
 use crate::isolated::isolated;
+use crate::logging::rounded;
 use crate::observer::{Observers, Transition, Write, WriteReason};
 use crate::stats::RegistrationStats;
-use crate::status::Status;
+use crate::status::{Registered, Status};
 
 /// What a line is about.
 #[derive(Debug, Clone)]
@@ -49,7 +51,7 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
     };
     // After the locks: the subscriber may be slow, and may look at the status.
     if std::mem::discriminant(&last) != std::mem::discriminant(&next) {
-        let log = || log(&Subject::of(entry), &last, &next);
+        let log = || log(registry, &Subject::of(entry), &last, &next);
         isolated(|| entry.lifecycle.in_span(log));
     }
     if !observers.is_empty() {
@@ -150,16 +152,25 @@ fn drained(Subject { service, key }: &Subject, drain: &Drain, cut: usize) {
     }
 }
 
-fn log(Subject { service, key }: &Subject, last: &Status, next: &Status) {
+fn log(registry: &Registry, subject: &Subject, last: &Status, next: &Status) {
+    let Subject { service, key } = subject;
     match next {
         Status::Registering { .. } => {}
-        Status::Registered(new) => crate::logging::info!(
-            %service, %key, lease = format_args!("{:016x}", new.lease), revision = new.revision,
-            "{}", if matches!(last, Status::Suspect { .. }) { "registration confirmed" } else { "registered" },
-        ),
-        Status::Suspect { reason, .. } => crate::logging::warn!(
-            %service, %key, %reason, "etcd is out of reach, the registration still holds",
-        ),
+        Status::Registered(new) => log_registered(subject, last, new),
+        Status::Suspect {
+            registered, reason, ..
+        } => {
+            let now = clock::now();
+            let renewed = registry.stats.get().renewal_acknowledged;
+            let confirmed = renewed.max(Some(registered.since)).unwrap_or(now);
+            let unconfirmed_for = rounded(now.saturating_duration_since(confirmed));
+            let expiry = registry.lease_expiry.get().unwrap_or(now);
+            let expires_in = rounded(expiry.saturating_duration_since(now));
+            crate::logging::warn!(
+                %service, %key, %reason, ?unconfirmed_for, ?expires_in,
+                "etcd is out of reach, the registration still holds",
+            );
+        }
         Status::Lost { reason, .. } => {
             crate::logging::warn!(%service, %key, %reason, "registration lost, trying again");
         }
@@ -176,6 +187,17 @@ fn log(Subject { service, key }: &Subject, last: &Status, next: &Status) {
             %service, %key, ?ttl, %reason, "etcd could not be told, the key goes with its lease",
         ),
     }
+}
+
+fn log_registered(Subject { service, key }: &Subject, last: &Status, new: &Registered) {
+    let (lease, revision) = (format_args!("{:016x}", new.lease), new.revision);
+    let (message, since) = match last {
+        Status::Suspect { since, .. } => ("registration confirmed", since),
+        Status::Lost { since, .. } => ("registered again", since),
+        _ => return crate::logging::info!(%service, %key, %lease, revision, "registered"),
+    };
+    let after = rounded(clock::now().saturating_duration_since(*since));
+    crate::logging::info!(%service, %key, %lease, revision, ?after, "{message}");
 }
 
 // === impl Subject ===

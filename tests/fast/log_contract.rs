@@ -72,6 +72,38 @@ fn contract() -> Vec<Line> {
     rows.collect()
 }
 
+/// The messages of `lines`. Each of them is in the manual, with its level, target and fields.
+fn in_the_manual(lines: &[Line]) -> BTreeSet<String> {
+    let contract = contract();
+    let mut seen = BTreeSet::new();
+    for line in lines {
+        let rows = contract.iter().filter(|row| {
+            line.message.starts_with(&row.message)
+                && row.level.split(", ").any(|level| level == line.level)
+                && line.target.starts_with(&row.target)
+        });
+        // `watching` begins as `watching etcd again` does.
+        let row = rows.max_by_key(|row| row.message.len());
+        let row = row.unwrap_or_else(|| panic!("not in the manual: {line:?}"));
+        assert_eq!(row.fields, line.fields, "{line:?}");
+        seen.insert(row.message.clone());
+    }
+    seen
+}
+
+/// A line as tracing-subscriber prints it, without the time.
+fn printed(line: &str) -> Line {
+    let (level, rest) = line.trim_start().split_once(' ').unwrap();
+    let (target, message) = rest.split_once(": ").unwrap();
+    let fields = message.split(' ').filter_map(|word| word.split_once('='));
+    Line {
+        level: level.to_owned(),
+        target: target.to_owned(),
+        message: message.to_owned(),
+        fields: fields.map(|(name, _)| name.to_owned()).collect(),
+    }
+}
+
 /// One registration through losses, rivals, pauses, refusals and a stop.
 async fn through_everything(setup: &Setup) -> Registration {
     let registration = setup.registered().await;
@@ -156,6 +188,21 @@ async fn discovers(setup: &Setup) {
     assert!(channel.endpoints().is_empty());
 }
 
+#[test]
+fn the_transcripts_fit_a_screen_and_show_the_lines_of_the_manual() {
+    let manual = include_str!("../../src/manual/transcripts.md");
+    let is_line = |line: &&str| line.contains(" tonic_etcd::");
+    let without_time = |line: &str| printed(line.split_once("Z ").unwrap().1);
+    let lines: Vec<_> = manual.lines().filter(is_line).map(without_time).collect();
+    let seen = in_the_manual(&lines);
+    for message in ["registered again", "registration confirmed", "drained"] {
+        assert!(seen.contains(message), "not shown: {message}");
+    }
+    for block in manual.split("```").skip(1).step_by(2) {
+        assert!(block.lines().count() <= 25, "{block}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_line_of_the_main_scenarios_is_in_the_manual() {
     crate::support::allow_subscribers_by_thread();
@@ -177,22 +224,10 @@ async fn each_line_of_the_main_scenarios_is_in_the_manual() {
     registration.closed().await;
 
     let lines = lines.0.lock().unwrap().clone();
-    let contract = contract();
-    let mut seen = BTreeSet::new();
-    for line in &lines {
-        let rows = contract.iter().filter(|row| {
-            line.message.starts_with(&row.message)
-                && row.level.split(", ").any(|level| level == line.level)
-                && line.target.starts_with(&row.target)
-        });
-        // `watching` begins as `watching etcd again` does.
-        let row = rows.max_by_key(|row| row.message.len());
-        let row = row.unwrap_or_else(|| panic!("not in the manual: {line:?}"));
-        assert_eq!(row.fields, line.fields, "{line:?}");
-        seen.insert(row.message.clone());
-    }
+    let seen = in_the_manual(&lines);
     for message in [
         "registered",
+        "registered again",
         "registration confirmed",
         "registration lost, trying again",
         "etcd is out of reach, the registration still holds",

@@ -39,7 +39,10 @@ const STEPS: [(Step, &str); 10] = [
         Step::Health,
         "It knows whether it can be found, and says so over gRPC",
     ),
-    (Step::Freeze, "etcd hangs for two seconds: SIGSTOP, SIGCONT"),
+    (
+        Step::Freeze,
+        "etcd hangs for three seconds: SIGSTOP, SIGCONT",
+    ),
     (
         Step::Restart,
         "etcd is killed with -9 and comes back with its data",

@@ -8,8 +8,8 @@ use crate::timeline::{Fail, Timeline, time};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long etcd hangs: longer than any attempt, shorter than a lease.
-const FREEZE: Duration = Duration::from_secs(2);
+/// How long etcd hangs: until a renewal was due and its attempt is over, for less than a lease lives.
+const FREEZE: Duration = Duration::from_secs(3);
 /// What is left of a lease has to suffice for one renewal after etcd is back.
 const RENEWAL: Duration = Duration::from_millis(750);
 

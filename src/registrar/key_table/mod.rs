@@ -56,6 +56,8 @@ pub(crate) struct View {
     pub(crate) keys: Vec<Key>,
     /// Every key is there, under our lease.
     pub(crate) held: bool,
+    /// Why a key is to be written that is not there.
+    pub(crate) missing: Option<WriteReason>,
     /// The revision of the newest of them.
     pub(crate) revision: i64,
     /// The other lease that holds one of the keys, which is left to it.
@@ -175,6 +177,7 @@ impl KeyTable {
         let mut view = View {
             held: !keys.is_empty(),
             keys,
+            missing: None,
             revision: 0,
             conflicting_lease: None,
             contested: false,
@@ -185,7 +188,10 @@ impl KeyTable {
             let is_held = !state.is_unconfirmed && !is_going;
             let observed = state.observed.as_ref().filter(|_| is_held);
             let revision = observed.map(|observed| observed.revision);
-            view.held &= revision.is_some();
+            if revision.is_none() {
+                view.held = false;
+                view.missing = view.missing.or(Some(state.reason));
+            }
             view.revision = view.revision.max(revision.unwrap_or(0));
             view.conflicting_lease = view.conflicting_lease.or(state.conflicting_lease);
             view.contested |= state.retry_at.is_some() && !state.isolate;

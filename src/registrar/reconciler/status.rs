@@ -37,7 +37,7 @@ impl Reconciler {
         let (problem, lost) = (self.connection_error.take(), self.lease_error.take());
         if let Some(problem) = &problem {
             let (service, registrations) = (&self.services, self.entries.len());
-            logging::info!(%service, registrations, after = ?(now - problem.since), "etcd answers again");
+            logging::info!(%service, registrations, after = ?logging::rounded(now - problem.since), "etcd answers again");
         }
         if problem.is_some() || lost.is_some() {
             self.publish_all(now);
@@ -162,6 +162,7 @@ impl Reconciler {
         let View {
             keys,
             held,
+            missing,
             revision,
             conflicting_lease,
             contested,
@@ -177,7 +178,14 @@ impl Reconciler {
                     None if contested => {
                         "somebody rewrites the key again and again, waiting".into()
                     }
-                    None if last.is_registered() => "the key was deleted or overwritten".into(),
+                    None if last.is_registered() => match missing {
+                        Some(WriteReason::Deleted) => {
+                            "the key was deleted, alone or with its lease"
+                        }
+                        Some(WriteReason::Overwritten) => "another client overwrote the key",
+                        _ => "the key was deleted or overwritten",
+                    }
+                    .into(),
                     None => return last.clone(),
                 };
                 return lost(last, now, reason);
