@@ -89,6 +89,17 @@ pub enum BuildError {
         reason: String,
     },
 
+    /// A registration would follow a health name that is reported of the registration itself.
+    #[error(
+        "the registration cannot follow the health name {name:?}, which is reported of the registration: \
+         follow names that only the application sets"
+    )]
+    #[non_exhaustive]
+    HealthCycle {
+        /// The name.
+        name: String,
+    },
+
     /// A variable of the environment cannot be used. Secrets in it are never shown.
     #[error("{name}: {reason}")]
     #[non_exhaustive]

@@ -155,6 +155,14 @@ impl Registration {
         Pause::new(shared, entry, reason.as_ref())
     }
 
+    /// [`pause`](Self::pause) for a task, which does not keep the registration alive.
+    #[cfg(feature = "health")]
+    pub(crate) fn pauser(&self) -> impl Fn(&str) -> Result<Pause, PauseError> + Send + use<> {
+        let Handle { entry, shared } = &*self.handle;
+        let (entry, shared) = (entry.clone(), shared.clone());
+        move |reason| Pause::new(&shared, &entry, reason)
+    }
+
     /// Begins to deregister this registration; the registrar's others stay.
     ///
     /// Idempotent; returns at once. [`closed`](Self::closed) tells when it is out.

@@ -21,7 +21,7 @@ type Client = HealthClient<tonic::transport::Channel>;
 /// A client of the health service, through a pipe inside the runtime.
 async fn client(registration: &Registration, names: RegistrationHealthBuilder) -> Client {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let service = names.build(registration);
+    let service = names.build(registration).unwrap();
     tokio::spawn(
         Server::builder()
             .add_service(service)

@@ -33,6 +33,7 @@ mod generated_code;
 mod grpc_proxy;
 mod handles;
 mod health;
+mod health_followed;
 #[cfg(feature = "introspection")]
 mod introspection;
 #[cfg(feature = "test-util")]

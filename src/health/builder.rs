@@ -1,0 +1,268 @@
+//! [`RegistrationHealthBuilder`]: which health names follow the registration, and which it follows. A task
+//! reports each status.
+
+use super::followed::Followed;
+use super::service::RegistrationHealth;
+use crate::error::BuildError;
+use crate::lifecycle::Lifecycle;
+use crate::registration::Registration;
+use crate::status::Status;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::server::NamedService;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthReporter;
+
+/// The health name that tells whether the outside world can find this server.
+pub const HEALTH_NAME: &str = "etcd.registration";
+
+/// Builds a [`RegistrationHealth`]: which health names follow the registration, and which do not.
+///
+/// ```no_run
+/// # fn f(registration: &tonic_etcd::Registration) -> Result<(), tonic_etcd::BuildError> {
+/// use tonic_etcd::RegistrationHealth;
+///
+/// // A readiness probe on `greeter.v1.Greeter` fails while nobody can find this server.
+/// let health = RegistrationHealth::builder()
+///     .follow_registration("greeter.v1.Greeter")
+///     .build(registration)?;
+/// # let _ = health;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct RegistrationHealthBuilder {
+    own: String,
+    following: Vec<String>,
+    always: Vec<String>,
+    followed: Vec<String>,
+    reporter: Option<HealthReporter>,
+}
+
+// === impl RegistrationHealthBuilder ===
+
+impl Default for RegistrationHealthBuilder {
+    fn default() -> Self {
+        Self {
+            own: HEALTH_NAME.to_owned(),
+            following: vec![],
+            always: vec![],
+            followed: vec![],
+            reporter: None,
+        }
+    }
+}
+
+impl RegistrationHealthBuilder {
+    /// Another name than `etcd.registration`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.own = name.into();
+        self
+    }
+
+    /// This name too is `SERVING` only while the server is registered. For the overall name `""`,
+    /// think twice: an etcd outage then makes orchestrators restart servers that work.
+    pub fn follow_registration(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.always.retain(|other| *other != name);
+        self.following.push(name);
+        self
+    }
+
+    /// [`follow_registration`](Self::follow_registration) with the name of a generated service,
+    /// such as `GreeterServer<MyGreeter>`.
+    pub fn follow_registration_for<S: NamedService>(self) -> Self {
+        self.follow_registration(S::NAME)
+    }
+
+    /// This name is `SERVING` whatever etcd does, and `NOT_SERVING` on shutdown.
+    pub fn always_serving(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.following.retain(|other| *other != name);
+        self.always.retain(|other| *other != name);
+        self.always.push(name);
+        self
+    }
+
+    /// [`always_serving`](Self::always_serving) with the name of a generated service.
+    pub fn always_serving_for<S: NamedService>(self) -> Self {
+        self.always_serving(S::NAME)
+    }
+
+    /// The registration follows this name, which the application sets on its [`reporter`](Self::reporter):
+    /// it is [paused](Status::Paused) while the name is not `SERVING`. May be repeated: all of
+    /// them have to be.
+    ///
+    /// A name that nobody has set, or that was cleared, is not `SERVING`; it is looked for once a second.
+    /// Any other change counts at once. The registration is paused from [`build`](Self::build) on, so
+    /// build this before the server is bound. Shutdown does not wait for any name.
+    ///
+    /// ```no_run
+    /// # async fn f(registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::BuildError> {
+    /// use tonic_etcd::RegistrationHealth;
+    /// use tonic_health::ServingStatus::Serving;
+    /// use tonic_health::server::HealthReporter;
+    ///
+    /// let reporter = HealthReporter::new();
+    /// let health = RegistrationHealth::builder()
+    ///     .reporter(reporter.clone())
+    ///     .registration_follows("greeter.v1.Greeter")
+    ///     .build(&registration)?;
+    /// // The server appears after this, and when it is bound.
+    /// reporter.set_service_status("greeter.v1.Greeter", Serving).await;
+    /// # let _ = health;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn registration_follows(mut self, name: impl Into<String>) -> Self {
+        self.followed.push(name.into());
+        self
+    }
+
+    /// [`registration_follows`](Self::registration_follows) with the name of a generated service.
+    pub fn registration_follows_for<S: NamedService>(self) -> Self {
+        self.registration_follows(S::NAME)
+    }
+
+    /// Reports to a reporter that you have already. Names other than those given here stay yours,
+    /// `""` among them, and on shutdown you have to set them yourself.
+    ///
+    /// Serve what [`build`](Self::build) makes of it and not the reporter's own service, which cannot
+    /// know that the lease ran out while the process was frozen.
+    pub fn reporter(mut self, reporter: HealthReporter) -> Self {
+        self.reporter = Some(reporter);
+        self
+    }
+
+    /// The service to add to the server.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::HealthCycle`] if the registration would follow a name that is reported here,
+    /// [`BuildError::Setting`] if it follows names without a [`reporter`](Self::reporter) to set them on,
+    /// [`BuildError::NoRuntime`] outside of a tokio runtime: it starts a task. Nothing is reported then.
+    pub fn build(
+        self,
+        registration: &Registration,
+    ) -> Result<HealthServer<RegistrationHealth>, BuildError> {
+        self.check()?;
+        Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        Ok(self.serve(registration))
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        let mut reported = self.following.iter().chain(&self.always).chain([&self.own]);
+        if let Some(name) = reported.find(|name| self.followed.contains(name)) {
+            let name = name.clone();
+            return Err(BuildError::HealthCycle { name });
+        }
+        if self.reporter.is_none() && !self.followed.is_empty() {
+            let name = "registration_follows";
+            let reason = "nobody can set what it follows: give the application's HealthReporter as \
+                          reporter(..)";
+            let reason = reason.to_owned();
+            return Err(BuildError::Setting { name, reason });
+        }
+        Ok(())
+    }
+
+    fn serve(mut self, registration: &Registration) -> HealthServer<RegistrationHealth> {
+        if self.reporter.is_none() && !self.following.iter().any(String::is_empty) {
+            self = self.always_serving("");
+        }
+        let reporter = self.reporter.clone().unwrap_or_default();
+        let followed = std::mem::take(&mut self.followed);
+        if !followed.is_empty() {
+            Followed::new(reporter.clone(), followed).start(registration);
+        }
+        let names = self.following.iter().chain([&self.own]).cloned().collect();
+        let service = RegistrationHealth::new(reporter.clone(), names, registration);
+        self.start(reporter, registration.lifecycle());
+        HealthServer::new(service)
+    }
+
+    /// Starts the task that reports each status. It does not keep the registration alive.
+    fn start(self, reporter: HealthReporter, lifecycle: &Lifecycle) {
+        let mut statuses = lifecycle.watch();
+        let (acknowledge, acks) = watch::channel(0);
+        lifecycle.add_health(acks);
+        tokio::spawn(async move {
+            let (mut number, mut status) = statuses.seen();
+            let mut last = None;
+            loop {
+                let now = Reported::of(&status);
+                if last != Some(now) {
+                    self.report(&reporter, now).await;
+                    last = Some(now);
+                }
+                acknowledge.send_replace(number);
+                match statuses.next().await {
+                    Some(next) => (number, status) = next,
+                    None => break,
+                }
+            }
+        });
+    }
+
+    async fn report(&self, reporter: &HealthReporter, now: Reported) {
+        let status = |serving| match serving {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for name in self.following.iter().chain([&self.own]) {
+            reporter
+                .set_service_status(name, status(now == Reported::Registered))
+                .await;
+        }
+        for name in &self.always {
+            reporter
+                .set_service_status(name, status(now != Reported::Leaving))
+                .await;
+        }
+    }
+}
+
+/// All that health tells of a status.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reported {
+    Registered,
+    Missing,
+    Leaving,
+}
+
+impl Reported {
+    fn of(status: &Status) -> Self {
+        match status {
+            Status::Deregistering => Self::Leaving,
+            status if status.is_final() => Self::Leaving,
+            status if status.is_registered() => Self::Registered,
+            _ => Self::Missing,
+        }
+    }
+}
+
+// === impl RegistrationHealth ===
+
+impl RegistrationHealth {
+    /// Starts with `etcd.registration`, which follows the registration, and `""`, which says
+    /// `SERVING` until shutdown.
+    pub fn builder() -> RegistrationHealthBuilder {
+        RegistrationHealthBuilder::default()
+    }
+}
+
+// === impl Registration ===
+
+impl Registration {
+    /// The gRPC health service of this server, as [`RegistrationHealth::builder`] makes it by default.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn health_service(&self) -> HealthServer<RegistrationHealth> {
+        RegistrationHealth::builder().serve(self)
+    }
+}

@@ -1,0 +1,105 @@
+//! [`Followed`]: the application's health names that a registration follows.
+//!
+//! A task holds a [`Pause`] of the registration while one of them is not `SERVING`.
+
+use super::service::UNKNOWN_INTERVAL;
+use crate::deadline::FOR_EVER;
+use crate::escaped::Escaped;
+use crate::isolated::in_current_span;
+use crate::registrar::{Pause, PauseError};
+use crate::registration::{Registration, closed};
+use futures_util::stream::{self, SelectAll, StreamExt as _};
+use std::future::Future;
+use tokio::time::sleep;
+use tonic::Request;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::Health as _;
+use tonic_health::server::{HealthReporter, HealthService};
+
+/// See the [module](self).
+pub(super) struct Followed {
+    health: HealthService,
+    names: Vec<String>,
+}
+
+/// Of a name in a reason, which may have 256 bytes.
+const MAX_NAME_BYTES: usize = 180;
+
+// === impl Followed ===
+
+impl Followed {
+    pub(super) fn new(reporter: HealthReporter, names: Vec<String>) -> Self {
+        let health = HealthService::from_health_reporter(reporter);
+        Self { health, names }
+    }
+
+    /// Pauses the registration at once; the pause ends when every name is `SERVING`, and comes back
+    /// when one of them is not. Needs a tokio runtime.
+    pub(super) fn start(self, registration: &Registration) {
+        let pause = registration.pauser();
+        // One that is leaving has nothing to follow any more.
+        let Ok(first) = pause("not ready: no health name has been looked at") else {
+            return;
+        };
+        let lifecycle = registration.lifecycle().clone();
+        tokio::spawn(in_current_span(async move {
+            tokio::select! {
+                _ended = closed(&lifecycle) => {}
+                _leaving = self.run(pause, first) => {}
+            }
+        }));
+    }
+
+    /// Ends when the registration is leaving.
+    async fn run(
+        self,
+        pause: impl Fn(&str) -> Result<Pause, PauseError>,
+        first: Pause,
+    ) -> Result<(), PauseError> {
+        let mut held = Some(first);
+        loop {
+            let (reason, changed) = self.look().await;
+            if held.as_ref().map(Pause::reason) != reason.as_deref() {
+                // The next pause begins before the last one ends.
+                held = reason.map(|reason| pause(&reason)).transpose()?;
+            }
+            changed.await;
+        }
+    }
+
+    /// Why the server is not ready, if it is not, and what resolves when that may have changed.
+    async fn look(&self) -> (Option<String>, impl Future<Output = ()> + use<>) {
+        let mut reason = None;
+        let mut limit = FOR_EVER;
+        let mut changes = SelectAll::new();
+        for name in &self.names {
+            let mut status = ServingStatus::ServiceUnknown;
+            let service = name.clone();
+            let request = Request::new(HealthCheckRequest { service });
+            match self.health.watch(request).await {
+                Ok(watch) => {
+                    // The first is what is said now.
+                    let mut watch = watch.into_inner();
+                    if let Some(Ok(now)) = watch.next().await {
+                        status = now.status();
+                    }
+                    // It ends when the name is cleared.
+                    changes.push(watch.map(drop).chain(stream::iter([()])));
+                }
+                Err(_unknown) => limit = UNKNOWN_INTERVAL,
+            }
+            if status != ServingStatus::Serving && reason.is_none() {
+                let (name, status) = (Escaped::at_most(name, MAX_NAME_BYTES), status.as_str_name());
+                reason = Some(format!("not ready: health of \"{name}\" is {status}"));
+            }
+        }
+        let changed = async move {
+            tokio::select! {
+                Some(()) = changes.next() => {}
+                () = sleep(limit) => {}
+            }
+        };
+        (reason, changed)
+    }
+}

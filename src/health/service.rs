@@ -1,0 +1,166 @@
+//! [`RegistrationHealth`]: what is answered, and [`HealthWatch`]: a stream of answers that ends.
+
+use crate::lifecycle::Lifecycle;
+use crate::registration::Registration;
+use futures_util::stream::{self, StreamExt as _};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::sleep;
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Code, Request, Response, Status, async_trait};
+use tonic_health::pb::health_server::Health;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response as pb};
+use tonic_health::server::{HealthReporter, HealthService};
+
+/// The gRPC health service of a registered server. It keeps the registration alive.
+///
+/// It is tonic-health's, with these differences: `Watch` streams end when the server drains (stock
+/// tonic waits for them without end), a `Watch` of an unknown name says `SERVICE_UNKNOWN` until the
+/// name is known, and a name that follows the registration is never `SERVING` when its lease may have
+/// run out.
+pub struct RegistrationHealth {
+    inner: Arc<HealthService>,
+    following: Following,
+    drain: CancellationToken,
+    _registration: Registration,
+}
+
+/// A stream of statuses that ends when the server drains.
+pub struct HealthWatch {
+    inner: Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>,
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The names that follow the registration, and what they may say.
+#[derive(Clone)]
+struct Following {
+    names: Arc<[String]>,
+    lifecycle: Arc<Lifecycle>,
+}
+
+/// How often an unknown name that somebody waits for is looked for.
+pub(super) const UNKNOWN_INTERVAL: Duration = Duration::from_secs(1);
+
+// === impl RegistrationHealth ===
+
+impl RegistrationHealth {
+    /// What the reporter was told, but of `names`, which follow the registration.
+    pub(super) fn new(
+        reporter: HealthReporter,
+        names: Arc<[String]>,
+        registration: &Registration,
+    ) -> Self {
+        let lifecycle = registration.lifecycle().clone();
+        Self {
+            inner: Arc::new(HealthService::from_health_reporter(reporter)),
+            drain: lifecycle.drain().begun.clone(),
+            following: Following { names, lifecycle },
+            _registration: registration.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Health for RegistrationHealth {
+    type WatchStream = HealthWatch;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let follows = self.following.has(&request.get_ref().service);
+        let response = self.inner.check(request).await?;
+        Ok(response.map(|response| self.following.checked(follows, response)))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthWatch>, Status> {
+        let request = request.into_inner();
+        let (following, follows) = (self.following.clone(), self.following.has(&request.service));
+        let inner: Pin<Box<dyn Stream<Item = _> + Send>> =
+            match self.inner.watch(Request::new(request.clone())).await {
+                Ok(statuses) => Box::pin(
+                    statuses
+                        .into_inner()
+                        .map(move |next| next.map(|next| following.checked(follows, next))),
+                ),
+                Err(error) if error.code() == Code::NotFound => {
+                    Box::pin(unknown(self.inner.clone(), request))
+                }
+                Err(error) => return Err(error),
+            };
+        let drain = Box::pin(self.drain.clone().cancelled_owned());
+        Ok(Response::new(HealthWatch { inner, drain }))
+    }
+}
+
+/// `SERVICE_UNKNOWN`, and from when on the name is known, what is said of it.
+fn unknown(
+    inner: Arc<HealthService>,
+    request: HealthCheckRequest,
+) -> impl Stream<Item = Result<HealthCheckResponse, Status>> {
+    let first = HealthCheckResponse {
+        status: pb::ServingStatus::ServiceUnknown.into(),
+    };
+    let known = async move {
+        loop {
+            sleep(UNKNOWN_INTERVAL).await;
+            if let Ok(statuses) = inner.watch(Request::new(request.clone())).await {
+                return statuses.into_inner();
+            }
+        }
+    };
+    stream::iter([Ok(first)]).chain(stream::once(known).flatten())
+}
+
+// === impl Following ===
+
+impl Following {
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|other| other == name)
+    }
+
+    /// What is answered for a name that `follows` the registration, where `reported` was reported.
+    fn checked(&self, follows: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
+        if follows
+            && reported.status() == pb::ServingStatus::Serving
+            && !self.lifecycle.status().is_registered()
+        {
+            reported.set_status(pb::ServingStatus::NotServing);
+        }
+        reported
+    }
+}
+
+impl fmt::Debug for RegistrationHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrationHealth").finish_non_exhaustive()
+    }
+}
+
+// === impl HealthWatch ===
+
+impl Stream for HealthWatch {
+    type Item = Result<HealthCheckResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // What was reported before the drain is delivered first.
+        if let Poll::Ready(next) = Pin::new(&mut self.inner).poll_next(cx) {
+            return Poll::Ready(next);
+        }
+        self.drain.as_mut().poll(cx).map(|()| None)
+    }
+}
+
+impl fmt::Debug for HealthWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HealthWatch").finish_non_exhaustive()
+    }
+}
