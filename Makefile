@@ -32,11 +32,11 @@ simulate: ## run the registrar's decisions against a model of etcd: make simulat
 	EVENTS=$(EVENTS) SEED=$(SEED) $(TOOLS) cargo test --release $(TESTED) --lib -- simulation::drive::for_many_events --ignored --nocapture
 
 bench: ## measure what the layer costs a request
-	$(TOOLS) cargo bench --bench layer
+	$(TOOLS) cargo bench --features discovery,metrics --bench layer
 
 measure: ## measure recovery and shutdown against a real etcd (20 minutes); PARTS=passwords,networks: parts of it; ETCD=3.7: there
 	$(TOOLS) cargo build --release --features discovery --example server
-	$(TOOLS) cargo bench --features discovery --bench recovery
+	$(TOOLS) cargo bench --features discovery,metrics --bench recovery
 
 fleet: ## restarts and outages under load, beside what one writes by hand (3 minutes); make fleet FLEET_SCENARIO=rolling: one of them
 	$(TOOLS) cargo run --release --example fleet --features discovery

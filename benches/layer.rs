@@ -1,10 +1,11 @@
-//! What the registration layer costs per request: `make bench`.
+//! What the registration layer costs per request, and what metrics add to that: `make bench`.
 //!
-//! * **the call**: a service that answers at once, bare and layered, in nanoseconds. The bare one
-//!   is so cheap that nothing hides the difference.
-//! * **the server**: a tonic server on loopback under load, bare and layered, as a ratio.
+//! * **the call**: a service that answers at once, bare, layered, and layered with metrics on, in
+//!   nanoseconds. The bare one is so cheap that nothing hides the difference.
+//! * **the server**: a tonic server on loopback under load, bare and layered with metrics on, as a ratio.
+//! * **the channel**: a balanced channel to such a server, without and with metrics, as a ratio.
 //!
-//! Both sides run by turns, many times, in one process, and medians are compared: on a noisy
+//! All sides run by turns, many times, in one process, and medians are compared: on a noisy
 //! machine only the ratio means anything. Options: `--rounds N` and `--seconds S` per round of
 //! the second part.
 
@@ -21,8 +22,9 @@ use greeter::pb::greeter_client::GreeterClient;
 use greeter::pb::greeter_server::GreeterServer;
 use http::{Request, Response};
 use http_body_util::Full;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,8 +33,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::client::GrpcService;
 use tonic::transport::{Channel, Server};
+use tonic_etcd::discovery::{BalancedChannel, Change};
+use tonic_etcd::metrics::MetricsObserver;
 use tonic_etcd::{Etcd, Instance, Registrar, Registration};
 use tower::{Layer, Service, ServiceExt};
 
@@ -61,14 +67,28 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let args = Args::parse();
-    // An etcd that is never there: the layer does the same work, registered or not.
-    let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:1"])).build()?;
-    let registration = registrar.register(Instance::new("bench").address("127.0.0.1:9"))?;
-    calls(&args, &registration).await?;
-    throughput(&args, &registration).await?;
-    registration.deregister_now();
-    registration.closed().await;
+    PrometheusBuilder::new().install_recorder()?;
+    let observer = MetricsObserver::new();
+    let registration = register(None)?;
+    let observed = register(Some(&observer))?;
+    calls(&args, &registration, &observed).await?;
+    throughput(&args, &observed).await?;
+    channels(&args, &observer).await?;
+    for registration in [registration, observed] {
+        registration.deregister_now();
+        registration.closed().await;
+    }
     Ok(())
+}
+
+/// With an etcd that is never there: the layer does the same work, registered or not.
+fn register(observer: Option<&MetricsObserver>) -> Result<Registration, Error> {
+    let mut builder = Registrar::builder(Etcd::new(["http://127.0.0.1:1"]));
+    if let Some(observer) = observer {
+        builder = builder.observer(observer.clone());
+    }
+    let instance = Instance::new("bench").address("127.0.0.1:9");
+    Ok(builder.build()?.register(instance)?)
 }
 
 /// Answers at once.
@@ -89,18 +109,30 @@ impl Service<Request<()>> for Bare {
     }
 }
 
-async fn calls(args: &Args, registration: &Registration) -> Result<(), Error> {
+async fn calls(
+    args: &Args,
+    registration: &Registration,
+    observed: &Registration,
+) -> Result<(), Error> {
     let mut layered = registration.layer().layer(Bare);
-    let (mut bare_ns, mut layered_ns) = (vec![], vec![]);
+    let mut with_metrics = observed.layer().layer(Bare);
+    let (mut bare_ns, mut layered_ns, mut metrics_ns) = (vec![], vec![], vec![]);
     for _ in 0..=args.rounds {
         bare_ns.push(time(&mut Bare, args.calls).await?);
         layered_ns.push(time(&mut layered, args.calls).await?);
+        metrics_ns.push(time(&mut with_metrics, args.calls).await?);
     }
     // The first round warms up.
-    let (bare, layered) = (median(&mut bare_ns[1..]), median(&mut layered_ns[1..]));
+    let [bare, layered, with_metrics] =
+        [bare_ns, layered_ns, metrics_ns].map(|mut ns| median(&mut ns[1..]));
     println!(
-        "the call:   bare {bare:.1} ns, layered {layered:.1} ns: {:.1} ns more",
+        "the call:    bare {bare:.1} ns, layered {layered:.1} ns: {:.1} ns more",
         layered - bare
+    );
+    println!(
+        "with metrics: layered {with_metrics:.1} ns: {:.1} ns more than bare, {:.1} ns than without metrics",
+        with_metrics - bare,
+        with_metrics - layered
     );
     Ok(())
 }
@@ -122,44 +154,92 @@ where
 }
 
 async fn throughput(args: &Args, registration: &Registration) -> Result<(), Error> {
-    let bare =
-        serve(Server::builder().add_service(GreeterServer::new(MyGreeter::default()))).await?;
-    let mut layered = Server::builder().layer(registration.layer());
-    let layered = serve(layered.add_service(GreeterServer::new(MyGreeter::default()))).await?;
-    let (mut bare_rate, mut layered_rate, mut ratios) = (vec![], vec![], vec![]);
+    let bare = serve(Server::builder()).await?;
+    let layered = serve(Server::builder().layer(registration.layer())).await?;
+    let (bare, layered) = (connect(bare).await?, connect(layered).await?);
+    let bare = || load(args, GreeterClient::new(bare.clone()));
+    let layered = || load(args, GreeterClient::new(layered.clone()));
+    compare(
+        args,
+        ("the server:  bare", bare),
+        ("layered with metrics", layered),
+    )
+    .await
+}
+
+async fn connect(addr: SocketAddr) -> Result<Channel, Error> {
+    let endpoint = Channel::from_shared(format!("http://{addr}"))?;
+    Ok(endpoint.connect().await?)
+}
+
+async fn channels(args: &Args, observer: &MetricsObserver) -> Result<(), Error> {
+    let addr = serve(Server::builder()).await?;
+    let channel = |observer: Option<&MetricsObserver>| {
+        let instance = Instance::new("bench").address(addr.to_string());
+        let builder = BalancedChannel::builder_from(found(Change::insert("/bench/1", instance)));
+        let builder = builder.named("bench");
+        match observer {
+            Some(observer) => builder.observer(observer.clone()).build(),
+            None => builder.build(),
+        }
+    };
+    let (plain, observed) = (channel(None)?, channel(Some(observer))?);
+    let plain = || load(args, GreeterClient::new(plain.clone()));
+    let observed = || load(args, GreeterClient::new(observed.clone()));
+    compare(
+        args,
+        ("the channel: without", plain),
+        ("with metrics", observed),
+    )
+    .await
+}
+
+/// That one instance, for good.
+fn found(change: Change) -> impl tokio_stream::Stream<Item = Change> + Send {
+    tokio_stream::once(change).chain(tokio_stream::pending())
+}
+
+/// Two loads by turns, and the ratio of the second to the first.
+async fn compare<F, G>(
+    args: &Args,
+    (first_name, first): (&str, impl Fn() -> F),
+    (second_name, second): (&str, impl Fn() -> G),
+) -> Result<(), Error>
+where
+    F: Future<Output = Result<f64, Error>>,
+    G: Future<Output = Result<f64, Error>>,
+{
+    let (mut first_rate, mut second_rate, mut ratios) = (vec![], vec![], vec![]);
     for round in 0..=args.rounds {
         // Who goes first alternates, so that neither profits from a warmer or cooler machine.
-        let (b, l) = match round % 2 {
-            0 => (
-                load(args, bare.clone()).await?,
-                load(args, layered.clone()).await?,
-            ),
+        let (a, b) = match round % 2 {
+            0 => (first().await?, second().await?),
             _ => {
-                let l = load(args, layered.clone()).await?;
-                (load(args, bare.clone()).await?, l)
+                let b = second().await?;
+                (first().await?, b)
             }
         };
         if round > 0 {
-            bare_rate.push(b);
-            layered_rate.push(l);
-            ratios.push(l / b);
+            first_rate.push(a);
+            second_rate.push(b);
+            ratios.push(b / a);
         }
     }
     let ratio = median(&mut ratios);
     println!(
-        "the server: bare {:.0} calls/s, layered {:.0} calls/s: ratio {ratio:.3} \
+        "{first_name} {:.0} calls/s, {second_name} {:.0} calls/s: ratio {ratio:.3} \
          (rounds from {:.3} to {:.3})",
-        median(&mut bare_rate),
-        median(&mut layered_rate),
+        median(&mut first_rate),
+        median(&mut second_rate),
         ratios[0],
         ratios[ratios.len() - 1],
     );
     Ok(())
 }
 
-async fn serve<L, ResBody>(router: tonic::transport::server::Router<L>) -> Result<Channel, Error>
+async fn serve<L, ResBody>(mut server: Server<L>) -> Result<SocketAddr, Error>
 where
-    L: Layer<tonic::service::Routes> + Send + 'static,
+    L: Layer<tonic::service::Routes> + Clone + Send + 'static,
     L::Service:
         Service<Request<tonic::body::Body>, Response = Response<ResBody>> + Clone + Send + 'static,
     <L::Service as Service<Request<tonic::body::Body>>>::Future: Send,
@@ -169,14 +249,20 @@ where
 {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let addr = listener.local_addr()?;
+    let router = server.add_service(GreeterServer::new(MyGreeter::default()));
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    Ok(Channel::from_shared(format!("http://{addr}"))?
-        .connect()
-        .await?)
+    Ok(addr)
 }
 
 /// Calls a second.
-async fn load(args: &Args, channel: Channel) -> Result<f64, Error> {
+async fn load<T>(args: &Args, client: GreeterClient<T>) -> Result<f64, Error>
+where
+    T: GrpcService<tonic::body::Body> + Clone + Send + 'static,
+    T::Future: Send,
+    T::Error: Into<Error>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<Error> + Send,
+{
     let (done, stop) = (
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicBool::new(false)),
@@ -184,11 +270,7 @@ async fn load(args: &Args, channel: Channel) -> Result<f64, Error> {
     let start = Instant::now();
     let callers: Vec<_> = (0..args.callers)
         .map(|_| {
-            let (mut client, done, stop) = (
-                GreeterClient::new(channel.clone()),
-                done.clone(),
-                stop.clone(),
-            );
+            let (mut client, done, stop) = (client.clone(), done.clone(), stop.clone());
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     client.say_hello(HelloRequest { name: "x".into() }).await?;

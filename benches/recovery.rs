@@ -16,6 +16,8 @@
 mod greeter;
 #[path = "recovery/many.rs"]
 mod many;
+#[path = "recovery/memory.rs"]
+mod memory;
 #[path = "recovery/networks.rs"]
 mod networks;
 #[path = "recovery/outages.rs"]
@@ -40,10 +42,18 @@ use table::Table;
 /// How fast a registration is right again
 #[derive(Parser)]
 struct Args {
-    /// What to measure: stops, pauses, repairs, scale, many, passwords, outages, networks, quiet
+    /// What to measure: stops, pauses, repairs, scale, memory, many, passwords, outages, networks, quiet
     #[arg(long, env = "PARTS", value_delimiter = ',')]
-    #[arg(default_value = "stops,pauses,repairs,scale,many,passwords,outages,networks,quiet")]
+    #[arg(
+        default_value = "stops,pauses,repairs,scale,memory,many,passwords,outages,networks,quiet"
+    )]
     parts: Vec<String>,
+    /// Given to the processes of the part `memory`
+    #[arg(long, hide = true, requires = "etcd")]
+    held: Option<memory::Held>,
+    /// The same
+    #[arg(long, hide = true)]
+    etcd: Option<String>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -51,14 +61,20 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let args = Args::parse();
+    if let (Some(held), Some(etcd)) = (args.held, args.etcd) {
+        memory::hold(held, etcd).await;
+        return ExitCode::SUCCESS;
+    }
     let table = Table::default();
     println!("{}", Table::HEAD);
-    for part in Args::parse().parts {
+    for part in args.parts {
         match &*part {
             "stops" => stops::all(&table).await,
             "pauses" => pauses::all(&table).await,
             "repairs" => outages::quick(&table).await,
             "scale" => scale::all(&table).await,
+            "memory" => memory::all(&table).await,
             "many" => many::all(&table).await,
             "passwords" => passwords::all(&table).await,
             // Long and mostly waiting: each has an etcd of its own, and they run together.

@@ -1,5 +1,6 @@
 //! Many names in one process, and what a process costs etcd when nothing happens.
 
+use crate::memory::resident;
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
@@ -156,14 +157,6 @@ async fn ten_thousand(table: &Table) {
     for registration in &registrations {
         registration.closed().await;
     }
-}
-
-/// The memory this process holds, in KiB.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or_default()
 }
 
 async fn count_reaches(client: &mut etcd_client::Client, wanted: usize, start: Instant) {
