@@ -1,5 +1,6 @@
 //! [`Decoder`]: from a key and its value to an instance.
 
+use super::skipped::Reasons;
 use super::store::Reading;
 use crate::backoff::{Bucket, Rate};
 use crate::escaped::Escaped;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 pub(super) struct Decoder {
     service: Arc<str>,
     format: Arc<dyn Format>,
+    reasons: Reasons,
     warnings: Bucket,
 }
 
@@ -32,6 +34,7 @@ impl Decoder {
         Self {
             service,
             format,
+            reasons: Reasons::default(),
             warnings: Bucket::default(),
         }
     }
@@ -58,7 +61,7 @@ impl Decoder {
         Reading {
             key,
             seen,
-            instance: read.ok(),
+            instance: read.map_err(|error| self.reasons.shared(&error)),
         }
     }
 

@@ -45,6 +45,7 @@
 //! | `store.rs` | events and lists to changes; self-preservation; pure |
 //! | `missing.rs` | keys that are kept although etcd does not have them; pure |
 //! | `decoder.rs` | from a key and its value to an instance |
+//! | `skipped.rs` | [`Skipped`]: keys whose values do not read, and why |
 //! | `lister.rs` | all keys, page by page |
 //! | `reflector.rs` | from the answers of etcd to the store |
 //! | `report.rs` | the log lines |
@@ -61,6 +62,7 @@ mod missing;
 mod reflector;
 mod report;
 mod shared;
+mod skipped;
 mod snapshot;
 mod snapshot_watch;
 mod store;
@@ -69,12 +71,15 @@ mod watcher;
 pub use builder::DiscoveryBuilder;
 pub use changes::{Change, Changes};
 pub use channel::{BalancedChannel, BalancedChannelBuilder};
+pub use skipped::Skipped;
 pub use snapshot::{Iter, Snapshot};
 pub use snapshot_watch::SnapshotWatch;
 
 use shared::Shared;
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "introspection")]
+use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 /// The instances of one service, as etcd has them. See the [module](self).
@@ -101,6 +106,12 @@ impl Discovery {
     #[cfg(feature = "introspection")]
     pub(crate) fn prefix(&self) -> &str {
         self.shared.prefix()
+    }
+
+    /// When etcd last answered.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn last_answer(&self) -> Option<Instant> {
+        self.shared.last_answer()
     }
 
     /// A channel that spreads calls over the instances, for any generated client.

@@ -7,6 +7,8 @@ use crate::isolated::isolated;
 use crate::observer::{Instances, InstancesChange, Observers};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
+#[cfg(feature = "introspection")]
+use tokio::time::Instant;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -67,6 +69,11 @@ impl Shared {
         &self.prefix
     }
 
+    #[cfg(feature = "introspection")]
+    pub(super) fn last_answer(&self) -> Option<Instant> {
+        self.lock().store.last_answer
+    }
+
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         let mut state = self.lock();
         if let Some(snapshot) = &state.snapshot {
@@ -80,6 +87,7 @@ impl Shared {
                 .collect(),
             revision: store.revision(),
             skipped: store.skipped(),
+            skipped_by_reason: store.skipped_by_reason(),
             missing: store.missing(),
             watch_error: state.watch_error.clone(),
         });

@@ -1,5 +1,6 @@
 //! [`Snapshot`]: the instances of a service at one revision of etcd.
 
+use super::skipped::Skipped;
 use crate::instance::Instance;
 use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ pub struct Snapshot {
     pub(super) instances: BTreeMap<Arc<str>, Arc<Instance>>,
     pub(super) revision: i64,
     pub(super) skipped: usize,
+    pub(super) skipped_by_reason: Vec<Skipped>,
     pub(super) missing: usize,
     pub(super) watch_error: Option<Arc<str>>,
 }
@@ -62,6 +64,13 @@ impl Snapshot {
     #[must_use]
     pub fn skipped(&self) -> usize {
         self.skipped
+    }
+
+    /// The same keys by the reason, most first, with one of them for each. At most ten, however many reasons others
+    /// give: the last ones are counted together.
+    #[must_use]
+    pub fn skipped_by_reason(&self) -> &[Skipped] {
+        &self.skipped_by_reason
     }
 
     /// How many of the instances are not in etcd any more, and are kept for the time being: see

@@ -6,7 +6,7 @@ use super::sources::Sources;
 use crate::registrar::Registry;
 
 #[cfg(feature = "discovery")]
-use crate::discovery::{BalancedChannel, Discovery, channel};
+use crate::discovery::{BalancedChannel, Discovery, Skipped, channel};
 
 /// So many endpoints of all channels are shown, and members of etcd.
 #[cfg(feature = "discovery")]
@@ -36,6 +36,9 @@ pub(super) fn steady(mut process: pb::Process) -> pb::Process {
         registrar.renewal_acknowledged_age_ms = None;
         registrar.renewal_due_in_ms = None;
         registrar.last_error_age_ms = None;
+    }
+    for discovery in &mut process.discoveries {
+        discovery.answer_age_ms = None;
     }
     for channel in &mut process.channels {
         for endpoint in &mut channel.endpoints {
@@ -87,6 +90,17 @@ fn discovery(discovery: &Discovery) -> pb::Discovery {
         missing: snapshot.missing() as u64,
         skipped: snapshot.skipped() as u64,
         watch_error: snapshot.watch_error().map_or_else(String::new, text),
+        skipped_by_reason: snapshot.skipped_by_reason().iter().map(skipped).collect(),
+        answer_age_ms: discovery.last_answer().map(|at| ms(at.elapsed())),
+    }
+}
+
+#[cfg(feature = "discovery")]
+fn skipped(skipped: &Skipped) -> pb::Skipped {
+    pb::Skipped {
+        reason: text(&skipped.reason),
+        keys: skipped.keys as u64,
+        example: skipped.example.as_deref().map_or_else(String::new, key),
     }
 }
 

@@ -37,6 +37,12 @@ async fn values_that_do_not_read_are_passed_over_and_counted() {
     let discovery = discovery(&fake);
     let snapshot = discovery.ready().await;
     assert_eq!((snapshot.len(), snapshot.skipped()), (2, hostile.len()));
+    let by_reason = snapshot.skipped_by_reason();
+    let told: usize = by_reason.iter().map(|it| it.keys).sum();
+    assert_eq!(told, hostile.len(), "{by_reason:#?}");
+    let too_long = by_reason.iter().find(|it| it.reason.contains("1400000"));
+    let example = too_long.and_then(|it| it.example.clone());
+    assert_eq!(example, Some(key(106)), "{by_reason:#?}");
     fake.put(&key(0), "{", 0);
     fake.put(&key(1), &json(1, "v2"), 0);
     eventually("the good one changed", SEC, || {
@@ -51,6 +57,42 @@ async fn values_that_do_not_read_are_passed_over_and_counted() {
     .await;
     assert_eq!(shown(&discovery), [1]);
     assert_eq!(discovery.snapshot().skipped(), hostile.len() + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_bad_values_few_reasons_and_short_examples_are_kept() {
+    let fake = FakeEtcd::new();
+    let long = "k\x1b".repeat(1000);
+    for number in 0..500 {
+        // A text of its own for each, in every reason that shows its value.
+        let value = format!(r#"{{"name":"greeter","id":"a","address":"host-{number}"}}"#);
+        fake.put(&format!("{PREFIX}{long}{number}"), &value, 0);
+    }
+    let discovery = discovery(&fake);
+    let snapshot = discovery.ready().await;
+    let by_reason = snapshot.skipped_by_reason();
+    assert_eq!(by_reason.len(), 9, "{by_reason:#?}");
+    assert_eq!(by_reason[0].keys, 492);
+    assert!(by_reason[0].reason.contains("many other reasons"));
+    for it in by_reason {
+        let example = it.example.as_deref().unwrap();
+        assert!(it.reason.len() <= 200 && example.len() <= 200, "{it:?}");
+        let shown = format!("{}{example}", it.reason);
+        assert!(!shown.contains('\x1b') && !shown.contains(&long));
+    }
+    // When they are gone, their reasons make room for others.
+    for number in 0..500 {
+        fake.delete(&format!("{PREFIX}{long}{number}"));
+    }
+    fake.put(&key(1), "12", 0);
+    eventually("the last reason is told", SEC, || {
+        let now = discovery.snapshot();
+        match now.skipped_by_reason() {
+            [one] if one.keys == 1 && one.reason.contains("JSON") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

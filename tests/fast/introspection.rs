@@ -9,8 +9,8 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Streaming};
 use tonic_etcd::introspection::pb::introspection_client::IntrospectionClient;
 use tonic_etcd::introspection::pb::{
-    ListRequest, PauseRequest, RegistrationState, ResumeRequest, ShutdownPhase, WatchRequest,
-    WatchResponse,
+    ListRequest, PauseRequest, Process, RegistrationState, ResumeRequest, ShutdownPhase,
+    WatchRequest, WatchResponse,
 };
 use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection};
 use tonic_etcd::{Instance, Registrar, Registration, Status};
@@ -453,6 +453,18 @@ async fn discoveries_and_channels_are_told_with_what_is_wrong() {
     );
     assert_eq!((told.instances, told.skipped, told.missing), (3, 1, 0));
     assert!(told.revision > 0 && told.watch_error.is_empty(), "{told:?}");
+    let [skipped] = &told.skipped_by_reason[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (skipped.keys, &*skipped.example),
+        (1, "/services/greeter/unreadable")
+    );
+    assert!(skipped.reason.contains("is not the JSON of an instance"));
+    let age = |process: &Process| process.discoveries[0].answer_age_ms;
+    let now = client.list(ListRequest::default()).await.unwrap();
+    let age_now = age(now.get_ref().process.as_ref().unwrap());
+    assert!(age_now.is_some_and(|ms| ms < 2000), "{age_now:?}");
     fake.down();
     let reason = async {
         loop {
@@ -468,6 +480,10 @@ async fn discoveries_and_channels_are_told_with_what_is_wrong() {
     assert_eq!(told.instances, 3, "the last set stays");
     let list = client.list(ListRequest::default()).await.unwrap();
     let process = list.into_inner().process.unwrap();
+    sleep(SEC * 10).await;
+    let later = client.list(ListRequest::default()).await.unwrap();
+    let age_later = age(later.get_ref().process.as_ref().unwrap());
+    assert!(age_later >= Some(10_000), "{age_later:?}");
     let channel = &process.channels[0];
     assert_eq!((&*channel.name, channel.endpoints_total), ("greeters", 3));
     for endpoint in &channel.endpoints {

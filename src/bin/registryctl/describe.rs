@@ -7,12 +7,12 @@ use crate::list::first_answer;
 use crate::server::Server;
 use crate::source::{Source, Ttl, Ttls};
 use crate::target::Target;
-use crate::{Failure, Scope};
+use crate::{Failure, Scope, process};
 use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 use tonic_etcd::HEALTH_NAME;
-use tonic_etcd::introspection::pb::{Registration, RegistrationState, ShutdownPhase};
+use tonic_etcd::introspection::pb::{Process, Registration, RegistrationState, ShutdownPhase};
 
 /// What is told, a line each.
 #[derive(Debug, Default)]
@@ -34,9 +34,14 @@ pub(crate) async fn run(
     let own = own(&target, limit).await;
     let mut lines = Lines::default();
     lines.push("", "ETCD", "SERVER");
-    lines.keys(&target, &ttls, own.as_ref().ok());
+    lines.keys(&target, &ttls, own.as_ref().ok().map(|(own, _)| own));
     match &own {
-        Ok(own) => lines.own(own),
+        Ok((own, process)) => {
+            lines.own(own);
+            for (name, text) in process::lines(process) {
+                lines.push(name, "", text);
+            }
+        }
         Err(reason) => lines.push("introspection", "", reason),
     }
     lines.reach(&target, limit).await;
@@ -49,7 +54,7 @@ pub(crate) async fn run(
     let differences = own
         .as_ref()
         .ok()
-        .map_or_else(Vec::new, |own| differences(&target, own));
+        .map_or_else(Vec::new, |(own, _)| differences(&target, own));
     for difference in &differences {
         writeln!(out, "! {difference}")?;
     }
@@ -59,8 +64,8 @@ pub(crate) async fn run(
     })
 }
 
-/// What the server says of this registration, or why it says nothing.
-async fn own(target: &Target, limit: Duration) -> Result<Registration, String> {
+/// What the server says of this registration and of its process, or why it says nothing.
+async fn own(target: &Target, limit: Duration) -> Result<(Registration, Process), String> {
     let asked = async {
         let address = target.dialled()?;
         let server = Server::connect(address, limit).await?;

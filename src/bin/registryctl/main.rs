@@ -36,6 +36,7 @@ mod formats;
 mod list;
 mod member;
 mod pause;
+mod process;
 mod registry;
 mod scope;
 mod screen;

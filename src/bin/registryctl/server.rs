@@ -10,7 +10,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_etcd::format::Address;
 use tonic_etcd::introspection::pb::introspection_client::IntrospectionClient;
-use tonic_etcd::introspection::pb::{ListRequest, PauseRequest, Registration, ResumeRequest};
+use tonic_etcd::introspection::pb::{
+    ListRequest, PauseRequest, Process, Registration, ResumeRequest,
+};
 
 /// A connection to one server, every call bounded.
 pub(crate) struct Server {
@@ -36,13 +38,14 @@ impl Server {
         })
     }
 
-    /// The first of its registrations under this name (any, if that is empty) that is wanted.
+    /// The first of its registrations under this name (any, if that is empty) that is wanted, and what does not belong
+    /// to one of them.
     pub(crate) async fn registration(
         &self,
         service: &str,
         is_wanted: impl Fn(&Registration) -> bool,
-    ) -> Result<Option<Registration>, Failure> {
-        let mut page_token = String::new();
+    ) -> Result<Option<(Registration, Process)>, Failure> {
+        let (mut page_token, mut process) = (String::new(), Process::default());
         for _ in 0..MAX_PAGES {
             let request = ListRequest {
                 page_size: 1000,
@@ -51,8 +54,10 @@ impl Server {
             };
             let mut client = self.client.clone();
             let page = self.bounded(client.list(request)).await?;
+            // Only the first page has it.
+            process = page.process.unwrap_or(process);
             if let Some(found) = page.registrations.into_iter().find(&is_wanted) {
-                return Ok(Some(found));
+                return Ok(Some((found, process)));
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {

@@ -12,10 +12,16 @@
 //!
 //! What is missing then is kept, each key until a deadline of its own that later cuts do not move.
 
+mod reading;
+
+pub(super) use reading::Reading;
+
 use super::missing::Missing;
+use super::skipped::{Skipped, by_reason};
 use crate::deadline;
 use crate::etcd::KeyMeta;
 use crate::instance::Instance;
+use reading::weight;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +45,8 @@ pub(super) struct Store {
     /// etcd does not have our history any more: only a list helps.
     history_lost: bool,
     pub(super) readable: usize,
+    /// How often it changed which values do not read, or why.
+    unreadable_changes: u64,
     /// What is kept, in bytes.
     bytes: usize,
     /// Keys passed over since the last list, because there was no room.
@@ -47,7 +55,7 @@ pub(super) struct Store {
     has_room: bool,
     limits: Limits,
     /// When etcd last answered anything.
-    last_answer: Option<Instant>,
+    pub(super) last_answer: Option<Instant>,
     /// How many times self-preservation has begun because etcd was silent.
     epoch: u64,
     /// Until when deletions are subject to self-preservation.
@@ -74,16 +82,8 @@ struct Entry {
     /// When it was last seen: see [`Store::epoch`].
     epoch: u64,
     weight: usize,
-    /// `None`: its value does not read.
-    instance: Option<Arc<Instance>>,
-}
-
-/// A key with what was read from its value.
-#[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) key: String,
-    pub(super) seen: KeyMeta,
-    pub(super) instance: Option<Instance>,
+    /// Or why its value does not read.
+    instance: Result<Arc<Instance>, Arc<str>>,
 }
 
 /// After so long without an answer leases may have run out: etcd's shortest TTL.
@@ -93,10 +93,6 @@ pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(2);
 const AFTER_SILENCE: Duration = Duration::from_secs(5);
 /// Servers that look for etcd are back within a second of each other.
 const STILL_MISSING_LIMIT: Duration = Duration::from_secs(1);
-/// What a key costs besides its text and its instance, and a pair of metadata besides its texts.
-const ENTRY_OVERHEAD: usize = 384;
-const PAIR_OVERHEAD: usize = 96;
-
 // === impl Store ===
 
 impl Store {
@@ -106,6 +102,7 @@ impl Store {
             revision: 0,
             history_lost: false,
             readable: 0,
+            unreadable_changes: 0,
             bytes: 0,
             passed_over: 0,
             has_room: false,
@@ -121,7 +118,7 @@ impl Store {
 
     pub(super) fn instances(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Instance>)> {
         let entries = self.entries.iter();
-        entries.filter_map(|(key, entry)| Some((key, entry.instance.as_ref()?)))
+        entries.filter_map(|(key, entry)| Some((key, entry.instance.as_ref().ok()?)))
     }
 
     /// The revision up to which everything is in.
@@ -131,6 +128,16 @@ impl Store {
 
     pub(super) fn skipped(&self) -> usize {
         self.entries.len() - self.readable + self.passed_over
+    }
+
+    /// The same keys by the reason, most first.
+    pub(super) fn skipped_by_reason(&self) -> Vec<Skipped> {
+        let entries = self.entries.iter();
+        let unreadable = entries.filter_map(|(key, it)| Some((key, it.instance.as_ref().err()?)));
+        // Most often there are none: then no key is looked at.
+        let unreadable = unreadable.take(self.entries.len() - self.readable);
+        let Limits { keys, bytes, .. } = self.limits;
+        by_reason(unreadable, self.passed_over, (keys, bytes))
     }
 
     pub(super) fn missing(&self) -> usize {
@@ -152,8 +159,14 @@ impl Store {
     }
 
     /// Everything that a reader could see besides the instances.
-    pub(super) fn figures(&self) -> (bool, usize, usize) {
-        (self.revision > 0, self.skipped(), self.missing())
+    pub(super) fn figures(&self) -> (bool, usize, u64, usize) {
+        let skipped = self.skipped();
+        (
+            self.revision > 0,
+            skipped,
+            self.unreadable_changes,
+            self.missing(),
+        )
     }
 
     /// A key that tells whether etcd still has the same history, with what is known of it.
@@ -257,14 +270,14 @@ impl Store {
         } = reading;
         self.revision = self.revision.max(seen.revision);
         let mut is_back = self.missing.remove(&key);
-        let weight = weight(&key, instance.as_ref());
+        let weight = weight(&key, instance.as_ref().ok());
         if !self.has_room_for(&key, weight) {
             self.passed_over += 1;
             self.remove(&key, updates);
             return;
         }
         // The same server under another key: one with its lease or its pid in it.
-        let address = instance.as_ref().and_then(Instance::get_address);
+        let address = instance.as_ref().ok().and_then(Instance::get_address);
         let formers = address.map_or(vec![], |address| self.missing.at(address));
         let known = self.entries.get_key_value(&*key);
         let key = known.map_or_else(|| key.into(), |(known, _)| known.clone());
@@ -276,10 +289,12 @@ impl Store {
             instance: instance.clone(),
         };
         self.bytes += weight;
-        self.readable += usize::from(instance.is_some());
+        self.readable += usize::from(instance.is_ok());
         let before = self.entries.insert(key.clone(), entry);
         self.bytes -= before.as_ref().map_or(0, |before| before.weight);
-        let before = before.and_then(|before| before.instance);
+        let (before, reason) = before.map_or((None, None), |it| split(it.instance));
+        let (instance, now_reason) = split(instance);
+        self.unreadable_changes += u64::from(reason != now_reason);
         self.readable -= usize::from(before.is_some());
         if before != instance {
             updates.push(Update {
@@ -311,7 +326,7 @@ impl Store {
         };
         let key = key.clone();
         // One that was seen since is known to etcd, and its deletion is believed.
-        let is_unverified = entry.instance.is_some() && entry.epoch < self.epoch;
+        let is_unverified = entry.instance.is_ok() && entry.epoch < self.epoch;
         if is_unverified && self.is_preserving(now) && self.present() <= self.threshold {
             self.miss(&key, now);
         } else {
@@ -336,7 +351,7 @@ impl Store {
         let entry = self
             .entries
             .get(key)
-            .and_then(|entry| entry.instance.as_ref());
+            .and_then(|entry| entry.instance.as_ref().ok());
         let address = entry.map(|instance| instance.get_address().unwrap_or_default());
         let until = deadline::after(now, self.limits.retention);
         self.missing.insert(key, address, until);
@@ -361,7 +376,9 @@ impl Store {
             return;
         };
         self.bytes -= entry.weight;
-        if entry.instance.is_some() {
+        if entry.instance.is_err() {
+            self.unreadable_changes += 1;
+        } else {
             self.readable -= 1;
             updates.push(Update {
                 key,
@@ -372,27 +389,12 @@ impl Store {
     }
 }
 
-// === impl Reading ===
-
-impl Reading {
-    /// What it costs to keep it, in bytes, roughly.
-    pub(super) fn weight(&self) -> usize {
-        weight(&self.key, self.instance.as_ref())
+/// An instance, or why there is none.
+fn split(read: Result<Arc<Instance>, Arc<str>>) -> (Option<Arc<Instance>>, Option<Arc<str>>) {
+    match read {
+        Ok(instance) => (Some(instance), None),
+        Err(reason) => (None, Some(reason)),
     }
-}
-
-fn weight(key: &str, instance: Option<&Instance>) -> usize {
-    let size = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let instance = instance.map_or(0, |instance| {
-        let pairs = instance.metadata.iter();
-        let pairs = pairs.map(|(name, value)| PAIR_OVERHEAD + name.len() + value.len());
-        let texts = [&instance.address, &instance.version, &instance.value];
-        instance.name.len()
-            + instance.id.len()
-            + texts.map(size).iter().sum::<usize>()
-            + pairs.sum::<usize>()
-    });
-    ENTRY_OVERHEAD + key.len() + instance
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn reading(key: &str, revision: i64) -> Reading {
     Reading {
         key: key.to_owned(),
         seen: KeyMeta { lease: 7, revision },
-        instance: Some(at(key, key)),
+        instance: Ok(at(key, key)),
     }
 }
 
@@ -217,7 +217,7 @@ fn a_missing_server_that_is_back_under_another_key_is_one_and_not_two() {
     let mut world = listed(&["a", "b"]);
     assert_eq!(world.list(&[], 2), [""; 0]);
     let back = Reading {
-        instance: Some(at("a", "a")),
+        instance: Ok(at("a", "a")),
         ..reading("a2", 3)
     };
     assert_eq!(world.put(back), ["+a2", "-a"]);
@@ -228,7 +228,7 @@ fn a_missing_server_that_is_back_under_another_key_is_one_and_not_two() {
 fn what_does_not_read_is_counted_and_the_rest_is_shown() {
     let mut world = listed(&["a"]);
     let bad = |key, revision| Reading {
-        instance: None,
+        instance: Err("the value is bad".into()),
         ..reading(key, revision)
     };
     assert_eq!(world.put(bad("b", 6)), [""; 0]);
@@ -261,7 +261,7 @@ fn there_is_room_for_so_many_bytes_and_they_are_given_back() {
     let bytes = 3 * reading("a", 5).weight();
     let mut world = limited(Limits { bytes, ..LIMITS }, &["a"]);
     let large = |key: &str| Reading {
-        instance: Some(at(key, key).metadata("x", "x".repeat(bytes))),
+        instance: Ok(at(key, key).metadata("x", "x".repeat(bytes))),
         ..reading(key, 6)
     };
     assert_eq!(world.put(large("b")), [""; 0]);
@@ -292,4 +292,55 @@ fn the_history_is_known_by_a_key_that_etcd_should_have() {
     assert_eq!((&*key, seen.revision), ("c", 9));
     world.store.lose_history();
     assert!(world.store.history_probe().is_none());
+}
+
+/// The reasons with the number of keys and the example, as a snapshot has them.
+fn reasons(world: &World) -> Vec<(String, usize, Option<String>)> {
+    let all = world.store.skipped_by_reason().into_iter();
+    all.map(|it| (it.reason, it.keys, it.example)).collect()
+}
+
+#[test]
+fn keys_are_skipped_for_the_reason_of_their_last_value() {
+    let mut world = limited(Limits { keys: 5, ..LIMITS }, &["a", "b"]);
+    assert_eq!(reasons(&world), []);
+    let bad = |key: &str, reason: &str| Reading {
+        instance: Err(reason.into()),
+        ..reading(key, 6)
+    };
+    let expected = |all: &[(&str, usize, &str)]| {
+        let owned = |it: &(&str, usize, &str)| (it.0.to_owned(), it.1, Some(it.2.to_owned()));
+        all.iter().map(owned).collect::<Vec<_>>()
+    };
+    for (key, reason) in [("c", "is no JSON"), ("d", "has no id"), ("b", "has no id")] {
+        world.put(bad(key, reason));
+    }
+    let both = [("has no id", 2, "b"), ("is no JSON", 1, "c")];
+    assert_eq!(reasons(&world), expected(&both));
+    assert_eq!(world.store.skipped(), 3);
+
+    // Each of these leaves the number of skipped keys as it was: a reader must be told all the same.
+    let before = world.store.figures();
+    world.put(bad("c", "has no id"));
+    assert_ne!(world.store.figures(), before);
+    assert_eq!(reasons(&world), expected(&[("has no id", 3, "b")]));
+    let before = world.store.figures();
+    world.put(bad("c", "has no id"));
+    assert_eq!(world.store.figures(), before, "nothing changed");
+    world.delete("b");
+    world.put(bad("e", "has no id"));
+    assert_ne!(world.store.figures(), before);
+    assert_eq!(reasons(&world), expected(&[("has no id", 3, "c")]));
+
+    // A good value again, and keys that there is no room for.
+    world.put(reading("c", 7));
+    for key in ["f", "g", "h", "i"] {
+        world.put(reading(key, 8));
+    }
+    let [no_room, no_id] = &reasons(&world)[..] else {
+        panic!("{:?}", reasons(&world));
+    };
+    assert_eq!((no_room.1, &no_room.2), (3, &None));
+    assert!(no_room.0.contains("at most 5 keys"), "{no_room:?}");
+    assert_eq!((&*no_id.0, no_id.1), ("has no id", 2));
 }

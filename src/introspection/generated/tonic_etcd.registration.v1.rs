@@ -194,7 +194,7 @@ pub struct EtcdEndpoint {
     pub is_connected: bool,
 }
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Discovery {
     #[prost(string, tag = "1")]
     pub service: ::prost::alloc::string::String,
@@ -215,6 +215,25 @@ pub struct Discovery {
     /// Why etcd cannot be watched, so that the set may be out of date. Empty: it can.
     #[prost(string, tag = "7")]
     pub watch_error: ::prost::alloc::string::String,
+    /// The keys of `skipped` by the reason, most first; at most 10.
+    #[prost(message, repeated, tag = "8")]
+    pub skipped_by_reason: ::prost::alloc::vec::Vec<Skipped>,
+    /// When etcd last answered; it is asked every second at least. Not set before its first answer.
+    #[prost(uint64, optional, tag = "9")]
+    pub answer_age_ms: ::core::option::Option<u64>,
+}
+/// Keys that are passed over for one reason.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Skipped {
+    /// At most 200 bytes.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub keys: u64,
+    /// One of them, at most 200 bytes of it. Empty: there was no room for any of them.
+    #[prost(string, tag = "3")]
+    pub example: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
