@@ -34,8 +34,8 @@ pub(crate) use member::Member;
 pub(crate) use rotation::Rotation;
 pub(crate) use rpc_error::{RpcError, RpcErrorKind, SLOW, chain, with_timeout};
 pub(crate) use session::{
-    Applied, Event, EventKind, KeepAliveStream, KeyMeta, Op, Session, WatchReplies, WatchRequests,
-    WatchResponse,
+    Applied, Event, EventKind, KeepAliveStream, KeyMeta, Op, Replaced, Session, WatchReplies,
+    WatchRequests, WatchResponse,
 };
 #[cfg(feature = "discovery")]
 pub(crate) use session::{KeyValue, Page, USER_AGENT};

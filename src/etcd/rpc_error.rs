@@ -139,6 +139,11 @@ impl RpcError {
         Self::new(classify(status.code(), text), endpoint, what)
     }
 
+    /// The request was taken, and its answer is larger than we take.
+    pub(crate) fn is_about_the_answer(&self) -> bool {
+        self.what.contains("decoded message length too large")
+    }
+
     /// What to look at first.
     fn advice(&self) -> Option<&'static str> {
         let says = |text: &&str| self.what.contains(*text);

@@ -4,7 +4,7 @@
 
 use super::entry::Entry;
 use super::registry::Registry;
-use super::rivals::Rival;
+use super::rivals::{Conflict, Rival};
 use super::shown::shown;
 use crate::clock;
 use crate::drain::Drain;
@@ -80,10 +80,11 @@ pub(super) fn announce(registry: &Registry, entry: &Entry) {
     });
 }
 
-/// Another client wrote a key of this entry; `is_left`: it is left to it.
-pub(super) fn rival(entry: &Entry, rival: &Rival, is_left: bool) {
+/// Another client wrote a key of this entry, or this entry one of its.
+pub(super) fn rival(entry: &Entry, rival: &Rival) {
     let service = entry.service();
     let Rival {
+        conflict,
         key,
         ours,
         lease,
@@ -94,9 +95,10 @@ pub(super) fn rival(entry: &Entry, rival: &Rival, is_left: bool) {
         entry.lifecycle.in_span(|| {
             crate::logging::warn!(
                 %service, %key, lease = format_args!("{ours:016x}"), %rival, %value,
-                "{}", match is_left {
-                    true => "another client took the key over, leaving it",
-                    false => "another client took the key over, taking it back",
+                "{}", match conflict {
+                    Conflict::TakenBack => "another client took the key over, taking it back",
+                    Conflict::Left => "another client took the key over, leaving it",
+                    Conflict::TakenOver => "took the key over from another client",
                 },
             );
         });

@@ -1,4 +1,4 @@
-//! [`Rivals`]: other clients that write our keys, each reported once a minute. Pure.
+//! [`Rivals`]: other clients that write our keys too, each reported once a minute. Pure.
 
 use super::ids::Key;
 use crate::escaped::Escaped;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 /// Another client that wrote one of our keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rival {
+    pub(crate) conflict: Conflict,
     pub(crate) key: Key,
     /// Our own lease.
     pub(crate) ours: i64,
@@ -16,6 +17,17 @@ pub(crate) struct Rival {
     pub(crate) lease: i64,
     /// The value that it wrote, in one line of at most 200 bytes.
     pub(crate) value: String,
+}
+
+/// Who wrote the key of the other one, and what comes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Conflict {
+    /// It wrote ours, which is written again.
+    TakenBack,
+    /// It wrote ours, which is left to it.
+    Left,
+    /// We wrote its.
+    TakenOver,
 }
 
 /// Which leases were reported, and when.
@@ -31,9 +43,10 @@ const MAX_READ: usize = 1024;
 // === impl Rival ===
 
 impl Rival {
-    pub(crate) fn new(key: &Key, ours: i64, lease: i64, value: &[u8]) -> Self {
+    pub(crate) fn new(conflict: Conflict, key: &Key, ours: i64, lease: i64, value: &[u8]) -> Self {
         let read = &value[..value.len().min(MAX_READ)];
         Self {
+            conflict,
             key: key.clone(),
             ours,
             lease,
@@ -74,9 +87,14 @@ mod tests {
 
     #[test]
     fn the_value_of_a_rival_is_one_line_of_at_most_200_bytes() {
-        let rival = Rival::new(&"/k".into(), 5, 7, b"a\nb\xff");
+        let rival = Rival::new(Conflict::Left, &"/k".into(), 5, 7, b"a\nb\xff");
         assert_eq!(rival.value, "a\\nb\u{fffd}");
         let long = vec![b'\n'; 1_000_000];
-        assert!(Rival::new(&"/k".into(), 5, 7, &long).value.len() <= 200);
+        assert!(
+            Rival::new(Conflict::Left, &"/k".into(), 5, 7, &long)
+                .value
+                .len()
+                <= 200
+        );
     }
 }

@@ -127,8 +127,9 @@ impl Streams {
         });
     }
 
-    pub(super) fn write(&mut self, lease: i64, ops: Vec<Op>) {
-        let call = self.bounded(self.session.clone().apply(lease, ops.clone()));
+    pub(super) fn write(&mut self, lease: i64, ops: Vec<Op>, asks_replaced: bool) {
+        let session = self.session.clone();
+        let call = self.bounded(session.apply(lease, ops.clone(), asks_replaced));
         self.request(async move {
             let result = call.await;
             Event::Written { ops, result }

@@ -228,7 +228,14 @@ impl Worker {
                 stats.set(|stats| stats.renewal_sent = Some(now));
             }
             (Action::Read { keys }, Link::Open(streams)) => streams.read(keys),
-            (Action::Write { lease, ops }, Link::Open(streams)) => streams.write(lease, ops),
+            (
+                Action::Write {
+                    lease,
+                    ops,
+                    asks_replaced,
+                },
+                Link::Open(streams),
+            ) => streams.write(lease, ops, asks_replaced),
             (Action::Watch { key, id, from }, Link::Open(streams)) => streams.watch(key, id, from),
             (Action::Unwatch { id }, Link::Open(streams)) => streams.unwatch(id),
             (Action::Authenticate, Link::Open(streams)) => streams.authenticate(),
@@ -239,9 +246,9 @@ impl Worker {
                 let observers = &self.registry.config.observers;
                 report::wrote(observers, reasons, error.as_deref());
             }
-            (Action::Rival(id, rival, is_left), _) => {
+            (Action::Rival(id, rival), _) => {
                 if let Some(entry) = self.registry.entry(id) {
-                    report::rival(&entry, &rival, is_left);
+                    report::rival(&entry, &rival);
                 }
             }
             (Action::LeaseExpiry(at), _) => self.registry.lease_expiry.set(at),

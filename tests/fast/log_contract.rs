@@ -106,6 +106,8 @@ fn printed(line: &str) -> Line {
 
 /// One registration through losses, rivals, pauses, refusals and a stop.
 async fn through_everything(setup: &Setup) -> Registration {
+    setup.fake.grant(8, 600);
+    setup.fake.put(KEY, "theirs", 8);
     let registration = setup.registered().await;
     sleep(SEC).await;
     setup.fake.down();
@@ -236,6 +238,7 @@ async fn each_line_of_the_main_scenarios_is_in_the_manual() {
         "etcd rejected a write, repeating it later",
         "another client took the key over, taking it back",
         "another client took the key over, leaving it",
+        "took the key over from another client",
         "another lease holds the key, leaving it",
         "paused, the keys are withheld",
         "deregistering",

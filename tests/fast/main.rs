@@ -59,4 +59,5 @@ mod shutdown;
 #[cfg(feature = "test-util")]
 mod soak;
 mod structure;
+mod takeover;
 mod words;

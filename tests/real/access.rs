@@ -6,7 +6,10 @@ use crate::support::eventually;
 use crate::support::ports::free_addr;
 use crate::support::proxy::Proxy;
 use crate::support::server::ServerProcess;
-use etcd_client::{Client, ConnectOptions, GetOptions, Permission, RoleRevokePermissionOptions};
+use etcd_client::{
+    Client, ConnectOptions, GetOptions, Permission, PutOptions, RoleRevokePermissionOptions, Txn,
+    TxnOp,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -541,6 +544,34 @@ async fn neither_password_nor_token_is_ever_logged() {
         assert!(!said.contains(CANARY), "the password is logged: {said}");
         // What every jwt begins with.
         assert!(!said.contains("eyJ"), "the token is logged: {said}");
+    }
+}
+
+/// A put in a transaction that asks what it replaces; alone, it was refused in each version.
+#[tokio::test]
+async fn a_role_that_may_only_write_may_not_ask_what_it_replaces() {
+    let etcd = guarded(&[]).await;
+    let mut client = root(&etcd).await;
+    let write = Permission::write("/services/greeter/").with_prefix();
+    let read = RoleRevokePermissionOptions::new().with_prefix();
+    let revoked = client.role_revoke_permission("greeter", "/services/greeter/", Some(read));
+    revoked.await.unwrap();
+    client
+        .role_grant_permission("greeter", write)
+        .await
+        .unwrap();
+    let options = ConnectOptions::new().with_user("greeter", CANARY);
+    let mut writer = Client::connect([etcd.endpoint()], Some(options))
+        .await
+        .unwrap();
+    let key = "/services/greeter/1";
+    let put = |options| TxnOp::put(key, "v", options);
+    writer.txn(Txn::new().and_then([put(None)])).await.unwrap();
+    let asks = Some(PutOptions::new().with_prev_key());
+    let asked = writer.txn(Txn::new().and_then([put(asks)])).await;
+    match is_since(&etcd, [42, 28, 11]).await {
+        true => assert!(asked.unwrap_err().to_string().contains("permission denied")),
+        false => assert!(asked.is_ok(), "{asked:?}"),
     }
 }
 

@@ -179,3 +179,35 @@ async fn a_server_that_is_there_before_etcd_serves_at_once_and_registers_later()
     etcd.wait_serving().await;
     server.registered().await;
 }
+
+/// What another process wrote is told by the etcd that replaces it, to the one that takes it over.
+#[tokio::test]
+async fn a_takeover_says_from_whom_on_both_sides() {
+    let etcd = Etcd::start().await;
+    let flags = ["--key", "{prefix}/{name}/{ip}"];
+    let first = ServerProcess::start(&etcd.endpoint(), &flags);
+    first.registered().await;
+    let second = ServerProcess::start(&etcd.endpoint(), &flags);
+    second.registered().await;
+    let addresses = [first.listening().await, second.listening().await];
+    let addresses = addresses.map(|addr| addr.to_string());
+    for (server, message, rival) in [
+        (
+            &second,
+            "took the key over from another client",
+            &addresses[0],
+        ),
+        (
+            &first,
+            "another client took the key over, taking it back",
+            &addresses[1],
+        ),
+    ] {
+        eventually("it says from whom", LONG, || {
+            let said = server.output();
+            let is_it = |line: &str| line.contains(message) && line.contains(&**rival);
+            said.lines().any(is_it).then_some(()).ok_or(said)
+        })
+        .await;
+    }
+}

@@ -24,7 +24,7 @@ pub(crate) use reads::KeyMeta;
 #[cfg(feature = "discovery")]
 pub(crate) use reads::{KeyValue, Page};
 pub(crate) use watch::{Event, EventKind, WatchReplies, WatchRequests, WatchResponse};
-pub(crate) use writes::{Applied, Op};
+pub(crate) use writes::{Applied, Op, Replaced};
 
 use super::auth::User;
 use super::members::Members;

@@ -23,21 +23,43 @@ pub(crate) struct Applied {
     pub(crate) revision: i64,
     /// For each [`Op`], the foreign lease that kept a [`Op::PutIfFree`] from being done.
     pub(crate) refused_by: Vec<Option<i64>>,
+    /// What each [`Op::Put`] replaced, if that was asked for.
+    pub(crate) replaced: Vec<Option<Replaced>>,
+}
+
+/// A key before it was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    pub(crate) lease: i64,
+    pub(crate) value: Vec<u8>,
 }
 
 // === impl Session ===
 
 impl Session {
-    /// Applies all changes in one transaction under the lease `id`.
-    pub(crate) async fn apply(mut self, id: i64, ops: Vec<Op>) -> Result<Applied, RpcError> {
-        let txn =
-            client::Txn::new().and_then(ops.iter().map(|op| op.request(id)).collect::<Vec<_>>());
-        let reply = self.kv.txn(txn).await.map_err(|error| self.error(&error))?;
+    /// Applies all changes in one transaction under the lease `id`. `asks_replaced`: puts are answered with
+    /// what they replaced, which takes the permission to read.
+    pub(crate) async fn apply(
+        mut self,
+        id: i64,
+        ops: Vec<Op>,
+        asks_replaced: bool,
+    ) -> Result<Applied, RpcError> {
+        let request = |op: &Op| op.request(id, asks_replaced);
+        let txn = client::Txn::new().and_then(ops.iter().map(request).collect::<Vec<_>>());
+        let reply = self.kv.txn(txn).await.map_err(|error| {
+            let error = self.error(&error);
+            match error.is_about_the_answer() {
+                true => self.broken("the values that were replaced are too large"),
+                false => error,
+            }
+        })?;
         let revision = revision_of(reply.header());
-        let refused_by = reply.op_responses().iter().map(refused_by).collect();
+        let replies = reply.op_responses();
         Ok(Applied {
             revision,
-            refused_by,
+            refused_by: replies.iter().map(refused_by).collect(),
+            replaced: replies.into_iter().map(replaced).collect(),
         })
     }
 }
@@ -63,12 +85,16 @@ impl Op {
             }
     }
 
-    fn request(&self, id: i64) -> client::TxnOp {
+    fn request(&self, id: i64, asks_replaced: bool) -> client::TxnOp {
         let ours = |key: &str| [client::Compare::lease(key, client::CompareOp::Equal, id)];
         let put = |key: &str, value: &str| {
             client::TxnOp::put(key, value, Some(client::PutOptions::new().with_lease(id)))
         };
         match self {
+            Self::Put { key, value } if asks_replaced => {
+                let options = client::PutOptions::new().with_lease(id).with_prev_key();
+                client::TxnOp::put(&**key, &**value, Some(options))
+            }
             Self::Put { key, value } => put(key, value),
             Self::PutIfFree { key, value } => {
                 let absent = client::Compare::version(&**key, client::CompareOp::Equal, 0);
@@ -96,6 +122,16 @@ fn refused_by(reply: &client::TxnOpResponse) -> Option<i64> {
     match reply {
         client::TxnOpResponse::Get(get) => get.kvs().first().map(client::KeyValue::lease),
         client::TxnOpResponse::Txn(txn) => txn.op_responses().first().and_then(refused_by),
+        _ => None,
+    }
+}
+
+fn replaced(reply: client::TxnOpResponse) -> Option<Replaced> {
+    match reply {
+        client::TxnOpResponse::Put(mut put) => put.take_prev_key().map(|previous| Replaced {
+            lease: previous.lease(),
+            value: previous.into_key_value().1,
+        }),
         _ => None,
     }
 }

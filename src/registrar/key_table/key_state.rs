@@ -38,6 +38,8 @@ pub(super) struct KeyState {
     /// Written in a transaction of its own: one that it was in was denied, and one denied key
     /// denies the whole transaction.
     pub(super) isolate: bool,
+    /// Another client may have the key, and no watch tells who.
+    pub(super) is_holder_unknown: bool,
     /// Why it is written, if it is.
     pub(super) reason: WriteReason,
 }
@@ -69,6 +71,7 @@ impl KeyState {
             repairs: Bucket::default(),
             retry_at: None,
             isolate: false,
+            is_holder_unknown: true,
             reason: WriteReason::New,
         }
     }

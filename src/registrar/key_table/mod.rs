@@ -9,11 +9,13 @@
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
 //! | `limits.rs` | how much etcd takes in one request |
 //! | `requests.rs` | transactions and reads: the next one, and what its answer changes |
+//! | `takeover.rs` | from whom a key was taken |
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
 mod key_state;
 mod limits;
 mod requests;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -48,6 +50,8 @@ pub(crate) struct KeyTable {
     changed: BTreeSet<EntryId>,
     /// Other clients that wrote a key of ours, and were not reported yet.
     rivals: Vec<(EntryId, Rival)>,
+    /// A transaction that asks what it replaces was denied.
+    may_not_ask: bool,
 }
 
 /// The state of all keys of one entry.
@@ -83,14 +87,16 @@ impl KeyTable {
             next_watch_id: 1,
             changed: BTreeSet::new(),
             rivals: vec![],
+            may_not_ask: false,
         }
     }
 
-    /// Another lease, 0 for none: every key is gone. How much etcd takes at once is still known.
+    /// Another lease, 0 for none: every key is gone. What etcd takes at once, and allows, is still known.
     pub(crate) fn reset(&mut self, lease: i64) {
-        let limits = self.limits;
+        let (limits, may_not_ask) = (self.limits, self.may_not_ask);
         *self = Self {
             limits,
+            may_not_ask,
             ..Self::new(lease, self.on_conflict)
         };
     }

@@ -76,6 +76,7 @@ impl KeyTable {
                 continue;
             };
             self.changed.insert(state.entry);
+            state.is_holder_unknown = false;
             let refused_by = refused_by.get(index).copied().flatten();
             match (state.writing.take().flatten(), refused_by) {
                 (Some(_), Some(lease)) => {
@@ -176,6 +177,7 @@ impl KeyTable {
             };
             self.changed.insert(state.entry);
             state.conflicting_lease = None;
+            state.is_holder_unknown = found.is_some_and(|found| found.lease != self.lease);
             let ours = found.filter(|found| found.lease == self.lease);
             let intact = matches!((ours, &state.observed), (Some(found), Some(observed))
                 if found.revision == observed.revision);
@@ -229,6 +231,7 @@ impl KeyTable {
             }
             // A guarded write tells whether another lease has it.
             state.conflicting_lease = None;
+            state.is_holder_unknown = false;
             self.changed.insert(state.entry);
             self.dirty.insert(key.clone());
         }

@@ -7,7 +7,7 @@ use crate::etcd::{Event, EventKind};
 use crate::observer::WriteReason;
 use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
-use crate::registrar::rivals::Rival;
+use crate::registrar::rivals::{Conflict, Rival};
 use tokio::time::Instant;
 
 // === impl KeyTable ===
@@ -66,7 +66,11 @@ impl KeyTable {
             }
             (EventKind::Put { lease, value }, desired) => {
                 if desired.is_some() && *lease != self.lease {
-                    let rival = Rival::new(&key, self.lease, *lease, value);
+                    let conflict = match self.on_conflict {
+                        OnConflict::TakeOver => Conflict::TakenBack,
+                        OnConflict::Yield => Conflict::Left,
+                    };
+                    let rival = Rival::new(conflict, &key, self.lease, *lease, value);
                     self.rivals.push((state.entry, rival));
                 }
                 Some(*lease)

@@ -105,7 +105,12 @@ pub(crate) enum Action {
     /// [`Event::Read`].
     Read { keys: Vec<Key> },
     /// [`Event::Written`].
-    Write { lease: i64, ops: Vec<Op> },
+    Write {
+        lease: i64,
+        ops: Vec<Op>,
+        /// The answer is to tell what was replaced.
+        asks_replaced: bool,
+    },
     /// Close the watch stream, and get another token: [`Event::Authenticated`].
     Authenticate,
     /// [`Event::LocalIpFound`].
@@ -116,8 +121,8 @@ pub(crate) enum Action {
     Unwatch { id: i64 },
     /// Until when the lease surely lives. Comes before any status that says so.
     LeaseExpiry(Instant),
-    /// Another client wrote a key of this entry: to be logged, and that it is left to it.
-    Rival(EntryId, Rival, bool),
+    /// Another client wrote a key of this entry, or this entry one of its: to be logged.
+    Rival(EntryId, Rival),
     /// A transaction ended: so many keys for each reason, and what failed.
     Wrote(Vec<(WriteReason, usize)>, Option<String>),
     /// Publish a status.

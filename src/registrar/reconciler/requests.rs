@@ -101,7 +101,12 @@ impl Reconciler {
             if ops.is_empty() {
                 return;
             }
-            Action::Write { lease, ops }
+            let asks_replaced = self.keys.asks_replaced(&ops);
+            Action::Write {
+                lease,
+                ops,
+                asks_replaced,
+            }
         };
         open.has_request = true;
         self.act(action);
@@ -170,8 +175,10 @@ impl Reconciler {
             Ok(Applied {
                 revision,
                 refused_by,
+                replaced,
             }) => {
                 self.write_error = None;
+                self.keys.on_replaced(&ops, replaced);
                 return self.keys.on_txn(&ops, revision, &refused_by, now);
             }
             Err(error) => error,
@@ -182,6 +189,10 @@ impl Reconciler {
                 self.pause_requests(now);
                 self.keys.on_txn_rejected(&ops, now);
                 self.on_write_rejected(now, &ops, &error);
+            }
+            // A role that may not read may not ask either.
+            RpcErrorKind::Denied if self.keys.asks_replaced(&ops) => {
+                self.keys.on_replaced_denied(&ops, now);
             }
             // The next member may allow it. Only while nothing is held it costs nothing to see.
             RpcErrorKind::Denied if !self.holds_any() && self.has_other_member(now) => {

@@ -7,7 +7,6 @@ use crate::logging;
 use crate::observer::WriteReason;
 use crate::registrar::ids::EntryId;
 use crate::registrar::key_table::View;
-use crate::registrar::on_conflict::OnConflict;
 use crate::registrar::shown::shown;
 use crate::status::{Registered, Status};
 use std::sync::Arc;
@@ -103,10 +102,9 @@ impl Reconciler {
     }
 
     fn report_rivals(&mut self, now: Instant) {
-        let is_left = self.settings.on_conflict == OnConflict::Yield;
         for (id, rival) in self.keys.take_rivals() {
             if self.rivals.is_due(rival.lease, now) {
-                self.act(Action::Rival(id, rival, is_left));
+                self.act(Action::Rival(id, rival));
             }
         }
     }

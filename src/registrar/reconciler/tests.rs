@@ -302,6 +302,7 @@ impl Fixture {
         let applied = || Applied {
             revision: REVISION,
             refused_by: vec![None],
+            replaced: vec![],
         };
         let result = result.map(|()| applied());
         Event::Written { ops, result }
@@ -372,7 +373,7 @@ const EVENTS: [Stimulus; 30] = [
         f.read(failed(RpcErrorKind::Denied))
     }),
     ("written", "Write", |f| f.written(Ok(()))),
-    ("write denied", "Write", |f| {
+    ("write denied, for what it asks", "Write", |f| {
         f.written(failed(RpcErrorKind::Denied))
     }),
     ("write rejected, etcd is full", "Write", |f| {

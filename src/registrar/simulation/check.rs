@@ -269,7 +269,7 @@ impl Checker {
                 self.unrevoked.insert(*lease);
                 self.check_reported();
             }
-            Action::Write { lease, ops } => {
+            Action::Write { lease, ops, .. } => {
                 self.check_reported();
                 self.check_write(*lease, ops, entries);
             }

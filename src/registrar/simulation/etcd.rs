@@ -1,6 +1,6 @@
 //! A model of etcd: leases, keys, one history. No wire, no tasks; time is passed in.
 
-use crate::etcd::{Applied, Event, EventKind, KeyMeta, Op, RpcErrorKind};
+use crate::etcd::{Applied, Event, EventKind, KeyMeta, Op, Replaced, RpcErrorKind};
 use crate::registrar::ids::Key;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ impl Etcd {
         let holder = |keys: &BTreeMap<Key, Stored>, key| keys.get(key).map(|s: &Stored| s.lease);
         let revision = self.revision + 1;
         let before = std::mem::replace(&mut self.revision, revision);
-        let (mut refused_by, mut has_changed) = (vec![], false);
+        let (mut refused_by, mut replaced, mut has_changed) = (vec![], vec![], false);
         for op in ops {
             let held_by = holder(&self.keys, op.key());
             let refused = match op {
@@ -106,6 +106,10 @@ impl Etcd {
                 Op::Put { .. } | Op::Delete { .. } => None,
             };
             refused_by.push(refused);
+            replaced.push(self.keys.get(op.key()).map(|stored| Replaced {
+                lease: stored.lease,
+                value: stored.value.as_bytes().to_vec(),
+            }));
             match op {
                 Op::Put { key, value } => self.change(key, Some((value.clone(), lease))),
                 Op::PutIfFree { key, value } if refused.is_none() => {
@@ -123,6 +127,7 @@ impl Etcd {
         Ok(Applied {
             revision,
             refused_by,
+            replaced,
         })
     }
 

@@ -185,7 +185,7 @@ impl World {
             Action::Grant { lease, ttl } => self.request(Request::Grant { lease, ttl }),
             Action::Revoke { lease } => self.request(Request::Revoke { lease }),
             Action::Read { keys } => self.request(Request::Read { keys }),
-            Action::Write { lease, ops } => self.request(Request::Write { lease, ops }),
+            Action::Write { lease, ops, .. } => self.request(Request::Write { lease, ops }),
             Action::FindLocalIp => self.request(Request::LocalIp),
             Action::Authenticate => self.authenticate(),
             Action::Renew { lease } => {

@@ -71,12 +71,13 @@ pub(crate) fn written(operations: &[PbTxnRequestOp]) -> (Vec<Vec<u8>>, Vec<Vec<u
     (puts, deletes)
 }
 
-/// Whether it compares or reads a key, in any branch: etcd asks for read permission then.
+/// Whether it compares or reads a key, or asks what a put replaces, in any branch: etcd asks for read permission then.
 pub(crate) fn reads(txn: &PbTxnRequest) -> bool {
     let mut operations = txn.success.iter().chain(&txn.failure);
     !txn.compare.is_empty()
         || operations.any(|op| match &op.request {
             Some(PbTxnOpRequest::RequestRange(_)) => true,
+            Some(PbTxnOpRequest::RequestPut(put)) => put.prev_kv,
             Some(PbTxnOpRequest::RequestTxn(inner)) => reads(inner),
             _ => false,
         })
