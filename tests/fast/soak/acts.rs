@@ -35,11 +35,37 @@ pub enum Act {
     Register(usize),
     Announce(usize),
     Update(usize),
+    Pause(usize),
+    /// One pause of one that is paused ends.
+    Resume(usize),
     Deregister(usize),
     DeregisterNow(usize),
     Drop(usize),
     Stop,
     StopNow,
+}
+
+impl Act {
+    /// Whether it is the application's own.
+    pub fn is_ours(&self) -> bool {
+        use Act::{
+            Announce, Deregister, DeregisterNow, Drop, Pause, Register, Resume, Stop, StopNow,
+            Update,
+        };
+        matches!(
+            self,
+            Register(_)
+                | Announce(_)
+                | Update(_)
+                | Pause(_)
+                | Resume(_)
+                | Deregister(_)
+                | DeregisterNow(_)
+                | Drop(_)
+                | Stop
+                | StopNow
+        )
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -66,6 +66,7 @@ impl World {
         let settled = now + self.allowance.bound(&terms);
         sleep_until(settled).await;
         self.look(now, false);
+        self.settled();
         sleep_until((now + terms.ttl + 2 * SEC).max(settled + SEC)).await;
         self.look(now, true);
         sleep(quiet).await;
@@ -81,6 +82,7 @@ impl World {
         self.stop(false);
         self.quiet(SEC).await;
         self.handles.clear();
+        self.pauses.clear();
         self.recurring.drain(..).for_each(|task| task.abort());
         // Those that were made to go silent for good never close by themselves.
         self.fake.cut_connections();

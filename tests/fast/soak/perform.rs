@@ -1,7 +1,7 @@
 //! Lets an [`Act`] happen in a [`World`], and notes what of it the checker must know.
 
 use super::acts::{Act, MemberFault};
-use super::world::{FOREVER, World};
+use super::world::{FOREVER, World, far};
 use crate::support::fake::Reply;
 use std::time::Duration;
 use tokio::time::{Instant, advance};
@@ -13,6 +13,9 @@ impl World {
     pub async fn perform(&mut self, act: &Act) {
         self.mark(format!("{act:?}"));
         self.allowance.add(act, &self.record.terms.clone());
+        if !act.is_ours() {
+            self.disturbed();
+        }
         let users = self.plan.conditions.has_users;
         match act {
             Act::Down => self.everywhere(true, false, |w| w.fake.down()),
@@ -167,6 +170,18 @@ impl World {
                     self.update(entry);
                 }
             }
+            Act::Pause(n) => {
+                if let Some(entry) = pick(*n) {
+                    self.pause(entry);
+                }
+            }
+            Act::Resume(n) => {
+                let mut paused = standing.clone();
+                paused.retain(|entry| !self.pauses[*entry].is_empty());
+                if let Some(entry) = n.checked_rem(paused.len()) {
+                    self.resume(paused[entry]);
+                }
+            }
             Act::Stop => self.stop(false),
             Act::StopNow => self.stop(true),
             Act::Deregister(n) | Act::DeregisterNow(n) | Act::Drop(n) => {
@@ -181,8 +196,4 @@ impl World {
             _ => {}
         }
     }
-}
-
-fn far() -> Instant {
-    Instant::now() + Duration::from_secs(1_000_000)
 }

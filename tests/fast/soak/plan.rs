@@ -38,6 +38,8 @@ const TEMPLATES: [&str; 3] = [
     "{prefix}/{name}/{lease}",
     "{prefix}/{name}/{addr}/{lease}",
 ];
+/// For a sequence of random numbers that is none of the others'.
+const PAUSES: u64 = 0x7061_7573_6573;
 const MIN: Duration = Duration::from_secs(60);
 
 // === impl Plan ===
@@ -46,10 +48,11 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut plan = Self::alone(seed);
         plan.conditions = Conditions::drawn(seed, plan.ttl);
+        plan.add_pauses();
         plan
     }
 
-    /// The same plan, without any [`Conditions`].
+    /// The same plan, without any [`Conditions`] or pauses.
     pub fn alone(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let rng = &mut rng;
@@ -100,6 +103,23 @@ impl Plan {
             mild: false,
             acts,
             quiet,
+        }
+    }
+
+    /// Pauses and returns, before and between the faults. Drawn apart from the rest of the plan, as conditions are.
+    fn add_pauses(&mut self) {
+        let rng = &mut Rng::with_seed(self.seed ^ PAUSES);
+        for episode in self.episodes.iter_mut().filter(|episode| !episode.mild) {
+            for _ in 0..*acts::one(rng, &[0, 0, 1, 2, 4]) {
+                let longest = *acts::one(rng, &[20, 300, 3000]);
+                let delay = Duration::from_millis(rng.u64(0..=longest));
+                let act = match rng.bool() {
+                    true => Act::Pause(rng.usize(..)),
+                    false => Act::Resume(rng.usize(..)),
+                };
+                let index = rng.usize(0..=episode.acts.len()) * rng.usize(0..=1);
+                episode.acts.insert(index, (delay, act));
+            }
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Record {
     /// While the process was frozen.
     pub freezes: Vec<Range<Instant>>,
     pub looks: Vec<Look>,
+    /// While nothing was wrong, and nobody but the application did anything.
+    pub undisturbed: Vec<Range<Instant>>,
     /// Stretches in which no key may be missed: one mild fault, then a quiet period.
     pub mild: Vec<(String, Range<Instant>)>,
     /// What was done, in words.
@@ -66,6 +68,8 @@ pub struct Entry {
     /// The value wanted from then on.
     pub values: Vec<(Instant, String)>,
     pub announced: Option<Instant>,
+    /// While there was a pause.
+    pub paused: Vec<Range<Instant>>,
     pub left: Option<Instant>,
     /// Each status that was seen, and when it began.
     pub statuses: Vec<(Instant, Status)>,
@@ -111,6 +115,7 @@ impl Record {
             unanswered: vec![],
             freezes: vec![],
             looks: vec![],
+            undisturbed: vec![],
             mild: vec![],
             marks: vec![],
             rest,
@@ -175,11 +180,17 @@ impl Entry {
     /// The value that should be there at `at`, if any should.
     pub fn wanted(&self, at: Instant) -> Option<&str> {
         let on = self.announced.is_some_and(|since| since <= at);
-        let off = self.left.is_some_and(|left| left <= at);
+        let off = self.left.is_some_and(|left| left <= at) || self.paused_since(at).is_some();
         let value = self.values.iter().rev().find(|(since, _)| *since <= at);
         value
             .filter(|_| on && !off)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// Since when it is paused, if it is at `at`.
+    pub fn paused_since(&self, at: Instant) -> Option<Instant> {
+        let during = self.paused.iter().find(|during| during.contains(&at));
+        during.map(|during| during.start)
     }
 
     pub fn status(&self, at: Instant) -> Option<&Status> {

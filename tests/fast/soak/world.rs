@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Instance, Registration};
+use tonic_etcd::{Instance, Pause, Registration};
 
 /// A run under way.
 pub struct World {
@@ -21,6 +21,8 @@ pub struct World {
     pub registrar: tonic_etcd::Registrar,
     /// One for each entry of the record; `None` once it was dropped.
     pub handles: Vec<Option<Registration>>,
+    /// Those of each entry.
+    pub pauses: Vec<Vec<Pause>>,
     logs: Vec<Log>,
     pub allowance: Allowance,
     pub is_down: bool,
@@ -33,6 +35,10 @@ pub struct World {
 pub const FOREVER: i64 = 1_000_000_000;
 /// Services that a registrar may have; a few of them come back under the same key.
 const SLOTS: usize = 45;
+
+pub fn far() -> Instant {
+    Instant::now() + Duration::from_secs(1_000_000)
+}
 
 pub fn alive_tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
@@ -70,6 +76,7 @@ impl World {
             record,
             registrar,
             handles: vec![],
+            pauses: vec![],
             logs: vec![],
             is_down: false,
             is_hung: false,
@@ -96,6 +103,7 @@ impl World {
         let (registrar, noted) = build(&self.fake, &self.plan, number);
         self.registrar = registrar;
         self.handles.iter_mut().for_each(|handle| *handle = None);
+        self.pauses.iter_mut().for_each(Vec::clear);
         self.record.registrars.push(noted);
         self.mark("a new registrar");
         self.register_initial();
@@ -134,10 +142,12 @@ impl World {
                 addr,
                 values: vec![(Instant::now(), value)],
                 announced: None,
+                paused: vec![],
                 left: None,
                 statuses: vec![],
             });
             self.handles.push(Some(registration));
+            self.pauses.push(vec![]);
             if entry % 4 != 3 {
                 self.announce(entry);
             }
@@ -162,6 +172,43 @@ impl World {
         let value = format!("v{entry}.{}", values.len());
         if handle.update(|instance| instance.value(&value)).is_ok() {
             values.push((Instant::now(), value));
+        }
+    }
+
+    pub fn pause(&mut self, entry: usize) {
+        let Some(handle) = &self.handles[entry] else {
+            return;
+        };
+        let pause = handle.pause("for a while").unwrap();
+        if self.pauses[entry].is_empty() {
+            self.record.entries[entry]
+                .paused
+                .push(Instant::now()..far());
+        }
+        self.pauses[entry].push(pause);
+    }
+
+    /// One pause of it ends.
+    pub fn resume(&mut self, entry: usize) {
+        drop(self.pauses[entry].pop());
+        let during = self.record.entries[entry].paused.last_mut();
+        if let (true, Some(during)) = (self.pauses[entry].is_empty(), during) {
+            during.end = during.end.min(Instant::now());
+        }
+    }
+
+    /// Nothing is wrong from now on.
+    pub fn settled(&mut self) {
+        if self.recurring.is_empty() {
+            self.record.undisturbed.push(Instant::now()..far());
+        }
+    }
+
+    /// Something is wrong from now on, or may be.
+    pub fn disturbed(&mut self) {
+        let now = Instant::now();
+        for during in &mut self.record.undisturbed {
+            during.end = during.end.min(now);
         }
     }
 

@@ -76,7 +76,7 @@ fn present(
 }
 
 /// Whether somebody of that registrar wants the key at that time.
-fn is_wanted(record: &Record, registrar: usize, key: &str, lease: i64, at: Instant) -> bool {
+pub fn is_wanted(record: &Record, registrar: usize, key: &str, lease: i64, at: Instant) -> bool {
     let mut entries = record
         .entries
         .iter()

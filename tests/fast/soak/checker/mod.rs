@@ -11,6 +11,7 @@
 //! | `leases.rs` | I7 |
 //! | `rate.rs` | I8 |
 //! | `ends.rs` | I10, I12 |
+//! | `pauses.rs` | I15 |
 //! | `ownership.rs` | which key was held by whom, at any time; which lease is whose |
 //! | `timeline.rs` | what happened around a violation |
 
@@ -18,6 +19,7 @@ mod ends;
 mod keys;
 mod leases;
 mod ownership;
+mod pauses;
 mod rate;
 mod status;
 mod timeline;
@@ -54,6 +56,7 @@ pub const I7: &str = "I7: at most one live lease for a registrar, and none for o
 pub const I8: &str = "I8: attempts are bounded";
 pub const I10: &str = "I10: a stop returns within the revoke timeout";
 pub const I12: &str = "I12: tasks and connections return to their base";
+pub const I15: &str = "I15: a paused entry has no key after the time of one request, or after its bound where something is wrong";
 pub const BUG: &str = "I14: no task of ours panics";
 
 /// All that is wrong with a run, in the order in which it happened.
@@ -62,6 +65,7 @@ pub fn violations(record: &Record) -> Vec<Violation> {
     let mut found = vec![];
     keys::check(record, &ownership, &mut found);
     writes::check(record, &ownership, &mut found);
+    pauses::check(record, &ownership, &mut found);
     status::check(record, &mut found);
     leases::check(record, &ownership, &mut found);
     rate::check(record, &mut found);

@@ -4,7 +4,7 @@ use super::super::record::{Entry, Look, Record, Registrar, Rest, Terms};
 use crate::support::fake::{Call, Change, FakeEtcd, Rpc, Stored};
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic_etcd::{Etcd, Instance, Status};
+use tonic_etcd::{Etcd, Instance, Registration, Status};
 
 pub const KEY: &str = "/services/s/10.0.0.1:9000";
 pub const LEASE: i64 = 77;
@@ -65,8 +65,8 @@ pub fn look(record: &Record, seconds: f64) -> Look {
     }
 }
 
-/// A status as only the library can make one: registered at 1 s, renewed each 2 s to 20 s.
-async fn registered() -> Status {
+/// One that is registered. A status is something that only the library can make.
+async fn registration() -> Registration {
     let fake = FakeEtcd::new();
     let etcd = Etcd::new(["http://etcd:2379"]).connector(fake.connector());
     let registrar = tonic_etcd::Registrar::builder(etcd).key("{prefix}/{name}/{addr}");
@@ -77,9 +77,22 @@ async fn registered() -> Status {
     registration
         .announce("10.0.0.1:9000".parse().unwrap())
         .unwrap();
-    let mut registered = registration.registered().await.unwrap();
+    registration.registered().await.unwrap();
+    registration
+}
+
+/// Registered at 1 s, renewed each 2 s to 20 s.
+async fn registered() -> Status {
+    let mut registered = registration().await.registered().await.unwrap();
     registered.lease = LEASE;
     Status::Registered(registered)
+}
+
+pub async fn paused() -> Status {
+    let registration = registration().await;
+    let _pause = registration.pause("for a while").unwrap();
+    let is_paused = |status: &Status| matches!(status, Status::Paused { .. });
+    registration.watch().wait_for(is_paused).await.unwrap()
 }
 
 /// A history in which all is well: registered, looked at twice, still registered in the end.
@@ -109,6 +122,7 @@ pub async fn correct_run() -> Record {
         addr: "10.0.0.1:9000".to_owned(),
         values: vec![(start, "v0.0".to_owned())],
         announced: Some(start),
+        paused: vec![],
         left: None,
         statuses: vec![],
     });
