@@ -4,7 +4,7 @@ use crate::setup::Greeter;
 use crate::support::cluster::Cluster;
 use crate::support::etcd::{Etcd, users};
 use crate::support::ports::{closed, free_addr};
-use crate::tls::{Authority, Secured};
+use crate::tls::{Authority, Identity, Secured, write};
 use etcd_client::{AlarmAction, AlarmType, Client, Permission, PutOptions};
 use std::net::SocketAddr;
 use std::process::Output;
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Server;
+use tonic::transport::{Certificate, Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 
 /// What the command printed.
@@ -77,6 +77,25 @@ async fn serve(status: [ServingStatus; 2]) -> (SocketAddr, AbortOnDropHandle<()>
     reporter.set_service_status(own, status[1]).await;
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = Server::builder().add_service(service);
+    let served = tokio::spawn(async { server.serve_with_incoming(incoming).await.unwrap() });
+    (addr, AbortOnDropHandle::new(served))
+}
+
+/// A server with TLS and a health service only; it asks for a certificate of `clients` if that is given.
+async fn serve_secured(
+    identity: &Identity,
+    clients: Option<&Authority>,
+) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind(free_addr()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let pem = tonic::transport::Identity::from_pem(&identity.certificate, &identity.key);
+    let mut tls = ServerTlsConfig::new().identity(pem);
+    if let Some(clients) = clients {
+        tls = tls.client_ca_root(Certificate::from_pem(&clients.pem));
+    }
+    let mut server = Server::builder().tls_config(tls).unwrap();
+    let server = server.add_service(tonic_health::server::health_reporter().1);
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let served = tokio::spawn(async { server.serve_with_incoming(incoming).await.unwrap() });
     (addr, AbortOnDropHandle::new(served))
 }
@@ -370,6 +389,69 @@ async fn doctor_names_what_is_wrong_with_tls() {
     doctor(&secure, &trusts(&right))
         .await
         .says(PROBLEM, "without TLS", "try http://");
+}
+
+#[tokio::test]
+async fn doctor_dials_servers_with_tls_and_names_what_does_not_match() {
+    let etcd = Etcd::start_with(&[]).await;
+    let at = etcd.endpoint();
+    let mut client = etcd.client().await;
+    let (authority, other) = (Authority::new("one"), Authority::new("other"));
+    let here = authority.sign("127.0.0.1");
+    let (open, _open) = serve_secured(&here, None).await;
+    let (named, _named) = serve_secured(&authority.sign("greeter.example"), None).await;
+    let (asks, _asks) = serve_secured(&here, Some(&authority)).await;
+    let (plain, _plain) = serve([ServingStatus::Serving; 2]).await;
+    for (service, addr) in [
+        ("open", open),
+        ("named", named),
+        ("asks", asks),
+        ("plain", plain),
+    ] {
+        put(&mut client, &format!("/services/{service}/a/1"), addr).await;
+    }
+    let files = tempfile::tempdir().unwrap();
+    let file = |name, pem: &str| write(files.path(), name, pem).display().to_string();
+    let (ca, wrong) = (file("ca", &authority.pem), file("wrong", &other.pem));
+    let (cert, key) = (file("cert", &here.certificate), file("key", &here.key));
+    let trusts = ["--server-ca-file", &*ca];
+    let identity = ["--server-cert-file", &*cert, "--server-key-file", &*key];
+    let name = ["--server-tls-name", "greeter.example"];
+    for (service, flags) in [
+        ("open", [&trusts[..], &[]]),
+        ("named", [&trusts[..], &name]),
+        ("asks", [&trusts[..], &identity]),
+        ("plain", [&[], &[]]),
+    ] {
+        let args = [&[service], flags[0], flags[1]].concat();
+        doctor(&at, &args).await.is_healthy();
+    }
+    let fails = "the handshake fails";
+    for (service, flags, code, cause, next) in [
+        ("open", &[][..], WARNING, "want TLS", "--server-ca-file"),
+        (
+            "open",
+            &["--server-ca-file", &*wrong],
+            PROBLEM,
+            fails,
+            "--server-ca-file",
+        ),
+        ("named", &trusts, PROBLEM, fails, "--server-tls-name"),
+        ("asks", &trusts, PROBLEM, "refuses us", "--server-cert-file"),
+        (
+            "plain",
+            &trusts,
+            PROBLEM,
+            "answers without TLS",
+            "give it a certificate",
+        ),
+    ] {
+        let diagnosis = doctor(&at, &[&[service], flags].concat()).await;
+        diagnosis.says(code, cause, next);
+    }
+    let missing = doctor(&at, &["open", "--server-ca-file", "no/such/file"]).await;
+    assert_eq!(missing.code, PROBLEM, "{}", missing.text);
+    assert!(missing.text.contains("no/such/file"), "{}", missing.text);
 }
 
 #[tokio::test]

@@ -3,10 +3,16 @@
 use crate::setup::LONG;
 use crate::support::etcd::{Etcd, users};
 use crate::support::observer::Observer;
+use crate::support::ports::free_addr;
 use crate::support::server::ServerProcess;
+use crate::tls::{Authority, write};
 use std::process::Output;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::{Server, ServerTlsConfig};
+use tonic_etcd::introspection::Introspection;
+use tonic_etcd::{Instance, Registrar, ServeRegistered as _};
 
 /// What a command printed, after its exit code.
 async fn registryctl(etcd: &Etcd, args: &[&str]) -> (i32, String) {
@@ -113,4 +119,57 @@ async fn a_server_is_paused_and_resumed_from_outside() {
     assert_eq!(code, 1, "{text}");
     server.signal("TERM");
     assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
+}
+
+#[tokio::test]
+async fn a_server_with_tls_is_described_paused_and_resumed() {
+    let etcd = Etcd::start().await;
+    let authority = Authority::new("one");
+    let identity = authority.sign("127.0.0.1");
+    let pem = tonic::transport::Identity::from_pem(&identity.certificate, &identity.key);
+    let mut client = tonic_etcd::Etcd::new([etcd.endpoint()]);
+    if let Some((name, password)) = users::of_servers() {
+        client = client.user(name, password);
+    }
+    let registrar = Registrar::builder(client).build().unwrap();
+    let registration = registrar.register(Instance::new("greeter")).unwrap();
+    let introspection = Introspection::new().registrar(&registrar);
+    let incoming = registration.bind(free_addr()).unwrap();
+    let serving = Server::builder()
+        .tls_config(ServerTlsConfig::new().identity(pem))
+        .unwrap()
+        .layer(registration.layer())
+        .add_service(registration.health_service())
+        .add_service(introspection.remote_control(true).service())
+        .serve_registered_with_incoming(incoming);
+    let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
+    let registered = timeout(LONG, registration.registered()).await.unwrap();
+    let key = registered.unwrap().keys[0].to_string();
+
+    let files = tempfile::tempdir().unwrap();
+    let ca = write(files.path(), "ca", &authority.pem)
+        .display()
+        .to_string();
+    let trusts = ["--server-ca-file", &*ca];
+    let (code, text) = registryctl(&etcd, &["describe", "greeter"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("wants TLS"), "{text}");
+    let describe = [&["describe", "greeter"][..], &trusts].concat();
+    let (code, text) = registryctl(&etcd, &describe).await;
+    assert_eq!(code, 0, "{text}");
+    for told in ["registered for ", "answers in HTTP/2", "SERVING"] {
+        assert!(text.contains(told), "no {told:?} in:\n{text}");
+    }
+    let pause = [&["pause", "greeter", "--reason", "core dump"][..], &trusts].concat();
+    let (code, text) = registryctl(&etcd, &pause).await;
+    assert_eq!(code, 0, "{text}");
+    let address = text
+        .split_whitespace()
+        .skip_while(|word| *word != "resume")
+        .nth(1);
+    let resume = [&["resume", address.unwrap()][..], &trusts].concat();
+    let (code, text) = registryctl(&etcd, &resume).await;
+    assert_eq!(code, 0, "{text}");
+    let back = timeout(LONG, registration.registered()).await.unwrap();
+    assert_eq!(back.unwrap().keys[0].to_string(), key);
 }

@@ -23,8 +23,8 @@ pub struct Authority {
 
 /// A certificate and its key, in PEM.
 pub struct Identity {
-    certificate: String,
-    key: String,
+    pub certificate: String,
+    pub key: String,
 }
 
 /// An etcd with a TLS endpoint.
@@ -109,7 +109,7 @@ impl Secured {
     }
 }
 
-fn write(dir: &Path, name: &str, pem: &str) -> PathBuf {
+pub fn write(dir: &Path, name: &str, pem: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, pem).unwrap();
     path

@@ -1,5 +1,6 @@
 //! `registryctl describe INSTANCE`: what etcd has of it and what its server says of itself, side by side.
 
+use crate::dial::Dialer;
 use crate::doctor::servers::ask_health;
 use crate::doctor::wire::Wire;
 use crate::entry::{Entry, escape};
@@ -25,13 +26,14 @@ pub(crate) async fn run(
     source: Source,
     scope: &Scope,
     instance: &str,
+    dialer: &Dialer,
 ) -> Result<ExitCode, Failure> {
     let limit = source.limit();
     let (connection, listing) = first_answer(&source).await?;
     let target = Target::find(instance, listing.entries, scope)?;
     let leases = target.entries.iter().map(|it| it.lease);
     let ttls = connection.ttls(leases.filter(|it| *it != 0)).await;
-    let own = own(&target, limit).await;
+    let own = own(&target, dialer, limit).await;
     let mut lines = Lines::default();
     lines.push("", "ETCD", "SERVER");
     lines.keys(&target, &ttls, own.as_ref().ok().map(|(own, _)| own));
@@ -44,7 +46,7 @@ pub(crate) async fn run(
         }
         Err(reason) => lines.push("introspection", "", reason),
     }
-    lines.reach(&target, limit).await;
+    lines.reach(&target, dialer, limit).await;
     let mut out = stdout().lock();
     for [what, etcd, server] in &lines.0 {
         let [first, second] = WIDTHS;
@@ -65,10 +67,14 @@ pub(crate) async fn run(
 }
 
 /// What the server says of this registration and of its process, or why it says nothing.
-async fn own(target: &Target, limit: Duration) -> Result<(Registration, Process), String> {
+async fn own(
+    target: &Target,
+    dialer: &Dialer,
+    limit: Duration,
+) -> Result<(Registration, Process), String> {
     let asked = async {
         let address = target.dialled()?;
-        let server = Server::connect(address, limit).await?;
+        let server = Server::connect(address, dialer, limit).await?;
         let address = address.to_string();
         let is_wanted = |it: &Registration| {
             let has_key = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
@@ -179,7 +185,7 @@ impl Lines {
         self.push("formats", "", escape(own.formats.join(", ").as_bytes()));
     }
 
-    async fn reach(&mut self, target: &Target, limit: Duration) {
+    async fn reach(&mut self, target: &Target, dialer: &Dialer, limit: Duration) {
         let Ok(address) = target.dialled() else {
             return self.push("address", "none that can be dialled", "");
         };
@@ -187,10 +193,10 @@ impl Lines {
             true => String::new(),
             false => address.to_string(),
         };
-        let wire = Wire::probe(&address.host(), address.port(), limit).await;
+        let wire = dialer.probe(address, limit).await;
         self.push("address", etcd, format!("{address} {}", wire.text()));
         if wire == Wire::Http2 {
-            let [server, registration] = ask_health(address, limit).await;
+            let [server, registration] = ask_health(address, dialer, limit).await;
             self.push(
                 "health",
                 "",

@@ -11,6 +11,8 @@
 //! |---|---|
 //! | `member.rs` | where to dial, and how securely |
 //! | `scope.rs` | [`Scope`]: which keys, in which formats; pure |
+//! | `tls.rs` | trust and identity from files |
+//! | `dial.rs` | [`Dialer`]: how servers are dialled |
 //! | `source.rs` | [`Source`]: the one module that calls etcd |
 //! | `call_error.rs` | why a question to etcd was not answered |
 //! | `follow.rs` | list, watch, and again after every error |
@@ -28,6 +30,7 @@
 mod access;
 mod call_error;
 mod describe;
+mod dial;
 mod doctor;
 mod entry;
 mod follow;
@@ -44,10 +47,12 @@ mod server;
 mod source;
 mod table;
 mod target;
+mod tls;
 mod watch;
 
 use access::Access;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use dial::{DialArgs, Dialer};
 use scope::{Scope, ScopeArgs};
 use source::Source;
 use std::io;
@@ -112,6 +117,8 @@ enum Command {
         /// One JSON object
         #[arg(long, env = "REGISTRYCTL_JSON")]
         json: bool,
+        #[command(flatten)]
+        dial: DialArgs,
     },
     /// Shows what etcd has of one server and what that says of itself, side by side
     ///
@@ -120,6 +127,8 @@ enum Command {
     Describe {
         /// A key, service/id, an address, or a service that has one instance
         instance: String,
+        #[command(flatten)]
+        dial: DialArgs,
     },
     /// Takes one server out of etcd while it serves on, until `resume`
     ///
@@ -133,6 +142,8 @@ enum Command {
         /// Names the pause, for `resume`
         #[arg(long, default_value = "registryctl", value_name = "NAME")]
         pause_name: String,
+        #[command(flatten)]
+        dial: DialArgs,
     },
     /// Ends a pause of `pause`
     Resume {
@@ -141,6 +152,8 @@ enum Command {
         /// The name of the pause
         #[arg(long, default_value = "registryctl", value_name = "NAME")]
         pause_name: String,
+        #[command(flatten)]
+        dial: DialArgs,
     },
 }
 
@@ -189,25 +202,36 @@ fn command() -> clap::Command {
 async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let source = |scans: &[String]| Source::new(&args.access, args.timeout, scans);
     let scope = match &args.command {
-        Command::Doctor { service, json } => {
-            let scope = args.scope.of_service(service)?;
-            return doctor::run(source(&scope.scans)?, &scope, *json).await;
+        Command::Doctor {
+            service,
+            json,
+            dial,
+        } => {
+            let (scope, dialer) = (args.scope.of_service(service)?, Dialer::new(dial)?);
+            return doctor::run(source(&scope.scans)?, &scope, &dialer, *json).await;
         }
         _ => args.scope.check()?,
     };
     let source = source(&scope.scans)?;
     match &args.command {
         Command::List { json } => list::run(source, &scope, *json).await?,
-        Command::Describe { instance } => return describe::run(source, &scope, instance).await,
+        Command::Describe { instance, dial } => {
+            return describe::run(source, &scope, instance, &Dialer::new(dial)?).await;
+        }
         Command::Pause {
             instance,
             reason,
             pause_name,
-        } => pause::pause(source, &scope, instance, pause_name, reason).await?,
+            dial,
+        } => {
+            let dialer = Dialer::new(dial)?;
+            pause::pause(source, &scope, instance, &dialer, pause_name, reason).await?;
+        }
         Command::Resume {
             instance,
             pause_name,
-        } => pause::resume(source, &scope, instance, pause_name).await?,
+            dial,
+        } => pause::resume(source, &scope, instance, &Dialer::new(dial)?, pause_name).await?,
         _ => watch::run(source, scope).await?,
     }
     Ok(ExitCode::SUCCESS)

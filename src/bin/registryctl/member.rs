@@ -1,14 +1,12 @@
 //! [`Member`]: where to dial one member of etcd, and how securely. Checked before anything is sent.
 
-use crate::Failure;
 use crate::access::Access;
 use crate::call_error::chain;
+use crate::{Failure, tls};
 use http::Uri;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{ClientTlsConfig, Endpoint};
 
 /// One member.
 #[derive(Debug, Clone)]
@@ -22,7 +20,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn all(access: &Access, limit: Duration) -> Result<Vec<Self>, Failure> {
-        let tls = tls(access)?;
+        let tls = tls_of(access)?;
         let urls = access.etcd.iter();
         urls.map(|url| Self::new(url.trim(), limit, &tls)).collect()
     }
@@ -74,22 +72,13 @@ impl Member {
 }
 
 /// Trust and identity, if any is given.
-fn tls(access: &Access) -> Result<Option<ClientTlsConfig>, Failure> {
-    let read = |file: &Path| {
-        fs::read(file).map_err(|error| usage(&format!("{}: {error}", file.display())))
-    };
+fn tls_of(access: &Access) -> Result<Option<ClientTlsConfig>, Failure> {
     let identity = access.identity().map_err(Failure::Usage)?;
     let Some(cacert) = &access.cacert else {
         return Ok(None);
     };
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
-    if let Some((cert, key)) = identity {
-        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-    }
-    if let Some(name) = &access.server_name {
-        tls = tls.domain_name(name);
-    }
-    Ok(Some(tls))
+    let identity = identity.map(|(cert, key)| (&**cert, &**key));
+    tls::config(cacert, identity, access.server_name.as_deref()).map(Some)
 }
 
 fn usage(why: &str) -> Failure {

@@ -1,5 +1,6 @@
 //! `registryctl pause` and `resume`: a server leaves etcd and serves on, and comes back.
 
+use crate::dial::Dialer;
 use crate::entry::escape;
 use crate::list::first_answer;
 use crate::server::Server;
@@ -13,12 +14,13 @@ pub(crate) async fn pause(
     source: Source,
     scope: &Scope,
     instance: &str,
+    dialer: &Dialer,
     name: &str,
     reason: &str,
 ) -> Result<(), Failure> {
     let target = target(&source, scope, instance).await?;
     let address = target.dialled()?;
-    let server = Server::connect(address, source.limit()).await?;
+    let server = Server::connect(address, dialer, source.limit()).await?;
     let request = PauseRequest {
         service: target.service.clone(),
         name: name.to_owned(),
@@ -38,10 +40,11 @@ pub(crate) async fn resume(
     source: Source,
     scope: &Scope,
     instance: &str,
+    dialer: &Dialer,
     name: &str,
 ) -> Result<(), Failure> {
     let target = target(&source, scope, instance).await?;
-    let server = Server::connect(target.dialled()?, source.limit()).await?;
+    let server = Server::connect(target.dialled()?, dialer, source.limit()).await?;
     let resumed = server.resume(name).await?;
     writeln!(stdout(), "resumed {}", registrations(resumed))?;
     Ok(())

@@ -1,12 +1,12 @@
 //! What a server says of itself, over its introspection service, and its pauses.
 
 use crate::Failure;
-use crate::call_error::{chain, no_answer};
+use crate::call_error::no_answer;
+use crate::dial::Dialer;
 use crate::entry::escape;
-
 use std::time::Duration;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_etcd::format::Address;
 use tonic_etcd::introspection::pb::introspection_client::IntrospectionClient;
@@ -27,8 +27,12 @@ const MAX_PAGES: usize = 100;
 // === impl Server ===
 
 impl Server {
-    pub(crate) async fn connect(address: &Address, limit: Duration) -> Result<Self, Failure> {
-        let dialled = timeout(limit, dial(address)).await;
+    pub(crate) async fn connect(
+        address: &Address,
+        dialer: &Dialer,
+        limit: Duration,
+    ) -> Result<Self, Failure> {
+        let dialled = timeout(limit, dialer.dial(address)).await;
         let channel = dialled.unwrap_or_else(|_| Err(no_answer(limit)));
         let failed = |reason: String| Failure::Server(format!("{address}: {reason}"));
         Ok(Self {
@@ -94,11 +98,4 @@ impl Server {
         };
         Err(Failure::Server(format!("{}: {reason}", self.address)))
     }
-}
-
-/// Connects, without TLS. Not bounded.
-pub(crate) async fn dial(address: &Address) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
-    channel.map_err(|error| chain(&error))
 }

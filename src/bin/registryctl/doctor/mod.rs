@@ -13,6 +13,7 @@ pub(crate) mod wire;
 
 use crate::Failure;
 use crate::call_error::{CallError, ErrorKind};
+use crate::dial::Dialer;
 use crate::formats::FormatName;
 use crate::scope::ServiceScope;
 use crate::source::{Connection, Source};
@@ -32,10 +33,11 @@ const OTHER_KEYS: i64 = 20_000;
 pub(crate) async fn run(
     mut source: Source,
     scope: &ServiceScope,
+    dialer: &Dialer,
     json: bool,
 ) -> Result<ExitCode, Failure> {
     let mut report = Report::new(&scope.service);
-    check(&mut source, scope, &mut report).await;
+    check(&mut source, scope, dialer, &mut report).await;
     let mut out = stdout().lock();
     match json {
         true => writeln!(out, "{}", report.json())?,
@@ -48,7 +50,7 @@ pub(crate) async fn run(
     Ok(ExitCode::from(report.verdict().exit_code()))
 }
 
-async fn check(source: &mut Source, scope: &ServiceScope, report: &mut Report) {
+async fn check(source: &mut Source, scope: &ServiceScope, dialer: &Dialer, report: &mut Report) {
     let Some(connection) = members::check(source, report).await else {
         return;
     };
@@ -67,7 +69,7 @@ async fn check(source: &mut Source, scope: &ServiceScope, report: &mut Report) {
         .await;
     keys::leases(&found, &ttls, report);
     keys::addresses(&found, is_local(source), report);
-    servers::check(found, PROBE_TIMEOUT, report).await;
+    servers::check(found, dialer, PROBE_TIMEOUT, report).await;
 }
 
 fn not_listed(error: &CallError, scope: &ServiceScope, report: &mut Report) {

@@ -4,8 +4,10 @@ use super::addresses::is_docker_bridge;
 use super::keys::{Found, instances};
 use super::report::{MOST, Report};
 use super::wire::Wire;
-use crate::server::dial;
+use crate::call_error::chain;
+use crate::dial::Dialer;
 use futures_util::StreamExt as _;
+use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -39,8 +41,13 @@ struct Look {
 /// So many servers at once.
 const AT_ONCE: usize = 64;
 
-pub(crate) async fn check(found: Vec<Found>, limit: Duration, report: &mut Report) {
-    let looks = found.into_iter().map(|it| look(it, limit));
+pub(crate) async fn check(
+    found: Vec<Found>,
+    dialer: &Dialer,
+    limit: Duration,
+    report: &mut Report,
+) {
+    let looks = found.into_iter().map(|it| look(it, dialer, limit));
     let looks: Vec<_> = futures_util::stream::iter(looks)
         .buffered(AT_ONCE)
         .collect()
@@ -54,7 +61,8 @@ pub(crate) async fn check(found: Vec<Found>, limit: Duration, report: &mut Repor
     let secure = down.iter().filter(|it| it.wire == Wire::Tls).count();
     if secure > 0 {
         let text = format!("{} of {all} want TLS; they are not asked further", secure);
-        let next = "clients must dial them with TLS; --format kratos can say so (grpcs://)";
+        let next = "give --server-ca-file, to ask them with TLS as clients must; --format kratos can say so \
+                    (grpcs://)";
         report.warning("connect", text, next);
     }
     if !up.is_empty() {
@@ -72,6 +80,13 @@ fn health(up: &[&Look], report: &mut Report) {
         };
         let subject = format!("{}: {}", look.key, look.address);
         match (server, registration) {
+            // With TLS 1.3 it refuses our certificate after the handshake.
+            (Health::Failed(reason), _) if reason.contains("received fatal alert") => report
+                .problem(
+                    "connect",
+                    format!("{subject} refuses us: {reason}"),
+                    "check --server-cert-file: it may want a client certificate",
+                ),
             (Health::Failed(reason), _) | (_, Health::Failed(reason)) => report.problem(
                 "health",
                 format!("{subject}: the health service fails: {reason}"),
@@ -96,11 +111,11 @@ fn health(up: &[&Look], report: &mut Report) {
     }
 }
 
-async fn look(found: Found, limit: Duration) -> Look {
+async fn look(found: Found, dialer: &Dialer, limit: Duration) -> Look {
     let Found { key, address, .. } = found;
-    let wire = Wire::probe(&address.host(), address.port(), limit).await;
+    let wire = dialer.probe(&address, limit).await;
     let health = match wire {
-        Wire::Http2 => Some(ask_health(&address, limit).await),
+        Wire::Http2 => Some(ask_health(&address, dialer, limit).await),
         _ => None,
     };
     Look {
@@ -112,9 +127,9 @@ async fn look(found: Found, limit: Duration) -> Look {
 }
 
 /// Of the server, and of its registration.
-pub(crate) async fn ask_health(address: &Address, limit: Duration) -> [Health; 2] {
+pub(crate) async fn ask_health(address: &Address, dialer: &Dialer, limit: Duration) -> [Health; 2] {
     let asked = async {
-        let mut client = HealthClient::new(dial(address).await?);
+        let mut client = HealthClient::new(dialer.dial(address).await?);
         Ok::<_, String>([
             of(&mut client, "").await,
             of(&mut client, HEALTH_NAME).await,
@@ -140,7 +155,10 @@ async fn of(client: &mut HealthClient<Channel>, service: &str) -> Health {
             | Code::NotFound
             | Code::Unauthenticated
             | Code::PermissionDenied => Health::Unknown,
-            _ => Health::Failed(status.message().to_owned()),
+            _ => Health::Failed(match status.source() {
+                Some(source) => chain(source),
+                None => status.message().to_owned(),
+            }),
         },
     }
 }
@@ -172,6 +190,13 @@ impl Look {
             }
             Wire::Unresolved(_) => "check the advertised host name from here",
             Wire::Silent => "that process hangs or is stopped: look at its state and log",
+            Wire::TlsFailed(_) => {
+                "check its certificate, --server-ca-file, --server-tls-name and --server-cert-file"
+            }
+            Wire::Plaintext => {
+                "clients that dial with TLS cannot call it: give it a certificate, or leave \
+                 --server-ca-file out"
+            }
             Wire::Http1 => "that port is another server's, or not the one for gRPC",
             _ => "look at the server's log",
         }

@@ -17,6 +17,10 @@ pub(crate) enum Wire {
     Unreachable(String),
     /// It wants TLS.
     Tls,
+    /// It was dialled with TLS, and the handshake fails; why.
+    TlsFailed(String),
+    /// It was to be dialled with TLS, and answers without.
+    Plaintext,
     Http1,
     /// It takes connections and says nothing: it hangs, is stopped, or waits behind a backlog.
     Silent,
@@ -111,6 +115,8 @@ impl Wire {
             Self::Unresolved(reason) => format!("cannot be resolved: {reason}"),
             Self::Unreachable(reason) => format!("cannot be connected to: {reason}"),
             Self::Tls => "wants TLS".to_owned(),
+            Self::TlsFailed(reason) => format!("wants TLS, and the handshake fails: {reason}"),
+            Self::Plaintext => "answers without TLS".to_owned(),
             Self::Http1 => "speaks HTTP/1, not HTTP/2".to_owned(),
             Self::Silent => "takes the connection and does not answer".to_owned(),
             Self::Closed => "closes the connection without an answer".to_owned(),

@@ -1,0 +1,83 @@
+//! [`Dialer`]: how servers are dialled, in plain text or with TLS.
+
+use crate::call_error::chain;
+use crate::doctor::wire::Wire;
+use crate::{Failure, tls};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic_etcd::format::Address;
+
+/// Given to each flag: a heading of the struct would stay for those that follow it.
+const HEADING: &str = "servers";
+
+#[derive(Debug, Args)]
+pub(crate) struct DialArgs {
+    /// Certificates to trust, PEM: servers are dialled with TLS
+    #[arg(long, env = "REGISTRYCTL_SERVER_CA_FILE", value_name = "FILE", help_heading = HEADING)]
+    server_ca_file: Option<PathBuf>,
+    /// Certificate of ours, if servers ask for one, PEM
+    #[arg(long, env = "REGISTRYCTL_SERVER_CERT_FILE", value_name = "FILE", help_heading = HEADING)]
+    #[arg(requires = "server_ca_file", requires = "server_key_file")]
+    server_cert_file: Option<PathBuf>,
+    /// Private key of that certificate, PEM
+    #[arg(long, env = "REGISTRYCTL_SERVER_KEY_FILE", value_name = "FILE", help_heading = HEADING)]
+    #[arg(requires = "server_cert_file")]
+    server_key_file: Option<PathBuf>,
+    /// Name that the certificates of servers must carry, if it is not the host of their address
+    #[arg(long, env = "REGISTRYCTL_SERVER_TLS_NAME", value_name = "NAME", help_heading = HEADING)]
+    #[arg(requires = "server_ca_file")]
+    server_tls_name: Option<String>,
+}
+
+/// See the [module](self).
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    tls: Option<ClientTlsConfig>,
+    name: Option<String>,
+}
+
+// === impl Dialer ===
+
+impl Dialer {
+    /// Reads the files.
+    pub(crate) fn new(args: &DialArgs) -> Result<Self, Failure> {
+        let identity = args.server_cert_file.as_deref();
+        let identity = identity.zip(args.server_key_file.as_deref());
+        let ca = args.server_ca_file.as_deref();
+        let tls = ca.map(|ca| tls::config(ca, identity, None)).transpose()?;
+        let name = args.server_tls_name.clone();
+        Ok(Self { tls, name })
+    }
+
+    /// Connects. Not bounded.
+    pub(crate) async fn dial(&self, address: &Address) -> Result<Channel, String> {
+        let scheme = match self.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
+        let mut endpoint = endpoint.map_err(|error| error.to_string())?;
+        if let Some(tls) = &self.tls {
+            let name = self.name.clone().unwrap_or_else(|| address.host());
+            let secured = endpoint.tls_config(tls.clone().domain_name(name));
+            endpoint = secured.map_err(|error| chain(&error))?;
+        }
+        endpoint.connect().await.map_err(|error| chain(&error))
+    }
+
+    /// What answers there. With TLS it is [`Wire::Http2`] if the handshake succeeds.
+    pub(crate) async fn probe(&self, address: &Address, limit: Duration) -> Wire {
+        match Wire::probe(&address.host(), address.port(), limit).await {
+            Wire::Http2 if self.tls.is_some() => Wire::Plaintext,
+            Wire::Tls if self.tls.is_some() => match timeout(limit, self.dial(address)).await {
+                Ok(Ok(_)) => Wire::Http2,
+                Ok(Err(reason)) => Wire::TlsFailed(reason),
+                Err(_) => Wire::Silent,
+            },
+            other => other,
+        }
+    }
+}
