@@ -15,7 +15,7 @@
 //!
 //! [The manual](crate::manual::metrics) lists the metrics with their units and labels.
 
-use crate::observer::{Connection, InstancesChange, Observer, Renewal, Resend, Transition, Write};
+use crate::observer::{Connection, InstancesChange, Observer, Renewal, Transition, Write};
 use crate::status::Status;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[cfg(feature = "discovery")]
 use crate::discovery::channel::ConnectivityState;
 #[cfg(feature = "discovery")]
-use crate::observer::EndpointTransition;
+use crate::observer::{EndpointTransition, Resend};
 
 /// An [`Observer`] that counts; see the [module](self). Clones share their handles.
 ///
@@ -49,8 +49,7 @@ struct Handles {
     registrations: ByService<Registrations>,
     instances: ByService<[Gauge; INSTANCES.len()]>,
     #[cfg(feature = "discovery")]
-    endpoints: ByService<[Gauge; ENDPOINTS.len()]>,
-    resent: ByService<Counter>,
+    channels: ByService<Channels>,
 }
 
 /// A counter of what succeeded and one of what failed.
@@ -63,6 +62,13 @@ struct Results {
 struct Registrations {
     states: [Gauge; STATES.len()],
     transitions: [Counter; STATES.len()],
+}
+
+/// The handles of one service's channels.
+#[cfg(feature = "discovery")]
+struct Channels {
+    endpoints: [Gauge; ENDPOINTS.len()],
+    resent: Counter,
 }
 
 /// Handles for each service, made when it is first told of.
@@ -97,8 +103,7 @@ impl MetricsObserver {
             registrations: ByService::default(),
             instances: ByService::default(),
             #[cfg(feature = "discovery")]
-            endpoints: ByService::default(),
-            resent: ByService::default(),
+            channels: ByService::default(),
         }))
     }
 }
@@ -160,19 +165,19 @@ impl Observer for MetricsObserver {
 
     #[cfg(feature = "discovery")]
     fn on_endpoint(&self, transition: &EndpointTransition<'_>) {
-        let make = |service: &str| gauges("tonic_etcd_endpoints", service, ENDPOINTS);
-        let handles = self.0.endpoints.get(transition.service, make);
+        let handles = self.0.channels.get(transition.service, Channels::new);
         if let Some(from) = transition.from {
-            handles[connectivity(from)].decrement(1.0);
+            handles.endpoints[connectivity(from)].decrement(1.0);
         }
         if let Some(to) = transition.to {
-            handles[connectivity(to)].increment(1.0);
+            handles.endpoints[connectivity(to)].increment(1.0);
         }
     }
 
+    #[cfg(feature = "discovery")]
     fn on_resend(&self, resend: &Resend<'_>) {
-        let make = |service: &str| counter!("tonic_etcd_calls_resent_total", "service" => service.to_owned());
-        self.0.resent.get(resend.service, make).increment(1);
+        let handles = self.0.channels.get(resend.service, Channels::new);
+        handles.resent.increment(1);
     }
 }
 
@@ -285,6 +290,21 @@ impl Registrations {
                 let name = "tonic_etcd_registration_transitions_total";
                 counter!(name, "service" => service.to_owned(), "to" => state)
             }),
+        }
+    }
+}
+
+// === impl Channels ===
+
+#[cfg(feature = "discovery")]
+impl Channels {
+    fn new(service: &str) -> Self {
+        let resent = counter!("tonic_etcd_calls_resent_total", "service" => service.to_owned());
+        // Its first increase would not be seen, if it were not there before.
+        resent.increment(0);
+        Self {
+            endpoints: gauges("tonic_etcd_endpoints", service, ENDPOINTS),
+            resent,
         }
     }
 }
