@@ -112,7 +112,7 @@ impl Reflector {
             None => Ok(()),
             Some((_, error)) => {
                 if error.kind() == RpcErrorKind::Compacted {
-                    self.shared.store(|store, _| store.lose_history());
+                    self.lose_history();
                 }
                 Err(error)
             }
@@ -133,6 +133,11 @@ impl Reflector {
         self.report.overflow(passed_over);
     }
 
+    /// The next connection lists.
+    pub(super) fn lose_history(&self) {
+        self.shared.store(|store, _| store.lose_history());
+    }
+
     /// A revision from the past: etcd counts anew.
     pub(super) fn on_revision(
         &mut self,
@@ -143,7 +148,7 @@ impl Reflector {
         if revision >= known {
             return Ok(());
         }
-        self.shared.store(|store, _| store.lose_history());
+        self.lose_history();
         let what = format!("its revision went back from {known} to {revision}");
         Err(RpcError::broken(endpoint, what))
     }

@@ -41,6 +41,8 @@ pub(super) struct Watcher {
     rotation: Rotation,
     /// When the watch of now was created.
     connected_since: Option<Instant>,
+    /// A watch was asked to go on where we were, and has said nothing yet.
+    is_resuming: bool,
 }
 
 /// Why a watch ended.
@@ -100,6 +102,7 @@ impl Watcher {
             rotation: Rotation::new(Backoff::new(FIRST_RETRY, RESET_AFTER), &mut rng),
             rng,
             connected_since: None,
+            is_resuming: false,
         }
     }
 
@@ -109,7 +112,7 @@ impl Watcher {
             if let Ok(never) = AssertUnwindSafe(self.run_sessions()).catch_unwind().await {
                 match never {}
             }
-            self.connected_since = None;
+            (self.connected_since, self.is_resuming) = (None, false);
             self.reflector.on_panic();
             sleep(RESTART_PAUSE).await;
         }
@@ -135,7 +138,8 @@ impl Watcher {
             .on_attempt(member.shown(), started.elapsed(), &session);
         let session = session?;
         let reflector = &mut self.reflector;
-        if !reflector.history_continues(&session, self.limit).await? {
+        self.is_resuming = reflector.history_continues(&session, self.limit).await?;
+        if !self.is_resuming {
             reflector.list(&session).await?;
         }
         loop {
@@ -191,6 +195,7 @@ impl Watcher {
             if let Err(error) = done {
                 return Ended::Failed(error);
             }
+            self.is_resuming = false;
             probe_at = Instant::now() + self.quiet();
             if self.reflector.wants_list() {
                 return Ended::Room;
@@ -242,6 +247,12 @@ impl Watcher {
 
     /// The connection ended. Gives how long to wait before the next one.
     fn on_disconnect(&mut self, error: &RpcError) -> Duration {
+        let is_late = error.kind() == RpcErrorKind::Timeout;
+        if std::mem::take(&mut self.is_resuming) && is_late {
+            // etcd says what was missed in one answer, which may be too long for this link each
+            // time. A list has pages.
+            self.reflector.lose_history();
+        }
         let worked = self.connected_since.take().map(|since| since.elapsed());
         let limits = (MAX_REFUSED_PAUSE, self.limit.min(MAX_PAUSE));
         let (lasted, rng) = (worked.unwrap_or_default(), &mut self.rng);
@@ -250,7 +261,7 @@ impl Watcher {
                 .failed(error, &self.endpoints, lasted, limits, Instant::now(), rng);
         // Balancers and members that restart end connections all the time. That is worth a report
         // only if the next attempt fails too.
-        let is_routine = !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);
+        let is_routine = !is_late && error.kind() != RpcErrorKind::Denied;
         if is_routine && worked.is_some() {
             self.reflector.on_disconnect(error);
         } else {

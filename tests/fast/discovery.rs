@@ -508,23 +508,37 @@ async fn while_etcd_is_away_nobody_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_on_a_slow_link_is_asked_for_again_in_smaller_pieces() {
+async fn a_list_on_a_slow_link_is_asked_for_again_in_smaller_pages() {
     let fake = FakeEtcd::new();
     put(&fake, 0..1500);
-    // 100 bytes each; 20 kB a second.
-    fake.range_pace(5 * MS);
+    // 3.2 kB a second; a key with its value is some 120 bytes, and an attempt is 1 s.
+    fake.trickle(64, 20 * MS);
     let discovery = discovery(&fake);
-    let ready = tokio::time::timeout(SEC * 60, discovery.ready()).await;
+    let ready = tokio::time::timeout(SEC * 90, discovery.ready()).await;
     assert_eq!(ready.expect("a list").len(), 1500);
     fake.down();
     fake.put(&key(7), &json(7, "v2"), 0);
     fake.compact();
     fake.up();
-    eventually("it is listed again", SEC * 60, || {
+    eventually("it is listed again", SEC * 90, || {
         let version = discovery.snapshot().get(&key(7)).unwrap().get_version() == Some("v2");
         version.then_some(()).ok_or("not yet".to_owned())
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_slow_link_what_was_missed_is_read_in_pages() {
+    let (fake, discovery, _changes) = reading(0..4).await;
+    fake.trickle(64, 20 * MS);
+    fake.down();
+    put(&fake, 4..1000);
+    fake.up();
+    shows(&discovery, 0..1000, SEC * 90).await;
+    let error = || discovery.snapshot().watch_error().map(str::to_owned);
+    eventually("it is watched", SEC * 2, || error().map_or(Ok(()), Err)).await;
+    put(&fake, [1000]);
+    shows(&discovery, 0..1001, SEC).await;
 }
 
 #[tokio::test(start_paused = true)]

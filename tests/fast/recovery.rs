@@ -574,6 +574,29 @@ async fn a_slow_etcd_costs_nothing_until_it_exceeds_the_attempt_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_link_costs_nothing_until_an_answer_exceeds_the_limit() {
+    let setup = Setup::new();
+    // A renewal and its answer are some 30 bytes each.
+    setup.fake.trickle(64, 20 * MS);
+    let registration = setup.registered().await;
+    for _ in 0..120 {
+        sleep(SEC).await;
+        let status = registration.status();
+        assert!(status.is_registered(), "{status:?}");
+    }
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+    setup.fake.trickle(4, 200 * MS);
+    sleep(SEC * 10).await;
+    let Status::Lost { reason, .. } = registration.status() else {
+        panic!("{:?}", registration.status());
+    };
+    assert!(reason.contains("no answer within 600ms"), "{reason}");
+    setup.fake.trickle(1500, MS);
+    sleep(SEC * 2).await;
+    registration.registered().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_many_requests_are_answered_with_patience_and_cost_nothing() {
     let setup = Setup::new();
     let registration = setup.registered().await;

@@ -51,8 +51,6 @@ pub enum Mode {
     Refuse,
     /// Each chunk takes this long, in either direction.
     Delay(Duration),
-    /// One byte at a time, with this pause after each, in either direction.
-    Trickle(Duration),
 }
 
 impl Proxy {

@@ -84,7 +84,8 @@ impl Shared {
             OnConnect::Refused => Some(Err(io::ErrorKind::ConnectionRefused.into())),
             OnConnect::Open => {
                 let id = state.members.next_connection();
-                let (client, pipe) = wire::connect(id, member, mode.traffic());
+                let pace = state.members.pace();
+                let (client, pipe) = wire::connect(id, member, mode.traffic(), pace);
                 state.members.connected(pipe.link());
                 state.calls[number].connection = id;
                 state.calls[number].applied = true;

@@ -11,6 +11,7 @@ use super::model::keyspace::Keyspace;
 use super::script::{Reply, Rpc};
 use super::serve::Shared;
 use super::state::State;
+use super::wire::Pace;
 
 /// All that an etcd had at some time.
 #[derive(Debug)]
@@ -189,9 +190,9 @@ impl FakeEtcd {
         self.shared.state().latency = range;
     }
 
-    /// A slow link: from now on the answer to a range takes so long for each key in it.
-    pub fn range_pace(&self, each: Duration) {
-        self.shared.state().range_pace = each;
+    /// A slow link: from now on so many bytes arrive at once, and then none for `pause`; each way, on each connection.
+    pub fn trickle(&self, bytes: usize, pause: Duration) {
+        self.shared.state().members.slow_down(Pace(bytes, pause));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::wire::{Link, Traffic};
+use super::wire::{Link, Pace, Traffic};
 
 /// How a member treats its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub(super) enum Mode {
 pub(super) struct Members {
     everywhere: Mode,
     own: BTreeMap<String, Mode>,
+    pace: Option<Pace>,
     links: Vec<Arc<Link>>,
     connections: u64,
 }
@@ -90,6 +91,18 @@ impl Members {
                 other => link.steer(other.traffic()),
             }
         }
+    }
+
+    /// All links, also later ones.
+    pub(super) fn slow_down(&mut self, pace: Pace) {
+        self.pace = Some(pace);
+        for link in &self.links {
+            link.slow_down(self.pace);
+        }
+    }
+
+    pub(super) fn pace(&self) -> Option<Pace> {
+        self.pace
     }
 
     /// The number of the next connection.

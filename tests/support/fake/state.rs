@@ -40,8 +40,6 @@ pub(super) struct State {
     pub(super) denies_reads: bool,
     /// How long a request takes to be applied.
     pub(super) latency: Range<Duration>,
-    /// How long each key of the answer to a range takes.
-    pub(super) range_pace: Duration,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -63,7 +61,6 @@ impl State {
             max_request_bytes: MAX_REQUEST_BYTES,
             denies_reads: false,
             latency: Duration::ZERO..Duration::ZERO,
-            range_pace: Duration::ZERO,
             rng: fastrand::Rng::with_seed(seed),
         }
     }

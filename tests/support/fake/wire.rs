@@ -4,12 +4,15 @@
 //! the pipe does with the bytes is ruled by its [`Link`], which the fake keeps: so a fault takes hold of every connection at
 //! once, also in the middle of a frame, and below HTTP/2, so that pings and window updates are hit like everything else.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 
 /// What is on its way in each direction, like a socket's buffers.
@@ -34,11 +37,17 @@ pub(super) struct Traffic {
     pub(super) mute: bool,
 }
 
+/// A slow link: so many bytes at once, and then none for so long; each way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace(pub(super) usize, pub(super) Duration);
+
 /// The server's end of a connection.
 #[derive(Debug)]
 pub(super) struct Pipe {
     io: DuplexStream,
     link: Arc<Link>,
+    reading: Pauses,
+    writing: Pauses,
     /// Sent while mute: the server goes on as if it had left, and the client gets it when that ends.
     held: Vec<u8>,
 }
@@ -49,9 +58,14 @@ enum Side {
     Writing,
 }
 
+/// The pauses of one direction of a slow link.
+#[derive(Debug, Default)]
+struct Pauses(Option<Pin<Box<Sleep>>>);
+
 #[derive(Debug, Default)]
 struct Flow {
     traffic: Traffic,
+    pace: Option<Pace>,
     /// For good, whatever happens to the other connections.
     stranded: bool,
     cut: bool,
@@ -61,7 +75,12 @@ struct Flow {
 }
 
 /// A new connection: the client's end, and the server's.
-pub(super) fn connect(id: u64, member: &str, traffic: Traffic) -> (DuplexStream, Pipe) {
+pub(super) fn connect(
+    id: u64,
+    member: &str,
+    traffic: Traffic,
+    pace: Option<Pace>,
+) -> (DuplexStream, Pipe) {
     let (client, io) = tokio::io::duplex(BUFFER);
     let link = Arc::new(Link {
         id,
@@ -69,8 +88,15 @@ pub(super) fn connect(id: u64, member: &str, traffic: Traffic) -> (DuplexStream,
         flow: Mutex::default(),
     });
     link.steer(traffic);
-    let held = Vec::new();
-    (client, Pipe { io, link, held })
+    link.slow_down(pace);
+    let pipe = Pipe {
+        io,
+        link,
+        reading: Pauses::default(),
+        writing: Pauses::default(),
+        held: Vec::new(),
+    };
+    (client, pipe)
 }
 
 impl Traffic {
@@ -84,6 +110,11 @@ impl Link {
     /// From now on bytes go this way.
     pub(super) fn steer(&self, traffic: Traffic) {
         self.change(|flow| flow.traffic = traffic);
+    }
+
+    /// From now on bytes go that fast.
+    pub(super) fn slow_down(&self, pace: Option<Pace>) {
+        self.change(|flow| flow.pace = pace);
     }
 
     /// Nothing goes either way any more, and neither side is told.
@@ -115,7 +146,7 @@ impl Link {
     }
 
     /// What may happen now; the task is woken when that changes.
-    fn poll(&self, cx: &mut Context<'_>, side: Side) -> io::Result<Traffic> {
+    fn poll(&self, cx: &mut Context<'_>, side: Side) -> io::Result<(Traffic, Option<Pace>)> {
         let mut flow = self.flow();
         // Also when bytes may flow: then it is the pipe that the caller waits for, and a cut must end that wait.
         let waker = match side {
@@ -125,8 +156,8 @@ impl Link {
         *waker = Some(cx.waker().clone());
         match *flow {
             Flow { cut: true, .. } => Err(io::ErrorKind::ConnectionReset.into()),
-            Flow { stranded: true, .. } => Ok(Traffic::SILENCE),
-            Flow { traffic, .. } => Ok(traffic),
+            Flow { stranded: true, .. } => Ok((Traffic::SILENCE, None)),
+            Flow { traffic, pace, .. } => Ok((traffic, pace)),
         }
     }
 
@@ -141,12 +172,33 @@ impl Pipe {
     }
 
     /// Sends what was held back, as far as it goes.
-    fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn release(&mut self, cx: &mut Context<'_>, pace: Option<Pace>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
-            let sent = ready!(Pin::new(&mut self.io).poll_write(cx, &self.held))?;
+            let size = ready!(self.writing.poll_size(cx, pace)).min(self.held.len());
+            let sent = ready!(Pin::new(&mut self.io).poll_write(cx, &self.held[..size]))?;
+            self.writing.begin(pace);
             self.held.drain(..sent);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Pauses {
+    /// How many bytes may go, after the pause.
+    fn poll_size(&mut self, cx: &mut Context<'_>, pace: Option<Pace>) -> Poll<usize> {
+        let Some(Pace(size, _)) = pace else {
+            return Poll::Ready(usize::MAX);
+        };
+        if let Some(pause) = &mut self.0 {
+            ready!(pause.as_mut().poll(cx));
+            self.0 = None;
+        }
+        Poll::Ready(size)
+    }
+
+    /// Bytes went.
+    fn begin(&mut self, pace: Option<Pace>) {
+        self.0 = pace.map(|Pace(_, pause)| Box::pin(sleep(pause)));
     }
 }
 
@@ -166,15 +218,21 @@ impl AsyncRead for Pipe {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let traffic = this.link.poll(cx, Side::Reading)?;
+        let (traffic, pace) = this.link.poll(cx, Side::Reading)?;
         if !traffic.mute {
             // An idle server writes nothing by itself, but it always reads: this is where it notices the end of a silence.
-            let _sent = this.release(cx)?;
+            let _sent = this.release(cx, pace)?;
         }
-        match traffic.deaf {
-            true => Poll::Pending,
-            false => Pin::new(&mut this.io).poll_read(cx, buf),
+        if traffic.deaf {
+            return Poll::Pending;
         }
+        let size = ready!(this.reading.poll_size(cx, pace)).min(buf.remaining());
+        let mut some = ReadBuf::new(buf.initialize_unfilled_to(size));
+        ready!(Pin::new(&mut this.io).poll_read(cx, &mut some))?;
+        let size = some.filled().len();
+        buf.advance(size);
+        this.reading.begin(pace);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -185,27 +243,32 @@ impl AsyncWrite for Pipe {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.link.poll(cx, Side::Writing)?.mute {
+        let (traffic, pace) = this.link.poll(cx, Side::Writing)?;
+        if traffic.mute {
             this.held.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        ready!(this.release(cx))?;
-        Pin::new(&mut this.io).poll_write(cx, bytes)
+        ready!(this.release(cx, pace))?;
+        let size = ready!(this.writing.poll_size(cx, pace)).min(bytes.len());
+        let sent = ready!(Pin::new(&mut this.io).poll_write(cx, &bytes[..size]))?;
+        this.writing.begin(pace);
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.link.poll(cx, Side::Writing)?.mute {
+        let (traffic, pace) = this.link.poll(cx, Side::Writing)?;
+        if traffic.mute {
             return Poll::Ready(Ok(()));
         }
-        ready!(this.release(cx))?;
+        ready!(this.release(cx, pace))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // A silent network does not carry the end of a connection either.
-        match this.link.poll(cx, Side::Writing)?.mute {
+        match this.link.poll(cx, Side::Writing)?.0.mute {
             true => Poll::Pending,
             false => Pin::new(&mut this.io).poll_shutdown(cx),
         }

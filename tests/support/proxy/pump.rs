@@ -125,15 +125,12 @@ async fn pump(
     let write = async move {
         while let Some((due, chunk)) = under_way.recv().await {
             sleep_until(due).await;
-            let mode = passing(&mut at_writer, direction).await?;
+            passing(&mut at_writer, direction).await?;
             if chunk.is_empty() {
                 return to.shutdown().await;
             }
             bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            match mode {
-                Mode::Trickle(pause) => trickle(&mut to, &chunk, pause).await?,
-                _ => to.write_all(&chunk).await?,
-            }
+            to.write_all(&chunk).await?;
         }
         Ok(())
     };
@@ -141,26 +138,11 @@ async fn pump(
     Ok(())
 }
 
-async fn trickle(
-    to: &mut (impl AsyncWrite + Unpin),
-    chunk: &[u8],
-    pause: Duration,
-) -> io::Result<()> {
-    for byte in chunk {
-        to.write_all(std::slice::from_ref(byte)).await?;
-        sleep(pause).await;
-    }
-    Ok(())
-}
-
 /// Waits until this direction is not held back.
-async fn passing(
-    steering: &mut watch::Receiver<Steering>,
-    direction: Direction,
-) -> io::Result<Mode> {
+async fn passing(steering: &mut watch::Receiver<Steering>, direction: Direction) -> io::Result<()> {
     let passes = |now: &Steering| !now.mode.holds(direction);
     match steering.wait_for(passes).await {
-        Ok(now) => Ok(now.mode),
+        Ok(_) => Ok(()),
         Err(_nobody_steers) => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }
@@ -170,7 +152,7 @@ impl Mode {
         match self {
             Self::BlackHole | Self::Refuse => true,
             Self::DropReplies => direction == Direction::Down,
-            Self::Forward | Self::Delay(_) | Self::Trickle(_) => false,
+            Self::Forward | Self::Delay(_) => false,
         }
     }
 
