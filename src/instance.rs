@@ -29,6 +29,7 @@ pub struct Instance {
     pub(crate) weight: Option<u32>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) value: Option<String>,
+    pub(crate) secure: bool,
 }
 
 /// The JSON value that is written when no [`Instance::value`] is given.
@@ -41,6 +42,7 @@ pub struct Instance {
 /// | `version` | string | left out when not given |
 /// | `weight` | number | left out when not given |
 /// | `metadata` | object of strings | left out when empty |
+/// | `secure` | boolean | left out when `false` |
 ///
 /// Readers ignore fields they do not know; later versions may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +63,9 @@ pub struct InstanceJson {
     /// Anything else.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Whether it is dialled with TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secure: bool,
 }
 
 /// etcd refuses requests above 1.5 MiB; the rest of ours is far below the difference.
@@ -85,6 +90,7 @@ impl Instance {
             weight: None,
             metadata: BTreeMap::new(),
             value: None,
+            secure: false,
         }
     }
 
@@ -140,6 +146,16 @@ impl Instance {
         self
     }
 
+    /// Whether it is dialled with TLS. By default it is not.
+    ///
+    /// Written, and read, where a format has a place for it: [plain](crate::format::Plain) as JSON, and
+    /// [kratos](crate::format::Kratos).
+    #[must_use]
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
     /// The value to write, byte for byte, instead of the instance as [JSON](InstanceJson).
     ///
     /// Only the [plain](crate::format::Plain) format writes it: what the readers of the others
@@ -189,6 +205,12 @@ impl Instance {
         &self.metadata
     }
 
+    /// Whether it is dialled with TLS.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
     /// What no format could write is refused. Gives the explicit address.
     pub(crate) fn check(&self) -> Result<Option<Address>, RegisterError> {
         check_segment("name", &self.name)?;
@@ -226,8 +248,9 @@ impl Instance {
             version: self.version.clone(),
             weight: self.weight,
             metadata: self.metadata.clone(),
+            secure: self.secure,
         };
-        // Strings, a number and a map of strings: there is nothing here JSON cannot say.
+        // Strings, a number, a map of strings and a boolean: there is nothing here JSON cannot say.
         serde_json::to_string(&json).unwrap_or_default()
     }
 }
@@ -282,7 +305,12 @@ mod tests {
             r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000","version":"v1","weight":10,"metadata":{"zone":"eu-1"}}"#
         );
         let read: InstanceJson = serde_json::from_str(&json).unwrap();
-        assert_eq!(read.weight, Some(10));
+        assert_eq!((read.weight, read.secure), (Some(10), false));
+        let secure = Instance::new("greeter").id("a").secure(true);
+        assert_eq!(
+            secure.value_at(&address),
+            r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000","secure":true}"#
+        );
     }
 
     #[test]

@@ -157,11 +157,12 @@ pub mod fuzzing {
 
     /// What each format reads out of a value: the instance, and it written and read again.
     pub fn read(key: &str, value: &[u8]) -> Vec<(Instance, Option<Instance>)> {
-        let formats: [Box<dyn Format>; 8] = [
+        let formats: [Box<dyn Format>; 9] = [
             Box::new(Plain::new()),
             Box::new(EtcdNaming::new()),
             Box::new(Kratos::new()),
             Box::new(Kratos::new().secure(true)),
+            Box::new(Kratos::new().mixed()),
             Box::new(Kitex::new()),
             Box::new(GoZero::new()),
             Box::new(GoMicro::new()),

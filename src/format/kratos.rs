@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 pub struct Kratos {
     namespace: String,
     secure: bool,
+    mixed: bool,
 }
 
 /// `registry.ServiceInstance`, in the order of its fields.
@@ -46,6 +47,8 @@ struct Found {
 }
 
 const WEIGHT: &str = "weight";
+const PLAIN: &str = "grpc";
+const SECURE: &str = "grpcs";
 
 // === impl Kratos ===
 
@@ -56,6 +59,7 @@ impl Kratos {
         Self {
             namespace: "/microservices".to_owned(),
             secure: false,
+            mixed: false,
         }
     }
 
@@ -66,16 +70,33 @@ impl Kratos {
         self
     }
 
-    /// The servers speak TLS: their endpoints are `grpcs://`. As in kratos, a client that speaks
-    /// TLS finds only these, and one that does not only `grpc://`.
+    /// The servers speak TLS: their endpoints are `grpcs://`, also of instances that are not
+    /// [secure](Instance::secure) themselves. As in kratos, a client that speaks TLS finds only these,
+    /// and one that does not only `grpc://`.
     #[must_use]
     pub fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
     }
 
-    fn scheme(&self) -> &'static str {
-        if self.secure { "grpcs" } else { "grpc" }
+    /// Reads servers that speak TLS and servers that do not, and keeps which is which: see
+    /// [`Instance::is_secure`]. Of one that has both endpoints the one with TLS is read.
+    ///
+    /// For a fleet on its way to TLS. A balanced channel asks its connector for `https://` or
+    /// `http://` accordingly.
+    #[must_use]
+    pub fn mixed(mut self) -> Self {
+        self.mixed = true;
+        self
+    }
+
+    /// What is read, the first of them that there is.
+    fn schemes(&self) -> &'static [&'static str] {
+        match (self.mixed, self.secure) {
+            (true, _) => &[SECURE, PLAIN],
+            (false, true) => &[SECURE],
+            (false, false) => &[PLAIN],
+        }
     }
 }
 
@@ -120,31 +141,42 @@ impl Format for Kratos {
         if let Some(weight) = instance.weight {
             metadata.insert(WEIGHT, weight.to_string());
         }
+        let scheme = match self.secure || instance.secure {
+            true => SECURE,
+            false => PLAIN,
+        };
         json::write(&ServiceInstance {
             id: &instance.id,
             name: &instance.name,
             version: instance.version.as_deref().unwrap_or_default(),
             metadata,
-            endpoints: [format!("{}://{address}", self.scheme())],
+            endpoints: [format!("{scheme}://{address}")],
         })
     }
 
-    /// The first endpoint of the right scheme counts, as in kratos.
+    /// The first endpoint of a scheme counts, as in kratos.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let mut found: Found = json::object(value)?;
         if found.name != service {
             return Err(DecodeError::showing("is of another service", &found.name));
         }
-        let host = found.endpoints.iter().find_map(|endpoint| {
-            let (scheme, rest) = endpoint.split_once("://")?;
-            let host = rest.split(['/', '?', '#']).next()?;
-            scheme.eq_ignore_ascii_case(self.scheme()).then_some(host)
-        });
-        let host =
-            host.ok_or_else(|| DecodeError::new(format!("has no {}:// endpoint", self.scheme())))?;
+        let host_of = |wanted: &str| {
+            found.endpoints.iter().find_map(|endpoint| {
+                let (scheme, rest) = endpoint.split_once("://")?;
+                let host = rest.split(['/', '?', '#']).next()?;
+                scheme.eq_ignore_ascii_case(wanted).then_some(host)
+            })
+        };
+        let schemes = self.schemes();
+        let dialled = schemes
+            .iter()
+            .find_map(|scheme| Some((*scheme, host_of(scheme)?)));
+        let (scheme, host) = dialled.ok_or_else(|| {
+            DecodeError::new(format!("has no {}:// endpoint", schemes.join(":// or ")))
+        })?;
         let prefix = self.key_prefix(service);
         let id = id_or_rest(&found.id, key, &prefix);
-        let mut instance = instance_at(service, id, host)?;
+        let mut instance = instance_at(service, id, host)?.secure(scheme == SECURE);
         // What is no number stays where it was: kratos ignores it.
         if let Some(weight) = found
             .metadata
@@ -197,6 +229,60 @@ mod tests {
         assert_eq!(address(&Kratos::new()).as_deref(), Some("10.1.2.3:9000"));
         let secure = Kratos::new().secure(true);
         assert_eq!(address(&secure).as_deref(), Some("10.1.2.3:9443"));
+    }
+
+    #[test]
+    fn of_a_mixed_fleet_each_instance_says_whether_it_speaks_tls() {
+        let both = r#""grpc://a:1","grpcs://a:2""#;
+        // The endpoints, and what is read with both kinds, without TLS, and with TLS alone.
+        for (endpoints, reads) in [
+            (
+                r#""grpc://a:1""#,
+                [Some(("a:1", false)), Some(("a:1", false)), None],
+            ),
+            (
+                r#""GRPCS://a:2""#,
+                [Some(("a:2", true)), None, Some(("a:2", true))],
+            ),
+            (
+                both,
+                [
+                    Some(("a:2", true)),
+                    Some(("a:1", false)),
+                    Some(("a:2", true)),
+                ],
+            ),
+            (r#""http://a:3""#, [None; 3]),
+        ] {
+            let value = format!(r#"{{"name":"greeter","endpoints":[{endpoints}]}}"#);
+            let formats = [
+                Kratos::new().mixed(),
+                Kratos::new(),
+                Kratos::new().secure(true),
+            ];
+            for (format, expected) in formats.into_iter().zip(reads) {
+                let read = read(&format, &value).ok();
+                let read = read
+                    .as_ref()
+                    .map(|it| (it.get_address().unwrap(), it.is_secure()));
+                assert_eq!(read, expected, "{format:?}: {endpoints}");
+            }
+        }
+        let error = read(&Kratos::new().mixed(), r#"{"name":"greeter"}"#).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("no grpcs:// or grpc:// endpoint"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_instance_that_speaks_tls_is_written_and_read_as_such() {
+        let (_, value) = written(&Kratos::new(), &greeter().secure(true), "10.1.2.3:9000");
+        assert!(value.contains(r#"["grpcs://10.1.2.3:9000"]"#), "{value}");
+        let again = read(&Kratos::new().mixed(), &value).unwrap();
+        assert_eq!(again, greeter().address("10.1.2.3:9000").secure(true));
     }
 
     #[test]

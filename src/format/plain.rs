@@ -36,6 +36,8 @@ struct Json {
     weight: Option<u32>,
     #[serde(default, deserialize_with = "json::or_default")]
     metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    secure: bool,
 }
 
 /// Nothing is written below it and nothing is found there.
@@ -143,6 +145,7 @@ impl Format for Plain {
         instance.version = json.version;
         instance.weight = json.weight;
         instance.metadata = json.metadata;
+        instance.secure = json.secure;
         Ok(instance)
     }
 }

@@ -10,6 +10,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic_etcd::Etcd;
 use tonic_etcd::discovery::{Change, Changes, Discovery};
+use tonic_etcd::format::Kratos;
 
 pub const PREFIX: &str = "/services/greeter/";
 
@@ -672,4 +673,58 @@ async fn a_call_without_an_endpoint_says_what_etcd_said_last() {
         format!(r#"no endpoint of "greeter": {none}; etcd cannot be watched: http://etcd"#);
     let said = message().await;
     assert!(said.starts_with(&expected), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_mixed_fleet_each_server_is_dialled_as_it_says() {
+    use crate::channel::greeter::pb::HelloRequest;
+    use crate::channel::net::{Client, Net, ready, ready_at};
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
+    let (fake, net) = (FakeEtcd::new(), Net::default());
+    let etcd = Etcd::new(["http://etcd:2379"]).connector(fake.connector());
+    let discovery = Discovery::builder(etcd, "greeter").format(Kratos::new().mixed());
+    let discovery = discovery.build().unwrap();
+    let dialled = Arc::<Mutex<BTreeSet<String>>>::default();
+    let (of_net, seen) = (net.clone(), dialled.clone());
+    let connect = move |uri: http::Uri| {
+        seen.lock().unwrap().insert(uri.to_string());
+        let connected = of_net.connect(uri.authority().unwrap().as_str());
+        async { connected }
+    };
+    let balanced = discovery.channel().connector(connect).build().unwrap();
+    let plain = discovery.channel().build().unwrap();
+    for (id, port, endpoints) in [
+        ("a", 1, r#""grpc://a:1""#),
+        ("b", 2, r#""grpcs://b:2""#),
+        ("c", 4, r#""grpc://c:3","grpcs://c:4""#),
+    ] {
+        net.serve(&format!("{id}:{port}"));
+        let value = format!(r#"{{"name":"greeter","endpoints":[{endpoints}]}}"#);
+        fake.put(&format!("/microservices/greeter/{id}"), &value, 0);
+    }
+    ready(&balanced, 3).await;
+    let uris = ["http://a:1/", "https://b:2/", "https://c:4/"].map(str::to_owned);
+    assert_eq!(*dialled.lock().unwrap(), uris.into());
+    let mut client = Client::new(balanced.clone());
+    let mut greeted = BTreeSet::new();
+    for _ in 0..50 {
+        let name = "x".to_owned();
+        let reply = client.say_hello(HelloRequest { name }).await.unwrap();
+        greeted.insert(reply.into_inner().message);
+    }
+    assert_eq!(greeted.len(), 3, "{greeted:?}");
+    // What its endpoint says of TLS changes, and its address does not.
+    let value = r#"{"name":"greeter","endpoints":["grpcs://a:1"]}"#;
+    fake.put("/microservices/greeter/a", value, 0);
+    ready_at(&balanced, "https://a:1").await;
+    ready(&balanced, 3).await;
+    assert!(dialled.lock().unwrap().contains("https://a:1/"));
+    // Without a connector there is no TLS.
+    let name = "x".to_owned();
+    let refused = Client::new(plain).say_hello(HelloRequest { name }).await;
+    let reason = "https://a:1: it speaks TLS: give the channel a connector that does";
+    let message = refused.unwrap_err().message().to_owned();
+    assert!(message.contains(reason), "{message}");
 }

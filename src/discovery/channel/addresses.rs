@@ -1,7 +1,9 @@
 //! [`Addresses`]: from changes of keys to the addresses that are connected to; pure.
 
+use super::dial::SECURE;
 use super::subset::{Subset, SubsetChange};
 use crate::discovery::changes::Change;
+use crate::instance::Instance;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -36,6 +38,15 @@ struct Address {
 /// The weight of an instance that names none: as that of go-zero and of kratos.
 const DEFAULT_WEIGHT: u32 = 100;
 
+/// Where an instance is dialled. The same address with TLS and without are two.
+fn dialled(instance: &Instance) -> Option<Arc<str>> {
+    let address = instance.get_address()?;
+    Some(match instance.is_secure() {
+        true => format!("{SECURE}{address}").into(),
+        false => address.into(),
+    })
+}
+
 // === impl Addresses ===
 
 impl Addresses {
@@ -54,7 +65,7 @@ impl Addresses {
             Change::Insert { key, instance } => (key, Some(instance)),
         };
         let mut changes = Vec::new();
-        let address: Option<Arc<str>> = instance.and_then(|it| it.get_address()).map(Arc::from);
+        let address = instance.and_then(|it| dialled(it));
         let former = match &address {
             None => self.by_key.remove(key),
             Some(address) => self.by_key.insert(key.clone(), address.clone()),
@@ -113,7 +124,6 @@ impl Addresses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Instance;
 
     fn insert(key: &str, address: &str, weight: u32) -> Change {
         Change::insert(
@@ -172,6 +182,18 @@ mod tests {
         );
         assert_eq!(all.apply(&Change::remove("k")), []);
         assert_eq!(all.apply(&Change::remove("l")), [remove("a:1")]);
+    }
+
+    #[test]
+    fn one_that_speaks_tls_from_now_on_is_dialled_anew() {
+        let mut all = addresses(None);
+        all.apply(&insert("k", "a:1", 1));
+        let instance = Instance::new("greeter").address("a:1").weight(1);
+        assert_eq!(
+            all.apply(&Change::insert("k", instance.secure(true))),
+            [add("https://a:1", 1), remove("a:1")]
+        );
+        assert_eq!(all.apply(&Change::remove("k")), [remove("https://a:1")]);
     }
 
     #[test]

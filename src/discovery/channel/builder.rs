@@ -156,7 +156,9 @@ impl BalancedChannelBuilder {
 
     /// Opens connections in another way than plain TCP: TLS, a proxy, a pipe in a test.
     ///
-    /// The function is given `http://` and the address, and is called for each connection.
+    /// The function is given `http://` and the address, or `https://` where the instance is
+    /// [dialled with TLS](crate::Instance::is_secure), and is called for each connection. Without a
+    /// connector such an instance is not called, and errors say why.
     /// Dropping its future must abandon the attempt.
     pub fn connector<F, C, T>(mut self, connect: F) -> Self
     where

@@ -2,7 +2,6 @@
 //! is certain that no server has worked on it.
 
 use super::caller_span::CallerSpan;
-use super::dial;
 use super::pool::Pool;
 use super::replay_body::{AttemptBody, Progress, ReplayBody};
 use super::retry::{RetrySafety, classify, status};
@@ -255,7 +254,7 @@ impl Call {
     fn request(&self, connection: &Connection) -> Request<AttemptBody> {
         let mut request = Request::new(self.body.attempt());
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = dial::uri(&connection.subchannel.authority, self.path.clone());
+        *request.uri_mut() = connection.subchannel.origin.uri(self.path.clone());
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers.clone();
         request

@@ -76,8 +76,8 @@ impl Told {
 impl Drop for Told {
     fn drop(&mut self) {
         if let Some(last) = &self.last {
-            self.record(SERVER_ADDRESS, host(&last.authority));
-            if let Some(port) = last.authority.port_u16() {
+            self.record(SERVER_ADDRESS, host(&last.origin.authority));
+            if let Some(port) = last.origin.authority.port_u16() {
                 self.record(SERVER_PORT, i64::from(port));
             }
         }

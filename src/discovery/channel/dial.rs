@@ -6,10 +6,11 @@ use crate::connector::{Connector, Io};
 use crate::etcd::chain;
 use crate::resolver::Resolver;
 use http::Uri;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -25,6 +26,16 @@ pub(super) struct Dialer {
     /// Notified when any connection takes a call again that took none.
     pub(super) stream_freed: Arc<Notify>,
 }
+
+/// Where a subchannel is dialled: an address, with [`SECURE`] before it if that is with TLS.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) authority: Authority,
+    is_secure: bool,
+}
+
+/// What tells an address that is dialled with TLS.
+pub(super) const SECURE: &str = "https://";
 
 /// A connection whose peer has sent its `SETTINGS`.
 pub(super) struct Dialled {
@@ -55,13 +66,13 @@ impl Dialer {
     /// after it: one address that swallows packets does not use up the limit.
     pub(super) async fn dial(
         &self,
-        authority: &Authority,
+        origin: &Origin,
         turn: usize,
         keep_alive_interval: Duration,
     ) -> Result<Dialled, String> {
         let limit = self.connect_timeout;
         let dialling = async {
-            let io = self.open(authority, turn).await.map_err(|e| chain(&e))?;
+            let io = self.open(origin, turn).await.map_err(|e| chain(&e))?;
             let quota = Arc::new(StreamQuota::new(self.stream_freed.clone()));
             let (io, settings) = SettingsIo::new(io, quota.clone());
             let handshake = self.handshake(io, keep_alive_interval).await;
@@ -79,11 +90,16 @@ impl Dialer {
         dialled.unwrap_or_else(|_| Err(format!("no answer to a connect within {limit:?}")))
     }
 
-    async fn open(&self, authority: &Authority, turn: usize) -> io::Result<Box<dyn Io>> {
+    async fn open(&self, origin: &Origin, turn: usize) -> io::Result<Box<dyn Io>> {
         if let Some(connector) = &self.connector {
-            let uri = uri(authority, PathAndQuery::from_static("/"));
+            let uri = origin.uri(PathAndQuery::from_static("/"));
             return connector.connect(uri).await;
         }
+        if origin.is_secure {
+            let reason = "it speaks TLS: give the channel a connector that does";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        }
+        let authority = &origin.authority;
         let no_port = || io::Error::new(io::ErrorKind::InvalidInput, "it has no port");
         let port = authority.port_u16().ok_or_else(no_port)?;
         let limit = self.connect_timeout;
@@ -111,14 +127,33 @@ impl Dialer {
     }
 }
 
-/// The absolute URI of a path at an endpoint.
-pub(super) fn uri(authority: &Authority, path: PathAndQuery) -> Uri {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority.clone());
-    parts.path_and_query = Some(path);
-    // All three are there, which is all that could be missed.
-    Uri::from_parts(parts).unwrap_or_default()
+// === impl Origin ===
+
+impl Origin {
+    /// The absolute URI of a path there.
+    pub(super) fn uri(&self, path: PathAndQuery) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(match self.is_secure {
+            true => Scheme::HTTPS,
+            false => Scheme::HTTP,
+        });
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(path);
+        // All three are there, which is all that could be missed.
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+}
+
+impl FromStr for Origin {
+    type Err = InvalidUri;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUri> {
+        let secure = text.strip_prefix(SECURE);
+        Ok(Self {
+            authority: secure.unwrap_or(text).parse()?,
+            is_secure: secure.is_some(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +195,7 @@ mod tests {
                 );
             }
         });
-        let name = Authority::from_static("greeter:9000");
+        let name: Origin = "greeter:9000".parse().unwrap();
         for turn in 0..2 {
             let dialled = dialer.dial(&name, turn, dialer.keep_alive_interval).await;
             assert!(dialled.is_ok(), "{turn}: {:?}", dialled.err());

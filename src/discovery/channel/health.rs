@@ -23,7 +23,7 @@ pub(super) async fn watch_health(
 
 #[cfg(feature = "health")]
 mod grpc {
-    use super::super::dial::{self, Sender};
+    use super::super::dial::Sender;
     use super::super::replay_body::ReplayBody;
     use super::super::subchannel::Connection;
     use crate::backoff::Backoff;
@@ -53,8 +53,8 @@ mod grpc {
     const CAP: Duration = Duration::from_secs(5);
 
     pub(super) async fn watch_health(service: &str, connection: &Connection, serving: Serving<'_>) {
-        let authority = &connection.subchannel.authority;
-        let origin = dial::uri(authority, PathAndQuery::from_static("/"));
+        let origin = &connection.subchannel.origin;
+        let origin = origin.uri(PathAndQuery::from_static("/"));
         let mut client = HealthClient::with_origin(Direct(connection.sender.clone()), origin);
         let mut backoff = Backoff::new(FIRST, GRACE);
         let mut rng = fastrand::Rng::new();

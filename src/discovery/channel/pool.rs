@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndpointState {
-    /// Where it is dialled.
+    /// Where it is dialled: an address, with `https://` before it if that is with TLS.
     pub address: Arc<str>,
     /// Its share of the calls, relative to the others.
     pub weight: u32,
@@ -385,8 +385,8 @@ mod tests {
         use ConnectivityState::{Connecting, Ready};
         let mut all = Endpoints::default();
         let [a, b] = ["a:1", "b:1"].map(|address| {
-            let authority = address.parse().unwrap();
-            Arc::new(Subchannel::new(address.into(), authority, 1))
+            let origin = address.parse().unwrap();
+            Arc::new(Subchannel::new(address.into(), origin, 1))
         });
         for subchannel in [&a, &b] {
             all.insert(subchannel.clone());
@@ -416,8 +416,8 @@ mod tests {
     fn the_last_ready_one_that_is_removed_leaves_none_or_those_that_fail() {
         let mut all = Endpoints::default();
         let [a, b, former] = ["a:1", "b:1", "a:1"].map(|address| {
-            let authority = address.parse().unwrap();
-            Arc::new(Subchannel::new(address.into(), authority, 1))
+            let origin = address.parse().unwrap();
+            Arc::new(Subchannel::new(address.into(), origin, 1))
         });
         for subchannel in [&a, &b] {
             all.insert(subchannel.clone());

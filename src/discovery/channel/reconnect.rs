@@ -91,15 +91,15 @@ pub(super) async fn run(pool: Arc<Pool>, mut source: Source, mut addresses: Addr
 }
 
 fn add(pool: &Arc<Pool>, address: &Arc<str>, weight: u32) -> Option<AbortOnDropHandle<()>> {
-    let authority = match address.parse() {
-        Ok(authority) => authority,
+    let origin = match address.parse() {
+        Ok(origin) => origin,
         Err(error) => {
             let service = pool.name();
             crate::logging::warn!(service, address = &**address, %error, "not an address, left out");
             return None;
         }
     };
-    let subchannel = Arc::new(Subchannel::new(address.clone(), authority, weight));
+    let subchannel = Arc::new(Subchannel::new(address.clone(), origin, weight));
     pool.insert(subchannel.clone());
     let task = tokio::spawn(reconnect(pool.clone(), subchannel));
     Some(AbortOnDropHandle::new(task))
@@ -132,7 +132,7 @@ async fn connect_once(
     // Closed never: the pool keeps it open.
     let permit = pool.connecting.acquire().await.ok();
     pool.set_state(subchannel, ConnectivityState::Connecting);
-    let dialled = pool.dialer.dial(&subchannel.authority, turn, ping).await;
+    let dialled = pool.dialer.dial(&subchannel.origin, turn, ping).await;
     drop(permit);
     match dialled {
         Err(reason) => (Duration::ZERO, Disconnect::ConnectFailed(reason)),

@@ -1,9 +1,8 @@
 //! [`Subchannel`]: one address, its load and its numbers; [`Connection`]: one connection to it.
 
-use super::dial::Sender;
+use super::dial::{Origin, Sender};
 use super::ready_set::{Candidate, Position};
 use super::settings::{StreamPermit, StreamQuota};
-use http::uri::Authority;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
@@ -12,7 +11,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(super) struct Subchannel {
     pub(super) address: Arc<str>,
-    pub(super) authority: Authority,
+    pub(super) origin: Origin,
     weight: AtomicU32,
     weight_changed: Notify,
     in_flight: AtomicUsize,
@@ -41,10 +40,10 @@ pub(super) struct CallGuard {
 // === impl Subchannel ===
 
 impl Subchannel {
-    pub(super) fn new(address: Arc<str>, authority: Authority, weight: u32) -> Self {
+    pub(super) fn new(address: Arc<str>, origin: Origin, weight: u32) -> Self {
         Self {
             address,
-            authority,
+            origin,
             weight: AtomicU32::new(weight),
             weight_changed: Notify::new(),
             in_flight: AtomicUsize::new(0),
