@@ -36,3 +36,21 @@ pub(crate) fn rounded(duration: Duration) -> Duration {
     let nanos = duration.subsec_nanos();
     Duration::new(duration.as_secs(), nanos - nanos % unit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_shown_in_milliseconds_or_below_one_in_microseconds() {
+        for (nanos, shown) in [
+            (3_132_968_090, "3.132s"),
+            (641_999_999, "641ms"),
+            (1_800_000, "1ms"),
+            (999_999, "999µs"),
+            (0, "0ns"),
+        ] {
+            assert_eq!(format!("{:?}", rounded(Duration::from_nanos(nanos))), shown);
+        }
+    }
+}

@@ -194,7 +194,8 @@ impl Lines {
             false => address.to_string(),
         };
         let wire = dialer.probe(address, limit).await;
-        self.push("address", etcd, format!("{address} {}", wire.text()));
+        let wire_text = escape(wire.text().as_bytes());
+        self.push("address", etcd, format!("{address} {wire_text}"));
         if wire == Wire::Http2 {
             let [server, registration] = ask_health(address, dialer, limit).await;
             self.push(
