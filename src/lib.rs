@@ -97,6 +97,7 @@ mod lease_expiry;
 mod lifecycle;
 mod listeners;
 mod logging;
+mod member_stats;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
@@ -121,6 +122,7 @@ pub use etcd::Tls;
 #[cfg(feature = "health")]
 pub use health::{HEALTH_NAME, HealthWatch, RegistrationHealth, RegistrationHealthBuilder};
 pub use instance::{Instance, InstanceJson};
+pub use member_stats::{MemberState, MemberStats};
 pub use registrar::{OnConflict, Pause, PauseError, Readiness, Registrar, RegistrarBuilder};
 pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};

@@ -1,5 +1,6 @@
 //! What there is to know of a registration at one moment, for those who poll.
 
+use crate::member_stats::MemberStats;
 use crate::status::Status;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
@@ -44,6 +45,8 @@ pub struct EtcdStats {
     pub endpoint: Option<Arc<str>>,
     /// What failed last, on whichever member, and when.
     pub last_error: Option<(Instant, Arc<str>)>,
+    /// The members of etcd that were tried, and that there still are.
+    pub members: Vec<MemberStats>,
 }
 
 /// Where a registrar keeps its [`EtcdStats`]: one for all registrations.

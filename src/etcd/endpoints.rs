@@ -38,6 +38,11 @@ impl Endpoints {
         self.members.all().len()
     }
 
+    /// Whether there is such a member now, by the name that is shown.
+    pub(crate) fn has(&self, shown: &str) -> bool {
+        self.members.any(|member| **member == *shown)
+    }
+
     /// The members there are now, as logs and errors show them.
     #[cfg(feature = "introspection")]
     pub(crate) fn shown(&self) -> Vec<Arc<str>> {

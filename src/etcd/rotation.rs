@@ -93,8 +93,7 @@ impl Rotation {
             self.failures.clear();
         }
         // Members come and go: no more are remembered than there are.
-        self.failures
-            .retain(|endpoint, _| endpoints.members.any(|shown| shown == endpoint));
+        self.failures.retain(|endpoint, _| endpoints.has(endpoint));
         let mut text = error.to_string();
         if let Some((end, _)) = text.char_indices().nth(LENGTH) {
             text.truncate(end);

@@ -144,6 +144,14 @@ impl RpcError {
         self.what.contains("decoded message length too large")
     }
 
+    /// What it says, without the endpoint.
+    pub(crate) fn reason(&self) -> String {
+        match self.advice() {
+            Some(advice) => format!("{} ({advice})", self.what),
+            None => self.what.clone(),
+        }
+    }
+
     /// What to look at first.
     fn advice(&self) -> Option<&'static str> {
         let says = |text: &&str| self.what.contains(*text);
@@ -191,11 +199,7 @@ impl RpcError {
 
 impl fmt::Display for RpcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.endpoint, self.what)?;
-        match self.advice() {
-            Some(advice) => write!(f, " ({advice})"),
-            None => Ok(()),
-        }
+        write!(f, "{}: {}", self.endpoint, self.reason())
     }
 }
 

@@ -3,7 +3,9 @@
 use super::pb;
 use super::snapshot::{age_ms, key, left_ms, ms, text};
 use super::sources::Sources;
+use crate::member_stats::{MemberState, MemberStats};
 use crate::registrar::Registry;
+use std::sync::Arc;
 
 #[cfg(feature = "discovery")]
 use crate::discovery::{BalancedChannel, Discovery, Skipped, channel};
@@ -36,6 +38,9 @@ pub(super) fn steady(mut process: pb::Process) -> pb::Process {
         registrar.renewal_acknowledged_age_ms = None;
         registrar.renewal_due_in_ms = None;
         registrar.last_error_age_ms = None;
+        for endpoint in &mut registrar.endpoints {
+            (endpoint.failing_for_ms, endpoint.last_error_age_ms) = (None, None);
+        }
     }
     for discovery in &mut process.discoveries {
         discovery.answer_age_ms = None;
@@ -51,18 +56,15 @@ pub(super) fn steady(mut process: pb::Process) -> pb::Process {
 fn registrar(registry: &Registry) -> pb::Registrar {
     let etcd = registry.stats.get();
     let members = registry.config.members.shown();
-    let endpoints = members
-        .iter()
-        .take(MOST_MEMBERS)
-        .map(|url| pb::EtcdEndpoint {
-            url: key(url),
-            is_connected: etcd.endpoint.as_ref() == Some(url),
-        });
+    let endpoints = members.iter().take(MOST_MEMBERS);
+    let endpoints = endpoints
+        .map(|url| etcd_endpoint(url, &etcd.members))
+        .collect();
     let expiry = registry.lease_expiry.get();
     let (last_error_at, last_error) = etcd.last_error.unzip();
     pb::Registrar {
         registrations: registry.entries().len() as u64,
-        endpoints: endpoints.collect(),
+        endpoints,
         ttl_ms: ms(registry.config.ttl),
         lease_expires_in_ms: expiry.map(left_ms).filter(|left| *left > 0),
         lease: etcd.lease.unwrap_or(0),
@@ -76,6 +78,25 @@ fn registrar(registry: &Registry) -> pb::Registrar {
             .not_ready()
             .as_deref()
             .map_or_else(String::new, text),
+    }
+}
+
+fn etcd_endpoint(url: &Arc<str>, tried: &[MemberStats]) -> pb::EtcdEndpoint {
+    let tried = tried.iter().find(|it| it.endpoint == *url);
+    let state = tried.map_or(pb::EtcdEndpointState::Untried, |it| match it.state {
+        MemberState::Connected => pb::EtcdEndpointState::Connected,
+        MemberState::Idle => pb::EtcdEndpointState::Idle,
+        MemberState::Failing { .. } => pb::EtcdEndpointState::Failing,
+        MemberState::Refusing { .. } => pb::EtcdEndpointState::Refusing,
+    });
+    let last_error = tried.and_then(|it| it.last_error.as_ref());
+    pb::EtcdEndpoint {
+        url: key(url),
+        is_connected: state == pb::EtcdEndpointState::Connected,
+        state: state.into(),
+        failing_for_ms: tried.and_then(|it| it.state.since()).map(age_ms),
+        last_error: last_error.map_or_else(String::new, |(_, it)| text(it)),
+        last_error_age_ms: last_error.map(|(at, _)| age_ms(*at)),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::etcd::{Member, RpcError, Session, local_addr};
 use crate::isolated::in_current_span;
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
+use crate::member_stats;
 use crate::observer::Renewal;
 use crate::random;
 use crate::status::Status;
@@ -150,8 +151,11 @@ impl Worker {
         let Registry { config, stats, .. } = &*self.registry;
         let now = clock::now();
         if let Some(error) = event.error() {
-            let error = error.to_string().into();
-            stats.set(|stats| stats.last_error = Some((now, error)));
+            let text = error.to_string().into();
+            stats.set(|stats| {
+                stats.last_error = Some((now, text));
+                member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));
+            });
         }
         let Event::Renewed { sent, result } = event else {
             return;
@@ -216,7 +220,10 @@ impl Worker {
             (Action::Connect(member), _) => self.connect(member),
             (Action::Disconnect, link) => {
                 *link = Link::Closed;
-                self.registry.stats.set(|stats| stats.endpoint = None);
+                self.registry.stats.set(|stats| {
+                    stats.endpoint = None;
+                    member_stats::disconnected(&mut stats.members);
+                });
             }
             (Action::CloseStreams, Link::Open(streams)) => streams.close(),
             (Action::Grant { lease, ttl }, Link::Open(streams)) => streams.grant(lease, ttl),
@@ -276,8 +283,11 @@ impl Worker {
             let observers = &config.observers;
             observers.connected(member.shown(), took, &session);
             if session.is_ok() {
-                let endpoint = Some(member.shown().clone());
-                registry.stats.set(|stats| stats.endpoint = endpoint);
+                let endpoint = member.shown();
+                registry.stats.set(|stats| {
+                    stats.endpoint = Some(endpoint.clone());
+                    member_stats::connected(&mut stats.members, endpoint);
+                });
             }
             session
         }));

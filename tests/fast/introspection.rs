@@ -1,6 +1,7 @@
 //! What a server tells of its registrations, and to whom.
 
 use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
+use crate::support::fake::{Reply, Rpc};
 use std::collections::BTreeSet;
 use tokio::io::DuplexStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -9,11 +10,11 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Streaming};
 use tonic_etcd::introspection::pb::introspection_client::IntrospectionClient;
 use tonic_etcd::introspection::pb::{
-    ListRequest, PauseRequest, Process, RegistrationState, ResumeRequest, ShutdownPhase,
-    WatchRequest, WatchResponse,
+    EtcdEndpoint, EtcdEndpointState, ListRequest, PauseRequest, Process, RegistrationState,
+    ResumeRequest, ShutdownPhase, WatchRequest, WatchResponse,
 };
 use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection};
-use tonic_etcd::{Instance, Registrar, Registration, Status};
+use tonic_etcd::{Etcd, Instance, Registrar, Registration, Status};
 
 type Client = IntrospectionClient<Channel>;
 
@@ -182,6 +183,13 @@ async fn ten_thousand_registrations_are_listed_in_pages() {
     let registrar = setup.builder().build().unwrap();
     let register = |n| registrar.register(Instance::new(format!("service-{n}")));
     let all: Vec<_> = (0..10_000).map(|n| register(n).unwrap()).collect();
+    // The first page is of those that are registered; `make measure` has all of them so.
+    for registration in &all[..1000] {
+        announce(registration);
+    }
+    for registration in &all[..1000] {
+        registration.registered().await.unwrap();
+    }
     let mut client = client(Introspection::new().registrar(&registrar)).await;
     let mut services = BTreeSet::new();
     let mut token = String::new();
@@ -196,6 +204,9 @@ async fn ten_thousand_registrations_are_listed_in_pages() {
         assert!(answer.registrations.len() <= 1000);
         assert_eq!(answer.process.is_some(), token.is_empty());
         for registration in answer.registrations {
+            let is_registered = registration.state() == RegistrationState::Registered;
+            assert_eq!(is_registered, pages == 1, "{registration:?}");
+            assert_eq!(registration.keys.len(), usize::from(is_registered));
             assert!(services.insert(registration.instances[0].service.clone()));
         }
         token = answer.next_page_token;
@@ -397,6 +408,50 @@ async fn a_watch_shows_the_shutdown_and_ends_when_the_server_drains() {
         "{phases:?}"
     );
     assert!(phases.ends_with(&[Delay, Draining]), "{phases:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_member_of_etcd_is_told_with_its_state_and_last_error() {
+    use EtcdEndpointState::{Connected, Failing, Refusing, Untried};
+    let setup = Setup::new();
+    let url = |member: &str| format!("http://{member}:2379");
+    let members = ["a", "b", "c"];
+    let down = |member: &str| setup.fake.member(member).down();
+    let etcd = Etcd::new(members.map(url)).connector(setup.fake.connector());
+    let registrar = setup.builder_on(etcd).build().unwrap();
+    let mut client = client(Introspection::new().registrar(&registrar)).await;
+    let mut endpoints = async || {
+        let list = client.list(ListRequest::default()).await.unwrap();
+        let process = list.into_inner().process.unwrap();
+        process.registrars[0].endpoints.clone()
+    };
+    let states = |all: &[EtcdEndpoint]| all.iter().map(|it| it.state()).collect::<Vec<_>>();
+    assert_eq!(states(&endpoints().await), [Untried; 3]);
+
+    down("a");
+    let denied = Reply::Error(Code::PermissionDenied, "etcdserver: permission denied");
+    setup.fake.member("b").always(Rpc::LeaseGrant, denied);
+    down("c");
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    sleep(SEC * 20).await;
+    let seen = endpoints().await;
+    assert_eq!(states(&seen), [Failing, Refusing, Failing], "{seen:#?}");
+    for (endpoint, error) in seen.iter().zip(["refused", "permission denied", "refused"]) {
+        assert!(endpoint.last_error.contains(error), "{endpoint:?}");
+        assert!(!endpoint.last_error.contains("http://"), "{endpoint:?}");
+        assert!(endpoint.failing_for_ms >= Some(15_000), "{endpoint:?}");
+        assert!(!endpoint.is_connected);
+    }
+    setup.fake.member("c").up();
+    status(&registration, Status::is_registered).await;
+    let seen = endpoints().await;
+    assert_eq!(states(&seen)[2], Connected, "{seen:#?}");
+    assert!(seen[2].is_connected && seen[2].failing_for_ms.is_none());
+    assert!(
+        seen[2].last_error.contains("refused"),
+        "it stays: {seen:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -213,7 +213,7 @@ fn shown(state: RegistrationState) -> String {
     name.replace('_', " ")
 }
 
-fn span(ms: u64) -> String {
+pub(crate) fn span(ms: u64) -> String {
     let duration = Duration::from_millis(ms);
     // Milliseconds matter for what is short.
     let rounded = match ms >= 10_000 {

@@ -1,11 +1,39 @@
-//! What a server says of its discoveries.
+//! What a server says of the members of etcd, and of its discoveries.
 
+use crate::describe::span;
 use crate::entry::escape;
-use tonic_etcd::introspection::pb::{Discovery, Process};
+use tonic_etcd::introspection::pb::{Discovery, EtcdEndpoint, EtcdEndpointState, Process};
 
 /// What is told, with the name of each line.
 pub(crate) fn lines(process: &Process) -> Vec<(&'static str, String)> {
-    process.discoveries.iter().flat_map(discovery).collect()
+    let members = process.registrars.iter().flat_map(|it| &it.endpoints);
+    let members = members.map(|it| ("etcd", member(it)));
+    let discoveries = process.discoveries.iter().flat_map(discovery);
+    members.chain(discoveries).collect()
+}
+
+fn member(it: &EtcdEndpoint) -> String {
+    let url = escape(it.url.as_bytes());
+    let state = match it.state() {
+        EtcdEndpointState::Connected => "connected",
+        EtcdEndpointState::Idle => "not connected, not needed",
+        EtcdEndpointState::Untried => "not tried",
+        EtcdEndpointState::Failing => "failing",
+        EtcdEndpointState::Refusing => "refusing",
+        // A server of before.
+        EtcdEndpointState::Unspecified if it.is_connected => "connected",
+        EtcdEndpointState::Unspecified => "not connected",
+    };
+    let since = it.failing_for_ms.map(|ms| format!(" for {}", span(ms)));
+    let error = match (it.failing_for_ms, it.last_error_age_ms) {
+        (Some(_), Some(_)) => format!(": {}", escape(it.last_error.as_bytes())),
+        (None, Some(age)) => {
+            let error = escape(it.last_error.as_bytes());
+            format!("; {} ago: {error}", span(age))
+        }
+        _ => String::new(),
+    };
+    format!("{url} {state}{}{error}", since.unwrap_or_default())
 }
 
 fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
@@ -39,6 +67,37 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
 mod tests {
     use super::*;
     use tonic_etcd::introspection::pb::Skipped;
+
+    #[test]
+    fn each_member_of_etcd_is_told_with_its_state_and_last_error() {
+        let endpoint = |state: EtcdEndpointState, failing_for_ms, age| EtcdEndpoint {
+            url: "http://a:1".to_owned(),
+            state: state.into(),
+            failing_for_ms,
+            last_error: "no\x1b".to_owned(),
+            last_error_age_ms: age,
+            ..EtcdEndpoint::default()
+        };
+        use EtcdEndpointState::{Connected, Failing, Unspecified, Untried};
+        for (endpoint, expected) in [
+            (endpoint(Connected, None, None), "http://a:1 connected"),
+            (
+                endpoint(Connected, None, Some(3000)),
+                r"http://a:1 connected; 3s ago: no\u{1b}",
+            ),
+            (
+                endpoint(Failing, Some(61_000), Some(1)),
+                r"http://a:1 failing for 1m 1s: no\u{1b}",
+            ),
+            (endpoint(Untried, None, None), "http://a:1 not tried"),
+            (
+                endpoint(Unspecified, None, None),
+                "http://a:1 not connected",
+            ),
+        ] {
+            assert_eq!(member(&endpoint), expected);
+        }
+    }
 
     #[test]
     fn each_reason_to_skip_keys_is_a_line_of_the_discovery() {

@@ -192,6 +192,16 @@ pub struct EtcdEndpoint {
     /// There is a connection to it.
     #[prost(bool, tag = "2")]
     pub is_connected: bool,
+    #[prost(enumeration = "EtcdEndpointState", tag = "3")]
+    pub state: i32,
+    /// For how long it has been failing or refusing, if it is.
+    #[prost(uint64, optional, tag = "4")]
+    pub failing_for_ms: ::core::option::Option<u64>,
+    /// What failed there last, at most 200 bytes. It stays when the member works again. Empty if nothing has.
+    #[prost(string, tag = "5")]
+    pub last_error: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "6")]
+    pub last_error_age_ms: ::core::option::Option<u64>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -350,6 +360,49 @@ impl ShutdownPhase {
             "SHUTDOWN_PHASE_DEREGISTERING" => Some(Self::Deregistering),
             "SHUTDOWN_PHASE_DELAY" => Some(Self::Delay),
             "SHUTDOWN_PHASE_DRAINING" => Some(Self::Draining),
+            _ => None,
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EtcdEndpointState {
+    Unspecified = 0,
+    /// It was not needed so far.
+    Untried = 1,
+    Connected = 2,
+    /// There was a connection, which was not needed any more.
+    Idle = 3,
+    /// It cannot be reached, does not answer, or ended the connection.
+    Failing = 4,
+    /// It answers, and refuses user, password or permission.
+    Refusing = 5,
+}
+impl EtcdEndpointState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ETCD_ENDPOINT_STATE_UNSPECIFIED",
+            Self::Untried => "ETCD_ENDPOINT_STATE_UNTRIED",
+            Self::Connected => "ETCD_ENDPOINT_STATE_CONNECTED",
+            Self::Idle => "ETCD_ENDPOINT_STATE_IDLE",
+            Self::Failing => "ETCD_ENDPOINT_STATE_FAILING",
+            Self::Refusing => "ETCD_ENDPOINT_STATE_REFUSING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ETCD_ENDPOINT_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ETCD_ENDPOINT_STATE_UNTRIED" => Some(Self::Untried),
+            "ETCD_ENDPOINT_STATE_CONNECTED" => Some(Self::Connected),
+            "ETCD_ENDPOINT_STATE_IDLE" => Some(Self::Idle),
+            "ETCD_ENDPOINT_STATE_FAILING" => Some(Self::Failing),
+            "ETCD_ENDPOINT_STATE_REFUSING" => Some(Self::Refusing),
             _ => None,
         }
     }
