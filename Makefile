@@ -36,7 +36,7 @@ bench: ## measure what the layer costs a request
 
 measure: ## measure recovery and shutdown against a real etcd (20 minutes); PARTS=passwords,networks: parts of it; ETCD=3.7: there
 	$(TOOLS) cargo build --release --features discovery --example server
-	$(TOOLS) cargo bench --features discovery,metrics --bench recovery
+	$(TOOLS) cargo bench --features discovery,introspection,metrics --bench recovery
 
 fleet: ## restarts and outages under load, beside what one writes by hand (3 minutes); make fleet FLEET_SCENARIO=rolling: one of them
 	$(TOOLS) cargo run --release --example fleet --features discovery

@@ -22,6 +22,8 @@ mod memory;
 mod networks;
 #[path = "recovery/outages.rs"]
 mod outages;
+#[path = "recovery/pages.rs"]
+mod pages;
 #[path = "recovery/passwords.rs"]
 mod passwords;
 #[path = "recovery/pauses.rs"]

@@ -1,6 +1,7 @@
 //! Many names in one process, and what a process costs etcd when nothing happens.
 
 use crate::memory::resident;
+use crate::pages;
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
@@ -129,6 +130,9 @@ async fn ten_thousand(table: &Table) {
         Stat::Each,
         &[registered],
     );
+    let pages = pages::all(&registrar).await;
+    let what = "10,000 registrations: a page of 1,000 of introspection";
+    table.at_most(what, "ms", 50.0, Stat::Each, &pages);
     let renewed = renewals(&etcd).await;
     sleep(IDLE).await;
     let renewed = renewals_since(&etcd, renewed).await / 6.0;
