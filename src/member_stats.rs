@@ -54,14 +54,16 @@ impl MemberStats {
     fn on_error(&mut self, error: &RpcError, now: Instant) {
         let text = Escaped::new(&error.reason()).to_string();
         self.last_error = Some((now, text.into()));
-        let since = self.next.since().unwrap_or(now);
+        // Of an open connection only the last error can be the one that ends it.
+        let since = self.state.since().unwrap_or(now);
         self.next = match error.kind() {
-            RpcErrorKind::Denied | RpcErrorKind::Unauthenticated => MemberState::Refusing { since },
+            RpcErrorKind::Denied => MemberState::Refusing { since },
             RpcErrorKind::Broken | RpcErrorKind::Unreachable | RpcErrorKind::Timeout => {
                 MemberState::Failing { since }
             }
-            // About one request, and not about the member.
-            RpcErrorKind::LeaseGone
+            // About one request or token, and not about the member.
+            RpcErrorKind::Unauthenticated
+            | RpcErrorKind::LeaseGone
             | RpcErrorKind::LeaseExists
             | RpcErrorKind::Compacted
             | RpcErrorKind::TooLarge
@@ -165,11 +167,18 @@ mod tests {
         disconnected(&mut members);
         assert_eq!(states(&members), [refusing, Failing { since: at(5) }]);
 
+        // It refused a write, and went on.
+        connected(&mut members, &b);
+        fail(&mut members, Denied, &b, 6);
+        fail(&mut members, Timeout, &b, 9);
+        disconnected(&mut members);
+        assert_eq!(states(&members)[1], Failing { since: at(9) });
+
         let error = RpcError::new(Timeout, &b, "no");
-        failed(&mut members, &error, at(6), |shown| shown == &*b);
+        failed(&mut members, &error, at(10), |shown| shown == &*b);
         assert_eq!(
             states(&members),
-            [Failing { since: at(5) }],
+            [Failing { since: at(9) }],
             "a is no member any more"
         );
     }
