@@ -1,11 +1,19 @@
 //! What the layer does when it is applied: by tonic after it has bound, by axum long before.
 
 use crate::setup::{KEY, SEC, Setup, announce, greeter};
+use http_body_util::{BodyExt as _, Full};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::sleep;
+use tonic::Code;
+use tonic::body::Body;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic_etcd::server::RegistrationLayer;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
 use tower::{Layer as _, ServiceExt as _};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -81,4 +89,58 @@ async fn a_missing_address_is_warned_of_once_and_not_where_it_is_announced() {
         let count = warnings.0.load(Ordering::Relaxed);
         assert_eq!(count, wanted, "announced: {announced}");
     }
+}
+
+/// A call by grpc-web with an empty message.
+fn web(method: &str) -> http::Request<Body> {
+    let request = http::Request::post(format!("http://etcd/grpc.health.v1.Health/{method}"));
+    let request = request.header("content-type", "application/grpc-web+proto");
+    request
+        .body(Body::new(Full::from(&[0; 5][..])))
+        .expect("a request")
+}
+
+#[tokio::test(start_paused = true)]
+async fn gzip_and_grpc_web_pass_and_are_counted_and_drained() {
+    let setup = Setup::new();
+    let registrar = setup.builder().drain_timeout(SEC).build().unwrap();
+    let registration = registrar.register(greeter()).unwrap();
+    announce(&registration);
+    registration.registered().await.unwrap();
+    let (reporter, _) = tonic_health::server::health_reporter();
+    let health = HealthServer::new(HealthService::from_health_reporter(reporter));
+    let health = health.accept_compressed(Gzip).send_compressed(Gzip);
+    let service = tonic_web::GrpcWebLayer::new().layer(Routes::new(health));
+    let service = registration.layer().layer(service);
+
+    let client = HealthClient::new(service.clone());
+    let mut client = client.send_compressed(Gzip).accept_compressed(Gzip);
+    let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(watch.metadata().get("grpc-encoding").unwrap(), "gzip");
+    let mut watch = watch.into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    assert_eq!(registration.in_flight(), 1);
+
+    let check = service.clone().oneshot(web("Check")).await.unwrap();
+    assert_eq!(
+        check.headers()["content-type"],
+        "application/grpc-web+proto"
+    );
+    let check = check.into_body().collect().await.unwrap();
+    assert!(check.trailers().is_none(), "they are in the body");
+    let check = String::from_utf8_lossy(&check.to_bytes()).into_owned();
+    assert!(check.contains("grpc-status:0"), "{check:?}");
+    assert_eq!(registration.in_flight(), 1);
+
+    let web_watch = service.oneshot(web("Watch")).await.unwrap();
+    let mut web_watch = Box::pin(web_watch.into_body());
+    assert!(web_watch.frame().await.unwrap().unwrap().is_data());
+    assert_eq!(registration.in_flight(), 2);
+
+    setup.shutdown.cancel();
+    assert_eq!(watch.message().await.unwrap_err().code(), Code::Unavailable);
+    let error = web_watch.frame().await.unwrap().unwrap_err().to_string();
+    assert_eq!(error, "the server is shutting down");
+    drop((watch, web_watch));
+    assert_eq!(registration.in_flight(), 0);
 }
