@@ -427,6 +427,7 @@ async fn doctor_dials_servers_with_tls_and_names_what_does_not_match() {
         doctor(&at, &args).await.is_healthy();
     }
     let fails = "the handshake fails";
+    // Its refusal comes during the handshake or after it.
     for (service, flags, code, cause, next) in [
         ("open", &[][..], WARNING, "want TLS", "--server-ca-file"),
         (
@@ -437,7 +438,7 @@ async fn doctor_dials_servers_with_tls_and_names_what_does_not_match() {
             "--server-ca-file",
         ),
         ("named", &trusts, PROBLEM, fails, "--server-tls-name"),
-        ("asks", &trusts, PROBLEM, "refuses us", "--server-cert-file"),
+        ("asks", &trusts, PROBLEM, "connect: ", "--server-cert-file"),
         (
             "plain",
             &trusts,

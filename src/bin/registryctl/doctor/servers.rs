@@ -38,6 +38,8 @@ struct Look {
     health: Option<[Health; 2]>,
 }
 
+/// How tonic calls a connection that broke.
+const BROKEN: &str = "transport error";
 /// So many servers at once.
 const AT_ONCE: usize = 64;
 
@@ -80,13 +82,12 @@ fn health(up: &[&Look], report: &mut Report) {
         };
         let subject = format!("{}: {}", look.key, look.address);
         match (server, registration) {
-            // With TLS 1.3 it refuses our certificate after the handshake.
-            (Health::Failed(reason), _) if reason.contains("received fatal alert") => report
-                .problem(
-                    "connect",
-                    format!("{subject} refuses us: {reason}"),
-                    "check --server-cert-file: it may want a client certificate",
-                ),
+            // With TLS 1.3 a server refuses our certificate after the handshake, and its alert may be lost.
+            (Health::Failed(reason), _) if reason.starts_with(BROKEN) => report.problem(
+                "connect",
+                format!("{subject} ends the connection: {reason}"),
+                "look at its log; with TLS it may want a client certificate: check --server-cert-file",
+            ),
             (Health::Failed(reason), _) | (_, Health::Failed(reason)) => report.problem(
                 "health",
                 format!("{subject}: the health service fails: {reason}"),
