@@ -129,7 +129,7 @@ impl Pool {
 
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
         let (service, address) = (self.name(), &*subchannel.address);
-        crate::logging::debug!(service, address, %state, "endpoint");
+        crate::logging::debug!(%service, %address, %state, "endpoint");
         let mut all = self.lock();
         let from = all.state_of(subchannel).cloned();
         let to = state.clone();
@@ -216,13 +216,13 @@ impl Pool {
         match transition {
             Transition::None => {}
             Transition::FirstReady => {
-                crate::logging::info!(service, address, "endpoints can be called")
+                crate::logging::info!(%service, %address, "endpoints can be called")
             }
             Transition::NoneReady => {
-                crate::logging::info!(service, address, "no endpoint can be called")
+                crate::logging::info!(%service, %address, "no endpoint can be called")
             }
             Transition::AllFailing => {
-                crate::logging::warn!(service, "every endpoint fails: {}", self.lock());
+                crate::logging::warn!(%service, "every endpoint fails: {}", self.lock());
             }
         }
     }

@@ -27,6 +27,7 @@ use super::retry::is_too_many_pings;
 use super::subchannel::{Connection, Subchannel};
 use crate::backoff::Backoff;
 use crate::discovery::changes::Change;
+use crate::escaped::Escaped;
 use crate::etcd::chain;
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
@@ -95,7 +96,7 @@ fn add(pool: &Arc<Pool>, address: &Arc<str>, weight: u32) -> Option<AbortOnDropH
         Ok(origin) => origin,
         Err(error) => {
             let service = pool.name();
-            crate::logging::warn!(service, address = &**address, %error, "not an address, left out");
+            crate::logging::warn!(%service, address = %Escaped::new(address), %error, "not an address, left out");
             return None;
         }
     };

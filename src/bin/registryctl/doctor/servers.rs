@@ -108,7 +108,8 @@ fn health(up: &[&Look], report: &mut Report) {
         }
     }
     if serving > 0 {
-        report.ok("health", format!("{} say SERVING", instances(serving)));
+        let say = if serving == 1 { "says" } else { "say" };
+        report.ok("health", format!("{} {say} SERVING", instances(serving)));
     }
 }
 
