@@ -55,6 +55,7 @@ impl InFlight {
 // === impl InFlightGuard ===
 
 impl InFlightGuard {
+    #[inline]
     pub(crate) fn new(in_flight: Arc<InFlight>) -> Self {
         Self {
             in_flight: Some(in_flight),
@@ -84,6 +85,7 @@ impl InFlightGuard {
     }
 
     /// Hands the request on, from its future to its body: counted once all the way.
+    #[inline]
     pub(crate) fn take(self: Pin<&mut Self>) -> Self {
         Self {
             in_flight: self.project().in_flight.take(),

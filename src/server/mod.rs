@@ -34,6 +34,7 @@ pub use service::RegistrationService;
 
 /// Whether a request is one of gRPC, whose answer has a status in its trailers. grpc-web is not: to
 /// HTTP it is a body like any other.
+#[inline]
 fn is_grpc(headers: &http::HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE);
     let rest = kind.and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
