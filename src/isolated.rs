@@ -3,8 +3,8 @@
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use tracing::Span;
 
 /// A span of the application's.
@@ -38,8 +38,18 @@ pub(crate) fn in_current_span<F: Future>(task: F) -> impl Future<Output = F::Out
 
 impl IsolatedSpan {
     pub(crate) fn current() -> Arc<Self> {
+        static NO_SPAN: LazyLock<Arc<IsolatedSpan>> = LazyLock::new(|| IsolatedSpan::of(None));
+
         let mut span = None;
-        isolated(|| span = Some(Span::current()));
+        isolated(|| span = Some(Span::current()).filter(|span| !span.is_none()));
+        match span {
+            // Shared: each of ten thousand registrations would have one of its own.
+            None => NO_SPAN.clone(),
+            span => Self::of(span),
+        }
+    }
+
+    fn of(span: Option<Span>) -> Arc<Self> {
         let has_panicked = AtomicBool::new(false);
         Arc::new(Self { span, has_panicked })
     }
