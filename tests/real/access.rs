@@ -98,7 +98,8 @@ async fn is_since(etcd: &EtcdProcess, patches: [u32; 3]) -> bool {
     let status = root(etcd).await.status().await.unwrap();
     let mut version = status
         .version()
-        .split('.')
+        // An alpha says so after a dash.
+        .split(['.', '-'])
         .map(|part| part.parse().unwrap());
     let mut next = || -> u32 { version.next().unwrap() };
     let (major, minor, patch) = (next(), next(), next());
