@@ -87,25 +87,21 @@ impl Op {
 
     fn request(&self, id: i64, asks_replaced: bool) -> client::TxnOp {
         let ours = |key: &str| [client::Compare::lease(key, client::CompareOp::Equal, id)];
-        let put = |key: &str, value: &str| {
-            client::TxnOp::put(key, value, Some(client::PutOptions::new().with_lease(id)))
-        };
+        let leased = || client::PutOptions::new().with_lease(id);
+        let put = |key: &str, value: &str, options| client::TxnOp::put(key, value, Some(options));
         match self {
-            Self::Put { key, value } if asks_replaced => {
-                let options = client::PutOptions::new().with_lease(id).with_prev_key();
-                client::TxnOp::put(&**key, &**value, Some(options))
-            }
-            Self::Put { key, value } => put(key, value),
+            Self::Put { key, value } if asks_replaced => put(key, value, leased().with_prev_key()),
+            Self::Put { key, value } => put(key, value, leased()),
             Self::PutIfFree { key, value } => {
                 let absent = client::Compare::version(&**key, client::CompareOp::Equal, 0);
                 let retake = client::Txn::new()
                     .when(ours(key))
-                    .and_then([put(key, value)])
+                    .and_then([put(key, value, leased())])
                     .or_else([client::TxnOp::get(&**key, Some(without_value()))]);
                 client::TxnOp::txn(
                     client::Txn::new()
                         .when([absent])
-                        .and_then([put(key, value)])
+                        .and_then([put(key, value, leased())])
                         .or_else([client::TxnOp::txn(retake)]),
                 )
             }
