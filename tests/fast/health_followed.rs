@@ -1,6 +1,6 @@
 //! A registration follows the application's own health names.
 
-use crate::setup::{KEY, MS, SEC, Setup, announce, greeter, is_registered, status};
+use crate::setup::{KEY, MS, SEC, Setup, announce, is_registered, pause_reasons, register, status};
 use crate::support::fake::Rpc;
 use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, sleep, timeout};
@@ -20,12 +20,7 @@ const GREETER: &str = "app.v1.Greeter";
 /// A registration that is announced, and follows these names of the reporter.
 async fn following(setup: &Setup, names: &[&str]) -> (Registration, HealthReporter) {
     let reporter = HealthReporter::new();
-    let registration = setup
-        .builder()
-        .build()
-        .unwrap()
-        .register(greeter())
-        .unwrap();
+    let registration = register(setup.builder());
     let builder = RegistrationHealth::builder().reporter(reporter.clone());
     let builder = names
         .iter()
@@ -44,28 +39,21 @@ fn alive_tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-fn reason(registration: &Registration) -> String {
-    match registration.status() {
-        Status::Paused { reasons, .. } => reasons.join("|"),
-        other => panic!("{other}"),
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_key_is_withheld_until_every_followed_name_is_serving() {
     let setup = Setup::new();
     let (registration, reporter) = following(&setup, &[GREETER, "db"]).await;
     let unknown = "not ready: health of \"app.v1.Greeter\" is SERVICE_UNKNOWN";
-    assert_eq!(reason(&registration), unknown);
+    assert_eq!(pause_reasons(&registration), unknown);
     set(&reporter, GREETER, NotServing).await;
     set(&reporter, "db", Unknown).await;
     sleep(SEC).await;
     let not_serving = "not ready: health of \"app.v1.Greeter\" is NOT_SERVING";
-    assert_eq!(reason(&registration), not_serving);
+    assert_eq!(pause_reasons(&registration), not_serving);
     set(&reporter, GREETER, Serving).await;
     sleep(MS).await;
     assert_eq!(
-        reason(&registration),
+        pause_reasons(&registration),
         "not ready: health of \"db\" is UNKNOWN"
     );
     assert_eq!(
@@ -83,12 +71,7 @@ async fn the_key_is_withheld_until_every_followed_name_is_serving() {
 #[tokio::test(start_paused = true)]
 async fn the_key_is_withheld_before_the_followed_names_are_looked_at() {
     let setup = Setup::new();
-    let registration = setup
-        .builder()
-        .build()
-        .unwrap()
-        .register(greeter())
-        .unwrap();
+    let registration = register(setup.builder());
     let reporter = HealthReporter::new();
     // The task that looks at them is on a runtime that does not run.
     let stuck = Builder::new_current_thread().build().unwrap();
@@ -101,7 +84,7 @@ async fn the_key_is_withheld_before_the_followed_names_are_looked_at() {
     announce(&registration);
     sleep(SEC * 10).await;
     assert_eq!(
-        reason(&registration),
+        pause_reasons(&registration),
         "not ready: no health name has been looked at"
     );
     assert_eq!(setup.count(Rpc::Txn), 0);
@@ -121,7 +104,7 @@ async fn the_key_goes_when_a_followed_name_is_not_serving_and_comes_back() {
             _ => reporter.clear_service_status(GREETER).await,
         }
         sleep(10 * MS).await;
-        assert!(reason(&registration).starts_with("not ready: health of"));
+        assert!(pause_reasons(&registration).starts_with("not ready: health of"));
         assert!(setup.fake.keys().is_empty(), "{round}");
         sleep(SEC * 60).await;
         assert!(setup.fake.keys().is_empty(), "{round}");
@@ -158,7 +141,7 @@ async fn a_pause_and_a_followed_name_withhold_the_key_together() {
     let pause = registration.pause("warming cache").unwrap();
     set(&reporter, GREETER, Serving).await;
     sleep(SEC).await;
-    assert_eq!(reason(&registration), "warming cache");
+    assert_eq!(pause_reasons(&registration), "warming cache");
     drop(pause);
     status(&registration, is_registered).await;
 }
@@ -186,12 +169,7 @@ async fn a_followed_name_neither_delays_a_stop_nor_keeps_anything_alive() {
 #[tokio::test(start_paused = true)]
 async fn names_that_follow_each_other_are_refused_before_anything_happens() {
     let setup = Setup::new();
-    let registration = setup
-        .builder()
-        .build()
-        .unwrap()
-        .register(greeter())
-        .unwrap();
+    let registration = register(setup.builder());
     let reporter = HealthReporter::new();
     let health = || RegistrationHealth::builder().reporter(reporter.clone());
     let cycles: [(RegistrationHealthBuilder, &str); 5] = [

@@ -1,6 +1,6 @@
 //! A probe says when a server may be found.
 
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, pause_reasons, register, status};
 use crate::support::eventually;
 use crate::support::fake::Rpc;
 use std::future::pending;
@@ -60,22 +60,14 @@ impl Probe {
     }
 }
 
-fn register(setup: &Setup, readiness: Readiness) -> Registration {
-    let registrar = setup.builder().ready_when(readiness).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+fn announced(setup: &Setup, readiness: Readiness) -> Registration {
+    let registration = register(setup.builder().ready_when(readiness));
     announce(&registration);
     registration
 }
 
 fn is_paused(status: &Status) -> bool {
     matches!(status, Status::Paused { .. })
-}
-
-fn reasons(registration: &Registration) -> String {
-    match registration.status() {
-        Status::Paused { reasons, .. } => reasons.join("|"),
-        other => panic!("{other}"),
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,10 +81,10 @@ async fn a_server_is_never_announced_before_its_probe_has_succeeded() {
         (Outcome::Panic, "not ready: the readiness probe panicked"),
     ] {
         let (setup, probe) = (Setup::new(), Probe::new(outcome));
-        let registration = register(&setup, probe.readiness());
+        let registration = announced(&setup, probe.readiness());
         status(&registration, is_paused).await;
         sleep(SEC * 3600).await;
-        assert_eq!(reasons(&registration), reason);
+        assert_eq!(pause_reasons(&registration), reason);
         assert_eq!(
             (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
             (1, 0)
@@ -114,7 +106,7 @@ async fn a_server_is_never_announced_before_its_probe_has_succeeded() {
 #[tokio::test(start_paused = true)]
 async fn the_reason_before_the_first_answer_says_so() {
     let (setup, probe) = (Setup::new(), Probe::new(Outcome::Hang));
-    let registration = register(&setup, probe.readiness());
+    let registration = announced(&setup, probe.readiness());
     sleep(SEC).await;
     let shown = registration.status().to_string();
     assert_eq!(
@@ -127,7 +119,7 @@ async fn the_reason_before_the_first_answer_says_so() {
 async fn three_failures_in_a_row_withhold_the_key_and_one_success_returns_it() {
     for outcome in [Outcome::Fail, Outcome::Hang, Outcome::Panic] {
         let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
-        let registration = register(&setup, probe.readiness());
+        let registration = announced(&setup, probe.readiness());
         let lease = registration.registered().await.unwrap().lease;
         sleep(SEC).await;
         // Asked at 2 s, 4 s and 6 s; one that hangs is answered 2 s later.
@@ -164,7 +156,7 @@ async fn three_failures_in_a_row_withhold_the_key_and_one_success_returns_it() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_flaps_changes_nothing() {
     let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
-    let registration = register(&setup, probe.readiness().successes(2));
+    let registration = announced(&setup, probe.readiness().successes(2));
     registration.registered().await.unwrap();
     for round in 0..60 {
         // Two failures, a success.
@@ -193,16 +185,16 @@ async fn a_probe_that_flaps_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_pause_and_a_probe_withhold_the_key_together() {
     let (setup, probe) = (Setup::new(), Probe::new(Outcome::Fail));
-    let registration = register(&setup, probe.readiness());
+    let registration = announced(&setup, probe.readiness());
     let pause = registration.pause("warming cache").unwrap();
     sleep(SEC * 3).await;
     assert_eq!(
-        reasons(&registration),
+        pause_reasons(&registration),
         "warming cache|not ready: the db\\nis down"
     );
     probe.set(Outcome::Ok);
     sleep(SEC * 3).await;
-    assert_eq!(reasons(&registration), "warming cache");
+    assert_eq!(pause_reasons(&registration), "warming cache");
     drop(pause);
     registration.registered().await.unwrap();
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
@@ -264,7 +256,7 @@ async fn a_probe_that_hangs_delays_no_stop_and_is_dropped_with_it() {
             pending::<Result<(), String>>().await
         }
     });
-    let registration = register(&setup, readiness.timeout(SEC * 3600));
+    let registration = announced(&setup, readiness.timeout(SEC * 3600));
     sleep(SEC * 10).await;
     assert_eq!(dropped.load(Ordering::SeqCst), 0);
     let start = Instant::now();
@@ -304,7 +296,7 @@ async fn a_probe_that_cannot_work_is_refused_before_anything_happens() {
 #[tokio::test(start_paused = true)]
 async fn what_the_probe_says_is_there_while_etcd_is_down() {
     let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
-    let registration = register(&setup, probe.readiness());
+    let registration = announced(&setup, probe.readiness());
     registration.registered().await.unwrap();
     setup.fake.down();
     sleep(SEC * 20).await;

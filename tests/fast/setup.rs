@@ -48,8 +48,7 @@ impl Setup {
 
     /// The same, by a registrar that is built in another way.
     pub async fn registered_with(&self, builder: RegistrarBuilder) -> Registration {
-        let registrar = builder.build().unwrap();
-        let registration = registrar.register(greeter()).unwrap();
+        let registration = register(builder);
         announce(&registration);
         tokio::time::timeout(LONG, registration.registered())
             .await
@@ -99,6 +98,11 @@ pub fn greeter() -> Instance {
     Instance::new("greeter").value("v")
 }
 
+/// A registration that is not announced yet.
+pub fn register(builder: RegistrarBuilder) -> Registration {
+    builder.build().unwrap().register(greeter()).unwrap()
+}
+
 pub fn announce(registration: &Registration) {
     registration
         .announce("10.0.0.1:9000".parse().unwrap())
@@ -119,4 +123,12 @@ pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> boo
     };
     let waited = tokio::time::timeout(LONG * 10, wait).await;
     waited.unwrap_or_else(|_| panic!("last status: {:?}", registration.status()))
+}
+
+/// Why it is paused.
+pub fn pause_reasons(registration: &Registration) -> String {
+    match registration.status() {
+        Status::Paused { reasons, .. } => reasons.join("|"),
+        other => panic!("{other}"),
+    }
 }
