@@ -1,12 +1,12 @@
-# One word per task, the same for people and CI. `make help` lists them.
+# One target per task, the same for people and CI. `make help` lists them.
 #
 # Every recipe that compiles runs through scripts/tools: it finds or fetches protoc (etcd-client's build needs it) and
 # etcd (the tests and the demo start it), and runs the command with PROTOC and ETCD set. Set either to use your own:
 # make test ETCD=path/to/etcd, or ETCD=3.7 for an etcd of that line, built with Go.
-# ETCD_USERS=1 gives the etcds of the real suite users, so that everybody needs a password.
+# ETCD_USERS=1 starts each etcd of the real suite with users, so that every client needs a password.
 
 TOOLS := scripts/tools
-# These are off by default, and their tests with them.
+# These features are off by default, and so are their tests.
 TESTED := --features tls,discovery,axum,introspection,test-util,cli,metrics
 
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ TESTED := --features tls,discovery,axum,introspection,test-util,cli,metrics
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
-demo: ## show a registration living through what happens in production (needs nothing running)
+demo: ## show a registration through outages, changes by others and a shutdown (needs nothing running)
 	$(TOOLS) cargo run --release --example demo --features discovery
 
 test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
@@ -34,11 +34,11 @@ simulate: ## run the registrar's decisions against a model of etcd: make simulat
 bench: ## measure what the layer costs a request
 	$(TOOLS) cargo bench --features discovery,metrics --bench layer
 
-measure: ## measure recovery and shutdown against a real etcd (20 minutes); PARTS=passwords,networks: parts of it; ETCD=3.7: there
+measure: ## measure recovery and shutdown with a real etcd (20 minutes); PARTS=passwords,networks: only these; ETCD=3.7: with etcd 3.7
 	$(TOOLS) cargo build --release --features discovery --example server
 	$(TOOLS) cargo bench --features discovery,introspection,metrics --bench recovery
 
-fleet: ## restarts and outages under load, beside what one writes by hand (3 minutes); make fleet FLEET_SCENARIO=rolling: one of them
+fleet: ## restarts and outages under load, compared with a client written by hand (3 minutes); FLEET_SCENARIO=rolling: only this one
 	$(TOOLS) cargo run --release --example fleet --features discovery
 
 V := 3.7
@@ -64,7 +64,7 @@ measure-cluster: ## repeat the faults of a three-member cluster, ROUNDS times (2
 	ROUNDS=$(ROUNDS) $(TOOLS) cargo test $(TESTED) --test real cluster:: -- --nocapture --test-threads=1
 
 FUZZ_SECONDS := 60
-fuzz: ## fuzz what is parsed, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
+fuzz: ## fuzz the parsers, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
 	for target in address key json format; do \
 	  $(TOOLS) cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
@@ -74,7 +74,7 @@ lint: ## check the formatting, clippy and the documentation's links
 	$(TOOLS) cargo clippy --test interop --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --no-deps --all-features
 
-generate: ## write anew what is generated: code from proto/, the list of the public interface
+generate: ## generate again: the code from proto/, the list of the public interface
 	UPDATE_GENERATED=1 $(TOOLS) cargo test $(TESTED) --test fast -- generated_code public_api
 
 ci: ## run all that CI runs
