@@ -27,7 +27,7 @@ pub struct RegistrarBuilder {
     prefix: Option<String>,
     key: Option<String>,
     formats: Vec<Arc<dyn Format>>,
-    /// Which of them is the plain one as it is, for prefix and key to be settings of.
+    /// The index of the default `Plain` in `formats`, whose settings `prefix` and `key` are.
     plain: Option<usize>,
     ttl: Duration,
     on_conflict: OnConflict,
@@ -45,8 +45,8 @@ pub struct RegistrarBuilder {
     observers: Observers,
 }
 
-/// etcd's own limits on a TTL, in seconds (`lease/lessor.go`). The lower one follows from its
-/// default election timeout; a lower one would silently be raised to it.
+/// etcd's own limits on a TTL, in seconds (`lease/lessor.go`). The minimum follows from its
+/// default election timeout; etcd silently raises a shorter TTL to it.
 const TTL_SECONDS: std::ops::RangeInclusive<u64> = 2..=9_000_000_000;
 
 // === impl Registrar ===
@@ -86,29 +86,29 @@ impl RegistrarBuilder {
     }
 
     /// What every key of the [plain](Plain) format begins with. Default: `/services`. Slashes at
-    /// its end are dropped.
+    /// the end are dropped.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
     }
 
-    /// How a key of the [plain](Plain) format is made. Default: `{prefix}/{name}/{ip}/{pid}`.
+    /// The template of the keys of the [plain](Plain) format. Default: `{prefix}/{name}/{ip}/{pid}`.
     ///
-    /// There are `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
-    /// stands in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
-    /// whole segment with more behind it, and something must tell the servers of a fleet apart.
+    /// Placeholders: `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
+    /// is in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
+    /// whole segment and not the last one. The rest must be unique for each server of a fleet.
     pub fn key(mut self, template: impl Into<String>) -> Self {
         self.key = Some(template.into());
         self
     }
 
-    /// Another [format](crate::format) to write every instance in. May be repeated: an instance
-    /// is then written in each of them, under the same lease and in the same transaction (as long
-    /// as that has not more operations than etcd takes), and they leave together.
+    /// Another [format](crate::format) to write every instance in. May be called several times: an
+    /// instance is then written in each format, under the same lease and in the same transaction (unless
+    /// that has more operations than etcd accepts), and the keys are deleted together.
     ///
-    /// Default: the [plain](Plain) one alone. Once another is given, the plain one is written only
-    /// if it is given, too. [`prefix`](Self::prefix) and [`key`](Self::key) are settings of
-    /// [`Plain::new`]; a `Plain` with settings of its own does not take them.
+    /// Default: [`Plain`] alone. After a call of `format`, `Plain` is written only
+    /// if it is given, too. [`prefix`](Self::prefix) and [`key`](Self::key) apply to
+    /// [`Plain::new`], not to a `Plain` with settings of its own.
     ///
     /// ```
     /// use tonic_etcd::format::{EtcdNaming, Kratos, Plain};
@@ -144,9 +144,9 @@ impl RegistrarBuilder {
         self
     }
 
-    /// Allows a loopback address to be advertised although etcd is on another machine, where
-    /// nobody else could dial it. Default: refused where that is certain, because every endpoint
-    /// is an address and none of this machine's; warned of where endpoints are names.
+    /// Allows a loopback address to be advertised although etcd is on another machine, from which nobody can
+    /// dial it. By default `register` refuses such an address if every endpoint is an IP address of another
+    /// machine. If an endpoint is a name, it only logs a warning.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.allow_loopback = allow;
         self
@@ -156,22 +156,22 @@ impl RegistrarBuilder {
     /// IPv4 address, or its first global IPv6 address when it has none. `build` refuses one that does
     /// not exist, or has no address that others can dial.
     ///
-    /// Default: the address that packets to etcd leave from; when etcd is on this machine, that of
-    /// the default route; else the first one. Networks of containers on this machine, such as
-    /// `docker0`, come last. An instance with an [address](crate::Instance::address) of its own
-    /// keeps it.
+    /// Default: the local address of the route to etcd. If etcd is on this machine, that of
+    /// the default route; without one, the first address. Networks of containers on this machine, such as
+    /// `docker0`, come last. This does not change an instance with an
+    /// [address](crate::Instance::address) of its own.
     pub fn advertise_interface(mut self, name: impl Into<String>) -> Self {
         self.advertise_interface = Some(name.into());
         self
     }
 
-    /// Keeps the lease on a thread of its own, with a small runtime of its own. Default: no, it
+    /// Keeps the lease alive on a thread with a small runtime of its own. By default this
     /// is a task of the runtime that [`register`](Registrar::register) is called in.
     ///
-    /// For servers whose handlers block their runtime: a task there cannot renew while every
-    /// worker is blocked, and the lease is lost after a TTL. With a thread of its own it is kept.
-    /// The other side of it: a server that is stuck for good stays registered too, so use it
-    /// together with a health check that the handlers answer.
+    /// For servers whose handlers block their runtime: while every thread of it is blocked, a task
+    /// cannot renew, and the lease is lost after a TTL. On a thread of its own it is kept.
+    /// The drawback: a server that hangs for ever stays registered too. So combine this with a health check
+    /// that the handlers answer.
     pub fn dedicated_thread(mut self, dedicated: bool) -> Self {
         self.dedicated_thread = dedicated;
         self
@@ -202,8 +202,8 @@ impl RegistrarBuilder {
         self
     }
 
-    /// How long requests in flight may take once the server stopped accepting. Default: 30 s.
-    /// What is left then ends with `UNAVAILABLE`.
+    /// How long requests in flight may take once the server has stopped accepting. Default: 30 s.
+    /// Requests that are left then end with `UNAVAILABLE`.
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain_timeout = limit;
         self
@@ -212,7 +212,7 @@ impl RegistrarBuilder {
     /// The application's shutdown token: when it is cancelled, everything is deregistered.
     ///
     /// Give it to the registrar and not to tonic: tonic closes its listener the moment its signal
-    /// fires, while clients are still being sent there.
+    /// fires, while clients still find the server in etcd.
     pub fn shutdown_token(mut self, token: CancellationToken) -> Self {
         self.shutdown = token;
         self
@@ -225,9 +225,9 @@ impl RegistrarBuilder {
     }
 
     /// SIGTERM or SIGINT (Ctrl-C) cancels the [shutdown token](Self::shutdown_token), and a second one
-    /// the [other](Self::shutdown_now_token), which skips every wait. The application's own tokens
-    /// may be given as well: the signals then stop all of it. Only signals are counted: the first one
-    /// never cuts a shutdown short that the application has begun.
+    /// the [other](Self::shutdown_now_token), which skips every wait. You may also give the application's own
+    /// tokens: the signals then stop the whole application. Only signals count: the first signal never skips the
+    /// waits of a shutdown that the application has begun.
     ///
     /// [`build`](Self::build) installs the handlers, and needs a tokio runtime then. They stay until the
     /// process ends, as tokio's do: a third signal does nothing.
@@ -238,22 +238,23 @@ impl RegistrarBuilder {
         self
     }
 
-    /// Is told what the registrar does. May be repeated. Default: nobody is, which costs nothing.
+    /// Adds an observer of what the registrar does. May be called several times. Default: none, at no cost.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.add(observer);
         self
     }
 
-    /// Checks everything and makes the registrar. Touches no network, and needs a runtime only with
+    /// Checks all settings and makes the registrar. It uses no network, and needs a runtime only with
     /// `shutdown_on_signals`.
     ///
     /// # Errors
     ///
-    /// [`BuildError::NoEndpoints`], [`BuildError::Endpoint`] and [`BuildError::Tls`] for an etcd that cannot
-    /// work, [`BuildError::Name`] for a prefix, [`BuildError::Template`] for the key, [`BuildError::Format`] for
-    /// settings of a format, and for prefix or key without a plain format that takes them,
-    /// [`BuildError::Setting`] for an interface to advertise and a readiness probe, [`BuildError::Timing`] for a TTL that is not whole, out of range, or too short for the attempt
-    /// timeout. With `shutdown_on_signals`, [`BuildError::NoRuntime`] outside of a runtime, and
+    /// [`BuildError::NoEndpoints`], [`BuildError::Endpoint`] and [`BuildError::Tls`] for settings of [`Etcd`] that cannot
+    /// work; [`BuildError::Name`] for a prefix; [`BuildError::Template`] for the key; [`BuildError::Format`] for
+    /// settings of a format, and for prefix or key without a `Plain::new()`;
+    /// [`BuildError::Setting`] for an interface to advertise and a readiness probe; [`BuildError::Timing`] for a TTL
+    /// that is not in whole seconds, out of range, or too short for the attempt timeout. With
+    /// `shutdown_on_signals`, [`BuildError::NoRuntime`] outside of a runtime, and
     /// [`BuildError::Signals`] if the handlers cannot be installed.
     pub fn build(mut self) -> Result<Registrar, BuildError> {
         let ttl = check_ttl(self.ttl)?;
@@ -290,7 +291,7 @@ impl RegistrarBuilder {
                 drain: self.drain_timeout,
             },
         };
-        // The last check: nothing is installed for a configuration that cannot work.
+        // The last check, so that no handlers are installed for a configuration that cannot work.
         #[cfg(feature = "signals")]
         if self.on_signals {
             cancel_on_signals([self.shutdown.clone(), self.shutdown_now.clone()])?;
@@ -302,7 +303,7 @@ impl RegistrarBuilder {
         )))
     }
 
-    /// The formats, with prefix and key where they belong.
+    /// The formats; the default `Plain` gets prefix and key.
     fn take_formats(&mut self) -> Result<Vec<Arc<dyn Format>>, BuildError> {
         let mut formats = std::mem::take(&mut self.formats);
         let mut plain = Plain::new();

@@ -1,10 +1,10 @@
-//! [`Draining`]: the entries that have ended, and whose servers still run.
+//! [`Draining`]: the entries that have ended and whose servers still run.
 
 use super::entry::Entry;
 use crate::drain::Drain;
 use std::sync::{Arc, Weak};
 
-/// They are not kept alive: a server holds what it needs of its entry.
+/// It does not keep the entries alive: a server holds the parts of its entry that it needs.
 #[derive(Debug, Default)]
 pub(super) struct Draining(Vec<Weak<Entry>>);
 

@@ -1,4 +1,4 @@
-//! [`Entry`]: one registration, and what it wants.
+//! [`Entry`]: one registration, and its desired keys.
 
 use super::ids::{EntryId, Key};
 use super::reconciler::Desired;
@@ -16,12 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
     pub(crate) lifecycle: Arc<Lifecycle>,
-    /// Observers were told that it is there.
+    /// Observers were called with its first status.
     pub(super) announced: Once,
     spec: Mutex<Spec>,
 }
 
-/// An instance, with its address if it says itself where it is dialled.
+/// An instance, with its explicit address if it has one.
 pub(super) type Addressed = (Instance, Option<Address>);
 
 #[derive(Debug)]
@@ -30,9 +30,9 @@ struct Spec {
     bound: Option<Bound>,
     armed: bool,
     leaving: bool,
-    /// Why its keys are withheld, a reason for each pause.
+    /// The reason of each pause.
     pauses: Vec<Arc<str>>,
-    /// Those that were there last.
+    /// Those that were in etcd last.
     keys: Arc<[Key]>,
 }
 
@@ -55,13 +55,13 @@ impl Entry {
         }
     }
 
-    /// Whether every instance says itself where it is dialled.
+    /// Whether every instance has an explicit address.
     pub(crate) fn is_explicit(&self) -> bool {
         let spec = self.spec();
         spec.instances.iter().all(|(_, address)| address.is_some())
     }
 
-    /// Whether anything of it may have been written.
+    /// Whether any of its keys may have been written.
     pub(crate) fn is_armed(&self) -> bool {
         self.spec().armed
     }
@@ -70,7 +70,7 @@ impl Entry {
         self.spec().leaving
     }
 
-    /// Connections are accepted, at `bound` if that is known.
+    /// Its server accepts connections, at `bound` if that is known.
     pub(super) fn arm(&self, bound: Option<Bound>) {
         let mut spec = self.spec();
         spec.bound = bound.or(spec.bound.take());
@@ -137,7 +137,7 @@ impl Entry {
         self.spec().keys = keys.clone();
     }
 
-    /// What `look` makes of each instance, and of the address that it has as far as that is known.
+    /// The result of `look` for each instance and its address, as far as that is known.
     #[cfg(feature = "introspection")]
     pub(crate) fn map_instances<T>(
         &self,
@@ -166,13 +166,13 @@ impl Entry {
         self.spec().needs_local_ip()
     }
 
-    /// From here on it is bound to the best of our addresses `ips`.
+    /// Sets the address that it is bound to: the best of our addresses `ips`.
     pub(super) fn resolve(&self, ips: &[IpAddr]) {
         let mut spec = self.spec();
         spec.bound = spec.bound.take().map(|b| Bound::Exact(b.resolve(ips)));
     }
 
-    /// What it wants; keys only if there is a lease to make them for.
+    /// Its desired state; keys only if there is a lease to make them for.
     ///
     /// `not_ready` withholds them as a pause does.
     pub(super) fn desired(

@@ -1,4 +1,4 @@
-//! What names an entry and a key.
+//! The identifiers of entries and keys.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! [`KeepAlive`]: the stream of renewals, with at most one renewal under way.
 //!
-//! A renewal has the limit of an attempt, unless the lease is seen to live meanwhile: `etcd grpc-proxy`
-//! answers when it renews the lease itself, up to `TTL / 3` and half a second late. Each answer that
-//! came after 0.6 s was an outage, 30 of them a minute. So a renewal without an answer after a third of
-//! an attempt makes us ask how long the lease lives. If that is answered within the rest of it, the
-//! connection works, and the reconciler decides whether to wait on. If not, the renewal failed, no
-//! later than without this.
+//! A renewal must be answered within the attempt timeout, unless a read shows that the lease lives. The reason is
+//! `etcd grpc-proxy`: it answers when it renews the lease itself, up to `TTL / 3` + 0.5 s late. Before, each answer
+//! after 0.6 s counted as an outage, 30 of them a minute. So when a renewal has no answer after a third of
+//! the attempt timeout, we read the remaining time of the lease. If that is answered within the rest of the timeout, the
+//! connection works, and the reconciler decides whether to keep waiting. If not, the renewal has failed, no
+//! later than it would without the read.
 
 use super::reconciler::Event;
 use crate::clock;
@@ -34,12 +34,12 @@ pub(super) struct Renewal {
 /// The TTL is `None` if it is the one that was granted.
 type Renewed = (Box<KeepAliveStream>, Option<Duration>);
 
-/// Looks at a lease now and then, while its renewal waits for an answer.
+/// Reads the remaining time of a lease now and then, while its renewal waits for an answer.
 struct Look {
     session: Session,
     lease: i64,
     limit: Duration,
-    /// When it was sent, and how long the lease lives from then on.
+    /// When the read was sent, and how long the lease lives from then on.
     next: Call<Result<(Instant, Duration), RpcError>>,
 }
 
@@ -62,7 +62,7 @@ impl KeepAlive {
         }));
     }
 
-    /// What comes of the renewal under way. Cancel safe.
+    /// The result of the renewal under way. Cancel safe.
     pub(super) async fn next(&mut self) -> Event {
         let Self::Renewing(renewal) = self else {
             return std::future::pending().await;
@@ -103,14 +103,14 @@ impl Look {
         }
     }
 
-    /// The connection has worked a moment ago: this one has the limit of an attempt for itself.
+    /// The connection has just worked: the next read has a whole attempt timeout.
     fn again(&mut self) {
         let (session, limit) = (self.session.clone(), self.limit);
         self.next = Box::pin(look(session, self.lease, limit, limit));
     }
 }
 
-/// Pauses, and asks how long `lease` lives. Takes `limit` or longer: nothing is decided before a
+/// Waits, then reads how long `lease` lives. Takes `limit` or longer, because nothing may be decided before a
 /// renewal has had that long.
 async fn look(
     session: Session,

@@ -1,28 +1,28 @@
-//! [`Registrar`]: desired state, kept true.
+//! [`Registrar`]: reconciles etcd with the desired state.
 //!
 //! The registrar holds the set of keys that *should* be in etcd. One task makes etcd agree with
-//! it, under one lease, for as long as the registrar lives: "etcd restarted", "etcd lost its
+//! it, under one lease, for as long as there are registrations. "etcd restarted", "etcd lost its
 //! data", "the network was cut", "somebody revoked the lease" and "the process was frozen" are
-//! all the same event to it, the end of a lease or of a connection.
+//! all handled in the same way: as the end of a lease or of a connection.
 //!
 //! | file | |
 //! |---|---|
-//! | `builder.rs` | [`RegistrarBuilder`]: everything that is configured, checked in one place |
-//! | `draining.rs` | the entries that have ended, and whose servers still run |
-//! | `entry.rs` | one registration, and what it wants |
-//! | `ids.rs` | what names an entry and a key |
+//! | `builder.rs` | [`RegistrarBuilder`]: all settings, checked in one place |
+//! | `draining.rs` | the entries that have ended and whose servers still run |
+//! | `entry.rs` | one registration, and its desired keys |
+//! | `ids.rs` | the identifiers of entries and keys |
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
 //! | `reach.rs` | whether others can dial an address |
 //! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |
-//! | `probe.rs` | the task that asks it |
-//! | `registry.rs` | the entries that should exist; handles change it, and that wakes the worker |
-//! | `report.rs` | what is told of a registration: status, log lines, observers |
+//! | `probe.rs` | the task that runs its probe |
+//! | `registry.rs` | the entries that should exist; a handle that changes them wakes the worker |
+//! | `report.rs` | publishes a status: to handles, log lines and observers |
 //! | `rivals.rs` | other clients that write our keys, each reported once a minute |
 //! | `reconciler/` | every decision: events in, actions out; no I/O |
 //! | `key_table/` | which key needs which request; part of the reconciler's state |
-//! | `worker.rs` | performs the actions and reports what came of them |
+//! | `worker.rs` | performs the actions and reports their results as events |
 //! | `streams.rs` | the requests and streams on one connection |
-//! | `keep_alive.rs` | the stream of renewals on it |
+//! | `keep_alive.rs` | the keep-alive stream on that connection |
 
 mod builder;
 #[cfg(feature = "introspection")]
@@ -72,7 +72,7 @@ use tokio_util::sync::DropGuard;
 #[derive(Clone)]
 pub struct Registrar {
     registry: Arc<Registry>,
-    /// Tells the worker when the last clone is gone, and with it the last way to register.
+    /// Wakes the worker when the last clone is dropped: nobody can register any more.
     _open: Arc<DropGuard>,
 }
 
@@ -102,7 +102,7 @@ impl Registrar {
         self.register_all([instance])
     }
 
-    /// Registers one server under several service names: they come and go together.
+    /// Registers one server under several service names: they are put and deleted together.
     ///
     /// # Errors
     ///
@@ -127,16 +127,16 @@ impl Registrar {
         &self.registry
     }
 
-    /// Begins the shutdown of every registration, as a cancelled
-    /// [`shutdown_token`](RegistrarBuilder::shutdown_token) token does.
+    /// Begins the shutdown of every registration, as cancelling the
+    /// [`shutdown_token`](RegistrarBuilder::shutdown_token) does.
     ///
-    /// Idempotent; returns at once. Each registration's [`closed`](Registration::closed) tells
-    /// when it is out and how that went.
+    /// Idempotent; returns at once. Each registration's [`closed`](Registration::closed) resolves
+    /// when it has ended, and says how.
     pub fn shutdown(&self) {
         self.registry.stop();
     }
 
-    /// Begins the shutdown if it has not begun, and skips every wait there is in it.
+    /// Begins the shutdown if it has not begun, and skips all its waits.
     pub fn shutdown_now(&self) {
         self.registry.shutdown_now();
     }

@@ -4,10 +4,10 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnConflict {
-    /// Take it. In containers it is most often our own former incarnation: same address, pid 1.
-    /// Against a live rival the number of rewrites a minute is bounded.
+    /// Take it. In containers the key is most often from the former process of this server: same address, pid 1.
+    /// If another server keeps rewriting the key, the number of rewrites a minute is bounded.
     #[default]
     TakeOver,
-    /// Leave it, say so in the [status](crate::Status::Yielding), and take it when it is free.
+    /// Leave it and take it when it is free. The status is [`Yielding`](crate::Status::Yielding) meanwhile.
     Yield,
 }

@@ -1,4 +1,4 @@
-//! [`Pause`]: the keys of a registration are withheld for as long as it lives.
+//! [`Pause`]: a guard that withholds the keys of a registration until it is dropped.
 
 use super::entry::Entry;
 use super::registry::Registry;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 /// Withholds the keys of a [`Registration`](crate::Registration) until it is dropped.
 ///
-/// [`Registration::pause`](crate::Registration::pause) gives it. There may be any number: the keys
+/// [`Registration::pause`](crate::Registration::pause) returns it. There may be any number: the keys
 /// come back when the last one is dropped. It does not keep the registration alive, and does nothing
 /// once deregistration has begun. A pause that is leaked with [`std::mem::forget`] never ends.
 #[must_use = "the keys come back as soon as this is dropped"]
 pub struct Pause {
     registry: Arc<Registry>,
     entry: Arc<Entry>,
-    /// What the entry holds as well: this very allocation.
+    /// The entry holds the same allocation; its address identifies this pause.
     reason: Arc<str>,
 }
 
@@ -23,7 +23,7 @@ pub struct Pause {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PauseError {
-    /// The reason is nothing that people could read in a log and a status.
+    /// The reason cannot be shown in logs and statuses.
     #[error("the reason of a pause {reason}")]
     #[non_exhaustive]
     Reason {
@@ -31,12 +31,12 @@ pub enum PauseError {
         reason: String,
     },
 
-    /// The registrar or the registration has been told to stop.
+    /// The registrar or the registration is stopping, or has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
 
-/// A reason is read in logs and statuses.
+/// Reasons are shown in logs and statuses.
 const MAX_REASON_BYTES: usize = 256;
 
 // === impl Pause ===

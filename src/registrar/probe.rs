@@ -1,4 +1,4 @@
-//! The task that asks a [`Readiness`] probe, and tells the registry when the answer changes.
+//! The task that runs a [`Readiness`] probe, and updates the registry when the result changes.
 
 use super::readiness::Readiness;
 use super::registry::Registry;
@@ -11,14 +11,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What is asked, and what was asked last.
+/// The probe, and its last run.
 struct Prober {
     readiness: Readiness,
-    /// A task of its own, which contains a panic, and can be left behind when it blocks its thread.
+    /// A task of its own: that contains a panic, and the task can be abandoned when it blocks its thread.
     asked: Option<AbortOnDropHandle<Result<(), String>>>,
 }
 
-/// Of an error's text.
+/// The longest text of an error.
 const MAX_REASON_BYTES: usize = 200;
 
 /// Starts to probe, until `ended` is cancelled.
@@ -42,7 +42,7 @@ async fn run(registry: Arc<Registry>, readiness: Readiness) {
         match outcome {
             _ if is_ready => registry.set_not_ready(None),
             Err(reason) => registry.set_not_ready(Some(reason.into())),
-            // One of several successes that are needed.
+            // More successes are needed.
             Ok(()) => {}
         }
         sleep_until(next).await;
@@ -52,10 +52,10 @@ async fn run(registry: Arc<Registry>, readiness: Readiness) {
 // === impl Prober ===
 
 impl Prober {
-    /// Asks once, and gives the reason if the answer is no.
+    /// Runs the probe once. The error is the reason why the server is not ready.
     async fn ask(&mut self) -> Result<(), String> {
         let (limit, probe) = (self.readiness.limit(), self.readiness.probe.clone());
-        // The one before, if it was aborted, has ended by the time that it is polled again.
+        // An aborted earlier run has ended by the next poll of its task, unless it blocks its thread.
         if let Some(before) = self.asked.as_mut().filter(|asked| !asked.is_finished())
             && timeout(limit, before).await.is_err()
         {

@@ -6,8 +6,8 @@ use crate::error::{AddressError, RegisterError};
 use crate::etcd::local_addr;
 
 impl Config {
-    /// Refuses an address that only this machine can dial where etcd, and so everybody who reads
-    /// it there, is surely elsewhere; warns where it may be.
+    /// Refuses an address that only this machine can dial if etcd is certainly on another machine, and so
+    /// are its readers. Logs a warning if etcd may be.
     pub(super) fn check_reach(
         &self,
         service: &str,

@@ -1,4 +1,4 @@
-//! [`Readiness`]: when a server is ready to be announced. What is asked, and how often; `probe.rs` asks.
+//! [`Readiness`]: when a server is ready to be announced: the probe and its timing. `probe.rs` runs it.
 
 use crate::deadline::FOR_EVER;
 use crate::error::BuildError;
@@ -12,7 +12,7 @@ use std::time::Duration;
 ///
 /// Given to [`ready_when`](crate::RegistrarBuilder::ready_when). Before the first success nothing is
 /// announced. While the server is not ready, its registrations are [paused](crate::Status::Paused), with
-/// what the probe failed of as the reason; the server serves meanwhile.
+/// the probe's error as the reason; the server serves meanwhile.
 ///
 /// ```
 /// # #[derive(Clone)] struct Db;
@@ -48,29 +48,29 @@ pub struct Readiness {
 pub(super) type Probe = Arc<dyn Fn() -> Answer + Send + Sync>;
 pub(super) type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Whether a server is ready, from one outcome of its probe after the other.
+/// Whether a server is ready, computed from the results of its probe.
 #[derive(Debug)]
 pub(super) struct Hysteresis {
     failures: u32,
     successes: u32,
     is_ready: bool,
-    /// How many outcomes in a row said otherwise.
+    /// How many results in a row contradict the current state.
     in_a_row: u32,
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Below that it would be a busy loop.
+/// A shorter interval would be a busy loop.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 // === impl Readiness ===
 
 impl Readiness {
-    /// Asks `probe` once every `interval`, which is at least 1 ms: from the beginning of one probe to the
-    /// beginning of the next one, and one at a time.
+    /// Runs `probe` once every `interval`, which is at least 1 ms, from the beginning of one run to the
+    /// beginning of the next. One probe runs at a time.
     ///
     /// The probe is a function that makes a future, such as a closure that clones what it needs. An error
-    /// is shown in the status and in logs, cut to 200 bytes. A panic counts as a failure, and ends
-    /// nothing. The future is dropped when its time or the registration is over.
+    /// is shown in the status and in logs, cut to 200 bytes. A panic counts as a failure, and later probes run
+    /// as before. The future is dropped at the timeout, or when the last registration ends.
     pub fn every<F, R, E>(interval: Duration, probe: F) -> Self
     where
         F: Fn() -> R + Send + Sync + 'static,
@@ -90,9 +90,9 @@ impl Readiness {
         }
     }
 
-    /// How long one probe may take. Default: the interval, at most 5 s. One that takes longer is dropped
-    /// and counts as failed. One that blocks its thread does, too, if the runtime has other threads, and
-    /// is not asked again before it has returned.
+    /// How long one probe may take. Default: the interval, at most 5 s. A probe that takes longer is dropped
+    /// and counts as failed. So does a probe that blocks its thread, if the runtime has other threads; the next
+    /// probe runs only after it has returned.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
@@ -100,8 +100,8 @@ impl Readiness {
 
     /// How many failures in a row make a ready server not ready. Default: 3.
     ///
-    /// A server whose probe begins to hang is withdrawn after so many times the timeout or the interval,
-    /// whichever is longer, and one interval.
+    /// When a probe begins to hang, the keys are withheld after at most one interval, and `in_a_row` times the
+    /// timeout or the interval, whichever is longer.
     pub fn failures(mut self, in_a_row: u32) -> Self {
         self.failures = in_a_row;
         self
@@ -128,7 +128,7 @@ impl Readiness {
         }
     }
 
-    /// Refuses what cannot work.
+    /// Returns an error for settings that cannot work.
     pub(super) fn check(self) -> Result<Self, BuildError> {
         let reason = if self.interval < SHORTEST_INTERVAL {
             format!(
@@ -161,7 +161,7 @@ impl fmt::Debug for Readiness {
 // === impl Hysteresis ===
 
 impl Hysteresis {
-    /// Takes in the next outcome; tells whether the server is ready now.
+    /// Counts the next result. Returns whether the server is ready now.
     pub(super) fn count(&mut self, is_success: bool) -> bool {
         if is_success == self.is_ready {
             self.in_a_row = 0;
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_server_is_ready_after_successes_and_not_after_failures_in_a_row() {
-        // Outcomes, `+` and `-`, and whether it is ready after each.
+        // Results, `+` and `-`, and whether the server is ready after each.
         for (failures, successes, outcomes, ready) in [
             (3, 1, "---+--+---+", "...++++++.+"),
             (1, 1, "+-+-", "+.+."),

@@ -47,7 +47,7 @@ pub(crate) struct Registry {
     /// A child of the application's token.
     pub(crate) shutdown: CancellationToken,
     pub(crate) shutdown_now: CancellationToken,
-    /// Until when the lease of now surely lives.
+    /// Until when the current lease certainly lives.
     pub(crate) lease_expiry: Arc<LeaseExpiry>,
     pub(crate) stats: EtcdStatsCell,
     /// Nobody can register any more.
@@ -80,7 +80,7 @@ impl Registry {
         shutdown: CancellationToken,
         shutdown_now: CancellationToken,
     ) -> Self {
-        // A token of our own below the application's: `Registrar::shutdown` stops the registrar
+        // A child of the application's token: `Registrar::shutdown` stops the registrar
         // and not the application.
         let shutdown = shutdown.child_token();
         let shutdown_now = shutdown_now.child_token();
@@ -98,7 +98,7 @@ impl Registry {
         }
     }
 
-    /// Adds an entry. The second value says that this registrar has no worker yet.
+    /// Adds an entry. The second value: this registrar has no worker yet.
     pub(crate) fn add(
         &self,
         instances: Vec<Instance>,
@@ -117,7 +117,7 @@ impl Registry {
                 Ok((instance, address))
             })
             .collect::<Result<Vec<_>, RegisterError>>()?;
-        // Collecting results makes room for four, and nearly all have one.
+        // Collecting results allocates room for four instances, and nearly all entries have one.
         instances.shrink_to_fit();
         let mut entries = self.lock();
         if entries.stopped || self.is_stopping() {
@@ -141,7 +141,7 @@ impl Registry {
         );
         let entry = Arc::new(Entry::new(id, lifecycle, instances));
         entries.entries.insert(id, entry.clone());
-        // Under the same lock: whoever closes the registry afterwards finds it among the changed.
+        // Under the same lock, so that a stop after this finds the entry among the changed ones.
         entries.changed.insert(id);
         let first = !std::mem::replace(&mut entries.running, true);
         drop(entries);
@@ -149,7 +149,7 @@ impl Registry {
         Ok((entry, first))
     }
 
-    /// Refuses what could turn out to be the key of another entry.
+    /// Refuses instances that may get the key of another entry.
     fn check_keys(
         &self,
         entries: &Entries,
@@ -185,7 +185,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The entry's listener is bound there, or, with explicit addresses only, somewhere.
+    /// The entry's listener is bound at `bound`, or at an unknown address if its instances have explicit ones.
     pub(crate) fn arm(
         &self,
         entry: &Entry,
@@ -199,7 +199,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Refuses a bound address that could not be advertised, where it would have to be.
+    /// Refuses a bound address that cannot be advertised, unless all instances have explicit addresses.
     pub(crate) fn check_bound(
         &self,
         entry: &Entry,
@@ -235,7 +235,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The keys of the entry should not be there until [`resume`](Self::resume).
+    /// Withholds the keys of the entry until [`resume`](Self::resume).
     pub(super) fn pause(&self, entry: &Entry, reason: &Arc<str>) -> Result<(), Stopped> {
         if self.is_stopping() {
             return Err(Stopped);
@@ -251,7 +251,7 @@ impl Registry {
         self.touch(entry.id);
     }
 
-    /// The entry should be gone.
+    /// Begins to deregister the entry.
     pub(crate) fn leave(&self, entry: &Entry) {
         entry.leave();
         self.touch(entry.id);
@@ -285,8 +285,8 @@ impl Registry {
         entries.probe = None;
     }
 
-    /// Gives what to ask, and when that ends, if nobody asks yet. Until the first answer no entry is
-    /// ready.
+    /// Returns the probe to start, and the token that ends it, if no probe runs yet. No entry is ready
+    /// before its first result.
     pub(super) fn begin_probe(&self) -> Option<(Readiness, CancellationToken)> {
         let readiness = self.config.readiness.clone()?;
         let mut entries = self.lock();
@@ -302,7 +302,7 @@ impl Registry {
         Some((readiness, ended))
     }
 
-    /// Why no entry may have keys; `None`: they may.
+    /// Sets why no entry may have keys; `None`: they may.
     pub(super) fn set_not_ready(&self, reason: Option<Arc<str>>) {
         let mut entries = self.lock();
         if entries.not_ready == reason {
@@ -339,7 +339,7 @@ impl Registry {
         Some(entry)
     }
 
-    /// Those that have ended, and whose servers still run.
+    /// The entries that have ended and whose servers still run.
     #[cfg(feature = "introspection")]
     pub(crate) fn draining(&self) -> Vec<Arc<Entry>> {
         self.lock().draining.entries()
@@ -349,7 +349,7 @@ impl Registry {
         self.lock().entries.values().cloned().collect()
     }
 
-    /// The services of all entries, for a line about all of them.
+    /// The services of all entries, for a log line about all of them.
     pub(super) fn services(&self) -> String {
         let names = &self.lock().by_name;
         shown(names.keys().next(), names.len())
@@ -364,7 +364,7 @@ impl Registry {
         self.lock().entries.get(&id).cloned()
     }
 
-    /// The entries that changed since this was last asked.
+    /// The entries that changed since the last call.
     pub(crate) fn take_changed(&self) -> Vec<EntryId> {
         let changed = std::mem::take(&mut self.lock().changed);
         changed.into_iter().collect()
@@ -383,7 +383,7 @@ impl Registry {
         }
     }
 
-    /// Makes the worker look at an entry again.
+    /// Marks an entry as changed, and wakes the worker.
     pub(crate) fn touch(&self, id: EntryId) {
         self.lock().changed.insert(id);
         self.changed.notify_one();

@@ -1,6 +1,6 @@
-//! What is told of a registration: its status, its log lines, and what observers are told.
+//! Publishes the status of a registration: to its handles, to the log and to observers.
 //!
-//! Every line says of which service it is, and of which key.
+//! Every log line names its service and its key.
 
 use super::entry::Entry;
 use super::registry::Registry;
@@ -14,14 +14,14 @@ use crate::observer::{Observers, Transition, Write, WriteReason};
 use crate::stats::RegistrationStats;
 use crate::status::{Registered, Status};
 
-/// What a line is about.
+/// The service and key of a log line.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     pub(super) service: String,
     pub(super) key: String,
 }
 
-/// What there is to know of a registration now.
+/// The statistics of a registration now.
 pub(crate) fn stats(registry: &Registry, entry: &Entry) -> RegistrationStats {
     let (status, since) = entry.lifecycle.status_since();
     RegistrationStats {
@@ -37,7 +37,7 @@ pub(crate) fn stats(registry: &Registry, entry: &Entry) -> RegistrationStats {
     }
 }
 
-/// Publishes a status; it is logged if it is another kind than the last one.
+/// Publishes a status. It is logged if its kind has changed.
 ///
 /// Never panics, whatever the subscriber of the log and the observers do.
 pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
@@ -49,7 +49,7 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
     let Some(last) = entry.lifecycle.publish(next.clone()) else {
         return;
     };
-    // After the locks: the subscriber may be slow, and may look at the status.
+    // Not under a lock: the subscriber may be slow, and may read the status.
     if std::mem::discriminant(&last) != std::mem::discriminant(&next) {
         let log = || log(registry, &Subject::of(entry), &last, &next);
         isolated(|| entry.lifecycle.in_span(log));
@@ -64,7 +64,7 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
     }
 }
 
-/// Tells observers that the entry is there, before anything else is told of it.
+/// Calls observers with the first status of the entry, before any other.
 pub(super) fn announce(registry: &Registry, entry: &Entry) {
     let observers = &registry.config.observers;
     if observers.is_empty() {
@@ -80,7 +80,7 @@ pub(super) fn announce(registry: &Registry, entry: &Entry) {
     });
 }
 
-/// Another client wrote a key of this entry, or this entry one of its.
+/// Another client wrote a key of this entry, or this entry took over its key.
 pub(super) fn rival(entry: &Entry, rival: &Rival) {
     let service = entry.service();
     let Rival {
@@ -105,7 +105,7 @@ pub(super) fn rival(entry: &Entry, rival: &Rival) {
     });
 }
 
-/// Tells observers of a transaction.
+/// Reports a transaction to observers.
 pub(super) fn wrote(
     observers: &Observers,
     reasons: Vec<(WriteReason, usize)>,

@@ -19,14 +19,14 @@ pub(crate) struct Rival {
     pub(crate) value: String,
 }
 
-/// Who wrote the key of the other one, and what comes of it.
+/// Which of the two wrote the other's key, and what we do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Conflict {
-    /// It wrote ours, which is written again.
+    /// It wrote our key, and we write it again.
     TakenBack,
-    /// It wrote ours, which is left to it.
+    /// It wrote our key, and we leave it.
     Left,
-    /// We wrote its.
+    /// We wrote its key.
     TakenOver,
 }
 
@@ -35,9 +35,9 @@ pub(crate) enum Conflict {
 pub(crate) struct Rivals(HashMap<i64, Instant>);
 
 const PAUSE: Duration = Duration::from_secs(60);
-/// So many a minute at most: each may take a new lease.
+/// The most rivals a minute: a client may use a new lease each time.
 const MAX_RIVALS: usize = 16;
-/// No more bytes than this become the 200 that are shown.
+/// How much of a value is read to make the 200 bytes that are shown.
 const MAX_READ: usize = 1024;
 
 // === impl Rival ===

@@ -1,8 +1,8 @@
-//! [`shown`]: several things in one field of a log line.
+//! [`shown`]: several values in one field of a log line.
 
 use std::fmt;
 
-/// The first of them, and how many more there are.
+/// The first value, and the number of the others.
 pub(super) fn shown(first: Option<impl fmt::Display>, all: usize) -> String {
     match first {
         None => "none".to_owned(),

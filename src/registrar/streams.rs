@@ -1,8 +1,7 @@
-//! [`Streams`]: one session and all that is under way on it.
+//! [`Streams`]: one session, and the requests and streams on it.
 //!
-//! At most one renewal, one other request and one watch request at a time, each of which is
-//! answered by an event within the limit of an attempt. HTTP/2 pings could not bound them: etcd
-//! refuses pings closer than 5 s, which is the TTL.
+//! At most one renewal, one other request and one watch request are under way. Each ends with an event within the
+//! attempt timeout. HTTP/2 pings cannot bound them: etcd refuses pings closer than 5 s, which is the TTL.
 
 use super::ids::Key;
 use super::keep_alive::{Call, KeepAlive};
@@ -45,28 +44,29 @@ enum WatchRequest {
     Remove { id: i64 },
 }
 
-/// The ids of the watches on a stream. etcd takes those that it is asked for. `etcd grpc-proxy` counts
-/// from 0 on each stream, so that cancelling one of ours would end the watch on another key.
+/// The ids of the watches on a stream. etcd uses the requested ids. `etcd grpc-proxy` ignores them and counts
+/// from 0 on each stream, so that cancelling by the requested id would end the watch on another key.
 #[derive(Debug)]
 enum WatchIds {
-    /// This one was asked for first, and is not answered yet.
+    /// This id was requested first, and is not answered yet.
     Unknown(i64),
     Ours,
-    /// Theirs for each of ours. One watch is asked for at a time, to know whose the next answer is.
+    /// The proxy's id for each of ours. Watches are requested one at a time, because only the order of the answers
+    /// says which is which.
     Theirs {
         last_asked: i64,
         ids: BTreeMap<i64, i64>,
     },
 }
 
-/// Watches that were asked for and not answered yet.
+/// Watches that were requested and not answered yet.
 ///
-/// One whose request was lost on a stream that otherwise works would leave its key unwatched for
-/// as long as the connection lives.
+/// If a request is lost on a stream that otherwise works, its key would not be watched until the
+/// connection ends.
 #[derive(Debug, Default)]
 struct Unanswered {
     count: usize,
-    /// When the last one was answered, or the first one asked for.
+    /// When the last one was answered, or the first one requested.
     since: Option<Instant>,
 }
 
@@ -84,7 +84,7 @@ impl Streams {
         }
     }
 
-    /// Drops all that is under way, and keeps the session.
+    /// Drops all requests and streams, and keeps the session.
     pub(super) fn close(&mut self) {
         self.request = None;
         self.keep_alive = KeepAlive::Closed;
@@ -92,7 +92,7 @@ impl Streams {
         self.authenticating = None;
     }
 
-    /// Has limits of its own, longer than those of a request.
+    /// Authenticates. Its limits are longer than those of a request.
     pub(super) fn authenticate(&mut self) {
         self.watch = Watch::Closed;
         self.authenticating = Some(Box::pin(self.session.clone().replace_token()));
@@ -136,7 +136,7 @@ impl Streams {
         });
     }
 
-    /// Takes the place of a request that is under way.
+    /// Sends a request. It replaces one that is under way.
     pub(super) fn request(&mut self, call: impl Future<Output = Event> + Send + 'static) {
         self.request = Some(Box::pin(call));
     }
@@ -169,9 +169,9 @@ impl Streams {
         Box::pin(async move { with_timeout(limit, &endpoint, call).await })
     }
 
-    /// What happens first. Cancel safe.
+    /// The next event. Cancel safe.
     ///
-    /// Renewals come first: nothing else may delay one.
+    /// Renewals are polled first, so that nothing delays them.
     pub(super) async fn next(&mut self) -> Event {
         let Self {
             session,
@@ -289,7 +289,7 @@ impl WatchIds {
         }
     }
 
-    /// The watch that was asked for last stands, under this id.
+    /// The watch that was requested last is created, with this id.
     fn created(&mut self, id: i64) {
         match self {
             Self::Unknown(asked) if *asked == id => *self = Self::Ours,
@@ -309,7 +309,7 @@ impl WatchIds {
         }
     }
 
-    /// A watch with this id of theirs ended.
+    /// A watch ended. Returns our id for the server's `id`.
     fn ours(&mut self, id: i64) -> i64 {
         let Self::Theirs { ids, .. } = self else {
             return id;

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 const MS: Duration = Duration::from_millis(1);
 const SEC: Duration = Duration::from_secs(1);
 
-/// The renewal was sent before, for a lease that has run out since, and its answer comes first. A renewal is
-/// sent 1.5 to 1.84 s after the last one, so that one is under way at three of the offsets or more.
+/// The renewal was sent before the suspend, for a lease that has expired since, and its answer comes first. A renewal is
+/// sent 1.5 to 1.84 s after the last one, so that one is under way at three or more of the offsets.
 #[tokio::test(start_paused = true)]
 async fn the_answer_to_a_renewal_sent_before_a_suspend_confirms_nothing() {
     let delay = 100 * MS;

@@ -1,6 +1,6 @@
-//! [`Worker`]: performs what the reconciler decides, and reports what comes of it.
+//! [`Worker`]: performs the reconciler's actions, and reports their results as events.
 //!
-//! It decides nothing. Every await in it is bounded, and a stop is looked at before anything else.
+//! It makes no decisions. Every await in it is bounded, and a stop is polled first.
 
 use super::ids::EntryId;
 use super::keep_alive::Call;
@@ -37,16 +37,16 @@ enum Link {
     Open(Box<Streams>),
 }
 
-/// The runtime went away under the worker: whoever waits for an end gets one.
+/// Ends all entries when the runtime drops the worker, so that no caller waits for ever.
 struct RuntimeGuard(Arc<Registry>);
 
-/// Panics in a row, without a pause between them at a stop, after which we give up.
+/// During a stop there is no pause after a panic; after so many panics the worker gives up.
 const MOST_PANICS_OF_A_STOP: u32 = 3;
 
-/// Starts the worker of `registry`, in the runtime of now or in a thread of its own.
+/// Starts the worker of `registry`, in the current runtime or on a thread of its own.
 pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
     let is_dedicated = registry.config.dedicated_thread;
-    // Made here, and not by the task: a runtime may end before it has polled the task once.
+    // Made here and not in the task, because a runtime may end before it has polled the task once.
     let guard = RuntimeGuard(registry.clone());
     let task = in_current_span(supervise(registry, guard));
     if !is_dedicated {
@@ -65,7 +65,7 @@ pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
 }
 
 /// Runs workers until one finishes. The reconciler outlives a worker that panics, so that the next
-/// one knows the lease.
+/// worker can revoke the lease.
 async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
     let config = &registry.config;
     let settings = Settings {
@@ -104,7 +104,7 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
 // === impl Worker ===
 
 impl Worker {
-    /// Returns when nothing will ever be left to do.
+    /// Returns after [`Action::Finish`].
     async fn run(&mut self, reconciler: &mut Reconciler) {
         let registry = self.registry.clone();
         let (mut is_shutdown_now, mut is_closed) = (false, false);
@@ -146,7 +146,7 @@ impl Worker {
         }
     }
 
-    /// What stats and observers are to know of an event.
+    /// Updates stats and observers after an event.
     fn note(&self, event: &Event) {
         let Registry { config, stats, .. } = &*self.registry;
         let now = clock::now();
@@ -177,7 +177,7 @@ impl Worker {
     }
 
     fn stop(&mut self, reconciler: &mut Reconciler, event: Event) {
-        // From here on no entry is added, so that the event knows them all.
+        // From here on no entry is added, so that the event covers all of them.
         self.registry.close();
         let changed = self.registry.take_changed();
         let desired = self.desired(reconciler, changed);
@@ -186,7 +186,7 @@ impl Worker {
         reconciler.handle_event(now, event);
     }
 
-    /// What these entries want. Their formats are the user's code, which may panic.
+    /// The desired state of these entries. Their formats are the user's code, which may panic.
     fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
         let formats = &self.registry.config.formats;
         let (lease, not_ready) = (reconciler.held_lease(), self.registry.not_ready());
@@ -269,7 +269,7 @@ impl Worker {
                     report::ended(&self.registry, &entry, status);
                 }
             }
-            // The rest is for an open session, or is performed by `perform_all`.
+            // The other actions need an open session, or are performed by `perform_all`.
             _ => {}
         }
     }
@@ -294,16 +294,16 @@ impl Worker {
     }
 }
 
-/// Waits for the health services of `entries`, together and not for long, and lets others that
-/// watch the status have a look: on a connection that works, the next lease is there before
-/// anybody saw that there was none.
+/// Waits for the health services of `entries`, at most 50 ms for all, and yields once to others that
+/// watch the status. Otherwise the next lease is often there before they could see that one was
+/// lost.
 async fn await_health(registry: &Registry, entries: Vec<EntryId>) {
     let entries = entries.into_iter().filter_map(|id| registry.entry(id));
     health_acknowledged(entries.map(|entry| entry.lifecycle.clone()).collect()).await;
     tokio::task::yield_now().await;
 }
 
-/// Finds our address on the way to etcd, for the entries that wait for it.
+/// Finds the local address of the route to etcd, for the entries that wait for it.
 async fn find_local_ip(registry: Arc<Registry>) -> Event {
     let config = &registry.config;
     let (interface, limit) = (config.advertised.as_ref(), config.attempt);
@@ -322,7 +322,7 @@ async fn sleep_until_some(at: Option<Instant>) {
 // === impl Link ===
 
 impl Link {
-    /// What happens first on it. Cancel safe.
+    /// The next event on it. Cancel safe.
     async fn next(&mut self, limit: Duration) -> Event {
         match self {
             Self::Closed => std::future::pending().await,

@@ -14,14 +14,14 @@ pub(super) struct KeyState {
     pub(super) entry: EntryId,
     /// The value that should be there; `None`: no key.
     pub(super) desired: Option<Arc<str>>,
-    /// What is known to be there under our lease.
+    /// The key in etcd under our lease, as far as we know.
     pub(super) observed: Option<Observed>,
-    /// What was observed is not known to be what this entry wrote, or to be there at all: it does
-    /// not count as held before it is written, but is deleted if it is not desired any more.
+    /// The observed key may not be what this entry wrote, or may not be there. So it does not count as held before
+    /// it is written. It is still deleted when it is not desired any more.
     pub(super) is_unconfirmed: bool,
-    /// What a transaction writes that is not answered yet.
+    /// The value in a transaction that is not answered yet.
     pub(super) writing: Option<Option<Arc<str>>>,
-    /// A write of it was given up. etcd may still apply it, for as long as the lease lives: the
+    /// A write of it timed out. etcd may still apply it until the lease ends. So the
     /// key is watched until then, also when it is not desired any more.
     pub(super) write_may_still_land: bool,
     /// Another client's change that was seen while a write of ours was under way.
@@ -31,16 +31,16 @@ pub(super) struct KeyState {
     pub(super) watch_id: i64,
     /// The revision to watch from; 0: it is not watched.
     pub(super) watch_from: i64,
-    /// The watch has not been asked for yet.
+    /// The watch has not been requested yet.
     pub(super) is_watch_due: bool,
     pub(super) repairs: Bucket,
     pub(super) retry_at: Option<Instant>,
-    /// Written in a transaction of its own: one that it was in was denied, and one denied key
-    /// denies the whole transaction.
+    /// Write it in a transaction of its own: a transaction with it was denied, and etcd denies the whole
+    /// transaction for one key.
     pub(super) isolate: bool,
-    /// Another client may have the key, and no watch tells who.
+    /// Another client may have the key, and no watch has shown which.
     pub(super) is_holder_unknown: bool,
-    /// Why it is written, if it is.
+    /// The reason of its next write.
     pub(super) reason: WriteReason,
 }
 
@@ -76,12 +76,12 @@ impl KeyState {
         }
     }
 
-    /// Neither desired nor there, and nothing is being written.
+    /// Neither desired nor observed, and no write is under way.
     pub(super) fn is_done(&self) -> bool {
         self.desired.is_none() && self.observed.is_none() && self.writing.is_none()
     }
 
-    /// Another entry has it from now on. What is there is written again, or deleted.
+    /// The key belongs to another entry from now on. It is written again, or deleted.
     pub(super) fn inherit(&mut self, entry: EntryId) {
         if self.entry != entry {
             self.entry = entry;
@@ -133,7 +133,7 @@ impl Observed {
         Self { revision, value }
     }
 
-    /// Ours, with an unknown value: written again if it is desired, else deleted.
+    /// A key of ours with an unknown value: it is written again if it is desired, else deleted.
     pub(super) fn without_value(revision: i64) -> Self {
         let value = None;
         Self { revision, value }

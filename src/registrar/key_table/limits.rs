@@ -1,7 +1,7 @@
-//! [`Limits`]: how much etcd takes in one request.
+//! [`Limits`]: how much etcd accepts in one request.
 //!
-//! Operators set it with `--max-txn-ops` and `--max-request-bytes`, and etcd tells neither. So we begin with
-//! what it takes by default, and halve what it refuses.
+//! Operators set it with `--max-txn-ops` and `--max-request-bytes`. A client cannot read either. So we begin with
+//! etcd's defaults, and halve the size of a refused request.
 
 use crate::etcd::{Op, RpcErrorKind};
 
@@ -12,7 +12,7 @@ pub(super) struct Limits {
     bytes: usize,
 }
 
-/// What a request has of that which is limited.
+/// The size of a request.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
     ops: usize,
@@ -41,7 +41,7 @@ impl Limits {
     pub(super) fn lower(&mut self, refused: Size, kind: RpcErrorKind) {
         match kind {
             RpcErrorKind::TooManyOps => self.ops = self.ops.min(refused.ops() / 2),
-            // A limit of its own: one large value does not shorten the transactions of all others.
+            // Bytes have a limit of their own, so that one large value does not shorten the transactions of all others.
             _ => self.bytes = self.bytes.min(refused.bytes / 2),
         }
     }
@@ -61,7 +61,7 @@ impl Size {
         self.bytes += key.len();
     }
 
-    /// What is nested has what the whole list leaves of the limit, so that half of it for each is enough.
+    /// etcd counts nested operations against the limit too, so each list gets half of it.
     fn ops(self) -> usize {
         match self.has_guard {
             true => 2 * self.ops,

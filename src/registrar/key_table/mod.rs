@@ -1,15 +1,15 @@
 //! [`KeyTable`]: for every key, what should be in etcd and what is known to be there. Pure.
 //!
-//! The reconciler reports to it what it learns (transactions, reads, watch events) and asks it
-//! what to do next: which keys to write, read or watch. One lease, one table: a new lease starts
+//! The reconciler passes it each result (of transactions, reads and watches), and takes from it
+//! the next keys to write, read or watch. One lease, one table: a new lease starts
 //! with an empty table, because every key under the old lease is gone with it.
 //!
 //! | file | |
 //! |---|---|
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
-//! | `limits.rs` | how much etcd takes in one request |
+//! | `limits.rs` | how much etcd accepts in one request |
 //! | `requests.rs` | transactions and reads: the next one, and what its answer changes |
-//! | `takeover.rs` | from whom a key was taken |
+//! | `takeover.rs` | the lease and value that a takeover replaced |
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
 mod key_state;
@@ -50,7 +50,7 @@ pub(crate) struct KeyTable {
     changed: BTreeSet<EntryId>,
     /// Other clients that wrote a key of ours, and were not reported yet.
     rivals: Vec<(EntryId, Rival)>,
-    /// A transaction that asks what it replaces was denied.
+    /// A transaction with `prev_kv` was denied.
     may_not_ask: bool,
 }
 
@@ -60,13 +60,13 @@ pub(crate) struct View {
     pub(crate) keys: Vec<Key>,
     /// Every key is there, under our lease.
     pub(crate) held: bool,
-    /// Why a key is to be written that is not there.
+    /// The reason of the next write of a key that is missing.
     pub(crate) missing: Option<WriteReason>,
     /// The revision of the newest of them.
     pub(crate) revision: i64,
-    /// The other lease that holds one of the keys, which is left to it.
+    /// The other lease that holds one of the keys, under `OnConflict::Yield`.
     pub(crate) conflicting_lease: Option<i64>,
-    /// Somebody rewrote a key so often that the next repair has to wait.
+    /// Another client rewrote a key so often that the next repair has to wait.
     pub(crate) contested: bool,
 }
 
@@ -91,7 +91,7 @@ impl KeyTable {
         }
     }
 
-    /// Another lease, 0 for none: every key is gone. What etcd takes at once, and allows, is still known.
+    /// Starts over with another lease, 0 for none. Keeps the limits and permissions that were learned.
     pub(crate) fn reset(&mut self, lease: i64) {
         let (limits, may_not_ask) = (self.limits, self.may_not_ask);
         *self = Self {
@@ -101,9 +101,9 @@ impl KeyTable {
         };
     }
 
-    /// These keys, with these values, should be there for `entry`.
+    /// Sets the desired keys and values of `entry`.
     ///
-    /// Gives the first key that another entry has already; then nothing was changed.
+    /// Returns the first key that another entry has already; then nothing was changed.
     pub(crate) fn set_desired(
         &mut self,
         entry: EntryId,
@@ -138,7 +138,7 @@ impl KeyTable {
         Ok(())
     }
 
-    /// The keys of `entry` should not be there any more.
+    /// Makes `entry` desire no keys any more.
     pub(crate) fn withdraw(&mut self, entry: EntryId) {
         for key in self.entries.get(&entry).cloned().unwrap_or_default() {
             self.withdraw_key(entry, &key);
@@ -146,7 +146,7 @@ impl KeyTable {
         self.changed.insert(entry);
     }
 
-    /// A key of `entry` should not be there any more. Tells whether it still may be.
+    /// Makes `entry` not desire this key any more. Returns whether the key may still be in etcd.
     fn withdraw_key(&mut self, entry: EntryId, key: &Key) -> bool {
         let Some(state) = self.keys.get_mut(key).filter(|state| state.entry == entry) else {
             return false;
@@ -158,7 +158,7 @@ impl KeyTable {
         self.keys.contains_key(key)
     }
 
-    /// Whether nothing of `entry` is left, and nothing of it is being written.
+    /// Whether `entry` has no key in etcd, and no write under way.
     pub(crate) fn is_gone(&self, entry: EntryId) -> bool {
         let keys = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
         !keys.iter().any(|key| {
@@ -189,7 +189,7 @@ impl KeyTable {
             contested: false,
         };
         for state in view.keys.iter().filter_map(|key| self.keys.get(key)) {
-            // It is being deleted although it is desired: a pause was short.
+            // It is being deleted although it is desired again: a pause was short.
             let is_going = matches!(state.writing, Some(None));
             let is_held = !state.is_unconfirmed && !is_going;
             let observed = state.observed.as_ref().filter(|_| is_held);
@@ -210,17 +210,17 @@ impl KeyTable {
         self.keys.get(key).map(|state| state.entry)
     }
 
-    /// The entries whose view may have changed since this was last asked.
+    /// The entries whose view may have changed since the last call.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<EntryId> {
         std::mem::take(&mut self.changed)
     }
 
-    /// The other clients that wrote a key of ours since this was last asked.
+    /// The other clients that wrote a key of ours since the last call.
     pub(crate) fn take_rivals(&mut self) -> Vec<(EntryId, Rival)> {
         std::mem::take(&mut self.rivals)
     }
 
-    /// Why the keys of `entry` are written that are not there yet.
+    /// Sets the reason for writing the keys of `entry` that are not there yet.
     pub(crate) fn set_reason(&mut self, entry: EntryId, reason: WriteReason) {
         for key in self.entries.get(&entry).into_iter().flatten() {
             if let Some(state) = self.keys.get_mut(key) {
@@ -229,7 +229,7 @@ impl KeyTable {
         }
     }
 
-    /// Why `ops` are done: how many of them for which reason.
+    /// How many of `ops` have which reason.
     pub(crate) fn reasons(&self, ops: &[Op]) -> Vec<(WriteReason, usize)> {
         let mut reasons = BTreeMap::new();
         for op in ops {
@@ -243,7 +243,7 @@ impl KeyTable {
         reasons.into_iter().collect()
     }
 
-    /// Removes a key that is neither desired nor there, unless a write may still bring it back.
+    /// Removes a key that is neither desired nor observed, unless a late write may still create it.
     fn remove_if_done(&mut self, key: &Key) {
         let Some(state) = self.keys.get(key) else {
             return;

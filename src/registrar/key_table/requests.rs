@@ -11,8 +11,8 @@ use crate::registrar::on_conflict::OnConflict;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Repairs of one key: enough at once for any accident, few enough a minute for two clients that
-/// overwrite each other's value.
+/// The rate of repairs of one key. The burst is enough for any accident. The refill keeps two clients that
+/// overwrite each other at a few writes a minute.
 pub(super) const REPAIRS: Rate = Rate {
     burst: 24,
     refill: Duration::from_secs(10),
@@ -21,7 +21,7 @@ pub(super) const REPAIRS: Rate = Rate {
 // === impl KeyTable ===
 
 impl KeyTable {
-    /// The next transaction: as many writes as etcd takes at once. Empty: nothing to write now.
+    /// The next transaction: as many writes as etcd accepts at once. Empty: nothing to write now.
     pub(crate) fn next_txn(&mut self, now: Instant) -> Vec<Op> {
         let (mut ops, mut size): (Vec<Op>, Size) = (vec![], Size::default());
         let mut clean = vec![];
@@ -123,8 +123,8 @@ impl KeyTable {
         }
     }
 
-    /// The transaction of `ops` is more than etcd takes: the next ones are half as large. Only for
-    /// more than one, or it would be the same again.
+    /// The transaction of `ops` was too large for etcd: the next ones are half as large. Only for
+    /// more than one operation, because one cannot be split.
     pub(crate) fn on_txn_too_large(&mut self, ops: &[Op], kind: RpcErrorKind, now: Instant) {
         self.on_txn_rejected(ops, now);
         let mut size = Size::default();
@@ -143,14 +143,14 @@ impl KeyTable {
             state.isolate = true;
             if ops.len() == 1 {
                 state.retry_at = Some(retry_at);
-                // It may be neither read nor written: nothing tells whether it is still there.
+                // It may be neither read nor written, so it may not be there any more.
                 let is_unseen = |observed: &Observed| observed.value.is_none();
                 state.is_unconfirmed |= state.observed.as_ref().is_some_and(is_unseen);
             }
         }
     }
 
-    /// The next keys to read, as many as etcd takes at once.
+    /// The next keys to read, as many as etcd accepts at once.
     pub(crate) fn next_read(&self) -> Vec<Key> {
         let mut size = Size::default();
         let fits = |key: &&Key| {
@@ -161,7 +161,7 @@ impl KeyTable {
         self.unverified.iter().take_while(fits).cloned().collect()
     }
 
-    /// To read `keys` at once is more than etcd takes. Only for more than one.
+    /// The read of `keys` was too large for etcd. Only for more than one key.
     pub(crate) fn on_read_too_large(&mut self, keys: &[Key], kind: RpcErrorKind) {
         let mut size = Size::default();
         keys.iter().for_each(|key| size.add_read(key));
@@ -187,7 +187,7 @@ impl KeyTable {
             } else {
                 // Under our lease but at another revision: most likely a write of ours whose
                 // answer was lost. Writing it again is harmless; reading every value back is not.
-                // It counts as held until then: to call it lost made the status flicker.
+                // It counts as held until then: otherwise the status became `Lost` for a moment.
                 state.observed = ours.map(|found| Observed::without_value(found.revision));
                 state.is_unconfirmed = false;
                 state.reason = WriteReason::Differs;
@@ -212,7 +212,7 @@ impl KeyTable {
         }
     }
 
-    /// `keys` may not be read: they are written again unseen. Each may have been changed since.
+    /// The read of `keys` was denied: they are written again without a read, because each may have changed.
     pub(crate) fn on_read_denied(&mut self, keys: &[Key]) {
         for key in keys {
             self.unverified.remove(key);
@@ -220,16 +220,16 @@ impl KeyTable {
                 continue;
             };
             match &mut state.observed {
-                // Acknowledged under the lease, which lives. To call it lost until it is written
-                // made the status flicker at each reconnect.
+                // etcd acknowledged it under this lease, which lives. Counting it as missing until the next write
+                // made the status `Lost` for a moment at each reconnect.
                 Some(observed) => observed.value = None,
-                // It may be there: it is deleted unseen if it is not desired any more.
+                // It may be there: it is deleted without a read if it is not desired any more.
                 None => {
                     state.observed = Some(Observed::without_value(0));
                     state.is_unconfirmed = true;
                 }
             }
-            // A guarded write tells whether another lease has it.
+            // A guarded write finds out whether another lease has it.
             state.conflicting_lease = None;
             state.is_holder_unknown = false;
             self.changed.insert(state.entry);
@@ -237,7 +237,7 @@ impl KeyTable {
         }
     }
 
-    /// The session ended: no request and no watch is left, and what is known may be out of date.
+    /// The session ended: no request and no watch is left, and the observed state may be out of date.
     pub(crate) fn on_disconnect(&mut self) {
         self.to_watch.clear();
         self.to_unwatch.clear();
@@ -247,7 +247,7 @@ impl KeyTable {
             state.buffered_event = None;
             let writing = state.writing.take();
             state.write_may_still_land |= writing.as_ref().is_some_and(Option::is_some);
-            // A deletion may have been applied. The read tells, before the key counts as held again.
+            // A deletion may have been applied, so the key does not count as held before the read.
             state.is_unconfirmed |= matches!(writing, Some(None));
             if state.write_may_still_land
                 || writing.is_some()

@@ -1,8 +1,8 @@
-//! From whom a key was taken: etcd is asked in the transaction that takes it. Pure.
+//! The lease and value that a takeover replaced, from the answer of the put that replaces them. Pure.
 //!
-//! etcd answers a put with what it replaced, if it is asked to. That costs no request, but the permission to
-//! read the key, and an answer as large as the values of others: so only in small transactions, only for
-//! keys of which we do not know who holds them, and never again once it was denied.
+//! With `prev_kv`, etcd answers a put with the value that it replaced. That needs no extra request, but the permission
+//! to read the key, and the answer contains the values of other clients. So it is used only in small transactions, only
+//! for keys whose holder is unknown, and never again once it was denied.
 
 use super::KeyTable;
 use crate::etcd::{Op, Replaced};
@@ -15,7 +15,7 @@ const MAX_OPS: usize = 16;
 // === impl KeyTable ===
 
 impl KeyTable {
-    /// Whether the transaction of `ops` is to tell what it replaces.
+    /// Whether to send the transaction of `ops` with `prev_kv`.
     pub(crate) fn asks_replaced(&self, ops: &[Op]) -> bool {
         let is_unknown = |op: &Op| {
             let state = self.keys.get(op.key());
@@ -24,7 +24,8 @@ impl KeyTable {
         !self.may_not_ask && ops.len() <= MAX_OPS && ops.iter().any(is_unknown)
     }
 
-    /// The transaction of `ops` was applied, and this is what it replaced. Comes before what else its answer changes.
+    /// The transaction of `ops` was applied and replaced these values. Call it before
+    /// [`on_txn`](Self::on_txn), which changes the state that this reads.
     pub(crate) fn on_replaced(&mut self, ops: &[Op], replaced: Vec<Option<Replaced>>) {
         for (op, replaced) in ops.iter().zip(replaced) {
             let key = op.key();
@@ -39,7 +40,7 @@ impl KeyTable {
         }
     }
 
-    /// The transaction of `ops` was denied, maybe for what it asked: it is repeated at once without that.
+    /// The transaction of `ops` was denied, maybe because of `prev_kv`: it is repeated at once without.
     pub(crate) fn on_replaced_denied(&mut self, ops: &[Op], now: Instant) {
         self.may_not_ask = true;
         self.on_txn_rejected(ops, now);

@@ -16,7 +16,7 @@ fn table(policy: OnConflict, keys: &[&str]) -> KeyTable {
     table
 }
 
-/// Writes all there is to write, at `revision`; gives how many operations that took.
+/// Answers every write, at `revision`. Returns their operations.
 fn write(table: &mut KeyTable, revision: i64) -> Vec<Op> {
     let now = Instant::now();
     let ops = table.next_txn(now);
@@ -377,8 +377,8 @@ fn many(policy: OnConflict, count: usize) -> KeyTable {
     table(policy, &keys.iter().map(|k| &**k).collect::<Vec<_>>())
 }
 
-/// Writes all there is to write to an etcd that takes less than `too_many` operations at once; gives how
-/// many operations each transaction had.
+/// Answers every write like an etcd that accepts less than `too_many` operations at once. Returns the number of
+/// operations of each transaction.
 fn write_all(table: &mut KeyTable, too_many: usize) -> Vec<usize> {
     let (now, mut sizes) = (Instant::now(), vec![]);
     loop {

@@ -16,7 +16,7 @@ impl KeyTable {
     /// The next key to watch, with the id of the watch and the revision to watch from.
     pub(crate) fn next_watch(&mut self) -> Option<(Key, i64, i64)> {
         while let Some(key) = self.to_watch.pop_front() {
-            // The key may have been removed, and be there anew, since it was put in the queue.
+            // Since it was put in the queue, the key may have been removed, and added again.
             let state = self.keys.get_mut(&key).filter(|state| state.is_watch_due);
             if let Some(state) = state {
                 state.is_watch_due = false;
@@ -45,7 +45,7 @@ impl KeyTable {
             return;
         }
         if state.writing.is_some() {
-            // Whose change came last is known once our own write has its revision.
+            // Only the revision of our own write tells which change came last.
             state.buffered_event = Some(Box::new(event));
             return;
         }
@@ -59,7 +59,7 @@ impl KeyTable {
                 return;
             }
             (EventKind::Put { lease, .. }, None) if *lease == self.lease => {
-                // A write of ours that landed late: deleted like the one before.
+                // A late write of ours was applied: delete it like the one before.
                 state.observed = Some(Observed::without_value(event.revision));
                 self.dirty.insert(key);
                 return;
@@ -77,8 +77,8 @@ impl KeyTable {
             }
             (EventKind::Delete, _) => None,
         };
-        // Another value under our own lease is ours to delete, if the key is not desired any more.
-        // It is an earlier write of ours that landed late, if there is one.
+        // Under our own lease we may delete it when it is not desired any more. It is a late
+        // write of ours, if there is one.
         let is_ours = other_lease == Some(self.lease);
         state.reason = match other_lease {
             Some(_) => WriteReason::Overwritten,

@@ -1,8 +1,7 @@
 //! One entry leaves while others stay, or all of them leave with the lease.
 //!
-//! Health reports it first, then the key goes, and neither may take longer than it is given. What
-//! etcd could not be told in time is still tried for as long as the lease is held; the handle just
-//! does not wait for it.
+//! Health reports it first, then the key is deleted. Both have a time limit. A delete that etcd did not
+//! answer in time is retried for as long as the lease is held; the handle does not wait for it.
 
 use super::state::{Connection, Deregistration, LeaseState, Revoking};
 use super::{Action, Reconciler};
@@ -30,7 +29,7 @@ impl Reconciler {
         }
     }
 
-    /// Begins to deregister, or shortens the time of those that leave already.
+    /// Begins to deregister these entries, or shortens the deadlines of those that leave already.
     pub(super) fn deregister(&mut self, entries: Vec<EntryId>, deadline: Instant) {
         let mut begun = vec![];
         for id in entries {
@@ -100,7 +99,7 @@ impl Reconciler {
         let deadline = deadline::after(now, self.settings.revoke_timeout);
         let mut leases = vec![lease];
         leases.append(&mut self.orphaned_leases);
-        // No pause that was meant for etcd's sake makes a stop miss its time.
+        // A wait that protects etcd must not make a stop miss its deadline.
         if let Connection::Closed { retry_at } = &mut self.connection {
             *retry_at = None;
         }
@@ -124,7 +123,7 @@ impl Reconciler {
                     self.on_released(None);
                 }
             }
-            // Nobody's keys are under it: it is left to expire.
+            // No keys are under this lease: it is left to expire.
             (LeaseState::Granting { .. }, Err(error))
                 if error.kind() == RpcErrorKind::Denied && !self.orphans_hold_keys =>
             {
@@ -147,7 +146,7 @@ impl Reconciler {
         self.on_released(Some(reason));
     }
 
-    /// The lease is revoked, or that was given up for `failure`.
+    /// The lease is revoked, or revoking it failed with `failure`.
     fn on_released(&mut self, failure: Option<Arc<str>>) {
         let lease = std::mem::replace(&mut self.lease, LeaseState::None);
         let LeaseState::Revoking(Revoking { leases, ttl, .. }) = lease else {
@@ -175,9 +174,9 @@ impl Reconciler {
         }
     }
 
-    /// Ends the entries of which nothing is left.
+    /// Ends the entries that have no keys left.
     pub(super) fn end_gone(&mut self) {
-        // The last ones go with the lease, all at once.
+        // The last entries end together, with the lease.
         if self.entries.is_empty() && !matches!(self.lease, LeaseState::None)
             || matches!(self.lease, LeaseState::Revoking(_))
             || self.orphans_hold_keys
@@ -197,7 +196,7 @@ impl Reconciler {
         });
     }
 
-    /// Ends the entries whose time to wait for etcd is over. Their keys still go.
+    /// Ends the entries whose deadline has passed. Their keys are still deleted.
     pub(super) fn end_overdue(&mut self, now: Instant) {
         let is_overdue = |d: &Deregistration| d.deadline.is_some_and(|deadline| deadline <= now);
         if !self.deregistrations.values().any(is_overdue) {
@@ -222,7 +221,7 @@ impl Reconciler {
         }
     }
 
-    /// Why etcd could not be told.
+    /// Why the lease could not be revoked.
     fn revoke_reason(&self) -> Arc<str> {
         let last_error = match &self.lease {
             LeaseState::Revoking(revoking) => revoking.last_error.clone(),

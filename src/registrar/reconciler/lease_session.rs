@@ -1,4 +1,4 @@
-//! The lease and the connection: what comes next for each of them.
+//! The lease and the connection: the next step of each.
 
 use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Reconciler};
@@ -10,16 +10,17 @@ use crate::logging;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The longest pause after a refused connection. Another attempt costs next to nothing, and etcd
-/// may be back at any moment: half of this is what the median recovery takes.
+/// The longest pause after a refused connection. Another attempt is cheap, and etcd
+/// may be back at any moment: the median recovery takes half of this.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
-/// Fresh leases: enough at once for any accident, few enough a minute if somebody revokes each.
+/// The rate of fresh leases. The burst is enough for any accident; the refill bounds the load when somebody
+/// revokes each lease.
 const GRANTS: Rate = Rate {
     burst: 24,
     refill: Duration::from_secs(5),
 };
 
-/// Lines about attempts that failed.
+/// The rate of log lines about failed attempts.
 const ATTEMPT_LINES: Rate = Rate {
     burst: 1,
     refill: Duration::from_secs(1),
@@ -56,7 +57,7 @@ impl Reconciler {
         }
     }
 
-    /// A fresh lease, that is to be asked for.
+    /// A fresh lease, not requested yet.
     fn granting(&mut self) -> LeaseState {
         LeaseState::granting(lease::id_of((self.settings.random_id)(&mut self.rng)))
     }
@@ -94,7 +95,7 @@ impl Reconciler {
         }
     }
 
-    /// A request failed in a way that says nothing about the lease: the connection is given up.
+    /// A request failed for a reason that does not concern the lease: the connection is closed.
     pub(super) fn on_disconnect(&mut self, now: Instant, error: RpcError) {
         let connected_since = match &self.connection {
             Connection::Open(open) => open.connected_since,
@@ -109,7 +110,7 @@ impl Reconciler {
         }
         let worked = connected_since.map_or(Duration::ZERO, |since| now - since);
         // Balancers and members that restart end connections all the time, and tokens are replaced.
-        // That is worth a report only if the next attempt fails too.
+        // So it is reported only if the next attempt fails too.
         let is_routine = connected_since.is_some()
             && self.held_lease().is_some()
             && !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);
@@ -153,12 +154,12 @@ impl Reconciler {
                 Err(error),
             ) if error.kind() == RpcErrorKind::LeaseExists => {
                 match first_sent {
-                    // One of our earlier requests made it, and it counts from then on.
+                    // An earlier request of ours made it. Its TTL counts from the first one.
                     Some(first_sent) if *attempts > 1 => {
                         let first_sent = *first_sent;
                         self.on_lease_held(now, lease, self.settings.ttl, first_sent);
                     }
-                    // It is somebody else's.
+                    // The lease is another client's.
                     _ => self.lease = self.granting(),
                 }
             }
@@ -206,7 +207,7 @@ impl Reconciler {
         }
     }
 
-    /// The answer is waited for while the lease would survive that the connection breaks next.
+    /// Keep waiting for the answer while enough of the lease is left to reconnect if this connection fails.
     pub(super) fn on_renewal_late(
         &mut self,
         now: Instant,
@@ -222,8 +223,8 @@ impl Reconciler {
             if expiry < deadline::after(now, reserve) {
                 self.on_disconnect(now, error);
             } else if let Connection::Open(open) = &mut self.connection {
-                // The lease lives, and this connection works: what is wrong with the keys does not wait
-                // for the renewal.
+                // The lease lives, and this connection works: writing keys need not wait for the
+                // renewal.
                 open.confirm_lease(seen_at);
             }
         }
@@ -236,8 +237,8 @@ impl Reconciler {
         }
     }
 
-    /// What an error of anything but a renewal means. A refused token is replaced while the
-    /// renewals go on, if they do: to authenticate may take longer than the lease lives.
+    /// Handles the error of any request but a renewal. While a refused token is replaced, the renewals
+    /// continue if etcd allows them: to authenticate may take longer than the lease lives.
     pub(super) fn on_error(&mut self, now: Instant, error: RpcError) {
         let open = match &mut self.connection {
             Connection::Open(open) if open.is_lease_confirmed => open,
@@ -253,7 +254,7 @@ impl Reconciler {
         }
     }
 
-    /// What was refused is read and asked for anew, on a connection with the other token.
+    /// The refused requests are repeated, on a connection with the new token.
     pub(super) fn on_authenticated(&mut self, now: Instant, result: Result<(), RpcError>) {
         let refused = match &mut self.connection {
             Connection::Open(open) => open.refused_token.take(),

@@ -1,4 +1,4 @@
-//! What comes in, and what goes out.
+//! The reconciler's input and output: [`Event`] and [`Action`].
 
 use crate::etcd::{Applied, KeyMeta, Member, Op, RpcError, WatchResponse};
 use crate::observer::WriteReason;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// What these entries want, under the lease that [`Reconciler::held_lease`](super::Reconciler::held_lease) gives.
+    /// The desired state of these entries, under the lease [`Reconciler::held_lease`](super::Reconciler::held_lease).
     Desired(Vec<(EntryId, Desired)>),
     /// Nobody can register any more.
     RegistryClosed,
@@ -26,13 +26,13 @@ pub(crate) enum Event {
         sent: Instant,
         result: Result<Duration, RpcError>,
     },
-    /// `None`: the TTL is the one of before.
+    /// `None`: the TTL has not changed.
     Renewed {
         sent: Instant,
         result: Result<Option<Duration>, RpcError>,
     },
-    /// A renewal is not answered yet, but a look sent at `seen_at` was: the lease lives for
-    /// `remaining` from then on. `error`: what is wrong if that is too short to wait on.
+    /// A renewal is not answered yet, but a read of the lease sent at `seen_at` was: the lease lives for
+    /// `remaining` from then on. `error`: the error to report if that is too short to keep waiting.
     RenewalLate {
         seen_at: Instant,
         remaining: Duration,
@@ -50,21 +50,21 @@ pub(crate) enum Event {
         ops: Vec<Op>,
         result: Result<Applied, RpcError>,
     },
-    /// The entries that waited for it are reported as desired anew.
+    /// Our address was found. The desired state of the entries that waited for it is reported again.
     LocalIpFound,
-    /// There is another token, for another connection.
+    /// There is a new token, for the next connection.
     Authenticated(Result<(), RpcError>),
-    /// A request to watch a key, or not to watch it any more, was sent.
+    /// A request to watch a key, or to cancel a watch, was sent.
     WatchRequested(Result<(), RpcError>),
     Watched(Result<WatchResponse, RpcError>),
 }
 
-/// What one entry wants.
+/// The desired state of one entry.
 #[derive(Debug, Clone)]
 pub(crate) enum Desired {
     /// It is not announced yet, or no lease is held that its keys could be made for.
     Waiting {
-        /// It is bound to no particular address: ours on the way to etcd has to be found.
+        /// It is bound to no particular address, so the local address of the route to etcd is needed.
         needs_local_ip: bool,
     },
     /// These keys with these values.
@@ -73,7 +73,7 @@ pub(crate) enum Desired {
     Paused {
         /// One or more.
         reasons: Arc<[Arc<str>]>,
-        /// As for `Waiting`, so that the keys come back at once later.
+        /// As for `Waiting`, so that the address is known when the pause ends.
         needs_local_ip: bool,
     },
     /// The keys could not be made.
@@ -85,20 +85,20 @@ pub(crate) enum Desired {
     },
 }
 
-/// What to do next.
+/// What the worker does next.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Report [`Event::Desired`] for these entries.
     ReadDesired(Vec<EntryId>),
     /// [`Event::Connected`].
     Connect(Member),
-    /// Drop the session with all that is under way on it.
+    /// Drop the session, and the requests and streams on it.
     Disconnect,
-    /// Drop the request and the streams on the session, and keep the session.
+    /// Drop the requests and streams on the session, and keep the session.
     CloseStreams,
     /// [`Event::Granted`].
     Grant { lease: i64, ttl: Duration },
-    /// [`Event::Revoked`]. Takes the place of a request that is under way.
+    /// [`Event::Revoked`]. Replaces a request that is under way.
     Revoke { lease: i64 },
     /// [`Event::Renewed`], after any number of [`Event::RenewalLate`].
     Renew { lease: i64 },
@@ -108,7 +108,7 @@ pub(crate) enum Action {
     Write {
         lease: i64,
         ops: Vec<Op>,
-        /// The answer is to tell what was replaced.
+        /// Ask for the values that the puts replace (`prev_kv`).
         asks_replaced: bool,
     },
     /// Close the watch stream, and get another token: [`Event::Authenticated`].
@@ -119,27 +119,27 @@ pub(crate) enum Action {
     Watch { key: Key, id: i64, from: i64 },
     /// [`Event::WatchRequested`].
     Unwatch { id: i64 },
-    /// Until when the lease surely lives. Comes before any status that says so.
+    /// Until when the lease certainly lives. Comes before any status that depends on it.
     LeaseExpiry(Instant),
-    /// Another client wrote a key of this entry, or this entry one of its: to be logged.
+    /// Log a rival: another client wrote a key of this entry, or this entry took over its key.
     Rival(EntryId, Rival),
-    /// A transaction ended: so many keys for each reason, and what failed.
+    /// Report a transaction to observers: the number of keys for each reason, and the error.
     Wrote(Vec<(WriteReason, usize)>, Option<String>),
     /// Publish a status.
     Publish(EntryId, Status),
-    /// Wait until the health services of these entries have reported the statuses that were
-    /// published before, but not for long.
+    /// Wait, at most 50 ms, until the health services of these entries have reported the statuses that were
+    /// published before.
     AwaitHealth(Vec<EntryId>),
     /// Publish a final status and let the server go on to drain.
     End(EntryId, Status),
-    /// Nothing will ever be left to do.
+    /// End the worker: there is nothing left to do.
     Finish,
 }
 
 // === impl Event ===
 
 impl Event {
-    /// What failed, if anything did.
+    /// The error of its request, if it failed.
     pub(crate) fn error(&self) -> Option<&RpcError> {
         match self {
             Self::Connected(result)

@@ -6,10 +6,10 @@
 //!            handle_timeout(now)      ──> poll_timeout() ─────> worker waits until then
 //! ```
 //!
-//! What is desired comes in as events, and so does all that etcd answers; requests, statuses and
-//! ends come out as actions, in the order in which they have to be performed. Every request is one
-//! variant of [`Action`], and its answer is the variant of [`Event`] that repeats it, so that an
-//! answer cannot be taken for that of another request.
+//! Its input are events: changes of the desired state, and etcd's answers. Its output are actions: requests,
+//! statuses and ends, in the order in which they have to be performed. Every request is one
+//! variant of [`Action`]. Its answer is the variant of [`Event`] that repeats the request, so that an
+//! answer cannot be matched to another request.
 //!
 //! ```text
 //! lease   None ─> Granting ─> Held ─> Revoking ─> None
@@ -18,15 +18,15 @@
 //! connection   Closed ─> Opening ─> Open ─> (an error) ─> Closed until `retry_at`
 //! ```
 //!
-//! The two are independent: a connection that ends changes nothing about the lease. That is the
-//! whole answer to restarts of etcd, cut networks and frozen processes: connect, renew the lease
+//! The two are independent: the end of a connection does not change the state of the lease. So restarts of etcd, cut
+//! networks and frozen processes are all handled in the same way: connect, renew the lease
 //! that we have, read the keys, write only what differs.
 //!
 //! | file | |
 //! |---|---|
-//! | `messages.rs` | what comes in and what goes out |
-//! | `state.rs` | the states of lease, connection and of what leaves |
-//! | `lease_session.rs` | the lease and the connection: what comes next |
+//! | `messages.rs` | the input and output: `Event` and `Action` |
+//! | `state.rs` | the states of the lease, the connection and the entries that leave |
+//! | `lease_session.rs` | the lease and the connection: the next step of each |
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
 //! | `pause.rs` | the keys of one entry are withheld, and come back |
@@ -59,7 +59,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What the reconciler needs to know of the configuration.
+/// The settings that the reconciler needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) ttl: Duration,
@@ -78,24 +78,24 @@ pub(crate) struct Reconciler {
     rng: fastrand::Rng,
     /// The entries that should be there, each with the status that was published last.
     entries: BTreeMap<EntryId, Status>,
-    /// The entries that leave.
+    /// The entries that are being deregistered.
     deregistrations: BTreeMap<EntryId, Deregistration>,
     /// Entries whose keys could not be made, and when to try again.
     failed: BTreeSet<EntryId>,
     retry_failed_at: Option<Instant>,
     is_stopping: bool,
-    /// Until when a stop may take to revoke the lease.
+    /// The deadline of a stop for revoking the lease.
     stop_deadline: Option<Instant>,
     is_registry_closed: bool,
     is_finished: bool,
 
     lease: LeaseState,
-    /// Leases that may exist in etcd although nobody uses them: revoked before the next grant.
+    /// Leases that may exist in etcd although they are not used any more. They are revoked before the next grant.
     orphaned_leases: Vec<i64>,
-    /// Keys of entries that have not ended may be under them: a worker panicked.
+    /// Keys of entries that have not ended may be under the orphaned leases, because a worker panicked.
     orphans_hold_keys: bool,
     grant_limiter: Bucket,
-    /// The next lease may not be asked for before.
+    /// The next lease may not be requested earlier.
     grant_at: Option<Instant>,
     keys: KeyTable,
     needs_local_ip: bool,
@@ -115,7 +115,7 @@ pub(crate) struct Reconciler {
     /// Lines about attempts that failed.
     attempt_lines: Bucket,
     rivals: Rivals,
-    /// Somebody wants to know what is written, and why.
+    /// Whether observers need the number of writes and their reasons.
     is_observed: bool,
 
     actions: VecDeque<Action>,
@@ -166,7 +166,7 @@ impl Reconciler {
         self
     }
 
-    /// What log lines about all entries say of which services they are.
+    /// The services in log lines about all entries.
     pub(crate) fn set_services(&mut self, services: String) {
         if *self.services != *services {
             self.services = services.into();
@@ -189,7 +189,7 @@ impl Reconciler {
         }
     }
 
-    /// Whether it holds the lease, asks for it, or is to revoke it.
+    /// Whether this lease is held, requested, or to be revoked.
     #[cfg(test)]
     pub(crate) fn knows_lease(&self, lease: i64) -> bool {
         self.orphaned_leases.contains(&lease)
@@ -205,7 +205,7 @@ impl Reconciler {
         self.is_stopping
     }
 
-    /// The next thing to do. What it leads to is reported before the next event is.
+    /// The next action. Perform it, and report its results, before the next event.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -242,8 +242,8 @@ impl Reconciler {
         self.plan(now);
     }
 
-    /// Takes in what happened. What has expired meanwhile comes first: after the process was
-    /// frozen, the answer to a renewal may be there together with the end of the lease, and `Lost`
+    /// Handles an event. Timeouts that have passed come first: after the process was
+    /// frozen, the answer to a renewal and the expiry of the lease may be there together, and `Lost`
     /// has to be published before `Registered`.
     pub(crate) fn handle_event(&mut self, now: Instant, event: Event) {
         self.expire(now);
@@ -251,8 +251,8 @@ impl Reconciler {
         self.plan(now);
     }
 
-    /// The worker panicked. Nothing is known about its requests, and little about our own state:
-    /// the lease is revoked with all keys under it, and then all is written anew.
+    /// The worker panicked. The results of its requests are unknown, and our own state may be wrong.
+    /// So the lease is revoked with all keys under it, and then all keys are written again.
     pub(crate) fn handle_panic(&mut self, now: Instant, reason: &str) {
         self.actions.retain(|action| {
             use Action::{AwaitHealth, End, Finish, Publish};
@@ -313,7 +313,7 @@ impl Reconciler {
         }
     }
 
-    /// Starts what is due and not under way.
+    /// Starts the requests that are due and not under way.
     fn plan(&mut self, now: Instant) {
         self.plan_lease(now);
         self.plan_connection(now);
@@ -327,7 +327,7 @@ impl Reconciler {
         }
     }
 
-    /// No entry is left, and nothing in etcd that is still to be revoked.
+    /// No entry is left, and no lease that is still to be revoked.
     fn is_idle(&self) -> bool {
         matches!(self.lease, LeaseState::None)
             && self.entries.is_empty()
@@ -378,8 +378,8 @@ impl Reconciler {
             Desired::Waiting { needs_local_ip } => self.needs_local_ip |= needs_local_ip,
             Desired::Keys(records) if self.held_lease().is_some() => {
                 if let Err(key) = self.keys.set_desired(id, records) {
-                    // Refused by `register` where the key was known; an address that is found out
-                    // later can still collide.
+                    // `register` refuses this where the key is known. With an address that is found
+                    // later, the key can still be the same.
                     let reason = format!("another registration here has the key {key:?}");
                     logging::error!(service = %self.services, %key, "another registration here has the key");
                     let reason = Some(reason.into());
@@ -391,7 +391,7 @@ impl Reconciler {
             Desired::Failed(reason) => {
                 self.failed.insert(id);
                 self.retry_failed_at = Some(now + RESTART_PAUSE);
-                // Its keys of before are still there.
+                // Its earlier keys are still there.
                 if !self.entries.get(&id).is_some_and(Status::is_registered) {
                     self.publish(id, Status::Lost { since: now, reason });
                 }

@@ -1,7 +1,7 @@
 //! The keys of an entry are withheld for a while, and come back. The lease is kept meanwhile.
 //!
-//! To withhold them is to desire none: what is there is deleted, a write that is under way is awaited
-//! and then deleted, and one that was given up is watched for and deleted when it lands.
+//! An entry whose keys are withheld desires none. Its keys are deleted. A write that is under way is awaited, and its
+//! key is then deleted. A write that timed out may still be applied: its key is watched, and deleted when it appears.
 
 use super::{Action, Reconciler};
 use crate::registrar::ids::EntryId;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// Withholds the keys of an entry. Tells whether health has to report it before they go.
+    /// Withholds the keys of an entry. Returns whether health has to report it before they are deleted.
     pub(super) fn pause(&mut self, now: Instant, id: EntryId, reasons: Arc<[Arc<str>]>) -> bool {
         let Some(last) = self.entries.get(&id) else {
             return false;
@@ -27,14 +27,14 @@ impl Reconciler {
         was_registered
     }
 
-    /// The keys of these entries go once their health was reported.
+    /// Deletes the keys of these entries once health has reported their status.
     pub(super) fn await_health(&mut self, entries: Vec<EntryId>) {
         if !entries.is_empty() {
             self.act(Action::AwaitHealth(entries));
         }
     }
 
-    /// The keys of an entry are not withheld any more, if they were.
+    /// Stops withholding the keys of an entry, if they were withheld.
     pub(super) fn resume(&mut self, now: Instant, id: EntryId) {
         if matches!(self.entries.get(&id), Some(Status::Paused { .. })) {
             let registering = Status::Registering { reason: None };

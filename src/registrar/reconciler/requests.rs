@@ -11,13 +11,13 @@ use tokio::time::Instant;
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// When a request becomes due that waits for nothing but time.
+    /// When the next request is due, of those that wait only for a time.
     pub(super) fn next_request_due(&self, open: &OpenConnection) -> Option<Instant> {
         let LeaseState::Held(lease) = &self.lease else {
             return None;
         };
         let renewal = (!open.is_renewing).then(|| lease.due());
-        // Nothing is written before the lease is confirmed, so that nothing becomes due either.
+        // No key is written before the lease is confirmed, so no write becomes due either.
         let is_waiting = open.has_request || open.refused_token.is_some();
         let write = match open.is_lease_confirmed && !is_waiting {
             true => open.not_before.or_else(|| self.keys.next_retry()),
@@ -56,8 +56,8 @@ impl Reconciler {
         self.act(action);
     }
 
-    /// A lease is renewed before anything else: only if etcd does not know it any more, or its
-    /// keys turn out to differ, is there anything to write.
+    /// The lease is renewed first. There is something to write only if etcd does not have the lease any more, or
+    /// its keys differ.
     fn plan_held(&mut self, now: Instant) {
         let (LeaseState::Held(lease), Connection::Open(open)) = (&self.lease, &mut self.connection)
         else {
@@ -76,8 +76,8 @@ impl Reconciler {
             self.plan_watch();
         }
         let reads = self.keys.next_read();
-        // A lease that ran out on this very connection, because the process was frozen, needs a
-        // renewal that says it lives.
+        // A lease that expired on this connection, because the process was frozen, needs a
+        // renewal to confirm that it lives.
         if reads.is_empty() && expiry > now {
             self.set_healthy(now);
         }
@@ -184,17 +184,17 @@ impl Reconciler {
             Err(error) => error,
         };
         match error.kind() {
-            // Rejected and not lost: the lease is renewed on, and the write is repeated.
+            // The write was rejected, but the connection works: renewals continue, and the write is repeated.
             RpcErrorKind::ResourceExhausted => {
                 self.pause_requests(now);
                 self.keys.on_txn_rejected(&ops, now);
                 self.on_write_rejected(now, &ops, &error);
             }
-            // A role that may not read may not ask either.
+            // A role that may not read may not use `prev_kv` either.
             RpcErrorKind::Denied if self.keys.asks_replaced(&ops) => {
                 self.keys.on_replaced_denied(&ops, now);
             }
-            // The next member may allow it. Only while nothing is held it costs nothing to see.
+            // The next member may allow it. Changing the member is free only while no key is held.
             RpcErrorKind::Denied if !self.holds_any() && self.has_other_member(now) => {
                 self.on_error(now, error);
             }
@@ -248,8 +248,8 @@ impl Reconciler {
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
-        // A watch that is refused for its token ends with the id -1, so that only the ends that
-        // we asked for can be passed over.
+        // A watch that is refused for its token ends with the id -1. So only the ends of
+        // watches that we cancelled may be ignored.
         match response
             .ended
             .filter(|(id, _)| !open.cancelled_watches.remove(id))

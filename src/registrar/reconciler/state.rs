@@ -1,4 +1,4 @@
-//! The states that the reconciler is made of. What changes them stands in the other files.
+//! The states that the reconciler consists of. The other files change them.
 
 use crate::etcd::RpcError;
 use crate::lease::Lease;
@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 #[derive(Debug)]
 pub(super) enum LeaseState {
-    /// No lease is needed, or the next one may not be asked for yet.
+    /// No lease is needed, or the next one may not be requested yet.
     None,
-    /// We choose the id, so that asking again after a lost answer cannot make a second lease, and
-    /// so that it can be revoked without an answer.
+    /// We choose the id, so that repeating the request after a lost answer cannot make a second lease, and
+    /// so that the lease can be revoked without an answer.
     Granting {
         id: i64,
-        /// When it was first asked for.
+        /// When it was first requested.
         first_sent: Option<Instant>,
         attempts: u32,
     },
@@ -26,7 +26,7 @@ pub(super) enum LeaseState {
 #[derive(Debug)]
 pub(super) struct Revoking {
     pub(super) leases: Vec<i64>,
-    /// Until when the answer to a grant is awaited: a revoke that overtakes the grant would leave
+    /// How long to wait for the answer to a grant: a revoke that overtakes the grant would leave
     /// a lease behind.
     pub(super) grant_deadline: Option<Instant>,
     pub(super) deadline: Instant,
@@ -38,36 +38,36 @@ pub(super) struct Revoking {
 #[derive(Debug)]
 pub(super) enum Connection {
     Closed {
-        /// No attempt to connect before.
+        /// The earliest time of the next attempt to connect.
         retry_at: Option<Instant>,
     },
     Opening,
     Open(OpenConnection),
 }
 
-/// What is under way on an open connection.
+/// The requests and watches on an open connection.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnection {
-    /// When the request was sent that first showed that the connection works.
+    /// When the first request was sent that was answered on this connection.
     pub(super) connected_since: Option<Instant>,
-    /// The lease is known to live: etcd said so on this connection, in answer to a grant, a renewal or a look.
+    /// etcd has confirmed on this connection that the lease lives, in the answer to a grant, a renewal or a read of the lease.
     pub(super) is_lease_confirmed: bool,
     pub(super) is_renewing: bool,
     pub(super) has_request: bool,
-    /// A request was rejected: no other one before.
+    /// A request was rejected: the earliest time of the next one.
     pub(super) not_before: Option<Instant>,
     pub(super) is_watching: bool,
     pub(super) has_watch_request: bool,
-    /// The token was refused, in these words. Another one is under way, while the renewals go on.
+    /// The error of a refused token. A new token is being requested, while the renewals continue.
     pub(super) refused_token: Option<RpcError>,
-    /// Watches that we cancelled, whose end is no news.
+    /// Watches that we cancelled: their end is expected.
     pub(super) cancelled_watches: BTreeSet<i64>,
 }
 
-/// An entry that leaves.
+/// An entry that is being deregistered.
 #[derive(Debug)]
 pub(super) struct Deregistration {
-    /// Until when its handle waits for etcd; `None`: it has ended for the handle.
+    /// How long its handle waits for etcd; `None`: the handle has its final status already.
     pub(super) deadline: Option<Instant>,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Problem {
 // === impl OpenConnection ===
 
 impl OpenConnection {
-    /// The lease lives, by the answer to a request that was sent then: what else is to be done may be done.
+    /// An answer shows that the lease lives; the request was sent at `sent`. Other requests may follow now.
     pub(super) fn confirm_lease(&mut self, sent: Instant) {
         self.connected_since.get_or_insert(sent);
         self.is_lease_confirmed = true;

@@ -1,4 +1,4 @@
-//! The status of each entry: what follows from the lease, the connection and the key table.
+//! The status of each entry, computed from the lease, the connection and the key table.
 
 use super::state::{LeaseState, Problem};
 use super::{Action, Reconciler};
@@ -31,7 +31,7 @@ impl Reconciler {
         self.publish_all(now);
     }
 
-    /// etcd answers, knows our lease, and has our keys.
+    /// etcd answers, and has our lease and our keys.
     pub(super) fn set_healthy(&mut self, now: Instant) {
         let (problem, lost) = (self.connection_error.take(), self.lease_error.take());
         if let Some(problem) = &problem {
@@ -53,7 +53,7 @@ impl Reconciler {
         }
     }
 
-    /// A write was rejected although the connection is fine: says so where a key is missing.
+    /// A write was rejected although the connection works: entries with a missing key get the reason.
     pub(super) fn on_write_rejected(&mut self, now: Instant, ops: &[Op], error: &RpcError) {
         let reason: Arc<str> = error.to_string().into();
         let last = self.write_error.replace(reason.clone());
@@ -77,7 +77,7 @@ impl Reconciler {
                     let since = *since;
                     self.publish(id, Status::Lost { since, reason });
                 }
-                // It may be neither read nor written any more.
+                // Its key may be neither read nor written any more.
                 Some(status) if status.is_registered() && !self.keys.view(id).held => {
                     self.publish(id, Status::Lost { since: now, reason });
                 }
@@ -109,7 +109,7 @@ impl Reconciler {
         }
     }
 
-    /// Why the keys of an entry are written that are desired now.
+    /// The reason for writing the keys of an entry.
     pub(super) fn write_reason(&self, id: EntryId) -> WriteReason {
         match self.entries.get(&id) {
             Some(Status::Paused { .. }) => WriteReason::Resumed,
@@ -150,7 +150,7 @@ impl Reconciler {
     }
 
     pub(super) fn status_for(&self, now: Instant, id: EntryId, last: &Status) -> Status {
-        // Nothing is missing that should be there.
+        // A paused entry misses no key.
         if let Status::Paused { .. } = last {
             return last.clone();
         }
@@ -206,7 +206,7 @@ impl Reconciler {
     }
 }
 
-/// What `last` becomes when the keys are not there.
+/// The status after `last` when the keys are missing.
 fn lost(last: &Status, since: Instant, reason: Arc<str>) -> Status {
     match last {
         Status::Lost { .. } => last.clone(),

@@ -1,4 +1,4 @@
-//! What the reconciler decides, event by event, and the table of all transitions in DESIGN.md.
+//! The reconciler's decisions, event by event, and the table of all transitions in DESIGN.md.
 
 use super::*;
 use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
@@ -8,12 +8,12 @@ const LEASE_TTL: Duration = Duration::from_secs(5);
 const REVISION: i64 = 5;
 const THEIRS: i64 = 8;
 
-/// A reconciler, and what it did last.
+/// A reconciler and its last actions.
 struct Fixture {
     reconciler: Reconciler,
     now: Instant,
     actions: Vec<Action>,
-    /// What is under way, by the names of the actions that began it.
+    /// The requests under way, by the names of their actions.
     pending: BTreeSet<&'static str>,
     /// The last transaction.
     ops: Vec<Op>,
@@ -144,7 +144,7 @@ impl Fixture {
         this
     }
 
-    /// A lease was lost as often as the limit of fresh leases allows at once.
+    /// So many leases were lost that the burst of fresh leases is used up.
     fn limited() -> Self {
         let mut this = Self::granting();
         while !matches!(this.reconciler.lease, LeaseState::None) {
@@ -446,7 +446,7 @@ fn next_state(reconciler: &Reconciler) -> String {
     format!("{lease}, {connection}")
 }
 
-/// Runs every state with every event that can happen there, with its timeout and with a panic.
+/// Runs every state with every event that can happen in it, with its timeout and with a panic.
 fn table() -> String {
     let mut text = String::new();
     let mut add = |line: &str| {

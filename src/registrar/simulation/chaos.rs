@@ -1,4 +1,4 @@
-//! What happens next, drawn at random.
+//! The next event of a run, drawn at random.
 
 use super::etcd::Stored;
 use super::world::{Entry, Link, Pending, Request, Stage, World};
@@ -8,7 +8,7 @@ use crate::registrar::reconciler::Event;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A place where something is under way.
+/// Where a request is under way.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Connect,
@@ -86,7 +86,7 @@ impl World {
         }
     }
 
-    /// Where something is under way that may go on now, or is over at `now`.
+    /// Where a request is under way that may progress now, or times out at `now`.
     fn places(&self, is_wanted: impl Fn(Option<&Pending>) -> bool) -> ([Place; 6], usize) {
         let (mut places, mut count) = ([Place::Timer; 6], 0);
         let mut add = |place| {
@@ -121,7 +121,7 @@ impl World {
         (places, count)
     }
 
-    /// A request arrives, or an answer does. With `may_fail`, some of them do not.
+    /// A request or an answer arrives. With `may_fail`, some are lost.
     pub(super) fn progress(&mut self, may_fail: bool) -> bool {
         let faults = self.faults;
         let can_move = |pending: Option<&Pending>| match pending.map(|pending| &pending.stage) {
@@ -149,7 +149,7 @@ impl World {
             Stage::Answered(event) => event,
             Stage::Lost => return false,
             Stage::Sent => {
-                // It stays where it is until its time is over.
+                // It is lost, and times out.
                 if outcome < 8 {
                     return self.keep(place, pending);
                 }
@@ -244,7 +244,7 @@ impl World {
         self.pass_to(to);
     }
 
-    /// Time passes, and nobody runs: what SIGSTOP and SIGCONT do to a process.
+    /// Time passes while the process is stopped, as between SIGSTOP and SIGCONT.
     fn freeze(&mut self) {
         let time = self.check.ttl.mul_f64(self.rng.f64() * 2.0);
         self.note(|| format!("the process is frozen for {time:?}"));
@@ -254,13 +254,13 @@ impl World {
 
     pub(super) fn pass_to(&mut self, to: Instant) {
         self.now = to;
-        // etcd looks for leases that have run out every 500 ms.
+        // etcd looks for expired leases every 500 ms.
         let late = Duration::from_millis(self.rng.u64(0..500));
         self.etcd.expire(to.checked_sub(late).unwrap_or(to));
         self.finish_due();
     }
 
-    /// What is due is done, in any order. An answer that is there counts more than its deadline.
+    /// Performs what is due, in random order. An answer that is there wins over its deadline.
     fn finish_due(&mut self) {
         for _ in 0..100 {
             let now = self.now;
@@ -319,19 +319,19 @@ impl World {
         self.answer(request, event);
     }
 
-    /// A renewal without an answer, while a look at its lease is answered.
+    /// A renewal without an answer, while a read of its lease is answered.
     fn renewal_late(&mut self, pending: &Pending) -> Option<Event> {
         let Request::Renew { lease, .. } = pending.request else {
             return None;
         };
         let faults = self.faults;
         let is_silent = faults.hangs || faults.loses_answers || faults.forgot_token;
-        // One that was lost before the quiet period would end it, when the lease has hardly time left.
+        // In the quiet period, a read with an error would end the connection: it is left out.
         let is_silent = is_silent || self.is_quiet;
         if is_silent || matches!(pending.stage, Stage::Answered(_)) || self.rng.bool() {
             return None;
         }
-        // It was sent some time after the renewal, and the lease may have been renewed since.
+        // The read was sent some time after the renewal, and the lease may have been renewed since.
         let waited = self.attempt.mul_f64(self.rng.f64() * 2.0 / 3.0);
         Some(Event::RenewalLate {
             seen_at: self.now - waited,
@@ -340,7 +340,7 @@ impl World {
         })
     }
 
-    /// A request that was given up is applied after all, or never.
+    /// A request that was given up is applied late, or never.
     pub(super) fn apply_abandoned(&mut self) {
         if self.abandoned.is_empty() {
             return;
@@ -352,8 +352,8 @@ impl World {
             request,
             Request::Connect | Request::LocalIp | Request::Authenticate
         );
-        // A second request for a lease that has ended meanwhile would make it anew, after so long a
-        // time that it is left out.
+        // A second grant of a lease that has ended meanwhile would make the lease again. That takes so
+        // long that it is left out.
         let makes_anew = matches!(&request, Request::Grant { lease, .. }
             if self.check.granted.contains(lease) && !self.etcd.leases.contains_key(lease));
         let is_idle = is_idle || makes_anew;
@@ -362,8 +362,8 @@ impl World {
             let faults = std::mem::take(&mut self.faults);
             self.apply(&request, self.now);
             self.faults = faults;
-            // A grant that is applied after we have lost or revoked the lease: its lease is nothing
-            // of ours any more, and runs out.
+            // A grant that is applied after we have lost or revoked the lease: the lease is not
+            // ours any more, and expires.
             if let Request::Grant { lease, .. } = request
                 && !self.reconciler.knows_lease(lease)
             {
@@ -459,7 +459,7 @@ impl World {
         self.touch(&[id]);
     }
 
-    /// So many entries at once: more than a transaction takes.
+    /// Many entries at once: more than one transaction accepts.
     pub(super) fn register_many(&mut self, count: usize) {
         let mut ids = vec![];
         for number in 0..count {
@@ -496,7 +496,7 @@ impl World {
             4..6 => self.etcd.set(&key, Some(("theirs".into(), 0))),
             6 => {
                 // After a restore, revisions are used again: a write under our own lease may have
-                // the one that we have seen. This is not handled.
+                // a revision that we have seen before. This is not handled.
                 let stored = self.etcd.keys.get(&key).filter(|_| self.snapshot.is_none());
                 let lease = stored.map_or(0, |stored| stored.lease);
                 self.etcd.set(&key, Some(("theirs".into(), lease)));
@@ -533,13 +533,13 @@ impl World {
     fn restore(&mut self) {
         if let Some(mut snapshot) = self.snapshot.clone() {
             snapshot.extend_leases(self.now);
-            // Leases that we lost or revoked since are back, and nothing of ours any more.
+            // Leases that we lost or revoked since are back, and are not ours any more.
             let held = self.reconciler.held_lease();
             for lease in snapshot.leases.keys().filter(|lease| Some(**lease) != held) {
                 self.check.granted.remove(lease);
             }
-            // A key that is gone, under a lease that we still have, is back, and nobody remembers it.
-            // This is not handled.
+            // A key that we deleted under a lease that we still have is back, and not in the key table
+            // any more. This is not handled.
             let is_back = |(key, stored): &(&Key, &Stored)| {
                 let now = self.etcd.keys.get(*key).map(|stored| stored.lease);
                 Some(stored.lease) == held && now != held
@@ -555,7 +555,7 @@ impl World {
         }
     }
 
-    /// Whatever is under way fails, and so does the watch.
+    /// The connection is lost: requests and watches on it fail.
     pub(super) fn cut(&mut self) {
         self.note(|| "the connection is cut".to_owned());
         for place in [

@@ -1,18 +1,18 @@
-//! [`Checker`]: the invariants, from what can be seen outside of the reconciler.
+//! [`Checker`]: the invariants, checked on the reconciler's events and actions.
 //!
-//! The ids are those of the list in DESIGN.md; what is checked here of each:
+//! The ids are those of the list in DESIGN.md. Checked here:
 //!
 //! | | |
 //! |---|---|
 //! | I1 | once etcd works again, every announced entry is registered with its value, within a bound (`drive.rs`) |
 //! | I2 | an entry that is deregistered is not in etcd, and nothing writes it again |
 //! | I4 | nothing is written for an entry that leaves or is paused, nor after the end |
-//! | I5 | with `OnConflict::Yield` nothing is written unguarded, and nobody yields to itself |
-//! | I6 | a status says that keys are held only until the last acknowledged renewal was sent plus the TTL, or a look at the lease plus what was left of it |
+//! | I5 | with `OnConflict::Yield` nothing is written unguarded, and a registrar never yields to itself |
+//! | I6 | a status says that keys are held only until the last acknowledged renewal was sent plus the TTL, or a read of the lease plus its remaining time |
 //! | I7 | no lease is left behind: one that could not be revoked is revoked before the next grant |
 //! | I8 | no busy timers, no storm of connections |
 //! | I10 | an entry that leaves has ended within the revoke timeout |
-//! | I13 | keys go after health was told, and a lost lease is told before the next one; nothing follows a final status |
+//! | I13 | health changes before a key goes, and reports a lost lease before the next one is used; nothing follows a final status |
 //! | I15 | a paused entry has no key once the write that was under way and the next one are answered |
 //!
 //! Every write carries a lease by its type, which is I3.
@@ -31,44 +31,44 @@ pub(super) struct Checker {
     pub(super) violation: Option<String>,
     pub(super) yields: bool,
     pub(super) keys_name_lease: bool,
-    /// Nobody else touches our keys.
+    /// No other client changes our keys.
     pub(super) is_alone: bool,
     pub(super) ttl: Duration,
     pub(super) revoke_timeout: Duration,
     pub(super) statuses: BTreeMap<EntryId, Status>,
     /// The lease that was acknowledged last, by which request, and for how long.
     acknowledged: Option<(i64, Instant, Duration)>,
-    /// For each lease that was asked for, when that was first, and how often.
+    /// For each lease that was requested: when first, and how often.
     pub(super) asked: BTreeMap<i64, (Instant, u32)>,
     /// Leases that etcd granted to us.
     pub(super) granted: BTreeSet<i64>,
-    /// Leases that were to be revoked, which etcd has not confirmed.
+    /// Leases whose revoke etcd has not confirmed.
     unrevoked: BTreeSet<i64>,
     /// Keys with a write that may be applied after it was given up.
     abandoned: BTreeSet<Key>,
-    /// Names of entries that were left to expire: their keys may outlive the next entry.
+    /// Names of entries that were left to expire: their keys may still be there after the next entry has left.
     left_to_expire: BTreeSet<String>,
-    /// Since when an entry leaves, on a clock that stands still while the process does.
+    /// Since when an entry leaves, on a clock that stops while the process is stopped.
     leaving: BTreeMap<EntryId, Instant>,
     paused: Duration,
-    /// Entries that health was not yet told about.
+    /// Entries whose last status health has not reported yet.
     unreported: BTreeSet<EntryId>,
-    /// The lease that an entry was shown under last, and whether health was told of a gap since.
+    /// The last lease under which an entry was published as registered, and whether health reported its loss since.
     shown: BTreeMap<EntryId, (i64, bool)>,
     is_lease_gone: bool,
-    /// Entries under a lease that had run out when the event came.
+    /// Entries under a lease that had expired when the event came.
     expired: BTreeSet<EntryId>,
     /// When the stop began, on the clock of `leaving`.
     stopped: Option<Instant>,
     connects: VecDeque<Instant>,
     is_finished: bool,
-    /// For each paused entry, how many transactions were applied since, without a failure between.
+    /// For each paused entry: how many transactions in a row were applied since, without a failure.
     paused_for: BTreeMap<EntryId, u32>,
-    /// A write was denied under the lease of now: keys may be written one by one.
+    /// A write was denied under the current lease: keys may be written one by one.
     are_isolated: bool,
 }
 
-/// The pause of health, which comes on top of the revoke timeout, and rounding.
+/// The wait for health, in addition to the revoke timeout, and rounding.
 const SLACK: Duration = Duration::from_millis(2);
 const MOST_CONNECTS_A_SECOND: usize = 30;
 /// With more entries, their deletions take several transactions.
@@ -110,7 +110,7 @@ impl Checker {
         self.violation.get_or_insert(what.into());
     }
 
-    /// The process stood still.
+    /// The process was stopped.
     pub(super) fn pause(&mut self, time: Duration) {
         self.paused += time;
     }
@@ -180,7 +180,7 @@ impl Checker {
             Event::Revoked { lease, result } => {
                 let is_left = match result {
                     Ok(()) => false,
-                    // It may be left to expire then.
+                    // Then the lease may be left to expire.
                     Err(error) => error.kind() != RpcErrorKind::Denied,
                 };
                 if !is_left {
@@ -197,7 +197,7 @@ impl Checker {
         }
     }
 
-    /// Counts what a paused entry had to wait for.
+    /// Counts the transactions since an entry was paused.
     fn count_transactions(&mut self, event: &Event) {
         match event {
             Event::Written { result: Ok(_), .. } => {

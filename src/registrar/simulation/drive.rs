@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 const SEC: Duration = Duration::from_secs(1);
 
-/// Runs one seed. Gives the number of events, or what went wrong.
+/// Runs one seed. Returns the number of events, or the violation.
 pub(super) fn run(seed: u64, is_traced: bool) -> Result<u64, String> {
     let mut world = world(seed, is_traced);
     for _ in 0..world.rng.usize(1..6) {
@@ -104,7 +104,7 @@ fn faults(world: &mut World, steps: usize) {
     }
 }
 
-/// etcd works again, and nobody touches anything: soon everything is as it should be, and stays so.
+/// A quiet period: etcd works, and nobody changes anything. Soon etcd has the desired state, and keeps it.
 fn quiet(world: &mut World) {
     if world.check.violation.is_some() {
         return;
@@ -118,7 +118,7 @@ fn quiet(world: &mut World) {
     if matches!(&world.link, Link::Open(session) if session.is_blind) {
         world.cut();
     }
-    // Another client's lease runs out some time; not waiting for it saves events.
+    // Another client's lease expires some time; revoking it saves events.
     world.etcd.revoke(1);
     let foreign = |w: &World| -> Vec<_> {
         let foreign = |key: &&_| !w.check.granted.contains(&w.etcd.keys[*key].lease);
@@ -169,7 +169,7 @@ fn quiet(world: &mut World) {
     }
 }
 
-/// What is under way goes on within milliseconds; else time passes until something is due.
+/// Requests under way progress within milliseconds; without any, time passes until something is due.
 fn proceed(world: &mut World) {
     if world.progress(false) {
         let to = world.now + Duration::from_millis(world.rng.u64(0..3));
@@ -269,7 +269,7 @@ fn number(name: &str, default: u64) -> u64 {
     })
 }
 
-/// Runs seeds from `first` on, for so many events. A seed that fails is run again with its trace.
+/// Runs seeds from `first` on, for `events` events. A seed that fails is run again with its trace.
 fn run_many(first: u64, events: u64) -> (u64, u64) {
     let (mut seed, mut done) = (first, 0);
     loop {

@@ -1,4 +1,4 @@
-//! A model of etcd: leases, keys, one history. No wire, no tasks; time is passed in.
+//! A model of etcd: leases, keys, one history. No gRPC, no tasks; time is passed in.
 
 use crate::etcd::{Applied, Event, EventKind, KeyMeta, Op, Replaced, RpcErrorKind};
 use crate::registrar::ids::Key;
@@ -74,7 +74,7 @@ impl Etcd {
         }
     }
 
-    /// Ends the leases that have run out.
+    /// Ends the leases that have expired.
     pub(super) fn expire(&mut self, now: Instant) {
         let expired = |(_, lease): &(&i64, &Granted)| lease.expires <= now;
         while let Some((id, _)) = self.leases.iter().find(expired) {

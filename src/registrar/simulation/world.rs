@@ -1,4 +1,4 @@
-//! The world around the reconciler: a worker that performs its actions on the model of etcd, with
+//! The environment of the reconciler: a worker that performs its actions on the model of etcd, with
 //! requests that are lost, answered late, or applied after they were given up.
 
 use super::check::Checker;
@@ -23,7 +23,7 @@ pub(super) struct World {
     pub(super) faults: Faults,
     pub(super) is_quiet: bool,
     pub(super) link: Link,
-    /// Requests that were given up, and may be applied yet.
+    /// Requests that were given up and may still be applied.
     pub(super) abandoned: Vec<Request>,
     pub(super) entries: BTreeMap<EntryId, Entry>,
     pub(super) next_entry: EntryId,
@@ -34,7 +34,7 @@ pub(super) struct World {
     pub(super) endpoint: Arc<str>,
 }
 
-/// What is wrong with etcd, or on the way to it, until that is changed.
+/// The faults of etcd, or of the network to it, until they are changed.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Faults {
     pub(super) refuses_connections: bool,
@@ -61,12 +61,12 @@ pub(super) struct Session {
     pub(super) renewal: Option<Pending>,
     pub(super) watch_request: Option<Pending>,
     pub(super) authentication: Option<Pending>,
-    /// The keys that are watched, each with the revision to go on from.
+    /// The keys that are watched, each with its next revision.
     pub(super) watches: BTreeMap<i64, (Key, i64)>,
     pub(super) responses: VecDeque<WatchResponse>,
     /// When a watch request that was lost is noticed.
     pub(super) overdue: Option<Instant>,
-    /// A watch was denied. It is not asked for again before the next connection.
+    /// A watch was denied. It is not requested again before the next connection.
     pub(super) is_blind: bool,
 }
 
@@ -106,10 +106,10 @@ pub(super) struct Entry {
     pub(super) is_announced: bool,
     pub(super) needs_local_ip: bool,
     pub(super) is_leaving: bool,
-    /// So many pauses withhold its keys.
+    /// The number of its pauses.
     pub(super) pauses: u32,
     pub(super) at_once: bool,
-    /// So many times its format fails.
+    /// How many times its format fails.
     pub(super) failures: u32,
 }
 
@@ -137,7 +137,7 @@ impl World {
         self.check.check_paused(&self.entries, &self.etcd);
     }
 
-    /// Lets the timers fire that are due. One that is still due afterwards keeps a worker busy.
+    /// Fires the timers that are due. One that is still due afterwards would be a busy loop.
     pub(super) fn handle_timeouts(&mut self) {
         for _ in 0..20 {
             if self
@@ -265,7 +265,7 @@ impl World {
         }
     }
 
-    /// What was sent may be applied yet.
+    /// The requests that were sent may still be applied.
     fn abandon(&mut self, session: Session) {
         for pending in session.request.into_iter().chain(session.renewal) {
             if matches!(pending.stage, Stage::Sent) && self.rng.bool() {
@@ -310,7 +310,7 @@ impl World {
         self.handle(Event::Desired(desired));
     }
 
-    /// What etcd makes of a request.
+    /// Applies a request to etcd. Returns its answer.
     pub(super) fn apply(&mut self, request: &Request, sent: Instant) -> Event {
         let faults = self.faults;
         let refused = if faults.forgot_token {
@@ -336,7 +336,7 @@ impl World {
             return self.failed(request, sent, kind);
         }
         let now = self.now;
-        // Somebody else has a lease with the id that we chose.
+        // Another client has a lease with the id that we chose.
         if let Request::Grant { lease, .. } = request
             && self
                 .check
@@ -420,7 +420,7 @@ impl World {
         }
     }
 
-    /// A request of the worker's was answered, or its time is over.
+    /// A request of the worker was answered, or timed out.
     pub(super) fn answer(&mut self, request: Request, event: Event) {
         let is_ok = matches!(event, Event::WatchRequested(Ok(())));
         match request {
@@ -469,7 +469,7 @@ impl World {
         }
     }
 
-    /// Another line of the watch stream.
+    /// The next response of the watch stream.
     pub(super) fn respond(&mut self, created: bool, ended: Option<(i64, RpcErrorKind)>) {
         let error = |kind| RpcError::new(kind, &self.endpoint, "watch cancelled");
         let response = WatchResponse {
