@@ -234,17 +234,13 @@ impl Instance {
 
     /// The value to write for an instance that is dialled at `address`.
     pub(crate) fn value_at(&self, address: &Address) -> String {
-        match &self.value {
-            Some(value) => value.clone(),
-            None => self.json(&address.to_string()),
+        if let Some(value) = &self.value {
+            return value.clone();
         }
-    }
-
-    fn json(&self, address: &str) -> String {
         let json = InstanceJson {
             name: self.name.clone(),
             id: self.id.clone(),
-            address: address.to_owned(),
+            address: address.to_string(),
             version: self.version.clone(),
             weight: self.weight,
             metadata: self.metadata.clone(),

@@ -30,23 +30,15 @@ pub struct CoreDns {
 }
 
 /// `msg.Service`, as far as we fill it, in the order of its fields.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Service {
-    host: String,
-    port: u16,
+    host: Option<String>,
+    port: Option<i64>,
+    #[serde(skip_deserializing)]
     priority: u16,
-    weight: u32,
+    weight: Option<i64>,
+    #[serde(skip_deserializing)]
     ttl: u32,
-}
-
-#[derive(Deserialize)]
-struct Found {
-    #[serde(default, deserialize_with = "json::or_default")]
-    host: String,
-    #[serde(default, deserialize_with = "json::or_default")]
-    port: i64,
-    #[serde(default, deserialize_with = "json::or_default")]
-    weight: i64,
 }
 
 /// What CoreDNS takes a weight of 0 for.
@@ -176,10 +168,10 @@ impl Format for CoreDns {
 
     fn encode(&self, instance: &Instance, address: &Address) -> String {
         json::write(&Service {
-            host: address.host(),
-            port: address.port(),
+            host: Some(address.host()),
+            port: Some(address.port().into()),
             priority: self.priority,
-            weight: instance.weight.unwrap_or(DEFAULT_WEIGHT),
+            weight: Some(instance.weight.unwrap_or(DEFAULT_WEIGHT).into()),
             ttl: self.ttl,
         })
     }
@@ -191,8 +183,11 @@ impl Format for CoreDns {
         if id.contains('/') {
             return Err(DecodeError::new("is of a name below this one"));
         }
-        let found: Found = json::object(value)?;
-        let Found { host, port, .. } = &found;
+        let found: Service = json::object(value)?;
+        let (host, port) = (
+            found.host.unwrap_or_default(),
+            found.port.unwrap_or_default(),
+        );
         let address = match host.contains(':') {
             true => format!("[{host}]:{port}"),
             false => format!("{host}:{port}"),

@@ -23,21 +23,14 @@ pub struct EtcdNaming {
 }
 
 /// `internal.Update` of `client/v3/naming/endpoints`.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Update {
+    /// It means nothing on a key that is there.
+    #[serde(skip_deserializing)]
     op: u8,
     addr: String,
-    metadata: (),
-}
-
-/// The same, as anybody may have written it. `Op` means nothing on a key that is there.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Found {
-    addr: String,
-    #[serde(default)]
-    metadata: serde_json::Value,
+    metadata: Option<serde_json::Value>,
 }
 
 const ADD: u8 = 0;
@@ -80,14 +73,14 @@ impl Format for EtcdNaming {
         json::write(&Update {
             op: ADD,
             addr: address.to_string(),
-            metadata: (),
+            metadata: None,
         })
     }
 
     /// Strings in an object of metadata are taken, because others write them; any other metadata
     /// is not.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
-        let found: Found = json::object(value)?;
+        let found: Update = json::object(value)?;
         let mut instance =
             instance_at(service, id_in(key, &self.key_prefix(service)), &found.addr)?;
         instance.metadata = strings(found.metadata);
@@ -95,8 +88,8 @@ impl Format for EtcdNaming {
     }
 }
 
-fn strings(metadata: serde_json::Value) -> BTreeMap<String, String> {
-    let serde_json::Value::Object(fields) = metadata else {
+fn strings(metadata: Option<serde_json::Value>) -> BTreeMap<String, String> {
+    let Some(serde_json::Value::Object(fields)) = metadata else {
         return BTreeMap::new();
     };
     let text = |(key, value)| match value {

@@ -30,32 +30,22 @@ struct Service<'a> {
     version: &'a str,
     metadata: (),
     endpoints: [(); 0],
-    nodes: [Node<'a>; 1],
+    nodes: [Node; 1],
+}
+
+/// What is read of it. Only the first node counts.
+#[derive(Deserialize)]
+struct Found {
+    version: Option<String>,
+    nodes: Option<Vec<serde_json::Value>>,
 }
 
 /// `registry.Node`, in the order of its fields.
-#[derive(Serialize)]
-struct Node<'a> {
-    metadata: BTreeMap<&'a str, &'a str>,
-    id: &'a str,
+#[derive(Serialize, Deserialize)]
+struct Node {
+    metadata: Option<BTreeMap<String, String>>,
+    id: Option<String>,
     address: String,
-}
-
-#[derive(Deserialize)]
-struct FoundService {
-    #[serde(default, deserialize_with = "json::or_default")]
-    version: String,
-    #[serde(default, deserialize_with = "json::or_default")]
-    nodes: Vec<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct FoundNode {
-    #[serde(default, deserialize_with = "json::or_default")]
-    id: String,
-    address: String,
-    #[serde(default, deserialize_with = "json::or_default")]
-    metadata: BTreeMap<String, String>,
 }
 
 /// What go-micro's own gRPC server says of itself in the metadata of its node.
@@ -124,15 +114,16 @@ impl Format for GoMicro {
     }
 
     fn encode(&self, instance: &Instance, address: &Address) -> String {
-        let metadata = instance.metadata.iter();
+        let mut metadata = instance.metadata.clone();
+        metadata.extend(GRPC.map(|(key, value)| (key.to_owned(), value.to_owned())));
         json::write(&Service {
             name: &instance.name,
             version: instance.version.as_deref().unwrap_or_default(),
             metadata: (),
             endpoints: [],
             nodes: [Node {
-                metadata: metadata.map(|(k, v)| (&**k, &**v)).chain(GRPC).collect(),
-                id: &instance.id,
+                metadata: Some(metadata),
+                id: Some(instance.id.clone()),
                 address: address.to_string(),
             }],
         })
@@ -140,20 +131,21 @@ impl Format for GoMicro {
 
     /// What speaks another protocol than gRPC is not read: go-micro's default server does.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
-        let found: FoundService = json::object(value)?;
-        let node = found.nodes.into_iter().next();
-        let mut node: FoundNode = json::inner(node.ok_or(DecodeError::new("has no node"))?)?;
-        if let Some(protocol) = node.metadata.get("protocol").filter(|it| *it != "grpc") {
+        let found: Found = json::object(value)?;
+        let node = found.nodes.into_iter().flatten().next();
+        let node: Node = json::inner(node.ok_or(DecodeError::new("has no node"))?)?;
+        let mut metadata = node.metadata.unwrap_or_default();
+        if let Some(protocol) = metadata.get("protocol").filter(|it| *it != "grpc") {
             return Err(DecodeError::showing("does not speak gRPC", protocol));
         }
         let prefix = self.key_prefix(service);
         let id = id_or_rest(&node.id, key, &prefix);
         let mut instance = instance_at(service, id, &node.address)?;
         for (key, _) in GRPC {
-            node.metadata.remove(key);
+            metadata.remove(key);
         }
         instance.version = given(found.version);
-        instance.metadata = node.metadata;
+        instance.metadata = metadata;
         Ok(instance)
     }
 }

@@ -1,7 +1,9 @@
 //! Writing JSON, and reading what anybody may have written, as leniently as Go does and no more.
+//!
+//! What may be missing is an `Option`: `null` is what Go writes for an empty map or slice, and reads as an empty anything.
 
 use super::DecodeError;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde::de::DeserializeOwned;
 
 /// A value that is one JSON object.
 ///
@@ -26,15 +28,6 @@ pub(super) fn inner<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, 
 /// A value that is text.
 pub(super) fn text(value: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(value).map_err(|_| DecodeError::new("is not UTF-8"))
-}
-
-/// `null` is what Go writes for an empty map or slice, and reads as an empty anything.
-pub(super) fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: Default + Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// What serde cannot say in JSON is never in what we write: maps have text as keys.

@@ -20,23 +20,12 @@ pub struct Kitex {
 }
 
 /// `instanceInfo`, in the order of its fields.
-#[derive(Serialize)]
-struct InstanceInfo<'a> {
-    network: &'a str,
+#[derive(Serialize, Deserialize)]
+struct InstanceInfo {
+    network: Option<String>,
     address: String,
-    weight: u32,
-    tags: Option<&'a BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-struct Found {
-    #[serde(default, deserialize_with = "json::or_default")]
-    network: String,
-    address: String,
-    #[serde(default, deserialize_with = "json::or_default")]
-    weight: i64,
-    #[serde(default, deserialize_with = "json::or_default")]
-    tags: BTreeMap<String, String>,
+    weight: Option<i64>,
+    tags: Option<BTreeMap<String, String>>,
 }
 
 /// What kitex takes a weight for that is not positive.
@@ -100,25 +89,23 @@ impl Format for Kitex {
 
     fn encode(&self, instance: &Instance, address: &Address) -> String {
         json::write(&InstanceInfo {
-            network: "tcp",
+            network: Some("tcp".to_owned()),
             address: address.to_string(),
-            weight: instance.weight.unwrap_or(DEFAULT_WEIGHT),
-            tags: Some(&instance.metadata).filter(|tags| !tags.is_empty()),
+            weight: Some(instance.weight.unwrap_or(DEFAULT_WEIGHT).into()),
+            tags: Some(instance.metadata.clone()).filter(|tags| !tags.is_empty()),
         })
     }
 
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
-        let found: Found = json::object(value)?;
-        if !matches!(&*found.network, "" | "tcp" | "tcp4" | "tcp6") {
-            return Err(DecodeError::showing(
-                "is not dialled over TCP",
-                &found.network,
-            ));
+        let found: InstanceInfo = json::object(value)?;
+        let network = found.network.unwrap_or_default();
+        if !matches!(&*network, "" | "tcp" | "tcp4" | "tcp6") {
+            return Err(DecodeError::showing("is not dialled over TCP", &network));
         }
         let id = id_in(key, &self.key_prefix(service));
         let mut instance = instance_at(service, id, &found.address)?;
         instance.weight = positive(found.weight);
-        instance.metadata = found.tags;
+        instance.metadata = found.tags.unwrap_or_default();
         Ok(instance)
     }
 }

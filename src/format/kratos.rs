@@ -24,26 +24,13 @@ pub struct Kratos {
 }
 
 /// `registry.ServiceInstance`, in the order of its fields.
-#[derive(Serialize)]
-struct ServiceInstance<'a> {
-    id: &'a str,
-    name: &'a str,
-    version: &'a str,
-    metadata: BTreeMap<&'a str, String>,
-    endpoints: [String; 1],
-}
-
-#[derive(Deserialize)]
-struct Found {
-    #[serde(default, deserialize_with = "json::or_default")]
-    id: String,
+#[derive(Serialize, Deserialize)]
+struct ServiceInstance {
+    id: Option<String>,
     name: String,
-    #[serde(default, deserialize_with = "json::or_default")]
-    version: String,
-    #[serde(default, deserialize_with = "json::or_default")]
-    metadata: BTreeMap<String, String>,
-    #[serde(default, deserialize_with = "json::or_default")]
-    endpoints: Vec<String>,
+    version: Option<String>,
+    metadata: Option<BTreeMap<String, String>>,
+    endpoints: Option<Vec<String>>,
 }
 
 const WEIGHT: &str = "weight";
@@ -134,34 +121,32 @@ impl Format for Kratos {
     }
 
     fn encode(&self, instance: &Instance, address: &Address) -> String {
-        let metadata = instance.metadata.iter();
-        let mut metadata: BTreeMap<&str, String> = metadata
-            .map(|(key, value)| (&**key, value.clone()))
-            .collect();
+        let mut metadata = instance.metadata.clone();
         if let Some(weight) = instance.weight {
-            metadata.insert(WEIGHT, weight.to_string());
+            metadata.insert(WEIGHT.to_owned(), weight.to_string());
         }
         let scheme = match self.secure || instance.secure {
             true => SECURE,
             false => PLAIN,
         };
         json::write(&ServiceInstance {
-            id: &instance.id,
-            name: &instance.name,
-            version: instance.version.as_deref().unwrap_or_default(),
-            metadata,
-            endpoints: [format!("{scheme}://{address}")],
+            id: Some(instance.id.clone()),
+            name: instance.name.clone(),
+            version: Some(instance.version.clone().unwrap_or_default()),
+            metadata: Some(metadata),
+            endpoints: Some(vec![format!("{scheme}://{address}")]),
         })
     }
 
     /// The first endpoint of a scheme counts, as in kratos.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
-        let mut found: Found = json::object(value)?;
+        let found: ServiceInstance = json::object(value)?;
         if found.name != service {
             return Err(DecodeError::showing("is of another service", &found.name));
         }
+        let endpoints = found.endpoints.unwrap_or_default();
         let host_of = |wanted: &str| {
-            found.endpoints.iter().find_map(|endpoint| {
+            endpoints.iter().find_map(|endpoint| {
                 let (scheme, rest) = endpoint.split_once("://")?;
                 let host = rest.split(['/', '?', '#']).next()?;
                 scheme.eq_ignore_ascii_case(wanted).then_some(host)
@@ -178,16 +163,14 @@ impl Format for Kratos {
         let id = id_or_rest(&found.id, key, &prefix);
         let mut instance = instance_at(service, id, host)?.secure(scheme == SECURE);
         // What is no number stays where it was: kratos ignores it.
-        if let Some(weight) = found
-            .metadata
-            .get(WEIGHT)
-            .and_then(|text| text.parse().ok())
-        {
+        let mut metadata = found.metadata.unwrap_or_default();
+        let weight = metadata.get(WEIGHT);
+        if let Some(weight) = weight.and_then(|text| text.parse().ok()) {
             instance.weight = Some(weight);
-            found.metadata.remove(WEIGHT);
+            metadata.remove(WEIGHT);
         }
         instance.version = given(found.version);
-        instance.metadata = found.metadata;
+        instance.metadata = metadata;
         Ok(instance)
     }
 }

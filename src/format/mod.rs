@@ -217,21 +217,22 @@ fn id_in<'a>(key: &'a str, prefix: &str) -> &'a str {
 }
 
 /// The id that its value names, or, where that is empty, the rest of its key.
-fn id_or_rest<'a>(id: &'a str, key: &'a str, prefix: &str) -> &'a str {
-    match id {
-        "" => id_in(key, prefix),
-        id => id,
+fn id_or_rest<'a>(id: &'a Option<String>, key: &'a str, prefix: &str) -> &'a str {
+    match id.as_deref() {
+        None | Some("") => id_in(key, prefix),
+        Some(id) => id,
     }
 }
 
-/// What others write for a text that they do not have.
-fn given(text: String) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty())
+/// Others write an empty text where they have none.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 /// A weight, where one that is not positive means none.
-fn positive(weight: i64) -> Option<u32> {
-    (weight > 0).then(|| u32::try_from(weight).unwrap_or(u32::MAX))
+fn positive(weight: Option<i64>) -> Option<u32> {
+    let weight = weight.filter(|weight| *weight > 0)?;
+    Some(u32::try_from(weight).unwrap_or(u32::MAX))
 }
 
 /// What the keys of `service` begin with, below a prefix that may be empty.

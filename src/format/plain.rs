@@ -28,14 +28,10 @@ pub struct Plain {
 #[derive(Deserialize)]
 struct Json {
     address: String,
-    #[serde(default, deserialize_with = "json::or_default")]
-    id: String,
-    #[serde(default)]
+    id: Option<String>,
     version: Option<String>,
-    #[serde(default)]
     weight: Option<u32>,
-    #[serde(default, deserialize_with = "json::or_default")]
-    metadata: BTreeMap<String, String>,
+    metadata: Option<BTreeMap<String, String>>,
     #[serde(default)]
     secure: bool,
 }
@@ -144,7 +140,7 @@ impl Format for Plain {
         let mut instance = instance_at(service, id, &json.address)?;
         instance.version = json.version;
         instance.weight = json.weight;
-        instance.metadata = json.metadata;
+        instance.metadata = json.metadata.unwrap_or_default();
         instance.secure = json.secure;
         Ok(instance)
     }
