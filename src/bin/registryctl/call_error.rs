@@ -17,9 +17,7 @@ pub(crate) struct CallError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
-    /// No answer in time.
-    Timeout,
-    /// No connection, or it broke.
+    /// No connection, or it broke, or no answer in time.
     Transport,
     /// This user may not.
     Denied,
@@ -52,7 +50,7 @@ pub(crate) async fn bounded<T>(
 ) -> Result<T, CallError> {
     let done = timeout(limit, call)
         .await
-        .unwrap_or_else(|_| Err((ErrorKind::Timeout, no_answer(limit))));
+        .unwrap_or_else(|_| Err((ErrorKind::Transport, no_answer(limit))));
     done.map_err(|(kind, reason)| CallError {
         endpoint: endpoint.clone(),
         reason,

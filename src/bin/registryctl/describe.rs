@@ -13,7 +13,7 @@ use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 use tonic_etcd::HEALTH_NAME;
-use tonic_etcd::introspection::pb::{Process, Registration, RegistrationState, ShutdownPhase};
+use tonic_etcd::introspection::pb::{Process, Registration, ShutdownPhase};
 
 /// What is told, a line each.
 #[derive(Debug, Default)]
@@ -23,16 +23,16 @@ struct Lines(Vec<[String; 3]>);
 const WIDTHS: [usize; 2] = [12, 44];
 
 pub(crate) async fn run(
-    source: Source,
+    source: &Source,
     scope: &Scope,
     instance: &str,
     dialer: &Dialer,
 ) -> Result<ExitCode, Failure> {
     let limit = source.limit();
-    let (connection, listing) = first_answer(&source).await?;
+    let (connection, listing) = first_answer(source).await?;
     let target = Target::find(instance, listing.entries, scope)?;
     let leases = target.entries.iter().map(|it| it.lease);
-    let ttls = connection.ttls(leases.filter(|it| *it != 0)).await;
+    let ttls = connection.ttls(leases).await;
     let own = own(&target, dialer, limit).await;
     let mut lines = Lines::default();
     lines.push("", "ETCD", "SERVER");
@@ -96,7 +96,7 @@ fn differences(target: &Target, own: &Registration) -> Vec<String> {
     let there = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
     let is_held = own.lease != 0;
     for key in own.keys.iter().filter(|key| is_held && !there(key)) {
-        let key = escape(key.as_bytes());
+        let key = escape(key);
         found.push(format!(
             "the server says that it holds {key}, and it was not found in etcd"
         ));
@@ -164,25 +164,21 @@ impl Lines {
         let since = format!(" for {}", span(own.state_age_ms));
         let reason = match &*own.reason {
             "" => String::new(),
-            reason => format!(": {}", escape(reason.as_bytes())),
+            reason => format!(": {}", escape(reason)),
         };
-        self.push(
-            "state",
-            "",
-            format!("{}{since}{reason}", shown(own.state())),
-        );
+        let state = words(own.state().as_str_name(), "REGISTRATION_STATE_");
+        self.push("state", "", format!("{state}{since}{reason}"));
         for pause in &own.pauses {
-            self.push("pause", "", escape(pause.as_bytes()));
+            self.push("pause", "", escape(pause));
         }
         if own.shutdown() != ShutdownPhase::Unspecified {
             let ends = own.shutdown_ends_in_ms.map(span);
             let ends = ends.map_or_else(String::new, |ends| format!(", ends within {ends}"));
-            let phase = own.shutdown().as_str_name().to_lowercase();
-            let phase = phase.trim_start_matches("shutdown_phase_");
+            let phase = words(own.shutdown().as_str_name(), "SHUTDOWN_PHASE_");
             self.push("shutdown", "", format!("{phase}{ends}"));
         }
         self.push("in flight", "", own.in_flight.to_string());
-        self.push("formats", "", escape(own.formats.join(", ").as_bytes()));
+        self.push("formats", "", escape(own.formats.join(", ")));
     }
 
     async fn reach(&mut self, target: &Target, dialer: &Dialer, limit: Duration) {
@@ -194,7 +190,7 @@ impl Lines {
             false => address.to_string(),
         };
         let wire = dialer.probe(address, limit).await;
-        let wire_text = escape(wire.text().as_bytes());
+        let wire_text = escape(wire.text());
         self.push("address", etcd, format!("{address} {wire_text}"));
         if wire == Wire::Http2 {
             let [server, registration] = ask_health(address, dialer, limit).await;
@@ -207,10 +203,9 @@ impl Lines {
     }
 }
 
-fn shown(state: RegistrationState) -> String {
-    let name = state.as_str_name().to_lowercase();
-    let name = name.trim_start_matches("registration_state_");
-    name.replace('_', " ")
+/// What a value of an enum is called, without the name of the enum.
+fn words(name: &str, of: &str) -> String {
+    name.trim_start_matches(of).to_lowercase().replace('_', " ")
 }
 
 pub(crate) fn span(ms: u64) -> String {

@@ -45,7 +45,7 @@ impl Entry {
         if let Some(read) = scope.read(&self.key(), &self.value) {
             let (name, address) = match &read {
                 Ok(instance) => (instance.name(), instance.get_address()),
-                Err(service) => (&**service, None),
+                Err(unread) => (&*unread.service, None),
             };
             return Told {
                 name: name.to_owned(),
@@ -86,8 +86,8 @@ impl Entry {
             rest,
         } = self.told(scope);
         Shown {
-            name: escape(name.as_bytes()),
-            address: address.map_or("-".to_owned(), |address| escape(address.as_bytes())),
+            name: escape(name),
+            address: address.map_or("-".to_owned(), escape),
             rest: escape(&rest),
         }
     }
@@ -123,7 +123,8 @@ fn rest_of_json(value: &[u8]) -> Vec<u8> {
 }
 
 /// Text that cannot steer a terminal: nothing of what [`steers`], no invalid UTF-8.
-pub(crate) fn escape(bytes: &[u8]) -> String {
+pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref();
     let mut shown = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {
@@ -167,22 +168,24 @@ fn steers(char: char) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::formats::FormatName;
     use crate::scope::tests::scope;
 
-    fn shown(key: &str, value: &[u8]) -> Shown {
-        let formats = [FormatName::Plain, FormatName::Kratos, FormatName::GoMicro];
-        let (key, value) = (key.as_bytes().to_vec(), value.to_vec());
+    pub(crate) fn entry(key: &str, value: impl AsRef<[u8]>, lease: i64) -> Entry {
         Entry {
-            key,
-            value,
-            lease: 1,
+            key: key.into(),
+            value: value.as_ref().to_vec(),
+            lease,
             created: 1,
             written: 1,
         }
-        .shown(&scope(&formats, &[]).unwrap())
+    }
+
+    fn shown(key: &str, value: &[u8]) -> Shown {
+        let formats = [FormatName::Plain, FormatName::Kratos, FormatName::GoMicro];
+        entry(key, value, 1).shown(&scope(&formats, &[]).unwrap())
     }
 
     #[test]
@@ -222,13 +225,8 @@ mod tests {
             ("/services/a/b/c/4", "a", "-"),
             ("/services//", "/services//", "-"),
         ] {
-            for value in [
-                &b"hello"[..],
-                b"",
-                br#"{"name":"half"}"#,
-                b"[1,2",
-                b"\xff\xfe",
-            ] {
+            let values: [&[u8]; 5] = [b"hello", b"", br#"{"name":"half"}"#, b"[1,2", b"\xff\xfe"];
+            for value in values {
                 let shown = shown(key, value);
                 assert_eq!((&*shown.name, &*shown.address), (name, address), "{key}");
             }
@@ -263,6 +261,6 @@ mod tests {
     #[test]
     fn readable_text_stays_as_it_is() {
         let text = "grüße, 你好 'a' \"b\" \\ 👋";
-        assert_eq!(escape(text.as_bytes()), text);
+        assert_eq!(escape(text), text);
     }
 }

@@ -28,22 +28,18 @@ struct Line<'a> {
     mod_revision: i64,
 }
 
-pub(crate) async fn run(source: Source, scope: &Scope, json: bool) -> Result<(), Failure> {
-    let (connection, listing) = first_answer(&source).await?;
-    let leases = listing
-        .entries
-        .iter()
-        .map(|entry| entry.lease)
-        .filter(|lease| *lease != 0);
-    let leases: std::collections::BTreeSet<_> = leases.collect();
+pub(crate) async fn run(source: &Source, scope: &Scope, json: bool) -> Result<(), Failure> {
+    let (connection, listing) = first_answer(source).await?;
+    let leases = listing.entries.iter().map(|it| it.lease);
     let ttls = connection.ttls(leases).await;
     if listing.entries.is_empty() {
         eprintln!("nothing is registered under {}", scope.scans.join(", "));
     }
+    let width = stdout().is_terminal().then(|| screen::size().0);
     let mut out = BufWriter::new(stdout().lock());
     for line in match json {
         true => json_lines(&listing.entries, scope, &ttls),
-        false => table(&listing.entries, scope, &ttls, width().await),
+        false => table(&listing.entries, scope, &ttls, width),
     } {
         writeln!(out, "{line}")?;
     }
@@ -65,14 +61,10 @@ pub(crate) async fn first_answer(source: &Source) -> Result<(Connection, Listing
             Err(error) => said.push(error.to_string()),
         }
     }
-    Err(Failure::Unreachable(said))
-}
-
-async fn width() -> Option<usize> {
-    match stdout().is_terminal() {
-        true => Some(screen::size().await.width),
-        false => None,
-    }
+    let said = said.join("\n  ");
+    Err(Failure::Other(format!(
+        "cannot list what is registered:\n  {said}"
+    )))
 }
 
 fn table(entries: &[Entry], scope: &Scope, ttls: &Ttls, width: Option<usize>) -> Vec<String> {

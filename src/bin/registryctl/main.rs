@@ -163,17 +163,16 @@ enum Failure {
     /// The command line or the environment is wrong.
     #[error("{0}")]
     Usage(String),
-    /// No member gave an answer; what each of them said instead.
-    #[error("cannot list what is registered:\n  {}", .0.join("\n  "))]
-    Unreachable(Vec<String>),
-    /// What server is meant is not clear.
+    /// etcd or the server that is asked does not answer, or refuses; or it is not clear which server is meant.
     #[error("{0}")]
-    Target(String),
-    /// The server that is asked does not answer, or refuses.
-    #[error("{0}")]
-    Server(String),
+    Other(String),
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// The command line or the environment is wrong.
+fn usage<T>(why: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Usage(why.into()))
 }
 
 #[tokio::main]
@@ -200,23 +199,21 @@ fn command() -> clap::Command {
 }
 
 async fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let source = |scans: &[String]| Source::new(&args.access, args.timeout, scans);
     let scope = match &args.command {
+        Command::Doctor { service, .. } => args.scope.of_service(service)?,
+        _ => args.scope.check()?,
+    };
+    let source = Source::new(&args.access, args.timeout, &scope.scans)?;
+    match &args.command {
+        Command::List { json } => list::run(&source, &scope, *json).await?,
+        Command::Watch => watch::run(source, scope).await?,
         Command::Doctor {
             service,
             json,
             dial,
-        } => {
-            let (scope, dialer) = (args.scope.of_service(service)?, Dialer::new(dial)?);
-            return doctor::run(source(&scope.scans)?, &scope, &dialer, *json).await;
-        }
-        _ => args.scope.check()?,
-    };
-    let source = source(&scope.scans)?;
-    match &args.command {
-        Command::List { json } => list::run(source, &scope, *json).await?,
+        } => return doctor::run(source, &scope, service, &Dialer::new(dial)?, *json).await,
         Command::Describe { instance, dial } => {
-            return describe::run(source, &scope, instance, &Dialer::new(dial)?).await;
+            return describe::run(&source, &scope, instance, &Dialer::new(dial)?).await;
         }
         Command::Pause {
             instance,
@@ -225,14 +222,13 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             dial,
         } => {
             let dialer = Dialer::new(dial)?;
-            pause::pause(source, &scope, instance, &dialer, pause_name, reason).await?;
+            pause::pause(&source, &scope, instance, &dialer, pause_name, reason).await?;
         }
         Command::Resume {
             instance,
             pause_name,
             dial,
-        } => pause::resume(source, &scope, instance, &Dialer::new(dial)?, pause_name).await?,
-        _ => watch::run(source, scope).await?,
+        } => pause::resume(&source, &scope, instance, &Dialer::new(dial)?, pause_name).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use crate::access::Access;
 use crate::call_error::chain;
-use crate::{Failure, tls};
+use crate::{Failure, tls, usage};
 use http::Uri;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +35,9 @@ impl Member {
 
     fn new(url: &str, limit: Duration, tls: &Option<ClientTlsConfig>) -> Result<Self, Failure> {
         if url.contains('@') {
-            return Err(usage(
-                "--etcd: credentials belong into --user and --password",
-            ));
+            return usage("--etcd: credentials belong into --user and --password");
         }
-        let refuse = |why: &str| usage(&format!("--etcd {url:?}: {why}"));
+        let refuse = |why: &str| Failure::Usage(format!("--etcd {url:?}: {why}"));
         let full = match (url.contains("://"), tls) {
             (true, _) => url.to_owned(),
             (false, None) => format!("http://{url}"),
@@ -79,8 +77,4 @@ fn tls_of(access: &Access) -> Result<Option<ClientTlsConfig>, Failure> {
     };
     let identity = identity.map(|(cert, key)| (&**cert, &**key));
     tls::config(cacert, identity, access.server_name.as_deref()).map(Some)
-}
-
-fn usage(why: &str) -> Failure {
-    Failure::Usage(why.to_owned())
 }

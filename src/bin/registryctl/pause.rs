@@ -11,14 +11,14 @@ use std::io::{Write as _, stdout};
 use tonic_etcd::introspection::pb::PauseRequest;
 
 pub(crate) async fn pause(
-    source: Source,
+    source: &Source,
     scope: &Scope,
     instance: &str,
     dialer: &Dialer,
     name: &str,
     reason: &str,
 ) -> Result<(), Failure> {
-    let target = target(&source, scope, instance).await?;
+    let target = target(source, scope, instance).await?;
     let address = target.dialled()?;
     let server = Server::connect(address, dialer, source.limit()).await?;
     let request = PauseRequest {
@@ -27,7 +27,7 @@ pub(crate) async fn pause(
         reason: reason.to_owned(),
     };
     let paused = server.pause(request).await?;
-    let name = escape(name.as_bytes());
+    let name = escape(name);
     writeln!(
         stdout(),
         "paused {}; to bring it back: registryctl resume {address} --pause-name {name}",
@@ -37,13 +37,13 @@ pub(crate) async fn pause(
 }
 
 pub(crate) async fn resume(
-    source: Source,
+    source: &Source,
     scope: &Scope,
     instance: &str,
     dialer: &Dialer,
     name: &str,
 ) -> Result<(), Failure> {
-    let target = target(&source, scope, instance).await?;
+    let target = target(source, scope, instance).await?;
     let server = Server::connect(target.dialled()?, dialer, source.limit()).await?;
     let resumed = server.resume(name).await?;
     writeln!(stdout(), "resumed {}", registrations(resumed))?;

@@ -13,7 +13,7 @@ pub(crate) fn lines(process: &Process) -> Vec<(&'static str, String)> {
 }
 
 fn member(it: &EtcdEndpoint) -> String {
-    let url = escape(it.url.as_bytes());
+    let url = escape(&it.url);
     let state = match it.state() {
         EtcdEndpointState::Connected => "connected",
         EtcdEndpointState::Idle => "not connected, not needed",
@@ -26,9 +26,9 @@ fn member(it: &EtcdEndpoint) -> String {
     };
     let since = it.failing_for_ms.map(|ms| format!(" for {}", span(ms)));
     let error = match (it.failing_for_ms, it.last_error_age_ms) {
-        (Some(_), Some(_)) => format!(": {}", escape(it.last_error.as_bytes())),
+        (Some(_), Some(_)) => format!(": {}", escape(&it.last_error)),
         (None, Some(age)) => {
-            let error = escape(it.last_error.as_bytes());
+            let error = escape(&it.last_error);
             format!("; {} ago: {error}", span(age))
         }
         _ => String::new(),
@@ -37,7 +37,7 @@ fn member(it: &EtcdEndpoint) -> String {
 }
 
 fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
-    let service = escape(it.service.as_bytes());
+    let service = escape(&it.service);
     let mut told = vec![(
         "discovery",
         format!(
@@ -46,10 +46,10 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         ),
     )];
     for skipped in &it.skipped_by_reason {
-        let reason = escape(skipped.reason.as_bytes());
+        let reason = escape(&skipped.reason);
         let example = match &*skipped.example {
             "" => String::new(),
-            key => format!(", such as {}", escape(key.as_bytes())),
+            key => format!(", such as {}", escape(key)),
         };
         told.push((
             "skipped",
@@ -57,7 +57,7 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         ));
     }
     if !it.watch_error.is_empty() {
-        let error = escape(it.watch_error.as_bytes());
+        let error = escape(&it.watch_error);
         told.push(("not watched", format!("{service}: {error}")));
     }
     told

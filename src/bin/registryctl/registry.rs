@@ -126,13 +126,8 @@ mod tests {
     use super::*;
 
     fn entry(key: &str, lease: i64, written: i64) -> Entry {
-        Entry {
-            key: key.into(),
-            value: vec![],
-            lease,
-            created: 1,
-            written,
-        }
+        let entry = crate::entry::tests::entry(key, "", lease);
+        Entry { written, ..entry }
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! [`Scope`]: which keys to look at, and who can read them.
 
-use crate::Failure;
 use crate::formats::FormatName;
-use std::collections::BTreeSet;
+use crate::{Failure, usage};
 use std::sync::Arc;
 use tonic_etcd::Instance;
 use tonic_etcd::format::{Format, Plain};
@@ -41,18 +40,16 @@ pub(crate) struct Scope {
     pub(crate) prefix: String,
     /// What to scan. Each ends with a slash: without it `greeter` would show `greeter2`, too.
     pub(crate) scans: Vec<String>,
-    /// Where to look for instances that are not plain.
+    /// Where to look for instances; for those that are plain only if one service is asked for.
     readers: Vec<Reader>,
 }
 
-/// Where one service is, checked.
-#[derive(Debug, Clone)]
-pub(crate) struct ServiceScope {
+/// Why no format can read a value.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// The service that its key looks like.
     pub(crate) service: String,
-    /// Of the plain format, without slashes at its end.
-    pub(crate) prefix: String,
-    pub(crate) formats: Vec<Arc<dyn Format>>,
-    pub(crate) scans: Vec<String>,
+    pub(crate) reason: String,
 }
 
 /// One format, below one prefix.
@@ -68,29 +65,24 @@ struct Reader {
 
 impl ScopeArgs {
     /// For one service, whose name is given besides.
-    pub(crate) fn of_service(&self, service: &str) -> Result<ServiceScope, Failure> {
+    pub(crate) fn of_service(&self, service: &str) -> Result<Scope, Failure> {
         if !self.name.is_empty() {
-            let why = "--name does not go with a service that is given by itself";
-            return Err(Failure::Usage(why.to_owned()));
+            return usage("--name does not go with a service that is given by itself");
         }
         let prefix = self.checked_prefix()?;
         check_name(service)?;
         let plain = Plain::new().prefix(prefix);
-        let formats: Vec<_> = self.format.iter().map(|it| it.format(&plain)).collect();
-        let scans = formats.iter().map(|it| it.key_prefix(service));
-        Ok(ServiceScope {
-            service: service.to_owned(),
-            prefix: prefix.to_owned(),
-            scans: BTreeSet::from_iter(scans).into_iter().collect(),
-            formats,
-        })
+        let readers = self.format.iter().map(|it| {
+            let format = it.format(&plain);
+            Reader::of_service(&format, service)
+        });
+        Ok(Scope::new(prefix, vec![], readers.collect()))
     }
 
     fn checked_prefix(&self) -> Result<&str, Failure> {
         let prefix = self.prefix.trim_end_matches('/');
         if prefix.is_empty() {
-            let why = "--prefix is empty: name what the keys begin with, such as /services";
-            return Err(Failure::Usage(why.to_owned()));
+            return usage("--prefix is empty: name what the keys begin with, such as /services");
         }
         Ok(prefix)
     }
@@ -111,43 +103,35 @@ impl ScopeArgs {
                 readers.extend(self.readers(&format.format(&Plain::new()))?);
             }
         }
-        scans.extend(readers.iter().map(|reader| reader.below.clone()));
-        scans.sort();
-        // What lies below another scan would be shown twice.
-        scans.dedup_by(|scan, above| scan.starts_with(&**above));
-        Ok(Scope {
-            prefix: prefix.to_owned(),
-            scans,
-            readers,
-        })
+        Ok(Scope::new(prefix, scans, readers))
     }
 
     fn readers(&self, format: &Arc<dyn Format>) -> Result<Vec<Reader>, Failure> {
-        let reader = |below: String, service: Option<&String>| Reader {
-            format: format.clone(),
-            below,
-            service: service.cloned(),
-        };
         if !self.name.is_empty() {
             let names = self.name.iter();
-            let readers = names.map(|name| reader(format.key_prefix(name), Some(name)));
+            let readers = names.map(|name| Reader::of_service(format, name));
             return Ok(readers.collect());
         }
         let root = format.key_prefix("x");
         match root.strip_suffix("x/") {
-            None | Some("") => Err(Failure::Usage(format!(
+            None | Some("") => usage(format!(
                 "--format {} needs --name: its keys begin with the name of the service",
                 format.name()
-            ))),
-            Some(root) => Ok(vec![reader(root.to_owned(), None)]),
+            )),
+            Some(root) => Ok(vec![Reader {
+                format: format.clone(),
+                below: root.to_owned(),
+                service: None,
+            }]),
         }
     }
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {
     if name.is_empty() || name.contains('/') {
-        let why = format!("{name:?}: a name is one part of a key, not empty, no slash");
-        return Err(Failure::Usage(why));
+        return usage(format!(
+            "{name:?}: a name is one part of a key, not empty, no slash"
+        ));
     }
     Ok(())
 }
@@ -155,27 +139,48 @@ fn check_name(name: &str) -> Result<(), Failure> {
 // === impl Scope ===
 
 impl Scope {
-    /// What the first format says that can read it, and the service it looks like otherwise.
-    pub(crate) fn read(&self, key: &str, value: &[u8]) -> Option<Result<Instance, String>> {
-        let mut service = None;
+    fn new(prefix: &str, mut scans: Vec<String>, readers: Vec<Reader>) -> Self {
+        scans.extend(readers.iter().map(|reader| reader.below.clone()));
+        scans.sort();
+        // What lies below another scan would be shown twice.
+        scans.dedup_by(|scan, above| scan.starts_with(&**above));
+        Self {
+            prefix: prefix.to_owned(),
+            scans,
+            readers,
+        }
+    }
+
+    /// What the first format says that can read it, or what the first one says that cannot.
+    pub(crate) fn read(&self, key: &str, value: &[u8]) -> Option<Result<Instance, Unread>> {
+        let mut unread = None;
         for reader in &self.readers {
             let Some(below) = key.strip_prefix(&reader.below) else {
                 continue;
             };
-            for name in reader.services(below) {
-                if let Ok(instance) = reader.format.decode(&name, key, value) {
-                    return Some(Ok(instance));
-                }
-                service.get_or_insert(name);
+            for service in reader.services(below) {
+                let reason = match reader.format.decode(&service, key, value) {
+                    Ok(instance) => return Some(Ok(instance)),
+                    Err(error) => format!("read as {}: {error}", reader.format.name()),
+                };
+                unread.get_or_insert(Unread { service, reason });
             }
         }
-        service.map(Err)
+        unread.map(Err)
     }
 }
 
 // === impl Reader ===
 
 impl Reader {
+    fn of_service(format: &Arc<dyn Format>, service: &str) -> Self {
+        Self {
+            format: format.clone(),
+            below: format.key_prefix(service),
+            service: Some(service.to_owned()),
+        }
+    }
+
     /// The services that a key could belong to.
     fn services(&self, below: &str) -> Vec<String> {
         if let Some(service) = &self.service {
@@ -205,6 +210,15 @@ pub(crate) mod tests {
             name: names.iter().map(|name| (*name).to_owned()).collect(),
         };
         args.check()
+    }
+
+    pub(crate) fn of_greeter() -> Scope {
+        let args = ScopeArgs {
+            format: vec![FormatName::Plain],
+            prefix: "/services".to_owned(),
+            name: vec![],
+        };
+        args.of_service("greeter").unwrap()
     }
 
     #[test]
@@ -248,8 +262,8 @@ pub(crate) mod tests {
             let read = scope.read("greeter/x", value.as_bytes()).unwrap().unwrap();
             assert_eq!(read.get_address(), Some("10.1.2.3:9000"), "{value}");
         }
-        let unread = scope.read("greeter/x", b"hello");
-        assert_eq!(unread, Some(Err("greeter".to_owned())));
+        let unread = scope.read("greeter/x", b"hello").unwrap().unwrap_err();
+        assert_eq!(unread.service, "greeter");
         assert_eq!(scope.read("/services/greeter/x", b"a:1"), None);
     }
 

@@ -7,20 +7,28 @@ use crate::table::{Table, cells, cut};
 use crate::watch::View;
 use std::collections::BTreeSet;
 use std::env;
-use std::fs::File;
 use std::io::{self, Write, stdout};
-use std::process::Stdio;
-use tokio::process::Command;
+use terminal_size::{Height, Width, terminal_size};
 use tokio::time::Instant;
 
 /// What a watch is shown on.
 pub(crate) trait Sink {
     /// Shows all of it. Gives the leases whose time left is seen.
-    fn draw(&mut self, view: &View) -> io::Result<Vec<i64>>;
-    fn changed(&mut self, change: &Change, scope: &Scope) -> io::Result<()>;
-    fn on_outage(&mut self, outage: &Outage) -> io::Result<()>;
-    fn recovered(&mut self, outage: &Outage, endpoint: &str) -> io::Result<()>;
-    async fn resized(&mut self);
+    fn draw(&self, _: &View) -> io::Result<Vec<i64>> {
+        Ok(vec![])
+    }
+
+    fn changed(&self, _: &Change, _: &Scope) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn on_outage(&self, _: &Outage) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn recovered(&self, _: &Outage, _endpoint: &str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// etcd is out of reach.
@@ -36,7 +44,6 @@ pub(crate) struct Outage {
 /// A table that is redrawn in place.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    size: Size,
     colours: bool,
     entered: bool,
 }
@@ -47,48 +54,25 @@ pub(crate) struct Lines {
     start: Instant,
 }
 
-/// Of a terminal, in characters.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Size {
-    pub(crate) width: usize,
-    pub(crate) height: usize,
-}
-
 /// The other screen, no cursor, and lines that are cut instead of wrapped.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 /// What is needed besides the rows: two lines above, and the head.
 const OVERHEAD: usize = 3;
 
-/// The size of the terminal, by `stty`: asking the system for it takes unsafe code.
-pub(crate) async fn size() -> Size {
-    let asked = async {
-        let tty = File::open("/dev/tty").ok()?;
-        let mut stty = Command::new("stty");
-        stty.arg("size")
-            .stdin(tty)
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
-        let said = String::from_utf8(stty.output().await.ok()?.stdout).ok()?;
-        let (height, width) = said.trim().split_once(' ')?;
-        let (height, width) = (height.parse().ok()?, width.parse().ok()?);
-        (height > 0 && width > 0).then_some(Size { width, height })
-    };
-    asked.await.unwrap_or(Size {
-        width: 80,
-        height: 24,
-    })
+/// Width and height of the terminal, in characters.
+pub(crate) fn size() -> (usize, usize) {
+    let (Width(width), Height(height)) = terminal_size().unwrap_or((Width(80), Height(24)));
+    (width.into(), height.into())
 }
 
 // === impl Screen ===
 
 impl Screen {
-    pub(crate) async fn enter() -> io::Result<Self> {
-        let size = size().await;
+    pub(crate) fn enter() -> io::Result<Self> {
         let colours = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         write_out(ENTER)?;
         Ok(Self {
-            size,
             colours,
             entered: true,
         })
@@ -97,11 +81,11 @@ impl Screen {
     /// Gives the terminal back, with what was last known.
     pub(crate) fn leave(mut self, view: &View) -> io::Result<()> {
         self.entered = false;
-        let (lines, _) = self.lines(view, usize::MAX);
+        let (lines, _) = self.lines(view, size().0, usize::MAX);
         write_out(&format!("{LEAVE}{}\n", lines.join("\n")))
     }
 
-    fn lines(&self, view: &View, rows: usize) -> (Vec<String>, Vec<i64>) {
+    fn lines(&self, view: &View, width: usize, rows: usize) -> (Vec<String>, Vec<i64>) {
         let now = Instant::now();
         let mut table = Table::new(["NAME", "ADDRESS", "LEASE", "TTL LEFT", "AGE", "VALUE"]);
         let mut leases = vec![];
@@ -109,12 +93,10 @@ impl Screen {
             let entry = &known.entry;
             let ([name, address, lease, left], rest) = cells(entry, &view.scope, &view.ttls);
             table.push([name, address, lease, left, known.age(now), rest]);
-            if entry.lease != 0 && !leases.contains(&entry.lease) {
-                leases.push(entry.lease);
-            }
+            leases.push(entry.lease);
         }
-        let width = self.size.width;
-        let mut lines = vec![cut(&self.title(view, rows), width), self.state(view, now)];
+        let title = cut(&title(view, rows), width);
+        let mut lines = vec![title, self.state(view, width, now)];
         lines.extend(table.lines(Some(width)));
         if let Some(head) = lines.get_mut(2) {
             *head = self.paint("1", head);
@@ -122,17 +104,7 @@ impl Screen {
         (lines, leases)
     }
 
-    fn title(&self, view: &View, rows: usize) -> String {
-        let scans = escape(view.scope.scans.join(", ").as_bytes());
-        match view.registry.len() {
-            1 => format!("1 key under {scans}"),
-            all if all > rows => format!("{all} keys under {scans}, the first {rows} of them"),
-            all => format!("{all} keys under {scans}"),
-        }
-    }
-
-    fn state(&self, view: &View, now: Instant) -> String {
-        let width = self.size.width;
+    fn state(&self, view: &View, width: usize, now: Instant) -> String {
         match (&view.outage, &view.endpoint) {
             (Some(outage), _) => {
                 let state = format!("etcd unreachable {}", outage.told(now));
@@ -152,33 +124,13 @@ impl Screen {
 }
 
 impl Sink for Screen {
-    fn draw(&mut self, view: &View) -> io::Result<Vec<i64>> {
-        let rows = self.size.height.saturating_sub(OVERHEAD);
-        let (lines, leases) = self.lines(view, rows);
-        let shown: Vec<_> = lines
-            .iter()
-            .take(self.size.height)
-            .map(String::as_str)
-            .collect();
+    fn draw(&self, view: &View) -> io::Result<Vec<i64>> {
+        let (width, height) = size();
+        let (mut lines, leases) = self.lines(view, width, height.saturating_sub(OVERHEAD));
+        lines.truncate(height);
         // Line by line over what is there, and only then the rest is cleared: nothing flickers.
-        write_out(&format!("\x1b[H{}\x1b[K\x1b[J", shown.join("\x1b[K\r\n")))?;
+        write_out(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))?;
         Ok(leases)
-    }
-
-    fn changed(&mut self, _: &Change, _: &Scope) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn on_outage(&mut self, _: &Outage) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn recovered(&mut self, _: &Outage, _: &str) -> io::Result<()> {
-        Ok(())
-    }
-
-    async fn resized(&mut self) {
-        self.size = size().await;
     }
 }
 
@@ -208,11 +160,7 @@ impl Lines {
 }
 
 impl Sink for Lines {
-    fn draw(&mut self, _: &View) -> io::Result<Vec<i64>> {
-        Ok(vec![])
-    }
-
-    fn changed(&mut self, change: &Change, scope: &Scope) -> io::Result<()> {
+    fn changed(&self, change: &Change, scope: &Scope) -> io::Result<()> {
         let (sign, entry) = match change {
             Change::Was(entry) => ('=', entry),
             Change::Appeared(entry) => ('+', entry),
@@ -228,16 +176,14 @@ impl Sink for Lines {
         )
     }
 
-    fn on_outage(&mut self, outage: &Outage) -> io::Result<()> {
+    fn on_outage(&self, outage: &Outage) -> io::Result<()> {
         self.say('!', &format!("etcd unreachable: {}", outage.why))
     }
 
-    fn recovered(&mut self, outage: &Outage, endpoint: &str) -> io::Result<()> {
+    fn recovered(&self, outage: &Outage, endpoint: &str) -> io::Result<()> {
         let after = short(outage.since.elapsed());
         self.say('!', &format!("etcd is back after {after}, at {endpoint}"))
     }
-
-    async fn resized(&mut self) {}
 }
 
 // === impl Outage ===
@@ -245,10 +191,16 @@ impl Sink for Lines {
 impl Outage {
     fn told(&self, now: Instant) -> String {
         let since = short(now.saturating_duration_since(self.since));
-        format!(
-            "for {since}, showing the last known: {}",
-            escape(self.why.as_bytes())
-        )
+        format!("for {since}, showing the last known: {}", escape(&self.why))
+    }
+}
+
+fn title(view: &View, rows: usize) -> String {
+    let scans = escape(view.scope.scans.join(", "));
+    match view.registry.len() {
+        1 => format!("1 key under {scans}"),
+        all if all > rows => format!("{all} keys under {scans}, the first {rows} of them"),
+        all => format!("{all} keys under {scans}"),
     }
 }
 

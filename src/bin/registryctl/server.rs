@@ -34,7 +34,7 @@ impl Server {
     ) -> Result<Self, Failure> {
         let dialled = timeout(limit, dialer.dial(address)).await;
         let channel = dialled.unwrap_or_else(|_| Err(no_answer(limit)));
-        let failed = |reason: String| Failure::Server(format!("{address}: {reason}"));
+        let failed = |reason: String| Failure::Other(format!("{address}: {reason}"));
         Ok(Self {
             client: IntrospectionClient::new(channel.map_err(failed)?),
             address: address.to_string(),
@@ -93,9 +93,9 @@ impl Server {
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
                 "it has no introspection service".to_owned()
             }
-            Ok(Err(status)) => escape(status.message().as_bytes()),
+            Ok(Err(status)) => escape(status.message()),
             Err(_) => no_answer(self.limit),
         };
-        Err(Failure::Server(format!("{}: {reason}", self.address)))
+        Err(Failure::Other(format!("{}: {reason}", self.address)))
     }
 }

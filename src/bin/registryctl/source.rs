@@ -3,17 +3,17 @@
 //! One member at a time, and every call bounded: `etcd-client` itself waits for ever, and with several endpoints it picks
 //! one at random for each call, also one that is down.
 
-use crate::Failure;
 use crate::access::Access;
 use crate::call_error::{CallError, ErrorKind, bounded, chain, failed};
 use crate::entry::Entry;
 use crate::member::Member;
+use crate::{Failure, usage};
 use etcd_client::{
     AlarmAction, AlarmMember, AlarmType, Channel, Client, ConnectOptions, EventType, GetOptions,
-    WatchOptions, WatchStream,
+    GetResponse, WatchOptions, WatchStream,
 };
 use futures_util::StreamExt as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -90,8 +90,7 @@ impl Source {
     /// Checks everything, and touches no network.
     pub(crate) fn new(access: &Access, limit: Duration, scans: &[String]) -> Result<Self, Failure> {
         if limit.is_zero() {
-            let why = "--timeout is 0: give the time that an answer may take, such as 2s";
-            return Err(Failure::Usage(why.to_owned()));
+            return usage("--timeout is 0: give the time that an answer may take, such as 2s");
         }
         let members = Member::all(access, limit)?;
         let user = access.credentials().map_err(Failure::Usage)?;
@@ -157,13 +156,7 @@ impl Connection {
             revisions: vec![],
         };
         for scan in &self.scans {
-            let mut kv = self
-                .client
-                .kv_client()
-                .max_decoding_message_size(MESSAGE_LIMIT);
-            let options = GetOptions::new().with_prefix();
-            let get = async { kv.get(scan.as_str(), Some(options)).await.map_err(failed) };
-            let found = bounded(self.limit, &self.endpoint, get).await?;
+            let found = self.get(scan, GetOptions::new().with_prefix()).await?;
             listing.entries.extend(found.kvs().iter().map(Entry::from));
             listing
                 .revisions
@@ -174,56 +167,40 @@ impl Connection {
 
     /// Watches all that happens after a listing.
     pub(crate) async fn watch(&self, after: &Listing) -> Result<Watch, CallError> {
+        let watches = self.scans.iter().zip(&after.revisions);
+        let mut watches = watches.map(|(scan, revision)| {
+            let options = WatchOptions::new().with_prefix();
+            let options = options.with_start_revision(revision + 1);
+            (scan.as_str(), Some(options))
+        });
+        let client = self.client.watch_client();
+        let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
         let open = async {
-            let mut watches = self
-                .scans
-                .iter()
-                .zip(&after.revisions)
-                .map(|(scan, revision)| {
-                    let options = WatchOptions::new().with_prefix();
-                    (
-                        scan.as_str(),
-                        Some(options.with_start_revision(revision + 1)),
-                    )
-                });
-            let mut client = self
-                .client
-                .watch_client()
-                .max_decoding_message_size(MESSAGE_LIMIT);
-            let nothing = || (ErrorKind::Other, "nothing to watch".to_owned());
-            let (scan, options) = watches.next().ok_or_else(nothing)?;
-            let mut stream = client.watch(scan, options).await.map_err(failed)?;
+            let (scan, options) = watches.next().unwrap_or_default();
+            let mut stream = client.watch(scan, options).await?;
             for (scan, options) in watches {
-                stream.watch(scan, options).await.map_err(failed)?;
+                stream.watch(scan, options).await?;
             }
-            let after = after.revisions.iter().copied().min().unwrap_or_default();
-            Ok(Watch { stream, after })
+            Ok(stream)
         };
-        bounded(self.limit, &self.endpoint, open).await
+        let stream = self.ask(open).await?;
+        let after = after.revisions.iter().copied().min().unwrap_or_default();
+        Ok(Watch { stream, after })
     }
 
     /// Whether this member answers, and with it a quorum. A watch on one that hangs would stay silent for ever.
     pub(crate) async fn alive(&self) -> Result<(), CallError> {
-        let mut kv = self.client.kv_client();
-        for scan in self.scans.iter().take(1) {
-            let options = GetOptions::new().with_prefix().with_count_only();
-            let get = async { kv.get(scan.as_str(), Some(options)).await.map_err(failed) };
-            bounded(self.limit, &self.endpoint, get).await?;
-        }
-        Ok(())
+        let first = self.scans.first().map_or("", String::as_str);
+        self.count(first).await.map(drop)
     }
 
     /// What this member says of itself.
     pub(crate) async fn status(&self) -> Result<Status, CallError> {
         let mut maintenance = self.client.maintenance_client();
-        let status = async { maintenance.status().await.map_err(failed) };
-        let status = bounded(self.limit, &self.endpoint, status).await?;
+        let status = self.ask(maintenance.status()).await?;
         let member = status.header().map_or(0, |header| header.member_id());
-        let alarms = async {
-            let all = (AlarmAction::Get, AlarmType::None);
-            maintenance.alarm(all.0, all.1, None).await.map_err(failed)
-        };
-        let alarms = match bounded(self.limit, &self.endpoint, alarms).await {
+        let alarms = maintenance.alarm(AlarmAction::Get, AlarmType::None, None);
+        let alarms = match self.ask(alarms).await {
             Ok(found) => found.alarms().iter().map(shown_alarm).collect(),
             // Some may not ask; the status itself names them, too.
             Err(_) => status.errors().to_vec(),
@@ -239,35 +216,34 @@ impl Connection {
 
     /// How many keys begin with this.
     pub(crate) async fn count(&self, prefix: &str) -> Result<i64, CallError> {
-        let mut kv = self.client.kv_client();
         let options = GetOptions::new().with_prefix().with_count_only();
-        let get = async { kv.get(prefix, Some(options)).await.map_err(failed) };
-        Ok(bounded(self.limit, &self.endpoint, get).await?.count())
+        Ok(self.get(prefix, options).await?.count())
     }
 
-    /// So many of the keys that begin with this; of all keys without it.
-    pub(crate) async fn keys(
-        &self,
-        prefix: Option<&str>,
-        limit: i64,
-    ) -> Result<Vec<String>, CallError> {
-        let mut kv = self.client.kv_client();
-        let options = GetOptions::new().with_keys_only().with_limit(limit);
-        let options = match prefix {
-            Some(_) => options.with_prefix(),
-            None => options.with_all_keys(),
-        };
-        let get = async {
-            kv.get(prefix.unwrap_or(""), Some(options))
-                .await
-                .map_err(failed)
-        };
-        let found = bounded(self.limit, &self.endpoint, get).await?;
+    /// So many of the keys that begin with this.
+    pub(crate) async fn keys(&self, prefix: &str, limit: i64) -> Result<Vec<String>, CallError> {
+        let options = GetOptions::new().with_prefix().with_keys_only();
+        let found = self.get(prefix, options.with_limit(limit)).await?;
         Ok(found.kvs().iter().map(|kv| Entry::from(kv).key()).collect())
+    }
+
+    async fn get(&self, key: &str, options: GetOptions) -> Result<GetResponse, CallError> {
+        let kv = self.client.kv_client();
+        let mut kv = kv.max_decoding_message_size(MESSAGE_LIMIT);
+        self.ask(kv.get(key, Some(options))).await
+    }
+
+    async fn ask<T>(
+        &self,
+        call: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, CallError> {
+        let call = async { call.await.map_err(failed) };
+        bounded(self.limit, &self.endpoint, call).await
     }
 
     /// What is left of these leases, as far as etcd says so in time.
     pub(crate) async fn ttls(&self, leases: impl IntoIterator<Item = i64>) -> Ttls {
+        let leases: BTreeSet<_> = leases.into_iter().filter(|id| *id != 0).collect();
         let asked = leases.into_iter().map(|id| {
             let mut client = self.client.lease_client();
             async move { (id, client.time_to_live(id, None).await) }

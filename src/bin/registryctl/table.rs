@@ -60,13 +60,15 @@ impl<const N: usize> Table<N> {
 /// The first columns of every table: name, address, lease and what is left of it.
 pub(crate) fn cells(entry: &Entry, scope: &Scope, ttls: &Ttls) -> ([String; 4], String) {
     let shown = entry.shown(scope);
-    let (lease, left) = match (entry.lease, ttls.get(&entry.lease)) {
-        (0, _) => ("-".to_owned(), "none".to_owned()),
-        (lease, None) => (format!("{lease:016x}"), "?".to_owned()),
-        (lease, Some(Ttl::Gone)) => (format!("{lease:016x}"), "gone".to_owned()),
-        (lease, Some(Ttl::Left { seconds, .. })) => {
-            (format!("{lease:016x}"), format!("{seconds}s"))
-        }
+    let left = match ttls.get(&entry.lease) {
+        _ if entry.lease == 0 => "none".to_owned(),
+        None => "?".to_owned(),
+        Some(Ttl::Gone) => "gone".to_owned(),
+        Some(Ttl::Left { seconds, .. }) => format!("{seconds}s"),
+    };
+    let lease = match entry.lease {
+        0 => "-".to_owned(),
+        lease => format!("{lease:016x}"),
     };
     ([shown.name, shown.address, lease, left], shown.rest)
 }
@@ -113,13 +115,7 @@ mod tests {
     #[test]
     fn a_lease_is_shown_as_etcdctl_shows_it() {
         let scope = crate::scope::tests::scope(&[crate::formats::FormatName::Plain], &[]).unwrap();
-        let entry = Entry {
-            key: vec![],
-            value: vec![],
-            lease: 0x7a5,
-            created: 1,
-            written: 1,
-        };
+        let entry = crate::entry::tests::entry("", "", 0x7a5);
         for ttl in [
             None,
             Some(Ttl::Gone),

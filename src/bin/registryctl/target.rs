@@ -50,10 +50,10 @@ impl Target {
             }
         }
         if found.is_empty() {
-            return Self::at(wanted).ok_or_else(|| Failure::Target(not_found(wanted)));
+            return Self::at(wanted).ok_or_else(|| Failure::Other(not_found(wanted)));
         }
         if addresses.len() > 1 {
-            return Err(Failure::Target(ambiguous(wanted, &found)));
+            return Err(Failure::Other(ambiguous(wanted, &found)));
         }
         let address = addresses.pop_first().flatten();
         Ok(Self {
@@ -68,7 +68,7 @@ impl Target {
         let why = "its key tells no address to dial: give the address, host:port";
         self.address
             .as_ref()
-            .ok_or_else(|| Failure::Target(why.to_owned()))
+            .ok_or_else(|| Failure::Other(why.to_owned()))
     }
 }
 
@@ -84,7 +84,7 @@ fn not_found(wanted: &str) -> String {
     format!(
         "{} is not in etcd: a paused server is not. Give its address, host:port, or look for it \
          with --prefix and --format",
-        escape(wanted.as_bytes())
+        escape(wanted)
     )
 }
 
@@ -93,7 +93,7 @@ fn ambiguous(wanted: &str, found: &[Entry]) -> String {
     let more = found.len().saturating_sub(MOST);
     format!(
         "{} has {} keys of several servers: name one of them:\n  {}{}",
-        escape(wanted.as_bytes()),
+        escape(wanted),
         found.len(),
         keys.collect::<Vec<_>>().join("\n  "),
         match more {
@@ -106,18 +106,13 @@ fn ambiguous(wanted: &str, found: &[Entry]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::tests::entry;
     use crate::formats::FormatName;
     use crate::scope::tests::scope;
 
-    fn entry(key: &str, id: &str, address: &str) -> Entry {
+    fn greeter(key: &str, id: &str, address: &str) -> Entry {
         let value = format!(r#"{{"name":"greeter","id":"{id}","address":"{address}"}}"#);
-        Entry {
-            key: key.into(),
-            value: value.into(),
-            lease: 1,
-            created: 1,
-            written: 1,
-        }
+        entry(key, value, 1)
     }
 
     fn find(wanted: &str, all: &[Entry]) -> Result<Target, String> {
@@ -128,8 +123,8 @@ mod tests {
     #[test]
     fn a_server_is_found_by_key_id_address_and_name() {
         let all = [
-            entry("/services/greeter/a/1", "7", "10.0.0.1:9000"),
-            entry("/services/greeter/b/1", "8", "10.0.0.2:9000"),
+            greeter("/services/greeter/a/1", "7", "10.0.0.1:9000"),
+            greeter("/services/greeter/b/1", "8", "10.0.0.2:9000"),
         ];
         for wanted in ["/services/greeter/b/1", "greeter/8", "10.0.0.2:9000"] {
             let found = find(wanted, &all).unwrap();

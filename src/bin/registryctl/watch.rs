@@ -35,20 +35,20 @@ pub(crate) async fn run(source: Source, scope: Scope) -> Result<(), Failure> {
     let mut view = View::new(scope);
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     if stdout().is_terminal() && !dumb {
-        let mut screen = Screen::enter().await?;
-        let shown = show(source, &mut view, &mut screen, &mut stop).await;
+        let screen = Screen::enter()?;
+        let shown = show(source, &mut view, &screen, &mut stop).await;
         screen.leave(&view)?;
         Ok(shown?)
     } else {
-        Ok(show(source, &mut view, &mut Lines::new(), &mut stop).await?)
+        Ok(show(source, &mut view, &Lines::new(), &mut stop).await?)
     }
 }
 
 /// Until a signal, or until nobody sees it any more.
-async fn show<S: Sink>(
+async fn show(
     source: Source,
     view: &mut View,
-    sink: &mut S,
+    sink: &impl Sink,
     stop: &mut Stop,
 ) -> io::Result<()> {
     let (sender, mut updates) = mpsc::channel(AT_ONCE);
@@ -64,7 +64,7 @@ async fn show<S: Sink>(
             biased;
             () = stop.requested() => break,
             count = updates.recv_many(&mut batch, AT_ONCE) => if count == 0 { break },
-            _ = resized.recv() => sink.resized().await,
+            _ = resized.recv() => {}
             _ = tick.tick() => {}
         }
         for update in batch.drain(..) {
@@ -89,7 +89,7 @@ impl View {
         }
     }
 
-    fn take(&mut self, update: Update, sink: &mut impl Sink) -> io::Result<()> {
+    fn take(&mut self, update: Update, sink: &impl Sink) -> io::Result<()> {
         let now = Instant::now();
         match update {
             Update::Listed { endpoint, entries } => {

@@ -3,32 +3,18 @@
 use std::net::{IpAddr, Ipv4Addr};
 use tonic_etcd::format::Address;
 
+const LOOPBACK: &str = "means another machine to every client on another machine";
+const LINK_LOCAL: &str = "is link-local: it is reached from the same network segment only";
+
 /// What is wrong with an address before anybody dials it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Implausible {
-    /// It means another machine to everybody else.
-    Loopback,
-    LinkLocal,
-}
-
-// === impl Implausible ===
-
-impl Implausible {
-    /// Where etcd itself is on loopback, all are on one machine, and loopback is right. What nobody can dial, such as
-    /// 0.0.0.0, port 0 or fe80::1, the formats refuse when they read it.
-    pub(crate) fn check(address: &Address, etcd_is_local: bool) -> Option<Self> {
-        match address.host().parse() {
-            Ok(IpAddr::V4(ip)) if ip.is_link_local() => Some(Self::LinkLocal),
-            _ if is_loopback(&address.host()) && !etcd_is_local => Some(Self::Loopback),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Self::Loopback => "means another machine to every client on another machine",
-            Self::LinkLocal => "is link-local: it is reached from the same network segment only",
-        }
+///
+/// Where etcd itself is on loopback, all are on one machine, and loopback is right. What nobody can dial, such as
+/// 0.0.0.0, port 0 or fe80::1, the formats refuse when they read it.
+pub(crate) fn implausible(address: &Address, etcd_is_local: bool) -> Option<&'static str> {
+    match address.host().parse() {
+        Ok(IpAddr::V4(ip)) if ip.is_link_local() => Some(LINK_LOCAL),
+        _ if is_loopback(&address.host()) && !etcd_is_local => Some(LOOPBACK),
+        _ => None,
     }
 }
 
@@ -57,13 +43,13 @@ mod tests {
             ("greeter.internal:9000", false, None),
             ("[2001:db8::1]:9000", false, None),
             ("127.0.0.1:9000", true, None),
-            ("127.0.0.1:9000", false, Some(Implausible::Loopback)),
-            ("[::1]:9000", false, Some(Implausible::Loopback)),
-            ("localhost:9000", false, Some(Implausible::Loopback)),
-            ("169.254.1.1:9000", false, Some(Implausible::LinkLocal)),
+            ("127.0.0.1:9000", false, Some(LOOPBACK)),
+            ("[::1]:9000", false, Some(LOOPBACK)),
+            ("localhost:9000", false, Some(LOOPBACK)),
+            ("169.254.1.1:9000", false, Some(LINK_LOCAL)),
         ] {
             let address: Address = address.parse().unwrap();
-            let found = Implausible::check(&address, etcd_is_local);
+            let found = implausible(&address, etcd_is_local);
             assert_eq!(found, expected, "{address}");
         }
         assert!(is_docker_bridge(&"172.17.0.2:9000".parse().unwrap()));

@@ -1,6 +1,6 @@
 //! Whether etcd answers: each member, its version and alarms, and all of them together.
 
-use super::report::Report;
+use super::report::{Report, Verdict};
 use super::wire::Wire;
 use crate::call_error::{CallError, ErrorKind};
 use crate::source::{Connection, Source, Status};
@@ -26,12 +26,11 @@ struct Silence {
 /// Asks every member at once. Gives a connection to one that answers, unless none is of use.
 pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Connection> {
     let mut looks = join_all((0..source.len()).map(|member| look(source, member))).await;
-    let has_none = |it: &Result<Answer, Silence>| {
-        let Err(silence) = it else { return false };
-        silence.error.kind == ErrorKind::NoUsers
-    };
-    if looks.iter().any(has_none) {
-        report.warning(
+    let no_users =
+        |it: &Result<_, Silence>| matches!(it, Err(it) if it.error.kind == ErrorKind::NoUsers);
+    if looks.iter().any(no_users) {
+        report.add(
+            Verdict::Warning,
             "user",
             "a user is given, but authentication is not enabled in this etcd",
             "leave out --user, or enable it: etcdctl auth enable",
@@ -52,18 +51,20 @@ pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Co
         .filter(|it| it.error.kind == ErrorKind::NoLeader);
     let up = answers.len() + leaderless.count();
     if led.is_none() && up > 0 {
-        report.problem(
+        report.add(
+            Verdict::Problem,
             CHECK,
             format!("no leader: {up} of the {all} given members answer, and they are no quorum"),
             "bring members back until more than half of them run: etcdctl endpoint status",
         );
     }
+    let verdict = match led {
+        None => Verdict::Problem,
+        Some(_) => Verdict::Warning,
+    };
     for silence in &silences {
         let text = format!("{}: {}", silence.shown, silence.text());
-        match led {
-            None => report.problem(CHECK, text, silence.next_step()),
-            Some(_) => report.warning(CHECK, text, silence.next_step()),
-        }
+        report.add(verdict, CHECK, text, silence.next_step());
     }
     led.and_then(|led| answers.into_iter().nth(led))
         .map(|it| it.connection)
@@ -87,9 +88,7 @@ async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {
             let (host, port) = member.host_and_port();
             let limit = source.limit().min(super::PROBE_TIMEOUT);
             let wire = match error.kind {
-                ErrorKind::Timeout | ErrorKind::Transport => {
-                    Some(Wire::probe(host, port, limit).await)
-                }
+                ErrorKind::Transport => Some(Wire::probe(host, port, limit).await),
                 _ => None,
             };
             Err(Silence {
@@ -119,7 +118,7 @@ fn describe(answer: &Answer, report: &mut Report) {
             "NOSPACE" => "compact and defragment, then: etcdctl alarm disarm",
             _ => "see etcd's page on data corruption, then: etcdctl alarm disarm",
         };
-        report.problem(CHECK, text, next);
+        report.add(Verdict::Problem, CHECK, text, next);
     }
 }
 

@@ -11,15 +11,13 @@ mod report;
 pub(crate) mod servers;
 pub(crate) mod wire;
 
-use crate::Failure;
 use crate::call_error::{CallError, ErrorKind};
 use crate::dial::Dialer;
 use crate::formats::FormatName;
-use crate::scope::ServiceScope;
 use crate::source::{Connection, Source};
+use crate::{Failure, Scope};
 use clap::ValueEnum as _;
-use report::Report;
-use std::collections::BTreeSet;
+use report::{Report, Verdict};
 use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,11 +30,12 @@ const OTHER_KEYS: i64 = 20_000;
 
 pub(crate) async fn run(
     mut source: Source,
-    scope: &ServiceScope,
+    scope: &Scope,
+    service: &str,
     dialer: &Dialer,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    let mut report = Report::new(&scope.service);
+    let mut report = Report::new(service);
     check(&mut source, scope, dialer, &mut report).await;
     let mut out = stdout().lock();
     match json {
@@ -50,7 +49,7 @@ pub(crate) async fn run(
     Ok(ExitCode::from(report.verdict().exit_code()))
 }
 
-async fn check(source: &mut Source, scope: &ServiceScope, dialer: &Dialer, report: &mut Report) {
+async fn check(source: &mut Source, scope: &Scope, dialer: &Dialer, report: &mut Report) {
     let Some(connection) = members::check(source, report).await else {
         return;
     };
@@ -58,64 +57,58 @@ async fn check(source: &mut Source, scope: &ServiceScope, dialer: &Dialer, repor
         Ok(listing) => listing,
         Err(error) => return not_listed(&error, scope, report),
     };
-    report.ok("permission", format!("{} can be read", scope.scans()));
+    let scans = scope.scans.join(", ");
+    report.ok("permission", format!("{scans} can be read"));
     if listing.entries.is_empty() {
         return not_there(&connection, scope, report).await;
     }
-    let found = keys::read(&scope.service, &scope.formats, &listing.entries, report);
-    let leases: BTreeSet<_> = listing.entries.iter().map(|it| it.lease).collect();
-    let ttls = connection
-        .ttls(leases.into_iter().filter(|it| *it != 0))
-        .await;
+    let found = keys::read(scope, &listing.entries, report);
+    let leases = listing.entries.iter().map(|it| it.lease);
+    let ttls = connection.ttls(leases).await;
     keys::leases(&found, &ttls, report);
     keys::addresses(&found, is_local(source), report);
     servers::check(found, dialer, PROBE_TIMEOUT, report).await;
 }
 
-fn not_listed(error: &CallError, scope: &ServiceScope, report: &mut Report) {
-    let text = format!("{} cannot be read: {error}", scope.scans());
-    match error.kind {
-        ErrorKind::Denied => report.problem(
+fn not_listed(error: &CallError, scope: &Scope, report: &mut Report) {
+    let (check, next) = match error.kind {
+        ErrorKind::Denied => (
             "permission",
-            text,
             "grant it: etcdctl role grant-permission ROLE read --prefix=true PREFIX",
         ),
-        ErrorKind::User => report.problem(
+        ErrorKind::User => (
             "permission",
-            text,
             "this etcd asks for a user: give --user and --password",
         ),
-        _ => report.problem(
+        _ => (
             "etcd",
-            text,
             "no quorum, or etcd is overloaded: etcdctl endpoint status",
         ),
-    }
+    };
+    let scans = scope.scans.join(", ");
+    let text = format!("{scans} cannot be read: {error}");
+    report.add(Verdict::Problem, check, text, next);
 }
 
 /// Nothing is registered: looks where it might be instead.
-async fn not_there(connection: &Connection, scope: &ServiceScope, report: &mut Report) {
-    let service = &scope.service;
-    let text = format!("nothing is registered under {}", scope.scans());
-    if let Some(next) = elsewhere(connection, scope).await {
-        return report.problem("keys", text, next);
-    }
-    let next = format!(
-        "no server of {service} runs, or it writes to another etcd: look at its log for \
-         `registered`"
-    );
-    report.problem("keys", text, next);
+async fn not_there(connection: &Connection, scope: &Scope, report: &mut Report) {
+    let service = &report.service;
+    let next = elsewhere(connection, scope, service).await;
+    let next = next.unwrap_or_else(|| {
+        format!(
+            "no server of {service} runs, or it writes to another etcd: look at its log for \
+             `registered`"
+        )
+    });
+    let scans = scope.scans.join(", ");
+    let text = format!("nothing is registered under {scans}");
+    report.add(Verdict::Problem, "keys", text, next);
 }
 
-async fn elsewhere(connection: &Connection, scope: &ServiceScope) -> Option<String> {
-    let service = &scope.service;
+async fn elsewhere(connection: &Connection, scope: &Scope, service: &str) -> Option<String> {
     for name in FormatName::value_variants() {
         let below = name.format(&Plain::new()).key_prefix(service);
-        let of_asked = scope
-            .formats
-            .iter()
-            .any(|it| it.key_prefix(service) == below);
-        if !of_asked && connection.count(&below).await.is_ok_and(|count| count > 0) {
+        if connection.count(&below).await.is_ok_and(|count| count > 0) {
             let name = name.to_possible_value()?.get_name().to_owned();
             return Some(format!(
                 "there are keys under {below}: it writes another format, try --format {name}"
@@ -124,17 +117,17 @@ async fn elsewhere(connection: &Connection, scope: &ServiceScope) -> Option<Stri
     }
     // Some may look at their prefix only.
     let below = format!("{}/", scope.prefix);
-    if let Ok(keys) = connection.keys(Some(&below), OTHER_KEYS).await {
-        let names: BTreeSet<_> = keys
-            .iter()
-            .filter_map(|key| service_of(key, &below))
-            .collect();
-        let similar = names::similar(service, names.iter().map(|name| &**name));
+    if let Ok(keys) = connection.keys(&below, OTHER_KEYS).await {
+        let names = keys.iter().filter_map(|key| {
+            let (name, _) = key.strip_prefix(&below)?.split_once('/')?;
+            Some(name)
+        });
+        let similar = names::similar(service, names);
         if !similar.is_empty() {
             return Some(format!("did you mean {}?", similar.join(" or ")));
         }
     }
-    let keys = connection.keys(None, OTHER_KEYS).await.ok()?;
+    let keys = connection.keys("", OTHER_KEYS).await.ok()?;
     let inside = format!("/{service}/");
     let other = keys.iter().find_map(|key| {
         let at = key.find(&inside)?;
@@ -145,18 +138,7 @@ async fn elsewhere(connection: &Connection, scope: &ServiceScope) -> Option<Stri
     ))
 }
 
-fn service_of(key: &str, below: &str) -> Option<String> {
-    let rest = key.strip_prefix(below)?;
-    rest.split_once('/').map(|(name, _)| name.to_owned())
-}
-
 /// Whether all of etcd is on this machine, so that addresses on loopback can be right.
 fn is_local(source: &Source) -> bool {
     (0..source.len()).all(|member| addresses::is_loopback(source.member(member).host_and_port().0))
-}
-
-impl ServiceScope {
-    fn scans(&self) -> String {
-        self.scans.join(", ")
-    }
 }

@@ -18,34 +18,20 @@ pub(crate) fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// Without what people write in one way or another: case, dashes, underscores, dots.
-fn plain(name: &str) -> Vec<char> {
+fn plain(name: &str) -> String {
     let letters = name.chars().filter(|char| char.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
 }
 
 /// How far the two are apart, unless that is too far: in insertions, removals, replacements.
 /// A part of a longer name counts as one, so that `greeter` finds `greeter.v1.Greeter`.
-fn distance(one: &[char], other: &[char]) -> Option<usize> {
-    let (short, long) = match one.len() <= other.len() {
-        true => (one, other),
-        false => (other, one),
-    };
-    if short.len() >= 4 && long.windows(short.len()).any(|part| part == short) {
-        return Some(usize::from(short.len() < long.len()));
+fn distance(one: &str, other: &str) -> Option<usize> {
+    let shorter = one.chars().count().min(other.chars().count());
+    if shorter >= 4 && (one.contains(other) || other.contains(one)) {
+        return Some(usize::from(one != other));
     }
-    let mut row: Vec<usize> = (0..=short.len()).collect();
-    for (i, letter) in long.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, with) in short.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != with);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    let distance = row[short.len()];
-    let limit = (short.len() / 3).clamp(1, 2);
-    (distance <= limit).then_some(distance)
+    let distance = strsim::levenshtein(one, other);
+    (distance <= (shorter / 3).clamp(1, 2)).then_some(distance)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(crate) struct Finding {
 /// All findings about one service.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    service: String,
+    pub(crate) service: String,
     findings: Vec<Finding>,
 }
 
@@ -70,40 +70,45 @@ impl Report {
     }
 
     pub(crate) fn ok(&mut self, check: &'static str, text: impl Into<String>) {
-        self.push(check, Verdict::Ok, text.into(), None);
+        self.findings.push(Finding {
+            check,
+            verdict: Verdict::Ok,
+            text: text.into(),
+            next_step: None,
+        });
     }
 
-    pub(crate) fn warning(
+    pub(crate) fn add(
         &mut self,
-        check: &'static str,
-        text: impl Into<String>,
-        next_step: impl Into<String>,
-    ) {
-        self.push(check, Verdict::Warning, text.into(), Some(next_step.into()));
-    }
-
-    pub(crate) fn problem(
-        &mut self,
-        check: &'static str,
-        text: impl Into<String>,
-        next_step: impl Into<String>,
-    ) {
-        self.push(check, Verdict::Problem, text.into(), Some(next_step.into()));
-    }
-
-    fn push(
-        &mut self,
-        check: &'static str,
         verdict: Verdict,
-        text: String,
-        next_step: Option<String>,
+        check: &'static str,
+        text: impl Into<String>,
+        next_step: impl Into<String>,
     ) {
         self.findings.push(Finding {
             check,
             verdict,
-            text,
-            next_step,
+            text: text.into(),
+            next_step: Some(next_step.into()),
         });
+    }
+
+    /// The first few, and how many more there are.
+    pub(crate) fn add_each(
+        &mut self,
+        verdict: Verdict,
+        check: &'static str,
+        mut texts: Vec<String>,
+        next_step: &str,
+    ) {
+        let more = texts.len().saturating_sub(MOST);
+        texts.truncate(MOST);
+        if let (Some(last), 1..) = (texts.last_mut(), more) {
+            *last += &format!(" (and {more} more)");
+        }
+        for text in texts {
+            self.add(verdict, check, text, next_step);
+        }
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
@@ -123,19 +128,19 @@ impl Report {
         let mut lines = vec![];
         for finding in &self.findings {
             let (verdict, check) = (finding.verdict.shown(), finding.check);
-            let text = escape(finding.text.as_bytes());
+            let text = escape(&finding.text);
             lines.push(format!("{verdict:<8} {check:<12} {text}"));
             if let Some(next) = &finding.next_step {
-                lines.push(format!("{:<21} next: {}", "", escape(next.as_bytes())));
+                lines.push(format!("{:<21} next: {}", "", escape(next)));
             }
         }
-        let service = escape(self.service.as_bytes());
+        let service = escape(&self.service);
         lines.push(match self.first_cause() {
             None => format!("{service}: nothing wrong was found"),
             Some(cause) => format!(
                 "{service}: first cause: {}: {}",
                 cause.check,
-                escape(cause.text.as_bytes())
+                escape(&cause.text)
             ),
         });
         lines
@@ -162,10 +167,10 @@ mod tests {
         report.ok("etcd", "3.7.3");
         assert_eq!(report.verdict().exit_code(), 0);
         assert_eq!(report.first_cause(), None);
-        report.warning("leases", "one has none", "delete it");
+        report.add(Verdict::Warning, "leases", "one has none", "delete it");
         assert_eq!(report.verdict().exit_code(), 1);
-        report.problem("connect", "refused", "start it");
-        report.problem("health", "no answer", "look");
+        report.add(Verdict::Problem, "connect", "refused", "start it");
+        report.add(Verdict::Problem, "health", "no answer", "look");
         assert_eq!(report.verdict().exit_code(), 2);
         assert_eq!(report.first_cause().unwrap().check, "connect");
         let last = report.lines().pop();
@@ -175,7 +180,7 @@ mod tests {
     #[test]
     fn what_others_wrote_cannot_steer_a_terminal() {
         let mut report = Report::new("gree\x1bter");
-        report.warning("keys", "a\x1b[2J\nb", "c\u{202e}");
+        report.add(Verdict::Warning, "keys", "a\x1b[2J\nb", "c\u{202e}");
         for line in report.lines().into_iter().chain([report.json()]) {
             assert!(!line.contains(['\x1b', '\n', '\u{202e}']), "{line:?}");
         }

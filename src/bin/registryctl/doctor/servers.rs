@@ -2,7 +2,7 @@
 
 use super::addresses::is_docker_bridge;
 use super::keys::{Found, instances};
-use super::report::{MOST, Report};
+use super::report::{MOST, Report, Verdict};
 use super::wire::Wire;
 use crate::call_error::chain;
 use crate::dial::Dialer;
@@ -58,14 +58,14 @@ pub(crate) async fn check(
     let (up, down): (Vec<_>, Vec<_>) = looks.iter().partition(|it| it.wire == Wire::Http2);
     for look in down.iter().filter(|it| it.wire != Wire::Tls).take(MOST) {
         let text = format!("{}: {} {}", look.key, look.address, look.wire.text());
-        report.problem("connect", text, look.next_step());
+        report.add(Verdict::Problem, "connect", text, look.next_step());
     }
     let secure = down.iter().filter(|it| it.wire == Wire::Tls).count();
     if secure > 0 {
         let text = format!("{} of {all} want TLS; they are not asked further", secure);
         let next = "give --server-ca-file, to ask them with TLS as clients must; --format kratos can say so \
                     (grpcs://)";
-        report.warning("connect", text, next);
+        report.add(Verdict::Warning, "connect", text, next);
     }
     if !up.is_empty() {
         let text = format!("{} of {all} answer in HTTP/2", up.len());
@@ -81,31 +81,35 @@ fn health(up: &[&Look], report: &mut Report) {
             continue;
         };
         let subject = format!("{}: {}", look.key, look.address);
-        match (server, registration) {
+        let (check, text, next) = match (server, registration) {
             // With TLS 1.3 a server refuses our certificate after the handshake, and its alert may be lost.
-            (Health::Failed(reason), _) if reason.starts_with(BROKEN) => report.problem(
+            (Health::Failed(reason), _) if reason.starts_with(BROKEN) => (
                 "connect",
                 format!("{subject} ends the connection: {reason}"),
                 "look at its log; with TLS it may want a client certificate: check --server-cert-file",
             ),
-            (Health::Failed(reason), _) | (_, Health::Failed(reason)) => report.problem(
+            (Health::Failed(reason), _) | (_, Health::Failed(reason)) => (
                 "health",
                 format!("{subject}: the health service fails: {reason}"),
                 "the server is overloaded or hangs: look at its log",
             ),
-            (Health::NotServing, _) => report.problem(
+            (Health::NotServing, _) => (
                 "health",
                 format!("{subject} says NOT_SERVING"),
                 "clients that ask for health leave it out: look at its log",
             ),
-            (_, Health::NotServing) => report.problem(
+            (_, Health::NotServing) => (
                 "health",
                 format!("{subject} says NOT_SERVING for {HEALTH_NAME}: it does not hold its key"),
                 "it is paused, drains, yields to another or cannot reach etcd: look at its log",
             ),
-            (Health::Serving, _) | (_, Health::Serving) => serving += 1,
-            _ => {}
-        }
+            (Health::Serving, _) | (_, Health::Serving) => {
+                serving += 1;
+                continue;
+            }
+            _ => continue,
+        };
+        report.add(Verdict::Problem, check, text, next);
     }
     if serving > 0 {
         let say = if serving == 1 { "says" } else { "say" };
@@ -173,7 +177,7 @@ impl fmt::Display for Health {
             Self::Serving => f.write_str("SERVING"),
             Self::NotServing => f.write_str("NOT_SERVING"),
             Self::Unknown => f.write_str("not told"),
-            Self::Failed(reason) => f.write_str(&crate::entry::escape(reason.as_bytes())),
+            Self::Failed(reason) => f.write_str(&crate::entry::escape(reason)),
         }
     }
 }
