@@ -2,7 +2,9 @@
 
 use super::Discovery;
 use super::decoder::Decoder;
+use super::lister::Lister;
 use super::reflector::Reflector;
+use super::report::Report;
 use super::shared::Shared;
 use super::store::Limits;
 use super::watcher::Watcher;
@@ -23,9 +25,7 @@ pub struct DiscoveryBuilder {
     etcd: Etcd,
     target: String,
     format: Arc<dyn Format>,
-    retention: Duration,
-    max_instances: usize,
-    max_bytes: usize,
+    limits: Limits,
     observers: Observers,
 }
 
@@ -39,25 +39,23 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 impl Discovery {
     /// To find the service `target`: its name, or `etcd:///` and its name.
     pub fn builder(etcd: Etcd, target: impl Into<String>) -> DiscoveryBuilder {
-        DiscoveryBuilder::new(etcd, target.into())
+        DiscoveryBuilder {
+            etcd,
+            target: target.into(),
+            format: Arc::new(Plain::new()),
+            limits: Limits {
+                keys: MAX_INSTANCES,
+                bytes: MAX_BYTES,
+                retention: RETENTION,
+            },
+            observers: Observers::default(),
+        }
     }
 }
 
 // === impl DiscoveryBuilder ===
 
 impl DiscoveryBuilder {
-    pub(super) fn new(etcd: Etcd, target: String) -> Self {
-        Self {
-            etcd,
-            target,
-            format: Arc::new(Plain::new()),
-            retention: RETENTION,
-            max_instances: MAX_INSTANCES,
-            max_bytes: MAX_BYTES,
-            observers: Observers::default(),
-        }
-    }
-
     /// How the instances are written. By default [`Plain`], as [`Registrar`](crate::Registrar)
     /// writes them by default.
     pub fn format(mut self, format: impl Format) -> Self {
@@ -73,7 +71,7 @@ impl DiscoveryBuilder {
     /// An etcd that lost its data is empty until the servers have registered again. Those that are
     /// really gone cost little meanwhile: nobody is connected to them.
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.retention = retention;
+        self.limits.retention = retention;
         self
     }
 
@@ -81,7 +79,7 @@ impl DiscoveryBuilder {
     /// reported, so that nobody who can write below the prefix can exhaust our memory. They are
     /// found when there is room again, within 10 s.
     pub fn max_instances(mut self, max: usize) -> Self {
-        self.max_instances = max;
+        self.limits.keys = max;
         self
     }
 
@@ -89,7 +87,7 @@ impl DiscoveryBuilder {
     /// enough for 65,536 instances of 600 bytes. What is more is passed over as beyond
     /// [`max_instances`](Self::max_instances).
     pub fn max_bytes(mut self, max: usize) -> Self {
-        self.max_bytes = max;
+        self.limits.bytes = max;
         self
     }
 
@@ -120,27 +118,16 @@ impl DiscoveryBuilder {
         let endpoints = self.etcd.check()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let stop = CancellationToken::new();
-        let limits = Limits {
-            keys: self.max_instances,
-            bytes: self.max_bytes,
-            retention: self.retention,
-        };
-        let service: Arc<str> = service.into();
+        let (service, limits): (Arc<str>, _) = (service.into(), self.limits);
         let shared = Shared::new(service.clone(), prefix.clone(), limits, self.observers);
         let shared = Arc::new(shared);
         shared.announce();
         let decoder = Decoder::new(service.clone(), self.format);
-        let source = (decoder, prefix.clone());
-        let reflector = Reflector::new(shared.clone(), source, (limit, limits));
+        let lister = Lister::new(prefix.clone(), limit, limits);
+        let report = Report::new(service.clone(), prefix.clone(), limits);
+        let reflector = Reflector::new(shared.clone(), decoder, lister, report);
         let watcher = Watcher::new(reflector, endpoints, prefix, limit);
-        let until = stop.clone();
-        runtime.spawn(async move {
-            tokio::select! {
-                biased;
-                () = until.cancelled_owned() => {}
-                () = watcher.run() => {}
-            }
-        });
+        runtime.spawn(stop.clone().run_until_cancelled_owned(watcher.run()));
         let guard = Arc::new(stop.drop_guard());
         Ok(Discovery {
             service,
@@ -148,6 +135,7 @@ impl DiscoveryBuilder {
             guard,
         })
     }
+
     /// What the keys of the service begin with. Without a slash at its end, a list would find the
     /// keys of others.
     fn prefix(&self, service: &str) -> Result<String, BuildError> {

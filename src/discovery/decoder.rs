@@ -39,10 +39,6 @@ impl Decoder {
         }
     }
 
-    pub(super) fn service(&self) -> &Arc<str> {
-        &self.service
-    }
-
     pub(super) fn read(&mut self, found: KeyValue) -> Reading {
         let KeyValue { key, value, seen } = found;
         let read = match value.len() {

@@ -1,10 +1,10 @@
 //! [`Reflector`]: takes what etcd answers into the store, and tells readers and the log.
 
 use super::decoder::Decoder;
-use super::lister::Lister;
+use super::lister::{Listed, Lister};
 use super::report::Report;
 use super::shared::Shared;
-use super::store::{Limits, Reading, Store};
+use super::store::{Reading, Store};
 use crate::etcd::{
     EventKind, KeyMeta, KeyValue, RpcError, RpcErrorKind, Session, WatchResponse, with_timeout,
 };
@@ -29,15 +29,16 @@ const RELIST: Duration = Duration::from_secs(10);
 impl Reflector {
     pub(super) fn new(
         shared: Arc<Shared>,
-        (decoder, prefix): (Decoder, String),
-        (limit, limits): (Duration, Limits),
+        decoder: Decoder,
+        lister: Lister,
+        report: Report,
     ) -> Self {
         Self {
             shared,
-            lister: Lister::new(prefix.clone(), limit, limits),
-            listed_at: None,
-            report: Report::new(decoder.service().clone(), prefix, limits),
             decoder,
+            lister,
+            listed_at: None,
+            report,
         }
     }
 
@@ -53,11 +54,11 @@ impl Reflector {
 
     /// How far the history is known.
     pub(super) fn revision(&self) -> i64 {
-        self.shared.store(|store, _| store.revision())
+        self.shared.store(|store| store.revision())
     }
 
     pub(super) fn keys(&self) -> usize {
-        self.shared.store(|store, _| store.keys())
+        self.shared.store(|store| store.keys())
     }
 
     /// Whether etcd has the history that we know, so that we can go on where we were.
@@ -66,7 +67,7 @@ impl Reflector {
         session: &Session,
         limit: Duration,
     ) -> Result<bool, RpcError> {
-        let known = |store: &mut Store, _: &mut _| (store.history_probe(), store.revision());
+        let known = |store: &mut Store| (store.history_probe(), store.revision());
         let (probe, revision) = self.shared.store(known);
         let Some((key, seen)) = probe.filter(|_| revision > 0) else {
             return Ok(false);
@@ -121,11 +122,11 @@ impl Reflector {
 
     fn apply(&mut self, events: Vec<Result<Reading, (String, i64)>>) {
         let now = Instant::now();
-        let passed_over = self.shared.store(|store, updates| {
+        let passed_over = self.shared.store(|store| {
             for event in events {
                 match event {
-                    Ok(reading) => store.put(reading, now, updates),
-                    Err((key, revision)) => store.delete(&key, revision, now, updates),
+                    Ok(reading) => store.put(reading, now),
+                    Err((key, revision)) => store.delete(&key, revision, now),
                 }
             }
             store.passed_over()
@@ -135,7 +136,7 @@ impl Reflector {
 
     /// The next connection lists.
     pub(super) fn lose_history(&self) {
-        self.shared.store(|store, _| store.lose_history());
+        self.shared.store(|store| store.lose_history());
     }
 
     /// A revision from the past: etcd counts anew.
@@ -153,33 +154,25 @@ impl Reflector {
         Err(RpcError::broken(endpoint, what))
     }
 
-    /// etcd answered something. Called before what it says is believed.
     pub(super) fn on_answer(&self) {
-        self.shared
-            .store(|store, _| store.on_answer(Instant::now()));
+        self.shared.on_answer();
     }
 
     /// Reads everything anew, and passes on the differences.
     pub(super) async fn list(&mut self, session: &Session) -> Result<(), RpcError> {
-        let shared = &self.shared;
-        let on_page = || shared.store(|store, _| store.on_answer(Instant::now()));
-        let listed = self
-            .lister
-            .list(session, &mut self.decoder, on_page)
-            .await?;
+        let on_page = || self.shared.on_answer();
+        let listing = self.lister.list(session, &mut self.decoder, on_page);
+        let Listed {
+            readings,
+            unread,
+            revision,
+        } = listing.await?;
         let now = Instant::now();
-        let (revision, found) = (listed.revision, listed.readings.len() + listed.unread);
         if self.listed_at.replace(now).is_none() {
-            self.report.listed(revision, found);
+            self.report.listed(revision, readings.len() + unread);
         }
-        let (passed_over, missing) = self.shared.store(|store, updates| {
-            store.list(
-                listed.readings,
-                listed.unread,
-                listed.revision,
-                now,
-                updates,
-            );
+        let (passed_over, missing) = self.shared.store(|store| {
+            store.list(readings, unread, revision, now);
             (store.passed_over(), store.missing())
         });
         self.report.overflow(passed_over);
@@ -190,12 +183,12 @@ impl Reflector {
     /// Whether there may be room for keys that were passed over.
     pub(super) fn wants_list(&self) -> bool {
         let may_list = self.listed_at.is_none_or(|at| at.elapsed() >= RELIST);
-        may_list && self.shared.store(|store, _| store.has_room())
+        may_list && self.shared.store(|store| store.has_room())
     }
 
     /// Waits until some missing instances have been kept for long enough.
     pub(super) async fn deadline(&self) {
-        match self.shared.store(|store, _| store.next_deadline()) {
+        match self.shared.store(|store| store.next_deadline()) {
             Some(at) => sleep_until(at).await,
             None => std::future::pending().await,
         }
@@ -203,9 +196,7 @@ impl Reflector {
 
     pub(super) fn expire(&mut self) {
         let now = Instant::now();
-        let given_up = self
-            .shared
-            .store(|store, updates| store.expire(now, updates));
+        let given_up = self.shared.store(|store| store.expire(now));
         self.report.given_up(given_up);
     }
 

@@ -49,7 +49,7 @@ impl Report {
     /// etcd cannot be watched.
     pub(super) fn outage(&mut self, error: &RpcError) {
         if std::mem::replace(&mut self.outage, true) {
-            self.attempt_failed(error);
+            self.disconnected(error);
         } else {
             crate::logging::warn!(service = %self.service, prefix = %self.prefix, reason = %error, "etcd cannot be watched, keeping what is known");
         }
@@ -64,13 +64,8 @@ impl Report {
         ended
     }
 
-    /// A connection ended, as they do.
+    /// A connection ended, as they do, or was not made. At most one line a second.
     pub(super) fn disconnected(&mut self, error: &RpcError) {
-        self.attempt_failed(error);
-    }
-
-    /// At most one line a second.
-    fn attempt_failed(&mut self, error: &RpcError) {
         if self.attempts.take(ATTEMPTS, Instant::now()).is_ok() {
             crate::logging::debug!(
                 service = %self.service, prefix = %self.prefix, reason = %error,

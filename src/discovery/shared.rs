@@ -2,12 +2,11 @@
 
 use super::changes::Pending;
 use super::snapshot::Snapshot;
-use super::store::{Limits, Store, Update};
+use super::store::{Limits, Store};
 use crate::isolated::isolated;
 use crate::observer::{Instances, InstancesChange, Observers};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
-#[cfg(feature = "introspection")]
 use tokio::time::Instant;
 
 /// See the [module](self).
@@ -126,12 +125,12 @@ impl Shared {
     }
 
     /// Changes the store, and passes on what it says has changed.
-    pub(super) fn store<T>(&self, change: impl FnOnce(&mut Store, &mut Vec<Update>) -> T) -> T {
-        let mut updates = vec![];
+    pub(super) fn store<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
         let mut state = self.lock();
-        let (before, from) = (state.store.figures(), counts(&state.store));
-        let out = change(&mut state.store, &mut updates);
-        if updates.is_empty() && state.store.figures() == before {
+        let before = state.store.figures();
+        let out = change(&mut state.store);
+        let (updates, after) = (state.store.take_updates(), state.store.figures());
+        if updates.is_empty() && after == before {
             return out;
         }
         for update in &updates {
@@ -139,10 +138,14 @@ impl Shared {
                 reader.push(&update.key, update.instance.clone(), update.is_new);
             }
         }
-        let to = counts(&state.store);
         self.changed(state);
-        self.tell(from, to);
+        self.tell(before.0, after.0);
         out
+    }
+
+    /// etcd answered something. Called before what it says is believed.
+    pub(super) fn on_answer(&self) {
+        self.store(|store| store.on_answer(Instant::now()));
     }
 
     /// What is wrong with etcd, or that nothing is.
@@ -186,16 +189,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let last = counts(&self.lock().store);
+        let (last, ..) = self.lock().store.figures();
         self.tell(last, Instances::default());
-    }
-}
-
-/// How much there is of what.
-fn counts(store: &Store) -> Instances {
-    Instances {
-        found: store.readable,
-        missing: store.missing(),
-        skipped: store.skipped(),
     }
 }

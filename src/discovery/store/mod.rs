@@ -21,6 +21,7 @@ use super::skipped::{Skipped, by_reason};
 use crate::deadline;
 use crate::etcd::KeyMeta;
 use crate::instance::Instance;
+use crate::observer::Instances;
 use reading::weight;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub(super) struct Store {
     revision: i64,
     /// etcd does not have our history any more: only a list helps.
     history_lost: bool,
-    pub(super) readable: usize,
+    readable: usize,
     /// How often it changed which values do not read, or why.
     unreadable_changes: u64,
     /// What is kept, in bytes.
@@ -65,6 +66,8 @@ pub(super) struct Store {
     missing: Missing,
     /// Most are back, and when nobody else comes until then, the others are gone.
     settled_at: Option<Instant>,
+    /// What has changed and was not taken yet.
+    updates: Vec<Update>,
 }
 
 /// How much is kept, and for how long.
@@ -93,6 +96,7 @@ pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(2);
 const AFTER_SILENCE: Duration = Duration::from_secs(5);
 /// Servers that look for etcd are back within a second of each other.
 const STILL_MISSING_LIMIT: Duration = Duration::from_secs(1);
+
 // === impl Store ===
 
 impl Store {
@@ -113,7 +117,13 @@ impl Store {
             threshold: 0,
             missing: Missing::default(),
             settled_at: None,
+            updates: vec![],
         }
+    }
+
+    /// What has changed since this was last called.
+    pub(super) fn take_updates(&mut self) -> Vec<Update> {
+        std::mem::take(&mut self.updates)
     }
 
     pub(super) fn instances(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Instance>)> {
@@ -158,15 +168,14 @@ impl Store {
         self.entries.len() + self.passed_over - self.missing.len()
     }
 
-    /// Everything that a reader could see besides the instances.
-    pub(super) fn figures(&self) -> (bool, usize, u64, usize) {
-        let skipped = self.skipped();
-        (
-            self.revision > 0,
-            skipped,
-            self.unreadable_changes,
-            self.missing(),
-        )
+    /// How much there is of what, and what else a reader could see besides the instances.
+    pub(super) fn figures(&self) -> (Instances, bool, u64) {
+        let counts = Instances {
+            found: self.readable,
+            missing: self.missing(),
+            skipped: self.skipped(),
+        };
+        (counts, self.revision > 0, self.unreadable_changes)
     }
 
     /// A key that tells whether etcd still has the same history, with what is known of it.
@@ -217,13 +226,13 @@ impl Store {
     }
 
     /// Gives up on what is missing for too long, and says how many keys that were.
-    pub(super) fn expire(&mut self, now: Instant, updates: &mut Vec<Update>) -> usize {
+    pub(super) fn expire(&mut self, now: Instant) -> usize {
         let keys = match self.settled_at {
             Some(at) if at <= now => self.missing.take_all(),
             _ => self.missing.take_expired(now),
         };
         for key in &keys {
-            self.remove(key, updates);
+            self.remove(key);
         }
         self.settle(false, now);
         keys.len()
@@ -236,7 +245,6 @@ impl Store {
         unread: usize,
         revision: i64,
         now: Instant,
-        updates: &mut Vec<Update>,
     ) {
         self.set_threshold(now);
         let present: BTreeSet<&str> = readings.iter().map(|reading| &*reading.key).collect();
@@ -248,11 +256,11 @@ impl Store {
         }
         // Decided once those that came are in.
         for reading in readings {
-            self.put(reading, now, updates);
+            self.put(reading, now);
         }
         if self.present() >= self.threshold {
             for key in self.missing.take_all() {
-                self.remove(&key, updates);
+                self.remove(&key);
             }
         }
         self.settle(false, now);
@@ -262,7 +270,7 @@ impl Store {
     }
 
     /// A key was put.
-    pub(super) fn put(&mut self, reading: Reading, now: Instant, updates: &mut Vec<Update>) {
+    pub(super) fn put(&mut self, reading: Reading, now: Instant) {
         let Reading {
             key,
             seen,
@@ -273,7 +281,7 @@ impl Store {
         let weight = weight(&key, instance.as_ref().ok());
         if !self.has_room_for(&key, weight) {
             self.passed_over += 1;
-            self.remove(&key, updates);
+            self.remove(&key);
             return;
         }
         // The same server under another key: one with its lease or its pid in it.
@@ -297,7 +305,7 @@ impl Store {
         self.unreadable_changes += u64::from(reason != now_reason);
         self.readable -= usize::from(before.is_some());
         if before != instance {
-            updates.push(Update {
+            self.updates.push(Update {
                 key,
                 instance,
                 is_new: before.is_none(),
@@ -306,19 +314,13 @@ impl Store {
         // After the new one, so that whoever counts by address keeps its connection.
         for former in formers {
             is_back |= self.missing.remove(&former);
-            self.remove(&former, updates);
+            self.remove(&former);
         }
         self.settle(is_back, now);
     }
 
     /// A key was deleted, at `revision`.
-    pub(super) fn delete(
-        &mut self,
-        key: &str,
-        revision: i64,
-        now: Instant,
-        updates: &mut Vec<Update>,
-    ) {
+    pub(super) fn delete(&mut self, key: &str, revision: i64, now: Instant) {
         self.revision = self.revision.max(revision);
         self.has_room |= self.passed_over > 0;
         let Some((key, entry)) = self.entries.get_key_value(key) else {
@@ -331,7 +333,7 @@ impl Store {
             self.miss(&key, now);
         } else {
             self.missing.remove(&key);
-            self.remove(&key, updates);
+            self.remove(&key);
         }
         self.settle(false, now);
     }
@@ -371,7 +373,7 @@ impl Store {
         }
     }
 
-    fn remove(&mut self, key: &str, updates: &mut Vec<Update>) {
+    fn remove(&mut self, key: &str) {
         let Some((key, entry)) = self.entries.remove_entry(key) else {
             return;
         };
@@ -380,7 +382,7 @@ impl Store {
             self.unreadable_changes += 1;
         } else {
             self.readable -= 1;
-            updates.push(Update {
+            self.updates.push(Update {
                 key,
                 instance: None,
                 is_new: false,

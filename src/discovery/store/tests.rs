@@ -40,47 +40,44 @@ fn limited(limits: Limits, keys: &[&str]) -> World {
     world
 }
 
-fn shown(updates: Vec<Update>) -> Vec<String> {
-    let sign = |update: Update| match update.instance {
-        Some(_) => format!("+{}", update.key),
-        None => format!("-{}", update.key),
-    };
-    updates.into_iter().map(sign).collect()
-}
-
 impl World {
     fn list(&mut self, keys: &[&str], revision: i64) -> Vec<String> {
         let readings = keys.iter().map(|key| reading(key, revision)).collect();
-        let mut updates = vec![];
         self.store.on_answer(self.now);
-        self.store
-            .list(readings, 0, revision, self.now, &mut updates);
-        shown(updates)
+        self.store.list(readings, 0, revision, self.now);
+        self.updates()
     }
 
     fn put(&mut self, reading: Reading) -> Vec<String> {
-        let mut updates = vec![];
         self.store.on_answer(self.now);
-        self.store.put(reading, self.now, &mut updates);
-        shown(updates)
+        self.store.put(reading, self.now);
+        self.updates()
     }
 
     fn delete(&mut self, key: &str) -> Vec<String> {
-        let (mut updates, revision) = (vec![], self.store.revision() + 1);
+        let revision = self.store.revision() + 1;
         self.store.on_answer(self.now);
-        self.store.delete(key, revision, self.now, &mut updates);
-        shown(updates)
+        self.store.delete(key, revision, self.now);
+        self.updates()
+    }
+
+    fn updates(&mut self) -> Vec<String> {
+        let sign = |update: Update| match update.instance {
+            Some(_) => format!("+{}", update.key),
+            None => format!("-{}", update.key),
+        };
+        self.store.take_updates().into_iter().map(sign).collect()
     }
 
     /// Time passes, and etcd answers all the time.
     fn passes(&mut self, time: Duration) -> Vec<String> {
-        let (mut updates, until) = (vec![], self.now + time);
+        let until = self.now + time;
         while self.now < until {
             self.now = until.min(self.now + SEC);
             self.store.on_answer(self.now);
-            self.store.expire(self.now, &mut updates);
+            self.store.expire(self.now);
         }
-        shown(updates)
+        self.updates()
     }
 
     /// Time passes, and etcd answers at its end only.
