@@ -1,9 +1,8 @@
 //! [`Addresses`]: from changes of keys to the addresses that are connected to; pure.
 
-use super::dial::SECURE;
+use super::origin::Origin;
 use super::subset::{Subset, SubsetChange};
 use crate::discovery::changes::Change;
-use crate::instance::Instance;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -11,8 +10,8 @@ use std::sync::Arc;
 /// The addresses behind the keys, and which of them are connected to.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    by_key: HashMap<Arc<str>, Arc<str>>,
-    known: HashMap<Arc<str>, Address>,
+    by_key: HashMap<Arc<str>, Origin>,
+    known: HashMap<Origin, Address>,
     subset: Subset,
 }
 
@@ -20,11 +19,11 @@ pub(super) struct Addresses {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AddressChange {
     /// Connect to it.
-    Add(Arc<str>, u32),
+    Add(Origin, u32),
     /// Give it another weight, if it is connected to.
-    SetWeight(Arc<str>, u32),
+    SetWeight(Origin, u32),
     /// Connect to it no more.
-    Remove(Arc<str>),
+    Remove(Origin),
 }
 
 /// One address. Two keys may name the same one: a server registered anew before its former lease
@@ -37,15 +36,6 @@ struct Address {
 
 /// The weight of an instance that names none: as that of go-zero and of kratos.
 const DEFAULT_WEIGHT: u32 = 100;
-
-/// Where an instance is dialled. The same address with TLS and without are two.
-fn dialled(instance: &Instance) -> Option<Arc<str>> {
-    let address = instance.get_address()?;
-    Some(match instance.is_secure() {
-        true => format!("{SECURE}{address}").into(),
-        false => address.into(),
-    })
-}
 
 // === impl Addresses ===
 
@@ -65,7 +55,7 @@ impl Addresses {
             Change::Insert { key, instance } => (key, Some(instance)),
         };
         let mut changes = Vec::new();
-        let address = instance.and_then(|it| dialled(it));
+        let address = instance.and_then(|it| Origin::of(it));
         let former = match &address {
             None => self.by_key.remove(key),
             Some(address) => self.by_key.insert(key.clone(), address.clone()),
@@ -82,7 +72,7 @@ impl Addresses {
         changes
     }
 
-    fn add(&mut self, address: Arc<str>, weight: u32, changes: &mut Vec<AddressChange>) {
+    fn add(&mut self, address: Origin, weight: u32, changes: &mut Vec<AddressChange>) {
         match self.known.entry(address.clone()) {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
@@ -99,7 +89,7 @@ impl Addresses {
         }
     }
 
-    fn remove(&mut self, address: Arc<str>, changes: &mut Vec<AddressChange>) {
+    fn remove(&mut self, address: Origin, changes: &mut Vec<AddressChange>) {
         let Entry::Occupied(mut known) = self.known.entry(address.clone()) else {
             return;
         };
@@ -124,6 +114,7 @@ impl Addresses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::Instance;
 
     fn insert(key: &str, address: &str, weight: u32) -> Change {
         Change::insert(
@@ -189,11 +180,15 @@ mod tests {
         let mut all = addresses(None);
         all.apply(&insert("k", "a:1", 1));
         let instance = Instance::new("greeter").address("a:1").weight(1);
+        let secure = instance.secure(true);
+        let origin = Origin::of(&secure).unwrap();
+        assert_eq!(origin.to_string(), "https://a:1");
         assert_eq!(
-            all.apply(&Change::insert("k", instance.secure(true))),
-            [add("https://a:1", 1), remove("a:1")]
+            all.apply(&Change::insert("k", secure)),
+            [AddressChange::Add(origin.clone(), 1), remove("a:1")]
         );
-        assert_eq!(all.apply(&Change::remove("k")), [remove("https://a:1")]);
+        let gone = all.apply(&Change::remove("k"));
+        assert_eq!(gone, [AddressChange::Remove(origin)]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl BalancedChannelBuilder {
 
     /// What errors say of a source that has no instances.
     pub(crate) fn why_none(mut self, why: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.why_none = Some(WhyNone(Box::new(why)));
+        self.why_none = Some(Box::new(why));
         self
     }
 
@@ -208,37 +208,41 @@ impl BalancedChannelBuilder {
         let id = subset_id.unwrap_or_else(|| format!("{:016x}", random::id(|| fastrand::u64(..))));
         let addresses = Addresses::new(Subset::new(subset, &id));
         let task = runtime.spawn(reconnect::run(pool.clone(), source, addresses));
-        Ok(BalancedChannel::new(pool, AbortOnDropHandle::new(task)))
+        let _task = Arc::new(AbortOnDropHandle::new(task));
+        Ok(BalancedChannel { pool, _task })
     }
 
     fn check(&self) -> Result<(), BuildError> {
-        let refuse = |name, reason: &str| {
-            let reason = reason.to_owned();
-            Err(BuildError::Setting { name, reason })
-        };
         let dialer = &self.dialer;
-        if dialer.connect_timeout.is_zero() {
-            return refuse("connect_timeout", "0 lets no connect succeed: give it 1 s");
-        }
-        if dialer.keep_alive_interval < SHORTEST_PING {
-            return refuse(
+        let settings = [
+            (
+                dialer.connect_timeout.is_zero(),
+                "connect_timeout",
+                "0 lets no connect succeed: give it 1 s",
+            ),
+            (
+                dialer.keep_alive_interval < SHORTEST_PING,
                 "http2_keep_alive_interval",
                 "servers refuse such pings: give it 1 s or more",
-            );
-        }
-        if dialer.keep_alive_timeout.is_zero() {
-            return refuse(
+            ),
+            (
+                dialer.keep_alive_timeout.is_zero(),
                 "keep_alive_timeout",
                 "a timeout of 0 ends every connection: give it 3 s",
-            );
-        }
-        if self.subset == Some(0) {
-            return refuse(
+            ),
+            (
+                self.subset == Some(0),
                 "subset",
                 "0 connects to nothing: leave it out to connect to all",
-            );
+            ),
+        ];
+        match settings.into_iter().find(|(is_bad, ..)| *is_bad) {
+            None => Ok(()),
+            Some((_, name, reason)) => Err(BuildError::Setting {
+                name,
+                reason: reason.to_owned(),
+            }),
         }
-        Ok(())
     }
 }
 

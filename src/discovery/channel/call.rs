@@ -254,7 +254,7 @@ impl Call {
     fn request(&self, connection: &Connection) -> Request<AttemptBody> {
         let mut request = Request::new(self.body.attempt());
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = connection.subchannel.origin.uri(self.path.clone());
+        *request.uri_mut() = connection.subchannel.uri(self.path.clone());
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers.clone();
         request

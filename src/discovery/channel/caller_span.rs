@@ -2,7 +2,7 @@
 
 use super::subchannel::Subchannel;
 use crate::isolated::isolated;
-use http::uri::Authority;
+use http::Uri;
 use std::sync::Arc;
 use tracing::Span;
 use tracing::dispatcher::get_default;
@@ -76,8 +76,8 @@ impl Told {
 impl Drop for Told {
     fn drop(&mut self) {
         if let Some(last) = &self.last {
-            self.record(SERVER_ADDRESS, host(&last.origin.authority));
-            if let Some(port) = last.origin.authority.port_u16() {
+            self.record(SERVER_ADDRESS, host(&last.origin));
+            if let Some(port) = last.origin.port_u16() {
                 self.record(SERVER_PORT, i64::from(port));
             }
         }
@@ -90,8 +90,8 @@ impl Drop for Told {
 }
 
 /// Without the brackets of IPv6.
-fn host(authority: &Authority) -> &str {
-    let host = authority.host();
+fn host(origin: &Uri) -> &str {
+    let host = origin.host().unwrap_or_default();
     let inner = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
     inner.unwrap_or(host)
 }

@@ -6,11 +6,10 @@ use crate::connector::{Connector, Io};
 use crate::etcd::chain;
 use crate::resolver::Resolver;
 use http::Uri;
-use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
+use http::uri::Scheme;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::io;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -26,16 +25,6 @@ pub(super) struct Dialer {
     /// Notified when any connection takes a call again that took none.
     pub(super) stream_freed: Arc<Notify>,
 }
-
-/// Where a subchannel is dialled: an address, with [`SECURE`] before it if that is with TLS.
-#[derive(Debug, Clone)]
-pub(super) struct Origin {
-    pub(super) authority: Authority,
-    is_secure: bool,
-}
-
-/// What tells an address that is dialled with TLS.
-pub(super) const SECURE: &str = "https://";
 
 /// A connection whose peer has sent its `SETTINGS`.
 pub(super) struct Dialled {
@@ -66,7 +55,7 @@ impl Dialer {
     /// after it: one address that swallows packets does not use up the limit.
     pub(super) async fn dial(
         &self,
-        origin: &Origin,
+        origin: &Uri,
         turn: usize,
         keep_alive_interval: Duration,
     ) -> Result<Dialled, String> {
@@ -90,20 +79,19 @@ impl Dialer {
         dialled.unwrap_or_else(|_| Err(format!("no answer to a connect within {limit:?}")))
     }
 
-    async fn open(&self, origin: &Origin, turn: usize) -> io::Result<Box<dyn Io>> {
+    async fn open(&self, origin: &Uri, turn: usize) -> io::Result<Box<dyn Io>> {
         if let Some(connector) = &self.connector {
-            let uri = origin.uri(PathAndQuery::from_static("/"));
-            return connector.connect(uri).await;
+            return connector.connect(origin.clone()).await;
         }
-        if origin.is_secure {
+        if origin.scheme() == Some(&Scheme::HTTPS) {
             let reason = "it speaks TLS: give the channel a connector that does";
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
-        let authority = &origin.authority;
         let no_port = || io::Error::new(io::ErrorKind::InvalidInput, "it has no port");
-        let port = authority.port_u16().ok_or_else(no_port)?;
+        let port = origin.port_u16().ok_or_else(no_port)?;
         let limit = self.connect_timeout;
-        let connecting = self.resolver.connect(authority.host(), port, turn, limit);
+        let host = origin.host().unwrap_or_default();
+        let connecting = self.resolver.connect(host, port, turn, limit);
         Ok(Box::new(connecting.await?))
     }
 
@@ -124,35 +112,6 @@ impl Dialer {
             .keep_alive_while_idle(false)
             .handshake(TokioIo::new(io))
             .await
-    }
-}
-
-// === impl Origin ===
-
-impl Origin {
-    /// The absolute URI of a path there.
-    pub(super) fn uri(&self, path: PathAndQuery) -> Uri {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(match self.is_secure {
-            true => Scheme::HTTPS,
-            false => Scheme::HTTP,
-        });
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path);
-        // All three are there, which is all that could be missed.
-        Uri::from_parts(parts).unwrap_or_default()
-    }
-}
-
-impl FromStr for Origin {
-    type Err = InvalidUri;
-
-    fn from_str(text: &str) -> Result<Self, InvalidUri> {
-        let secure = text.strip_prefix(SECURE);
-        Ok(Self {
-            authority: secure.unwrap_or(text).parse()?,
-            is_secure: secure.is_some(),
-        })
     }
 }
 
@@ -195,7 +154,7 @@ mod tests {
                 );
             }
         });
-        let name: Origin = "greeter:9000".parse().unwrap();
+        let name = Uri::from_static("http://greeter:9000");
         for turn in 0..2 {
             let dialled = dialer.dial(&name, turn, dialer.keep_alive_interval).await;
             assert!(dialled.is_ok(), "{turn}: {:?}", dialled.err());

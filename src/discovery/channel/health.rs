@@ -23,14 +23,10 @@ pub(super) async fn watch_health(
 
 #[cfg(feature = "health")]
 mod grpc {
-    use super::super::dial::Sender;
     use super::super::replay_body::ReplayBody;
     use super::super::subchannel::Connection;
     use crate::backoff::Backoff;
-    use http::uri::PathAndQuery;
-    use http::{Request, Response};
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use http::Request;
     use std::time::Duration;
     use tokio::sync::watch;
     use tokio::time::{Instant, sleep, timeout_at};
@@ -39,12 +35,9 @@ mod grpc {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_check_response::ServingStatus;
     use tonic_health::pb::health_client::HealthClient;
+    use tower::service_fn;
 
     type Serving<'a> = &'a watch::Sender<Option<bool>>;
-
-    /// The connection as a service of tonic's. A health watch is no load, so it is not counted.
-    #[derive(Debug, Clone)]
-    struct Direct(Sender);
 
     /// As long as a watch is broken its last answer stands; a server that cannot answer its health
     /// service for longer is not well.
@@ -53,9 +46,6 @@ mod grpc {
     const CAP: Duration = Duration::from_secs(5);
 
     pub(super) async fn watch_health(service: &str, connection: &Connection, serving: Serving<'_>) {
-        let origin = &connection.subchannel.origin;
-        let origin = origin.uri(PathAndQuery::from_static("/"));
-        let mut client = HealthClient::with_origin(Direct(connection.sender.clone()), origin);
         let mut backoff = Backoff::new(FIRST, GRACE);
         let mut rng = fastrand::Rng::new();
         let mut last_answer = Instant::now();
@@ -63,7 +53,7 @@ mod grpc {
             let opened = Instant::now();
             // It is a stream like any other to the peer, which may take none.
             if let Some(_stream) = connection.quota.try_acquire() {
-                let watched = watch_once(service, &mut client, &mut last_answer, serving).await;
+                let watched = watch_once(service, connection, &mut last_answer, serving).await;
                 match watched.map_err(|status| status.code()) {
                     // No health service: nothing more to learn, and nothing against it.
                     Err(Code::Unimplemented) => {
@@ -84,10 +74,20 @@ mod grpc {
     /// Passes on what one watch says, until it ends.
     async fn watch_once(
         service: &str,
-        client: &mut HealthClient<Direct>,
+        connection: &Connection,
         last_answer: &mut Instant,
         serving: Serving<'_>,
     ) -> Result<(), Status> {
+        // A health watch is no load, so it is not counted.
+        let send = service_fn(|request: Request<Body>| {
+            let request = request.map(|body| ReplayBody::new(body).attempt());
+            let sending = connection.sender.clone().try_send_request(request);
+            async {
+                let sent = sending.await.map_err(|error| error.into_error());
+                sent.map(|response| response.map(Body::new))
+            }
+        });
+        let mut client = HealthClient::with_origin(send, connection.subchannel.origin.clone());
         let late = |_| Status::deadline_exceeded("no answer of the health service");
         let until = Instant::now().max(*last_answer) + GRACE;
         let service = service.to_owned();
@@ -110,26 +110,5 @@ mod grpc {
 
     fn report(serving: Serving<'_>, now: bool) {
         serving.send_if_modified(|before| before.replace(now) != Some(now));
-    }
-
-    // === impl Direct ===
-
-    impl tower_service::Service<Request<Body>> for Direct {
-        type Response = Response<Body>;
-        type Error = hyper::Error;
-        type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, hyper::Error>> + Send>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, request: Request<Body>) -> Self::Future {
-            let request = request.map(|body| ReplayBody::new(body).attempt());
-            let sending = self.0.try_send_request(request);
-            Box::pin(async move {
-                let sent = sending.await.map_err(|error| error.into_error());
-                sent.map(|response| response.map(Body::new))
-            })
-        }
     }
 }

@@ -44,6 +44,7 @@
 //! | `builder.rs` | [`BalancedChannelBuilder`]: what is configured |
 //! | `reconnect.rs` | the tasks: one reads the changes, one per address stays connected |
 //! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
+//! | `origin.rs` | where an instance is dialled, with TLS or without; pure |
 //! | `call.rs` | one call: its time, its attempts, its response |
 //! | `caller_span.rs` | what the span of the caller is told of it |
 //! | `stats.rs` | [`ChannelStats`] |
@@ -62,6 +63,7 @@ mod caller_span;
 mod connectivity;
 mod dial;
 mod health;
+mod origin;
 mod pool;
 mod ready_set;
 mod reconnect;
@@ -115,13 +117,6 @@ impl BalancedChannel {
     #[must_use]
     pub fn stats(&self) -> ChannelStats {
         ChannelStats::of(&self.pool)
-    }
-
-    fn new(pool: Arc<Pool>, task: AbortOnDropHandle<()>) -> Self {
-        Self {
-            pool,
-            _task: Arc::new(task),
-        }
     }
 }
 

@@ -29,7 +29,6 @@ pub struct EndpointState {
 }
 
 /// What the tasks and the calls of one channel share.
-#[derive(Debug)]
 pub(super) struct Pool {
     /// Those that can be called now.
     pub(super) ready: ReadySet<Connection>,
@@ -50,7 +49,7 @@ pub(super) struct Pool {
 }
 
 /// Asks the source of the instances why there are none.
-pub(super) struct WhyNone(pub(super) Box<dyn Fn() -> String + Send + Sync>);
+pub(super) type WhyNone = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The subchannels, and how many of them are in which state.
 #[derive(Debug, Default)]
@@ -119,12 +118,6 @@ impl Pool {
         let address = subchannel.address.clone();
         self.lock().insert(subchannel);
         self.tell(&address, None, Some(&ConnectivityState::Idle));
-    }
-
-    pub(super) fn set_weight(&self, address: &str, weight: u32) {
-        if let Some(endpoint) = self.lock().by_address.get(address) {
-            endpoint.subchannel.set_weight(weight);
-        }
     }
 
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
@@ -205,7 +198,7 @@ impl Pool {
         };
         let is_empty = self.lock().by_address.is_empty();
         match &self.why_none {
-            Some(WhyNone(why)) if is_empty => format!("no endpoint{of}: {}", why()),
+            Some(why) if is_empty => format!("no endpoint{of}: {}", why()),
             _ => format!("no endpoint{of}: {}", self.lock()),
         }
     }
@@ -242,12 +235,6 @@ impl Drop for Pool {
                 self.tell(&it.address, Some(&it.state), None);
             }
         }
-    }
-}
-
-impl fmt::Debug for WhyNone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WhyNone")
     }
 }
 
@@ -380,14 +367,16 @@ mod tests {
         ConnectivityState::TransientFailure { reason }
     }
 
+    fn subchannel(address: &str) -> Arc<Subchannel> {
+        let origin = http::Uri::default();
+        Arc::new(Subchannel::new(address.into(), origin, 1))
+    }
+
     #[test]
     fn each_transition_of_the_whole_is_told_once() {
         use ConnectivityState::{Connecting, Ready};
         let mut all = Endpoints::default();
-        let [a, b] = ["a:1", "b:1"].map(|address| {
-            let origin = address.parse().unwrap();
-            Arc::new(Subchannel::new(address.into(), origin, 1))
-        });
+        let [a, b] = ["a:1", "b:1"].map(subchannel);
         for subchannel in [&a, &b] {
             all.insert(subchannel.clone());
         }
@@ -415,10 +404,7 @@ mod tests {
     #[test]
     fn the_last_ready_one_that_is_removed_leaves_none_or_those_that_fail() {
         let mut all = Endpoints::default();
-        let [a, b, former] = ["a:1", "b:1", "a:1"].map(|address| {
-            let origin = address.parse().unwrap();
-            Arc::new(Subchannel::new(address.into(), origin, 1))
-        });
+        let [a, b, former] = ["a:1", "b:1", "a:1"].map(subchannel);
         for subchannel in [&a, &b] {
             all.insert(subchannel.clone());
             all.set_state(subchannel, ConnectivityState::Ready);

@@ -22,6 +22,7 @@ use super::addresses::{AddressChange, Addresses};
 use super::connectivity::ConnectivityState;
 use super::dial::Dialled;
 use super::health;
+use super::origin::Origin;
 use super::pool::Pool;
 use super::retry::is_too_many_pings;
 use super::subchannel::{Connection, Subchannel};
@@ -66,21 +67,26 @@ const RAREST_PING: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Stays connected to the addresses of the source. To drop it ends all but what is in flight.
 pub(super) async fn run(pool: Arc<Pool>, mut source: Source, mut addresses: Addresses) {
-    let mut tasks: HashMap<Arc<str>, AbortOnDropHandle<()>> = HashMap::new();
+    let mut subchannels = HashMap::new();
     while let Some(change) = source.next().await {
         if let Change::Insert { instance, .. } = &change {
             pool.set_name(instance.name());
         }
         for change in addresses.apply(&change) {
             match change {
-                AddressChange::Add(address, weight) => {
-                    let task = add(&pool, &address, weight);
-                    tasks.extend(task.map(|task| (address, task)));
+                AddressChange::Add(origin, weight) => {
+                    let added = add(&pool, &origin, weight);
+                    subchannels.extend(added.map(|added| (origin, added)));
                 }
-                AddressChange::SetWeight(address, weight) => pool.set_weight(&address, weight),
-                AddressChange::Remove(address) => {
-                    pool.remove(&address);
-                    tasks.remove(&address);
+                AddressChange::SetWeight(origin, weight) => {
+                    if let Some((subchannel, _)) = subchannels.get(&origin) {
+                        subchannel.set_weight(weight);
+                    }
+                }
+                AddressChange::Remove(origin) => {
+                    if let Some((subchannel, _task)) = subchannels.remove(&origin) {
+                        pool.remove(&subchannel.address);
+                    }
                 }
             }
         }
@@ -91,19 +97,25 @@ pub(super) async fn run(pool: Arc<Pool>, mut source: Source, mut addresses: Addr
     std::future::pending::<()>().await;
 }
 
-fn add(pool: &Arc<Pool>, address: &Arc<str>, weight: u32) -> Option<AbortOnDropHandle<()>> {
-    let origin = match address.parse() {
-        Ok(origin) => origin,
+/// The subchannel, and the task that stays connected to it.
+fn add(
+    pool: &Arc<Pool>,
+    origin: &Origin,
+    weight: u32,
+) -> Option<(Arc<Subchannel>, AbortOnDropHandle<()>)> {
+    let address = origin.to_string();
+    let uri = match origin.uri() {
+        Ok(uri) => uri,
         Err(error) => {
             let service = pool.name();
-            crate::logging::warn!(%service, address = %Escaped::new(address), %error, "not an address, left out");
+            crate::logging::warn!(%service, address = %Escaped::new(&address), %error, "not an address, left out");
             return None;
         }
     };
-    let subchannel = Arc::new(Subchannel::new(address.clone(), origin, weight));
+    let subchannel = Arc::new(Subchannel::new(address.into(), uri, weight));
     pool.insert(subchannel.clone());
-    let task = tokio::spawn(reconnect(pool.clone(), subchannel));
-    Some(AbortOnDropHandle::new(task))
+    let task = tokio::spawn(reconnect(pool.clone(), subchannel.clone()));
+    Some((subchannel, AbortOnDropHandle::new(task)))
 }
 
 /// Stays connected to one address until it is dropped, at whatever point.

@@ -1,8 +1,10 @@
 //! [`Subchannel`]: one address, its load and its numbers; [`Connection`]: one connection to it.
 
-use super::dial::{Origin, Sender};
+use super::dial::Sender;
 use super::ready_set::{Candidate, Position};
 use super::settings::{StreamPermit, StreamQuota};
+use http::Uri;
+use http::uri::PathAndQuery;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
@@ -11,7 +13,8 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(super) struct Subchannel {
     pub(super) address: Arc<str>,
-    pub(super) origin: Origin,
+    /// Scheme, host and port; the path is of no account.
+    pub(super) origin: Uri,
     weight: AtomicU32,
     weight_changed: Notify,
     in_flight: AtomicUsize,
@@ -40,7 +43,7 @@ pub(super) struct CallGuard {
 // === impl Subchannel ===
 
 impl Subchannel {
-    pub(super) fn new(address: Arc<str>, origin: Origin, weight: u32) -> Self {
+    pub(super) fn new(address: Arc<str>, origin: Uri, weight: u32) -> Self {
         Self {
             address,
             origin,
@@ -49,6 +52,14 @@ impl Subchannel {
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
         }
+    }
+
+    /// The absolute URI of a path there.
+    pub(super) fn uri(&self, path: PathAndQuery) -> Uri {
+        let mut parts = self.origin.clone().into_parts();
+        parts.path_and_query = Some(path);
+        // Scheme and authority are there, too, which is all that could be missed.
+        Uri::from_parts(parts).unwrap_or_default()
     }
 
     pub(super) fn weight(&self) -> u32 {

@@ -5,8 +5,8 @@
 //! two clients have nothing to do with each other, so that the servers are used evenly; and a
 //! change of the fleet changes at most one member.
 
+use super::origin::Origin;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// The chosen ones among all addresses.
 #[derive(Debug)]
@@ -21,11 +21,11 @@ pub(super) struct Subset {
 /// What a change of the fleet does to the subset.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SubsetChange {
-    pub(super) added: Option<Arc<str>>,
-    pub(super) removed: Option<Arc<str>>,
+    pub(super) added: Option<Origin>,
+    pub(super) removed: Option<Origin>,
 }
 
-type Scored = (u64, Arc<str>);
+type Scored = (u64, Origin);
 
 // === impl Subset ===
 
@@ -40,7 +40,7 @@ impl Subset {
     }
 
     /// A new address.
-    pub(super) fn insert(&mut self, address: &Arc<str>) -> SubsetChange {
+    pub(super) fn insert(&mut self, address: &Origin) -> SubsetChange {
         let added = Some(address.clone());
         let removed = None;
         // Without a limit there is nothing to score.
@@ -66,7 +66,7 @@ impl Subset {
     }
 
     /// An address that is gone.
-    pub(super) fn remove(&mut self, address: &Arc<str>) -> SubsetChange {
+    pub(super) fn remove(&mut self, address: &Origin) -> SubsetChange {
         let removed = Some(address.clone());
         if self.limit.is_none() {
             let added = None;
@@ -83,8 +83,8 @@ impl Subset {
         SubsetChange { added, removed }
     }
 
-    fn scored(&self, address: &Arc<str>) -> Scored {
-        let score = finalize(hash(self.client, address.as_bytes()));
+    fn scored(&self, address: &Origin) -> Scored {
+        let score = finalize(hash(self.client, address.to_string().as_bytes()));
         (score, address.clone())
     }
 }
@@ -115,11 +115,12 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    fn address(n: usize) -> Arc<str> {
-        format!("10.0.{}.{}:9000", n / 256, n % 256).into()
+    fn address(n: usize) -> Origin {
+        let address = format!("10.0.{}.{}:9000", n / 256, n % 256);
+        address.as_str().into()
     }
 
-    fn members(subset: &Subset) -> BTreeSet<Arc<str>> {
+    fn members(subset: &Subset) -> BTreeSet<Origin> {
         let chosen = subset.chosen.iter();
         chosen.map(|(_, address)| address.clone()).collect()
     }
