@@ -1,4 +1,4 @@
-//! [`DiscoveryBuilder`]: what to find, where, and written how.
+//! [`DiscoveryBuilder`]: the service, the format and the limits of a discovery.
 
 use super::Discovery;
 use super::decoder::Decoder;
@@ -37,7 +37,7 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 // === impl Discovery ===
 
 impl Discovery {
-    /// To find the service `target`: its name, or `etcd:///` and its name.
+    /// Starts to configure the discovery of the service `target`: its name, or `etcd:///` and its name.
     pub fn builder(etcd: Etcd, target: impl Into<String>) -> DiscoveryBuilder {
         DiscoveryBuilder {
             etcd,
@@ -56,42 +56,41 @@ impl Discovery {
 // === impl DiscoveryBuilder ===
 
 impl DiscoveryBuilder {
-    /// How the instances are written. By default [`Plain`], as [`Registrar`](crate::Registrar)
-    /// writes them by default.
+    /// The format of the instances. Default: [`Plain`], as for [`Registrar`](crate::Registrar).
     pub fn format(mut self, format: impl Format) -> Self {
         self.format = Arc::new(format);
         self
     }
 
-    /// How long instances are kept that are missing in etcd, when more than half of them are, and
-    /// etcd has lost its data or was silent for 2 s or more. By default 30 s; zero believes etcd at
-    /// once, [`Duration::MAX`] never. Once half of them are back, the others stay for a second
-    /// after the last one came.
+    /// How long missing instances are kept, when more than half are missing, and
+    /// etcd has lost its data or was silent for 2 s or more. Default: 30 s. Zero: they are removed at
+    /// once; [`Duration::MAX`]: never. Once half of them are back, the others stay for one second
+    /// after the last one came back.
     ///
-    /// An etcd that lost its data is empty until the servers have registered again. Those that are
-    /// really gone cost little meanwhile: nobody is connected to them.
+    /// The reason: an etcd that lost its data is empty until the servers have registered again. Instances that have
+    /// really stopped get no calls meanwhile, because there is no connection to them.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.limits.retention = retention;
         self
     }
 
-    /// The most keys to keep, readable or not; 65,536 by default. More are passed over, counted and
-    /// reported, so that nobody who can write below the prefix can exhaust our memory. They are
-    /// found when there is room again, within 10 s.
+    /// The most keys to keep, whether their values can be decoded or not. Default: 65,536. More are skipped, counted and
+    /// reported, so that a client that can write below the prefix cannot exhaust our memory. When there is room
+    /// again, they are read within 10 s.
     pub fn max_instances(mut self, max: usize) -> Self {
         self.limits.keys = max;
         self
     }
 
-    /// The most memory for keys and instances, in bytes, roughly; 64 MiB by default, which is
-    /// enough for 65,536 instances of 600 bytes. What is more is passed over as beyond
+    /// The most memory for keys and instances, in bytes, an estimate. Default: 64 MiB, which is
+    /// enough for 65,536 instances of 600 bytes. More keys are skipped, as beyond
     /// [`max_instances`](Self::max_instances).
     pub fn max_bytes(mut self, max: usize) -> Self {
         self.limits.bytes = max;
         self
     }
 
-    /// Is told what this discovery does, and every [channel](Discovery::channel) of it. May be repeated.
+    /// Adds an observer of this discovery and of its [channels](Discovery::channel). May be called several times.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.add(observer);
         self
@@ -102,8 +101,8 @@ impl DiscoveryBuilder {
     ///
     /// # Errors
     ///
-    /// Names what is wrong with the target, the endpoints or the format; or
-    /// [`BuildError::NoRuntime`]. A failure of etcd is none.
+    /// A mistake in the target, the endpoints or the format; or
+    /// [`BuildError::NoRuntime`]. A failure of etcd is no error.
     pub fn build(self) -> Result<Discovery, BuildError> {
         let service = self.target.strip_prefix("etcd:///").unwrap_or(&self.target);
         check_segment("service name", service)?;
@@ -136,8 +135,8 @@ impl DiscoveryBuilder {
         })
     }
 
-    /// What the keys of the service begin with. Without a slash at its end, a list would find the
-    /// keys of others.
+    /// The prefix of the service's keys. Without a slash at its end, a list would also return the
+    /// keys of other services.
     fn prefix(&self, service: &str) -> Result<String, BuildError> {
         self.format.check_settings()?;
         let prefix = self.format.key_prefix(service);

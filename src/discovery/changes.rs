@@ -1,4 +1,4 @@
-//! [`Changes`]: what happened to a set of instances, one thing after the other.
+//! [`Changes`]: a stream of the changes of a set of instances.
 
 use crate::instance::Instance;
 use crate::isolated::isolated;
@@ -10,16 +10,16 @@ use std::task::{Context, Poll, Waker};
 use tokio_stream::Stream;
 use tokio_util::sync::DropGuard;
 
-/// What happened to one key.
+/// A change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// An instance appeared, or what is known about it changed.
+    /// An instance appeared, or its value changed.
     #[non_exhaustive]
     Insert {
-        /// Its key in etcd, which is what tells it from others.
+        /// Its key in etcd, which identifies it.
         key: Arc<str>,
-        /// As it is now.
+        /// The instance now.
         instance: Arc<Instance>,
     },
     /// The instance is gone.
@@ -30,10 +30,11 @@ pub enum Change {
     },
 }
 
-/// A stream of [`Change`]s, beginning with an [`Insert`](Change::Insert) for each instance there is.
+/// A stream of [`Change`]s, beginning with an [`Insert`](Change::Insert) for each current instance.
 ///
-/// However slowly it is read, nothing is lost, and what is kept is bounded by how large the set was and
-/// is: of several changes of one key only the last is given, and none of what came and went unread. It never ends; dropping it is all there is to do.
+/// A slow reader misses no final state. Of several unread changes of one key only the last one is returned, and an
+/// instance that came and went unread is left out. So the memory is bounded by the size of the set. The stream
+/// never ends; drop it to stop.
 pub struct Changes {
     pending: Arc<Pending>,
     _guard: Arc<DropGuard>,
@@ -46,7 +47,7 @@ pub(super) struct Pending(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     latest: BTreeMap<Arc<str>, Latest>,
-    /// The keys in the order in which they changed first, by consecutive numbers.
+    /// The keys by consecutive numbers, in the order of their first unread change.
     order: BTreeMap<u64, Arc<str>>,
     next: u64,
     waker: Option<Waker>,
@@ -57,7 +58,7 @@ struct Inner {
 struct Latest {
     /// `None`: gone.
     instance: Option<Arc<Instance>>,
-    /// The reader has never been told of the key.
+    /// The reader has not read any change of the key.
     is_new: bool,
     number: u64,
 }
@@ -65,7 +66,7 @@ struct Latest {
 // === impl Change ===
 
 impl Change {
-    /// An instance that appeared under `key`, or what is known about it now.
+    /// An instance appeared under `key`, or its value changed.
     #[must_use]
     pub fn insert(key: impl Into<Arc<str>>, instance: impl Into<Arc<Instance>>) -> Self {
         Self::Insert {
@@ -120,7 +121,7 @@ impl Pending {
     pub(super) fn push(&self, key: &Arc<str>, instance: Option<Arc<Instance>>, is_new: bool) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match inner.latest.get_mut(key) {
-            // What came and went unread is forgotten: keys that are all different would add up.
+            // An instance that came and went unread is forgotten: otherwise different keys would add up.
             Some(latest) if latest.is_new && instance.is_none() => {
                 let number = latest.number;
                 inner.order.remove(&number);
@@ -206,7 +207,7 @@ mod tests {
             assert_eq!((inner.latest.len(), inner.order.len()), (1, 1));
         }
         assert!(matches!(next(&pending), Some(Change::Insert { key, .. }) if key == stays));
-        // It was told, so that its end is told, whatever happened in between.
+        // The reader has read its insert, so it also gets the removal.
         pending.push(&stays, None, false);
         pending.push(&stays, instance("2"), true);
         pending.push(&stays, None, false);

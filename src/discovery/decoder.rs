@@ -1,4 +1,4 @@
-//! [`Decoder`]: from a key and its value to an instance.
+//! [`Decoder`]: decodes a key and its value to an instance.
 
 use super::skipped::Reasons;
 use super::store::Reading;
@@ -19,9 +19,9 @@ pub(super) struct Decoder {
     warnings: Bucket,
 }
 
-/// A value above this is passed over unread.
+/// A larger value is skipped without decoding it.
 const MAX_VALUE: usize = 64 * 1024;
-/// Warnings about values that do not read; the count is in the snapshot.
+/// The rate of warnings about values that cannot be decoded; the snapshot has their number.
 const WARNINGS: Rate = Rate {
     burst: 5,
     refill: Duration::from_secs(60),
@@ -42,7 +42,7 @@ impl Decoder {
     pub(super) fn read(&mut self, found: KeyValue) -> Reading {
         let KeyValue { key, value, seen } = found;
         let read = match value.len() {
-            // A format may be somebody else's. Its bug costs one value, and not the whole set.
+            // A format may be the user's code. A panic skips one value, and does not end the watch.
             ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
                 self.format.decode(&self.service, &key, &value)
             }))

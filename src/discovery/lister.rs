@@ -8,7 +8,7 @@ use std::time::Duration;
 /// See the [module](self).
 pub(super) struct Lister {
     prefix: String,
-    /// For one page.
+    /// The time limit for one page.
     limit: Duration,
     limits: Limits,
     page_size: i64,
@@ -17,14 +17,14 @@ pub(super) struct Lister {
 /// All keys at one revision.
 pub(super) struct Listed {
     pub(super) readings: Vec<Reading>,
-    /// How many there was no room for.
+    /// The number of keys that there was no room for.
     pub(super) unread: usize,
     pub(super) revision: i64,
 }
 
-/// Keys in one page: some hundred kilobytes, as values commonly are.
+/// Keys in one page: some hundred kilobytes with common values.
 const PAGE: i64 = 1000;
-/// A page of one key cannot be made smaller: it is given so many times the limit.
+/// A page of one key cannot be made smaller: its time limit is multiplied by this.
 const SINGLE_KEY_PATIENCE: u32 = 10;
 
 // === impl Lister ===
@@ -39,7 +39,7 @@ impl Lister {
         }
     }
 
-    /// Calls `on_page` for each page that came.
+    /// Calls `on_page` for each page.
     pub(super) async fn list(
         &mut self,
         session: &Session,
@@ -67,7 +67,7 @@ impl Lister {
                 None => break,
             }
         }
-        // Only after a whole list: it would never end if it went back and forth within one.
+        // Only after a whole list: a list that grows and shrinks its pages could never end.
         self.page_size = (self.page_size * 2).min(PAGE);
         Ok(Listed {
             unread: total.saturating_sub(readings.len()),
@@ -76,7 +76,7 @@ impl Lister {
         })
     }
 
-    /// One page. On a slow link it may come too late: the next attempt asks for less.
+    /// One page. If it comes too late, as on a slow link, the next attempt requests a smaller one.
     async fn page(
         &mut self,
         session: &Session,

@@ -42,7 +42,7 @@ impl Missing {
         self.keys.contains_key(key)
     }
 
-    /// Kept until then; one that is missing already keeps its deadline.
+    /// Keeps the key until `until`; a key that is missing already keeps its deadline.
     pub(super) fn insert(&mut self, key: &Arc<str>, address: Option<&str>, until: Instant) {
         if self.contains(key) {
             return;
@@ -54,7 +54,7 @@ impl Missing {
         self.keys.insert(key.clone(), Gone { address, until });
     }
 
-    /// Whether it was missing.
+    /// Removes a key. Returns whether it was missing.
     pub(super) fn remove(&mut self, key: &str) -> bool {
         let Some((key, Gone { address, until })) = self.keys.remove_entry(key) else {
             return false;

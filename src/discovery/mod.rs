@@ -1,4 +1,4 @@
-//! [`Discovery`]: finds the instances of a service in etcd, and calls them.
+//! [`Discovery`]: discovers the instances of a service in etcd, and calls them.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,42 +16,41 @@
 //! # }
 //! ```
 //!
-//! One [`Discovery`] keeps one watch, however many clones, channels and readers there are of it. It
+//! One [`Discovery`] has one watch, however many clones, channels and readers it has. The watch
 //! ends when the last of them is dropped.
 //!
-//! # What is shown
+//! # The set of instances
 //!
-//! A set of instances that is the sum of all that happened in etcd up to some revision, and never
-//! older than what was shown before.
+//! The set is the state of etcd at some revision, and never older than the set before.
 //!
-//! * While etcd is away the last set stays, for as long as it takes.
-//! * After a cut the watch goes on where it was, if etcd still has that history, and if it is still
-//!   the same history: an etcd that lost its data accepts a watch from a revision that it has yet
-//!   to reach, and is silent. Else the set is read anew, and only differences are passed on.
-//! * When etcd lost its data, and just after it was silent for 2 s or more, a set that shrinks to
-//!   less than half is not believed at once: servers are still on their way back. What is missing
-//!   stays for [`retention`](DiscoveryBuilder::retention).
-//! * While nothing happens, a probe asks etcd every second: a read, which counts the keys.
-//! * Values that do not read are passed over, counted and reported; the rest is shown.
+//! * While etcd is unreachable the last set stays, for as long as it takes.
+//! * After a lost connection the watch continues at its last revision, if etcd still has the same history. An etcd that
+//!   lost its data would accept the watch from a revision that it has not reached, and send nothing. So otherwise
+//!   the set is listed again, and only differences are reported.
+//! * After etcd lost its data, or was silent for 2 s or more, the set does not shrink to
+//!   less than half at once, because servers are still registering again. Missing instances
+//!   stay for [`retention`](DiscoveryBuilder::retention).
+//! * While there are no events, the watcher probes etcd every second with a read that counts the keys.
+//! * Values that cannot be decoded are skipped, counted and reported; the other instances are in the set.
 //!
 //! # Files
 //!
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`DiscoveryBuilder`] |
-//! | `changes.rs` | [`Changes`]: what happened, one thing after the other |
+//! | `changes.rs` | [`Changes`]: a stream of the changes of the set |
 //! | `snapshot.rs` | [`Snapshot`]: the instances at one revision |
 //! | `snapshot_watch.rs` | [`SnapshotWatch`]: the current snapshot, and each later one |
-//! | `store.rs` | events and lists to changes; self-preservation; pure |
+//! | `store/` | turns lists and events into changes; self-preservation; pure |
 //! | `missing.rs` | keys that are kept although etcd does not have them; pure |
-//! | `decoder.rs` | from a key and its value to an instance |
-//! | `skipped.rs` | [`Skipped`]: keys whose values do not read, and why |
-//! | `lister.rs` | all keys, page by page |
-//! | `reflector.rs` | from the answers of etcd to the store |
+//! | `decoder.rs` | decodes a key and its value to an instance |
+//! | `skipped.rs` | [`Skipped`]: keys that are skipped, and why |
+//! | `lister.rs` | lists all keys, page by page |
+//! | `reflector.rs` | applies the answers of etcd to the store |
 //! | `report.rs` | the log lines |
-//! | `shared.rs` | what watcher and readers share |
-//! | `watcher.rs` | the task: connect, watch, and what to do when that ends |
-//! | `channel/` | [`BalancedChannel`]: a channel that spreads calls over them |
+//! | `shared.rs` | state that the watcher and its readers share |
+//! | `watcher.rs` | the task: connect, list, watch, and reconnect |
+//! | `channel/` | [`BalancedChannel`]: a channel that balances calls over the instances |
 
 mod builder;
 mod changes;
@@ -102,7 +101,7 @@ impl Discovery {
         &self.service
     }
 
-    /// What the keys that are watched begin with.
+    /// The prefix of the watched keys.
     #[cfg(feature = "introspection")]
     pub(crate) fn prefix(&self) -> &str {
         self.shared.prefix()
@@ -114,9 +113,9 @@ impl Discovery {
         self.shared.last_answer()
     }
 
-    /// A channel that spreads calls over the instances, for any generated client.
+    /// A channel that balances calls over the instances, for any generated client.
     ///
-    /// Each one has connections of its own; clone it rather than build another.
+    /// Each channel has connections of its own; clone it rather than build another.
     pub fn channel(&self) -> BalancedChannelBuilder {
         let shared = self.shared.clone();
         BalancedChannelBuilder::new(self.changes())
@@ -125,25 +124,25 @@ impl Discovery {
             .why_none(move || shared.why_none())
     }
 
-    /// What happens from now on, beginning with what there is.
+    /// A stream of changes, beginning with the current instances.
     #[must_use]
     pub fn changes(&self) -> Changes {
         Changes::new(self.shared.subscribe(), self.guard.clone())
     }
 
-    /// What there is now. Empty before the first answer of etcd: see [`ready`](Self::ready).
+    /// The current set. Empty before the first answer of etcd: see [`ready`](Self::ready).
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot()
     }
 
-    /// What there is, now and each time it changed.
+    /// A watch of the current set and its changes.
     #[must_use]
     pub fn watch(&self) -> SnapshotWatch {
         SnapshotWatch::new(self.shared.clone(), self.guard.clone())
     }
 
-    /// Waits for the first answer of etcd, and gives what there is. Cancel safe.
+    /// Waits for the first answer of etcd, and returns the current set. Cancel safe.
     pub async fn ready(&self) -> Arc<Snapshot> {
         self.watch().wait_for(Snapshot::is_ready).await
     }

@@ -1,4 +1,4 @@
-//! [`Reflector`]: takes what etcd answers into the store, and tells readers and the log.
+//! [`Reflector`]: applies the answers of etcd to the store, and reports to readers and the log.
 
 use super::decoder::Decoder;
 use super::lister::{Listed, Lister};
@@ -21,7 +21,7 @@ pub(super) struct Reflector {
     report: Report,
 }
 
-/// Between two lists because there may be room again.
+/// The shortest time between two lists for keys that were skipped for lack of room.
 const RELIST: Duration = Duration::from_secs(10);
 
 // === impl Reflector ===
@@ -52,7 +52,7 @@ impl Reflector {
         self.shared.observers.connected(endpoint, took, result);
     }
 
-    /// How far the history is known.
+    /// The revision of the store.
     pub(super) fn revision(&self) -> i64 {
         self.shared.store(|store| store.revision())
     }
@@ -61,7 +61,7 @@ impl Reflector {
         self.shared.store(|store| store.keys())
     }
 
-    /// Whether etcd has the history that we know, so that we can go on where we were.
+    /// Whether etcd still has the history of the store, so that the watch can continue at its revision.
     pub(super) async fn history_continues(
         &self,
         session: &Session,
@@ -134,12 +134,12 @@ impl Reflector {
         self.report.overflow(passed_over);
     }
 
-    /// The next connection lists.
+    /// Makes the next connection list.
     pub(super) fn lose_history(&self) {
         self.shared.store(|store| store.lose_history());
     }
 
-    /// A revision from the past: etcd counts anew.
+    /// A revision below that of the store shows that etcd lost its data.
     pub(super) fn on_revision(
         &mut self,
         endpoint: &Arc<str>,
@@ -158,7 +158,7 @@ impl Reflector {
         self.shared.on_answer();
     }
 
-    /// Reads everything anew, and passes on the differences.
+    /// Lists all keys, and reports the differences.
     pub(super) async fn list(&mut self, session: &Session) -> Result<(), RpcError> {
         let on_page = || self.shared.on_answer();
         let listing = self.lister.list(session, &mut self.decoder, on_page);
@@ -180,7 +180,7 @@ impl Reflector {
         Ok(())
     }
 
-    /// Whether there may be room for keys that were passed over.
+    /// Whether there may be room for keys that were skipped.
     pub(super) fn wants_list(&self) -> bool {
         let may_list = self.listed_at.is_none_or(|at| at.elapsed() >= RELIST);
         may_list && self.shared.store(|store| store.has_room())
@@ -200,19 +200,19 @@ impl Reflector {
         self.report.given_up(given_up);
     }
 
-    /// The watch stands.
+    /// The watch was created.
     pub(super) fn on_connected(&mut self) {
         if self.report.outage_ended() {
             self.shared.set_watch_error(None);
         }
     }
 
-    /// A connection ended, as they do.
+    /// A connection ended, which is no outage yet.
     pub(super) fn on_disconnect(&mut self, error: &RpcError) {
         self.report.disconnected(error);
     }
 
-    /// etcd cannot be watched. `failures` says why, for every member that was tried.
+    /// etcd cannot be watched. `failures`: the error of every member that was tried.
     pub(super) fn on_outage(&mut self, error: &RpcError, failures: String) {
         self.report.outage(error);
         self.shared.set_watch_error(Some(failures.into()));

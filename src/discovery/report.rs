@@ -12,14 +12,14 @@ pub(super) struct Report {
     service: Arc<str>,
     prefix: String,
     limits: Limits,
-    /// An outage was reported, and not its end.
+    /// An outage was reported, and its end was not.
     outage: bool,
-    /// That keys are passed over was reported.
+    /// The line about skipped keys was logged.
     overflow: bool,
     attempts: Bucket,
 }
 
-/// Lines about attempts that failed.
+/// The rate of lines about failed attempts.
 const ATTEMPTS: Rate = Rate {
     burst: 1,
     refill: Duration::from_secs(1),
@@ -55,7 +55,7 @@ impl Report {
         }
     }
 
-    /// etcd can be watched. Says whether it could not before.
+    /// etcd can be watched. Returns whether an outage was reported before.
     pub(super) fn outage_ended(&mut self) -> bool {
         let ended = std::mem::take(&mut self.outage);
         if ended {
@@ -74,7 +74,7 @@ impl Report {
         }
     }
 
-    /// So many keys are passed over now.
+    /// The number of skipped keys is now `passed_over`.
     pub(super) fn overflow(&mut self, passed_over: usize) {
         let before = std::mem::replace(&mut self.overflow, passed_over > 0);
         if passed_over > 0 && !before {

@@ -1,4 +1,4 @@
-//! [`Shared`]: what the watcher and those who read from it share.
+//! [`Shared`]: state that the watcher and its readers share.
 
 use super::changes::Pending;
 use super::snapshot::Snapshot;
@@ -24,7 +24,7 @@ struct State {
     store: Store,
     watch_error: Option<Arc<str>>,
     readers: Vec<Weak<Pending>>,
-    /// Made when somebody asks, so that a change costs what it changes and not what there is.
+    /// Built when it is read, so that the cost of a change does not depend on the size of the set.
     snapshot: Option<Arc<Snapshot>>,
 }
 
@@ -51,7 +51,7 @@ impl Shared {
         }
     }
 
-    /// Somebody reads from now on, beginning with what there is.
+    /// Adds a reader, whose queue begins with the current instances.
     pub(super) fn subscribe(&self) -> Arc<Pending> {
         let pending = Arc::new(Pending::default());
         let mut state = self.lock();
@@ -94,7 +94,7 @@ impl Shared {
         snapshot
     }
 
-    /// Why there may be nobody to call.
+    /// Why there may be no instance to call.
     pub(super) fn why_none(&self) -> String {
         let now = self.snapshot();
         let error = |before: &str| match now.watch_error() {
@@ -124,7 +124,7 @@ impl Shared {
         self.version.subscribe()
     }
 
-    /// Changes the store, and passes on what it says has changed.
+    /// Changes the store, and reports the changes to readers.
     pub(super) fn store<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
         let mut state = self.lock();
         let before = state.store.figures();
@@ -148,7 +148,7 @@ impl Shared {
         self.store(|store| store.on_answer(Instant::now()));
     }
 
-    /// What is wrong with etcd, or that nothing is.
+    /// Sets why etcd cannot be watched; `None`: it can.
     pub(super) fn set_watch_error(&self, reason: Option<Arc<str>>) {
         let mut state = self.lock();
         if state.watch_error != reason {
@@ -157,12 +157,12 @@ impl Shared {
         }
     }
 
-    /// Observers know of it from now on, although nothing is known yet.
+    /// Makes the first call of observers, before the first answer of etcd.
     pub(super) fn announce(&self) {
         self.told(Instances::default(), Instances::default());
     }
 
-    /// Only the watcher changes the store, so that nothing is told out of order.
+    /// Calls observers with a change. They see the changes in order, because only the watcher changes the store.
     fn tell(&self, from: Instances, to: Instances) {
         if from != to {
             self.told(from, to);

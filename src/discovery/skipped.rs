@@ -1,24 +1,24 @@
-//! [`Skipped`]: keys that are passed over, and why; [`Reasons`]: few texts, which many keys share.
+//! [`Skipped`]: keys that are skipped, and why; [`Reasons`]: a bounded set of texts that many keys share.
 
 use crate::escaped::Escaped;
 use crate::format::DecodeError;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-/// Keys that are passed over for one reason.
+/// Keys that are skipped for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Skipped {
-    /// Why: one line, escaped, of at most 200 bytes.
+    /// The reason: one line, escaped, of at most 200 bytes.
     pub reason: String,
-    /// How many keys.
+    /// The number of keys.
     pub keys: usize,
-    /// One of them, escaped, at most 200 bytes of it. `None`: there was no room for any of them.
+    /// One of the keys, escaped, cut at 200 bytes. `None`: there was no room for any of them.
     pub example: Option<String>,
 }
 
-/// The reasons of all keys that are known. Others write the values, and may make each one fail with a text of its
-/// own: when there are [`MOST`] in use, a further one is [`OTHERS`].
+/// The reasons of all skipped keys. Other clients write the values, and could make each one fail with a text of its
+/// own: when [`MOST`] texts are in use, a further one becomes [`OTHERS`].
 #[derive(Debug)]
 pub(super) struct Reasons {
     in_use: Vec<Arc<str>>,
@@ -28,8 +28,8 @@ pub(super) struct Reasons {
 const MOST: usize = 8;
 const OTHERS: &str = "the value does not read, for one of many other reasons";
 
-/// From the keys whose values do not read, with the reasons, and the number of those that there was no room for. Most
-/// first.
+/// Groups the keys whose values cannot be decoded, and adds the number of keys that there was no room for. The most frequent
+/// reason is first.
 pub(super) fn by_reason<'a>(
     unreadable: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>,
     no_room: usize,
@@ -62,7 +62,7 @@ pub(super) fn by_reason<'a>(
 // === impl Reasons ===
 
 impl Reasons {
-    /// The text of an error, which is kept for as long as a key has it.
+    /// The shared text of an error. It is kept for as long as a key has it.
     pub(super) fn shared(&mut self, error: &DecodeError) -> Arc<str> {
         let text = Escaped::new(&error.to_string()).to_string();
         if let Some(known) = self.in_use.iter().find(|known| ***known == *text) {

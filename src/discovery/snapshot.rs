@@ -47,7 +47,7 @@ impl Snapshot {
         self.instances.is_empty()
     }
 
-    /// The revision of etcd that is shown at least; 0 before its first answer.
+    /// The revision of etcd that this set has at least; 0 before its first answer.
     #[must_use]
     pub fn revision(&self) -> i64 {
         self.revision
@@ -59,28 +59,28 @@ impl Snapshot {
         self.revision > 0
     }
 
-    /// How many keys were passed over, because their values do not read or because there are too
+    /// The number of keys that are skipped, because their values cannot be decoded or because there are too
     /// many.
     #[must_use]
     pub fn skipped(&self) -> usize {
         self.skipped
     }
 
-    /// The same keys by the reason, most first, with one of them for each. At most ten, however many reasons others
-    /// give: the last ones are counted together.
+    /// The skipped keys by reason, the most frequent first, with one key for each. At most ten reasons: further
+    /// ones are counted together.
     #[must_use]
     pub fn skipped_by_reason(&self) -> &[Skipped] {
         &self.skipped_by_reason
     }
 
-    /// How many of the instances are not in etcd any more, and are kept for the time being: see
+    /// The number of instances that are not in etcd any more, and are kept for a while: see
     /// [`retention`](super::DiscoveryBuilder::retention).
     #[must_use]
     pub fn missing(&self) -> usize {
         self.missing
     }
 
-    /// Why etcd cannot be watched at the moment. The set may be out of date then.
+    /// Why etcd cannot be watched now. The set may then be out of date.
     #[must_use]
     pub fn watch_error(&self) -> Option<&str> {
         self.watch_error.as_deref()

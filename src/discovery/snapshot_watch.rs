@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
-/// A view of a [`Snapshot`] that changes. Cheap to clone.
+/// Watches the current [`Snapshot`]. Cheap to clone.
 ///
-/// It shows the latest snapshot, not each one that ever was: a slow reader sees fewer of them.
+/// It returns the latest snapshot. A slow reader misses the ones in between.
 #[derive(Clone)]
 pub struct SnapshotWatch {
     shared: Arc<Shared>,
@@ -38,13 +38,13 @@ impl SnapshotWatch {
     /// gives the snapshot then. Cancel safe.
     pub async fn changed(&mut self) -> Arc<Snapshot> {
         if self.version.changed().await.is_err() {
-            // The sender lives in what we hold ourselves.
+            // Cannot happen: we hold the sender.
             std::future::pending::<()>().await;
         }
         self.shared.snapshot()
     }
 
-    /// Waits for a snapshot that `accepts` takes; the one of now may be it. Cancel safe.
+    /// Waits for a snapshot for which `accepts` is true, beginning with the current one. Cancel safe.
     pub async fn wait_for(&mut self, mut accepts: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
         self.version.mark_unchanged();
         let mut snapshot = self.get();

@@ -1,20 +1,20 @@
-//! [`Watcher`]: the task that keeps the set as etcd has it.
+//! [`Watcher`]: the task that keeps the set up to date with etcd.
 //!
 //! ```text
-//! connect -> is it still the history that we know?  no:  list, and pass on the differences
-//!                                                   yes: go on where we were
-//!         -> watch, and send a probe when it is quiet
+//! connect -> is it still the history of the store?  no:  list, and report the differences
+//!                                                   yes: continue at the store's revision
+//!         -> watch, and send a probe when there are no events
 //!
 //! why the watch ended                        next
-//! Room: keys were passed over, and there     list on the same connection
+//! Room: keys were skipped, and there         list on the same connection
 //!       may be room for them now
 //! Failed                                     wait; another member or the same (`Rotation`)
 //! ```
 //!
-//! That etcd still has *some* history at our revision proves nothing: one that lost its data counts
-//! anew, accepts a watch from a revision it has yet to reach, and is silent; or it has passed that
-//! revision already, and what happened before would be missed. So a key that we know is looked at
-//! as it was at our revision: lease ids are random, and no other history has the same.
+//! etcd may have *another* history at our revision. An etcd that lost its data counts revisions from 1. It accepts a
+//! watch from a revision it has not reached, and sends nothing; or it has passed that
+//! revision already, and the changes before it would be missed. So the watcher reads a key of the store
+//! as it was at the store's revision: lease ids are random, so no other history has the same lease there.
 
 use super::reflector::Reflector;
 use super::store::SHORTEST_TTL;
@@ -35,24 +35,24 @@ pub(super) struct Watcher {
     reflector: Reflector,
     endpoints: Endpoints,
     prefix: String,
-    /// For one attempt.
+    /// The time limit of one attempt.
     limit: Duration,
     rng: fastrand::Rng,
     rotation: Rotation,
-    /// When the watch of now was created.
+    /// When the current watch was created.
     connected_since: Option<Instant>,
-    /// A watch was asked to go on where we were, and has said nothing yet.
+    /// A watch from the store's revision was requested, and has not answered yet.
     is_resuming: bool,
 }
 
 /// Why a watch ended.
 enum Ended {
-    /// Keys were passed over, and there may be room for them now.
+    /// Keys were skipped, and there may be room for them now.
     Room,
     Failed(RpcError),
 }
 
-/// What an open watch waits for.
+/// The next event of an open watch.
 enum Next {
     Response(Result<WatchResponse, RpcError>),
     Deadline,
@@ -65,14 +65,14 @@ struct Watch {
     /// The stream ends when this is dropped.
     _requests: WatchRequests,
     endpoint: Arc<str>,
-    /// How many keys there were at the last probe, if nothing has happened since.
+    /// The number of keys at the last probe, if there was no event since.
     count: Option<i64>,
 }
 
 /// How long a watch may be quiet before a probe is sent. An answer must come
 /// before etcd counts as silent, on a slow link too.
 const QUIET: Duration = Duration::from_millis(SHORTEST_TTL.as_millis() as u64 / 2);
-/// Above so many keys a probe does not count them: that would be work for etcd.
+/// Above so many keys a probe does not count them, to spare etcd the work.
 const COUNTED: usize = 1000;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest wait after a refused connection: an attempt is cheap, and etcd may be back soon.
@@ -106,7 +106,7 @@ impl Watcher {
         }
     }
 
-    /// Never ends, and is started again after a panic.
+    /// Never ends; after a panic it starts again.
     pub(super) async fn run(mut self) {
         loop {
             if let Ok(never) = AssertUnwindSafe(self.run_sessions()).catch_unwind().await {
@@ -203,10 +203,10 @@ impl Watcher {
         }
     }
 
-    /// Probes etcd: how many keys are there? It is over when an event comes meanwhile.
+    /// Probes etcd by counting the keys. An event meanwhile ends the probe.
     ///
-    /// Not by a request for progress on the stream of watches: etcd 3.5 and later do not answer
-    /// that as long as nobody writes anything, and `grpc-proxy` never does.
+    /// It does not use a progress request on the watch stream: etcd 3.5 and later do not answer
+    /// one while nobody writes, and `grpc-proxy` never does.
     async fn probe(&mut self, session: &Session, watch: &mut Watch) -> Result<(), RpcError> {
         let limit = self.limit;
         let each = self.reflector.keys() <= COUNTED;
@@ -223,8 +223,8 @@ impl Watcher {
         self.reflector.on_answer();
         match watch.count.replace(count) {
             Some(before) if before != count => {
-                // The answer may have come through another member than the events: through a proxy
-                // that balances requests. Then the stream may be dead, and only this shows it.
+                // Behind a proxy that balances requests, the answer may come from another member than the events.
+                // Then the stream may be broken, and only the changed count shows it.
                 watch.count = None;
                 let event = with_timeout(limit, &watch.endpoint, watch.replies.next());
                 let event = event.await.map_err(|error| match error.kind() {
@@ -240,16 +240,16 @@ impl Watcher {
         }
     }
 
-    /// Jittered, so that a fleet does not ask in step.
+    /// With jitter, so that the probes of a fleet are not synchronized.
     fn quiet(&mut self) -> Duration {
         QUIET.mul_f64(0.9 + self.rng.f64() / 5.0)
     }
 
-    /// The connection ended. Gives how long to wait before the next one.
+    /// The connection ended. Returns how long to wait before the next one.
     fn on_disconnect(&mut self, error: &RpcError) -> Duration {
         let is_late = error.kind() == RpcErrorKind::Timeout;
         if std::mem::take(&mut self.is_resuming) && is_late {
-            // etcd says what was missed in one answer, which may be too long for this link each
+            // etcd sends all missed events in one answer, which may be too large for this link each
             // time. A list has pages.
             self.reflector.lose_history();
         }
@@ -259,7 +259,7 @@ impl Watcher {
         let pause =
             self.rotation
                 .failed(error, &self.endpoints, lasted, limits, Instant::now(), rng);
-        // Balancers and members that restart end connections all the time. That is worth a report
+        // Balancers and members that restart end connections all the time. So it is reported
         // only if the next attempt fails too.
         let is_routine = !is_late && error.kind() != RpcErrorKind::Denied;
         if is_routine && worked.is_some() {

@@ -1,10 +1,10 @@
 //! [`User`]: a name, a password, and the token that etcd gave for them.
 //!
-//! To authenticate is expensive: etcd compares the password with bcrypt, which by default takes
-//! 0.1 s of one of its cores, and it finishes that when nobody waits for the answer any more. So
-//! there is one token for an [`Etcd`](super::Etcd) and its clones, over all connections and
-//! members; it is asked for before the first call and after it was refused, by one task at a time;
-//! and whoever asks has time.
+//! Authentication is expensive: etcd compares the password with bcrypt, which by default takes
+//! about 0.07 s on one of its cores, and it finishes that when nobody waits for the answer any more. So
+//! an [`Etcd`](super::Etcd) and its clones share one token, over all connections and
+//! members. One task at a time authenticates: before the first call, and after the token was refused. Its
+//! timeout is long.
 
 use super::members::Members;
 use super::rpc_error::{RpcError, RpcErrorKind, with_timeout};
@@ -26,16 +26,16 @@ pub(super) struct User {
     name: String,
     password: String,
     state: Mutex<State>,
-    /// Held by the one that authenticates.
+    /// Held by the task that authenticates.
     authenticating: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What a request has to carry.
+/// The token of a request.
 #[derive(Clone)]
 pub(super) struct Token {
-    /// Counts the tokens of a user: says which one was refused.
+    /// Counts the tokens of a user, to tell which one was refused.
     number: u64,
-    /// `None`: etcd has no authentication, and wants none.
+    /// `None`: etcd has no authentication enabled.
     value: Option<HeaderValue>,
 }
 
@@ -43,13 +43,13 @@ pub(super) struct Token {
 struct State {
     token: Option<Token>,
     given: u64,
-    /// The endpoints that said that they have no authentication.
+    /// The endpoints that answered that authentication is not enabled.
     without_auth: BTreeSet<Arc<str>>,
     warned: bool,
-    /// Authentications in a row that came to nothing, and when the next one may begin.
+    /// Failed authentications in a row, and when the next one may begin.
     failures: u32,
     not_before: Option<Instant>,
-    /// The last one that failed, for those who waited for it.
+    /// The error of the last one, for the tasks that waited for it.
     failed: Option<(Instant, RpcError)>,
 }
 
@@ -63,11 +63,11 @@ pub(super) struct WithToken {
 /// How long etcd may take to authenticate. Giving up sooner only makes etcd do it again: 80 at once
 /// took 16 s on two cores that others used too.
 const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(60);
-/// While it takes long, the member is asked this often whether it works at all, and left when it
-/// does not answer for that long. While it is busy with passwords, 0.6 s were often too short.
+/// During a long authentication the member is probed this often. Without an answer within the timeout it
+/// is given up. 0.6 s were often too short while etcd compared passwords.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The pauses after an authentication that failed, other than by a refusal.
+/// The pauses after an authentication that failed, but was not denied.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -83,12 +83,12 @@ impl User {
         }
     }
 
-    /// The token of now, if there is one that was not refused.
+    /// The current token, unless it was refused.
     pub(super) fn token(&self) -> Option<Token> {
         self.state().token.clone()
     }
 
-    /// etcd refused the token with that number. One that has replaced it since stays.
+    /// etcd refused the token with that number. A newer token stays.
     pub(super) fn refuse(&self, number: u64) {
         let mut state = self.state();
         if state.token.as_ref().is_some_and(|now| now.number == number) {
@@ -96,11 +96,11 @@ impl User {
         }
     }
 
-    /// Gets a token from the member that `client` speaks to, unless there is one already.
+    /// Gets a token from the member of `client`, unless there is one already.
     ///
-    /// It takes as long as it takes etcd, up to [`AUTHENTICATE_TIMEOUT`]. A member that does not answer at all
-    /// is given up after `limit`, or after [`PROBE_TIMEOUT`] once it has begun. Cancel safe: what was
-    /// asked for is taken in by a task of its own, because etcd does not stop either.
+    /// It may take up to [`AUTHENTICATE_TIMEOUT`]. A member that does not answer at all
+    /// is given up after `limit`, or after [`PROBE_TIMEOUT`] once the authentication has begun. Cancel safe: the
+    /// call runs in a task of its own, because etcd does not stop either.
     pub(super) async fn authenticate(
         self: &Arc<Self>,
         client: &client::Client,
@@ -162,15 +162,15 @@ pub(super) async fn client_on(
     channel: client::Channel,
     endpoint: &Arc<str>,
 ) -> Result<client::Client, RpcError> {
-    // `require_leader`: a member that is cut off ends our streams instead of going quiet.
+    // `require_leader`: a member without a leader ends our streams instead of sending nothing.
     let options = client::ConnectOptions::new().with_require_leader(true);
     client::Client::from_channel(channel, Some(options))
         .await
         .map_err(|error| RpcError::from_client(endpoint, &error))
 }
 
-/// A read without a token: answered, or refused, at once by a member that can work. One that hangs
-/// or has no quorum would take all the time that an authentication may take.
+/// A read without a token: a member that works answers or refuses it at once. A member that hangs
+/// or has no quorum would use up the whole time of an authentication.
 async fn probe(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcError> {
     match read(client, endpoint).await {
         Err(error) if !error.is_refusal() => Err(error),
@@ -184,11 +184,11 @@ async fn read(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcErr
         .map_err(|error| RpcError::from_client(endpoint, &error))
 }
 
-/// Whether the member knows the token that `client` brings; `anonymous` brings none.
+/// Whether the member knows the token of `client`; `anonymous` has none.
 ///
-/// In a simple token stands the index of etcd's log at which it was given, and etcd waits until it
-/// has got there before it looks at the token. After a loss of data, or a restore from a snapshot,
-/// that can take for ever: calls with the token are not answered then, and those without one are.
+/// A simple token contains an index of etcd's log. etcd checks the token only once its log has reached that index.
+/// After a loss of data, or a restore from a snapshot, that can take for ever: calls with the token are then not
+/// answered, and calls without a token are.
 async fn knows_token(
     anonymous: &client::Client,
     client: &client::Client,
@@ -213,7 +213,7 @@ async fn knows_token(
     }
 }
 
-/// Waits until there is no point in waiting for an authentication any more, and says why.
+/// Resolves when waiting for an authentication is useless, with the reason.
 async fn given_up(client: &client::Client, endpoint: &Arc<str>) -> RpcError {
     let begun = Instant::now();
     while begun.elapsed() < AUTHENTICATE_TIMEOUT {
@@ -229,7 +229,7 @@ async fn given_up(client: &client::Client, endpoint: &Arc<str>) -> RpcError {
 // === impl State ===
 
 impl State {
-    /// What is there already, or what came of it at that endpoint while somebody waited.
+    /// The token, or the error of an authentication at that endpoint that failed after `begun`.
     fn outcome_since(
         &self,
         begun: Instant,
@@ -242,7 +242,7 @@ impl State {
         (*at > begun && error.endpoint() == endpoint).then(|| Err(error.clone()))
     }
 
-    /// Takes in what came of an authentication.
+    /// Stores the result of an authentication.
     fn asked(
         &mut self,
         asked: Result<HeaderValue, RpcError>,
@@ -270,7 +270,7 @@ impl State {
             }
         }
         self.failed = Some((Instant::now(), error.clone()));
-        // A refusal is an answer: whoever asked waits long before the same member is asked again.
+        // After a denial the caller waits long before it tries the same member again.
         if error.kind() != RpcErrorKind::Denied {
             self.failures = self.failures.saturating_add(1);
             self.not_before = Some(Instant::now() + pause(self.failures));
@@ -315,7 +315,7 @@ impl Token {
         knows_token(anonymous, &client, endpoint, limit).await
     }
 
-    /// What etcd-client takes for a channel: one with this token.
+    /// A channel for etcd-client that sends this token.
     pub(super) fn channel(&self, channel: Channel) -> client::Channel {
         match self.value.clone() {
             Some(token) => {

@@ -27,7 +27,7 @@ pub(crate) struct Endpoints {
 // === impl Endpoints ===
 
 impl Endpoints {
-    /// Refuses members that do not go with one another, with the user, or with the TLS settings.
+    /// Returns an error for members that do not fit one another, the user, or the TLS settings.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         self.check_schemes()?;
         self.check_tls()
@@ -38,7 +38,7 @@ impl Endpoints {
         self.members.all().len()
     }
 
-    /// Whether there is such a member now, by the name that is shown.
+    /// Whether there is a member with this shown name now.
     pub(crate) fn has(&self, shown: &str) -> bool {
         self.members.any(|member| **member == *shown)
     }
@@ -53,7 +53,7 @@ impl Endpoints {
             .collect()
     }
 
-    /// Opens connections to `member`, within attempts of `limit`.
+    /// Opens connections to `member`; each attempt takes at most `limit`.
     pub(super) fn connector(&self, member: &Member, limit: Duration) -> Connector {
         if let Some(connector) = &self.connector {
             return connector.clone();
@@ -69,8 +69,8 @@ impl Endpoints {
         })
     }
 
-    /// Whether every member is surely on another machine: given by an address that is none of
-    /// `ours`. A name may mean any machine, this one too.
+    /// Whether every member is certainly on another machine: given by an address that is not one of
+    /// `ours`. A name may mean any machine, also this one.
     pub(crate) fn are_remote(&self, ours: &[LocalIp]) -> bool {
         let is_ours = |ip: IpAddr| ip.is_loopback() || ours.iter().any(|local| local.ip == ip);
         self.members
@@ -91,8 +91,8 @@ impl Endpoints {
             .any(|member| is_name(member.host()))
     }
 
-    /// Refuses a password, and the token it gives, that would go encrypted to one member and in
-    /// the clear to another.
+    /// Refuses a password with mixed schemes: it would be encrypted to one member, and in
+    /// plaintext to another.
     fn check_schemes(&self) -> Result<(), BuildError> {
         let of = |scheme| {
             let mut members = self.members.configured().iter();

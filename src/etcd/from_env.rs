@@ -9,7 +9,7 @@ use std::ffi::OsString;
 /// Where variables are looked up: the environment, or a table in a test.
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<OsString>);
 
-/// What the variables say about TLS.
+/// The TLS settings in the variables.
 #[cfg_attr(not(feature = "_tls"), allow(dead_code))]
 struct TlsSettings {
     ca: Option<String>,
@@ -51,8 +51,8 @@ impl Etcd {
     ///
     /// [`BuildError::Environment`] with the name of the variable: for a value that is not UTF-8, a
     /// file that cannot be read, a value that is given twice, a user without a password or the
-    /// reverse, and a certificate without its key. Also for what is not supported, since to leave it
-    /// out silently would connect in another way than `etcdctl` does:
+    /// reverse, and a certificate without its key. Also for settings that are not supported, because ignoring
+    /// them would connect in another way than `etcdctl` does:
     /// `ETCDCTL_INSECURE_SKIP_TLS_VERIFY=true`, `ETCDCTL_DISCOVERY_SRV`, and TLS without the feature.
     /// [`build`](crate::RegistrarBuilder::build) checks the rest, such as the endpoints.
     ///
@@ -102,7 +102,7 @@ fn user(variables: &Variables<'_>) -> Result<Option<(String, String)>, BuildErro
     }
 }
 
-/// The settings, and one of the variables that ask for TLS; `None`: none does.
+/// The settings, and a variable that enables TLS; `None`: no variable does.
 fn tls_settings(
     variables: &Variables<'_>,
 ) -> Result<Option<(&'static str, TlsSettings)>, BuildError> {
@@ -174,7 +174,7 @@ impl Variables<'_> {
         value.map(Some).map_err(|_| refuse(name, "is not UTF-8"))
     }
 
-    /// The value, or what the file holds that the other variable names. Errors show neither.
+    /// The value, or the content of the file that the other variable names. Errors show neither.
     fn secret(&self, name: &'static str, file: &'static str) -> Result<Option<String>, BuildError> {
         let Some(path) = self.get(file)? else {
             return self.get(name);

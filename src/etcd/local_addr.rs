@@ -1,5 +1,5 @@
-//! Which addresses this machine has, and which of them packets would leave from. Asks the system's
-//! tables and sends nothing.
+//! The addresses of this machine, and the source address of a route. Reads the system's tables and sends
+//! nothing.
 
 use super::endpoints::Endpoints;
 use crate::address::{AdvertisedInterface, LocalIp, candidates};
@@ -13,13 +13,13 @@ const ANYWHERE: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
-/// Any will do: no packet is sent.
+/// Any port: no packet is sent.
 const PORT: u16 = 9;
 
-/// Our addresses, the best to advertise first; of a `chosen` interface only its own.
+/// Our addresses, the best one to advertise first; with a `chosen` interface only its own.
 ///
-/// Names of members are looked up each time, for `limit` at most, so that this follows members that
-/// move.
+/// Names of members are looked up each time, for `limit` at most, because the addresses of members may
+/// change.
 pub(crate) async fn local_ips(
     endpoints: &Endpoints,
     chosen: Option<&AdvertisedInterface>,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) struct Member {
     uri: Uri,
     shown: Arc<str>,
-    /// Which of the addresses of its name is tried first, counted round and round.
+    /// The index of the address of its name to try first, modulo their number.
     turn: usize,
 }
 
@@ -20,7 +20,7 @@ pub(crate) struct Member {
 impl Member {
     /// Checks everything that can be checked without the network.
     pub(super) fn parse(given: &str, wants_tls: bool) -> Result<Self, BuildError> {
-        // A URL with credentials in it must not reach an error message, a log or a Debug.
+        // A URL with credentials must not appear in an error message, a log or `Debug`.
         if given.contains('@') {
             return Err(BuildError::Endpoint {
                 endpoint: "(not shown)".to_owned(),
@@ -52,7 +52,7 @@ impl Member {
         })
     }
 
-    /// The same member, for another round of attempts.
+    /// The same member, in another round of attempts.
     pub(super) fn in_round(self, turn: usize) -> Self {
         Self { turn, ..self }
     }
@@ -84,7 +84,7 @@ impl Member {
     }
 }
 
-/// Whether the scheme is one that we speak, and there is nothing but a host and a port.
+/// Whether the scheme is supported, and the rest is only a host and a port.
 fn check(uri: &Uri, wants_tls: bool) -> Result<(), &'static str> {
     match uri.scheme_str() {
         Some("http") if wants_tls => {

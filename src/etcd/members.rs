@@ -1,4 +1,4 @@
-//! [`Members`]: the members of the cluster, the configured ones and those that etcd itself names.
+//! [`Members`]: the members of the cluster: the configured ones, and those of etcd's member list.
 
 use super::member::Member;
 use super::rpc_error::{RpcError, with_timeout};
@@ -18,7 +18,7 @@ pub(super) struct Members {
     synced: Option<Arc<MemberList>>,
 }
 
-/// The members that etcd itself names. Shared by all clones of an [`Etcd`](super::Etcd).
+/// The members of etcd's member list. Shared by all clones of an [`Etcd`](super::Etcd).
 #[derive(Debug)]
 pub(super) struct MemberList {
     interval: Duration,
@@ -26,7 +26,7 @@ pub(super) struct MemberList {
 }
 
 const SHORTEST: Duration = Duration::from_secs(1);
-/// No cluster has more; etcd advises seven at most.
+/// No cluster has more; etcd recommends seven at most.
 const MOST: usize = 64;
 
 // === impl Members ===
@@ -43,7 +43,7 @@ impl Members {
         &self.configured
     }
 
-    /// The members that etcd named last, and the configured ones, each once.
+    /// The members of the last list, and the configured ones, each once.
     pub(super) fn all(&self) -> Vec<Member> {
         let found = self.synced.as_ref().map(|list| list.found());
         let mut all = found.map_or_else(Vec::new, |found| found.to_vec());
@@ -55,21 +55,21 @@ impl Members {
         all
     }
 
-    /// The member for the attempt number `index`. Counting on goes through all members, and in the
-    /// next round to another address of each.
+    /// The member for attempt number `index`. Consecutive numbers go through all members; each
+    /// round uses another address of each.
     pub(super) fn at(&self, index: usize) -> Member {
         let mut all = self.all();
         let count = all.len();
         all.swap_remove(index % count).in_round(index / count)
     }
 
-    /// Whether `what` is true of any member, by the name that is shown.
+    /// Whether `what` is true for the shown name of any member.
     pub(super) fn any(&self, what: impl Fn(&Arc<str>) -> bool) -> bool {
         self.all().iter().any(|member| what(member.shown()))
     }
 
-    /// Reads the list through `cluster` now and then every interval, until the result is dropped,
-    /// if it is to be read at all.
+    /// Reads the list through `cluster` now and after every interval, until the result is dropped. `None`: the list
+    /// is not to be read.
     pub(super) fn sync(
         &self,
         cluster: impl FnOnce() -> ClusterClient,
@@ -94,7 +94,7 @@ impl MemberList {
         }
     }
 
-    /// Refuses an interval that would keep etcd busy.
+    /// Refuses an interval that is too short.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         match self.interval < SHORTEST {
             true => Err(BuildError::Setting {
@@ -133,14 +133,14 @@ impl MemberList {
                     let urls = members.flat_map(|member| member.client_urls());
                     self.replace(urls.map(|url| &**url), &configured);
                 }
-                // The connection itself is watched by those who use it.
+                // Users of the connection notice when it fails.
                 Err(error) => crate::logging::debug!(%error, "the member list was not read"),
             }
             tokio::time::sleep(self.interval).await;
         }
     }
 
-    /// Takes in what the list names. A list without anything that can be used changes nothing.
+    /// Replaces the members by those of a list. A list without a usable member changes nothing.
     fn replace<'a>(&self, urls: impl Iterator<Item = &'a str>, configured: &[Member]) {
         let mut members: Vec<_> = urls.filter_map(|url| usable(url, configured)).collect();
         members.sort_unstable_by(|a, b| a.shown().cmp(b.shown()));
@@ -163,11 +163,11 @@ impl MemberList {
     }
 }
 
-/// The member at a client URL that etcd gives out, if we would take it from a user: valid, with the
-/// scheme of a configured endpoint, so that neither TLS nor a password is lost on the way.
+/// The member at a client URL of the list, if it is usable: valid, and with the scheme of a configured endpoint,
+/// so that TLS stays on.
 ///
-/// What a member advertises is often its default, `http://localhost:2379`. Where etcd is not known
-/// to be on this machine that would be another etcd, or none.
+/// A member often advertises the default, `http://localhost:2379`. Unless a configured endpoint is on this
+/// machine, that is another etcd, or none.
 fn usable(url: &str, configured: &[Member]) -> Option<Member> {
     let member = Member::parse(url, false).ok()?;
     let same_scheme = |other: &Member| other.uri().scheme() == member.uri().scheme();

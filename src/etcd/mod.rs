@@ -1,6 +1,6 @@
-//! [`Etcd`]: which etcd, as whom, how securely, and how patiently.
+//! [`Etcd`]: the endpoints of an etcd cluster, with user, TLS and timeouts.
 //!
-//! The only module that calls `etcd-client`; its types do not leave it, because it changes its
+//! The only module that calls `etcd-client`. Types of `etcd-client` do not leave it, because that crate changes its
 //! interface about five times a year.
 //!
 //! | file | |
@@ -9,13 +9,13 @@
 //! | `from_env.rs` | the same, from the variables of etcdctl |
 //! | `endpoints.rs` | [`Etcd`], checked |
 //! | `member.rs` | one member, from its URL |
-//! | `members.rs` | all members: the configured ones, and those that etcd itself names |
+//! | `members.rs` | all members: the configured ones, and those of etcd's member list |
 //! | `rotation.rs` | which member is next after a failure, and when; pure |
 //! | `auth.rs` | the user, and the token that all connections share |
 //! | `tls.rs` | [`Tls`]: trust and identity |
 //! | `session/` | one connection to one member, and the calls we make on it |
-//! | `rpc_error.rs` | what an error means: decided once |
-//! | `local_addr.rs` | which of our addresses packets leave from, to etcd and to others |
+//! | `rpc_error.rs` | the kinds of errors: the one place that classifies them |
+//! | `local_addr.rs` | our addresses on the routes to etcd and to others |
 
 mod auth;
 mod endpoints;
@@ -56,8 +56,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The etcd cluster to register in.
 ///
-/// Nothing is checked or contacted here: [`RegistrarBuilder::build`] checks, and the registrar
-/// connects when there is something to register, for as long as it takes.
+/// Its methods check nothing and connect to nothing. [`RegistrarBuilder::build`] checks the settings. The registrar
+/// connects when there is something to register, and retries for as long as it takes.
 ///
 /// One member is used at a time, chosen at random at first and kept while it answers; the next
 /// one takes over when an attempt fails or misses its deadline.
@@ -113,20 +113,20 @@ impl Etcd {
 
     /// Authenticates with a name and a password.
     ///
-    /// There is one token for this `Etcd` and all of its clones: give clones to every `Registrar`
-    /// and `Discovery` of a process. It is asked for once, and again only when etcd refuses it:
-    /// when it has expired, when etcd has forgotten it, or when users or roles were changed.
+    /// This `Etcd` and all its clones share one token: give clones to every `Registrar`
+    /// and `Discovery` of a process. It is requested once, and again only when etcd refuses it:
+    /// when it has expired, when etcd has restarted without it, or when users or roles were changed.
     ///
-    /// etcd may take a minute for that; while etcd has no token to give, renewals on a connection
-    /// that works go on. Where no member has authentication enabled, the user does nothing, and a
+    /// etcd may take a minute to authenticate. Meanwhile renewals continue on a connection
+    /// that works. If no member has authentication enabled, the user has no effect, and a
     /// WARN says so.
     ///
     /// # Large fleets
     ///
-    /// etcd compares passwords with bcrypt: at its default cost of 10, that is some 0.07 s of one
-    /// of its cores for each process. Most versions forget their tokens when they restart, so that
-    /// every process authenticates then, and has to renew its lease within one TTL. On two cores
-    /// that the servers, and much else, use too:
+    /// etcd compares passwords with bcrypt. At the default cost of 10 that takes some 0.07 s on one
+    /// of its cores for each process. Most versions lose their tokens when they restart. Then
+    /// every process authenticates, and has to renew its lease within one TTL. Measured on two cores
+    /// that etcd shared with the servers and other processes:
     ///
     /// | processes | `--bcrypt-cost` | all registered after | etcd restarted, away for 1 s |
     /// |---|---|---|---|
@@ -135,11 +135,11 @@ impl Etcd {
     /// | 200 | 4 | 4 s | none lost |
     /// | 60, with jwt | 10 (default) | 16 s | none lost, nobody authenticates |
     ///
-    /// Beyond ten processes for each core of etcd, use one of these instead:
+    /// With more than ten processes for each core of etcd, use one of these instead:
     ///
     /// * **Client certificates**: start etcd with `--client-cert-auth`, and give
     ///   `Tls::identity_files` a certificate whose common name (CN) is the user. Leave `user` out.
-    ///   Nothing ever authenticates; the roles are the same. (`etcd grpc-proxy` hides the name.)
+    ///   No process ever authenticates; the roles are the same. (`etcd grpc-proxy` hides the name.)
     /// * **jwt**: start etcd with `--auth-token jwt,..`. Its tokens survive restarts of etcd. They
     ///   expire after 5 minutes by default (`ttl=`), and whenever users or roles are changed,
     ///   and then each process authenticates once more.
@@ -152,8 +152,8 @@ impl Etcd {
         self
     }
 
-    /// Trust and identity for `https` endpoints. Without it, `https` trusts the roots that the
-    /// features `tls-native-roots` and `tls-webpki-roots` bring in.
+    /// Trust and identity for `https` endpoints. Without it, `https` trusts the roots of the
+    /// features `tls-native-roots` and `tls-webpki-roots`.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     #[must_use]
@@ -166,8 +166,8 @@ impl Etcd {
     /// tried. By default 0.6 s, or 12 % of a TTL below 5 s. An etcd whose round trips take longer
     /// needs a longer limit and a longer TTL: the [status](crate::Status) says so.
     ///
-    /// It must leave room for three attempts between two renewals; the registrar's
-    /// [`build`](crate::RegistrarBuilder::build) says so if it does not.
+    /// Three attempts and a renewal interval must fit in a TTL; otherwise the registrar's
+    /// [`build`](crate::RegistrarBuilder::build) returns an error.
     #[must_use]
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.attempt_timeout = Some(limit);
@@ -176,8 +176,8 @@ impl Etcd {
 
     /// Opens connections in another way than plain TCP: a Unix socket, a proxy, a pipe in a test.
     ///
-    /// The function is given the URI of the member and is called for each connection. TLS, if
-    /// any, is spoken inside of what it returns. Dropping its future must abandon the attempt.
+    /// The function gets the URI of the member and is called for each connection. TLS, if
+    /// any, runs over the connection that it returns. Dropping its future must abandon the attempt.
     #[must_use]
     pub fn connector<F, C, T>(mut self, connect: F) -> Self
     where
@@ -191,9 +191,9 @@ impl Etcd {
 
     /// Looks up the names of members in another way than the system's resolver (`getaddrinfo`).
     ///
-    /// The function is given host and port, and is called for each connection. A name with several
-    /// addresses stands for that many members: one that does not answer is left for the next one.
-    /// TLS goes by the name. IP addresses are not looked up, and nothing is with a
+    /// The function gets host and port, and is called for each connection. A name with several
+    /// addresses counts as that many members: after one that does not answer, the next one is tried.
+    /// TLS checks the name. The function is not called for IP addresses, nor with a
     /// [`connector`](Self::connector). Dropping its future must abandon the lookup.
     #[must_use]
     pub fn resolver<F, R>(mut self, lookup: F) -> Self
@@ -210,9 +210,9 @@ impl Etcd {
     /// members are replaced one by one until no configured endpoint is left. By default the
     /// configured endpoints are all there are.
     ///
-    /// URLs that could not be [configured](Self::new) are passed over, and so are those with a scheme
+    /// Some URLs are ignored: those that could not be [configured](Self::new), those with a scheme
     /// that no configured endpoint has, and those of this machine when no configured endpoint is on
-    /// it. A list without a usable one changes nothing. Clones share what was read.
+    /// it. A list without a usable URL changes nothing. Clones share the list.
     #[must_use]
     pub fn sync_members(mut self, interval: Duration) -> Self {
         self.synced = Some(Arc::new(MemberList::new(interval)));

@@ -14,13 +14,13 @@ use tokio::time::Instant;
 pub(crate) struct Rotation {
     index: usize,
     pub(crate) retry: Backoff,
-    /// The members that refused on purpose, and when each may be asked again.
+    /// The members that denied a request, and when each may be tried again.
     denied: BTreeMap<Arc<str>, Instant>,
-    /// Why each endpoint failed that was tried since one last worked.
+    /// The last error of each endpoint that failed since one last worked.
     failures: BTreeMap<Arc<str>, String>,
 }
 
-/// So many endpoints are named with their reasons, and so much of each.
+/// The most endpoints in an error text, and the longest reason of each.
 const NAMED: usize = 8;
 const LENGTH: usize = 300;
 
@@ -35,22 +35,22 @@ impl Rotation {
         }
     }
 
-    /// The member whose turn it is.
+    /// The current member.
     pub(crate) fn member(&self, endpoints: &Endpoints) -> Member {
         endpoints.members.at(self.index)
     }
 
-    /// The next member's turn.
+    /// Moves to the next member.
     pub(crate) fn advance(&mut self) {
         self.index = self.index.wrapping_add(1);
     }
 
-    /// After a connection that had worked for `worked` and broke with `error`: turns to the member
-    /// to try next, and gives how long to wait before that. That is at most `refused` when nothing
-    /// listened there, and `limit` when it broke.
+    /// A connection that had worked for `worked` failed with `error`. Moves to the member
+    /// to try next, and returns how long to wait before that: at most `refused` if the connection was refused,
+    /// at most `limit` after another failure.
     ///
-    /// Whoever refuses on purpose is not asked again for [`SLOW`]. That is a wait only when every
-    /// member has refused: one may have no users, or another password, while the next one works.
+    /// A member that denied a request is not tried again for [`SLOW`]. That causes a wait only when every
+    /// member has denied it: one may have no users, or another password, while the next one works.
     pub(crate) fn failed(
         &mut self,
         error: &RpcError,
@@ -72,13 +72,13 @@ impl Rotation {
             _ => self.retry.failed_after(worked, limit, rng),
         };
         match error.kind() {
-            // The same member is as good as any: with another token, or from another revision.
+            // The member works: try it again, with another token or from another revision.
             RpcErrorKind::Unauthenticated | RpcErrorKind::Compacted => pause,
             _ => self.turn(endpoints, now).unwrap_or(pause),
         }
     }
 
-    /// Why no member works: every endpoint that was tried since one did, and its reason.
+    /// Why no member works: the endpoints that failed since one last worked, with their errors.
     pub(crate) fn failures(&self) -> String {
         let named = self.failures.values().take(NAMED);
         let mut text = named.map(|text| &**text).collect::<Vec<_>>().join("; ");
@@ -92,7 +92,7 @@ impl Rotation {
         if !worked.is_zero() {
             self.failures.clear();
         }
-        // Members come and go: no more are remembered than there are.
+        // Members may have been removed from the member list.
         self.failures.retain(|endpoint, _| endpoints.has(endpoint));
         let mut text = error.to_string();
         if let Some((end, _)) = text.char_indices().nth(LENGTH) {
@@ -102,7 +102,7 @@ impl Rotation {
         self.failures.insert(error.endpoint().clone(), text);
     }
 
-    /// Whether another member has not refused yet.
+    /// Whether another member has not denied a request yet.
     pub(crate) fn has_other(&self, endpoints: &Endpoints, now: Instant) -> bool {
         let ours = self.member(endpoints);
         endpoints.members.any(|shown| {
@@ -110,8 +110,8 @@ impl Rotation {
         })
     }
 
-    /// Turns to the next member that has not refused. When all have: to the one that may be asked
-    /// again first, and says in how long.
+    /// Moves to the next member that has not denied a request. If all have, moves to the one that may be tried
+    /// again first, and returns how long to wait.
     fn turn(&mut self, endpoints: &Endpoints, now: Instant) -> Option<Duration> {
         self.denied.retain(|_, again| *again > now);
         let mut first = None;
@@ -163,7 +163,7 @@ mod tests {
         assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Denied) <= LIMITS.0);
         assert_eq!(host(&rotation), "b");
         assert!(!rotation.has_other(&endpoints, Instant::now()));
-        // Unreachable is not refused: it is tried on, and the one that refused is left alone.
+        // An unreachable member is tried again; one that denied a request is not.
         for _ in 0..20 {
             assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Unreachable) <= LIMITS.0);
             assert_eq!(host(&rotation), "b");
@@ -176,7 +176,7 @@ mod tests {
             "{pause:?}"
         );
         assert!(pause <= SLOW - Duration::from_secs(10), "{pause:?}");
-        // b's time is not over yet when a refuses again.
+        // b may not be tried again yet when a denies again.
         tokio::time::advance(pause).await;
         let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
         assert_eq!(host(&rotation), "b");
@@ -192,7 +192,7 @@ mod tests {
             failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
         }
         assert_eq!(rotation.failures(), "http://a:1: no; http://b:1: no");
-        // After b had worked, a's reason is an old one.
+        // After b has worked, the error of a is out of date.
         let error = RpcError::new(
             RpcErrorKind::Timeout,
             &"http://b:1".into(),

@@ -1,7 +1,7 @@
-//! [`RpcError`]: what an error from etcd means for us, decided here and nowhere else.
+//! [`RpcError`]: an error from etcd, and its kind. Errors are classified here and nowhere else.
 //!
 //! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
-//! `etcd-client` hands one over as text only.
+//! `etcd-client` returns one as text only.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Status};
 
-/// An attempt that failed: at which member, why, and what follows from it.
+/// An attempt that failed: the member, the reason, and the kind of error.
 #[derive(Debug, Clone)]
 pub(crate) struct RpcError {
     kind: RpcErrorKind,
     endpoint: Arc<str>,
     what: String,
-    /// Nothing has ever worked there: look at the configuration first.
+    /// No connection has worked yet: the text advises to check the configuration.
     at_first: bool,
 }
 
-/// What follows from an error.
+/// The kinds of errors, by how the caller reacts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RpcErrorKind {
     /// etcd does not know our lease: take a new one.
@@ -29,22 +29,22 @@ pub(crate) enum RpcErrorKind {
     LeaseExists,
     /// The token is not valid any more: authenticate again, once.
     Unauthenticated,
-    /// Refused on purpose; trying soon again would change nothing. Slow retries.
+    /// Denied: an operator has to change something first. Retry slowly.
     Denied,
-    /// etcd has no history that goes back, or on, to there: read anew what there is.
+    /// etcd does not have the history from that revision on: list again.
     Compacted,
-    /// The request has more bytes than etcd takes, or the answer has more than we take: ask for
+    /// The request has more bytes than etcd accepts, or the answer more than we accept: request
     /// less.
     TooLarge,
-    /// The transaction has more operations than etcd takes.
+    /// The transaction has more operations than etcd accepts.
     TooManyOps,
-    /// This request was rejected, the connection is fine: repeat it after a while.
+    /// This request was rejected, the connection works: repeat it later.
     ResourceExhausted,
     /// The connection or the member is not usable: try the next one.
     Broken,
-    /// No connection was made: as broken, but cheap to try again soon.
+    /// No connection was made: as `Broken`, but retry sooner, because an attempt is cheap.
     Unreachable,
-    /// No answer within the limit of an attempt: as broken, and enough time was spent.
+    /// No answer within the attempt timeout: as `Broken`, but retry without a wait.
     Timeout,
 }
 
@@ -53,7 +53,7 @@ pub(crate) enum RpcErrorKind {
 impl RpcError {
     pub(crate) fn new(kind: RpcErrorKind, endpoint: &Arc<str>, what: impl Into<String>) -> Self {
         let mut what = what.into();
-        // rustls adds the time of the attempt: the same error would read as another each time.
+        // rustls adds the current time: without this the same error would have another text each time.
         if let Some(at) = what.find(EXPIRED) {
             what.truncate(at + EXPIRED.len());
         }
@@ -65,7 +65,7 @@ impl RpcError {
         }
     }
 
-    /// Nothing has ever worked so far.
+    /// No connection has worked yet.
     pub(crate) fn at_first(mut self) -> Self {
         self.at_first = true;
         self
@@ -97,7 +97,7 @@ impl RpcError {
         Self::new(RpcErrorKind::Unauthenticated, endpoint, what)
     }
 
-    /// Without a user there is no token to replace: it is refused for good.
+    /// Without a user there is no token to replace, so the request is denied.
     pub(super) fn without_a_user(mut self) -> Self {
         if self.kind == RpcErrorKind::Unauthenticated {
             self.kind = RpcErrorKind::Denied;
@@ -105,7 +105,7 @@ impl RpcError {
         self
     }
 
-    /// The member answered, and will not do it for us: it works.
+    /// The member works, and has denied the request.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(
             self.kind,
@@ -139,12 +139,12 @@ impl RpcError {
         Self::new(classify(status.code(), text), endpoint, what)
     }
 
-    /// The request was taken, and its answer is larger than we take.
+    /// The request was accepted, and its answer is larger than we accept.
     pub(crate) fn is_about_the_answer(&self) -> bool {
         self.what.contains("decoded message length too large")
     }
 
-    /// What it says, without the endpoint.
+    /// The text without the endpoint.
     pub(crate) fn reason(&self) -> String {
         match self.advice() {
             Some(advice) => format!("{} ({advice})", self.what),
@@ -152,7 +152,7 @@ impl RpcError {
         }
     }
 
-    /// What to look at first.
+    /// What to check first.
     fn advice(&self) -> Option<&'static str> {
         let says = |text: &&str| self.what.contains(*text);
         let hung_up = HUNG_UP.iter().any(says);
@@ -203,11 +203,11 @@ impl fmt::Display for RpcError {
     }
 }
 
-/// Between attempts that were refused on purpose: somebody has to change something first.
+/// The wait after a denial: an operator has to change something first.
 pub(crate) const SLOW: Duration = Duration::from_secs(30);
 
 const NO_AUTH: &str = "authentication is not enabled";
-/// What etcd says when it refuses on purpose, and what to look at then.
+/// etcd's texts of denials, and what to check.
 const REFUSALS: [(&str, &str); 8] = [
     ("permission denied", "check the role of the user"),
     (
@@ -229,7 +229,7 @@ const REFUSALS: [(&str, &str); 8] = [
 ];
 const LEASE_GONE: &str = "it ran out or was revoked, or etcd has lost its data";
 const EXPIRED: &str = "certificate expired";
-/// How it reads when the other side hangs up on our first words.
+/// Errors when the peer closes the connection during the handshake.
 const HUNG_UP: [&str; 4] = [
     "broken pipe",
     "connection closed",
@@ -244,8 +244,8 @@ fn classify(code: Code, text: &str) -> RpcErrorKind {
     if text.contains("lease already exists") {
         return RpcErrorKind::LeaseExists;
     }
-    // jwt tokens outlive a change of the auth store and are then refused with InvalidArgument.
-    // And an etcd that had no authentication when we asked may have it now.
+    // jwt tokens stay valid when users or roles change, and etcd then refuses them with InvalidArgument.
+    // An etcd that had no authentication before may have it now.
     if [
         "invalid auth token",
         "revision of auth store is old",
@@ -259,7 +259,7 @@ fn classify(code: Code, text: &str) -> RpcErrorKind {
     if text.contains("required revision") {
         return RpcErrorKind::Compacted;
     }
-    // etcd's own; gRPC's in Go, received by etcd or sent on by `grpc-proxy`; tonic's, for the answer.
+    // etcd's own text; that of grpc-go in etcd or `grpc-proxy`; tonic's, for an answer that is too large.
     if [
         "request is too large",
         "larger than max",
@@ -286,9 +286,9 @@ fn classify(code: Code, text: &str) -> RpcErrorKind {
     }
 }
 
-/// The answer to a call, or, after `limit`, that it is late.
+/// The answer to a call, or a [`RpcErrorKind::Timeout`] after `limit`.
 ///
-/// As cancel safe as the call is.
+/// Cancel safe if the call is.
 pub(crate) async fn with_timeout<T>(
     limit: Duration,
     endpoint: &Arc<str>,
@@ -298,9 +298,9 @@ pub(crate) async fn with_timeout<T>(
     answer.unwrap_or_else(|_| Err(RpcError::timeout(endpoint, limit)))
 }
 
-/// An error and its causes in one line, without saying the same thing twice.
+/// An error and its causes in one line, without repetition.
 ///
-/// tonic shows only "transport error"; the refused connection stands three causes deeper.
+/// tonic shows only "transport error"; "connection refused" is three causes deeper.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! [`Tls`]: whom to trust and who to be, on `https` endpoints.
+//! [`Tls`]: trusted roots and client certificate, for `https` endpoints.
 
 use super::rpc_error;
 use std::fmt;
@@ -8,10 +8,10 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 /// Trust and identity for `https` endpoints, in PEM.
 ///
 /// Files are read for each new connection, so that certificates that are replaced on disk are
-/// used without a restart. Replace them by renaming: what is read while it is half written, or a
-/// certificate with the key of another, fails that attempt, and the next one reads again.
+/// used without a restart. Replace files by renaming. A file that is half written, or a
+/// certificate with the key of another, fails that attempt; the next attempt reads the files again.
 ///
-/// `Debug` shows what is set, never a key.
+/// `Debug` shows which settings are set, never a key.
 #[derive(Clone, Default)]
 pub struct Tls {
     ca: Option<Pem>,
@@ -26,7 +26,7 @@ enum Pem {
 }
 
 impl Tls {
-    /// TLS that trusts the roots the enabled features bring in.
+    /// TLS that trusts the roots of the enabled features.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -69,7 +69,7 @@ impl Tls {
         self
     }
 
-    /// The name the members' certificates must carry, when it is not the host of the endpoint.
+    /// The name that the members' certificates must have, when it is not the host of the endpoint.
     #[must_use]
     pub fn domain(mut self, name: impl Into<String>) -> Self {
         self.domain = Some(name.into());
@@ -98,7 +98,7 @@ impl Tls {
 }
 
 impl Pem {
-    /// A few kilobytes once per connection: not worth a thread of its own.
+    /// Blocking: it reads a few kilobytes once per connection, which is not worth a thread.
     fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::Given(pem) => Ok(pem.clone()),

@@ -1,4 +1,4 @@
-//! [`Addresses`]: from changes of keys to the addresses that are connected to; pure.
+//! [`Addresses`]: computes from changes of keys the addresses to connect to; pure.
 
 use super::origin::Origin;
 use super::subset::{Subset, SubsetChange};
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-/// The addresses behind the keys, and which of them are connected to.
+/// The addresses of the keys, and the ones to connect to.
 #[derive(Debug)]
 pub(super) struct Addresses {
     by_key: HashMap<Arc<str>, Origin>,
@@ -15,26 +15,26 @@ pub(super) struct Addresses {
     subset: Subset,
 }
 
-/// What a change of a key means for one address.
+/// The change of one address that follows from the change of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AddressChange {
     /// Connect to it.
     Add(Origin, u32),
-    /// Give it another weight, if it is connected to.
+    /// Set its weight, if it is one to connect to.
     SetWeight(Origin, u32),
-    /// Connect to it no more.
+    /// Close the connection to it.
     Remove(Origin),
 }
 
-/// One address. Two keys may name the same one: a server registered anew before its former lease
-/// has run out.
+/// One address. Two keys may have the same one: a server that registered again before its former lease
+/// expired.
 #[derive(Debug)]
 struct Address {
     keys: usize,
     weight: u32,
 }
 
-/// The weight of an instance that names none: as that of go-zero and of kratos.
+/// The weight of an instance without one, as in go-zero and kratos.
 const DEFAULT_WEIGHT: u32 = 100;
 
 // === impl Addresses ===
@@ -60,8 +60,8 @@ impl Addresses {
             None => self.by_key.remove(key),
             Some(address) => self.by_key.insert(key.clone(), address.clone()),
         };
-        // The new address is added before the former one is removed: a key that moves leaves no
-        // moment without any.
+        // The new address is added before the former one is removed, so that there is always
+        // an address when a key changes its own.
         if let Some(address) = address {
             let weight = instance.and_then(|it| it.get_weight());
             self.add(address, weight.unwrap_or(DEFAULT_WEIGHT), &mut changes);

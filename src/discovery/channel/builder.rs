@@ -1,4 +1,4 @@
-//! [`BalancedChannelBuilder`]: what is configured, and checked by `build`.
+//! [`BalancedChannelBuilder`]: the settings of a channel, checked by `build`.
 
 use super::BalancedChannel;
 use super::addresses::Addresses;
@@ -43,7 +43,7 @@ const SHORTEST_PING: Duration = Duration::from_millis(100);
 impl BalancedChannel {
     /// A channel over instances from another source than etcd.
     ///
-    /// The source says what there is, key by key. When it ends, the last state stays.
+    /// When the source ends, the last state stays.
     pub fn builder_from(
         source: impl Stream<Item = Change> + Send + 'static,
     ) -> BalancedChannelBuilder {
@@ -75,7 +75,7 @@ impl BalancedChannelBuilder {
         }
     }
 
-    /// What errors say of a source that has no instances.
+    /// Sets the reason in errors while the source has no instances.
     pub(crate) fn why_none(mut self, why: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.why_none = Some(Box::new(why));
         self
@@ -86,69 +86,69 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Is told what becomes of the endpoints, and which calls are sent again. May be repeated. The
-    /// observers of a [`Discovery`](crate::discovery::Discovery) are those of its channels already.
+    /// Adds an observer of the endpoints' states, and of calls that are sent again. May be called several times. The
+    /// observers of a [`Discovery`](crate::discovery::Discovery) observe its channels already.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.add(observer);
         self
     }
 
-    /// What errors and logs call the service. By default the name of the first instance.
+    /// The name of the service in errors and logs. Default: the name of the first instance.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// How long a call waits while there is no endpoint that takes it; by default 2 s.
-    /// [`Duration::ZERO`]: it fails at once; [`Duration::MAX`]: it waits for as long as its own
-    /// deadline, which bounds this too, lets it.
+    /// How long a call waits while no endpoint accepts it. Default: 2 s.
+    /// [`Duration::ZERO`]: the call fails at once; [`Duration::MAX`]: it waits until its own
+    /// deadline. The deadline of a call always bounds the wait.
     ///
-    /// An endpoint takes no call while it is not connected, and while as many streams are open on
-    /// it as it says it takes (`MAX_CONCURRENT_STREAMS`; 200 by default in tonic's servers).
+    /// An endpoint accepts no call while it is not connected, and while its limit of open streams is reached
+    /// (`MAX_CONCURRENT_STREAMS`; 200 by default in tonic's servers).
     pub fn ready_timeout(mut self, limit: Duration) -> Self {
         self.ready_timeout = limit;
         self
     }
 
-    /// How long one connect may take, with the HTTP/2 handshake; by default 1 s.
-    /// [`Duration::MAX`]: as long as the operating system lets it.
+    /// How long one connect may take, with the HTTP/2 handshake. Default: 1 s.
+    /// [`Duration::MAX`]: until the operating system gives up.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.dialer.connect_timeout = limit;
         self
     }
 
-    /// A connection with calls in flight on which nothing came for `interval` is pinged; by default
-    /// after 10 s. Without an answer it is given up after the
+    /// A connection with calls in flight is pinged when nothing was received on it for `interval`. Default:
+    /// 10 s. Without an answer the connection is closed after the
     /// [`keep_alive_timeout`](Self::keep_alive_timeout).
     ///
-    /// A server that says it is pinged too often is pinged half as often from then on.
-    /// [`Duration::MAX`]: none is pinged.
+    /// When a server answers that the pings are too many, the interval for it is doubled.
+    /// [`Duration::MAX`]: no pings.
     pub fn http2_keep_alive_interval(mut self, interval: Duration) -> Self {
         self.dialer.keep_alive_interval = interval;
         self
     }
 
-    /// How long a ping may be without an answer before its connection is given up; by default 3 s.
-    /// The calls on it fail with `UNAVAILABLE` then, and later ones go elsewhere.
+    /// How long to wait for the answer to a ping before its connection is closed. Default: 3 s.
+    /// The calls on it then fail with `UNAVAILABLE`, and later calls go to other endpoints.
     pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
         self.dialer.keep_alive_timeout = timeout;
         self
     }
 
-    /// Connects to at most so many addresses, chosen by rendezvous hashing: each client has a
-    /// choice of its own, and a change of the fleet changes one member of it at most. By default
-    /// all of them.
+    /// Connects to at most `limit` addresses, chosen by rendezvous hashing: each client has a
+    /// subset of its own, and a change of the fleet changes at most one address in it. Default:
+    /// all addresses.
     ///
-    /// Ten or more spread the load of many clients evenly enough; fewer make some servers much
-    /// busier than others.
+    /// With ten or more the load of many clients is spread evenly enough; with fewer some servers get much
+    /// more load than others.
     pub fn subset(mut self, limit: usize) -> Self {
         self.subset = Some(limit);
         self
     }
 
-    /// Who we are in the choice of the [subset](Self::subset). By default a random id for each
-    /// channel; one that outlives a restart, such as the name of a pod of a `StatefulSet`, finds
-    /// the same servers again.
+    /// The id of this client for the choice of the [subset](Self::subset). Default: a random id for each
+    /// channel. With an id that stays the same after a restart, such as the name of a pod of a `StatefulSet`, the
+    /// client gets the same servers again.
     pub fn subset_id(mut self, id: impl Into<String>) -> Self {
         self.subset_id = Some(id.into());
         self
@@ -156,9 +156,9 @@ impl BalancedChannelBuilder {
 
     /// Opens connections in another way than plain TCP: TLS, a proxy, a pipe in a test.
     ///
-    /// The function is given `http://` and the address, or `https://` where the instance is
+    /// The function gets `http://` and the address, or `https://` if the instance is
     /// [dialled with TLS](crate::Instance::is_secure), and is called for each connection. Without a
-    /// connector such an instance is not called, and errors say why.
+    /// connector an instance with TLS gets no calls, and errors say why.
     /// Dropping its future must abandon the attempt.
     pub fn connector<F, C, T>(mut self, connect: F) -> Self
     where
@@ -170,8 +170,8 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Calls only those endpoints whose own gRPC health service says that they serve `service`
-    /// (`""`: as a whole). It is watched over the very connection that carries the calls.
+    /// Calls only endpoints whose own gRPC health service says that they serve `service`
+    /// (`""`: the whole server). Health is watched on the connection that the calls use.
     ///
     /// An endpoint without a health service counts as serving.
     #[cfg(feature = "health")]
@@ -185,7 +185,7 @@ impl BalancedChannelBuilder {
     ///
     /// # Errors
     ///
-    /// A setting that cannot be kept, or no tokio runtime here.
+    /// [`BuildError::Setting`] for a setting that cannot work, or [`BuildError::NoRuntime`].
     pub fn build(self) -> Result<BalancedChannel, BuildError> {
         self.check()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;

@@ -1,5 +1,5 @@
-//! One call: an endpoint is picked, the request is sent, and sent to another one for as long as it
-//! is certain that no server has worked on it.
+//! One call: it picks an endpoint and sends the request. It sends it to another endpoint as long as it
+//! is certain that no server has processed it.
 
 use super::caller_span::CallerSpan;
 use super::pool::Pool;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
-/// Who answered a call, in the extensions of its response.
+/// The endpoint that answered a call, in the extensions of its response.
 ///
 /// ```no_run
 /// # use tonic_etcd::discovery::channel::AnsweredBy;
@@ -40,10 +40,10 @@ struct Call {
     body: ReplayBody,
 }
 
-/// What one attempt came to.
+/// The result of one attempt.
 enum Attempt {
     Answered(Response<Body>),
-    /// Certainly not worked on, for this reason.
+    /// Certainly not processed, for this reason.
     Unprocessed(String),
     Failed(Status),
 }
@@ -56,13 +56,13 @@ struct ResponseBody {
     in_flight: Option<CallGuard>,
 }
 
-/// So often a request is sent at most. Each further attempt takes a server that refuses or leaves
-/// just then; a fleet in which the fifth does so too is not helped by a sixth.
+/// How often a request is sent at most. Another attempt is needed only when a server refuses the call or leaves
+/// at that moment. When that happens five times in a row, a sixth attempt would not help.
 const MAX_ATTEMPTS: usize = 5;
 
 const AGENT: HeaderValue = HeaderValue::from_static(crate::etcd::USER_AGENT);
 
-/// Makes the call, within its `grpc-timeout`. To drop the future cancels the call.
+/// Makes the call, within its `grpc-timeout`. Dropping the future cancels the call.
 pub(super) async fn call(
     pool: &Pool,
     request: Request<Body>,
@@ -79,7 +79,7 @@ pub(super) async fn call(
 }
 
 async fn attempts(pool: &Pool, call: Call, mut span: CallerSpan) -> Result<Response<Body>, Status> {
-    // Bounds the waits for endpoints, all of them together; `None`: no clock goes as far.
+    // Bounds the waits for endpoints, all of them together; `None`: later than the clock can represent.
     let wait_until = Instant::now().checked_add(pool.ready_timeout);
     let mut tried: Vec<Weak<Connection>> = Vec::new();
     let mut last: Option<String> = None;
@@ -107,7 +107,7 @@ async fn attempts(pool: &Pool, call: Call, mut span: CallerSpan) -> Result<Respo
     }))
 }
 
-/// A connection that was not tried, as soon as one takes a call; `None` if none does in time.
+/// A connection that was not tried, as soon as one accepts a call; `None` if none does in time.
 async fn available(
     pool: &Pool,
     tried: &[Weak<Connection>],
@@ -140,7 +140,7 @@ async fn wait_for_one(pool: &Pool, tried: &[Weak<Connection>]) -> (Arc<Connectio
     let stream_freed = &pool.dialer.stream_freed;
     let mut listens = true;
     loop {
-        // Both before the look, so that nothing comes unseen in between.
+        // Both are created before the pick, so that no notification in between is missed.
         let mut inserted = pin!(pool.ready.insertion());
         inserted.as_mut().enable();
         let mut freed = pin!(stream_freed.notified());
@@ -154,8 +154,8 @@ async fn wait_for_one(pool: &Pool, tried: &[Weak<Connection>]) -> (Arc<Connectio
             () = inserted => continue,
             () = freed, if listens => {}
         }
-        // One waiter is woken for one stream. If it is of a connection that was tried already, the
-        // next one is woken instead, and this call no more: two such could wake each other for ever.
+        // One waiter is woken for one stream. If that stream is on a connection that was tried already, this call
+        // wakes the next waiter, and waits for no stream any more: two such calls could wake each other for ever.
         if let Some(picked) = pick(pool, tried) {
             return picked;
         }
@@ -166,8 +166,8 @@ async fn wait_for_one(pool: &Pool, tried: &[Weak<Connection>]) -> (Arc<Connectio
     }
 }
 
-/// How long the caller waits: the header of that name, up to 8 digits and a unit. What cannot be
-/// read is no limit, as for tonic.
+/// How long the caller waits: the header of that name, up to 8 digits and a unit. A header that cannot
+/// be parsed is ignored, as in tonic.
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -212,9 +212,9 @@ impl Call {
         }
     }
 
-    /// Does not hold the connection while it waits. A request that is queued in the very moment in
-    /// which the connection ends may stay in the queue unseen (tokio empties it before the sender
-    /// has put it in), until the last sender is gone; then it comes back unsent. A call that held the
+    /// Does not hold the connection while it waits. A request that is queued at the moment the
+    /// connection ends may stay in the queue, because tokio empties the queue before the sender
+    /// has put it in. It comes back unsent when the last sender is dropped. A call that held the
     /// connection, and with it a sender, would wait for ever.
     async fn send(&self, connection: Arc<Connection>, guard: CallGuard) -> Attempt {
         let sending = connection

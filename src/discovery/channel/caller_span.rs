@@ -1,4 +1,4 @@
-//! [`CallerSpan`]: what the span of a caller is told of its call.
+//! [`CallerSpan`]: records fields of a call on the span of its caller.
 
 use super::subchannel::Subchannel;
 use crate::isolated::isolated;
@@ -10,13 +10,13 @@ use tracing::field::Value;
 
 /// The span that was current when the call was made, if it declares a field of ours.
 ///
-/// Recorded once, when the attempts end: also when they are cancelled, and when a deadline ends them. A second
-/// value of one field would stand beside the first one in the lines of tracing-subscriber.
+/// Recorded once, when the attempts end, also by cancellation or by a deadline. tracing-subscriber would print a second
+/// value of a field beside the first one.
 pub(super) struct CallerSpan(Option<Told>);
 
 struct Told {
     span: Option<Span>,
-    /// The one that was picked last.
+    /// The subchannel that was picked last.
     last: Option<Arc<Subchannel>>,
     picked: i64,
 }
@@ -29,7 +29,7 @@ const RESEND_COUNT: &str = "http.request.resend_count";
 // === impl CallerSpan ===
 
 impl CallerSpan {
-    /// Without such a field it allocates nothing, and leaves the span's number of references as it is.
+    /// Without such a field it allocates nothing, and does not clone the span.
     pub(super) fn current() -> Self {
         let mut span = None;
         isolated(|| {
@@ -81,7 +81,7 @@ impl Drop for Told {
                 self.record(SERVER_PORT, i64::from(port));
             }
         }
-        // As the conventions have it: nothing for a call that was sent once.
+        // The conventions say: no value for a call that was sent once.
         if self.picked > 1 {
             self.record(RESEND_COUNT, self.picked - 1);
         }
@@ -106,7 +106,7 @@ mod tests {
     fn a_span_without_our_fields_is_not_kept_and_costs_no_allocation() {
         let looks = |span: &Span| {
             let is_kept = || span.in_scope(|| CallerSpan::current().0.is_some());
-            // The first one of a thread makes the thread's stack of spans.
+            // The first one on a thread allocates the thread's stack of spans.
             let first = is_kept();
             let counted = allocation_counter::measure(|| {
                 (0..1000).for_each(|_| assert_eq!(is_kept(), first));

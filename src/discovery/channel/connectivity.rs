@@ -9,17 +9,17 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectivityState {
-    /// No connect was tried yet: at most 256 endpoints of a channel are connected to at a time.
+    /// No connect was tried yet: a channel connects to at most 256 endpoints at a time.
     Idle,
     /// A connection is being made.
     Connecting,
     /// It gets its share of the calls.
     Ready,
     /// It cannot be reached, its connection was lost, or its health service says that it does not
-    /// serve. It is tried again, after at most 5 s.
+    /// serve. The next attempt is after at most 5 s.
     #[non_exhaustive]
     TransientFailure {
-        /// What failed last.
+        /// The last error.
         reason: Arc<str>,
     },
 }

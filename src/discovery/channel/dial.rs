@@ -1,4 +1,4 @@
-//! [`Dialer`]: from an address to an HTTP/2 connection.
+//! [`Dialer`]: opens an HTTP/2 connection to an address.
 
 use super::replay_body::AttemptBody;
 use super::settings::{SettingsIo, StreamQuota};
@@ -22,7 +22,7 @@ pub(super) struct Dialer {
     pub(super) keep_alive_timeout: Duration,
     pub(super) connector: Option<Connector>,
     pub(super) resolver: Resolver,
-    /// Notified when any connection takes a call again that took none.
+    /// Notified when any full connection accepts a call again.
     pub(super) stream_freed: Arc<Notify>,
 }
 
@@ -38,12 +38,12 @@ pub(super) type Sender = http2::SendRequest<AttemptBody>;
 pub(super) type Dispatch =
     http2::Connection<TokioIo<SettingsIo<Box<dyn Io>>>, AttemptBody, TokioExecutor>;
 
-/// hyper's own defaults are of this size but may change. HTTP/2's 64 KiB would hold a stream to
-/// 6 MB/s over a round trip of 10 ms; and with four times that for the connection, a stream that
-/// nobody reads does not stop its neighbours.
+/// hyper's own defaults have this size but may change. HTTP/2's 64 KiB would limit a stream to
+/// 6 MB/s at a round trip of 10 ms. The connection has four times as much, so that a stream that
+/// nobody reads does not block the others.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
-/// As good as for ever. hyper adds its times to the clock, and panics where the sum has no room.
+/// Practically for ever. hyper adds durations to the clock, and panics on overflow.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 // === impl Dialer ===
@@ -52,7 +52,7 @@ impl Dialer {
     /// Connects within the time limit. The error is a text for people.
     ///
     /// Of a name with several addresses the one numbered `turn` is tried first, and the others soon
-    /// after it: one address that swallows packets does not use up the limit.
+    /// after it, so that one address that drops packets does not use up the limit.
     pub(super) async fn dial(
         &self,
         origin: &Uri,
@@ -95,9 +95,9 @@ impl Dialer {
         Ok(Box::new(connecting.await?))
     }
 
-    /// No pings while there are no streams: servers of grpc-go punish a client that pings an idle
-    /// connection more often than every five minutes. A silent connection that died is found by
-    /// its first call, which brings the ping with it.
+    /// No pings while there are no streams: servers of grpc-go close the connection of a client that pings an idle
+    /// connection more often than every five minutes. A broken idle connection is noticed by
+    /// its first call, because pings begin with a call.
     async fn handshake(
         &self,
         io: SettingsIo<Box<dyn Io>>,
@@ -125,7 +125,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_reached_although_one_of_its_addresses_is_a_black_hole() {
         let hole = BlackHole::open().await;
-        // The hole comes first in the order of the resolver.
+        // The black hole is the first address of the resolver.
         let mut port = hole.addr().port();
         let listener = loop {
             port += 1;

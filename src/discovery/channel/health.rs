@@ -1,4 +1,4 @@
-//! gRPC's client-side health checking: whether the other side of a connection says that it serves.
+//! gRPC's client-side health checking: whether the server of a connection reports that it serves.
 
 use super::subchannel::Connection;
 use tokio::sync::watch;
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 /// Reports whether the connection may be called, and again whenever that changes. Never ends;
 /// cancel safe.
 ///
-/// Without a service to ask about, everything that is connected serves.
+/// Without a service to check, every connection counts as serving.
 pub(super) async fn watch_health(
     service: Option<&str>,
     connection: &Connection,
@@ -39,8 +39,8 @@ mod grpc {
 
     type Serving<'a> = &'a watch::Sender<Option<bool>>;
 
-    /// As long as a watch is broken its last answer stands; a server that cannot answer its health
-    /// service for longer is not well.
+    /// How long the last answer stays valid after a watch broke. A server whose health service does not answer
+    /// for longer counts as not serving.
     const GRACE: Duration = Duration::from_secs(5);
     const FIRST: Duration = Duration::from_millis(50);
     const CAP: Duration = Duration::from_secs(5);
@@ -51,11 +51,11 @@ mod grpc {
         let mut last_answer = Instant::now();
         loop {
             let opened = Instant::now();
-            // It is a stream like any other to the peer, which may take none.
+            // For the peer the watch is a stream like any other, and it may accept none.
             if let Some(_stream) = connection.quota.try_acquire() {
                 let watched = watch_once(service, connection, &mut last_answer, serving).await;
                 match watched.map_err(|status| status.code()) {
-                    // No health service: nothing more to learn, and nothing against it.
+                    // The server has no health service: it counts as serving.
                     Err(Code::Unimplemented) => {
                         report(serving, true);
                         return std::future::pending().await;
@@ -71,7 +71,7 @@ mod grpc {
         }
     }
 
-    /// Passes on what one watch says, until it ends.
+    /// Reports the states of one watch, until it ends.
     async fn watch_once(
         service: &str,
         connection: &Connection,

@@ -1,47 +1,46 @@
-//! [`BalancedChannel`]: a gRPC channel that spreads its calls over the instances of a service.
+//! [`BalancedChannel`]: a gRPC channel that balances its calls over the instances of a service.
 //!
 //! ```text
 //! changes -> addresses (subset) -> one task per address: connect, ready, reconnect
 //!                                                           |
 //! call -> pick the better of two among those ready <- ready set
-//!      -> send; sent to another one if certainly not worked on
+//!      -> send; send to another one if certainly not processed
 //! ```
 //!
 //! # What it guarantees
 //!
-//! * Only endpoints with a connection that takes calls are picked. One whose connection died is out
-//!   at once, and is reconnected to.
-//! * A call is sent again if, and only if, no server can have worked on it: it never left, or the
-//!   server said so (`GOAWAY`, `REFUSED_STREAM`). Servers that shut down gracefully fail no call.
-//! * A call that may have been worked on is never repeated: it fails with `UNAVAILABLE`.
-//! * No call is sent to a server that has as many streams open as it takes
-//!   (`MAX_CONCURRENT_STREAMS`): it goes elsewhere, or waits for the end of one.
-//! * An instance that was removed gets no further call; streams that are open on it go on.
-//! * The span that is current when a call is made is told where it went, if it declares the fields `server.address`,
-//!   `server.port` or `http.request.resend_count`: see [the manual](crate::manual::logs).
-//! * No call waits for ever: not for an endpoint or for a stream of one
-//!   ([`ready_timeout`](BalancedChannelBuilder::ready_timeout)), and not on one that has gone silent
+//! * Only endpoints with a connection that accepts calls are picked. An endpoint whose connection was lost is removed
+//!   from the choice at once, and reconnected.
+//! * A call is sent again if, and only if, no server can have processed it: it was not sent, or the
+//!   server reported that (`GOAWAY`, `REFUSED_STREAM`). Servers that shut down gracefully fail no call.
+//! * A call that may have been processed is never repeated: it fails with `UNAVAILABLE`.
+//! * No call is sent to a server whose limit of open streams is reached
+//!   (`MAX_CONCURRENT_STREAMS`): it goes to another server, or waits for the end of a stream.
+//! * An instance that was removed gets no further call; streams that are open on it continue.
+//! * A call records fields on the span that is current when it is made: see [the manual](crate::manual::logs).
+//! * No call waits for ever: neither for an endpoint or a stream
+//!   ([`ready_timeout`](BalancedChannelBuilder::ready_timeout)), nor on an endpoint that does not answer
 //!   ([`http2_keep_alive_interval`](BalancedChannelBuilder::http2_keep_alive_interval)).
 //!
 //! # Cancel safety
 //!
-//! To drop the future of a call, or the body of its response, cancels the call: its stream is reset,
-//! and it is not sent again. To drop the last clone of a channel closes its connections, except for
-//! calls in flight.
+//! Dropping the future of a call, or the body of its response, cancels the call: its stream is reset,
+//! and it is not sent again. Dropping the last clone of a channel closes its connections, once the calls in
+//! flight have ended.
 //!
 //! # Why it is not a `tonic::transport::Channel`
 //!
-//! A channel of tonic's hides when its connection dies: it stays ready, and is picked. It cannot
-//! say either whether a request that failed was ever sent. Here hyper's HTTP/2 connections are
-//! driven directly.
+//! A channel of tonic does not report that its connection was lost: it stays ready, and is picked. It also does not
+//! report whether a failed request was sent. Here hyper's HTTP/2 connections are
+//! used directly.
 //!
 //! # Files
 //!
-//! Each imports from those below it only.
+//! Each file imports only from files below it.
 //!
 //! | file | |
 //! |---|---|
-//! | `builder.rs` | [`BalancedChannelBuilder`]: what is configured |
+//! | `builder.rs` | [`BalancedChannelBuilder`]: the settings |
 //! | `reconnect.rs` | the tasks: one reads the changes, one per address stays connected |
 //! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
 //! | `origin.rs` | where an instance is dialled, with TLS or without; pure |
@@ -50,10 +49,10 @@
 //! | `stats.rs` | [`ChannelStats`] |
 //! | `pool.rs` | the subchannels and their states, shared by tasks and calls |
 //! | `connectivity.rs` | [`ConnectivityState`] |
-//! | `health.rs` | what the health service of an endpoint says |
+//! | `health.rs` | whether an endpoint serves, by its health service |
 //! | `subchannel.rs` | an address, its connection, its calls in flight |
-//! | `dial.rs`, `settings.rs` | from an address to a connection whose peer has sent `SETTINGS` |
-//! | `ready_set.rs`, `weighted_index.rs` | those that can be called, and the choice; pure |
+//! | `dial.rs`, `settings.rs` | opens a connection to an address, and waits for the peer's `SETTINGS` |
+//! | `ready_set.rs`, `weighted_index.rs` | the connections that can be called, and the choice; pure |
 //! | `retry.rs`, `replay_body.rs` | whether a request may be sent again, and its body |
 
 mod addresses;
@@ -95,7 +94,7 @@ use tonic::body::Body;
 
 /// A gRPC channel over the instances of a service; see the [module](self).
 ///
-/// It is what generated clients are made of: `GreeterClient::new(channel)`. Clones are cheap and
+/// Give it to a generated client: `GreeterClient::new(channel)`. Clones are cheap and
 /// share everything.
 #[derive(Clone)]
 pub struct BalancedChannel {
@@ -106,13 +105,13 @@ pub struct BalancedChannel {
 // === impl BalancedChannel ===
 
 impl BalancedChannel {
-    /// The endpoints we connect to, ordered by address, as they are now.
+    /// The endpoints that the channel connects to, ordered by address, and their current states.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointState> {
         self.pool.states()
     }
 
-    /// Endpoints, calls in flight and calls sent again, as they are now. It takes one lock and looks at
+    /// The current numbers of endpoints, calls in flight and calls sent again. It takes one lock and reads
     /// each endpoint once.
     #[must_use]
     pub fn stats(&self) -> ChannelStats {
@@ -125,8 +124,8 @@ impl tower_service::Service<Request<Body>> for BalancedChannel {
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>;
 
-    /// Always ready: whether there is an endpoint is a question of each call, because only a call
-    /// knows how long it may wait.
+    /// Always ready: each call waits for an endpoint itself, because each call has its own
+    /// deadline.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }

@@ -1,4 +1,4 @@
-//! [`Pool`]: what the tasks and the calls of one channel share: its subchannels, and their states.
+//! [`Pool`]: state that the tasks and the calls of one channel share: its subchannels, and their states.
 
 use super::connectivity::ConnectivityState;
 use super::dial::Dialer;
@@ -12,46 +12,46 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// One endpoint of a [`BalancedChannel`](super::BalancedChannel), as it was when it was asked for.
+/// One endpoint of a [`BalancedChannel`](super::BalancedChannel), at the time of the call that returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndpointState {
-    /// Where it is dialled: an address, with `https://` before it if that is with TLS.
+    /// Where it is dialled: an address, with the prefix `https://` for TLS.
     pub address: Arc<str>,
     /// Its share of the calls, relative to the others.
     pub weight: u32,
     /// Whether it can be called.
     pub state: ConnectivityState,
-    /// The calls that have not ended; a stream is one until its end.
+    /// The calls that have not ended; a stream counts until its end.
     pub in_flight: usize,
-    /// The calls that were ever sent to it.
+    /// All calls that were sent to it.
     pub calls: u64,
 }
 
-/// What the tasks and the calls of one channel share.
+/// See the [module](self).
 pub(super) struct Pool {
-    /// Those that can be called now.
+    /// The connections that can be called now.
     pub(super) ready: ReadySet<Connection>,
     pub(super) dialer: Dialer,
     /// How long a call waits for an endpoint.
     pub(super) ready_timeout: Duration,
-    /// What to ask the health service of an endpoint about, if it is to be asked.
+    /// The service whose health is checked at each endpoint, if health is checked.
     pub(super) health_service: Option<String>,
-    /// So many are connected to at the same time: ten thousand at once would overrun the
-    /// descriptors of the process, and the timeouts of those at the end.
+    /// Limits the connects at the same time: ten thousand at once would exceed the process's limit of file
+    /// descriptors, and the last ones would time out.
     pub(super) connecting: Semaphore,
     name: OnceLock<String>,
     why_none: Option<WhyNone>,
     observers: Observers,
-    /// How often a call was sent again.
+    /// How often calls were sent again.
     resent: AtomicU64,
     endpoints: Mutex<Endpoints>,
 }
 
-/// Asks the source of the instances why there are none.
+/// Returns why the source has no instances.
 pub(super) type WhyNone = Box<dyn Fn() -> String + Send + Sync>;
 
-/// The subchannels, and how many of them are in which state.
+/// The subchannels, and the number of them in each state.
 #[derive(Debug, Default)]
 struct Endpoints {
     by_address: BTreeMap<Arc<str>, Endpoint>,
@@ -64,11 +64,11 @@ struct Endpoints {
 struct Endpoint {
     subchannel: Arc<Subchannel>,
     state: ConnectivityState,
-    /// Why it is not ready: kept from a failure until it is, through all attempts in between.
+    /// Why it is not ready: kept from the failure until it is ready, through all attempts in between.
     failure: Option<Arc<str>>,
 }
 
-/// What a change of one endpoint means for the channel as a whole.
+/// The change of the channel's state that follows from a change of one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Transition {
     None,
@@ -78,7 +78,7 @@ enum Transition {
 }
 
 const CONNECTING_AT_ONCE: usize = 256;
-/// So many reasons are shown in one error.
+/// The most reasons in one error.
 const SHOWN: usize = 3;
 
 // === impl Pool ===
@@ -105,7 +105,7 @@ impl Pool {
         }
     }
 
-    /// What errors and logs call the service; the first name stays.
+    /// Sets the name of the service in errors and logs; the first name stays.
     pub(super) fn set_name(&self, name: &str) {
         self.name.get_or_init(|| name.to_owned());
     }
@@ -129,13 +129,13 @@ impl Pool {
         let transition = all.set_state(subchannel, state);
         drop(all);
         self.log(address, transition);
-        // One that was removed meanwhile is not there any more.
+        // `None`: it was removed meanwhile.
         if from.is_some() {
             self.tell(address, from.as_ref(), Some(&to));
         }
     }
 
-    /// Whatever becomes of the subchannel from now on does not count.
+    /// Removes the subchannel; its later changes of state are ignored.
     pub(super) fn remove(&self, address: &str) {
         let mut all = self.lock();
         let from = all.by_address.get(address).map(|it| it.state.clone());
@@ -153,7 +153,7 @@ impl Pool {
         all.by_address.values().map(EndpointState::from).collect()
     }
 
-    /// A call is sent again, after `tried` endpoints did not work on it.
+    /// A call is sent again, after `tried` endpoints did not process it.
     pub(super) fn on_resend(&self, tried: usize, reason: &str) {
         self.resent.fetch_add(1, Relaxed);
         let resend = Resend {
@@ -203,7 +203,7 @@ impl Pool {
         }
     }
 
-    /// Nothing is logged when the channel is dropped: its tasks end then, and its states stay.
+    /// Logs a change of state. Dropping the channel logs nothing: its tasks end, and its states do not change.
     fn log(&self, address: &str, transition: Transition) {
         let service = self.name();
         match transition {
@@ -227,7 +227,7 @@ impl Pool {
     }
 }
 
-/// What counts endpoints counts none of this channel any more.
+/// Subtracts the endpoints of this channel from those that observers count.
 impl Drop for Pool {
     fn drop(&mut self) {
         if !self.observers.is_empty() {
@@ -281,7 +281,7 @@ impl Endpoints {
         self.count(before, (0, 0))
     }
 
-    /// One endpoint counted as `before`, and counts as `after` now.
+    /// The state of one endpoint changed from `before` to `after`.
     fn count(&mut self, before: (usize, usize), after: (usize, usize)) -> Transition {
         let were_ready = self.ready;
         self.ready = self.ready + after.0 - before.0;
@@ -301,7 +301,7 @@ impl Endpoints {
     }
 }
 
-/// Why none of them can be called.
+/// Why no endpoint can be called.
 impl fmt::Display for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = match self.by_address.len() {
@@ -336,7 +336,7 @@ impl fmt::Display for Endpoints {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// What it adds to the numbers of those that are ready, and of those that fail.
+    /// Its share of the numbers of ready and of failing endpoints: 0 or 1 for each.
     fn counts(&self) -> (usize, usize) {
         let ready = self.state == ConnectivityState::Ready;
         (usize::from(ready), usize::from(self.failure.is_some()))

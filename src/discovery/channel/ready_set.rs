@@ -1,9 +1,9 @@
 //! [`ReadySet`]: the connections that can be called now, and the choice among them.
 //!
-//! The choice is the better of two: two different ones are drawn in proportion to their weights,
-//! and the one with less load for its weight is taken. It evens out load nearly as well as asking
-//! all of them, and it is what keeps many clients from all running to the same idle server. While
-//! nothing is in flight the first one drawn is taken, so that the weights are kept exactly.
+//! The choice is power of two choices: it draws two different connections in proportion to their weights,
+//! and picks the one with less load for its weight. That spreads load nearly as well as comparing
+//! all connections, and many clients do not all pick the same idle server. While
+//! nothing is in flight it picks the first one drawn, so that calls follow the weights exactly.
 
 use super::weighted_index::WeightedIndex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,17 +11,17 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Those that can be called now. Each change costs log₂ n, and never a copy.
+/// The connections that can be called now. Each change takes log₂ n steps, and never a copy.
 #[derive(Debug)]
 pub(super) struct ReadySet<C> {
     members: RwLock<Members<C>>,
     inserted: Notify,
 }
 
-/// One that can be called.
+/// A connection that can be called.
 pub(super) trait Candidate {
     fn weight(&self) -> u32;
-    /// The calls that are in flight on it.
+    /// The calls in flight on it.
     fn load(&self) -> usize;
     /// Where the set keeps its position.
     fn position(&self) -> &Position;
@@ -37,13 +37,13 @@ struct Members<C> {
     weights: WeightedIndex,
 }
 
-/// So often two are drawn; then those that may be taken are few, and are looked for.
+/// How often two are drawn. If none of them may be picked, few may, and all are searched.
 const DRAWS: usize = 4;
 
 // === impl ReadySet ===
 
 impl<C: Candidate> ReadySet<C> {
-    /// Adds one that is not in it.
+    /// Adds a candidate that is not in the set.
     pub(super) fn insert(&self, candidate: Arc<C>) {
         let mut members = self.write();
         candidate.position().0.store(members.items.len(), Relaxed);
@@ -53,7 +53,7 @@ impl<C: Candidate> ReadySet<C> {
         self.inserted.notify_waiters();
     }
 
-    /// Takes one out, if it is in it.
+    /// Removes a candidate, if it is in the set.
     pub(super) fn remove(&self, candidate: &Arc<C>) {
         let mut members = self.write();
         let Some(at) = members.position_of(candidate) else {
@@ -67,7 +67,7 @@ impl<C: Candidate> ReadySet<C> {
         candidate.position().0.store(Position::NONE, Relaxed);
     }
 
-    /// The weight of one may have changed.
+    /// Reads the weight of a candidate again.
     pub(super) fn update_weight(&self, candidate: &Arc<C>) {
         let mut members = self.write();
         if let Some(at) = members.position_of(candidate) {
@@ -75,7 +75,7 @@ impl<C: Candidate> ReadySet<C> {
         }
     }
 
-    /// Chooses one for which `may` holds.
+    /// Picks a candidate for which `may` is true.
     pub(super) fn pick(
         &self,
         rng: &mut fastrand::Rng,
@@ -94,7 +94,7 @@ impl<C: Candidate> ReadySet<C> {
         members.search(rng, may)
     }
 
-    /// Resolves when one is inserted after this call.
+    /// Resolves when a candidate is inserted after this call.
     pub(super) fn insertion(&self) -> Notified<'_> {
         self.inserted.notified()
     }
@@ -120,7 +120,7 @@ impl<C> Default for ReadySet<C> {
     }
 }
 
-/// The one with fewer calls in flight for its weight; the first one if they are even.
+/// The one with fewer calls in flight for its weight; the first one if both are equal.
 fn better<'a, C: Candidate>(first: &'a Arc<C>, second: &'a Arc<C>) -> &'a Arc<C> {
     let cost = |loaded: &Arc<C>, other: &Arc<C>| {
         u128::from(other.weight().max(1)) * u128::try_from(loaded.load()).unwrap_or(u128::MAX >> 32)
@@ -233,7 +233,7 @@ mod tests {
         let (ready, fakes) = filled(&[100, 100]);
         fakes[0].load.store(1, Relaxed);
         assert_eq!(picks(&ready, 2, 100), [0.0, 100.0]);
-        // Twice the load on twice the weight is even.
+        // Twice the load on twice the weight is equal.
         fakes[0].load.store(2, Relaxed);
         fakes[1].load.store(1, Relaxed);
         fakes[0].weight.store(200, Relaxed);

@@ -1,4 +1,4 @@
-//! The tasks of a channel: one reads the changes, and for each address one stays connected to it.
+//! The tasks of a channel: one reads the changes, and one for each address keeps it connected.
 //!
 //! ```text
 //! connect -> ready (while healthy) -> why did that end?
@@ -7,15 +7,15 @@
 //!    Draining        the same; the calls in flight end where they are
 //! ```
 //!
-//! What hyper (1.12) tells of an end, and when:
+//! How hyper (1.12) reports the end of a connection:
 //!
 //! * The [`Dispatch`](super::dial::Dispatch) future takes calls from the queue and opens their
-//!   streams. It ends when the connection has ended, and, after a `GOAWAY`, when it looks at the
-//!   connection next: that is at the first call after it, which comes back unsent, together with all
-//!   that wait behind it. With no stream open the connection ends with the `GOAWAY`, and so does the
+//!   streams. It ends when the connection has ended. After a `GOAWAY` it ends when it polls the
+//!   connection next: at the first call, which comes back unsent, together with all
+//!   calls behind it. Without an open stream the connection ends with the `GOAWAY`, and so does the
 //!   future.
-//! * The connection itself is in a task of hyper's, and goes on until its last stream has ended.
-//!   To drop the dispatch future cuts nothing; what is still in its queue comes back unsent.
+//! * The connection itself is a task of hyper, and continues until its last stream has ended.
+//!   Dropping the dispatch future ends no stream; the calls in its queue come back unsent.
 //! * A call above the last stream of a `GOAWAY` ends with that `GOAWAY` as its error.
 
 use super::addresses::{AddressChange, Addresses};
@@ -39,20 +39,20 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Where the changes come from.
+/// The source of the changes.
 pub(super) type Source = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
-/// Why a connection, or the attempt at one, ended.
+/// Why a connection, or an attempt to connect, ended.
 #[derive(Debug)]
 enum Disconnect {
     ConnectFailed(String),
     /// It ended by itself, or with this error.
     Lost(Option<hyper::Error>),
-    /// It takes no more calls; those in flight go on.
+    /// It accepts no more calls; those in flight continue.
     Draining,
 }
 
-/// A connection that can be picked until this is dropped.
+/// Keeps a connection in the ready set until it is dropped.
 struct ReadyGuard<'a> {
     pool: &'a Pool,
     connection: &'a Arc<Connection>,
@@ -60,12 +60,12 @@ struct ReadyGuard<'a> {
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// A connection that worked for as long is replaced at once.
+/// A connection that worked for so long is replaced without a wait.
 const RESET_BACKOFF_AFTER: Duration = Duration::from_secs(1);
-/// Beyond this, pings find nothing that TCP does not find.
+/// The longest interval of pings: TCP keepalive finds broken connections as fast.
 const RAREST_PING: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Stays connected to the addresses of the source. To drop it ends all but what is in flight.
+/// Keeps the addresses of the source connected. Dropping it ends everything except calls in flight.
 pub(super) async fn run(pool: Arc<Pool>, mut source: Source, mut addresses: Addresses) {
     let mut subchannels = HashMap::new();
     while let Some(change) = source.next().await {
@@ -90,10 +90,10 @@ pub(super) async fn run(pool: Arc<Pool>, mut source: Source, mut addresses: Addr
                 }
             }
         }
-        // A source that always has more must not keep the calls from running.
+        // A source that is always ready must not starve other tasks.
         tokio::task::consume_budget().await;
     }
-    // That the source has ended says nothing about the instances.
+    // The source has ended: the last instances stay.
     std::future::pending::<()>().await;
 }
 
@@ -118,7 +118,7 @@ fn add(
     Some((subchannel, AbortOnDropHandle::new(task)))
 }
 
-/// Stays connected to one address until it is dropped, at whatever point.
+/// Keeps one address connected until the future is dropped. Cancel safe.
 async fn reconnect(pool: Arc<Pool>, subchannel: Arc<Subchannel>) {
     let mut backoff = Backoff::new(FIRST_BACKOFF, RESET_BACKOFF_AFTER);
     let mut rng = fastrand::Rng::new();
@@ -126,8 +126,8 @@ async fn reconnect(pool: Arc<Pool>, subchannel: Arc<Subchannel>) {
     for turn in 0.. {
         let (lasted, disconnect) = connect_once(&pool, &subchannel, turn, ping).await;
         if disconnect.is_too_many_pings() {
-            // What gRPC asks of clients (its proposal A8). A server may tell so only of streams on
-            // which nothing else comes, and only after a while.
+            // gRPC requires this of clients (proposal A8). A server may complain only about streams
+            // without other frames, and only after a while.
             ping = ping.saturating_mul(2).min(RAREST_PING).max(ping);
         }
         pool.set_state(&subchannel, failure(&disconnect.reason()));
@@ -135,14 +135,14 @@ async fn reconnect(pool: Arc<Pool>, subchannel: Arc<Subchannel>) {
     }
 }
 
-/// From one connect to the end of the connection, and how long that worked.
+/// Connects once, and runs the connection to its end. Returns why it ended and how long it worked.
 async fn connect_once(
     pool: &Pool,
     subchannel: &Arc<Subchannel>,
     turn: usize,
     ping: Duration,
 ) -> (Duration, Disconnect) {
-    // Closed never: the pool keeps it open.
+    // The semaphore is never closed.
     let permit = pool.connecting.acquire().await.ok();
     pool.set_state(subchannel, ConnectivityState::Connecting);
     let dialled = pool.dialer.dial(&subchannel.origin, turn, ping).await;
@@ -157,7 +157,7 @@ async fn connect_once(
     }
 }
 
-/// Lets the connection be called until it takes no more calls.
+/// Keeps the connection in the ready set until it accepts no more calls.
 async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dialled) -> Disconnect {
     let connection = Connection::new(subchannel.clone(), dialled.sender, dialled.quota);
     let connection = Arc::new(connection);
@@ -167,7 +167,7 @@ async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dial
     let mut health = pin!(health::watch_health(service, &connection, &report));
     let mut ready = None;
     loop {
-        // The end first: no connection may become ready that is gone.
+        // The end first, so that a lost connection does not become ready.
         tokio::select! {
             biased;
             end = &mut dispatch => return Disconnect::Lost(end.err()),

@@ -1,8 +1,8 @@
-//! [`ReplayBody`]: a request body that can be sent again while that is certainly harmless.
+//! [`ReplayBody`]: a request body that can be sent again.
 //!
-//! The frames that were read are kept, up to [`LIMIT`], until the response begins. Each attempt
-//! reads through an [`AttemptBody`] of its own. Only the last one handed out is served: the task in
-//! which hyper reads the body of a failed attempt ends a little later than its call.
+//! It keeps the frames that were read, up to [`LIMIT`] bytes, until the response begins. Each attempt
+//! reads through an [`AttemptBody`] of its own. Only the body of the last attempt gets frames, because hyper's task
+//! that reads the body of a failed attempt ends a little later than its call.
 //!
 //! One allocation for a call, and no copy: the frames are [`Bytes`].
 
@@ -28,14 +28,14 @@ pub(super) struct AttemptBody {
     at: usize,
 }
 
-/// How far the last attempt has got.
+/// How much the last attempt has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Nothing was asked for, and the headers alone are no whole request.
+    /// No frame was read, and the headers alone are not the whole request.
     Unread,
-    /// All that was read is kept.
+    /// All frames that were read are kept.
     Kept,
-    /// More was read than is kept, or reading it failed: there can be no other attempt.
+    /// More was read than is kept, or reading failed: no other attempt is possible.
     Capped,
 }
 
@@ -50,8 +50,8 @@ struct Source {
     ended: bool,
 }
 
-/// As much of a body is kept. A unary request is most often below it, and a stream that has got
-/// this far without an answer is at work.
+/// How many bytes of a body are kept. A unary request is usually smaller. For a longer stream the server
+/// is probably processing it already.
 const LIMIT: usize = 64 * 1024;
 
 // === impl ReplayBody ===
@@ -68,12 +68,12 @@ impl ReplayBody {
         })))
     }
 
-    /// The body for the next attempt. What was handed out before is not served any more.
+    /// The body for the next attempt. Earlier bodies get no frames any more.
     pub(super) fn attempt(&self) -> AttemptBody {
         let mut source = lock(&self.0);
         source.current += 1;
-        // hyper sends the headers of an empty body as a whole request, and never asks for a frame:
-        // that nothing was read does not show then that nothing was sent.
+        // hyper sends an empty body with the headers as a whole request, and never reads a frame:
+        // then "nothing was read" does not mean "nothing was sent".
         let ended = source.ended || source.body.is_end_stream();
         let whole = ended && source.kept.is_empty();
         if source.progress != Progress::Capped {
@@ -94,7 +94,7 @@ impl ReplayBody {
         lock(&self.0).progress
     }
 
-    /// There will be no other attempt: nothing is kept from here on.
+    /// There is no other attempt: keep no frames from here on.
     pub(super) fn stop_keeping(&self) {
         lock(&self.0).cap();
     }

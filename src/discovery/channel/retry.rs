@@ -1,26 +1,26 @@
-//! [`RetrySafety`]: whether a call that failed may be sent again; decided here and nowhere else.
+//! [`RetrySafety`]: whether a failed call may be sent again; decided here and nowhere else.
 
 use super::replay_body::Progress;
 use crate::etcd::chain;
 use std::error::Error as StdError;
 use tonic::Status;
 
-/// Whether a call that failed may be sent to another endpoint.
+/// Whether a failed call may be sent to another endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RetrySafety {
-    /// The server has certainly not worked on it.
+    /// The server has certainly not processed it.
     StreamRefused,
-    /// The same, and it takes no further call on that connection.
+    /// The same, and the connection accepts no further call.
     ConnectionDraining,
-    /// The server may have worked on it: it is never sent again.
+    /// The server may have processed it: it is never sent again.
     MaybeProcessed,
 }
 
-/// What an error of hyper means for a call whose request did not come back.
+/// Classifies an error of hyper for a call whose request did not come back unsent.
 pub(super) fn classify(error: &hyper::Error, progress: Progress) -> RetrySafety {
     match h2_error(error) {
-        // h2 gives this error to those streams only that are above the last one the server says
-        // it has taken (RFC 9113, 6.8), and to those that could not be opened any more.
+        // h2 returns this error only for streams above the last one that the server has
+        // accepted (RFC 9113, 6.8), and for streams that could not be opened any more.
         Some(error) if error.is_go_away() && error.is_remote() => RetrySafety::ConnectionDraining,
         Some(error)
             if error.is_reset()
@@ -30,17 +30,17 @@ pub(super) fn classify(error: &hyper::Error, progress: Progress) -> RetrySafety 
             RetrySafety::StreamRefused
         }
         // The connection was lost while the request waited in hyper for its stream. At most its
-        // headers have left, with a cancellation behind them: there was no message to work on.
+        // headers were sent, followed by a cancellation: there was no message to process.
         _ if progress == Progress::Unread => RetrySafety::ConnectionDraining,
         _ => RetrySafety::MaybeProcessed,
     }
 }
 
-/// What the caller is told of a call, or of a body, that failed for good.
+/// The status of a call, or of a body, that failed finally.
 pub(super) fn status(address: &str, error: hyper::Error) -> Status {
     let reset = h2_error(&error).is_some_and(h2::Error::is_reset);
-    // A reset is about this one stream, and tonic knows what each of its codes means in gRPC. All
-    // the rest is about the connection, which gRPC calls unavailable.
+    // A reset concerns this one stream, and tonic maps its codes to those of gRPC. All
+    // other errors concern the connection, for which gRPC's code is `UNAVAILABLE`.
     if reset && !error.is_timeout() {
         return Status::from_error(Box::new(error));
     }

@@ -1,10 +1,10 @@
-//! What the peer's HTTP/2 `SETTINGS` say: that it speaks HTTP/2, and how many streams it takes.
+//! Reads the peer's HTTP/2 `SETTINGS`: whether it speaks HTTP/2, and how many streams it accepts.
 //!
-//! hyper shows neither. To it a connection is made once our own preface is written. The kernel
-//! accepts connections, and takes that preface, for a process that is stuck or just about to close
-//! its port: a call sent there is lost. Servers send `SETTINGS` first of all, so we wait for them,
-//! as grpc-go does. And a request above `MAX_CONCURRENT_STREAMS` stays in hyper's queue, with no
-//! limit in time, where it cannot be sent elsewhere: so it is not put there.
+//! hyper shows neither. For hyper a connection is established once our own preface is written. But the kernel
+//! accepts connections, and buffers the preface, also for a process that hangs or is about to close
+//! its port: a call sent there is lost. Servers send `SETTINGS` first, so we wait for them,
+//! as grpc-go does. A request above `MAX_CONCURRENT_STREAMS` would stay in hyper's queue without a
+//! time limit, and could not be sent elsewhere. So it is not put there.
 
 use std::io;
 use std::pin::Pin;
@@ -14,24 +14,24 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, oneshot};
 
-/// A connection whose incoming `SETTINGS` are read along.
+/// A connection that parses incoming `SETTINGS` frames as they are read.
 ///
-/// A failed write is not passed on. A server that shuts down gracefully says at last which calls it
-/// has not taken (`GOAWAY`), and closes. h2 gives up on the first write that fails, with that frame
-/// unread: over TCP four of a thousand shutdowns under load had such a write, and some lost all
-/// calls of a connection by it. Reading finds the end too, after all that was sent.
+/// It does not return the error of a failed write. A server that shuts down gracefully sends at last which calls it
+/// has not accepted (`GOAWAY`), and closes. But h2 stops at the first failed write, and does not read that
+/// frame. Over TCP four of a thousand shutdowns under load had such a write, and some of them failed all
+/// calls of a connection. A read also finds the end of the connection, after all that was sent.
 #[derive(Debug)]
 pub(super) struct SettingsIo<T> {
     io: T,
-    /// `None` once the peer does not speak HTTP/2.
+    /// `None` once it is clear that the peer does not speak HTTP/2.
     frames: Option<Frames>,
     first: Option<oneshot::Sender<()>>,
     quota: Arc<StreamQuota>,
-    /// Whatever is written from now on is lost.
+    /// A write has failed: later writes are discarded.
     write_failed: bool,
 }
 
-/// How many streams the peer takes on one connection, and how many are open.
+/// How many streams the peer accepts on one connection, and how many are open.
 #[derive(Debug)]
 pub(super) struct StreamQuota {
     open: AtomicUsize,
@@ -40,11 +40,11 @@ pub(super) struct StreamQuota {
     freed: Arc<Notify>,
 }
 
-/// The right to have one stream open.
+/// A permit for one open stream.
 #[derive(Debug)]
 pub(super) struct StreamPermit(Arc<StreamQuota>);
 
-/// Where we are in the frames that the peer sends.
+/// The position in the frames from the peer.
 #[derive(Debug, Default)]
 struct Frames {
     header: Vec<u8>,
@@ -93,7 +93,7 @@ impl<T> SettingsIo<T> {
                     }
                     let _ = first.map(|first| first.send(()));
                 }
-                // An answer in HTTP/1 has the `P` of `HTTP` where the type of a frame stands.
+                // An answer in HTTP/1 has the `P` of `HTTP` in the place of the frame type.
                 (Frame::Other, Some(_)) => {
                     self.frames = None;
                     return;
@@ -105,7 +105,7 @@ impl<T> SettingsIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> SettingsIo<T> {
-    /// Writes; `lost` is the outcome once the peer is gone.
+    /// Writes; returns `lost` once a write has failed.
     fn write<R>(
         &mut self,
         lost: R,
@@ -176,7 +176,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for SettingsIo<T> {
 // === impl StreamQuota ===
 
 impl StreamQuota {
-    /// Without a limit, until the peer names one.
+    /// No limit, until the peer sends one.
     pub(super) fn new(freed: Arc<Notify>) -> Self {
         Self {
             open: AtomicUsize::new(0),
@@ -209,7 +209,7 @@ impl StreamQuota {
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Relaxed);
-        // One waiter for one stream: all of them at each end would be n² of work.
+        // Wake one waiter for one stream: waking all at each end would be n² work.
         if self.0.limit.load(Relaxed) != usize::MAX {
             self.0.freed.notify_one();
         }
@@ -219,7 +219,7 @@ impl Drop for StreamPermit {
 // === impl Frames ===
 
 impl Frames {
-    /// Takes bytes until a frame of interest is complete, or there are no more.
+    /// Consumes bytes until a frame is complete, or there are no more.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
         loop {
             if self.left > 0 {
@@ -255,14 +255,14 @@ impl Frames {
     }
 }
 
-/// Splits off as many bytes as there are, `n` at most.
+/// Splits off at most `n` bytes.
 fn take<'a>(bytes: &mut &'a [u8], n: usize) -> &'a [u8] {
     let (piece, rest) = bytes.split_at(n.min(bytes.len()));
     *bytes = rest;
     piece
 }
 
-/// The last value counts, as RFC 9113 has it.
+/// The last value counts (RFC 9113).
 fn max_streams(payload: &[u8]) -> Option<u32> {
     let entries = payload.chunks_exact(6).rev();
     let mut values = entries.filter_map(|entry| match *entry {

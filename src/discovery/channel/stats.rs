@@ -1,4 +1,4 @@
-//! [`ChannelStats`]: a channel at one moment.
+//! [`ChannelStats`]: the state of a channel at one moment.
 
 use super::pool::{EndpointState, Pool};
 
@@ -6,15 +6,15 @@ use super::pool::{EndpointState, Pool};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ChannelStats {
-    /// What the channel calls the service; empty while it has no name.
+    /// The name of the service in errors and logs; empty while there is none.
     pub service: String,
     /// The endpoints, ordered by address.
     pub endpoints: Vec<EndpointState>,
     /// How many of them can be called.
     pub ready: usize,
-    /// The calls that have not ended, on all endpoints there are.
+    /// The calls that have not ended, on all endpoints.
     pub in_flight: usize,
-    /// How often a call was sent again, to another endpoint.
+    /// How often calls were sent again, to another endpoint.
     pub resent: u64,
 }
 

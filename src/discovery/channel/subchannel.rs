@@ -1,4 +1,4 @@
-//! [`Subchannel`]: one address, its load and its numbers; [`Connection`]: one connection to it.
+//! [`Subchannel`]: one address, its load and its counters; [`Connection`]: one connection to it.
 
 use super::dial::Sender;
 use super::ready_set::{Candidate, Position};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
 
-/// One address that we stay connected to.
+/// One address that is kept connected.
 #[derive(Debug)]
 pub(super) struct Subchannel {
     pub(super) address: Arc<str>,
@@ -32,8 +32,8 @@ pub(super) struct Connection {
     drain: Notify,
 }
 
-/// One call in flight. It rides in the body of the response: streams outlive the future that
-/// started them.
+/// One call in flight. The body of the response holds it, because a stream lasts longer than the future that
+/// started it.
 #[derive(Debug)]
 pub(super) struct CallGuard {
     subchannel: Arc<Subchannel>,
@@ -81,7 +81,7 @@ impl Subchannel {
         self.in_flight.load(Relaxed)
     }
 
-    /// The calls that were ever sent.
+    /// All calls that were sent.
     pub(super) fn calls(&self) -> u64 {
         self.calls.load(Relaxed)
     }
@@ -105,12 +105,12 @@ impl Connection {
         }
     }
 
-    /// Whether it takes a call now.
+    /// Whether it accepts a call now.
     pub(super) fn is_usable(&self) -> bool {
         !self.draining.load(Relaxed) && !self.sender.is_closed() && self.quota.has_room()
     }
 
-    /// Counts a call, if the peer takes one more stream.
+    /// Counts a call, if the peer accepts one more stream.
     pub(super) fn start_call(&self) -> Option<CallGuard> {
         let stream = self.quota.try_acquire()?;
         self.subchannel.in_flight.fetch_add(1, Relaxed);
@@ -121,7 +121,7 @@ impl Connection {
         })
     }
 
-    /// The peer takes no more calls on this connection; those in flight go on.
+    /// The peer accepts no more calls on this connection; those in flight continue.
     pub(super) fn set_draining(&self) {
         self.draining.store(true, Relaxed);
         self.drain.notify_one();

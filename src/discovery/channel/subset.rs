@@ -1,14 +1,14 @@
 //! [`Subset`]: which of many addresses one client connects to; pure.
 //!
-//! Rendezvous hashing: every client gives every address a score, and takes those with the highest.
-//! It is deterministic, so that a restart with the same id finds the same servers; the scores of
-//! two clients have nothing to do with each other, so that the servers are used evenly; and a
-//! change of the fleet changes at most one member.
+//! Rendezvous hashing: a client computes a score for every address, and uses those with the highest scores.
+//! It is deterministic, so that a restart with the same id gets the same servers. The scores of
+//! two clients are independent, so that all servers are used evenly. A
+//! change of the fleet changes at most one address of the subset.
 
 use super::origin::Origin;
 use std::collections::BTreeSet;
 
-/// The chosen ones among all addresses.
+/// All addresses, and those that are chosen.
 #[derive(Debug)]
 pub(super) struct Subset {
     /// `None`: all of them.
@@ -18,7 +18,7 @@ pub(super) struct Subset {
     others: BTreeSet<Scored>,
 }
 
-/// What a change of the fleet does to the subset.
+/// The change of the subset that follows from a change of the fleet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SubsetChange {
     pub(super) added: Option<Origin>,
@@ -65,7 +65,7 @@ impl Subset {
         }
     }
 
-    /// An address that is gone.
+    /// An address that was removed.
     pub(super) fn remove(&mut self, address: &Origin) -> SubsetChange {
         let removed = Some(address.clone());
         if self.limit.is_none() {
@@ -92,15 +92,15 @@ impl Subset {
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
-/// FNV-1a. Not the hash of `std`, which may be another one in its next release: a client that is
-/// rebuilt would then change all of its servers at once.
+/// FNV-1a. Not the hash of `std`, which may change in a later release: a client that is
+/// rebuilt would then change all its servers at once.
 fn hash(start: u64, bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
     bytes.iter().fold(start, step)
 }
 
-/// FNV removed the last bytes of an address, in which those of a fleet differ, in the low bits;
-/// this spreads them over all (the finalizer of `MurmurHash3`).
+/// Spreads the low bits over all bits (the finalizer of `MurmurHash3`). The addresses of a fleet differ in their
+/// last bytes, and FNV mixes these only into the low bits.
 fn finalize(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -131,7 +131,7 @@ mod tests {
         let mut subset = Subset::new(Some(2), "client-1");
         (0..10).for_each(|n| drop(subset.insert(&address(n))));
         let chosen: Vec<_> = members(&subset).into_iter().collect();
-        // Whoever changes this changes the servers of every client that upgrades.
+        // A change of this value changes the servers of every client that upgrades.
         assert_eq!(chosen, ["10.0.0.3:9000".into(), "10.0.0.9:9000".into()]);
     }
 

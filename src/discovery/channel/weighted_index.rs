@@ -1,10 +1,10 @@
-//! [`WeightedIndex`]: drawing indices in proportion to their weights; pure.
+//! [`WeightedIndex`]: draws indices in proportion to their weights; pure.
 //!
-//! A Fenwick tree: a change and a draw each cost log₂ n steps, 14 of them among 10,000. Rejection
-//! sampling against the greatest weight would cost less on even weights, but one of 10,000 among
-//! ones of 1 would have it try for ever, or give up and be unfair.
+//! A Fenwick tree: a change and a draw each take log₂ n steps, 14 of them for 10,000 indices. Rejection
+//! sampling against the greatest weight would be faster with equal weights. But with one weight of 10,000 among
+//! weights of 1 it would try for very long, or give up and be unfair.
 
-/// The weights of a row of indices.
+/// The weights of consecutive indices.
 #[derive(Debug, Default)]
 pub(super) struct WeightedIndex {
     each: Vec<u32>,
@@ -22,7 +22,7 @@ impl WeightedIndex {
         self.each.len()
     }
 
-    /// Whether the index may be drawn: one of weight 0 only while there are no others.
+    /// Whether the index may be drawn: an index of weight 0 only while all weights are 0.
     pub(super) fn may_be_drawn(&self, index: usize) -> bool {
         self.nonzero == 0 || self.each.get(index).is_some_and(|weight| *weight > 0)
     }
@@ -74,7 +74,7 @@ impl WeightedIndex {
         if self.nonzero == 1 {
             return Some((first, None));
         }
-        // The second one as if the first were not there.
+        // Draw the second one as if the first were not there.
         let mut at = rng.u64(..self.total - weight);
         if at >= self.sum_before(first) {
             at += weight;

@@ -1,16 +1,15 @@
-//! [`Store`]: the instances there are, as the sum of lists and events; and what each of them
-//! changes. Pure: the time is passed in.
+//! [`Store`]: the current instances. It applies lists and events, and returns the changes. Pure: the time
+//! is passed in.
 //!
 //! # Self-preservation
 //!
-//! What etcd says is believed at once, except that a set does not shrink to less than half
+//! Lists and events take effect at once, with two exceptions. A set does not shrink to less than half
 //!
-//! * by a list: an etcd that lost its data is empty until the servers are back;
-//! * by deletions in the first seconds after etcd answered nothing for as long as a lease may
-//!   take to run out: when it goes on it deletes the keys of whole fleets, before the servers have
-//!   noticed.
+//! * by a list: an etcd that lost its data is empty until the servers are registered again;
+//! * by deletions in the first 5 s after etcd answered nothing for 2 s, its shortest TTL: when such an etcd continues, it
+//!   deletes the keys of whole fleets before the servers can renew their leases.
 //!
-//! What is missing then is kept, each key until a deadline of its own that later cuts do not move.
+//! The missing keys are kept, each until a deadline of its own that later lost connections do not change.
 
 mod reading;
 
@@ -28,13 +27,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is known of a key changed.
+/// A change of a key.
 #[derive(Debug)]
 pub(super) struct Update {
     pub(super) key: Arc<str>,
-    /// `None`: there is no instance under it any more.
+    /// `None`: its instance was removed.
     pub(super) instance: Option<Arc<Instance>>,
-    /// There was none before.
+    /// There was no instance before.
     pub(super) is_new: bool,
 }
 
@@ -43,34 +42,34 @@ pub(super) struct Update {
 pub(super) struct Store {
     entries: BTreeMap<Arc<str>, Entry>,
     revision: i64,
-    /// etcd does not have our history any more: only a list helps.
+    /// etcd does not have our history any more: a list is needed.
     history_lost: bool,
     readable: usize,
-    /// How often it changed which values do not read, or why.
+    /// Counts changes of the keys that cannot be decoded, and of their reasons.
     unreadable_changes: u64,
-    /// What is kept, in bytes.
+    /// The memory of all entries, in bytes.
     bytes: usize,
-    /// Keys passed over since the last list, because there was no room.
+    /// Keys skipped since the last list, because there was no room.
     passed_over: usize,
-    /// Something was deleted since a key was passed over.
+    /// A key was deleted since one was skipped.
     has_room: bool,
     limits: Limits,
     /// When etcd last answered anything.
     pub(super) last_answer: Option<Instant>,
-    /// How many times self-preservation has begun because etcd was silent.
+    /// Counts the silences of etcd that started self-preservation.
     epoch: u64,
     /// Until when deletions are subject to self-preservation.
     preserved_until: Option<Instant>,
-    /// With fewer instances than this, what goes missing is kept.
+    /// If fewer instances than this would be left, missing ones are kept.
     threshold: usize,
     missing: Missing,
-    /// Most are back, and when nobody else comes until then, the others are gone.
+    /// Half are back: unless another one comes back until then, the others are removed.
     settled_at: Option<Instant>,
     /// What has changed and was not taken yet.
     updates: Vec<Update>,
 }
 
-/// How much is kept, and for how long.
+/// The limits of memory and retention.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) keys: usize,
@@ -82,19 +81,19 @@ pub(super) struct Limits {
 #[derive(Debug)]
 struct Entry {
     seen: KeyMeta,
-    /// When it was last seen: see [`Store::epoch`].
+    /// The [`Store::epoch`] in which it was last seen.
     epoch: u64,
     weight: usize,
-    /// Or why its value does not read.
+    /// The instance, or why its value cannot be decoded.
     instance: Result<Arc<Instance>, Arc<str>>,
 }
 
-/// After so long without an answer leases may have run out: etcd's shortest TTL.
+/// After so long without an answer leases may have expired: etcd's shortest TTL.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(2);
-/// How long deletions are subject to self-preservation after etcd was silent: then the servers
-/// know, or are gone.
+/// How long deletions are subject to self-preservation after etcd was silent. After that, servers that run
+/// have registered again.
 const AFTER_SILENCE: Duration = Duration::from_secs(5);
-/// Servers that look for etcd are back within a second of each other.
+/// Servers that run register again within one second of each other.
 const STILL_MISSING_LIMIT: Duration = Duration::from_secs(1);
 
 // === impl Store ===
@@ -131,7 +130,7 @@ impl Store {
         entries.filter_map(|(key, entry)| Some((key, entry.instance.as_ref().ok()?)))
     }
 
-    /// The revision up to which everything is in.
+    /// The revision up to which all changes are applied.
     pub(super) fn revision(&self) -> i64 {
         self.revision
     }
@@ -140,11 +139,11 @@ impl Store {
         self.entries.len() - self.readable + self.passed_over
     }
 
-    /// The same keys by the reason, most first.
+    /// The skipped keys by reason, the most frequent first.
     pub(super) fn skipped_by_reason(&self) -> Vec<Skipped> {
         let entries = self.entries.iter();
         let unreadable = entries.filter_map(|(key, it)| Some((key, it.instance.as_ref().err()?)));
-        // Most often there are none: then no key is looked at.
+        // Usually there are none: then no entry is visited.
         let unreadable = unreadable.take(self.entries.len() - self.readable);
         let Limits { keys, bytes, .. } = self.limits;
         by_reason(unreadable, self.passed_over, (keys, bytes))
@@ -158,12 +157,12 @@ impl Store {
         self.passed_over
     }
 
-    /// Keys were passed over, and there may be room for them now.
+    /// Keys were skipped, and there may be room for them now.
     pub(super) fn has_room(&self) -> bool {
         self.has_room
     }
 
-    /// How many keys etcd has as far as we know.
+    /// The number of keys that etcd has, as far as we know.
     pub(super) fn keys(&self) -> usize {
         self.entries.len() + self.passed_over - self.missing.len()
     }
@@ -178,7 +177,7 @@ impl Store {
         (counts, self.revision > 0, self.unreadable_changes)
     }
 
-    /// A key that tells whether etcd still has the same history, with what is known of it.
+    /// A key to check whether etcd still has the same history, with its lease and revision.
     pub(super) fn history_probe(&self) -> Option<(Arc<str>, KeyMeta)> {
         if self.history_lost {
             return None;
@@ -194,7 +193,7 @@ impl Store {
         self.history_lost = true;
     }
 
-    /// etcd answered something. Told before what the answer says.
+    /// etcd answered. Call it before the answer is applied.
     pub(super) fn on_answer(&mut self, now: Instant) {
         let silent = self.last_answer.replace(now).map(|last| now - last);
         let Some(silent) = silent.filter(|silent| *silent >= SHORTEST_TTL) else {
@@ -204,12 +203,12 @@ impl Store {
         self.set_threshold(now);
         let window = AFTER_SILENCE.min(self.limits.retention);
         self.preserved_until = Some(now + window);
-        // Nobody could come back meanwhile.
+        // No server could register again meanwhile.
         self.missing.postpone(silent);
         self.settled_at = self.settled_at.map(|at| deadline::after(at, silent));
     }
 
-    /// Half of what there is; until self-preservation is over, of what there was before it.
+    /// Sets the threshold to half of the instances; until self-preservation is over, of those before it.
     fn set_threshold(&mut self, now: Instant) {
         if self.missing.is_empty() && !self.is_preserving(now) {
             self.threshold = 0;
@@ -225,7 +224,7 @@ impl Store {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Gives up on what is missing for too long, and says how many keys that were.
+    /// Removes the keys that were missing for too long. Returns their number.
     pub(super) fn expire(&mut self, now: Instant) -> usize {
         let keys = match self.settled_at {
             Some(at) if at <= now => self.missing.take_all(),
@@ -238,7 +237,7 @@ impl Store {
         keys.len()
     }
 
-    /// Everything there is, at `revision`, but for `unread` keys that there was no room for.
+    /// Applies a list at `revision`, without `unread` keys that there was no room for.
     pub(super) fn list(
         &mut self,
         readings: Vec<Reading>,
@@ -254,7 +253,7 @@ impl Store {
         for key in &absent {
             self.miss(key, now);
         }
-        // Decided once those that came are in.
+        // Decided after the new keys are applied.
         for reading in readings {
             self.put(reading, now);
         }
@@ -264,7 +263,7 @@ impl Store {
             }
         }
         self.settle(false, now);
-        // etcd may have lost its history: what counts is what it says now.
+        // etcd may have lost its data, so the revision may be lower.
         self.revision = revision;
         self.history_lost = false;
     }
@@ -284,7 +283,7 @@ impl Store {
             self.remove(&key);
             return;
         }
-        // The same server under another key: one with its lease or its pid in it.
+        // The same server under another key, which contains its lease or its pid.
         let address = instance.as_ref().ok().and_then(Instance::get_address);
         let formers = address.map_or(vec![], |address| self.missing.at(address));
         let known = self.entries.get_key_value(&*key);
@@ -311,7 +310,7 @@ impl Store {
                 is_new: before.is_none(),
             });
         }
-        // After the new one, so that whoever counts by address keeps its connection.
+        // After the new one, so that a channel keeps its connection to the address.
         for former in formers {
             is_back |= self.missing.remove(&former);
             self.remove(&former);
@@ -327,7 +326,7 @@ impl Store {
             return;
         };
         let key = key.clone();
-        // One that was seen since is known to etcd, and its deletion is believed.
+        // An entry that was seen since is deleted at once.
         let is_unverified = entry.instance.is_ok() && entry.epoch < self.epoch;
         if is_unverified && self.is_preserving(now) && self.present() <= self.threshold {
             self.miss(&key, now);
@@ -359,12 +358,12 @@ impl Store {
         self.missing.insert(key, address, until);
     }
 
-    /// How many instances etcd has, as far as is known.
+    /// The number of instances that etcd has, as far as we know.
     fn present(&self) -> usize {
         self.readable - self.missing.instances()
     }
 
-    /// Once half are back, the others have a while from the last one that came.
+    /// Once half are back, the others are kept for one second after the last one that came back.
     fn settle(&mut self, is_back: bool, now: Instant) {
         if self.missing.is_empty() || self.present() < self.threshold {
             self.settled_at = None;

@@ -1,26 +1,26 @@
-//! [`Reading`]: a key with what was read from its value, and what it costs to keep that.
+//! [`Reading`]: a key with its decoded value, and the memory that it needs.
 
 use crate::etcd::KeyMeta;
 use crate::instance::Instance;
 use std::sync::Arc;
 
-/// A key with what was read from its value.
+/// A key with its decoded value.
 #[derive(Debug)]
 pub(in crate::discovery) struct Reading {
     pub(in crate::discovery) key: String,
     pub(in crate::discovery) seen: KeyMeta,
-    /// Or why the value does not read.
+    /// The instance, or why the value cannot be decoded.
     pub(in crate::discovery) instance: Result<Instance, Arc<str>>,
 }
 
-/// What a key costs besides its text and its instance, and a pair of metadata besides its texts.
+/// The memory of an entry besides its texts, and of a pair of metadata besides its texts, in bytes.
 const ENTRY_OVERHEAD: usize = 384;
 const PAIR_OVERHEAD: usize = 96;
 
 // === impl Reading ===
 
 impl Reading {
-    /// What it costs to keep it, in bytes, roughly.
+    /// An estimate of the memory to keep it, in bytes.
     pub(in crate::discovery) fn weight(&self) -> usize {
         weight(&self.key, self.instance.as_ref().ok())
     }

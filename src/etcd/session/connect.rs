@@ -1,4 +1,4 @@
-//! Opens a [`Session`], and gets another token for the next one.
+//! Opens a [`Session`], and gets a new token for the next one.
 
 use super::{Login, Peer, Session};
 use crate::connector::{Connecting, Connector, Io};
@@ -21,11 +21,11 @@ pub(crate) const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSI
 // === impl Session ===
 
 impl Session {
-    /// Connects within `limit`. If there is a user, it comes with its token; only if there is none
-    /// it authenticates, and that has a longer limit of its own: see [`User::authenticate`].
+    /// Connects within `limit`. With a user, the session uses the user's token. If there is no token yet,
+    /// it authenticates first, which has a longer limit of its own: see [`User::authenticate`].
     ///
-    /// No HTTP/2 pings: etcd refuses those closer than 5 s, which is too rarely to guard a TTL of
-    /// that size. Renewals with a deadline of their own are the heartbeat. Cancel safe.
+    /// It sends no HTTP/2 pings: etcd refuses pings closer than 5 s, which is the default TTL. Renewals with a
+    /// timeout are the heartbeat. Cancel safe.
     pub(crate) async fn connect(
         endpoints: &Endpoints,
         member: &Member,
@@ -76,8 +76,8 @@ impl Session {
         }
     }
 
-    /// After the token was refused: until there is another one, for another connection. Ends early
-    /// only when that is refused on purpose. Cancel safe.
+    /// Gets a new token after this one was refused, for another connection. Retries until there is one, or
+    /// until it is denied. Cancel safe.
     pub(crate) async fn replace_token(self) -> Result<(), RpcError> {
         let endpoint = &self.peer.endpoint;
         let Some(login) = &self.peer.login else {
@@ -102,7 +102,7 @@ impl Session {
     }
 }
 
-/// Opens the connection. The caller's limit comes first.
+/// Opens the connection. The caller's limit ends it first.
 async fn open(
     endpoints: &Endpoints,
     member: &Member,
@@ -111,7 +111,7 @@ async fn open(
     let endpoint = member.shown();
     let broken = |error: tonic::transport::Error| RpcError::broken(endpoint, chain(&error));
     let channel = Endpoint::from(member.uri().clone())
-        // It ends what tonic may try by itself later.
+        // It bounds later reconnects of tonic itself.
         .connect_timeout(limit.saturating_mul(2))
         .user_agent(USER_AGENT)
         .map_err(broken)?;

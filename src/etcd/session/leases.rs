@@ -16,7 +16,7 @@ pub(crate) struct KeepAliveStream {
 // === impl Session ===
 
 impl Session {
-    /// Grants the lease `id`. Gives the TTL etcd chose, which may differ from the one asked for.
+    /// Grants the lease `id`. Returns the TTL that etcd chose, which may differ from the requested one.
     pub(crate) async fn grant(mut self, id: i64, ttl: Duration) -> Result<Duration, RpcError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let options = client::LeaseGrantOptions::new().with_id(id);
@@ -31,7 +31,7 @@ impl Session {
         time_to_live(granted.ttl(), &self.peer.endpoint)
     }
 
-    /// Revokes the lease `id`; one that does not exist is as good as revoked.
+    /// Revokes the lease `id`; one that does not exist counts as revoked.
     pub(crate) async fn revoke(mut self, id: i64) -> Result<(), RpcError> {
         match self
             .lease
@@ -44,8 +44,8 @@ impl Session {
         }
     }
 
-    /// How long the lease `id` lives without another renewal, in whole seconds. Zero also if there
-    /// is none: only a renewal can tell one that is gone from one that is about to be extended.
+    /// How long the lease `id` lives without another renewal, in whole seconds. Zero also if it does not
+    /// exist: only a renewal can tell a missing lease from one that is about to be extended.
     pub(crate) async fn time_to_live(mut self, id: i64) -> Result<Duration, RpcError> {
         let reply = self.lease.time_to_live(id, None).await;
         let reply = reply.map_err(|error| self.error(&error))?;
@@ -54,11 +54,11 @@ impl Session {
 
     /// Renews the lease `id` for the first time on this session, and opens the stream for more.
     ///
-    /// `etcd-client` swallows the TTL of this first answer; it is the granted one.
+    /// `etcd-client` does not return the TTL of this first answer; it is the granted one.
     pub(crate) async fn renewals(mut self, id: i64) -> Result<KeepAliveStream, RpcError> {
         let opened = self.lease.keep_alive(id).await;
         let (requests, replies) = opened.map_err(|error| self.error(&error))?;
-        // etcd-client goes on with whatever lease the first answer names.
+        // etcd-client continues with the lease of the first answer, whichever that is.
         if requests.id() != id {
             return Err(self.broken("answered the renewal of another lease"));
         }
@@ -73,8 +73,8 @@ impl Session {
 // === impl KeepAliveStream ===
 
 impl KeepAliveStream {
-    /// Sends one renewal and awaits its answer. Not cancel safe: after a cancelled one the next
-    /// answer may belong to it, so the stream is to be dropped.
+    /// Sends one renewal and awaits its answer. Not cancel safe: after a cancelled call the next
+    /// answer may belong to that renewal, so drop the stream.
     pub(crate) async fn renew(&mut self) -> Result<Duration, RpcError> {
         let (peer, endpoint) = (&self.peer, &self.peer.endpoint);
         let error = |error: client::Error| peer.error(&error);

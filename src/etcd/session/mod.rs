@@ -1,4 +1,4 @@
-//! [`Session`]: one connection to one member, and the few calls we make on it.
+//! [`Session`]: one connection to one member, and the calls on it.
 //!
 //! | file | |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `leases.rs` | grants, renews and revokes leases |
 //! | `reads.rs` | reads keys |
 //! | `writes.rs` | changes keys, in one transaction |
-//! | `watch.rs` | opens watches, and reads what they say |
+//! | `watch.rs` | opens watches, and reads their responses |
 //!
 //! No call here has a time limit of its own: the caller bounds each of them, together with its
 //! shutdown and the expiry of its lease.
@@ -46,18 +46,18 @@ pub(crate) struct Session {
     _sync: Option<Arc<JoinSet<()>>>,
 }
 
-/// Whom a connection is to, and as whom.
+/// The member of a connection, and its user.
 #[derive(Clone)]
 struct Peer {
     endpoint: Arc<str>,
     login: Option<Arc<Login>>,
 }
 
-/// The token that a connection was made with, and how to get another one.
+/// The token of a connection, and a client to get another one.
 struct Login {
     user: Arc<User>,
     token: u64,
-    /// Sends no token.
+    /// A client without a token.
     client: client::Client,
     members: Members,
     limit: Duration,
@@ -90,7 +90,7 @@ impl Peer {
         self.noted(RpcError::from_cancel(&self.endpoint, reason))
     }
 
-    /// A token that was refused is used for no other connection.
+    /// Discards a token that was refused, so that no other connection uses it.
     fn noted(&self, error: RpcError) -> RpcError {
         match &self.login {
             None => error.without_a_user(),

@@ -16,16 +16,16 @@ pub(crate) struct KeyMeta {
 #[cfg(feature = "discovery")]
 #[derive(Debug)]
 pub(crate) struct Page {
-    /// etcd's revision then.
+    /// The revision of the answer.
     pub(crate) revision: i64,
     pub(crate) found: Vec<KeyValue>,
-    /// How many keys there are from the beginning of this page on.
+    /// The number of keys from the beginning of this page on.
     pub(crate) count: i64,
     /// Where the next page begins, if there is one.
     pub(crate) next: Option<Vec<u8>>,
 }
 
-/// A key with its value. Keys that are no UTF-8 are passed over.
+/// A key with its value. Keys that are not UTF-8 are skipped.
 #[cfg(feature = "discovery")]
 #[derive(Debug)]
 pub(crate) struct KeyValue {
@@ -34,14 +34,14 @@ pub(crate) struct KeyValue {
     pub(crate) seen: KeyMeta,
 }
 
-/// What one page may weigh. A page that is larger is asked for again with fewer keys.
+/// The largest size of a page, in bytes. A larger page is requested again with fewer keys.
 #[cfg(feature = "discovery")]
 const MAX_PAGE: usize = 16 * 1024 * 1024;
 
 // === impl Session ===
 
 impl Session {
-    /// Reads what etcd has of each of `keys`, at one revision, without the values.
+    /// Reads the lease and the revision of each of `keys`, at one revision, without the values.
     pub(crate) async fn look(
         mut self,
         keys: Vec<Arc<str>>,
@@ -95,8 +95,8 @@ impl Session {
         })
     }
 
-    /// The revision of etcd now, and how many keys there are below `prefix`; with `each` unset,
-    /// how many have exactly that name, which costs etcd nothing.
+    /// The current revision of etcd, and the number of keys below `prefix`. With `each` unset, the number of keys
+    /// with exactly that name, which is cheap for etcd.
     ///
     /// Not serializable: a member without a quorum, and the cache of `grpc-proxy`, would answer.
     #[cfg(feature = "discovery")]
@@ -111,7 +111,7 @@ impl Session {
         Ok((revision_of(reply.header()), reply.count()))
     }
 
-    /// What etcd had of `key` at `revision`.
+    /// The lease and the revision of `key`, as they were at `revision`.
     #[cfg(feature = "discovery")]
     pub(crate) async fn seen_at(
         mut self,
@@ -125,7 +125,7 @@ impl Session {
     }
 }
 
-/// The revision an answer was given at. Only the end of a watch by compaction names none.
+/// The revision of an answer. Only the end of a watch by compaction has none.
 pub(super) fn revision_of(header: Option<&client::ResponseHeader>) -> i64 {
     header.map_or(0, client::ResponseHeader::revision)
 }
@@ -142,8 +142,8 @@ pub(super) fn prefix_end(prefix: &str) -> Vec<u8> {
 
 /// Reads the lease and the revision of one key, without its value.
 ///
-/// From 3.7 on etcd answers `keys_only` from an index in memory that has no leases, unless the range
-/// is sorted by value. A lease of 0 looked as if the key had been overwritten.
+/// From 3.7 on etcd answers `keys_only` from an index in memory without leases, unless the range
+/// is sorted by value. Before this was sorted, a lease of 0 looked as if another client had overwritten the key.
 pub(super) fn without_value() -> client::GetOptions {
     client::GetOptions::new()
         .with_keys_only()

@@ -1,4 +1,4 @@
-//! Opens watches, and reads what they say.
+//! Opens watches, and reads their responses.
 
 #[cfg(feature = "discovery")]
 use super::reads::prefix_end;
@@ -8,35 +8,35 @@ use crate::etcd::rpc_error::{RpcError, RpcErrorKind};
 use etcd_client as client;
 use std::sync::Arc;
 
-/// The asking half of an open stream of watches.
+/// The request half of an open watch stream.
 pub(crate) struct WatchRequests {
     requests: client::WatchRequestSender,
     peer: Peer,
 }
 
-/// The answering half of an open stream of watches.
+/// The response half of an open watch stream.
 pub(crate) struct WatchReplies {
     replies: client::WatchResponseStream,
     peer: Peer,
 }
 
-/// What a stream of watches said.
+/// A response of a watch stream.
 #[derive(Debug)]
 pub(crate) struct WatchResponse {
     pub(crate) events: Vec<Event>,
-    /// One watch that was asked for stands.
+    /// A requested watch was created.
     pub(crate) created: bool,
-    /// Which watch it is about. `etcd grpc-proxy` gives watches other ids than they were asked for
-    /// with.
+    /// The id of the watch. `etcd grpc-proxy` gives watches other ids than the requested
+    /// ones.
     pub(crate) id: i64,
-    /// The revision that etcd had when it said so.
+    /// The revision of the response.
     #[cfg_attr(not(feature = "discovery"), allow(dead_code))]
     pub(crate) revision: i64,
-    /// The watch that etcd ended, or that we let go, and why.
+    /// The watch that etcd ended, or that we cancelled, and why.
     pub(crate) ended: Option<(i64, RpcError)>,
 }
 
-/// Something happened to a watched key.
+/// A change of a watched key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) key: String,
@@ -70,7 +70,7 @@ impl Session {
         prefix: &str,
         revision: i64,
     ) -> Result<(WatchRequests, WatchReplies), RpcError> {
-        // In fragments, an answer is never larger than a client takes.
+        // With fragments, a response is never larger than a client accepts.
         let options = watch_options(1, revision)
             .with_range(prefix_end(prefix))
             .with_fragment();
@@ -98,7 +98,7 @@ impl Session {
 // === impl WatchRequests ===
 
 impl WatchRequests {
-    /// Asks for one more key to be watched. Cancel safe: cancelled, it has not asked.
+    /// Requests a watch on one more key. Cancel safe: a cancelled call has sent nothing.
     pub(crate) async fn add(&mut self, key: &str, id: i64, revision: i64) -> Result<(), RpcError> {
         let asked = self
             .requests
@@ -107,7 +107,7 @@ impl WatchRequests {
         asked.map_err(|error| self.peer.error(&error))
     }
 
-    /// Lets go of the watch `id`. Cancel safe.
+    /// Cancels the watch `id`. Cancel safe.
     pub(crate) async fn remove(&mut self, id: i64) -> Result<(), RpcError> {
         let asked = self.requests.cancel(id).await;
         asked.map_err(|error| self.peer.error(&error))
@@ -117,7 +117,7 @@ impl WatchRequests {
 // === impl WatchReplies ===
 
 impl WatchReplies {
-    /// What etcd says next; without events, an acknowledgement. Cancel safe.
+    /// The next response; one without events is an acknowledgement. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<WatchResponse, RpcError> {
         let reply = self.replies.message().await;
         let reply = reply
@@ -126,7 +126,7 @@ impl WatchReplies {
         let ended = reply.canceled().then(|| {
             let error = match reply.compact_revision() {
                 0 => self.peer.cancelled(reply.cancel_reason()),
-                // The one cancellation without a reason.
+                // Only compaction cancels a watch without a reason.
                 _ => RpcError::new(RpcErrorKind::Compacted, &self.peer.endpoint, "compacted"),
             };
             (reply.watch_id(), error)

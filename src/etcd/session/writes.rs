@@ -17,13 +17,13 @@ pub(crate) enum Op {
     Delete { key: Arc<str> },
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Applied {
     pub(crate) revision: i64,
-    /// For each [`Op`], the foreign lease that kept a [`Op::PutIfFree`] from being done.
+    /// For each [`Op`]: the other lease because of which an [`Op::PutIfFree`] was not done.
     pub(crate) refused_by: Vec<Option<i64>>,
-    /// What each [`Op::Put`] replaced, if that was asked for.
+    /// What each [`Op::Put`] replaced, if that was requested.
     pub(crate) replaced: Vec<Option<Replaced>>,
 }
 
@@ -37,8 +37,8 @@ pub(crate) struct Replaced {
 // === impl Session ===
 
 impl Session {
-    /// Applies all changes in one transaction under the lease `id`. `asks_replaced`: puts are answered with
-    /// what they replaced, which takes the permission to read.
+    /// Applies all changes in one transaction under the lease `id`. `asks_replaced`: the answer has the values that
+    /// the puts replaced (`prev_kv`), which needs the permission to read.
     pub(crate) async fn apply(
         mut self,
         id: i64,
@@ -67,14 +67,14 @@ impl Session {
 // === impl Op ===
 
 impl Op {
-    /// The key it is about.
+    /// Its key.
     pub(crate) fn key(&self) -> &Arc<str> {
         match self {
             Self::Put { key, .. } | Self::PutIfFree { key, .. } | Self::Delete { key } => key,
         }
     }
 
-    /// Roughly its share of the request, in bytes.
+    /// An estimate of its share of the request, in bytes.
     pub(crate) fn weight(&self) -> usize {
         const OVERHEAD: usize = 32;
         OVERHEAD
@@ -113,7 +113,7 @@ impl Op {
     }
 }
 
-/// The foreign lease a [`Op::PutIfFree`] met: what the innermost branch read.
+/// The other lease that holds the key of an [`Op::PutIfFree`]: the read in the innermost branch.
 fn refused_by(reply: &client::TxnOpResponse) -> Option<i64> {
     match reply {
         client::TxnOpResponse::Get(get) => get.kvs().first().map(client::KeyValue::lease),

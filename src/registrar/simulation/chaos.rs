@@ -326,7 +326,7 @@ impl World {
         };
         let faults = self.faults;
         let is_silent = faults.hangs || faults.loses_answers || faults.forgot_token;
-        // In the quiet period, a read with an error would end the connection: it is left out.
+        // Left out in the quiet period: when little of the lease is left, this would end the connection.
         let is_silent = is_silent || self.is_quiet;
         if is_silent || matches!(pending.stage, Stage::Answered(_)) || self.rng.bool() {
             return None;
