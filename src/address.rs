@@ -1,7 +1,7 @@
 //! Addresses that others can dial: parsed, refused, or derived from what was bound.
 //!
-//! Nothing here asks the network. What needs it (which local address lies on the route to etcd)
-//! is asked by [`etcd`](crate::etcd) and passed in, so that every choice is a table of cases.
+//! No code here uses the network. [`etcd`](crate::etcd) finds the local address of the route to etcd
+//! and passes it in, so that every choice can be tested as a table of cases.
 
 use crate::error::{AddressError, BuildError};
 use std::fmt;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 /// A host and a port that a client could dial.
 ///
-/// Nothing else becomes one: neither port 0 nor `0.0.0.0`, nor multicast nor link-local IPv6. It is
+/// It is never port 0, `0.0.0.0`, a multicast address or link-local IPv6. It is
 /// parsed from, and shown as, `ip:port`, `[ipv6]:port` or `dns.name:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Address {
@@ -32,19 +32,19 @@ pub(crate) struct LocalIp {
     pub(crate) ip: IpAddr,
 }
 
-/// The interface whose address is to be advertised, and what that was when it was chosen.
+/// The interface whose address is to be advertised, and the addresses that it had when it was chosen.
 #[derive(Debug, Clone)]
 pub(crate) struct AdvertisedInterface {
     name: String,
     ips: Vec<IpAddr>,
 }
 
-/// What a bound listener says about the address to advertise.
+/// The address to advertise, as far as a bound listener determines it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Bound {
     /// It can be dialled as it is.
     Exact(Address),
-    /// `0.0.0.0` or `[::]`: any address of this machine, to be found out.
+    /// `0.0.0.0` or `[::]`: an address of this machine, to be found later.
     Any { v4_only: bool, port: u16 },
 }
 
@@ -84,7 +84,7 @@ impl Address {
         })
     }
 
-    /// The longest there is, for whoever needs to know how long things become.
+    /// The longest possible address, to compute the largest size of a value.
     pub(crate) fn longest() -> Self {
         Self {
             host: Host::Name("x".repeat(253)),
@@ -107,7 +107,7 @@ impl Address {
         self.port
     }
 
-    /// The host as it stands before a port.
+    /// The host as it is written before a port.
     pub(crate) fn bracketed(&self) -> String {
         self.host.to_string()
     }
@@ -153,7 +153,7 @@ impl TryFrom<SocketAddr> for Address {
 
 // === impl Host ===
 
-/// IPv6 stands in brackets, so that `{ip}:{port}` is always a dialable address.
+/// IPv6 is in brackets, so that `{ip}:{port}` is always a dialable address.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,7 +171,7 @@ const LINK_LOCAL: &str =
     "a link-local IPv6 address means nothing beyond its own link: use a global one";
 
 impl Bound {
-    /// Sorts the local address of a listener, or an address somebody wrote down.
+    /// Classifies the address of a listener, or a configured one.
     pub(crate) fn check(addr: SocketAddr) -> Result<Self, AddressError> {
         let refuse = |reason| {
             Err(AddressError {
@@ -203,7 +203,7 @@ impl Bound {
     }
 
     /// The address to advertise: the first of our addresses `ips` that others can dial and that
-    /// the listener is bound to. A machine with none has only itself to talk to.
+    /// the listener is bound to. A machine without one gets its loopback address.
     pub(crate) fn resolve(&self, ips: &[IpAddr]) -> Address {
         let port = match self {
             Self::Exact(address) => return address.clone(),
@@ -261,7 +261,7 @@ impl AdvertisedInterface {
         }
     }
 
-    /// Its addresses now. One that has lost all of them keeps those it had when it was chosen.
+    /// Its addresses now. An interface without addresses now keeps those that it had when it was chosen.
     pub(crate) fn ips(&self, interfaces: &[LocalIp]) -> Vec<IpAddr> {
         let now = dialable_of(&self.name, interfaces);
         match now.is_empty() {
@@ -271,12 +271,11 @@ impl AdvertisedInterface {
     }
 }
 
-/// Our addresses in the order in which they are good to advertise.
+/// Our addresses, the best one to advertise first.
 ///
-/// `sources` are those that packets leave from: to etcd, which is the best guess at where our
-/// clients are, and then along the default route, for an etcd on this very machine, which says
-/// nothing about them. Addresses of networks that this machine makes for its own containers and
-/// virtual machines come last, whatever the routes say: nobody else can dial them.
+/// `sources` are the source addresses of two routes. The first one leads to etcd, because clients are most likely there
+/// too. The second one is the default route, for an etcd on this machine. Addresses of networks for the containers and
+/// virtual machines of this machine come last, whatever the routes: no other machine can dial them.
 pub(crate) fn candidates(sources: &[IpAddr], interfaces: &[LocalIp]) -> Vec<IpAddr> {
     let of = |v4: bool| {
         interfaces
@@ -314,7 +313,7 @@ fn is_inner_network(interface: &str) -> bool {
         "virbr",
         "vmnet",
     ];
-    // Docker's own networks; a bridge that somebody made for the machine itself is mostly `br0`.
+    // Docker's own networks; a bridge for the machine itself usually has the name `br0`.
     let is_docker = |id: &str| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit());
     NAMES.iter().any(|name| interface.starts_with(name))
         || interface.strip_prefix("br-").is_some_and(is_docker)
@@ -449,7 +448,7 @@ mod tests {
         ];
         let v6 = ["lo ::1", "eth0 fe80::1", "eth0 2001:db8::7"];
         for (bound, sources, list, expected) in [
-            // The route to etcd, when it leads anywhere.
+            // The route to etcd, if there is one.
             (
                 "0.0.0.0:1",
                 &["10.0.0.7", "192.168.1.5"][..],
@@ -481,7 +480,7 @@ mod tests {
             // No default route.
             ("0.0.0.0:1", &["127.0.0.1"], &docker_first, "192.168.1.5:1"),
             ("0.0.0.0:1", &[], &docker_first, "192.168.1.5:1"),
-            // Better than nothing.
+            // Only a container network: use it.
             ("0.0.0.0:1", &[], &docker_first[..2], "172.17.0.1:1"),
             (
                 "0.0.0.0:1",
@@ -540,7 +539,7 @@ mod tests {
         let moved = interfaces(&["eth0 10.0.0.8"]);
         assert_eq!(eth0.ips(&moved), ips(&["10.0.0.8"]));
         assert_eq!(eth0.ips(&[]), ips(&["10.0.0.7", "2001:db8::7"]));
-        // Chosen is chosen.
+        // A chosen interface is used, whatever it is.
         find("docker0").unwrap();
         for (name, reason) in [
             ("lo", "has no address that others can dial"),

@@ -1,8 +1,8 @@
-//! How long to wait before the next try. Pure: time and chance are passed in.
+//! How long to wait before the next attempt. Pure: time and randomness are passed in.
 //!
-//! A [`Backoff`] grows through failed attempts and is reset only after a success that lasted: connect, die,
-//! connect, die is when a reset on connect hurts. A [`Bucket`] allows a burst
-//! and bounds the rate after it, so that two servers that overwrite each other settle at a few writes a minute.
+//! A [`Backoff`] grows with failed attempts, and is reset only after a success that lasted: a reset on each connect would
+//! defeat it when connections break right after they are made. A [`Bucket`] allows a burst
+//! and bounds the rate after it, so that two servers that overwrite each other write only a few times a minute.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ impl Backoff {
 
     /// The wait, `cap` at most, after a failure of something that had worked for `lasted`.
     ///
-    /// The first wait after such a success is zero: a single hiccup is retried at once.
+    /// The first wait after a success that lasted is zero: a single failure is retried at once.
     pub(crate) fn failed_after(
         &mut self,
         lasted: Duration,
@@ -65,7 +65,7 @@ impl Backoff {
 // === impl Bucket ===
 
 impl Bucket {
-    /// Takes a token, or says when there will be one.
+    /// Takes a token, or returns when there will be one.
     pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Instant> {
         let Rate { burst, refill } = rate;
         let since = *self.since.get_or_insert(now);

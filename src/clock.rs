@@ -1,12 +1,12 @@
-//! A clock that goes on while the system is suspended, as etcd's leases do.
+//! A clock that also counts the time in which the system is suspended, as etcd's leases do.
 //!
-//! tokio's [`Instant`] is CLOCK_MONOTONIC on Linux, which stands still in a suspend. [`now`] is that
-//! clock plus the time that the system was suspended since this process first asked. Instants of the
-//! two differ after a suspend: what [`now`] gave is compared with [`now`], and waited for with
+//! tokio's [`Instant`] is CLOCK_MONOTONIC on Linux, which stops in a suspend. [`now`] is that
+//! clock plus the time that the system was suspended since the first call in this process. Instants of the
+//! two clocks differ after a suspend: compare an instant from [`now`] only with [`now`], and wait for it with
 //! [`sleep_until`].
 //!
-//! On other systems than Linux, and while a hypervisor pauses a virtual machine, nothing tells of a
-//! suspend. It is then noticed by the next renewal only.
+//! On other systems than Linux, and while a hypervisor pauses a virtual machine, a suspend cannot be
+//! detected. Only the next renewal notices it.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,14 +16,14 @@ pub(crate) fn now() -> Instant {
     Instant::now() + suspended()
 }
 
-/// Sleeps until `at`, which [`now`] gave. A suspend meanwhile makes it late by a part of what was
-/// left: the timers of the runtime stand still, too. Cancel safe.
+/// Sleeps until `at`, an instant from [`now`]. After a suspend meanwhile it ends late, because the timers of the
+/// runtime stop in a suspend, too. Cancel safe.
 pub(crate) async fn sleep_until(at: Instant) {
     let at = at.checked_sub(suspended()).unwrap_or(at);
     tokio::time::sleep_until(at).await;
 }
 
-/// How long the system was suspended since this was first asked.
+/// How long the system was suspended since the first call.
 #[cfg(not(test))]
 pub(crate) fn suspended() -> Duration {
     system::suspended()
@@ -39,11 +39,11 @@ mod system {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
-    /// Two clocks are read one after the other. When that took longer, they are read again.
+    /// Two clocks are read one after the other. If that takes longer than this, they are read again.
     const READ_TOGETHER: Duration = Duration::from_millis(1);
 
-    /// A smaller difference is what remains of reading them one after the other. Without this bound,
-    /// the clock would go back now and then.
+    /// A smaller difference comes from reading them one after the other. Without this bound
+    /// the clock would sometimes go back.
     const SHORTEST_SUSPEND: Duration = Duration::from_millis(10);
 
     pub(super) fn suspended() -> Duration {
@@ -95,7 +95,7 @@ pub(crate) mod tests {
         SUSPENDED.get()
     }
 
-    /// Lets this thread believe that the system was suspended for `time` more.
+    /// Simulates for this thread that the system was suspended for another `time`.
     pub(crate) fn suspend(time: Duration) {
         SUSPENDED.set(SUSPENDED.get() + time);
     }

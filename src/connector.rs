@@ -1,4 +1,4 @@
-//! [`Connector`]: how bytes get to somebody, when it is not plain TCP.
+//! [`Connector`]: connections that the user's code opens, instead of plain TCP.
 
 use futures_util::FutureExt as _;
 use http::Uri;
@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Opens connections in the way a user has given.
+/// Opens connections with the user's function.
 #[derive(Clone)]
 pub(crate) struct Connector(Arc<dyn Fn(Uri) -> Connecting + Send + Sync>);
 
@@ -29,7 +29,7 @@ impl Connector {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         Self(Arc::new(move |uri| {
-            // The user's code. Whoever connects repeats what failed, and must not end of a panic.
+            // The user's code may panic. The caller retries after an error, so a panic becomes one.
             let connecting = catch_unwind(AssertUnwindSafe(|| connect(uri)));
             Box::pin(async move {
                 let panicked = |_| io::Error::other("the connector panicked");
@@ -40,7 +40,7 @@ impl Connector {
         }))
     }
 
-    /// Opens a connection to there. Dropping the future abandons the attempt.
+    /// Opens a connection to `uri`. Dropping the future abandons the attempt.
     pub(crate) fn connect(&self, uri: Uri) -> Connecting {
         (self.0)(uri)
     }

@@ -1,4 +1,4 @@
-//! Deadlines that cannot overflow, however long the [`Duration`] that somebody configured.
+//! Deadlines that cannot overflow, however long the configured [`Duration`].
 //!
 //! `Instant + Duration` panics on overflow, and so does what hyper and tonic compute from their settings.
 //! A duration of [`FOR_EVER`] or more means "for ever" here.

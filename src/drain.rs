@@ -1,12 +1,12 @@
 //! [`Drain`]: how a server stops, once its registration has ended.
 //!
 //! ```text
-//! deregistration_delay -> begin -> listener closed, backlog taken in -> requests finish
+//! deregistration_delay -> begin -> backlog accepted, listener closed -> requests finish
 //!   -> nothing in flight and no traffic for 1.5 s: abort the connections that are left
 //!   -> drain_timeout: end what is in flight -> 250 ms -> abort the connections that are left
 //! ```
 //!
-//! Each signal fires once and stays. [`Drain::run`] fires them; the parts of the server listen.
+//! Each signal is a token that is cancelled once. [`Drain::run`] cancels them; the parts of the server wait for them.
 
 use crate::in_flight::InFlight;
 use crate::listeners::Listeners;
@@ -24,27 +24,27 @@ pub(crate) struct DrainTimeouts {
     pub(crate) drain: Duration,
 }
 
-/// What the parts of a server share. Made when the first of them asks for it: most of ten thousand
-/// registrations in one process have none, and this is most of what each would weigh.
+/// State that the parts of a server share. Created when the first part uses it: most of ten thousand
+/// registrations in one process have no server, and this would be most of the memory of each.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
-    /// Stop accepting, finish what is in flight.
+    /// Stop accepting, finish the requests in flight.
     pub(crate) begun: CancellationToken,
     /// Every listener is closed, and nothing is left in its backlog.
     pub(crate) listener_closed: CancellationToken,
     /// Close the connections that are still open.
     pub(crate) aborted: CancellationToken,
-    /// The server has returned; there is nobody left to wait for.
+    /// The server has returned: no wait is needed any more.
     pub(crate) server_exited: CancellationToken,
     /// The end of the drain was logged.
     pub(crate) reported: CancellationToken,
     pub(crate) in_flight: Arc<InFlight>,
-    /// For those who ask on every read: the tokens take a lock.
+    /// The phase, for code that checks it on every read: the tokens take a lock.
     phase: AtomicU8,
     /// Counts reads and writes on connections after the drain has begun.
     traffic: AtomicU64,
     pub(crate) listeners: Listeners,
-    /// The layer counts requests, so that none in flight means that there is none.
+    /// Requests are counted, so that a count of 0 means that none is in flight.
     is_counted: AtomicBool,
     has_warned: AtomicBool,
 }
@@ -56,15 +56,15 @@ const ABORTED: u8 = 2;
 /// connections they are on.
 pub(crate) const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
-/// How long nothing may be in flight, and nothing may move on a connection, until the connections
+/// After so long without a request in flight and without traffic, the connections
 /// that are left are aborted. Their clients do not answer the ping that comes with GOAWAY.
-/// An answer that is done may still be on its way: a TCP segment that was lost twice comes within
+/// A finished answer may still be on its way: a TCP segment that was lost twice arrives within
 /// 0.6 s, three times within 1.4 s.
 const IDLE_LIMIT: Duration = Duration::from_millis(1500);
 const IDLE_TICKS: u32 = 6;
 
 impl Drain {
-    /// Runs all of it, and gives the number of requests that were cut. `now` skips the waits that are left.
+    /// Runs the drain. Returns the number of requests that were ended. `now` skips the waits that are left.
     pub(crate) async fn run(&self, timeouts: DrainTimeouts, now: &CancellationToken) -> usize {
         self.wait(timeouts.deregistration_delay, now).await;
         self.begin();
@@ -87,7 +87,7 @@ impl Drain {
         cut
     }
 
-    /// Begins the drain and aborts all connections, where nothing is left that could wait.
+    /// Begins the drain and aborts all connections at once, when there is no runtime to wait in.
     pub(crate) fn run_now(&self) {
         self.begin();
         self.abort_connections();
@@ -113,8 +113,8 @@ impl Drain {
         }
     }
 
-    /// Resolves when the listener is closed and for [`IDLE_LIMIT`] nothing was in flight and nothing
-    /// moved. Never, if requests are not counted or the connections are not ours to abort.
+    /// Resolves when the listener is closed, and for [`IDLE_LIMIT`] there was no request in flight and no
+    /// traffic. Never resolves if requests are not counted, or if we cannot abort the connections.
     async fn idle(&self) {
         self.listener_closed.cancelled().await;
         let (mut ticks, mut seen) = (0, None);
@@ -150,7 +150,7 @@ impl Drain {
         }
     }
 
-    /// Whether a server is known that has anything to drain.
+    /// Whether a server has anything to drain.
     pub(crate) fn has_server(&self) -> bool {
         self.is_counted.load(Ordering::Acquire) || self.listeners.exist()
     }
@@ -160,12 +160,12 @@ impl Drain {
         self.is_counted.store(true, Ordering::Release);
     }
 
-    /// Whether the warning that no address is known was not logged before.
+    /// Whether the warning about a missing address was not logged before.
     pub(crate) fn is_first_warning(&self) -> bool {
         !self.has_warned.swap(true, Ordering::Relaxed)
     }
 
-    /// Resolves when the server should stop accepting, and its backlog has been taken in.
+    /// Resolves when the server should stop accepting, and its backlog has been accepted.
     pub(crate) async fn signal(&self) {
         self.begun.cancelled().await;
         if self.listeners.exist() {

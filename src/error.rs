@@ -1,14 +1,14 @@
-//! What can be wrong with what the caller gave us, each with the culprit and the remedy.
+//! Errors of the caller's input. Each names the input and the remedy.
 //!
 //! | | |
 //! |---|---|
 //! | [`BuildError`] | a configuration cannot work: what `build` returns |
 //! | [`RegisterError`] | an instance or its listener cannot be registered |
 //! | [`AddressError`] | a text or a listener is no address that others could dial |
-//! | [`Stopped`] | it is over: nothing is wrong |
+//! | [`Stopped`] | the registrar or the registration has stopped; not a mistake |
 //!
-//! Every one of these is found before a request is sent. An outage of etcd itself is none of them:
-//! it is survived, and reported by [`Status`](crate::Status).
+//! All of them are found before a request is sent. An outage of etcd is no error:
+//! the registrar retries, and [`Status`](crate::Status) reports it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub enum BuildError {
         reason: String,
     },
 
-    /// The time to live, or a deadline that has to fit in it, cannot be kept.
+    /// The TTL, or a timeout that has to fit in it, cannot work.
     #[error("{reason}")]
     #[non_exhaustive]
     Timing {
@@ -47,7 +47,7 @@ pub enum BuildError {
         reason: String,
     },
 
-    /// A name or a piece of a prefix would make keys that others misread.
+    /// A name or a segment of a prefix would make keys that readers misread.
     #[error("{what} {value:?} {reason}")]
     #[non_exhaustive]
     Name {
@@ -79,7 +79,7 @@ pub enum BuildError {
         reason: String,
     },
 
-    /// A setting that cannot be kept.
+    /// A setting that cannot work.
     #[error("{name}: {reason}")]
     #[non_exhaustive]
     Setting {
@@ -89,7 +89,7 @@ pub enum BuildError {
         reason: String,
     },
 
-    /// A registration would follow a health name that is reported of the registration itself.
+    /// A registration would follow a health name that itself follows the registration.
     #[error(
         "the registration cannot follow the health name {name:?}, which is reported of the registration: \
          follow names that only the application sets"
@@ -114,7 +114,7 @@ pub enum BuildError {
     #[error("no tokio runtime here: call this from within one, it starts a task")]
     NoRuntime,
 
-    /// The signals that stop the process cannot be listened to.
+    /// The handlers for SIGTERM and SIGINT cannot be installed.
     #[error("cannot listen to SIGTERM and SIGINT: {source}")]
     #[non_exhaustive]
     Signals {
@@ -127,7 +127,7 @@ pub enum BuildError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// A name or an id would make a key that others misread.
+    /// A name or an id would make a key that readers misread.
     #[error("{what} {value:?} {reason}")]
     #[non_exhaustive]
     Name {
@@ -143,7 +143,7 @@ pub enum RegisterError {
     #[error(transparent)]
     Address(#[from] AddressError),
 
-    /// A value etcd would refuse for its size.
+    /// A value that is too large for etcd.
     #[error("the value of {name:?} has {len} bytes and etcd takes {max} at most: put less into it")]
     #[non_exhaustive]
     ValueTooLarge {
@@ -168,7 +168,7 @@ pub enum RegisterError {
         key: String,
     },
 
-    /// A [`Format`](crate::format::Format) cannot take the instance.
+    /// A [`Format`](crate::format::Format) cannot write the instance.
     #[error("format {format:?}: {reason}")]
     #[non_exhaustive]
     Format {
@@ -178,7 +178,7 @@ pub enum RegisterError {
         reason: String,
     },
 
-    /// An update tried to change what makes the key.
+    /// An update would change the key.
     #[error("{field} cannot change while registered: deregister and register again")]
     #[non_exhaustive]
     Immutable {
@@ -238,7 +238,7 @@ pub struct AddressError {
 #[non_exhaustive]
 pub struct Stopped;
 
-/// A name or a piece of a key that others would misread.
+/// A name or a segment of a key that readers would misread.
 #[derive(Debug)]
 pub(crate) struct NameError {
     pub(crate) what: &'static str,
@@ -246,7 +246,7 @@ pub(crate) struct NameError {
     pub(crate) reason: &'static str,
 }
 
-/// A format refuses, or panicked.
+/// A format returned an error, or panicked.
 #[derive(Debug)]
 pub(crate) struct FormatError {
     pub(crate) format: String,

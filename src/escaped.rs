@@ -1,10 +1,10 @@
-//! [`Escaped`]: a text of others, such as a key in etcd, for a log line or an error.
+//! [`Escaped`]: a text that other clients wrote, such as a key in etcd, for a log line or an error.
 
 use std::fmt;
 
-/// A text whose every character may have been chosen by an attacker, in one short line.
+/// A text that an attacker may have chosen, in one short line.
 ///
-/// Control characters, line breaks, escape codes and what is invisible are escaped; what is longer
+/// Control characters, line breaks, escape codes and invisible characters are escaped. A text longer
 /// than the limit is cut, and ends with `…`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Escaped<'a> {
@@ -12,7 +12,7 @@ pub(crate) struct Escaped<'a> {
     max_bytes: usize,
 }
 
-/// Enough for any honest key, too little to flood a log.
+/// Enough for real keys, too little to flood a log.
 const MAX_BYTES: usize = 200;
 
 // === impl Escaped ===
@@ -44,7 +44,7 @@ impl fmt::Display for Escaped<'_> {
                 shown.push(CUT);
                 break;
             }
-            // Behind this character `…` still fits.
+            // `…` still fits after this character.
             if shown.len() + CUT.len_utf8() <= self.max_bytes {
                 fits = shown.len();
             }

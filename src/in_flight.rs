@@ -1,4 +1,4 @@
-//! [`InFlight`]: the requests in flight, counted, and how they are told to end.
+//! [`InFlight`]: counts the requests in flight, and ends them at the drain deadline.
 
 use pin_project_lite::pin_project;
 use std::future::Future;
@@ -17,16 +17,16 @@ pub(crate) struct InFlight {
 }
 
 pin_project! {
-    /// A request in flight: counted while this is held, and told when it has to end.
+    /// A request in flight: it counts while this is held. [`ended`](Self::ended) says when it has to end.
     ///
-    /// [`Registration::in_flight_guard`](crate::Registration::in_flight_guard) gives one for what the
-    /// [layer](crate::RegistrationLayer) does not see.
-    // Waiting for the end takes a lock, so it is arranged only for a request that has to wait for
-    // something else anyway: one that is answered at once never pays for it.
+    /// [`Registration::in_flight_guard`](crate::Registration::in_flight_guard) returns one for a request that does not go
+    /// through the [layer](crate::RegistrationLayer).
+    // Waiting for the end takes a lock. So only a request that is pending anyway does it, not one that is answered at
+    // once.
     #[derive(Debug)]
     #[must_use = "the request is counted until this is dropped"]
     pub struct InFlightGuard {
-        // `None`: not counted, or handed on.
+        // `None`: not counted, or moved to another guard.
         in_flight: Option<Arc<InFlight>>,
         #[pin]
         ending: Option<OwnedNotified>,
@@ -36,12 +36,12 @@ pin_project! {
 // === impl InFlight ===
 
 impl InFlight {
-    /// How many requests are in flight. Whoever asks holds one of the clones.
+    /// How many requests are in flight. The caller holds one of the clones.
     pub(crate) fn count(self: &Arc<Self>) -> usize {
         Arc::strong_count(self).saturating_sub(1)
     }
 
-    /// Tells those in flight, and those to come, to end.
+    /// Ends the requests in flight, and all later ones.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.ending.notify_waiters();
@@ -63,7 +63,7 @@ impl InFlightGuard {
         }
     }
 
-    /// Of nothing that is counted.
+    /// A guard that does not count.
     pub(crate) fn uncounted() -> Self {
         Self {
             in_flight: None,
@@ -77,14 +77,14 @@ impl InFlightGuard {
         let Some(in_flight) = &self.in_flight else {
             return std::future::pending().await;
         };
-        // Made before the flag is read, it cannot miss that the flag is set.
+        // Created before the flag is read, so that it does not miss a change of the flag.
         let ending = in_flight.ending.notified();
         if !in_flight.is_ended() {
             ending.await;
         }
     }
 
-    /// Hands the request on, from its future to its body: counted once all the way.
+    /// Moves the guard from the future of a request to its body, so that it counts once.
     #[inline]
     pub(crate) fn take(self: Pin<&mut Self>) -> Self {
         Self {

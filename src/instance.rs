@@ -1,4 +1,4 @@
-//! [`Instance`]: one server under one service name, as its readers will see it.
+//! [`Instance`]: one server under one service name.
 
 use crate::address::Address;
 use crate::error::{NameError, RegisterError};
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tonic::server::NamedService;
 
-/// One server under one service name: what is written into etcd about it.
+/// One server under one service name, to be written to etcd.
 ///
-/// Only the name is needed. Nothing is checked while it is put together; everything is checked by
-/// [`Registrar::register`](crate::Registrar::register), before any request is sent.
+/// Only the name is required. The setters check nothing.
+/// [`Registrar::register`](crate::Registrar::register) checks everything, before any request is sent.
 ///
 /// ```
 /// use tonic_etcd::Instance;
@@ -37,27 +37,27 @@ pub struct Instance {
 /// | field | type | |
 /// |---|---|---|
 /// | `name` | string | the service name |
-/// | `id` | string | differs between any two instances |
+/// | `id` | string | unique for each instance |
 /// | `address` | string | `ip:port`, `[ipv6]:port` or `dns.name:port` |
 /// | `version` | string | left out when not given |
 /// | `weight` | number | left out when not given |
 /// | `metadata` | object of strings | left out when empty |
 /// | `secure` | boolean | left out when `false` |
 ///
-/// Readers ignore fields they do not know; later versions may add some.
+/// Readers should ignore unknown fields; later versions may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InstanceJson {
     /// The service name.
     pub name: String,
-    /// What tells this instance from every other.
+    /// Identifies this instance.
     pub id: String,
     /// Where to dial it: `ip:port`, `[ipv6]:port` or `dns.name:port`.
     pub address: String,
     /// The version of the software.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The share of the load it should get, relative to its siblings.
+    /// The share of the load that it should get, relative to the other instances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
     /// Anything else.
@@ -68,7 +68,7 @@ pub struct InstanceJson {
     pub secure: bool,
 }
 
-/// etcd refuses requests above 1.5 MiB; the rest of ours is far below the difference.
+/// etcd refuses requests above 1.5 MiB; the rest of a request of ours is far smaller than the difference.
 pub(crate) const MAX_VALUE: usize = 1536 * 1024 - 4096;
 
 const MAX_SEGMENT: usize = 255;
@@ -110,8 +110,8 @@ impl Instance {
         Self::new(S::NAME)
     }
 
-    /// The address to advertise, `host:port`, when it is not the one that is bound: behind a
-    /// NAT, or when the [layer](crate::Registration::layer) alone is used.
+    /// The address to advertise, `host:port`, if it is not the bound one: behind a
+    /// NAT, or when only the [layer](crate::Registration::layer) is used.
     #[must_use]
     pub fn address(mut self, address: impl ToString) -> Self {
         self.address = Some(address.to_string());
@@ -132,7 +132,7 @@ impl Instance {
         self
     }
 
-    /// The share of the load this instance should get, relative to its siblings.
+    /// The share of the load that this instance should get, relative to the others.
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = Some(weight);
@@ -148,7 +148,7 @@ impl Instance {
 
     /// Whether it is dialled with TLS. By default it is not.
     ///
-    /// Written, and read, where a format has a place for it: [plain](crate::format::Plain) as JSON, and
+    /// Only two formats have a place for it: [plain](crate::format::Plain) as JSON, and
     /// [kratos](crate::format::Kratos).
     #[must_use]
     pub fn secure(mut self, secure: bool) -> Self {
@@ -158,8 +158,8 @@ impl Instance {
 
     /// The value to write, byte for byte, instead of the instance as [JSON](InstanceJson).
     ///
-    /// Only the [plain](crate::format::Plain) format writes it: what the readers of the others
-    /// understand is not for us to choose.
+    /// Only the [plain](crate::format::Plain) format writes it. The other formats always write what their readers
+    /// understand.
     #[must_use]
     pub fn value(mut self, value: impl Into<String>) -> Self {
         self.value = Some(value.into());
@@ -174,14 +174,14 @@ impl Instance {
 
     /// The id: see [`id`](Self::id).
     ///
-    /// What was set is read with a `get_`, as in [`std::process::Command`], because the short
-    /// names are those that set it.
+    /// Getters begin with `get_`, as in [`std::process::Command`], because the setters have the short
+    /// names.
     #[must_use]
     pub fn get_id(&self) -> &str {
         &self.id
     }
 
-    /// Where to dial it. Always there, and always dialable, in what was read from etcd.
+    /// Where to dial it. An instance that was read from etcd always has one that can be dialled.
     #[must_use]
     pub fn get_address(&self) -> Option<&str> {
         self.address.as_deref()
@@ -211,7 +211,7 @@ impl Instance {
         self.secure
     }
 
-    /// What no format could write is refused. Gives the explicit address.
+    /// Refuses an instance that no format can write. Returns the explicit address.
     pub(crate) fn check(&self) -> Result<Option<Address>, RegisterError> {
         check_segment("name", &self.name)?;
         check_segment("id", &self.id)?;
@@ -246,15 +246,15 @@ impl Instance {
             metadata: self.metadata.clone(),
             secure: self.secure,
         };
-        // Strings, a number, a map of strings and a boolean: there is nothing here JSON cannot say.
+        // Cannot fail: strings, a number, a map of strings and a boolean.
         serde_json::to_string(&json).unwrap_or_default()
     }
 }
 
-/// Refuses what would not be one readable segment of a key.
+/// Refuses a text that is not one readable segment of a key.
 ///
-/// `/` and its encoded form would let one service write below another's prefix, `.` and `..`
-/// are folded away by tools that treat keys as paths, and control characters break terminals.
+/// With `/` or its encoded form one service could write below the prefix of another. Tools that treat keys as paths
+/// remove `.` and `..`. Control characters break terminals.
 pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), NameError> {
     let reason = if value.is_empty() {
         "is empty: give it at least one character"

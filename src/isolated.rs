@@ -1,4 +1,4 @@
-//! [`isolated`]: the application's code, called by our tasks. [`in_current_span`]: our tasks, in its spans.
+//! [`isolated`]: calls the application's code from our tasks. [`in_current_span`]: runs our tasks in its spans.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -7,29 +7,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use tracing::Span;
 
-/// A span of the application's.
+/// A span of the application.
 ///
-/// A subscriber may write a line whenever a span is entered, left or closed, and panic each time as with
-/// every other line. Of tracing's own `Instrumented` that ends the task, and aborts the process when it is
-/// dropped.
+/// A subscriber may write a line whenever a span is entered, left or closed, and may panic each time. With
+/// tracing's own `Instrumented` such a panic ends the task. In its drop it aborts the
+/// process.
 #[derive(Debug)]
 pub(crate) struct IsolatedSpan {
-    /// There until it is dropped.
+    /// `None` only while it is dropped.
     span: Option<Span>,
     has_panicked: AtomicBool,
 }
 
-/// Runs `call`, which writes a log line or wakes a reader, and survives a panic in it.
+/// Runs `call`, which writes a log line or wakes a reader, and catches a panic in it.
 ///
 /// Subscribers and executors are the application's code. tracing-subscriber's default writer panics
-/// when nobody reads stderr any more (`server 2>&1 | head -3`), and does so at each line from then
-/// on: a task that keeps something true must outlive that without starting over each time.
+/// at each line once stderr is closed (`server 2>&1 | head -3`). Our tasks must
+/// not end because of that, nor start again at each line.
 pub(crate) fn isolated(call: impl FnOnce()) {
-    // There is nothing to do about it, and nowhere to say so but in another line.
+    // Ignored: it could only be reported in another log line.
     let _panicked = catch_unwind(AssertUnwindSafe(call));
 }
 
-/// Runs `task` in the span of now. Cancel safe if `task` is.
+/// Runs `task` in the current span. Cancel safe if `task` is.
 pub(crate) fn in_current_span<F: Future>(task: F) -> impl Future<Output = F::Output> {
     IsolatedSpan::current().instrument(task)
 }
@@ -43,7 +43,7 @@ impl IsolatedSpan {
         let mut span = None;
         isolated(|| span = Some(Span::current()).filter(|span| !span.is_none()));
         match span {
-            // Shared: each of ten thousand registrations would have one of its own.
+            // Shared, to save memory with ten thousand registrations.
             None => NO_SPAN.clone(),
             span => Self::of(span),
         }
@@ -68,7 +68,7 @@ impl IsolatedSpan {
         };
         let entered = catch_unwind(AssertUnwindSafe(|| span.enter()));
         if entered.is_err() {
-            // It counts as entered all the same, and tower would enter it again for each request.
+            // Do not enter it again: tower would otherwise do so for each request.
             self.has_panicked.store(true, Ordering::Relaxed);
             isolated(|| {
                 span.with_subscriber(|(id, subscriber)| subscriber.exit(id));

@@ -1,9 +1,9 @@
-//! The arithmetic of one lease: until when it surely lives, when to renew it, what fits in it.
+//! The arithmetic of one lease: until when it certainly lives, when to renew it, which timings fit in it.
 //!
-//! Pure: instants come in, instants go out. The one rule everything rests on: a lease lives at
+//! Pure: the time is passed in. The rule: a lease lives at
 //! least until *the time its last acknowledged renewal was sent* plus the granted TTL, because
-//! etcd starts counting no earlier than it received that request. The time of the answer proves
-//! nothing: it may have been under way for long.
+//! etcd starts counting no earlier than it received that request. The time of the answer must not be used,
+//! because the answer may have been delayed.
 
 use crate::deadline;
 use std::time::Duration;
@@ -18,9 +18,9 @@ pub(crate) struct Lease {
     due: Instant,
 }
 
-/// Renewals per TTL: two may be lost in a row and the third still comes in time.
+/// Renewals per TTL: two in a row may be lost, and the third is still in time.
 const RENEWALS_PER_TTL: u32 = 3;
-/// Jitter of a renewal, as a share of its interval, so that a fleet started at once spreads out.
+/// Jitter of a renewal, as a share of its interval, so that a fleet that starts together does not renew together.
 const JITTER: f64 = 0.1;
 
 // === impl Lease ===
@@ -49,7 +49,7 @@ impl Lease {
 
     /// A request sent at `sent` was answered with the time that the lease lives without a renewal.
     pub(crate) fn seen(&mut self, remaining: Duration, sent: Instant) {
-        // A member that is no leader any more may claim more than was granted.
+        // A member that is no leader any more may answer more than was granted.
         let spent = self.ttl.saturating_sub(remaining);
         if let Some(confirmed) = sent.checked_sub(spent) {
             self.confirmed = self.confirmed.max(confirmed);
@@ -64,7 +64,7 @@ impl Lease {
         self.ttl
     }
 
-    /// From here on the lease is not known to live.
+    /// From this time on the lease may have expired.
     pub(crate) fn expiry(&self) -> Instant {
         deadline::after(self.confirmed, self.ttl)
     }
@@ -83,15 +83,15 @@ pub(crate) fn id_of(random: u64) -> i64 {
     i64::try_from(random >> 1).unwrap_or(i64::MAX).max(1)
 }
 
-/// What is reserved when a renewal is late: an attempt that is missed, and two more on other members.
+/// The time to reserve when a renewal is late: for one attempt without an answer, and two more on other members.
 pub(crate) fn reserve(attempt: Duration) -> Duration {
     attempt.saturating_mul(3)
 }
 
-/// Refuses timings under which one lost answer could cost the lease.
+/// Whether the lease survives one lost answer with these timings.
 ///
-/// What has to fit in a TTL: the longest interval between renewals, one attempt that is missed
-/// and two more on other members, and a tenth as margin.
+/// These have to fit in a TTL: the longest interval between renewals, one attempt without an answer,
+/// two more on other members, and a tenth of the TTL as margin.
 pub(crate) fn fits(ttl: Duration, attempt: Duration) -> bool {
     let interval = (ttl / RENEWALS_PER_TTL).mul_f64(1.0 + JITTER);
     reserve(attempt).saturating_add(interval + ttl / 10) <= ttl
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(lease.ttl(), 60 * SEC);
         assert_eq!(lease.expiry(), t0 + 60 * SEC);
         assert!(lease.due() >= t0 + 18 * SEC);
-        // What an etcd, or what answers in its place, may claim.
+        // The largest TTL that a server could answer.
         let longest = Duration::from_secs(i64::MAX.unsigned_abs());
         lease.renewed(longest, t0, &mut rng);
         assert!(lease.due() > t0 && lease.expiry() > t0);

@@ -1,24 +1,24 @@
-//! [`LeaseExpiry`]: until when the lease of a registrar surely lives, for everybody who has to say so.
+//! [`LeaseExpiry`]: until when the lease of a registrar certainly lives, for statuses and health checks.
 
 use crate::clock;
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
-/// The worker sets it; each status and each health check compares it with the time now. After the
-/// process was frozen they may run before the worker does, and must not repeat what it said before.
+/// The worker sets it; each status and each health check compares it with the current time. After the
+/// process was frozen they may run before the worker does, when its last status is out of date.
 ///
-/// One for all registrations of a registrar, because they share a lease.
+/// All registrations of a registrar share one, because they share a lease.
 #[derive(Debug, Default)]
 pub(crate) struct LeaseExpiry(Mutex<Option<Instant>>);
 
 impl LeaseExpiry {
-    /// The lease of now surely lives until `at`, by [`clock::now`]. Set it before a status says
-    /// that something is held under that lease.
+    /// The current lease certainly lives until `at`, by [`clock::now`]. Set it before publishing a status that
+    /// depends on this lease.
     pub(crate) fn set(&self, at: Instant) {
         *self.lock() = Some(at);
     }
 
-    /// Since when the lease is not known to live, if it is not.
+    /// When the lease expired, if it may have.
     pub(crate) fn passed(&self) -> Option<Instant> {
         self.lock().filter(|at| *at <= clock::now())
     }

@@ -11,7 +11,7 @@
 //! # {
 //! let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
 //!     .shutdown_on_signals() // or shutdown_token(..), with the application's own
-//!     .build()?; // checks everything, touches no network
+//!     .build()?; // checks everything, sends nothing
 //! let registration = registrar.register(Instance::new("greeter"))?;
 //!
 //! Server::builder()
@@ -26,18 +26,18 @@
 //!
 //! # What to read
 //!
-//! * [`Registrar`] and [`RegistrarBuilder`]: what is configured;
+//! * [`Registrar`] and [`RegistrarBuilder`]: the settings;
 //! * [`Registration`]: how a server appears and how it leaves;
-//! * [`ServeRegistered`]: the order of things from binding to returning;
-//! * [`Status`]: what can be known about it at any time; [`observer`]: what happens, as it happens;
+//! * [`ServeRegistered`]: the steps from binding to returning;
+//! * [`Status`]: the state of a registration; [`observer`]: callbacks for each event;
 //! * [`mod@format`]: the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
-//! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): what
-//!   the gRPC health service says of it;
+//! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): the
+//!   registration on the gRPC health service;
 //! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused),
-//!   [asking a server](manual::introspection), [metrics](manual::metrics), [logs](manual::logs),
+//!   [introspection](manual::introspection), [metrics](manual::metrics), [logs](manual::logs),
 //!   [transcripts of outages](manual::transcripts) and [questions](manual::questions);
-//! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): finding such
-//!   servers, and calling them;
+//! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): discovers
+//!   servers, and balances calls over them;
 //! * [`testing`](https://docs.rs/tonic-etcd/latest/tonic_etcd/testing/index.html): an etcd inside your
 //!   own tests;
 //! * [`failures`]: for every fault, what is seen, what to do, and what is guaranteed.
@@ -47,10 +47,10 @@
 //! * No key is written before connections are accepted, nor after deregistration began.
 //! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is computed from
 //!   the time the last acknowledged renewal was *sent*.
-//! * etcd that restarts with its data, or elects a leader, shows watchers neither PUT nor DELETE.
+//! * When etcd restarts with its data, or elects a leader, watchers see neither PUT nor DELETE.
 //! * A failure of etcd never becomes an error, never ends the server, and never ends the
 //!   retries.
-//! * A shutdown ends within `revoke_timeout` + `deregistration_delay` + `drain_timeout` and half a second,
+//! * A shutdown ends within `revoke_timeout` + `deregistration_delay` + `drain_timeout` + 0.5 s,
 //!   whatever etcd and clients do.
 //!
 //! # Features
@@ -60,8 +60,8 @@
 //! | `health` (default) | the gRPC health service |
 //! | `signals` (default) | [`shutdown_on_signals`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrarBuilder.html#method.shutdown_on_signals) |
 //! | `axum` | [listeners](server::Incoming) for `axum::serve` |
-//! | `discovery` | finding servers and calling them |
-//! | `introspection` | asking a running server what it has registered and discovered |
+//! | `discovery` | discovers servers and balances calls over them |
+//! | `introspection` | a gRPC service that reports what a server has registered and discovered |
 //! | `metrics` | metrics on the `metrics` facade |
 //! | `test-util` | an etcd inside your own tests |
 //! | `tls-ring` (= `tls`), `tls-aws-lc` | TLS to etcd, with that crypto provider |
@@ -129,7 +129,7 @@ pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use stats::{EtcdStats, RegistrationStats};
 pub use status::{Registered, Status, StatusWatch};
 
-/// For the fuzzer: what is parsed inside; only there when fuzzing.
+/// The internal parsers, for the fuzzer.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
@@ -157,7 +157,7 @@ pub mod fuzzing {
         Some(Format::key(&format, &context))
     }
 
-    /// What each format reads out of a value: the instance, and it written and read again.
+    /// The instance that each format decodes from a value, and the same encoded and decoded again.
     pub fn read(key: &str, value: &[u8]) -> Vec<(Instance, Option<Instance>)> {
         let formats: [Box<dyn Format>; 9] = [
             Box::new(Plain::new()),
@@ -185,7 +185,7 @@ pub mod fuzzing {
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
-/// The manual: settings, access, and questions that users ask.
+/// The manual: settings, access, operation, and frequent questions.
 pub mod manual {
     #[doc = include_str!("manual/configuration.md")]
     pub mod configuration {}

@@ -1,10 +1,10 @@
-//! [`Lifecycle`]: what a registration, its server and its health share, from the first status to the
-//! end of the drain. The registrar drives it:
+//! [`Lifecycle`]: state that a registration, its server and its health services share, from the first status to the
+//! end of the drain. The registrar changes it:
 //!
-//! * [`publish`](Lifecycle::publish): a status;
-//! * [`health_acknowledged`]: health services have reported what was published;
-//! * [`drain_in_background`](Lifecycle::drain_in_background): after the final status a task runs the [drain](crate::drain);
-//! * [`LeaseExpiry`]: from when on no status says "registered" any more, whatever was published.
+//! * [`publish`](Lifecycle::publish) publishes a status;
+//! * [`health_acknowledged`] waits until health services have reported it;
+//! * [`drain_in_background`](Lifecycle::drain_in_background) starts the [drain](crate::drain) after the final status;
+//! * [`LeaseExpiry`] limits how long a published status may say "registered".
 
 use crate::drain::{Drain, DrainTimeouts};
 use crate::isolated::IsolatedSpan;
@@ -33,8 +33,8 @@ pub(crate) struct Lifecycle {
     health_acks: Mutex<Vec<watch::Receiver<u64>>>,
 }
 
-/// How long health services may take together. They are tasks of ours that only store a value; a
-/// runtime too busy for that must not keep the key in etcd any longer.
+/// How long to wait for all health services together. They are tasks of ours that only store a value; a
+/// runtime too busy for that must not delay the deletion of the key any longer.
 const HEALTH_LIMIT: Duration = Duration::from_millis(50);
 
 // === impl Lifecycle ===
@@ -62,7 +62,7 @@ impl Lifecycle {
         self.drain.get_or_init(Arc::default)
     }
 
-    /// The server's side, if there is a part of a server.
+    /// The server's side, if it is in use.
     #[cfg(feature = "introspection")]
     pub(crate) fn server(&self) -> Option<&Drain> {
         self.drain.get().map(|drain| &**drain)
@@ -112,9 +112,9 @@ impl Lifecycle {
         self.status.watch()
     }
 
-    /// Publishes a status, and gives the one of before if it is another one.
+    /// Publishes a status. Returns the previous one if it is different.
     ///
-    /// There is no way back from [`Status::Deregistering`] but to an end, and none from an end.
+    /// After [`Status::Deregistering`] only a final status is published, and nothing after that.
     pub(crate) fn publish(&self, next: Status) -> Option<Status> {
         let is_final = next.is_final();
         self.status.publish(next, |last| {
@@ -128,7 +128,7 @@ impl Lifecycle {
         self.span.in_scope(log);
     }
 
-    /// Adds a health service. What it sends is the number of the last publication it has reported.
+    /// Adds a health service. It sends the number of the last publication that it has reported.
     #[cfg(feature = "health")]
     pub(crate) fn add_health(&self, acks: watch::Receiver<u64>) {
         self.health_acks
@@ -149,8 +149,8 @@ impl Lifecycle {
         }
     }
 
-    /// The registration has ended: a task runs the drain, and with it `begun`. `done` is given the
-    /// number of requests that were cut.
+    /// The registration has ended: spawns a task that runs the drain and calls `begun`. `done` gets the
+    /// number of requests that were ended.
     pub(crate) fn drain_in_background(
         self: &Arc<Self>,
         begun: impl Future<Output = ()> + Send + 'static,
@@ -166,16 +166,16 @@ impl Lifecycle {
         self.runtime.spawn(self.span.clone().instrument(drain));
     }
 
-    /// The runtime has ended, and with it every task: nothing is waited for.
+    /// Drains without waiting: the runtime and all its tasks have ended.
     pub(crate) fn drain_now(&self) {
         self.drain().run_now();
         self.drain().reported.cancel();
     }
 }
 
-/// Waits until the health services of all these have reported what was published, at most 50 ms.
+/// Waits until the health services of all these have reported the published status, at most 50 ms.
 ///
-/// One after the other within one limit: what each waits for happens without it. Cancel safe.
+/// Waits for one after the other within one limit, because they report independently. Cancel safe.
 pub(crate) async fn health_acknowledged(all: Vec<Arc<Lifecycle>>) {
     let deadline = Instant::now() + HEALTH_LIMIT;
     for lifecycle in all {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// It appears when all of them accept, and the drain goes on when all of them are closed.
+/// The registration appears when all of them accept. The drain continues when all of them are closed.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners(Mutex<State>);
 
@@ -12,26 +12,26 @@ struct State {
     added: usize,
     accepting: usize,
     closed: usize,
-    /// Where the first of them that is one of TCP is bound: the address to advertise.
+    /// The bound address of the first TCP listener: the address to advertise.
     tcp: Option<SocketAddr>,
 }
 
 impl Listeners {
-    /// Another one is bound, and will accept later.
+    /// Adds a listener that is bound and will accept later.
     pub(crate) fn add(&self, tcp: Option<SocketAddr>) {
         let mut state = self.lock();
         state.added += 1;
         state.tcp = state.tcp.or(tcp);
     }
 
-    /// Another one accepts from now on. Whether all of them do.
+    /// Another listener accepts from now on. Returns whether all of them do.
     pub(crate) fn accept(&self) -> bool {
         let mut state = self.lock();
         state.accepting += 1;
         state.accepting == state.added
     }
 
-    /// Another one is closed. Whether all of them are.
+    /// Another listener is closed. Returns whether all of them are.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.lock();
         state.closed += 1;

@@ -1,7 +1,7 @@
-//! tracing's macros for this crate: a subscriber that panics cannot end what it is told of.
+//! tracing's macros for this crate: a panic of the subscriber does not end the task that logs.
 //!
-//! A subscriber is the application's code, and tracing-subscriber's default writer panics when the reader
-//! of stderr has gone away. `clippy.toml` bans tracing's own macros.
+//! A subscriber is the application's code, and tracing-subscriber's default writer panics when stderr
+//! is closed. `clippy.toml` bans tracing's own macros.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ macro_rules! levels {
     )*};
 }
 
-// The names of their own keep `warn` apart from the attribute.
+// Each macro has another name inside, because `warn` is also an attribute.
 levels! { $
     log_error = error, ERROR;
     log_warn = warn, WARN;

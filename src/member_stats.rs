@@ -1,11 +1,11 @@
-//! [`MemberStats`]: what a registrar knows of one member of etcd. No decision depends on it.
+//! [`MemberStats`]: the state of one member of etcd, for a registrar. No decision depends on it.
 
 use crate::escaped::Escaped;
 use crate::etcd::{RpcError, RpcErrorKind};
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// One member of etcd, as its registrar knows it.
+/// One member of etcd, as its registrar sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberStats {
@@ -13,13 +13,13 @@ pub struct MemberStats {
     pub endpoint: Arc<str>,
     /// Whether there is a connection, and if not, why.
     pub state: MemberState,
-    /// What failed there last, and when: one line, escaped, of at most 200 bytes. It stays when the member works again.
+    /// The last error of the member, and its time: one line, escaped, of at most 200 bytes. It stays when the member works again.
     pub last_error: Option<(Instant, Arc<str>)>,
     /// What the state becomes when the connection ends.
     next: MemberState,
 }
 
-/// How a registrar stands with one member of etcd.
+/// The state of one member of etcd, for a registrar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberState {
@@ -32,7 +32,7 @@ pub enum MemberState {
         /// Since its first failure after it last worked.
         since: Instant,
     },
-    /// It answers, and refuses user, password or permission. It is left alone for half a minute.
+    /// It answers, and denies user, password or permission. It is not tried again for 30 s.
     Refusing {
         /// Since its first refusal after it last worked.
         since: Instant,
@@ -61,7 +61,7 @@ impl MemberStats {
             RpcErrorKind::Broken | RpcErrorKind::Unreachable | RpcErrorKind::Timeout => {
                 MemberState::Failing { since }
             }
-            // About one request or token, and not about the member.
+            // These concern one request or token, not the member.
             RpcErrorKind::Unauthenticated
             | RpcErrorKind::LeaseGone
             | RpcErrorKind::LeaseExists
@@ -70,7 +70,7 @@ impl MemberStats {
             | RpcErrorKind::TooManyOps
             | RpcErrorKind::ResourceExhausted => self.next,
         };
-        // The next event says whether a connection goes on.
+        // Only the next event shows whether the connection stays open.
         if self.state != MemberState::Connected {
             self.state = self.next;
         }
@@ -103,7 +103,7 @@ pub(crate) fn disconnected(members: &mut [MemberStats]) {
     }
 }
 
-/// Something failed at a member. Those that `exists` does not know are forgotten.
+/// A request failed at a member. Members for which `exists` is false are removed.
 pub(crate) fn failed(
     members: &mut Vec<MemberStats>,
     error: &RpcError,
@@ -157,7 +157,7 @@ mod tests {
         connected(&mut members, &b);
         assert_eq!(states(&members), [refusing, Connected]);
         assert!(members[1].last_error.is_some(), "it stays");
-        // The lease is gone, and the member is fine; then the connection is not needed any more.
+        // The lease is gone, and the member works; then the connection is not needed any more.
         fail(&mut members, LeaseGone, &b, 4);
         assert_eq!(states(&members), [refusing, Connected]);
         disconnected(&mut members);
@@ -167,7 +167,7 @@ mod tests {
         disconnected(&mut members);
         assert_eq!(states(&members), [refusing, Failing { since: at(5) }]);
 
-        // It refused a write, and went on.
+        // It refused a write, and the connection stayed open.
         connected(&mut members, &b);
         fail(&mut members, Denied, &b, 6);
         fail(&mut members, Timeout, &b, 9);

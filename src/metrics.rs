@@ -1,4 +1,4 @@
-//! [`MetricsObserver`]: what an [`Observer`] is told, as metrics on the [`metrics`](https://docs.rs/metrics) facade.
+//! [`MetricsObserver`]: an [`Observer`] that records metrics on the [`metrics`](https://docs.rs/metrics) facade.
 //!
 //! ```no_run
 //! use tonic_etcd::metrics::MetricsObserver;
@@ -30,14 +30,14 @@ use crate::discovery::channel::ConnectivityState;
 #[cfg(feature = "discovery")]
 use crate::observer::{EndpointTransition, Resend};
 
-/// An [`Observer`] that counts; see the [module](self). Clones share their handles.
+/// An [`Observer`] that records metrics; see the [module](self). Clones share their handles.
 ///
-/// Install the recorder first. Each handle is made once, by the first event of its service: one that is made
-/// before there is a recorder does nothing, for good. Labels are the name of the service, states and results, and
+/// Install the recorder first. Each handle is made once, by the first event of its service. A handle that is made
+/// before there is a recorder never records anything. Labels are the name of the service, states and results, and
 /// never an address.
 ///
-/// The gauges count: of two registrations of one service in one process, both are in
-/// `tonic_etcd_registration_state`. So give one registrar or discovery one of these, once.
+/// The gauges are sums: two registrations of one service in one process both count in
+/// `tonic_etcd_registration_state`. So add one `MetricsObserver` only once to a registrar or discovery.
 #[derive(Clone)]
 pub struct MetricsObserver(Arc<Handles>);
 
@@ -52,13 +52,13 @@ struct Handles {
     channels: ByService<Channels>,
 }
 
-/// A counter of what succeeded and one of what failed.
+/// A counter of successes and one of failures.
 struct Results {
     ok: Counter,
     error: Counter,
 }
 
-/// The handles of one service: how many registrations are in which state, and how many ever came to it.
+/// The handles of one service: the registrations in each state, and the changes to each state.
 struct Registrations {
     states: [Gauge; STATES.len()],
     transitions: [Counter; STATES.len()],
@@ -71,7 +71,7 @@ struct Channels {
     resent: Counter,
 }
 
-/// Handles for each service, made when it is first told of.
+/// Handles for each service, made at its first event.
 struct ByService<T>(Mutex<HashMap<String, Arc<T>>>);
 
 const STATES: [&str; 8] = [
@@ -91,7 +91,7 @@ const ENDPOINTS: [&str; 4] = ["idle", "connecting", "ready", "transient_failure"
 // === impl MetricsObserver ===
 
 impl MetricsObserver {
-    /// Describes the metrics to the recorder of now.
+    /// Describes the metrics to the current recorder.
     #[must_use]
     pub fn new() -> Self {
         describe();
@@ -181,7 +181,7 @@ impl Observer for MetricsObserver {
     }
 }
 
-/// The place of a status in [`STATES`].
+/// The index of a status in [`STATES`].
 fn state(status: &Status) -> usize {
     match status {
         Status::Registering { .. } => 0,
@@ -195,7 +195,7 @@ fn state(status: &Status) -> usize {
     }
 }
 
-/// The place of a state in [`ENDPOINTS`].
+/// The index of a state in [`ENDPOINTS`].
 #[cfg(feature = "discovery")]
 fn connectivity(state: &ConnectivityState) -> usize {
     match state {
@@ -206,7 +206,7 @@ fn connectivity(state: &ConnectivityState) -> usize {
     }
 }
 
-/// A gauge for each state, all of them there from the beginning: at 0.
+/// A gauge for each state, all of them 0 at first.
 fn gauges<const N: usize>(
     name: &'static str,
     service: &str,
@@ -300,7 +300,7 @@ impl Registrations {
 impl Channels {
     fn new(service: &str) -> Self {
         let resent = counter!("tonic_etcd_calls_resent_total", "service" => service.to_owned());
-        // Its first increase would not be seen, if it were not there before.
+        // Without a series before it, `increase()` would not see the first increment.
         resent.increment(0);
         Self {
             endpoints: gauges("tonic_etcd_endpoints", service, ENDPOINTS),

@@ -1,4 +1,4 @@
-//! [`Observer`]: what happens, told to the application as it happens.
+//! [`Observer`]: callbacks of the application for each event.
 
 use crate::isolated::isolated;
 use crate::status::Status;
@@ -9,14 +9,14 @@ use std::time::Duration;
 #[cfg(feature = "discovery")]
 use crate::discovery::channel::ConnectivityState;
 
-/// Is told what a registrar, a discovery or a balanced channel does. Every method does nothing by default.
+/// Callbacks for the events of a registrar, a discovery or a balanced channel. By default every method does nothing.
 ///
 /// [`RegistrarBuilder::observer`](crate::RegistrarBuilder::observer) takes one, and so does the builder of a
-/// discovery. The feature `metrics` has one that counts: `MetricsObserver`.
+/// discovery. The feature `metrics` has one that records metrics: `MetricsObserver`.
 ///
-/// The methods are called by the tasks that do the work, outside of every lock. They must not block: a renewal
-/// waits for them. A panic in one is contained, and says nothing more than what the panic hook prints. Nothing
-/// is told of single requests, except of those that are sent again: the layer does not know of observers.
+/// Our tasks call the methods, without holding a lock. The methods must not block, because a renewal
+/// waits for them. A panic in one is caught; only the panic hook prints it. There is no callback for
+/// single requests, except for those that are sent again.
 ///
 /// ```
 /// use tonic_etcd::observer::{Observer, Transition};
@@ -45,11 +45,11 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// An attempt to connect to etcd ended.
     fn on_connection(&self, connection: &Connection<'_>) {}
 
-    /// A transaction was applied, or failed. Called once for each reason there was to write, as far as that is
-    /// known. One that was under way when its connection ended is not told of.
+    /// A transaction was applied, or failed. Called once for each reason to write, as far as it is
+    /// known. Not called for a transaction that was under way when its connection ended.
     fn on_write(&self, write: &Write<'_>) {}
 
-    /// Discovery knows another number of instances.
+    /// The number of instances of a discovery changed.
     fn on_instances(&self, change: &InstancesChange<'_>) {}
 
     /// An endpoint of a balanced channel was added, has another state, or was removed.
@@ -57,7 +57,7 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
     fn on_endpoint(&self, transition: &EndpointTransition<'_>) {}
 
-    /// A call is sent again, to another endpoint: certainly no server has worked on it.
+    /// A call is sent again, to another endpoint: certainly no server has processed it.
     fn on_resend(&self, resend: &Resend<'_>) {}
 }
 
@@ -67,9 +67,9 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
 pub struct Transition<'a> {
     /// The names of the service, one for each instance.
     pub services: &'a [String],
-    /// The status of before; `None`: the registration is new.
+    /// The previous status; `None`: the registration is new.
     pub from: Option<&'a Status>,
-    /// The status of now. It may be of the same kind as `from`, with another reason or revision.
+    /// The new status. It may be of the same kind as `from`, with another reason or revision.
     pub to: &'a Status,
 }
 
@@ -77,7 +77,7 @@ pub struct Transition<'a> {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Renewal<'a> {
-    /// From when it was sent to when its answer, or its failure, was there.
+    /// The time from sending it to its answer or failure.
     pub took: Duration,
     /// Why it failed, if it did.
     pub error: Option<&'a str>,
@@ -99,11 +99,11 @@ pub struct Connection<'a> {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Write<'a> {
-    /// How many keys of the transaction were to be written for this reason.
+    /// The number of keys of the transaction that are written for this reason.
     pub keys: usize,
-    /// Why they were.
+    /// The reason.
     pub reason: WriteReason,
-    /// Why the transaction failed, if it did. It is repeated.
+    /// Why the transaction failed, if it did. Then it is repeated.
     pub error: Option<&'a str>,
 }
 
@@ -124,7 +124,7 @@ pub enum WriteReason {
     Overwritten,
     /// Another client deleted it.
     Deleted,
-    /// After a connection was lost, etcd did not have what was written before.
+    /// After a lost connection, etcd did not have the value that was written before.
     Differs,
     /// It is deleted: for a pause, or because its registration leaves while others stay.
     Withdrawn,
@@ -136,9 +136,9 @@ pub enum WriteReason {
 pub struct InstancesChange<'a> {
     /// The name of the service.
     pub service: &'a str,
-    /// The numbers of before. The first change, from 0 to 0, is told when the discovery is built.
+    /// The previous numbers. The first change, from 0 to 0, comes when the discovery is built.
     pub from: Instances,
-    /// The numbers of now; all are 0 when the discovery was dropped.
+    /// The new numbers; all are 0 when the discovery was dropped.
     pub to: Instances,
 }
 
@@ -146,11 +146,11 @@ pub struct InstancesChange<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Instances {
-    /// Those that are shown, those that are missing in etcd included.
+    /// The instances in the set, including those that are missing in etcd.
     pub found: usize,
-    /// Keys that etcd does not have, and that are kept for the time being.
+    /// Keys that etcd does not have, and that are kept for a while.
     pub missing: usize,
-    /// Keys that are passed over: their values do not read, or there are too many.
+    /// Keys that are skipped: their values cannot be decoded, or there are too many.
     pub skipped: usize,
 }
 
@@ -164,9 +164,9 @@ pub struct EndpointTransition<'a> {
     pub service: &'a str,
     /// Where the endpoint is dialled.
     pub address: &'a str,
-    /// The state of before; `None`: it was added.
+    /// The previous state; `None`: it was added.
     pub from: Option<&'a ConnectivityState>,
-    /// The state of now; `None`: it was removed, or the channel was dropped.
+    /// The new state; `None`: it was removed, or the channel was dropped.
     pub to: Option<&'a ConnectivityState>,
 }
 
@@ -176,13 +176,13 @@ pub struct EndpointTransition<'a> {
 pub struct Resend<'a> {
     /// What the channel calls the service.
     pub service: &'a str,
-    /// How many endpoints were tried before.
+    /// The number of endpoints that were tried before.
     pub tried: usize,
-    /// Why the last of them did not work on it.
+    /// Why the last of them did not process it.
     pub reason: &'a str,
 }
 
-/// The observers of one registrar, discovery or channel. Without any it costs a look at a length.
+/// The observers of one registrar, discovery or channel. Without observers a call only checks a length.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
 
@@ -230,14 +230,14 @@ impl Observers {
         self.0.is_empty()
     }
 
-    /// Tells each of them. Never panics. No lock may be held.
+    /// Calls each of them. Never panics. No lock may be held.
     pub(crate) fn tell(&self, tell: impl Fn(&dyn Observer)) {
         for observer in &self.0 {
             isolated(|| tell(&**observer));
         }
     }
 
-    /// An attempt to connect to `endpoint` came to this.
+    /// An attempt to connect to `endpoint` ended.
     pub(crate) fn connected<T, E: fmt::Display>(
         &self,
         endpoint: &str,

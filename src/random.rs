@@ -1,17 +1,17 @@
-//! Ids that no other process draws: from the kernel, each time.
+//! Ids that no other process draws: each comes from the kernel.
 //!
-//! fastrand goes on from what is in memory, so that two virtual machines that were started from one
-//! snapshot would draw the same. The kernel mixes in anew what differs (Linux 5.18 and later: at once, as
-//! the hypervisor tells it of the snapshot). fastrand is for jitter and for choices between endpoints.
+//! fastrand continues from a state in memory, so two virtual machines that were started from one
+//! snapshot would draw the same ids. The kernel adds new entropy, on Linux 5.18 and later as soon as
+//! the hypervisor notifies it of the snapshot. fastrand is for jitter and for choices between endpoints.
 
 #[cfg(feature = "test-util")]
 thread_local!(static IS_REPEATABLE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
 
 /// From now on, ids that this thread draws come from [fastrand](https://docs.rs/fastrand), so that a test
-/// which seeds it can run again.
+/// that seeds fastrand can be repeated.
 ///
-/// Without it they come from the kernel. With several threads a runtime decides who draws what: it is for
-/// current-thread runtimes.
+/// Otherwise ids come from the kernel. It is for current-thread runtimes, because with several threads the
+/// order of draws is not fixed.
 #[cfg(feature = "test-util")]
 pub fn repeatable_ids() {
     IS_REPEATABLE.set(true);
@@ -23,6 +23,6 @@ pub(crate) fn id(seeded: impl FnOnce() -> u64) -> u64 {
     if IS_REPEATABLE.get() {
         return seeded();
     }
-    // No system that tokio runs on has no randomness; and a registration is worth more than a good id.
+    // Every system that tokio supports has randomness. Without it, a weak id is better than no registration.
     getrandom::u64().unwrap_or_else(|_| seeded())
 }

@@ -1,4 +1,4 @@
-//! [`Registration`]: the handle of what is registered.
+//! [`Registration`]: the handle.
 
 use crate::error::{AddressError, RegisterError, Stopped};
 use crate::in_flight::InFlightGuard;
@@ -15,21 +15,20 @@ use std::time::Duration;
 
 /// A registration: one server, under one or more service names.
 ///
-/// It lives while a handle, a [layer](Self::layer), a service or a [listener](Self::incoming) of it
-/// does. It leaves when it is told to, when its listener closes, or when the last of them is dropped.
-/// A service is what the layer makes of another one, and the
-/// [health service](Self::health_service): the server that owns them keeps the registration alive. In
-/// the last case it leaves at once, without any wait.
+/// It exists while a handle, a [layer](Self::layer), a service or a [listener](Self::incoming) of it
+/// exists. Services are those that the layer makes, and the [health service](Self::health_service): the server that
+/// owns them keeps the registration alive. It is deregistered on request, when its listener closes, or when the last
+/// of them is dropped. In the last case there is no deregistration delay and no drain timeout.
 ///
 /// Cheap to clone; all clones are handles of the same registration.
 ///
 /// # How it appears
 ///
-/// Once its address is known *and* connections are accepted there. Four ways lead to it:
+/// Once its address is known *and* its server accepts connections there. There are four ways:
 ///
 /// * [`serve_registered`](crate::ServeRegistered::serve_registered), which does everything;
-/// * [`incoming`](Self::incoming) and [`drain_signal`](Self::drain_signal), for those who call
-///   `serve_with_incoming_shutdown` themselves;
+/// * [`incoming`](Self::incoming) and [`drain_signal`](Self::drain_signal), with a call of
+///   `serve_with_incoming_shutdown`;
 /// * [`layer`](Self::layer) alone, if the instance has an explicit
 ///   [address](Instance::address): tonic applies layers after it has bound its listener;
 /// * [`announce`](Self::announce), for servers that are not tonic's.
@@ -37,9 +36,12 @@ use std::time::Duration;
 /// # How it leaves
 ///
 /// When the registrar's shutdown token is cancelled, or [`deregister`](Self::deregister) is
-/// called: health says `NOT_SERVING`, the keys go, the server serves on for the deregistration delay,
-/// [`drain_signal`](Self::drain_signal) resolves, requests in flight finish, and what is left after the
-/// drain timeout is cut.
+/// called:
+///
+/// 1. Health says `NOT_SERVING`, then the keys are deleted.
+/// 2. The server keeps serving for the deregistration delay.
+/// 3. [`drain_signal`](Self::drain_signal) resolves, and requests in flight finish.
+/// 4. After the drain timeout, the requests that are left are ended.
 #[derive(Clone)]
 #[must_use = "when the last handle, layer, service and listener are dropped, this deregisters at once"]
 pub struct Registration {
@@ -57,12 +59,12 @@ struct Handle {
 pub enum Closed {
     /// Deregistered: the keys are gone.
     Deregistered,
-    /// etcd could not be told; the keys go when their lease runs out.
+    /// etcd could not be reached; the keys are deleted when their lease expires.
     #[non_exhaustive]
     LeftToExpire {
         /// At most how long they may remain, once etcd works.
         ttl: Duration,
-        /// Why etcd could not be told.
+        /// Why etcd could not be reached.
         reason: Arc<str>,
     },
 }
@@ -88,7 +90,7 @@ impl Registration {
         self.lifecycle().watch()
     }
 
-    /// Waits until every key is in etcd. For those who want to; serving does not need it.
+    /// Waits until every key is in etcd. Serving does not require this.
     ///
     /// Cancel safe.
     ///
@@ -112,9 +114,9 @@ impl Registration {
 
     /// Changes value, version, weight or metadata in place: the same keys, the same lease.
     ///
-    /// `change` is called once for each instance. Returns at once; etcd follows, and the
-    /// [status](Status::Registered) shows the new revision when it has. If anything is refused,
-    /// nothing changes.
+    /// `change` is called once for each instance. Returns at once; the write follows, and then the
+    /// [status](Status::Registered) has the new revision. After an error nothing is
+    /// changed.
     ///
     /// # Errors
     ///
@@ -127,13 +129,13 @@ impl Registration {
         self.handle.shared.update(&self.handle.entry, &mut change)
     }
 
-    /// Steps aside without stopping: the keys are withheld until the pause is dropped.
+    /// Withholds the keys until the pause is dropped. The server keeps serving.
     ///
-    /// Returns at once. Health says `NOT_SERVING` on `etcd.registration`, the keys go in one
-    /// transaction, and the server serves on: clients that watch send no new calls, and calls in flight
-    /// finish. The lease is kept, so that the return is one transaction, too. There may be any number of
-    /// pauses, also before the server appears; while there is one, the [status](Status::Paused) shows
-    /// each reason. What [`update`](Self::update) changes meanwhile is there at the return. A pause
+    /// Returns at once. Health says `NOT_SERVING` on `etcd.registration`, then the keys are deleted in one
+    /// transaction. Clients that watch send no new calls, and calls in flight
+    /// finish. The lease is kept, so that one transaction puts the keys back. There may be any number of
+    /// pauses, also before the server appears. The [status](Status::Paused) has the reason of
+    /// each. Changes by [`update`](Self::update) are written after the pause. A pause
     /// neither delays nor prevents a shutdown, and does not keep the registration alive.
     ///
     /// ```no_run
@@ -165,25 +167,25 @@ impl Registration {
 
     /// Begins to deregister this registration; the registrar's others stay.
     ///
-    /// Idempotent; returns at once. [`closed`](Self::closed) tells when it is out.
+    /// Idempotent; returns at once. [`closed`](Self::closed) resolves when it has ended.
     pub fn deregister(&self) {
         self.handle.shared.leave(&self.handle.entry);
     }
 
-    /// Begins to deregister if that has not begun, and skips every wait of it.
+    /// Begins to deregister if that has not begun, and skips all its waits.
     pub fn deregister_now(&self) {
         self.lifecycle().shutdown_now.cancel();
         self.deregister();
     }
 
-    /// Says that connections are accepted at `local`, for servers that take neither the
+    /// Announces the server at `local`, for servers that use neither the
     /// [`incoming`](Self::incoming) stream nor the [`layer`](Self::layer). Idempotent.
     ///
-    /// Call it once the listener accepts: the keys are written from then on. Such a listener is the
-    /// caller's own. After [`drain_signal`](Self::drain_signal) the caller takes in its backlog, closes it,
-    /// and ends its connections: nobody else can. Requests are counted, and told to end at the drain
-    /// deadline, by the [layer](Self::layer) with [`count_only`](crate::RegistrationLayer::count_only) or
-    /// by a [guard](Self::in_flight_guard). If the listener fails, [`deregister`](Self::deregister).
+    /// Call it once the listener accepts: the keys are written from then on. The listener belongs to the
+    /// caller. After [`drain_signal`](Self::drain_signal) the caller has to accept its backlog, close it,
+    /// and end its connections. To count requests and to end them at the drain
+    /// deadline, use the [layer](Self::layer) with [`count_only`](crate::RegistrationLayer::count_only) or
+    /// a [guard](Self::in_flight_guard) for each. If the listener fails, call [`deregister`](Self::deregister).
     ///
     /// # Errors
     ///
@@ -200,10 +202,9 @@ impl Registration {
 
     /// Counts a request that does not go through the [`layer`](Self::layer), until the guard is dropped.
     ///
-    /// The drain waits for it until the drain deadline, at which [`ended`](InFlightGuard::ended) resolves.
-    /// Take one for every request: once there was one, no guard and no request of the layer means to the
-    /// drain that nothing is in flight, and connections of [`Incoming`](crate::server::Incoming) are
-    /// closed 1.5 s after their last traffic.
+    /// The drain waits for it until the drain deadline, when [`ended`](InFlightGuard::ended) resolves.
+    /// Take one for every request. After the first guard, the drain takes a request without a guard for no request:
+    /// it closes the connections of [`Incoming`](crate::server::Incoming) 1.5 s after their last traffic.
     pub fn in_flight_guard(&self) -> InFlightGuard {
         let drain = self.lifecycle().drain();
         drain.set_counted();
@@ -217,8 +218,8 @@ impl Registration {
         self.lifecycle().in_flight()
     }
 
-    /// What there is to know of it now: status, keys, lease, renewals, connection. Sends nothing, and
-    /// waits for nothing but short locks.
+    /// Its statistics now: status, keys, lease, renewals, connection. Sends nothing, and
+    /// takes only short locks.
     #[must_use]
     pub fn stats(&self) -> RegistrationStats {
         let Handle { entry, shared } = &*self.handle;
@@ -229,9 +230,9 @@ impl Registration {
         &self.handle.entry.lifecycle
     }
 
-    /// Announces the instances where they say themselves that they are dialled.
+    /// Announces the instances at their explicit addresses.
     ///
-    /// `None`: not all of them say so.
+    /// `None`: not all of them have one.
     pub(crate) fn announce_explicit(&self) -> Option<Result<(), RegisterError>> {
         let Handle { entry, shared } = &*self.handle;
         match entry.is_explicit() {
@@ -251,8 +252,8 @@ impl Registration {
         self.handle.shared.arm(&self.handle.entry, tcp)
     }
 
-    /// Refuses a listener that comes too late, or where neither `tcp` nor the instances tell an address
-    /// that others can dial. `name` is what the listener has instead.
+    /// Refuses a listener after deregistration has begun, or if neither `tcp` nor the instances have an address
+    /// that others can dial. `name` describes a listener without one.
     pub(crate) fn check_listener(
         &self,
         tcp: Option<SocketAddr>,
@@ -287,8 +288,8 @@ impl fmt::Debug for Registration {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Once it has ended, the server may still be draining, and is left to it: its listener,
-        // which may have been the last to hold this, goes when the drain begins.
+        // After the end the server may still be draining. Its listener, which may have been the last
+        // owner of this handle, is dropped when the drain begins, and must not skip the waits.
         if !self.entry.lifecycle.published().is_final() {
             self.entry.lifecycle.shutdown_now.cancel();
         }

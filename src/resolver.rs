@@ -1,4 +1,4 @@
-//! [`Resolver`]: from a host to its addresses, and from those to a TCP connection.
+//! [`Resolver`]: resolves a host to its addresses, and connects to one of them by TCP.
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use std::fmt;
@@ -18,10 +18,10 @@ pub(crate) struct Resolver(Option<Lookup>);
 type Lookup = Arc<dyn Fn(String, u16) -> Answer + Send + Sync>;
 type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
-/// An address that has not answered for so long is joined by the next one: the "Connection Attempt
+/// After so long without an answer the next address is tried as well: the "Connection Attempt
 /// Delay" of RFC 8305.
 const DELAY: Duration = Duration::from_millis(250);
-/// So many addresses are named in an error.
+/// The most addresses in an error.
 const NAMED: usize = 4;
 
 // === impl Resolver ===
@@ -37,8 +37,8 @@ impl Resolver {
         })))
     }
 
-    /// The addresses of a host, each once, in an order that does not change from one lookup to the
-    /// next; never none. An IP address is its own, without any lookup.
+    /// The addresses of a host, each once, at least one, in an order that is the same for each lookup.
+    /// An IP address is returned without a lookup.
     pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
@@ -51,7 +51,7 @@ impl Resolver {
         };
         let mut addrs = found
             .map_err(|error| io::Error::new(error.kind(), format!("cannot look it up: {error}")))?;
-        // DNS servers shuffle their answers. `turn` counts along a fixed order, to reach all.
+        // DNS servers shuffle their answers. `turn` needs a fixed order, to reach all.
         addrs.sort_unstable();
         addrs.dedup();
         match addrs.is_empty() {
@@ -63,10 +63,10 @@ impl Resolver {
     /// Connects to the host at one of its addresses, the first to answer, within an attempt of
     /// `limit`.
     ///
-    /// It begins with the address number `turn`, counted round and round. The next one is tried
-    /// as well once that was refused, or did not answer for a third of the limit (250 ms at most):
-    /// one address that swallows packets does not use up the attempt. One that takes connections
-    /// and then says nothing is left by the next `turn`. Dropping the future abandons all of them.
+    /// It begins with the address number `turn`, modulo their number. The next one is tried
+    /// as well after the first one refused, or did not answer for a third of the limit (250 ms at most).
+    /// So one address that drops packets does not use up the attempt. After an address that accepts connections
+    /// and then sends nothing, the next `turn` begins with another one. Dropping the future abandons all connects.
     pub(crate) async fn connect(
         &self,
         host: &str,
@@ -112,7 +112,7 @@ async fn first_to_answer(addrs: &[SocketAddr], delay: Duration) -> io::Result<Tc
     }
 }
 
-/// One error for all of them; that of a single address as it is.
+/// One error for all addresses; for a single address its own error.
 fn all_failed(mut failed: Vec<(&SocketAddr, io::Error)>) -> io::Error {
     match failed.len() {
         0 => io::ErrorKind::NotFound.into(),
@@ -207,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn when_none_answers_each_address_is_named_with_its_reason() {
-        // Nothing listens on ports as low as these.
+        // Nothing listens on such low ports.
         let [one, other] = ["127.0.0.1:1", "127.0.0.1:2"].map(|addr| addr.parse().unwrap());
         let refused = fixed([one, other]);
         let error = refused.connect("etcd", 1, 0, LIMIT).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The signals that stop the process: the first one gracefully, the second one now.
+//! The signals that stop the process: the first one gracefully, the second one without waits.
 
 use crate::error::BuildError;
 use std::future::poll_fn;
@@ -15,8 +15,8 @@ pub(crate) fn cancel_on_signals(tokens: [CancellationToken; 2]) -> Result<(), Bu
     Ok(())
 }
 
-/// Only signals are counted. A shutdown that the application began itself, such as in a hook that
-/// runs before the orchestrator's SIGTERM, is not cut short by the first signal.
+/// Only signals are counted. The first signal does not skip the waits of a shutdown that the application began,
+/// such as in a hook that runs before the orchestrator's SIGTERM.
 async fn forward<F>(mut next: F, tokens: [CancellationToken; 2])
 where
     F: FnMut(&mut Context<'_>) -> Poll<&'static str>,

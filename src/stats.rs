@@ -1,4 +1,4 @@
-//! What there is to know of a registration at one moment, for those who poll.
+//! The statistics of a registration at one moment, for polling.
 
 use crate::member_stats::MemberStats;
 use crate::status::Status;
@@ -15,11 +15,11 @@ pub struct RegistrationStats {
     pub status: Status,
     /// Since when it is one of this kind.
     pub since: Instant,
-    /// Why its keys are withheld, a reason for each [`Pause`](crate::Pause).
+    /// The reason of each [`Pause`](crate::Pause).
     pub pauses: Vec<Arc<str>>,
     /// The requests in flight, as [`Registration::in_flight`](crate::Registration::in_flight) counts them.
     pub in_flight: usize,
-    /// The keys that are in etcd, or that were there last.
+    /// The keys that are in etcd, or that were there before.
     pub keys: Arc<[Arc<str>]>,
     /// The names of the formats that every instance is written in.
     pub formats: Vec<String>,
@@ -33,19 +33,19 @@ pub struct RegistrationStats {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EtcdStats {
-    /// The lease that is held, or that was held last and may still live.
+    /// The lease that is held, or the last one if it may still live.
     pub lease: Option<i64>,
     /// When a renewal of the lease was last sent.
     pub renewal_sent: Option<Instant>,
-    /// When the renewal was sent that was acknowledged last. The lease surely lives until a TTL after that.
+    /// When the last acknowledged renewal was sent. The lease certainly lives until one TTL after that.
     pub renewal_acknowledged: Option<Instant>,
     /// When the next renewal is due.
     pub renewal_due: Option<Instant>,
-    /// The member of etcd that there is a connection to.
+    /// The member of etcd that the registrar is connected to.
     pub endpoint: Option<Arc<str>>,
-    /// What failed last, on whichever member, and when.
+    /// The last error, on any member, and its time.
     pub last_error: Option<(Instant, Arc<str>)>,
-    /// The members of etcd that were tried, and that there still are.
+    /// The members of etcd that were tried, without removed ones.
     pub members: Vec<MemberStats>,
 }
 

@@ -1,6 +1,6 @@
-//! [`Status`]: what the world may know about a registration.
+//! [`Status`]: the state of a registration.
 //!
-//! A projection: the registrar publishes it, health and users read it, and nobody steers by it.
+//! The registrar publishes it; health and users read it. No decision depends on it.
 
 use crate::clock;
 use crate::lease_expiry::LeaseExpiry;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// Where a registration stands.
+/// The state of a registration.
 ///
 /// ```text
 /// Registering ──> Registered <──> Suspect ──> Lost ──> Registered
@@ -22,25 +22,25 @@ use tokio::time::{Instant, sleep};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Status {
-    /// Not in etcd yet: the listener is not bound, or etcd has not taken it so far.
+    /// Not in etcd yet: the listener is not bound, or no write has succeeded yet.
     #[non_exhaustive]
     Registering {
-        /// What the last attempt failed of.
+        /// The error of the last attempt.
         reason: Option<Arc<str>>,
     },
     /// In etcd, under a lease that lives.
     Registered(Registered),
-    /// In etcd as far as is known: a renewal is late, but the lease cannot have run out.
+    /// In etcd as far as we know: a renewal is late, but the lease cannot have expired.
     #[non_exhaustive]
     Suspect {
-        /// What is still held.
+        /// The registration that is still held.
         registered: Registered,
-        /// Since when it cannot be confirmed.
+        /// Since when no renewal was acknowledged.
         since: Instant,
         /// Why.
         reason: Arc<str>,
     },
-    /// No longer known to be in etcd, though it should be. It comes back by itself.
+    /// Not known to be in etcd any more, though it should be. The registrar repairs it.
     #[non_exhaustive]
     Lost {
         /// Since when it is not known to be held.
@@ -48,33 +48,33 @@ pub enum Status {
         /// What happened.
         reason: Arc<str>,
     },
-    /// Another lease holds the key, and [`OnConflict::Yield`](crate::OnConflict::Yield) says to
-    /// leave it. Taken as soon as it is free.
+    /// Another lease holds the key, and [`OnConflict::Yield`](crate::OnConflict::Yield) is
+    /// set. The key is taken as soon as it is free.
     #[non_exhaustive]
     Yielding {
         /// The lease that holds it; 0 when it is held without one.
         to_lease: i64,
     },
     /// The keys are withheld: the application [paused](crate::Registration::pause) the registration.
-    /// They come back by themselves when the last pause is over. The lease is kept meanwhile, or
-    /// replaced by another one; what may be wrong with that is not told here.
+    /// They are put again when the last pause is over. The lease is kept meanwhile, or
+    /// replaced by another one; this status does not show problems with that.
     #[non_exhaustive]
     Paused {
-        /// Why, a reason for each pause, the first one first.
+        /// The reason of each pause, the oldest first.
         reasons: Arc<[Arc<str>]>,
-        /// Since when there is a pause without a gap.
+        /// Since when the registration has been paused without interruption.
         since: Instant,
     },
     /// Deregistration has begun; the key is being removed.
     Deregistering,
     /// Deregistered: the key is gone, and will not come back.
     Deregistered,
-    /// Stopped while etcd could not be told: the key goes when its lease runs out.
+    /// Stopped while etcd could not be reached: the key is deleted when its lease expires.
     #[non_exhaustive]
     LeftToExpire {
         /// At most how long the key may remain, once etcd works.
         ttl: Duration,
-        /// Why etcd could not be told.
+        /// Why etcd could not be reached.
         reason: Arc<str>,
     },
 }
@@ -89,35 +89,35 @@ pub struct Registered {
     pub keys: Arc<[Arc<str>]>,
     /// The revision of etcd at which the newest of them was written.
     pub revision: i64,
-    /// Since when they have been held without a gap.
+    /// Since when they have been held without interruption.
     pub since: Instant,
 }
 
-/// A view of a [`Status`] that changes. Cheap to clone.
+/// Watches a [`Status`]. Cheap to clone.
 ///
-/// It shows the latest status, not each one that ever was: two quick changes may be seen as one.
+/// It returns the latest status. Two quick changes may be seen as one.
 #[derive(Clone)]
 pub struct StatusWatch {
     cell: Arc<StatusCell>,
-    /// The number of the status that was shown last.
+    /// The number of the status that was returned last.
     seen: u64,
 }
 
-/// A status and the number of its publication, for those who must answer for having seen it.
+/// A status and the number of its publication, which health services acknowledge.
 pub(crate) type Numbered = (u64, Status);
 
-/// Where a status is published, with the time from which it does not hold any more.
+/// The published status, with the expiry after which it is not valid any more.
 ///
-/// A tenth of what `tokio::sync::watch` takes, of which each of ten thousand registrations has one.
+/// It needs a tenth of the memory of `tokio::sync::watch`, and each of ten thousand registrations has one.
 #[derive(Debug)]
 pub(crate) struct StatusCell {
-    /// With the time since when it is one of this kind.
+    /// The status, and since when it has been of this kind.
     published: Mutex<(Numbered, Instant)>,
     changed: Notify,
     expiry: Arc<LeaseExpiry>,
 }
 
-/// How often whoever waits looks again at a lease that ran out.
+/// How often a waiting task checks an expired lease again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 // === impl Status ===
@@ -130,14 +130,14 @@ impl Status {
         self.registered().is_some()
     }
 
-    /// Whether this is the end: [`Deregistered`](Self::Deregistered) or
+    /// Whether this status is final: [`Deregistered`](Self::Deregistered) or
     /// [`LeftToExpire`](Self::LeftToExpire).
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Deregistered | Self::LeftToExpire { .. })
     }
 
-    /// What is held, if anything is.
+    /// The registration that is held, if any.
     #[must_use]
     pub fn registered(&self) -> Option<&Registered> {
         match self {
@@ -171,14 +171,14 @@ impl fmt::Display for Status {
 // === impl StatusWatch ===
 
 impl StatusWatch {
-    /// The status now. It says [`Lost`](Status::Lost) as soon as the lease is not known to live, also
-    /// when the registrar has not run since, such as after the process was frozen.
+    /// The status now. It is [`Lost`](Status::Lost) as soon as the lease may have expired, also
+    /// if the registrar has not run since, such as after the process was frozen.
     #[must_use]
     pub fn get(&self) -> Status {
         self.cell.get()
     }
 
-    /// Waits for a status that was published since, and that this watch has not shown yet; `None`
+    /// Waits for a status that this watch has not returned yet; `None`
     /// after the final one.
     ///
     /// Cancel safe.
@@ -186,7 +186,7 @@ impl StatusWatch {
         self.next().await.map(|(_, status)| status)
     }
 
-    /// Waits for a status that `wanted` accepts, the one of now included; `None` if the
+    /// Waits for a status for which `wanted` is true, beginning with the current one; `None` if the
     /// registration ends without one.
     ///
     /// Cancel safe.
@@ -197,7 +197,7 @@ impl StatusWatch {
             if wanted(&status) {
                 return Some(status);
             }
-            // A renewal that comes at the last moment extends the expiry without a publication.
+            // A renewal that arrives at the last moment extends the expiry without a publication.
             let look_again = async {
                 match status == published {
                     true => std::future::pending().await,
@@ -212,7 +212,7 @@ impl StatusWatch {
         }
     }
 
-    /// What was published last, marked as seen, with its number.
+    /// The last published status with its number, marked as seen.
     pub(crate) fn seen(&mut self) -> Numbered {
         let published = self.cell.published();
         self.seen = published.0;
@@ -223,10 +223,10 @@ impl StatusWatch {
         let cell = self.cell.clone();
         loop {
             let mut changed = pin!(cell.changed.notified());
-            // Before the look, so that nothing that happens after it is missed.
+            // Before the read, so that no change after it is missed.
             changed.as_mut().enable();
-            // Both are asked of one look: with two, the final status could come in between,
-            // and whoever waits for it would be told that there is nothing more to come.
+            // Both conditions are checked on one read. With two reads the final status could come in between,
+            // and a waiting caller would get `None` instead of it.
             let (number, status) = cell.published();
             if number != self.seen {
                 self.seen = number;
@@ -260,7 +260,7 @@ impl StatusCell {
         }
     }
 
-    /// A view of it that has shown what there is now.
+    /// A watch that has returned the current status already.
     pub(crate) fn watch(self: &Arc<Self>) -> StatusWatch {
         StatusWatch {
             seen: self.lock().0.0,
@@ -278,7 +278,7 @@ impl StatusCell {
         self.lock().0.clone()
     }
 
-    /// The status that holds now, and since when it is one of this kind.
+    /// The status that holds now, and since when it has been of this kind.
     pub(crate) fn get_since(&self) -> (Status, Instant) {
         let ((_, published), since) = self.lock().clone();
         match self.at_expiry(published) {
@@ -287,7 +287,7 @@ impl StatusCell {
         }
     }
 
-    /// Publishes `next` if `takes` says so of the last one, which it gives. Nothing happens if they
+    /// Publishes `next` if `takes` accepts the last status, and returns that. Does nothing if they
     /// are the same.
     pub(crate) fn publish(
         &self,
@@ -309,7 +309,7 @@ impl StatusCell {
         Some(last)
     }
 
-    /// What a published status means now: nothing is held under a lease that may have run out.
+    /// The status now for a published one: nothing is held under a lease that may have expired.
     fn at_expiry(&self, published: Status) -> Status {
         if !published.is_registered() {
             return published;
