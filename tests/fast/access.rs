@@ -1,9 +1,12 @@
 //! Users and tokens.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, is_registered, status};
-use crate::support::eventually;
+use crate::setup::{
+    KEY, LONG, MS, SEC, Setup, announce, announced, assert_registered, is_lost, is_registered,
+    registering_reason, status,
+};
 use crate::support::fake::{Reply, Rpc};
+use crate::support::{eventually, registered_within};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic_etcd::{Closed, Etcd, Registration, Status};
@@ -12,6 +15,7 @@ use tonic_etcd::{Closed, Etcd, Registration, Status};
 const TWO: [&str; 2] = ["http://a:2379", "http://b:2379"];
 const NO_AUTH: &str = "etcdserver: authentication is not enabled";
 const WRONG: &str = "etcdserver: authentication failed, invalid user ID or password";
+const DENIED: &str = "etcdserver: permission denied";
 
 /// An etcd that knows `me` by this password.
 fn guarded() -> Setup {
@@ -28,10 +32,7 @@ fn etcd_at(setup: &Setup, endpoints: &[&str]) -> Etcd {
 
 /// A registration that is announced, and not waited for.
 fn register(setup: &Setup, etcd: Etcd) -> Registration {
-    let registrar = setup.builder_on(etcd).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registration
+    announced(setup.builder_on(etcd))
 }
 
 async fn registered(setup: &Setup) -> Registration {
@@ -57,19 +58,10 @@ async fn a_token_that_etcd_forgot_is_asked_for_once_more_without_a_gap() {
 async fn one_token_serves_all_clones_connections_and_members() {
     let setup = guarded();
     let etcd = etcd_at(&setup, &TWO);
-    let registrars: Vec<_> = ["one", "two", "three"]
-        .map(|key| {
-            setup
-                .builder_on(etcd.clone())
-                .key(format!("/{key}/{{name}}/{{addr}}"))
-        })
-        .into_iter()
-        .map(|builder| builder.build().unwrap())
-        .collect();
-    let registrations: Vec<_> = registrars
-        .iter()
-        .map(|registrar| registrar.register(greeter()).unwrap())
-        .collect();
+    let registrations = ["one", "two", "three"].map(|key| {
+        let builder = setup.builder_on(etcd.clone());
+        crate::setup::register(builder.key(format!("/{key}/{{name}}/{{addr}}")))
+    });
     #[cfg(feature = "discovery")]
     let discovery = tonic_etcd::discovery::Discovery::builder(etcd, "greeter")
         .build()
@@ -121,11 +113,7 @@ async fn a_restart_that_forgets_tokens_makes_no_gap_if_authenticating_is_slow() 
     sleep(SEC).await;
     setup.fake.up();
     sleep(SEC * 20).await;
-    assert!(
-        is_registered(&registration.status()),
-        "{:?}",
-        registration.status()
-    );
+    assert_registered(&registration);
     assert_eq!(setup.count(Rpc::Authenticate), 2);
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
@@ -145,13 +133,8 @@ async fn renewals_that_work_go_on_while_it_authenticates() {
         let mut lost = false;
         while let Some(status) = watch.changed().await {
             lost |= matches!(status, Status::Lost { .. });
-            if setup
-                .fake
-                .keys()
-                .get(KEY)
-                .is_some_and(|stored| stored.value == "w")
-                && is_registered(&status)
-            {
+            let keys = setup.fake.keys();
+            if keys.get(KEY).is_some_and(|stored| stored.value == "w") && is_registered(&status) {
                 break;
             }
         }
@@ -172,10 +155,7 @@ async fn a_lease_that_runs_out_while_it_authenticates_is_lost_in_time() {
     setup.fake.restart();
     setup.fake.forget_tokens();
     let begun = Instant::now();
-    let lost = status(&registration, |status| {
-        matches!(status, Status::Lost { .. })
-    })
-    .await;
+    let lost = status(&registration, is_lost).await;
     assert!(
         begun.elapsed() <= SEC * 5,
         "{lost:?} after {:?}",
@@ -213,10 +193,7 @@ async fn authentications_that_come_to_nothing_are_repeated_ever_more_slowly() {
     let why = format!("{:?}", registration.status());
     assert!(why.contains("request timed out"), "{why}");
     setup.fake.clear();
-    timeout(SEC * 6, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    registered_within(SEC * 6, &registration).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,10 +202,7 @@ async fn a_member_that_hangs_costs_one_attempt_and_no_authentication() {
         let setup = guarded();
         setup.fake.member("a").hang();
         let registration = register(&setup, etcd_at(&setup, &TWO));
-        timeout(SEC, registration.registered())
-            .await
-            .unwrap()
-            .unwrap();
+        registered_within(SEC, &registration).await;
         assert_eq!(setup.count(Rpc::Authenticate), 1);
     }
 }
@@ -245,10 +219,7 @@ async fn a_member_that_hangs_while_it_authenticates_is_left_for_another() {
     }
     setup.fake.member("b").up();
     a.hang();
-    timeout(SEC * 7, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    registered_within(SEC * 7, &registration).await;
     assert_eq!(setup.count(Rpc::Authenticate), 2);
 }
 
@@ -259,32 +230,23 @@ async fn an_authentication_takes_a_minute_at_most() {
     let registration = register(&setup, setup.etcd().user("me", "secret"));
     sleep(59 * SEC).await;
     assert_eq!(setup.count(Rpc::Authenticate), 1);
-    timeout(SEC * 4, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    registered_within(SEC * 4, &registration).await;
     assert_eq!(setup.count(Rpc::Authenticate), 2);
 }
 
 /// Each of six servers begins with one of the two at random.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_refuses_is_left_for_the_one_that_does_not() {
-    let denied = |text| Reply::Error(Code::PermissionDenied, text);
-    for (rpc, refusal) in [
-        (
-            Rpc::Authenticate,
-            Reply::Error(Code::FailedPrecondition, NO_AUTH),
-        ),
-        (
-            Rpc::Authenticate,
-            Reply::Error(Code::InvalidArgument, WRONG),
-        ),
-        (Rpc::LeaseGrant, denied("etcdserver: permission denied")),
-        (Rpc::Txn, denied("etcdserver: permission denied")),
+    for (rpc, code, text) in [
+        (Rpc::Authenticate, Code::FailedPrecondition, NO_AUTH),
+        (Rpc::Authenticate, Code::InvalidArgument, WRONG),
+        (Rpc::LeaseGrant, Code::PermissionDenied, DENIED),
+        (Rpc::Txn, Code::PermissionDenied, DENIED),
     ] {
         for _ in 0..6 {
             let setup = guarded();
-            setup.fake.member("a").always(rpc, refusal.clone());
+            let refusal = Reply::Error(code, text);
+            setup.fake.member("a").always(rpc, refusal);
             let registration = register(&setup, etcd_at(&setup, &TWO));
             let done = timeout(SEC * 2, registration.registered()).await;
             assert!(done.is_ok(), "{rpc:?}: {:?}", registration.status());
@@ -301,7 +263,7 @@ async fn a_reader_leaves_the_member_that_refuses_it() {
     for _ in 0..6 {
         let setup = guarded();
         setup.fake.put("/services/greeter/1", "10.0.0.1:1", 0);
-        let denied = Reply::Error(Code::PermissionDenied, "etcdserver: permission denied");
+        let denied = Reply::Error(Code::PermissionDenied, DENIED);
         setup.fake.member("a").always(Rpc::Range, denied);
         let builder = tonic_etcd::discovery::Discovery::builder(etcd_at(&setup, &TWO), "greeter");
         let discovery = builder.build().unwrap();
@@ -312,13 +274,10 @@ async fn a_reader_leaves_the_member_that_refuses_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_user_is_no_obstacle_where_no_member_has_users() {
-    let log = Log::of_all_crates(tracing::Level::WARN);
+    let log = Log::of("warn");
     let setup = Setup::new();
     let registration = register(&setup, etcd_at(&setup, &TWO));
-    timeout(SEC * 2, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    registered_within(SEC * 2, &registration).await;
     setup.fake.restart();
     sleep(LONG).await;
     assert!(is_registered(&registration.status()));
@@ -330,11 +289,7 @@ async fn a_user_is_no_obstacle_where_no_member_has_users() {
     setup.fake.user("me", "secret");
     setup.fake.restart();
     sleep(LONG).await;
-    assert!(
-        is_registered(&registration.status()),
-        "{:?}",
-        registration.status()
-    );
+    assert_registered(&registration);
     assert_eq!(setup.count(Rpc::Authenticate), 3);
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
@@ -344,13 +299,7 @@ async fn a_wrong_password_is_said_and_retried_slowly_at_each_member() {
     let setup = guarded();
     let registration = register(&setup, etcd_at(&setup, &TWO).user("me", "canary"));
     sleep(SEC * 300).await;
-    let Status::Registering {
-        reason: Some(reason),
-        ..
-    } = registration.status()
-    else {
-        panic!("{:?}", registration.status());
-    };
+    let reason = registering_reason(&registration);
     assert!(reason.contains("invalid user ID or password"), "{reason}");
     assert!(!reason.contains("canary"), "{reason}");
     let attempts = setup.count(Rpc::Authenticate);
@@ -365,18 +314,14 @@ async fn a_token_from_before_a_data_loss_is_replaced_though_never_refused() {
     setup.fake.wipe();
     // The next renewal is not answered, and the next connection finds out why.
     sleep(SEC * 3).await;
-    assert!(
-        is_registered(&registration.status()),
-        "{:?}",
-        registration.status()
-    );
+    assert_registered(&registration);
     assert!(setup.fake.keys().contains_key(KEY));
     assert_eq!(setup.count(Rpc::Authenticate) - before, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn neither_password_nor_token_is_shown_or_logged() {
-    let log = Log::of_all_crates(tracing::Level::TRACE);
+    let log = Log::of("trace");
     let setup = Setup::new();
     // The fake's tokens begin with the user's name.
     setup.fake.user("canary-token", "canary-password");

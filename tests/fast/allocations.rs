@@ -2,7 +2,7 @@
 //!
 //! Every allocation of the thread is counted, with the layer and without it.
 
-use crate::setup::{SEC, Setup, greeter};
+use crate::setup::{SEC, Setup, greeter, register_as};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -62,6 +62,17 @@ impl Body for SlowBody {
     }
 }
 
+/// For a future that wakes nobody.
+fn poll_until_ready<T>(future: impl Future<Output = Result<T, Infallible>>) -> T {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(Ok(out)) = future.as_mut().poll(&mut cx) {
+            return out;
+        }
+    }
+}
+
 /// Runs one request to its last frame; gives the number of frames.
 fn run<S, B>(service: &mut S) -> usize
 where
@@ -69,12 +80,7 @@ where
     B: Body<Data = Bytes>,
 {
     let mut cx = Context::from_waker(Waker::noop());
-    let mut future = pin!(service.call(Request::new(())));
-    let response = loop {
-        if let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) {
-            break response;
-        }
-    };
+    let response = poll_until_ready(service.call(Request::new(())));
     let mut body = pin!(response.into_body());
     let mut frames = 0;
     loop {
@@ -89,10 +95,7 @@ where
 #[tokio::test(start_paused = true)]
 async fn the_layer_allocates_nothing_for_a_request() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar
-        .register(greeter().address("10.0.0.1:9000"))
-        .unwrap();
+    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
     let mut layered = registration.layer().layer(Slow);
     let count = |service: &mut dyn FnMut() -> usize| {
         let counted = allocation_counter::measure(|| {
@@ -114,10 +117,7 @@ async fn the_layer_allocates_nothing_for_a_request() {
 #[tokio::test(start_paused = true)]
 async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar
-        .register(greeter().address("10.0.0.1:9000"))
-        .unwrap();
+    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
     let mut layered = registration.layer().layer(Slow);
     let other = layered.clone();
     assert_eq!(
@@ -127,7 +127,7 @@ async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
     );
     let future = layered.call(Request::new(()));
     assert_eq!(registration.in_flight(), 1);
-    let response = future.await_now().await;
+    let response = poll_until_ready(future);
     assert_eq!(registration.in_flight(), 1);
     let body = response.into_body();
     assert_eq!(registration.in_flight(), 1);
@@ -141,24 +141,6 @@ async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
     );
     tokio::time::sleep(SEC).await;
 }
-
-trait AwaitNow: Future + Sized {
-    /// Polls until it is ready, for futures that wake nobody.
-    async fn await_now<T>(self) -> T
-    where
-        Self: Future<Output = Result<T, Infallible>>,
-    {
-        let mut future = pin!(self);
-        let mut cx = Context::from_waker(Waker::noop());
-        loop {
-            if let Poll::Ready(Ok(out)) = future.as_mut().poll(&mut cx) {
-                return out;
-            }
-        }
-    }
-}
-
-impl<F: Future> AwaitNow for F {}
 
 /// What it takes before it is in etcd: `make measure` has the rest.
 #[tokio::test(start_paused = true)]

@@ -467,7 +467,7 @@ async fn the_longest_times_mean_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn that_no_endpoint_is_left_is_logged_unless_the_channel_ends() {
     let (net, registry, balanced) = Net::greeters(1).await;
-    let log = Log::of_all_crates(tracing::Level::INFO);
+    let log = Log::of("info");
     registry.gone(&address(1));
     eventually("the removal", LONG, || {
         let text = log.text();

@@ -615,7 +615,7 @@ async fn the_first_list_says_what_is_watched_and_later_ones_do_not() {
 #[tokio::test(start_paused = true)]
 async fn in_an_outage_there_is_at_most_one_line_a_second_also_at_debug() {
     let fake = FakeEtcd::new();
-    let log = Log::debug();
+    let log = Log::of("tonic_etcd=debug");
     let etcd = etcd(&fake, &["one", "two", "three"]);
     let discovery = Discovery::builder(etcd, "greeter").build().unwrap();
     discovery.ready().await;

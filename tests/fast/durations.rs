@@ -1,6 +1,6 @@
 //! Every setter that takes a `Duration`, with the longest and the shortest there are: it works, or `build` refuses it.
 
-use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, LONG, SEC, Setup, announced_by, greeter, is_registered, status};
 #[cfg(feature = "discovery")]
 use crate::support::eventually;
 use std::time::Duration;
@@ -35,21 +35,17 @@ async fn live_through_an_outage(setup: &Setup, builder: RegistrarBuilder, what: 
         Err(BuildError::Timing { .. } | BuildError::Setting { .. }) => return,
         Err(error) => panic!("{what}: {error}"),
     };
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced_by(&registrar, greeter());
     let registered = timeout(LONG, registration.registered()).await;
     registered
         .unwrap_or_else(|_| panic!("{what}: {:?}", registration.status()))
         .unwrap();
     setup.fake.down();
     sleep(SEC * 20).await;
-    assert!(
-        !format!("{:?}", registration.status()).contains("internal error"),
-        "{what}: {:?}",
-        registration.status()
-    );
+    let said = format!("{:?}", registration.status());
+    assert!(!said.contains("internal error"), "{what}: {said}");
     setup.fake.up();
-    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    status(&registration, is_registered).await;
     assert!(setup.fake.keys().contains_key(KEY), "{what}");
     setup.fake.down();
     setup.shutdown.cancel();
@@ -107,10 +103,8 @@ async fn every_duration_of_a_registrar_works_or_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_with_an_endless_revoke_timeout_waits_for_etcd() {
     let setup = Setup::new();
-    let registrar = setup.builder().revoke_timeout(Duration::MAX).build();
-    let registration = registrar.unwrap().register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
+    let builder = setup.builder().revoke_timeout(Duration::MAX);
+    let registration = setup.registered_with(builder).await;
     setup.fake.down();
     setup.shutdown.cancel();
     sleep(LONG * 60).await;

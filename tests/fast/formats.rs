@@ -1,6 +1,6 @@
 //! Several formats of one instance.
 
-use crate::setup::{KEY, SEC, Setup, announce, greeter};
+use crate::setup::{KEY, SEC, Setup, announce, greeter, register_as};
 use crate::support::fake::Rpc;
 use std::collections::BTreeMap;
 use tokio::time::sleep;
@@ -25,8 +25,7 @@ fn of_kratos(metadata: &str) -> String {
 async fn two_formats_come_change_and_leave_together() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kratos::new());
-    let registrar = builder.build().unwrap();
-    let registration = registrar.register(greeter().id("a1")).unwrap();
+    let registration = register_as(builder, greeter().id("a1"));
     announce(&registration);
     let registered = registration.registered().await.unwrap();
     let keys: Vec<_> = registered.keys.iter().map(|key| &**key).collect();
@@ -58,8 +57,7 @@ async fn two_formats_come_change_and_leave_together() {
 async fn a_deleted_key_of_one_format_comes_back() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kratos::new());
-    let registrar = builder.build().unwrap();
-    let registration = registrar.register(greeter().id("a1")).unwrap();
+    let registration = register_as(builder, greeter().id("a1"));
     announce(&registration);
     registration.registered().await.unwrap();
     let before = stored(&setup);

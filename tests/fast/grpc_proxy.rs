@@ -1,7 +1,7 @@
 //! What `etcd grpc-proxy` does otherwise than etcd: late renewals, and watches under ids of its own.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter};
+use crate::setup::{KEY, LONG, MS, SEC, Setup, all_registered, announced_by, greeter};
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
 use tokio::time::{Instant, sleep, timeout};
@@ -91,18 +91,10 @@ async fn watches_under_ids_of_a_proxys_choice_are_cancelled_and_kept() {
     let setup = Setup::new();
     setup.fake.own_watch_ids();
     let registrar = setup.builder().build().unwrap();
-    let registrations: Vec<_> = (0..5)
-        .map(|n| {
-            let instance = Instance::new(format!("greeter{n}")).value("v");
-            let registration = registrar.register(instance).unwrap();
-            announce(&registration);
-            registration
-        })
-        .collect();
+    let instances = (0..5).map(|n| Instance::new(format!("greeter{n}")).value("v"));
+    let registrations: Vec<_> = instances.map(|it| announced_by(&registrar, it)).collect();
     let key = |n: usize| format!("/services/greeter{n}/10.0.0.1:9000");
-    for registration in &registrations {
-        registration.registered().await.unwrap();
-    }
+    all_registered(&registrations).await;
     sleep(SEC).await;
     // The first ones leave, one after the other; the rest is watched on.
     for (gone, registration) in registrations.iter().enumerate() {
@@ -124,8 +116,7 @@ async fn watches_under_ids_of_a_proxys_choice_are_cancelled_and_kept() {
     }
     assert_eq!(setup.count(Rpc::Connect), 1);
     // A key that comes later is watched as well.
-    let late = registrar.register(greeter()).unwrap();
-    announce(&late);
+    let late = announced_by(&registrar, greeter());
     late.registered().await.unwrap();
     sleep(SEC).await;
     setup.fake.delete(KEY);

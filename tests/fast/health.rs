@@ -1,12 +1,14 @@
 //! What the gRPC health service says, and when.
 
-use crate::setup::{KEY, MS, SEC, Setup, announce, greeter};
+use crate::setup::{KEY, MS, SEC, Setup, all_registered, announce, pipe, register};
+use crate::support::fake::{Reply, Rpc};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, advance, sleep};
-use tonic::transport::{Endpoint, Server};
+use tonic::Streaming;
+use tonic::transport::Server;
 use tonic_etcd::{
     Closed, HEALTH_NAME, Instance, Registration, RegistrationHealth, RegistrationHealthBuilder,
     Status,
@@ -20,22 +22,10 @@ type Client = HealthClient<tonic::transport::Channel>;
 
 /// A client of the health service, through a pipe inside the runtime.
 async fn client(registration: &Registration, names: RegistrationHealthBuilder) -> Client {
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let service = names.build(registration).unwrap();
-    tokio::spawn(
-        Server::builder()
-            .add_service(service)
-            .serve_with_incoming(tokio_stream::once(Ok::<_, std::io::Error>(far))),
-    );
-    let mut near = Some(hyper_util::rt::TokioIo::new(near));
-    let connect = tower::service_fn(move |_| {
-        let near = near.take();
-        async move { near.ok_or_else(|| std::io::Error::other("one connection only")) }
-    });
-    let channel = Endpoint::from_static("http://server")
-        .connect_with_connector(connect)
-        .await;
-    HealthClient::new(channel.unwrap())
+    let (incoming, channel) = pipe();
+    let server = Server::builder().add_service(names.build(registration).unwrap());
+    tokio::spawn(server.serve_with_incoming(incoming));
+    HealthClient::new(channel.await)
 }
 
 /// Polls `future` once.
@@ -70,29 +60,35 @@ fn request(name: &str) -> HealthCheckRequest {
 }
 
 async fn check(client: &mut Client, name: &str) -> i32 {
-    client
-        .check(request(name))
-        .await
-        .unwrap()
-        .into_inner()
-        .status
+    let checked = client.check(request(name)).await;
+    checked.unwrap().into_inner().status
 }
 
-async fn next(stream: &mut tonic::Streaming<HealthCheckResponse>) -> Option<i32> {
+async fn watch(client: &mut Client, name: &str) -> Streaming<HealthCheckResponse> {
+    client.watch(request(name)).await.unwrap().into_inner()
+}
+
+/// A watch of each of these names, all of which say SERVING.
+async fn watches(client: &mut Client, names: &[&str]) -> Vec<Streaming<HealthCheckResponse>> {
+    let mut streams = vec![];
+    for name in names {
+        let mut stream = watch(client, name).await;
+        while next(&mut stream).await != Some(Serving as i32) {}
+        streams.push(stream);
+    }
+    streams
+}
+
+async fn next(stream: &mut Streaming<HealthCheckResponse>) -> Option<i32> {
     stream.message().await.unwrap().map(|reply| reply.status)
 }
 
 #[tokio::test(start_paused = true)]
 async fn our_name_serves_while_the_key_is_held_and_the_overall_one_is_left() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     let mut client = client(&registration, RegistrationHealth::builder()).await;
-    let mut stream = client
-        .watch(request(HEALTH_NAME))
-        .await
-        .unwrap()
-        .into_inner();
+    let mut stream = watch(&mut client, HEALTH_NAME).await;
     assert_eq!(next(&mut stream).await, Some(NotServing as i32));
     announce(&registration);
     assert_eq!(next(&mut stream).await, Some(Serving as i32));
@@ -112,8 +108,7 @@ async fn our_name_serves_while_the_key_is_held_and_the_overall_one_is_left() {
 #[tokio::test(start_paused = true)]
 async fn names_follow_the_registration_only_where_asked_for() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     let names = RegistrationHealth::builder()
         .name("mine")
         .follow_registration("")
@@ -127,47 +122,28 @@ async fn names_follow_the_registration_only_where_asked_for() {
         ("followed", NotServing),
         ("free", Serving),
     ] {
-        assert_eq!(
-            check(&mut client, name).await,
-            before as i32,
-            "{name} before"
-        );
+        let said = check(&mut client, name).await;
+        assert_eq!(said, before as i32, "{name} before");
     }
     announce(&registration);
     registration.registered().await.unwrap();
     sleep(SEC).await;
     for name in ["mine", "", "followed", "free"] {
-        assert_eq!(
-            check(&mut client, name).await,
-            Serving as i32,
-            "{name} after"
-        );
+        let said = check(&mut client, name).await;
+        assert_eq!(said, Serving as i32, "{name} after");
     }
-    assert_eq!(
-        client.check(request(HEALTH_NAME)).await.unwrap_err().code(),
-        tonic::Code::NotFound
-    );
+    let unknown = client.check(request(HEALTH_NAME)).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
 }
 
 #[tokio::test(start_paused = true)]
 async fn on_shutdown_our_names_stop_serving_before_the_key_goes() {
     let setup = Setup::new();
     let registration = setup.registered().await;
-    let mut client = client(
-        &registration,
-        RegistrationHealth::builder().follow_registration("followed"),
-    )
-    .await;
-    let mut streams = vec![];
-    for name in [HEALTH_NAME, "", "followed"] {
-        let mut stream = client.watch(request(name)).await.unwrap().into_inner();
-        while next(&mut stream).await != Some(Serving as i32) {}
-        streams.push(stream);
-    }
-    setup.fake.always(
-        crate::support::fake::Rpc::LeaseRevoke,
-        crate::support::fake::Reply::Late(std::time::Duration::from_millis(100)),
-    );
+    let names = RegistrationHealth::builder().follow_registration("followed");
+    let mut client = client(&registration, names).await;
+    let mut streams = watches(&mut client, &[HEALTH_NAME, "", "followed"]).await;
+    setup.fake.always(Rpc::LeaseRevoke, Reply::Late(100 * MS));
     setup.shutdown.cancel();
     for stream in &mut streams {
         assert_eq!(next(stream).await, Some(NotServing as i32));
@@ -191,16 +167,8 @@ async fn in_a_pause_our_own_name_stops_serving_before_the_key_goes() {
     let registration = setup.registered().await;
     let names = RegistrationHealth::builder().follow_registration("followed");
     let mut client = client(&registration, names).await;
-    let mut streams = vec![];
-    for name in [HEALTH_NAME, "followed"] {
-        let mut stream = client.watch(request(name)).await.unwrap().into_inner();
-        while next(&mut stream).await != Some(Serving as i32) {}
-        streams.push(stream);
-    }
-    setup.fake.always(
-        crate::support::fake::Rpc::Txn,
-        crate::support::fake::Reply::Late(100 * MS),
-    );
+    let mut streams = watches(&mut client, &[HEALTH_NAME, "followed"]).await;
+    setup.fake.always(Rpc::Txn, Reply::Late(100 * MS));
     let pause = registration.pause("warming cache").unwrap();
     for stream in &mut streams {
         assert_eq!(next(stream).await, Some(NotServing as i32));
@@ -230,12 +198,11 @@ async fn nothing_says_serving_after_a_freeze_before_the_registrar_ran() {
         assert_eq!(check(&mut client, name).await, Serving as i32, "{name}");
     }
     let mut also = client.clone();
-    let mut checks = pin!(async {
-        tokio::join!(
-            check(&mut client, HEALTH_NAME),
-            check(&mut also, "followed")
-        )
-    });
+    let (ours, followed) = (
+        check(&mut client, HEALTH_NAME),
+        check(&mut also, "followed"),
+    );
+    let mut checks = pin!(futures_util::future::join(ours, followed));
     assert!(poll_once(checks.as_mut()).await.is_pending());
     // The clock jumps while no task runs, and timers are looked at after the tasks that are ready.
     let mut freeze = pin!(advance(SEC * 6));
@@ -254,19 +221,18 @@ async fn a_watch_of_an_unknown_name_says_so_until_it_is_known() {
     let reporter = HealthReporter::new();
     let names = RegistrationHealth::builder().reporter(reporter.clone());
     let mut client = client(&registration, names).await;
-    let mut stream = client.watch(request("later")).await.unwrap().into_inner();
+    let mut stream = watch(&mut client, "later").await;
     assert_eq!(next(&mut stream).await, Some(ServiceUnknown as i32));
-    let mut other = client.watch(request("never")).await.unwrap().into_inner();
+    let mut other = watch(&mut client, "never").await;
     assert_eq!(next(&mut other).await, Some(ServiceUnknown as i32));
     sleep(SEC * 5).await;
-    reporter
-        .set_service_status("later", tonic_health::ServingStatus::Serving)
-        .await;
-    assert_eq!(next(&mut stream).await, Some(Serving as i32));
-    reporter
-        .set_service_status("later", tonic_health::ServingStatus::NotServing)
-        .await;
-    assert_eq!(next(&mut stream).await, Some(NotServing as i32));
+    for (set, said) in [
+        (tonic_health::ServingStatus::Serving, Serving),
+        (tonic_health::ServingStatus::NotServing, NotServing),
+    ] {
+        reporter.set_service_status("later", set).await;
+        assert_eq!(next(&mut stream).await, Some(said as i32));
+    }
     setup.shutdown.cancel();
     assert_eq!(next(&mut stream).await, None, "the drain ends it");
     assert_eq!(next(&mut other).await, None, "an unknown one, too");
@@ -274,27 +240,25 @@ async fn a_watch_of_an_unknown_name_says_so_until_it_is_known() {
 
 #[tokio::test(start_paused = true)]
 async fn names_can_be_given_by_their_generated_service() {
+    use tonic::server::NamedService;
     struct Known;
-    impl tonic::server::NamedService for Known {
+    impl NamedService for Known {
         const NAME: &'static str = "known.v1.Known";
     }
     struct Other;
-    impl tonic::server::NamedService for Other {
+    impl NamedService for Other {
         const NAME: &'static str = "other.v1.Other";
     }
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     let names = RegistrationHealth::builder()
         .follow_registration_for::<Known>()
         .always_serving_for::<Other>();
     let mut client = client(&registration, names).await;
     sleep(SEC).await;
-    assert_eq!(
-        check(&mut client, "known.v1.Known").await,
-        NotServing as i32
-    );
-    assert_eq!(check(&mut client, "other.v1.Other").await, Serving as i32);
+    let known = check(&mut client, Known::NAME).await;
+    assert_eq!(known, NotServing as i32);
+    assert_eq!(check(&mut client, Other::NAME).await, Serving as i32);
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,9 +273,7 @@ async fn health_that_does_not_acknowledge_costs_50_ms_for_all_together() {
             registration
         })
         .collect();
-    for registration in &registrations {
-        registration.registered().await.unwrap();
-    }
+    all_registered(&registrations).await;
     let start = Instant::now();
     let paused = registrations.iter().map(|r| r.pause("deploy").unwrap());
     let paused: Vec<_> = paused.collect();
@@ -320,9 +282,7 @@ async fn health_that_does_not_acknowledge_costs_50_ms_for_all_together() {
     }
     assert!(start.elapsed() <= 70 * MS, "{:?}", start.elapsed());
     drop(paused);
-    for registration in &registrations {
-        registration.registered().await.unwrap();
-    }
+    all_registered(&registrations).await;
     // Some one by one while others stay, then all that are left.
     let start = Instant::now();
     for registration in &registrations[..20] {

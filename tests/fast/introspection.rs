@@ -1,17 +1,18 @@
 //! What a server tells of its registrations, and to whom.
 
-use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, status};
+use crate::setup::{
+    KEY, LONG, SEC, Setup, all_registered, announce, announced_by, greeter, pipe, pipe_with, status,
+};
 use crate::support::fake::{Reply, Rpc};
+use crate::support::registered_within;
 use std::collections::BTreeSet;
-use tokio::io::DuplexStream;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Streaming};
 use tonic_etcd::introspection::pb::introspection_client::IntrospectionClient;
 use tonic_etcd::introspection::pb::{
-    EtcdEndpoint, EtcdEndpointState, ListRequest, PauseRequest, Process, RegistrationState,
-    ResumeRequest, ShutdownPhase, WatchRequest, WatchResponse,
+    EtcdEndpoint, EtcdEndpointState, ListRequest, ListResponse, PauseRequest, Process,
+    RegistrationState, ResumeRequest, ShutdownPhase, WatchRequest, WatchResponse,
 };
 use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection};
 use tonic_etcd::{Etcd, Instance, Registrar, Registration, Status};
@@ -20,39 +21,22 @@ type Client = IntrospectionClient<Channel>;
 
 /// A client through a pipe inside the runtime, which takes so many bytes of a stream unread.
 async fn client_with(introspection: Introspection, window: u32) -> Client {
-    let (near, far) = tokio::io::duplex(64 * 1024);
+    let endpoint = Endpoint::from_static("http://server").initial_stream_window_size(window);
+    let (incoming, channel) = pipe_with(endpoint);
     let server = Server::builder().add_service(introspection.service());
-    tokio::spawn(server.serve_with_incoming(once(far)));
-    connect(near, window).await
+    tokio::spawn(server.serve_with_incoming(incoming));
+    Client::new(channel.await)
 }
 
 async fn client(introspection: Introspection) -> Client {
     client_with(introspection, 1 << 20).await
 }
 
-/// What tonic serves: one connection.
-fn once(far: DuplexStream) -> impl Stream<Item = Result<DuplexStream, std::io::Error>> {
-    tokio_stream::once(Ok(far))
-}
-
-async fn connect(near: DuplexStream, window: u32) -> Client {
-    let mut near = Some(hyper_util::rt::TokioIo::new(near));
-    let connect = tower::service_fn(move |_| {
-        let near = near.take();
-        async move { near.ok_or_else(|| std::io::Error::other("one connection only")) }
-    });
-    let endpoint = Endpoint::from_static("http://server").initial_stream_window_size(window);
-    let channel = endpoint.connect_with_connector(connect).await.unwrap();
-    IntrospectionClient::new(channel)
-}
-
 /// A registrar with one registration that is in etcd.
 async fn registered(setup: &Setup) -> (Registrar, Registration) {
     let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    let registered = timeout(LONG, registration.registered());
-    registered.await.unwrap().unwrap();
+    let registration = announced_by(&registrar, greeter());
+    registered_within(LONG, &registration).await;
     (registrar, registration)
 }
 
@@ -74,9 +58,9 @@ async fn next_state(stream: &mut Streaming<WatchResponse>) -> RegistrationState 
     timeout(LONG, next).await.unwrap()
 }
 
-async fn state(client: &mut Client) -> RegistrationState {
+async fn list(client: &mut Client) -> ListResponse {
     let list = client.list(ListRequest::default()).await.unwrap();
-    list.into_inner().registrations[0].state()
+    list.into_inner()
 }
 
 fn page(page_size: i32, page_token: &str) -> ListRequest {
@@ -113,13 +97,9 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
     announce(&registration);
     assert_eq!(next_state(&mut stream).await, Registered);
 
-    let list = client
-        .list(ListRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
-    let [told] = &list.registrations[..] else {
-        panic!("{list:?}");
+    let shown = list(&mut client).await;
+    let [told] = &shown.registrations[..] else {
+        panic!("{shown:?}");
     };
     let held = setup.fake.keys()[KEY].clone();
     assert_eq!(
@@ -129,9 +109,9 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
     assert_eq!(told.formats, ["plain"]);
     assert!(told.revision > 0 && told.state_age_ms < 60_000, "{told:?}");
     let instance = &told.instances[0];
-    let shown = (&*instance.service, &*instance.id, &*instance.address);
-    assert_eq!(shown, ("greeter", "7", "10.0.0.1:9000"));
-    let process = list.process.unwrap();
+    let names = (&*instance.service, &*instance.id, &*instance.address);
+    assert_eq!(names, ("greeter", "7", "10.0.0.1:9000"));
+    let process = shown.process.unwrap();
     let registrar = &process.registrars[0];
     assert_eq!(registrar.endpoints[0].url, "http://etcd:2379");
     assert_eq!((registrar.registrations, registrar.ttl_ms), (1, 5000));
@@ -140,16 +120,16 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
     assert_eq!(registrar.lease, held.lease);
     assert!(registrar.endpoints[0].is_connected, "{registrar:?}");
     assert!(registrar.last_error.is_empty(), "{registrar:?}");
-    assert!(
-        registrar.renewal_due_in_ms <= Some(5000 / 3 + 200),
-        "{registrar:?}"
-    );
+    let due = registrar.renewal_due_in_ms;
+    assert!(due <= Some(5000 / 3 + 200), "{due:?}");
 
     let pause = registration.pause("warming cache").unwrap();
     assert_eq!(next_state(&mut stream).await, Paused);
-    let list = client.list(ListRequest::default()).await.unwrap();
-    assert_eq!(list.get_ref().registrations[0].pauses, ["warming cache"]);
-    assert_eq!(list.get_ref().registrations[0].lease, 0);
+    let told = &list(&mut client).await.registrations[0];
+    assert_eq!(
+        (&told.pauses[..], told.lease),
+        (&["warming cache".to_owned()][..], 0)
+    );
     drop(pause);
     let mut last = next_state(&mut stream).await;
     while last != Registered {
@@ -162,16 +142,15 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
     setup.fake.down();
     assert_eq!(next_state(&mut stream).await, Suspect);
     assert_eq!(next_state(&mut stream).await, Lost);
-    assert_eq!(state(&mut client).await, Lost);
-    let list = client.list(ListRequest::default()).await.unwrap();
-    assert!(!list.get_ref().registrations[0].reason.is_empty());
-    let registrar = &list.get_ref().process.as_ref().unwrap().registrars[0];
+    let shown = list(&mut client).await;
+    let told = &shown.registrations[0];
+    assert_eq!(told.state(), Lost);
+    assert!(!told.reason.is_empty());
+    let registrar = &shown.process.unwrap().registrars[0];
     assert!(!registrar.endpoints[0].is_connected, "{registrar:?}");
     assert!(!registrar.last_error.is_empty(), "{registrar:?}");
-    assert!(
-        registrar.renewal_acknowledged_age_ms > Some(4000),
-        "{registrar:?}"
-    );
+    let age = registrar.renewal_acknowledged_age_ms;
+    assert!(age > Some(4000), "{age:?}");
     assert_eq!(registrar.lease_expires_in_ms, None, "it may have ended");
     setup.fake.up();
     while next_state(&mut stream).await != Registered {}
@@ -187,9 +166,7 @@ async fn ten_thousand_registrations_are_listed_in_pages() {
     for registration in &all[..1000] {
         announce(registration);
     }
-    for registration in &all[..1000] {
-        registration.registered().await.unwrap();
-    }
+    all_registered(&all[..1000]).await;
     let mut client = client(Introspection::new().registrar(&registrar)).await;
     let mut services = BTreeSet::new();
     let mut token = String::new();
@@ -376,12 +353,12 @@ async fn a_watch_shows_the_shutdown_and_ends_when_the_server_drains() {
     let setup = Setup::new();
     let (registrar, registration) = registered(&setup).await;
     let service = Introspection::new().registrar(&registrar).service();
-    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (incoming, channel) = pipe();
     let server = Server::builder()
         .layer(registration.layer())
         .add_service(service);
-    tokio::spawn(server.serve_with_incoming(once(far)));
-    let mut client = connect(near, 1 << 20).await;
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let mut client = Client::new(channel.await);
     let mut stream = watch(&mut client).await;
     setup.shutdown.cancel();
     let mut phases = vec![];
@@ -421,8 +398,7 @@ async fn each_member_of_etcd_is_told_with_its_state_and_last_error() {
     let registrar = setup.builder_on(etcd).build().unwrap();
     let mut client = client(Introspection::new().registrar(&registrar)).await;
     let mut endpoints = async || {
-        let list = client.list(ListRequest::default()).await.unwrap();
-        let process = list.into_inner().process.unwrap();
+        let process = list(&mut client).await.process.unwrap();
         process.registrars[0].endpoints.clone()
     };
     let states = |all: &[EtcdEndpoint]| all.iter().map(|it| it.state()).collect::<Vec<_>>();
@@ -432,8 +408,7 @@ async fn each_member_of_etcd_is_told_with_its_state_and_last_error() {
     let denied = Reply::Error(Code::PermissionDenied, "etcdserver: permission denied");
     setup.fake.member("b").always(Rpc::LeaseGrant, denied);
     down("c");
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced_by(&registrar, greeter());
     sleep(SEC * 20).await;
     let seen = endpoints().await;
     assert_eq!(states(&seen), [Failing, Refusing, Failing], "{seen:#?}");
@@ -459,17 +434,14 @@ async fn nobody_is_told_a_user_or_a_password() {
     let setup = Setup::new();
     let etcd = setup.etcd().user("the-user", "the-password");
     let registrar = setup.builder_on(etcd).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let _registration = announced_by(&registrar, greeter());
     sleep(SEC * 10).await;
     let mut client = client(Introspection::new().registrar(&registrar)).await;
-    let list = client.list(ListRequest::default()).await.unwrap();
-    let text = format!("{:?}", list.into_inner());
+    let text = format!("{:?}", list(&mut client).await);
     assert!(text.contains("http://etcd:2379"), "{text}");
-    assert!(
-        !text.contains("the-user") && !text.contains("the-password"),
-        "{text}"
-    );
+    for secret in ["the-user", "the-password"] {
+        assert!(!text.contains(secret), "{text}");
+    }
 }
 
 #[test]
@@ -517,8 +489,7 @@ async fn discoveries_and_channels_are_told_with_what_is_wrong() {
     );
     assert!(skipped.reason.contains("is not the JSON of an instance"));
     let age = |process: &Process| process.discoveries[0].answer_age_ms;
-    let now = client.list(ListRequest::default()).await.unwrap();
-    let age_now = age(now.get_ref().process.as_ref().unwrap());
+    let age_now = age(&list(&mut client).await.process.unwrap());
     assert!(age_now.is_some_and(|ms| ms < 2000), "{age_now:?}");
     fake.down();
     let reason = async {
@@ -533,11 +504,9 @@ async fn discoveries_and_channels_are_told_with_what_is_wrong() {
     };
     let told = timeout(LONG, reason).await.unwrap();
     assert_eq!(told.instances, 3, "the last set stays");
-    let list = client.list(ListRequest::default()).await.unwrap();
-    let process = list.into_inner().process.unwrap();
+    let process = list(&mut client).await.process.unwrap();
     sleep(SEC * 10).await;
-    let later = client.list(ListRequest::default()).await.unwrap();
-    let age_later = age(later.get_ref().process.as_ref().unwrap());
+    let age_later = age(&list(&mut client).await.process.unwrap());
     assert!(age_later >= Some(10_000), "{age_later:?}");
     let channel = &process.channels[0];
     assert_eq!((&*channel.name, channel.endpoints_total), ("greeters", 3));

@@ -1,6 +1,6 @@
 //! The test kit (feature `test-util`): what users' tests can rely on.
 
-use crate::setup::{LONG, MS, SEC, greeter, status};
+use crate::setup::{LONG, MS, SEC, greeter, is_lost, is_registered, status};
 use std::net::TcpListener;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -14,10 +14,7 @@ const SERVICES: &str = "/services/";
 const KEY: &str = "/services/greeter/10.0.0.1:9000";
 
 fn register(etcd: Etcd) -> Registration {
-    let registrar = Registrar::builder(etcd).key("{prefix}/{name}/{addr}");
-    let registration = registrar.build().unwrap().register(greeter()).unwrap();
-    crate::setup::announce(&registration);
-    registration
+    crate::setup::announced(Registrar::builder(etcd).key("{prefix}/{name}/{addr}"))
 }
 
 /// What a failed assertion says.
@@ -61,10 +58,10 @@ async fn a_stop_keeps_the_data_and_a_wipe_loses_it() {
     let registration = register(etcd.etcd());
     etcd.assert_registered(SERVICES, SEC).await;
     etcd.stop();
-    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    status(&registration, is_lost).await;
     assert!(etcd.keys().contains_key(KEY), "leases stand still");
     etcd.start();
-    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    status(&registration, is_registered).await;
     etcd.wipe();
     assert!(etcd.keys().is_empty());
     etcd.assert_registered(SERVICES, SEC).await;
@@ -103,7 +100,7 @@ async fn a_delay_above_the_attempt_timeout_is_an_etcd_that_hangs() {
     etcd.assert_registered(SERVICES, SEC * 2).await;
     assert!(start.elapsed() >= 200 * MS, "a grant, then a write");
     etcd.delay(SEC);
-    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    status(&registration, is_lost).await;
     etcd.delay(Duration::ZERO);
     etcd.assert_registered(SERVICES, SEC).await;
 }
@@ -179,8 +176,7 @@ async fn a_token_given_to_tonic_instead_of_the_registrar_is_found() {
     let (etcd, shutdown) = (FakeEtcd::new(), CancellationToken::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let registrar = Registrar::builder(etcd.etcd()).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = crate::setup::register(Registrar::builder(etcd.etcd()));
     registration.announce(address).unwrap();
     let (_, health) = tonic_health::server::health_reporter();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);

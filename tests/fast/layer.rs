@@ -1,9 +1,8 @@
 //! What the layer does when it is applied: by tonic after it has bound, by axum long before.
 
-use crate::setup::{KEY, SEC, Setup, announce, greeter};
+use crate::log::Log;
+use crate::setup::{KEY, SEC, Setup, announce, greeter, register, register_as};
 use http_body_util::{BodyExt as _, Full};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::sleep;
 use tonic::Code;
 use tonic::body::Body;
@@ -15,20 +14,6 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 use tower::{Layer as _, ServiceExt as _};
-use tracing_subscriber::layer::SubscriberExt as _;
-
-/// Counts the warnings of this thread about a server.
-#[derive(Clone, Default)]
-struct Warnings(Arc<AtomicUsize>);
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Warnings {
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        let of = event.metadata();
-        if *of.level() <= tracing::Level::WARN && of.target().starts_with("tonic_etcd::server") {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
 
 /// A router of axum with a route and a fallback, to each of which the layer is applied.
 fn router(layer: RegistrationLayer) -> impl Sized {
@@ -39,9 +24,7 @@ fn router(layer: RegistrationLayer) -> impl Sized {
 #[tokio::test(start_paused = true)]
 async fn a_layer_that_only_counts_announces_nothing_and_counts() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let instance = greeter().address("10.0.0.1:9000");
-    let registration = registrar.register(instance).unwrap();
+    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
     let _router = router(registration.layer().count_only());
     sleep(SEC * 5).await;
     assert!(setup.fake.keys().is_empty(), "nothing listens yet");
@@ -62,9 +45,7 @@ async fn a_layer_that_only_counts_announces_nothing_and_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_layer_that_announces_does_so_once_however_often_it_is_applied() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let instance = greeter().address("10.0.0.1:9000");
-    let registration = registrar.register(instance).unwrap();
+    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
     let _router = router(registration.layer());
     registration.registered().await.unwrap();
     let _again = router(registration.layer());
@@ -75,19 +56,14 @@ async fn a_layer_that_announces_does_so_once_however_often_it_is_applied() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_address_is_warned_of_once_and_not_where_it_is_announced() {
     for (announced, wanted) in [(false, 1), (true, 0)] {
-        let warnings = Warnings::default();
-        let subscriber = tracing_subscriber::registry().with(warnings.clone());
-        let _log = tracing::subscriber::set_default(subscriber);
-        let setup = Setup::new();
-        let registrar = setup.builder().build().unwrap();
-        let registration = registrar.register(greeter()).unwrap();
+        let (setup, log) = (Setup::new(), Log::of("tonic_etcd::server=warn"));
+        let registration = register(setup.builder());
         if announced {
             announce(&registration);
         }
         let _routers = [router(registration.layer()), router(registration.layer())];
         sleep(SEC).await;
-        let count = warnings.0.load(Ordering::Relaxed);
-        assert_eq!(count, wanted, "announced: {announced}");
+        assert_eq!(log.lines().len(), wanted, "announced: {announced}");
     }
 }
 
@@ -103,10 +79,9 @@ fn web(method: &str) -> http::Request<Body> {
 #[tokio::test(start_paused = true)]
 async fn gzip_and_grpc_web_pass_and_are_counted_and_drained() {
     let setup = Setup::new();
-    let registrar = setup.builder().drain_timeout(SEC).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
+    let registration = setup
+        .registered_with(setup.builder().drain_timeout(SEC))
+        .await;
     let (reporter, _) = tonic_health::server::health_reporter();
     let health = HealthServer::new(HealthService::from_health_reporter(reporter));
     let health = health.accept_compressed(Gzip).send_compressed(Gzip);

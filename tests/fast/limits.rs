@@ -1,26 +1,21 @@
 //! An etcd that takes less in one request than etcd does by default, and a role that may not read.
 
 use crate::log::Log;
-use crate::setup::{SEC, Setup, announce};
-use crate::support::eventually;
+use crate::setup::{SEC, Setup, announced, announced_by, registering_reason};
 use crate::support::fake::{Reply, Rpc};
-use tokio::time::{sleep, timeout};
-use tonic_etcd::{Closed, Instance, OnConflict, Registrar, Registration, Status};
+use crate::support::registered_within;
+use tokio::time::sleep;
+use tonic_etcd::{Closed, Instance, OnConflict, Registrar, Registration};
 
 /// So many registrations of one registrar, each with a value of this size, in etcd.
 async fn registered(registrar: &Registrar, count: usize, size: usize) -> Vec<Registration> {
     let register = |n| {
         let instance = Instance::new(format!("service-{n:02}")).value("x".repeat(size));
-        let registration = registrar.register(instance).unwrap();
-        announce(&registration);
-        registration
+        announced_by(registrar, instance)
     };
     let registrations: Vec<_> = (0..count).map(register).collect();
     for registration in &registrations {
-        let registered = timeout(SEC, registration.registered()).await;
-        registered
-            .unwrap_or_else(|_| panic!("{:?}", registration.status()))
-            .unwrap();
+        registered_within(SEC, registration).await;
     }
     registrations
 }
@@ -52,13 +47,7 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
         // What was found out is known for the next lease, too.
         let before = setup.count(Rpc::Txn);
         setup.fake.wipe();
-        eventually("all keys are back", SEC * 3, || {
-            match setup.fake.keys().len() {
-                40 => Ok(()),
-                back => Err(format!("{back} of 40")),
-            }
-        })
-        .await;
+        setup.keys_are(40, SEC * 3).await;
         let sent = setup.count(Rpc::Txn) - before;
         assert!(
             sent <= txns - 2,
@@ -99,18 +88,11 @@ async fn one_value_that_is_too_large_holds_up_no_other_key() {
     setup.fake.max_request_bytes(16 * 1024);
     let registrar = setup.builder().build().unwrap();
     let large = Instance::new("large").value("x".repeat(20 * 1024));
-    let large = registrar.register(large).unwrap();
-    announce(&large);
+    let large = announced_by(&registrar, large);
     let _registrations = registered(&registrar, 40, 100).await;
     let sent = setup.count(Rpc::Txn);
     assert!(sent <= 6, "{sent} transactions for 41 keys");
-    let Status::Registering {
-        reason: Some(reason),
-        ..
-    } = large.status()
-    else {
-        panic!("{:?}", large.status());
-    };
+    let reason = registering_reason(&large);
     assert!(
         reason.contains("raise etcd's --max-request-bytes"),
         "{reason}"
@@ -171,10 +153,7 @@ async fn a_role_that_may_not_read_neither_deletes_one_of_several_nor_yields() {
     assert_eq!(registrations[1].closed().await, Closed::Deregistered);
     assert!(setup.fake.keys().is_empty(), "with the lease");
 
-    let registrar = setup.builder().on_conflict(OnConflict::Yield);
-    let registrar = registrar.build().unwrap();
-    let registration = registrar.register(Instance::new("greeter")).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder().on_conflict(OnConflict::Yield));
     sleep(SEC * 60).await;
     let said = registration.status().to_string();
     assert!(said.contains("permission denied"), "{said}");

@@ -16,20 +16,11 @@ struct Text(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Collects the lines of this crate, from INFO on.
     pub fn start() -> Self {
-        Self::with("tonic_etcd=info")
+        Self::of("tonic_etcd=info")
     }
 
-    /// Collects the lines of this crate, from DEBUG on.
-    pub fn debug() -> Self {
-        Self::with("tonic_etcd=debug")
-    }
-
-    /// Collects the lines of all crates, from `level` on.
-    pub fn of_all_crates(level: tracing::Level) -> Self {
-        Self::with(&level.to_string())
-    }
-
-    fn with(filter: &str) -> Self {
+    /// Collects the lines that a filter as in `RUST_LOG` lets through.
+    pub fn of(filter: &str) -> Self {
         crate::support::allow_subscribers_by_thread();
         let text = Text::default();
         let writer = text.clone();

@@ -1,6 +1,6 @@
 //! The lines of the main scenarios are those that the manual lists, with their levels, targets and fields.
 
-use crate::setup::{KEY, SEC, Setup, announce, greeter, is_registered, status};
+use crate::setup::{KEY, SEC, Setup, announced, is_lost, is_registered, status};
 use crate::support::fake::{Reply, Rpc};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -115,7 +115,7 @@ async fn through_everything(setup: &Setup) -> Registration {
     setup.fake.up();
     status(&registration, is_registered).await;
     setup.fake.down();
-    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    status(&registration, is_lost).await;
     setup.fake.wipe();
     setup.fake.up();
     status(&registration, is_registered).await;
@@ -140,13 +140,7 @@ async fn through_everything(setup: &Setup) -> Registration {
 }
 
 async fn yields(setup: &Setup) {
-    let registrar = setup
-        .builder()
-        .on_conflict(OnConflict::Yield)
-        .build()
-        .unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder().on_conflict(OnConflict::Yield));
     status(&registration, is_registered).await;
     sleep(SEC).await;
     setup.fake.grant(7, 600);

@@ -1,6 +1,6 @@
 //! Clusters whose members change, and what is said when none of them answers.
 
-use crate::setup::{KEY, SEC, Setup, announce, greeter, status};
+use crate::setup::{KEY, SEC, Setup, announced, status};
 use crate::support::fake::Rpc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -100,9 +100,7 @@ async fn when_no_member_answers_each_is_named_with_its_reason() {
     setup.fake.member("b").black_hole();
     setup.fake.member("c").hang();
     let etcd = Etcd::new(members.map(url)).connector(setup.fake.connector());
-    let registrar = setup.builder_on(etcd).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder_on(etcd));
     let complete = |status: &Status| {
         let text = format!("{status:?}");
         members.iter().all(|member| text.contains(&url(member)))

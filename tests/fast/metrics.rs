@@ -1,7 +1,10 @@
 //! The metrics, as Prometheus reads them, and the table that promises them.
 
 use crate::channel::raw::call_sent_again;
-use crate::setup::{KEY, SEC, Setup, announce, greeter, is_registered, status};
+use crate::setup::{
+    KEY, SEC, Setup, announce, announced_by, greeter, is_lost, is_paused, is_registered, register,
+    status,
+};
 use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,8 +78,7 @@ fn only(state: &str) -> BTreeMap<String, f64> {
 async fn states_and_counts_follow_a_registration_through_its_states() {
     let (setup, scrape) = (Setup::new(), Scrape::start());
     let observer = MetricsObserver::new();
-    let registrar = setup.builder().observer(observer).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder().observer(observer));
     assert_eq!(scrape.states(), only("registering"));
     announce(&registration);
     status(&registration, is_registered).await;
@@ -86,7 +88,7 @@ async fn states_and_counts_follow_a_registration_through_its_states() {
     setup.fake.down();
     status(&registration, |s| matches!(s, Status::Suspect { .. })).await;
     assert_eq!(scrape.states(), only("suspect"));
-    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    status(&registration, is_lost).await;
     assert_eq!(scrape.states(), only("lost"));
     setup.fake.wipe();
     setup.fake.up();
@@ -98,7 +100,7 @@ async fn states_and_counts_follow_a_registration_through_its_states() {
     );
 
     let pause = registration.pause("warming cache").unwrap();
-    status(&registration, |s| matches!(s, Status::Paused { .. })).await;
+    status(&registration, is_paused).await;
     assert_eq!(scrape.states(), only("paused"));
     drop(pause);
     status(&registration, is_registered).await;
@@ -120,11 +122,9 @@ async fn two_registrations_of_a_service_are_both_counted() {
     let (setup, scrape) = (Setup::new(), Scrape::start());
     let registrar = setup.builder().observer(MetricsObserver::new());
     let registrar = registrar.build().unwrap();
-    let registrations = ["10.0.0.1:9000", "10.0.0.2:9000"].map(|address| {
-        let registration = registrar.register(greeter().address(address)).unwrap();
-        announce(&registration);
-        registration
-    });
+    let addresses = ["10.0.0.1:9000", "10.0.0.2:9000"];
+    let registrations =
+        addresses.map(|address| announced_by(&registrar, greeter().address(address)));
     for registration in &registrations {
         status(registration, is_registered).await;
     }

@@ -1,7 +1,9 @@
 //! What observers are told, what stats show, and what the registrar logs meanwhile.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, SEC, Setup, announce, greeter, is_registered, status};
+use crate::setup::{
+    KEY, LONG, SEC, Setup, announce, announced, is_lost, is_paused, is_registered, register, status,
+};
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
 use std::sync::{Arc, Mutex};
@@ -85,10 +87,10 @@ async fn observers_are_told_of_each_transition_in_order() {
         .await;
     sleep(SEC).await;
     setup.fake.wipe();
-    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    status(&registration, is_lost).await;
     status(&registration, is_registered).await;
     let pause = registration.pause("warming cache").unwrap();
-    status(&registration, |s| matches!(s, Status::Paused { .. })).await;
+    status(&registration, is_paused).await;
     drop(pause);
     status(&registration, is_registered).await;
     registration.deregister();
@@ -173,10 +175,7 @@ async fn renewals_and_connections_are_told_with_what_failed() {
 #[tokio::test(start_paused = true)]
 async fn an_observer_that_panics_changes_nothing_for_the_registration() {
     let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
-    let registrar = setup.builder().observer(Panics).observer(notes.clone());
-    let registrar = registrar.build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder().observer(Panics).observer(notes.clone()));
     status(&registration, is_registered).await;
     let lease = setup.key_back().await;
     sleep(SEC * 60).await;
@@ -194,8 +193,7 @@ async fn an_observer_that_panics_changes_nothing_for_the_registration() {
 #[tokio::test(start_paused = true)]
 async fn stats_show_lease_renewals_connection_keys_and_pauses() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     let made = Instant::now();
     let before = registration.stats();
     assert_eq!((before.since, before.keys.len()), (made, 0));
@@ -221,7 +219,7 @@ async fn stats_show_lease_renewals_connection_keys_and_pauses() {
     assert!(sent <= Instant::now() && Instant::now() <= due, "{stats:?}");
 
     setup.fake.down();
-    status(&registration, |s| matches!(s, Status::Lost { .. })).await;
+    status(&registration, is_lost).await;
     let lost = registration.stats();
     assert_eq!(*lost.keys, [KEY.into()], "those that were there last");
     assert_eq!((lost.revision, lost.etcd.endpoint), (None, None));
@@ -283,7 +281,7 @@ async fn an_outage_has_at_most_one_debug_line_a_second() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     sleep(SEC).await;
-    let log = Log::debug();
+    let log = Log::of("tonic_etcd=debug");
     setup.fake.down();
     sleep(SEC * 60).await;
     let lines = log.lines();

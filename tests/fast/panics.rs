@@ -1,68 +1,60 @@
 //! The user's code that panics: a subscriber, a format, a connector. None of it ends a registration.
 
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
-use crate::support::allow_subscribers_by_thread;
+use crate::setup::{
+    KEY, LONG, MS, SEC, Setup, announce, announced, announced_by, greeter, is_registered, status,
+};
 use crate::support::fake::Rpc;
+use crate::support::{allow_subscribers_by_thread, registered_within};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::{sleep, timeout};
 use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
 use tonic_etcd::{Closed, Etcd, Instance, Readiness, RegisterError, Registration, Status};
-use tracing::span::{Attributes, Id, Record};
+use tracing::span::Id;
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 /// A subscriber that panics on those events that `on` chooses.
-struct Panics<F> {
+pub struct PanickingSubscriber<F> {
     on: F,
     count: Arc<AtomicUsize>,
 }
 
-impl<F: Fn(&Metadata<'_>) -> bool + Send + Sync + 'static> Panics<F> {
+impl<F: Fn(&Metadata<'_>) -> bool + Send + Sync + 'static> PanickingSubscriber<F> {
     /// From now on, in this thread. Counts the panics.
-    fn start(on: F) -> (Arc<AtomicUsize>, DefaultGuard) {
-        allow_subscribers_by_thread();
+    pub fn start(on: F) -> (Arc<AtomicUsize>, DefaultGuard) {
         let count = Arc::new(AtomicUsize::new(0));
-        let subscriber = Self {
+        let layer = Self {
             on,
             count: count.clone(),
         };
-        (count, tracing::subscriber::set_default(subscriber))
+        (count, subscribe(layer))
     }
 }
 
-impl<F: Fn(&Metadata<'_>) -> bool + Send + Sync + 'static> Subscriber for Panics<F> {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
+impl<S, F> Layer<S> for PanickingSubscriber<F>
+where
+    S: Subscriber,
+    F: Fn(&Metadata<'_>) -> bool + Send + Sync + 'static,
+{
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         if (self.on)(event.metadata()) {
             self.count.fetch_add(1, Ordering::Relaxed);
             panic!("the subscriber cannot write");
         }
     }
+}
 
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
+/// What this thread logs goes to the layer.
+pub fn subscribe(layer: impl Layer<Registry> + Send + Sync) -> DefaultGuard {
+    allow_subscribers_by_thread();
+    tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
     metadata.target().starts_with("tonic_etcd")
-}
-
-async fn registered(registration: &Registration) {
-    let registered = timeout(LONG, registration.registered()).await;
-    let registered = registered.unwrap_or_else(|_| panic!("{:?}", registration.status()));
-    registered.unwrap();
 }
 
 /// As an fmt layer with span events: it writes that a span was entered, left or closed, and panics.
@@ -110,13 +102,13 @@ async fn live_on(setup: &Setup, registration: Registration, what: &str) {
     setup.fake.down();
     sleep(SEC).await;
     setup.fake.up();
-    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    status(&registration, is_registered).await;
     assert_eq!(lease(registration.status()), first, "{what}: another lease");
     setup.fake.down();
     sleep(SEC * 20).await;
     setup.fake.wipe();
     setup.fake.up();
-    status(&registration, |s| matches!(s, Status::Registered(_))).await;
+    status(&registration, is_registered).await;
     setup.fake.delete(KEY);
     setup.key_back().await;
     registration.update(|instance| instance.value("w")).unwrap();
@@ -133,7 +125,7 @@ async fn live_on(setup: &Setup, registration: Registration, what: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_panics_on_every_log_line_changes_nothing() {
-    let (panics, _guard) = Panics::start(is_ours);
+    let (panics, _guard) = PanickingSubscriber::start(is_ours);
     live_through_everything(&Setup::new(), "every line").await;
     assert!(panics.load(Ordering::Relaxed) >= 10, "{panics:?}");
 }
@@ -142,8 +134,9 @@ async fn a_subscriber_that_panics_on_every_log_line_changes_nothing() {
 async fn a_subscriber_that_panics_on_some_log_lines_changes_nothing() {
     for seed in 0..20 {
         let rng = Mutex::new(fastrand::Rng::with_seed(seed));
-        let (panics, _guard) =
-            Panics::start(move |metadata| is_ours(metadata) && rng.lock().unwrap().bool());
+        let (panics, _guard) = PanickingSubscriber::start(move |metadata| {
+            is_ours(metadata) && rng.lock().unwrap().bool()
+        });
         live_through_everything(&Setup::new(), &format!("seed {seed}")).await;
         assert_ne!(panics.load(Ordering::Relaxed), 0);
     }
@@ -152,10 +145,9 @@ async fn a_subscriber_that_panics_on_some_log_lines_changes_nothing() {
 /// The registrar's task entered the span of its caller outside of what contains a panic, and ended.
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_panics_when_a_span_is_entered_changes_nothing() {
-    allow_subscribers_by_thread();
     let layer = SpanPanics::default();
     let (is_armed, panics) = (layer.is_armed.clone(), layer.count.clone());
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let _guard = subscribe(layer);
     let setup = Setup::new();
     setup.fake.user("me", "secret");
     let etcd = setup.etcd().user("me", "secret");
@@ -164,12 +156,8 @@ async fn a_subscriber_that_panics_when_a_span_is_entered_changes_nothing() {
         .builder_on(etcd.sync_members(SEC))
         .ready_when(Readiness::every(SEC, probe));
     let span = tracing::info_span!("startup");
-    let registration = span.in_scope(|| {
-        let registration = builder.build().unwrap().register(greeter()).unwrap();
-        announce(&registration);
-        registration
-    });
-    registered(&registration).await;
+    let registration = span.in_scope(|| announced(builder));
+    registered_within(LONG, &registration).await;
     is_armed.store(true, Ordering::Relaxed);
     live_on(&setup, registration, "spans").await;
     assert!(panics.load(Ordering::Relaxed) >= 2, "{panics:?}");
@@ -178,7 +166,7 @@ async fn a_subscriber_that_panics_when_a_span_is_entered_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_with_the_right_status_while_every_log_line_panics() {
-    let (_panics, _guard) = Panics::start(is_ours);
+    let (_panics, _guard) = PanickingSubscriber::start(is_ours);
     let setup = Setup::new();
     let registration = setup.registered().await;
     setup.fake.down();
@@ -188,18 +176,22 @@ async fn a_stop_ends_with_the_right_status_while_every_log_line_panics() {
     assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
 }
 
-/// Our own task panics: tower logs inside of it, where nothing of ours can contain that.
-fn is_towers(metadata: &Metadata<'_>) -> bool {
-    metadata.target().starts_with("tower::buffer")
+/// Our own task panics: tower logs inside of it, where nothing of ours can contain that. For as long as the flag
+/// is set, or once only.
+fn crashes(once: bool) -> (Arc<AtomicBool>, Arc<AtomicUsize>, DefaultGuard) {
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let (panics, guard) = PanickingSubscriber::start(move |metadata| {
+        let stays = !once && is_armed.load(Ordering::Relaxed);
+        let is_towers = metadata.target().starts_with("tower::buffer");
+        is_towers && is_armed.swap(stays, Ordering::Relaxed)
+    });
+    (armed, panics, guard)
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_a_crash_of_our_own_task_the_old_lease_is_not_left_behind() {
-    let armed = Arc::new(AtomicBool::new(false));
-    let is_armed = armed.clone();
-    let (panics, _guard) = Panics::start(move |metadata| {
-        is_towers(metadata) && is_armed.swap(false, Ordering::Relaxed)
-    });
+    let (armed, panics, _guard) = crashes(true);
     let setup = Setup::new();
     let registration = setup.registered().await;
     let mut watch = registration.watch();
@@ -210,7 +202,7 @@ async fn after_a_crash_of_our_own_task_the_old_lease_is_not_left_behind() {
         matches!(&next, Status::Lost { reason, .. } if reason.contains("internal error")),
         "{next:?}"
     );
-    registered(&registration).await;
+    registered_within(LONG, &registration).await;
     assert_eq!(panics.load(Ordering::Relaxed), 1);
     assert_eq!(&*setup.fake.keys()[KEY].value, "w");
     assert_eq!(setup.fake.leases().len(), 1, "the old one is revoked");
@@ -223,16 +215,11 @@ async fn after_a_crash_of_our_own_task_the_old_lease_is_not_left_behind() {
 async fn a_stop_or_a_departure_after_a_crash_says_deregistered_only_if_it_is() {
     for alone in [true, false] {
         for etcd_is_down in [true, false] {
-            let armed = Arc::new(AtomicBool::new(false));
-            let is_armed = armed.clone();
-            let (panics, _guard) = Panics::start(move |metadata| {
-                is_towers(metadata) && is_armed.swap(false, Ordering::Relaxed)
-            });
+            let (armed, panics, _guard) = crashes(true);
             let setup = Setup::new();
             let registrar = setup.builder().build().unwrap();
-            let registration = registrar.register(greeter()).unwrap();
-            announce(&registration);
-            registered(&registration).await;
+            let registration = announced_by(&registrar, greeter());
+            registered_within(LONG, &registration).await;
             let other = (!alone).then(|| registrar.register(Instance::new("other")).unwrap());
             armed.store(true, Ordering::Relaxed);
             registration.update(|instance| instance.value("w")).unwrap();
@@ -257,10 +244,7 @@ async fn a_stop_or_a_departure_after_a_crash_says_deregistered_only_if_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_although_our_own_task_panics_each_time() {
-    let armed = Arc::new(AtomicBool::new(false));
-    let is_armed = armed.clone();
-    let on = move |metadata: &Metadata<'_>| is_towers(metadata) && is_armed.load(Ordering::Relaxed);
-    let (_panics, _guard) = Panics::start(on);
+    let (armed, _panics, _guard) = crashes(false);
     let setup = Setup::new();
     let registration = setup.registered().await;
     armed.store(true, Ordering::Relaxed);
@@ -303,11 +287,8 @@ impl Format for Buggy {
 async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
     let setup = Setup::new();
     let broken = Arc::new(AtomicBool::new(true));
-    let builder = setup
-        .builder()
-        .format(Plain::new())
-        .format(Buggy(broken.clone()));
-    let registrar = builder.build().unwrap();
+    let builder = setup.builder().format(Plain::new());
+    let registrar = builder.format(Buggy(broken.clone())).build().unwrap();
     let error = registrar.register(greeter()).unwrap_err();
     assert!(matches!(error, RegisterError::Format { .. }), "{error:?}");
     assert!(
@@ -316,9 +297,8 @@ async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
     );
 
     broken.store(false, Ordering::Relaxed);
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registered(&registration).await;
+    let registration = announced_by(&registrar, greeter());
+    registered_within(LONG, &registration).await;
     broken.store(true, Ordering::Relaxed);
     let updated = registration.update(|instance| instance.value("w"));
     assert!(
@@ -334,14 +314,10 @@ async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
 async fn a_format_that_panics_later_costs_its_own_registration_only() {
     let setup = Setup::new();
     let broken = Arc::new(AtomicBool::new(false));
-    let builder = setup
-        .builder()
-        .format(Plain::new())
-        .format(Buggy(broken.clone()));
-    let registrar = builder.build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registered(&registration).await;
+    let builder = setup.builder().format(Plain::new());
+    let registrar = builder.format(Buggy(broken.clone())).build().unwrap();
+    let registration = announced_by(&registrar, greeter());
+    registered_within(LONG, &registration).await;
     let other = registrar.register(Instance::new("other")).unwrap();
     broken.store(true, Ordering::Relaxed);
     announce(&other);
@@ -371,9 +347,7 @@ async fn a_connector_that_panics_is_a_failed_attempt() {
             connecting.await
         }
     });
-    let registrar = setup.builder_on(etcd).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder_on(etcd));
     let registered = timeout(SEC, registration.registered()).await;
     registered
         .unwrap_or_else(|_| panic!("{:?}", registration.status()))

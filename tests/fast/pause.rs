@@ -1,21 +1,13 @@
 //! A registration steps aside without stopping, and comes back.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, is_registered, status};
+use crate::setup::{
+    KEY, LONG, MS, SEC, Setup, all_registered, announce, announced_by, is_paused, is_registered,
+    pause_reasons, register, status,
+};
 use crate::support::fake::{Call, Reply, Rpc};
 use tokio::time::{sleep, timeout};
 use tonic_etcd::{Closed, Instance, OnConflict, Pause, PauseError, Registration, Status};
-
-fn is_paused(status: &Status) -> bool {
-    matches!(status, Status::Paused { .. })
-}
-
-fn reasons(registration: &Registration) -> Vec<String> {
-    match registration.status() {
-        Status::Paused { reasons, .. } => reasons.iter().map(ToString::to_string).collect(),
-        other => panic!("{other}"),
-    }
-}
 
 /// Pauses it, and waits until the key is gone.
 async fn paused(setup: &Setup, registration: &Registration) -> Pause {
@@ -71,7 +63,7 @@ async fn the_keys_come_back_with_the_end_of_the_last_pause() {
     let second = registration.pause("b").unwrap();
     let same_reason = registration.pause("b").unwrap();
     sleep(SEC).await;
-    assert_eq!(reasons(&registration), ["warming cache", "b", "b"]);
+    assert_eq!(pause_reasons(&registration), "warming cache|b|b");
     assert_eq!(
         registration.status().to_string(),
         "paused: warming cache; b; b"
@@ -79,7 +71,7 @@ async fn the_keys_come_back_with_the_end_of_the_last_pause() {
     assert!(!registration.status().is_registered());
     drop((first, second));
     sleep(SEC).await;
-    assert_eq!(reasons(&registration), ["b"]);
+    assert_eq!(pause_reasons(&registration), "b");
     assert!(matches!(registration.status(), Status::Paused { since: now, .. } if now == since));
     assert!(setup.fake.keys().is_empty());
     drop(same_reason);
@@ -90,12 +82,11 @@ async fn the_keys_come_back_with_the_end_of_the_last_pause() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_paused_before_it_is_bound_appears_after_that() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     let pause = registration.pause("warming cache").unwrap();
     announce(&registration);
     sleep(SEC * 60).await;
-    assert_eq!(reasons(&registration), ["warming cache"]);
+    assert_eq!(pause_reasons(&registration), "warming cache");
     assert_eq!(
         (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
         (1, 0)
@@ -148,8 +139,7 @@ async fn a_pause_that_begins_while_a_write_is_under_way_leaves_no_key_behind() {
         Reply::DropReply,
     ] {
         let setup = Setup::new();
-        let registrar = setup.builder().build().unwrap();
-        let registration = registrar.register(greeter()).unwrap();
+        let registration = register(setup.builder());
         sleep(SEC).await;
         setup.fake.script(Rpc::Txn, reply.clone());
         announce(&registration);
@@ -157,7 +147,7 @@ async fn a_pause_that_begins_while_a_write_is_under_way_leaves_no_key_behind() {
         assert_eq!(setup.count(Rpc::Txn), 1, "{reply:?}: it is under way");
         let pause = registration.pause("warming cache").unwrap();
         sleep(SEC * 4).await;
-        assert_eq!(reasons(&registration), ["warming cache"], "{reply:?}");
+        assert_eq!(pause_reasons(&registration), "warming cache", "{reply:?}");
         assert!(setup.fake.keys().is_empty(), "{reply:?}");
         assert_eq!((setup.puts(), setup.deletes()), (1, 1), "{reply:?}");
         drop(pause);
@@ -253,15 +243,13 @@ async fn the_lease_that_is_lost_in_a_pause_is_replaced_without_a_warning() {
 #[tokio::test(start_paused = true)]
 async fn a_key_that_another_lease_took_in_a_pause_is_yielded_at_the_return() {
     let setup = Setup::new();
-    let registrar = setup.builder().on_conflict(OnConflict::Yield).build();
-    let registration = registrar.unwrap().register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
+    let yields = setup.builder().on_conflict(OnConflict::Yield);
+    let registration = setup.registered_with(yields).await;
     let pause = paused(&setup, &registration).await;
     setup.fake.grant(99, 60);
     setup.fake.put(KEY, "theirs", 99);
     sleep(SEC).await;
-    assert_eq!(reasons(&registration), ["warming cache"]);
+    assert_eq!(pause_reasons(&registration), "warming cache");
     drop(pause);
     status(&registration, |s| matches!(s, Status::Yielding { .. })).await;
     let again = registration.pause("again").unwrap();
@@ -314,16 +302,13 @@ async fn two_hundred_servers_pause_and_return_with_one_transaction_each() {
     let setup = Setup::new();
     let register = |port: u16| {
         // Renewals are rare: each wakes all streams of the fake.
-        let registrar = setup.builder().ttl(SEC * 60).build().unwrap();
-        let registration = registrar.register(greeter()).unwrap();
+        let registration = register(setup.builder().ttl(SEC * 60));
         let address = ([10, 0, 0, 1], 9000 + port).into();
         registration.announce(address).unwrap();
         registration
     };
     let servers: Vec<_> = (0..200).map(register).collect();
-    for server in &servers {
-        server.registered().await.unwrap();
-    }
+    all_registered(&servers).await;
     sleep(SEC).await;
     let keys: Vec<_> = setup.fake.keys().into_keys().collect();
     assert_eq!((keys.len(), setup.count(Rpc::Connect)), (200, 200));
@@ -363,19 +348,13 @@ async fn two_hundred_servers_pause_and_return_with_one_transaction_each() {
 async fn the_others_of_a_registrar_stay_while_one_of_them_is_paused() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
-    let names = ["a", "b", "c"].map(|name| registrar.register(Instance::new(name)).unwrap());
-    names.iter().for_each(announce);
-    for registration in &names {
-        registration.registered().await.unwrap();
-    }
+    let names = ["a", "b", "c"].map(|name| announced_by(&registrar, Instance::new(name)));
+    all_registered(&names).await;
     let pause = names[1].pause("deploy").unwrap();
     sleep(SEC).await;
     assert_eq!(setup.fake.keys().len(), 2);
     assert!(names[0].status().is_registered() && names[2].status().is_registered());
-    let all: Vec<_> = names
-        .iter()
-        .map(|name| name.pause("all").unwrap())
-        .collect();
+    let all = names.each_ref().map(|name| name.pause("all").unwrap());
     sleep(SEC * 20).await;
     assert!(setup.fake.keys().is_empty());
     assert_eq!(setup.fake.leases().len(), 1, "the lease stays");

@@ -1,13 +1,15 @@
 //! A probe says when a server may be found.
 
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, pause_reasons, register, status};
-use crate::support::eventually;
+use crate::setup::{
+    KEY, MS, SEC, Setup, all_registered, announced_by, greeter, is_paused, pause_reasons, status,
+};
 use crate::support::fake::Rpc;
+use crate::support::registered_within;
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tonic_etcd::{BuildError, Closed, Instance, Readiness, Registration, Status};
 
 /// What the probe does next time it is asked.
@@ -61,13 +63,7 @@ impl Probe {
 }
 
 fn announced(setup: &Setup, readiness: Readiness) -> Registration {
-    let registration = register(setup.builder().ready_when(readiness));
-    announce(&registration);
-    registration
-}
-
-fn is_paused(status: &Status) -> bool {
-    matches!(status, Status::Paused { .. })
+    crate::setup::announced(setup.builder().ready_when(readiness))
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,13 +88,7 @@ async fn a_server_is_never_announced_before_its_probe_has_succeeded() {
         assert!((1790..=1802).contains(&probe.asked()), "{}", probe.asked());
 
         probe.set(Outcome::Ok);
-        let start = Instant::now();
-        registration.registered().await.unwrap();
-        assert!(
-            start.elapsed() <= SEC * 4,
-            "{outcome:?}: {:?}",
-            start.elapsed()
-        );
+        registered_within(SEC * 4, &registration).await;
         assert_eq!((setup.puts(), setup.deletes()), (1, 0));
     }
 }
@@ -133,22 +123,10 @@ async fn three_failures_in_a_row_withhold_the_key_and_one_success_returns_it() {
             took + 50 * MS >= due && took <= due + 50 * MS,
             "{outcome:?}: {took:?}"
         );
-        eventually("the key is gone", SEC, || {
-            match setup.fake.keys().is_empty() {
-                true => Ok(()),
-                false => Err("there".to_owned()),
-            }
-        })
-        .await;
+        setup.keys_are(0, SEC).await;
         probe.set(Outcome::Ok);
-        let start = Instant::now();
-        let again = timeout(LONG, registration.registered()).await.unwrap();
-        assert_eq!(again.unwrap().lease, lease);
-        assert!(
-            start.elapsed() <= SEC * 4 + 50 * MS,
-            "{:?}",
-            start.elapsed()
-        );
+        let again = registered_within(SEC * 4 + 50 * MS, &registration).await;
+        assert_eq!(again.lease, lease);
         assert_eq!((setup.puts(), setup.deletes()), (2, 1), "{outcome:?}");
     }
 }
@@ -210,11 +188,8 @@ async fn the_probe_ends_with_the_last_registration_and_begins_with_the_next() {
         .unwrap();
     sleep(SEC * 10).await;
     assert_eq!(probe.asked(), 0, "nothing is registered");
-    let names = ["a", "b"].map(|name| registrar.register(Instance::new(name)).unwrap());
-    names.iter().for_each(announce);
-    for registration in &names {
-        registration.registered().await.unwrap();
-    }
+    let names = ["a", "b"].map(|name| announced_by(&registrar, Instance::new(name)));
+    all_registered(&names).await;
     sleep(SEC * 20).await;
     let asked = probe.asked();
     assert!((10..=12).contains(&asked), "one probe for both: {asked}");
@@ -230,8 +205,7 @@ async fn the_probe_ends_with_the_last_registration_and_begins_with_the_next() {
     assert_eq!(probe.asked(), asked, "nothing is registered");
 
     probe.set(Outcome::Fail);
-    let third = registrar.register(greeter()).unwrap();
-    announce(&third);
+    let third = announced_by(&registrar, greeter());
     sleep(SEC * 10).await;
     assert!(is_paused(&third.status()), "{}", third.status());
     assert!(setup.fake.keys().is_empty() && probe.asked() > asked);

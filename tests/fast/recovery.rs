@@ -1,9 +1,12 @@
 //! What etcd may do, and what must become of a registration then.
 
 use crate::log::Log;
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::setup::{
+    KEY, LONG, MS, SEC, Setup, announce, announced, greeter, is_lost, lost_reason,
+    registering_reason, status,
+};
 use crate::support::eventually;
-use crate::support::fake::{Reply, Rpc};
+use crate::support::fake::{Reply, Rpc, Stored};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Code;
@@ -44,9 +47,8 @@ async fn a_reconnect_is_no_loss_on_any_version_of_etcd() {
         if old {
             setup.fake.like_3_6();
         }
-        let registrar = setup.builder().on_conflict(policy).build().unwrap();
-        let registration = registrar.register(greeter()).unwrap();
-        announce(&registration);
+        let builder = setup.builder().on_conflict(policy);
+        let registration = setup.registered_with(builder).await;
         let before = registration.registered().await.unwrap();
         let mut watch = registration.watch();
         let seen = tokio::spawn(async move {
@@ -64,7 +66,7 @@ async fn a_reconnect_is_no_loss_on_any_version_of_etcd() {
         let now = registration.status();
         assert_eq!(now.registered(), Some(&before), "{now:?}");
         assert_eq!((setup.puts(), setup.deletes()), (1, 0));
-        drop((registration, registrar));
+        drop(registration);
         setup.shutdown_now.cancel();
         for status in seen.await.unwrap() {
             let lost = matches!(status, Status::Lost { .. } | Status::Yielding { .. });
@@ -135,20 +137,15 @@ async fn a_revoked_lease_and_a_deleted_or_overwritten_key_are_repaired_at_once()
             2 => setup.fake.put(KEY, "theirs", lease),
             _ => drop(setup.fake.revoke(lease)),
         }
+        let right = |now: &&Stored| now.value == "v" && now.mod_revision > before.mod_revision;
         let stored = eventually("the key is right again", LONG, || {
-            match setup.fake.keys().get(KEY) {
-                Some(now) if now.value == "v" && now.mod_revision > before.mod_revision => {
-                    Ok(now.clone())
-                }
-                other => Err(format!("{other:?}")),
-            }
+            let keys = setup.fake.keys();
+            let found = keys.get(KEY).filter(right).cloned();
+            found.ok_or(format!("{keys:?}"))
         })
         .await;
-        assert!(
-            start.elapsed() <= 50 * MS,
-            "round {round}: {:?}",
-            start.elapsed()
-        );
+        let took = start.elapsed();
+        assert!(took <= 50 * MS, "round {round}: {took:?}");
         registration.registered().await.unwrap();
         assert_eq!(stored.lease == lease, round % 4 != 3, "round {round}");
         sleep(SEC).await;
@@ -199,11 +196,8 @@ async fn after_a_long_hang_or_black_hole_it_is_registered_within_a_second() {
             false => setup.fake.resume(),
         }
         registration.registered().await.unwrap();
-        assert!(
-            back.elapsed() <= SEC,
-            "black hole {black_hole}: {:?}",
-            back.elapsed()
-        );
+        let took = back.elapsed();
+        assert!(took <= SEC, "black hole {black_hole}: {took:?}");
         sleep(SEC * 12).await;
         assert!(registration.status().is_registered() && setup.fake.keys().contains_key(KEY));
         assert_eq!(setup.fake.leases().len(), 1);
@@ -219,11 +213,8 @@ async fn it_counts_as_held_until_the_last_acknowledged_renewal_plus_the_ttl() {
     setup.fake.black_hole();
     let expiry = acknowledged + SEC * 5;
     sleep_until(expiry - 10 * MS).await;
-    assert!(
-        matches!(registration.status(), Status::Suspect { .. }),
-        "{:?}",
-        registration.status()
-    );
+    let status = registration.status();
+    assert!(matches!(status, Status::Suspect { .. }), "{status:?}");
     sleep_until(expiry + 10 * MS).await;
     let Status::Lost { since, reason, .. } = registration.status() else {
         panic!("{:?}", registration.status());
@@ -246,12 +237,8 @@ async fn after_a_freeze_longer_than_the_ttl_lost_comes_before_registered() {
     tokio::time::advance(SEC * 9).await;
     let mut seen = vec![];
     while seen.len() < 2 {
-        seen.push(
-            tokio::time::timeout(SEC, watch.changed())
-                .await
-                .unwrap()
-                .unwrap(),
-        );
+        let next = tokio::time::timeout(SEC, watch.changed()).await;
+        seen.push(next.unwrap().unwrap());
     }
     assert!(matches!(seen[0], Status::Lost { .. }), "{seen:?}");
     assert!(
@@ -282,28 +269,15 @@ async fn a_hung_member_is_left_after_one_attempt_and_the_next_one_is_kept() {
     let setup = Setup::new();
     let etcd = Etcd::new(["http://one:1", "http://two:1", "http://three:1"])
         .connector(setup.fake.connector());
-    let registrar = setup.builder_on(etcd).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
+    let registration = setup.registered_with(setup.builder_on(etcd)).await;
     let first = setup.fake.history()[0].member.clone();
     setup.fake.member(&first).hang();
     sleep(SEC * 30).await;
-    let after: Vec<_> = setup.fake.history();
-    let late = after.iter().filter(|c| c.at.elapsed() < SEC * 20);
-    assert!(
-        late.clone().count() > 0 && late.clone().all(|c| c.member != first),
-        "{first}"
-    );
-    assert_eq!(
-        setup
-            .fake
-            .history()
-            .iter()
-            .filter(|c| c.rpc == Rpc::Connect)
-            .count(),
-        2
-    );
+    let mut late = setup.fake.history();
+    late.retain(|call| call.at.elapsed() < SEC * 20);
+    let has_left = late.iter().all(|call| call.member != first);
+    assert!(!late.is_empty() && has_left, "{first}");
+    assert_eq!(setup.count(Rpc::Connect), 2);
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
     assert!(registration.status().is_registered());
 }
@@ -312,17 +286,9 @@ async fn a_hung_member_is_left_after_one_attempt_and_the_next_one_is_kept() {
 async fn an_etcd_down_at_start_is_in_the_status_and_used_once_it_is_there() {
     let setup = Setup::new();
     setup.fake.down();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder());
     sleep(SEC * 60).await;
-    let Status::Registering {
-        reason: Some(reason),
-        ..
-    } = registration.status()
-    else {
-        panic!("{:?}", registration.status());
-    };
+    let reason = registering_reason(&registration);
     assert!(reason.starts_with("http://etcd:2379: "), "{reason}");
     let back = Instant::now();
     setup.fake.up();
@@ -363,10 +329,8 @@ async fn a_grant_whose_answer_was_lost_is_asked_for_again_under_the_same_id() {
     assert_eq!(grants.len(), 2);
     assert_eq!(grants[0].lease, grants[1].lease);
     sleep(SEC * 20).await;
-    assert_eq!(
-        setup.fake.leases().into_keys().collect::<Vec<_>>(),
-        [grants[0].lease]
-    );
+    let leases: Vec<_> = setup.fake.leases().into_keys().collect();
+    assert_eq!(leases, [grants[0].lease]);
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
 
@@ -392,9 +356,7 @@ async fn a_full_etcd_renews_the_lease_and_takes_the_key_once_there_is_room() {
         "etcdserver: mvcc: database space exceeded",
     );
     setup.fake.always(Rpc::Txn, full);
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder());
     sleep(SEC * 60).await;
     assert_eq!(
         (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Connect)),
@@ -402,13 +364,7 @@ async fn a_full_etcd_renews_the_lease_and_takes_the_key_once_there_is_room() {
     );
     let writes = setup.count(Rpc::Txn);
     assert!((90..=250).contains(&writes), "{writes} attempts a minute");
-    let Status::Registering {
-        reason: Some(reason),
-        ..
-    } = registration.status()
-    else {
-        panic!("{:?}", registration.status());
-    };
+    let reason = registering_reason(&registration);
     assert!(reason.contains("database space exceeded"), "{reason}");
     setup.fake.clear();
     registration.registered().await.unwrap();
@@ -487,20 +443,12 @@ async fn repeated_overwrites_of_a_key_are_bounded_and_shown() {
         setup.fake.put(KEY, "theirs", 0);
         sleep(100 * MS).await;
     }
-    let changes = setup.fake.changes();
-    let ours = changes
-        .iter()
-        .filter(|c| c.put.as_ref().is_some_and(|put| put.0 == "v"))
-        .count();
-    assert!(
-        (20..=40).contains(&ours),
-        "{ours} writes of ours in a minute"
-    );
-    assert!(
-        matches!(registration.status(), Status::Lost { .. }),
-        "{:?}",
-        registration.status()
-    );
+    let mut ours = setup.fake.changes();
+    ours.retain(|c| c.put.as_ref().is_some_and(|put| put.0 == "v"));
+    let ours = ours.len();
+    assert!((20..=40).contains(&ours), "{ours} writes in a minute");
+    let status = registration.status();
+    assert!(is_lost(&status), "{status:?}");
     sleep(SEC * 30).await;
     registration.registered().await.unwrap();
 }
@@ -533,12 +481,7 @@ async fn etcd_restored_from_any_snapshot_has_the_key_again() {
         let before = setup.fake.keys()[KEY].lease;
         setup.fake.restore(snapshot);
         let back = Instant::now();
-        let right = || {
-            let stored = setup.fake.keys().get(KEY).cloned();
-            let right = stored.as_ref().is_some_and(|stored| stored.value == "w");
-            right.then_some(()).ok_or(format!("{stored:?}"))
-        };
-        eventually("the key is right again", SEC, right).await;
+        setup.key_holds("w", SEC).await;
         registration.registered().await.unwrap();
         assert!(back.elapsed() <= 300 * MS, "{:?}", back.elapsed());
         assert_eq!(setup.fake.keys()[KEY].lease == before, same);
@@ -555,18 +498,13 @@ async fn a_slow_etcd_costs_nothing_until_it_exceeds_the_attempt_limit() {
     let registration = setup.registered().await;
     for _ in 0..120 {
         sleep(SEC).await;
-        assert!(
-            registration.status().is_registered(),
-            "{:?}",
-            registration.status()
-        );
+        let status = registration.status();
+        assert!(status.is_registered(), "{status:?}");
     }
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
     setup.fake.latency(SEC..SEC + MS);
     sleep(SEC * 10).await;
-    let Status::Lost { reason, .. } = registration.status() else {
-        panic!("{:?}", registration.status());
-    };
+    let reason = lost_reason(&registration);
     assert!(reason.contains("no answer within 600ms"), "{reason}");
     setup.fake.latency(MS..2 * MS);
     sleep(SEC * 2).await;
@@ -587,9 +525,7 @@ async fn a_slow_link_costs_nothing_until_an_answer_exceeds_the_limit() {
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
     setup.fake.trickle(4, 200 * MS);
     sleep(SEC * 10).await;
-    let Status::Lost { reason, .. } = registration.status() else {
-        panic!("{:?}", registration.status());
-    };
+    let reason = lost_reason(&registration);
     assert!(reason.contains("no answer within 600ms"), "{reason}");
     setup.fake.trickle(1500, MS);
     sleep(SEC * 2).await;
@@ -609,11 +545,8 @@ async fn too_many_requests_are_answered_with_patience_and_cost_nothing() {
     let before = setup.fake.history().len();
     registration.update(|instance| instance.value("w")).unwrap();
     sleep(SEC * 60).await;
-    assert!(
-        registration.status().is_registered(),
-        "{:?}",
-        registration.status()
-    );
+    let status = registration.status();
+    assert!(status.is_registered(), "{status:?}");
     let asked = setup.fake.history().len() - before;
     assert!((90..=330).contains(&asked), "{asked} requests a minute");
     setup.fake.clear();

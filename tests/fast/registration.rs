@@ -1,8 +1,11 @@
 //! How a registration comes, changes and goes while all is well.
 
-use crate::setup::{KEY, LONG, MS, SEC, Setup, announce, greeter, status};
+use crate::setup::{
+    KEY, LONG, MS, SEC, Setup, announce, announced, announced_by, greeter, register, register_as,
+    status,
+};
 use crate::support::eventually;
-use crate::support::fake::Rpc;
+use crate::support::fake::{Call, Rpc};
 use std::collections::BTreeSet;
 use tokio::time::sleep;
 use tonic_etcd::{Closed, Etcd, Instance, OnConflict, RegisterError, Status};
@@ -11,8 +14,7 @@ use tower::Layer as _;
 #[tokio::test(start_paused = true)]
 async fn the_lease_is_granted_early_and_one_transaction_makes_it_visible() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     sleep(SEC).await;
     assert_eq!(
         (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
@@ -32,10 +34,7 @@ async fn the_lease_is_granted_early_and_one_transaction_makes_it_visible() {
     let stored = &setup.fake.keys()[KEY];
     assert_eq!((&*stored.value, stored.lease), ("v", registered.lease));
     assert_eq!(registered.revision, stored.mod_revision);
-    assert_eq!(
-        registered.keys.iter().map(|k| &**k).collect::<Vec<_>>(),
-        [KEY]
-    );
+    assert_eq!(*registered.keys, [KEY.into()]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,18 +43,12 @@ async fn every_put_carries_the_lease_and_asks_for_a_leader() {
     let registration = setup.registered().await;
     registration.update(|instance| instance.value("w")).unwrap();
     sleep(SEC).await;
-    let puts: Vec<_> = setup
-        .fake
-        .history()
-        .into_iter()
-        .filter(|c| !c.puts.is_empty())
-        .collect();
+    let mut puts = setup.fake.history();
+    puts.retain(|call| !call.puts.is_empty());
     assert_eq!(puts.len(), 2);
-    assert!(
-        puts.iter()
-            .all(|call| call.lease != 0 && call.require_leader),
-        "{puts:?}"
-    );
+    for put in puts {
+        assert!(put.lease != 0 && put.require_leader, "{put:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,15 +59,10 @@ async fn an_idle_registration_costs_three_renewals_a_ttl_on_one_connection() {
     let before = setup.fake.history().len();
     sleep(SEC * 3600).await;
     let history = setup.fake.history().split_off(before);
-    let renewals = history
-        .iter()
-        .filter(|call| call.rpc == Rpc::LeaseKeepAlive)
-        .count();
-    assert_eq!(renewals, history.len(), "renewals and nothing else");
-    assert!(
-        (2120..=2200).contains(&renewals),
-        "{renewals} in an hour of TTL 5 s"
-    );
+    let is_renewal = |call: &Call| call.rpc == Rpc::LeaseKeepAlive;
+    assert!(history.iter().all(is_renewal), "and nothing else");
+    let renewals = history.len();
+    assert!((2120..=2200).contains(&renewals), "{renewals} in an hour");
     assert_eq!(setup.count(Rpc::Connect), 1);
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
@@ -106,24 +94,13 @@ async fn an_update_changes_the_value_in_place_under_the_same_lease() {
     registration
         .update(|instance| instance.value("new"))
         .unwrap();
-    let after = eventually("the update is there", LONG, || {
-        let stored = setup.fake.keys()[KEY].clone();
-        if stored.value == "new" {
-            Ok(stored)
-        } else {
-            Err(format!("{stored:?}"))
-        }
-    })
-    .await;
+    let after = setup.key_holds("new", LONG).await;
     assert_eq!(
         (after.lease, after.version),
         (before.lease, before.version + 1)
     );
-    status(&registration, |s| {
-        s.registered()
-            .is_some_and(|r| r.revision == after.mod_revision)
-    })
-    .await;
+    let revision = |s: &Status| s.registered().map(|registered| registered.revision);
+    status(&registration, |s| revision(s) == Some(after.mod_revision)).await;
     assert_eq!(setup.deletes(), 0);
 }
 
@@ -145,27 +122,19 @@ async fn a_hundred_quick_updates_end_with_the_last_one() {
 async fn one_of_several_leaves_alone_and_the_last_one_revokes_the_lease() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
-    let [a, b] = ["a", "b"].map(|name| registrar.register(Instance::new(name)).unwrap());
-    announce(&a);
-    announce(&b);
-    let (lease, _) = (
-        a.registered().await.unwrap().lease,
-        b.registered().await.unwrap(),
-    );
+    let [a, b] = ["a", "b"].map(|name| announced_by(&registrar, Instance::new(name)));
+    let lease = a.registered().await.unwrap().lease;
+    b.registered().await.unwrap();
     a.deregister();
     assert_eq!(a.closed().await, Closed::Deregistered);
-    assert_eq!(
-        setup.fake.keys().into_keys().collect::<Vec<_>>(),
-        ["/services/b/10.0.0.1:9000"]
-    );
+    assert_eq!(setup.key_names(), ["/services/b/10.0.0.1:9000"]);
     assert_eq!(setup.count(Rpc::LeaseRevoke), 0);
     b.deregister();
     assert_eq!(b.closed().await, Closed::Deregistered);
     assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
     assert_eq!(setup.count(Rpc::LeaseRevoke), 1);
 
-    let again = registrar.register(Instance::new("a")).unwrap();
-    announce(&again);
+    let again = announced_by(&registrar, Instance::new("a"));
     assert_ne!(again.registered().await.unwrap().lease, lease);
 }
 
@@ -178,13 +147,7 @@ async fn the_last_handle_dropped_deregisters_at_once() {
     sleep(SEC).await;
     assert!(clone.status().is_registered());
     drop(clone);
-    eventually("the key is gone", LONG, || {
-        match setup.fake.keys().is_empty() {
-            true => Ok(()),
-            false => Err(format!("{:?}", setup.fake.keys())),
-        }
-    })
-    .await;
+    setup.keys_are(0, LONG).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,14 +186,9 @@ async fn two_registrations_of_one_key_are_refused_with_the_key() {
         .unwrap();
     let _first = registrar.register(greeter()).unwrap();
     let error = registrar.register(greeter()).unwrap_err();
-    assert!(
-        matches!(&error, RegisterError::SameKey { name, .. } if name == "greeter"),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("/services/greeter/?/"),
-        "{error}"
-    );
+    let is_same = matches!(&error, RegisterError::SameKey { name, .. } if name == "greeter");
+    let text = error.to_string();
+    assert!(is_same && text.contains("/services/greeter/?/"), "{error}");
     let elsewhere = registrar.register(greeter().address("10.0.0.2:1"));
     assert!(
         matches!(elsewhere, Err(RegisterError::SameKey { .. })),
@@ -239,14 +197,10 @@ async fn two_registrations_of_one_key_are_refused_with_the_key() {
 
     let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|at| Instance::new("other").address(at));
     let _both = registrar.register_all([a.clone(), b]).unwrap();
-    assert!(matches!(
-        registrar.register(a),
-        Err(RegisterError::SameKey { .. })
-    ));
-    assert!(matches!(
-        registrar.register_all([]),
-        Err(RegisterError::NoInstance)
-    ));
+    let same = registrar.register(a).unwrap_err();
+    assert!(matches!(same, RegisterError::SameKey { .. }), "{same}");
+    let none = registrar.register_all([]).unwrap_err();
+    assert!(matches!(none, RegisterError::NoInstance), "{none}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,37 +225,23 @@ async fn loopback_is_refused_where_etcd_is_surely_on_another_machine() {
     let remote = || Etcd::new(["http://192.0.2.1:2379"]).connector(setup.fake.connector());
     let loopback = Instance::new("greeter").address("127.0.0.1:9000");
     let registrar = setup.builder_on(remote()).build().unwrap();
-    let error = registrar
-        .register(loopback.clone())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("127.0.0.1:9000") && error.contains("allow_loopback"),
-        "{error}"
-    );
+    let error = registrar.register(loopback.clone()).unwrap_err();
+    for part in ["127.0.0.1:9000", "allow_loopback"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
     let bound = registrar.register(greeter()).unwrap();
-    bound
-        .announce("127.0.0.1:9000".parse().unwrap())
-        .unwrap_err();
-    for registrar in [
-        setup
-            .builder_on(remote())
-            .allow_loopback(true)
-            .build()
-            .unwrap(),
-        setup.builder().build().unwrap(),
-    ] {
-        drop(registrar.register(loopback.clone()).unwrap());
+    let announced = bound.announce("127.0.0.1:9000".parse().unwrap());
+    announced.unwrap_err();
+    let allows = setup.builder_on(remote()).allow_loopback(true);
+    for builder in [allows, setup.builder()] {
+        drop(register_as(builder, loopback.clone()));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_layer_announces_an_explicit_address_once_it_is_applied() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar
-        .register(greeter().address("10.0.0.1:9000"))
-        .unwrap();
+    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
     let layer = registration.layer();
     sleep(SEC).await;
     assert!(setup.fake.keys().is_empty());
@@ -315,8 +255,7 @@ async fn a_layer_announces_an_explicit_address_once_it_is_applied() {
 #[tokio::test(start_paused = true)]
 async fn a_layer_without_an_address_announces_nothing() {
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     let _service = registration.layer().layer(());
     sleep(SEC).await;
     assert!(setup.fake.keys().is_empty());
@@ -325,25 +264,14 @@ async fn a_layer_without_an_address_announces_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_key_may_carry_the_lease_and_moves_with_it() {
     let setup = Setup::new();
-    let registrar = setup.builder().key("{name}/{lease}").build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder().key("{name}/{lease}"));
     let lease = registration.registered().await.unwrap().lease;
-    assert_eq!(
-        setup.fake.keys().into_keys().collect::<Vec<_>>(),
-        [format!("greeter/{lease}")]
-    );
+    assert_eq!(setup.key_names(), [format!("greeter/{lease}")]);
     setup.fake.revoke(lease);
-    let registered = status(
-        &registration,
-        |s| matches!(s, Status::Registered(r) if r.lease != lease),
-    )
-    .await;
+    let another = |s: &Status| matches!(s, Status::Registered(r) if r.lease != lease);
+    let registered = status(&registration, another).await;
     let lease = registered.registered().unwrap().lease;
-    assert_eq!(
-        setup.fake.keys().into_keys().collect::<Vec<_>>(),
-        [format!("greeter/{lease}")]
-    );
+    assert_eq!(setup.key_names(), [format!("greeter/{lease}")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -363,13 +291,7 @@ async fn yielding_waits_until_the_key_is_free_and_says_so() {
     let setup = Setup::new();
     setup.fake.grant(99, 30);
     setup.fake.put(KEY, "theirs", 99);
-    let registrar = setup
-        .builder()
-        .on_conflict(OnConflict::Yield)
-        .build()
-        .unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced(setup.builder().on_conflict(OnConflict::Yield));
     let yielding = status(&registration, |s| matches!(s, Status::Yielding { .. })).await;
     assert!(matches!(yielding, Status::Yielding { to_lease: 99, .. }));
     sleep(SEC * 20).await;
@@ -387,8 +309,7 @@ async fn every_registration_is_told_apart_by_its_key() {
     let registrar = setup.builder().key("{prefix}/{name}/{id}").build().unwrap();
     let mut registrations = vec![];
     for _ in 0..10 {
-        let registration = registrar.register(greeter()).unwrap();
-        announce(&registration);
+        let registration = announced_by(&registrar, greeter());
         registration.registered().await.unwrap();
         registrations.push(registration);
     }
@@ -420,11 +341,8 @@ async fn a_chosen_interface_is_the_one_advertised() {
             .unwrap();
         registration.registered().await.unwrap();
         let key = format!("/services/greeter/{}:9000", v4.ip());
-        assert!(
-            setup.fake.keys().contains_key(&key),
-            "{:?}",
-            setup.fake.keys()
-        );
+        let keys = setup.fake.keys();
+        assert!(keys.contains_key(&key), "{keys:?}");
     }
 }
 

@@ -1,21 +1,14 @@
 //! Many keys in one process: one lease, one connection, as few transactions as etcd allows.
 
-use crate::setup::{SEC, Setup, announce};
-use crate::support::eventually;
+use crate::setup::{SEC, Setup, all_registered, announced_by};
 use crate::support::fake::Rpc;
 use tokio::time::sleep;
 use tonic_etcd::{Closed, Instance, Registration};
 
 fn register(setup: &Setup, count: usize) -> Vec<Registration> {
     let registrar = setup.builder().build().unwrap();
-    let register = |n| {
-        let registration = registrar
-            .register(Instance::new(format!("service-{n}")))
-            .unwrap();
-        announce(&registration);
-        registration
-    };
-    (0..count).map(register).collect()
+    let instances = (0..count).map(|n| Instance::new(format!("service-{n}")));
+    instances.map(|it| announced_by(&registrar, it)).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -23,9 +16,7 @@ async fn many_keys_register_survive_a_wipe_and_leave_nothing_behind() {
     for (count, transactions) in [(127, 1), (128, 1), (129, 2), (1000, 8)] {
         let setup = Setup::new();
         let registrations = register(&setup, count);
-        for registration in &registrations {
-            registration.registered().await.unwrap();
-        }
+        all_registered(&registrations).await;
         assert_eq!(setup.fake.keys().len(), count);
         assert_eq!(setup.count(Rpc::Txn), transactions);
         assert_eq!(
@@ -34,13 +25,7 @@ async fn many_keys_register_survive_a_wipe_and_leave_nothing_behind() {
         );
         sleep(SEC).await;
         setup.fake.wipe();
-        eventually("all keys are back", SEC * 3, || {
-            match setup.fake.keys().len() {
-                back if back == count => Ok(()),
-                back => Err(format!("{back} of {count}")),
-            }
-        })
-        .await;
+        setup.keys_are(count, SEC * 3).await;
         setup.shutdown.cancel();
         for registration in &registrations {
             assert_eq!(registration.closed().await, Closed::Deregistered);
@@ -53,9 +38,7 @@ async fn many_keys_register_survive_a_wipe_and_leave_nothing_behind() {
 async fn five_hundred_names_cost_no_more_than_one_when_idle() {
     let setup = Setup::new();
     let registrations = register(&setup, 500);
-    for registration in &registrations {
-        registration.registered().await.unwrap();
-    }
+    all_registered(&registrations).await;
     sleep(SEC * 10).await;
     let before = setup.fake.history().len();
     sleep(SEC * 60).await;
@@ -76,16 +59,10 @@ async fn five_hundred_names_cost_no_more_than_one_when_idle() {
 async fn each_of_many_keys_is_watched() {
     let setup = Setup::new();
     let registrations = register(&setup, 300);
-    for registration in &registrations {
-        registration.registered().await.unwrap();
-    }
+    all_registered(&registrations).await;
     sleep(SEC).await;
     for key in setup.fake.keys().into_keys().collect::<Vec<_>>() {
         setup.fake.delete(&key);
     }
-    eventually("all keys are back", SEC, || match setup.fake.keys().len() {
-        300 => Ok(()),
-        back => Err(format!("{back} of 300")),
-    })
-    .await;
+    setup.keys_are(300, SEC).await;
 }

@@ -1,9 +1,14 @@
 //! A registrar on a fake etcd, as most tests want it.
 
-use crate::support::eventually;
-use crate::support::fake::{FakeEtcd, Rpc};
+use crate::support::fake::{FakeEtcd, Rpc, Stored};
+use crate::support::{eventually, registered_within};
+use hyper_util::rt::TokioIo;
+use std::io;
 use std::time::Duration;
+use tokio::io::DuplexStream;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
 use tonic_etcd::{Etcd, Instance, Registrar, RegistrarBuilder, Registration, Status};
 
 pub const MS: Duration = Duration::from_millis(1);
@@ -48,13 +53,31 @@ impl Setup {
 
     /// The same, by a registrar that is built in another way.
     pub async fn registered_with(&self, builder: RegistrarBuilder) -> Registration {
-        let registration = register(builder);
-        announce(&registration);
-        tokio::time::timeout(LONG, registration.registered())
-            .await
-            .unwrap()
-            .unwrap();
+        let registration = announced(builder);
+        registered_within(LONG, &registration).await;
         registration
+    }
+
+    /// Waits until there are so many keys, and no other number of them.
+    pub async fn keys_are(&self, count: usize, within: Duration) {
+        eventually("all keys are there", within, || {
+            match self.fake.keys().len() {
+                there if there == count => Ok(()),
+                there => Err(format!("{there} of {count}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the key has this value, and gives what it holds.
+    pub async fn key_holds(&self, value: &str, within: Duration) -> Stored {
+        eventually("the key is right", within, || {
+            match self.fake.keys().get(KEY) {
+                Some(stored) if stored.value == value => Ok(stored.clone()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
     }
 
     /// Waits until the key is there, and gives its lease.
@@ -69,22 +92,22 @@ impl Setup {
         .await
     }
 
+    pub fn key_names(&self) -> Vec<String> {
+        self.fake.keys().into_keys().collect()
+    }
+
     /// The deletions of [`KEY`] that were ever seen.
     pub fn deletes(&self) -> usize {
-        self.fake
-            .changes()
-            .iter()
-            .filter(|c| c.key == KEY && c.put.is_none())
-            .count()
+        let mut changes = self.fake.changes();
+        changes.retain(|change| change.key == KEY && change.put.is_none());
+        changes.len()
     }
 
     /// The writes of [`KEY`] that were ever seen.
     pub fn puts(&self) -> usize {
-        self.fake
-            .changes()
-            .iter()
-            .filter(|c| c.key == KEY && c.put.is_some())
-            .count()
+        let mut changes = self.fake.changes();
+        changes.retain(|change| change.key == KEY && change.put.is_some());
+        changes.len()
     }
 
     pub fn count(&self, rpc: Rpc) -> usize {
@@ -100,7 +123,23 @@ pub fn greeter() -> Instance {
 
 /// A registration that is not announced yet.
 pub fn register(builder: RegistrarBuilder) -> Registration {
-    builder.build().unwrap().register(greeter()).unwrap()
+    register_as(builder, greeter())
+}
+
+pub fn register_as(builder: RegistrarBuilder, instance: Instance) -> Registration {
+    builder.build().unwrap().register(instance).unwrap()
+}
+
+/// A registration that is announced, and not waited for.
+pub fn announced(builder: RegistrarBuilder) -> Registration {
+    announced_by(&builder.build().unwrap(), greeter())
+}
+
+/// One of several of a registrar.
+pub fn announced_by(registrar: &Registrar, instance: Instance) -> Registration {
+    let registration = registrar.register(instance).unwrap();
+    announce(&registration);
+    registration
 }
 
 pub fn announce(registration: &Registration) {
@@ -109,9 +148,54 @@ pub fn announce(registration: &Registration) {
         .unwrap();
 }
 
+/// A connection inside the runtime: what tonic serves, and a client of that.
+pub fn pipe() -> (
+    impl Stream<Item = io::Result<DuplexStream>>,
+    impl Future<Output = Channel>,
+) {
+    pipe_with(Endpoint::from_static("http://server"))
+}
+
+/// The same, with settings of the client.
+pub fn pipe_with(
+    endpoint: Endpoint,
+) -> (
+    impl Stream<Item = io::Result<DuplexStream>>,
+    impl Future<Output = Channel>,
+) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let mut near = Some(TokioIo::new(near));
+    let connect = tower::service_fn(move |_| {
+        let near = near.take();
+        async move { near.ok_or_else(|| io::Error::other("one connection only")) }
+    });
+    let client = async move { endpoint.connect_with_connector(connect).await.unwrap() };
+    (tokio_stream::once(Ok(far)), client)
+}
+
 /// Registered, and confirmed.
 pub fn is_registered(status: &Status) -> bool {
     matches!(status, Status::Registered(_))
+}
+
+#[track_caller]
+pub fn assert_registered(registration: &Registration) {
+    let status = registration.status();
+    assert!(is_registered(&status), "{status:?}");
+}
+
+pub async fn all_registered(registrations: &[Registration]) {
+    for registration in registrations {
+        registered_within(LONG, registration).await;
+    }
+}
+
+pub fn is_paused(status: &Status) -> bool {
+    matches!(status, Status::Paused { .. })
+}
+
+pub fn is_lost(status: &Status) -> bool {
+    matches!(status, Status::Lost { .. })
 }
 
 /// Waits until the status is as `wanted` says.
@@ -123,6 +207,27 @@ pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> boo
     };
     let waited = tokio::time::timeout(LONG * 10, wait).await;
     waited.unwrap_or_else(|_| panic!("last status: {:?}", registration.status()))
+}
+
+/// Why it has not been registered yet.
+#[track_caller]
+pub fn registering_reason(registration: &Registration) -> String {
+    match registration.status() {
+        Status::Registering {
+            reason: Some(reason),
+            ..
+        } => reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Why it is lost.
+#[track_caller]
+pub fn lost_reason(registration: &Registration) -> String {
+    match registration.status() {
+        Status::Lost { reason, .. } => reason.to_string(),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Why it is paused.

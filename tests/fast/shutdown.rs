@@ -1,6 +1,9 @@
 //! The way out: in order, bounded, and final, whatever is under way.
 
-use crate::setup::{KEY, MS, SEC, Setup, announce, greeter, status};
+use crate::panics::PanickingSubscriber;
+use crate::setup::{
+    KEY, MS, SEC, Setup, announce, announced, announced_by, greeter, register, status,
+};
 use crate::support::fake::{Reply, Rpc};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
@@ -13,7 +16,6 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Closed, Instance, RegisterError, Status, Stopped};
 use tower::{Layer as _, Service};
-use tracing_subscriber::layer::SubscriberExt as _;
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_token_revokes_at_once_and_nothing_is_written_afterwards() {
@@ -46,10 +48,9 @@ async fn the_drain_begins_after_the_delay_and_is_cut_off_at_its_timeout() {
 #[tokio::test(start_paused = true)]
 async fn a_guard_is_counted_and_told_to_end_at_the_drain_deadline() {
     let setup = Setup::new();
-    let registrar = setup.builder().drain_timeout(SEC * 5).build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
+    let registration = setup
+        .registered_with(setup.builder().drain_timeout(SEC * 5))
+        .await;
     let guard = registration.in_flight_guard();
     assert_eq!(registration.in_flight(), 1);
     setup.shutdown.cancel();
@@ -112,32 +113,20 @@ async fn a_stop_in_any_phase_leaves_neither_key_nor_lease_nor_a_later_write() {
         for after in [0, 1, 5, 50, 150, 299, 301, 400, 650, 700, 1000] {
             let setup = Setup::new();
             setup.fake.script(rpc, reply.clone());
-            let registrar = setup.builder().build().unwrap();
-            let registration = registrar.register(greeter()).unwrap();
-            announce(&registration);
+            let registration = announced(setup.builder());
             sleep(MS * after).await;
             let start = Instant::now();
             setup.shutdown.cancel();
             let closed = timeout(SEC * 5, registration.closed()).await;
             let at = format!("{phase}, stopped after {after} ms");
             let closed = closed.unwrap_or_else(|_| panic!("{at}: {:?}", registration.status()));
-            assert!(
-                start.elapsed() <= SEC + 20 * MS,
-                "{at}: {:?}",
-                start.elapsed()
-            );
+            let took = start.elapsed();
+            assert!(took <= SEC + 20 * MS, "{at}: {took:?}");
             assert_eq!(closed, Closed::Deregistered, "{at}");
             sleep(SEC).await;
-            assert!(
-                setup.fake.keys().is_empty(),
-                "{at}: {:?}",
-                setup.fake.keys()
-            );
-            assert!(
-                setup.fake.leases().is_empty(),
-                "{at}: {:?}",
-                setup.fake.leases()
-            );
+            let (keys, leases) = (setup.fake.keys(), setup.fake.leases());
+            assert!(keys.is_empty(), "{at}: {keys:?}");
+            assert!(leases.is_empty(), "{at}: {leases:?}");
             let revision = setup.fake.revision();
             sleep(SEC * 20).await;
             assert_eq!(setup.fake.revision(), revision, "{at}");
@@ -179,11 +168,8 @@ async fn a_stop_without_etcd_ends_within_the_revoke_timeout_and_says_so() {
             let start = Instant::now();
             setup.shutdown.cancel();
             let closed = registration.closed().await;
-            assert!(
-                start.elapsed() <= SEC + 50 * MS,
-                "{fault}: {:?}",
-                start.elapsed()
-            );
+            let took = start.elapsed();
+            assert!(took <= SEC + 50 * MS, "{fault}: {took:?}");
             let Closed::LeftToExpire { ttl, reason, .. } = closed else {
                 panic!("{closed:?}")
             };
@@ -206,10 +192,8 @@ async fn a_stop_now_while_etcd_is_down_takes_one_attempt_and_no_more() {
     sleep(SEC).await;
     let start = Instant::now();
     setup.shutdown_now.cancel();
-    assert!(matches!(
-        registration.closed().await,
-        Closed::LeftToExpire { .. }
-    ));
+    let closed = registration.closed().await;
+    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
     assert!(start.elapsed() <= 610 * MS, "{:?}", start.elapsed());
 }
 
@@ -217,8 +201,7 @@ async fn a_stop_now_while_etcd_is_down_takes_one_attempt_and_no_more() {
 async fn a_stop_before_anything_was_sent_needs_no_etcd() {
     let setup = Setup::new();
     setup.fake.down();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     sleep(SEC).await;
     let start = Instant::now();
     setup.shutdown.cancel();
@@ -253,23 +236,15 @@ async fn stopping_twice_or_at_once_from_many_places_is_one_stop() {
 async fn what_was_stopped_takes_nothing_more() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
+    let registration = announced_by(&registrar, greeter());
     registration.registered().await.unwrap();
     registrar.shutdown();
-    assert!(matches!(
-        registrar.register(Instance::new("other")),
-        Err(RegisterError::Stopped(_))
-    ));
-    assert!(matches!(
-        registration.update(|i| i.weight(1)),
-        Err(RegisterError::Stopped(_))
-    ));
+    let other = registrar.register(Instance::new("other")).unwrap_err();
+    assert!(matches!(other, RegisterError::Stopped(_)), "{other}");
+    let updated = registration.update(|i| i.weight(1)).unwrap_err();
+    assert!(matches!(updated, RegisterError::Stopped(_)), "{updated}");
     registration.closed().await;
-    assert!(matches!(
-        registration.registered().await,
-        Err(Stopped { .. })
-    ));
+    let Stopped { .. } = registration.registered().await.unwrap_err();
     announce(&registration);
     sleep(SEC * 20).await;
     assert!(setup.fake.keys().is_empty());
@@ -283,9 +258,7 @@ async fn what_was_stopped_takes_nothing_more() {
 async fn one_of_several_that_leaves_during_an_outage_is_removed_after_it() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
-    let [a, b] = ["a", "b"].map(|name| registrar.register(Instance::new(name)).unwrap());
-    announce(&a);
-    announce(&b);
+    let [a, b] = ["a", "b"].map(|name| announced_by(&registrar, Instance::new(name)));
     a.registered().await.unwrap();
     b.registered().await.unwrap();
     setup.fake.down();
@@ -297,10 +270,7 @@ async fn one_of_several_that_leaves_during_an_outage_is_removed_after_it() {
     setup.fake.up();
     b.registered().await.unwrap();
     sleep(SEC).await;
-    assert_eq!(
-        setup.fake.keys().into_keys().collect::<Vec<_>>(),
-        ["/services/b/10.0.0.1:9000"]
-    );
+    assert_eq!(setup.key_names(), ["/services/b/10.0.0.1:9000"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -340,26 +310,17 @@ async fn a_runtime_that_ends_leaves_nobody_waiting() {
     assert!(matches!(ended, Status::LeftToExpire { .. }), "{ended:?}");
 }
 
-/// Panics at each line of ours about a registration, its server or its health.
-struct BrokenLog;
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for BrokenLog {
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        let target = event.metadata().target();
-        let ours = ["life", "server", "registration", "drain", "health"];
-        let ours = ours.map(|module| format!("tonic_etcd::{module}"));
-        if ours.iter().any(|module| target.starts_with(&**module)) {
-            panic!("the reader of the log has gone: {target}");
-        }
-    }
-}
-
+/// At each line of ours about a registration, its server or its health.
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_panics_ends_neither_a_stop_nor_a_drain() {
-    let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(BrokenLog));
+    let ours = ["life", "server", "registration", "drain", "health"];
+    let ours = ours.map(|module| format!("tonic_etcd::{module}"));
+    let (_panics, _log) = PanickingSubscriber::start(move |metadata| {
+        let target = metadata.target();
+        ours.iter().any(|module| target.starts_with(&**module))
+    });
     let setup = Setup::new();
-    let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter()).unwrap();
+    let registration = register(setup.builder());
     let mut service = registration.layer().layer(Answers);
     announce(&registration);
     registration.registered().await.unwrap();
@@ -412,10 +373,9 @@ fn request(content_type: &str) -> Request<()> {
 #[tokio::test(start_paused = true)]
 async fn at_the_drain_deadline_grpc_gets_unavailable_and_others_an_error() {
     let setup = Setup::new();
-    let builder = setup.builder().drain_timeout(SEC);
-    let registration = builder.build().unwrap().register(greeter()).unwrap();
-    announce(&registration);
-    registration.registered().await.unwrap();
+    let registration = setup
+        .registered_with(setup.builder().drain_timeout(SEC))
+        .await;
     let mut service = registration.layer().layer(Answers);
     let grpc = [
         "application/grpc",

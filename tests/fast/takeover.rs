@@ -1,9 +1,10 @@
 //! A key that another lease holds is taken over: the winner says from whom, at no request more.
 
 use crate::log::Log;
-use crate::setup::{KEY, SEC, Setup, announce, greeter, is_registered, status};
+use crate::setup::{KEY, SEC, Setup, announce, announced_by, greeter, is_registered, status};
 use crate::support::fake::Rpc;
-use tokio::time::{sleep, timeout};
+use crate::support::registered_within;
+use tokio::time::sleep;
 use tonic_etcd::{Instance, Registrar, Registration};
 
 const TAKEN: &str = "took the key over from another client";
@@ -16,10 +17,8 @@ fn lines(log: &Log) -> Vec<String> {
 }
 
 async fn registered(registrar: &Registrar) -> Registration {
-    let registration = registrar.register(greeter()).unwrap();
-    announce(&registration);
-    let registered = timeout(SEC, registration.registered()).await;
-    registered.expect("registered within a second").unwrap();
+    let registration = announced_by(registrar, greeter());
+    registered_within(SEC, &registration).await;
     registration
 }
 
@@ -91,10 +90,7 @@ async fn more_than_16_keys_at_once_are_taken_over_without_asking() {
         let instances = (0..count).map(|n| Instance::new(name(n)));
         let registration = registrar.register_all(instances).unwrap();
         announce(&registration);
-        timeout(SEC, registration.registered())
-            .await
-            .unwrap()
-            .unwrap();
+        registered_within(SEC, &registration).await;
         assert_eq!(setup.count(Rpc::Txn), 1);
         assert_eq!(lines(&log).len(), said, "{count} keys of one rival");
     }
@@ -108,9 +104,8 @@ async fn a_role_that_may_only_write_is_refused_once_and_not_asked_again() {
     let registrar = setup.builder().build().unwrap();
     let registration = registered(&registrar).await;
     assert_eq!(setup.count(Rpc::Txn), 2);
-    let other = registrar.register(Instance::new("other")).unwrap();
-    announce(&other);
-    timeout(SEC, other.registered()).await.unwrap().unwrap();
+    let other = announced_by(&registrar, Instance::new("other"));
+    registered_within(SEC, &other).await;
     assert_eq!(setup.count(Rpc::Txn), 3);
     assert!(is_registered(&registration.status()));
     assert_eq!(lines(&log), Vec::<String>::new());

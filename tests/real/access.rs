@@ -336,10 +336,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
         refused.push((register(&registrar, name), registrar));
     }
     for (registration, _) in &refused {
-        timeout(LONG, registration.registered())
-            .await
-            .unwrap()
-            .unwrap();
+        registered_within(LONG, &registration).await;
     }
     let forbidden = refused[2].0.status().registered().expect("held").keys[0].clone();
     let before = seen(&etcd, &forbidden).await;
@@ -387,10 +384,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
     let allowed = client.role_grant_permission("forbidden", everything_of("forbidden"));
     allowed.await.unwrap();
     for (registration, _) in &refused {
-        timeout(SLOW + SEC * 5, registration.registered())
-            .await
-            .unwrap()
-            .unwrap();
+        registered_within(SLOW + SEC * 5, &registration).await;
     }
     // One of them was root's own.
     let asked = count.so_far(1).await;
@@ -410,10 +404,7 @@ async fn a_role_for_its_own_prefix_is_all_that_a_service_needs() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
     let registration = register(&registrar, "greeter");
-    let registered = timeout(LONG, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    let registered = registered_within(LONG, &registration).await;
     let key = &*registered.keys[0];
     update(&registration, "2").await;
     heals(&etcd, key).await;
@@ -428,7 +419,7 @@ async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
     let inside = register(&registrar, "greeter");
-    let registered = timeout(LONG, inside.registered()).await.unwrap().unwrap();
+    let registered = registered_within(LONG, &inside).await;
     let before = seen(&etcd, &registered.keys[0]).await;
     let outside = register(&registrar, "other");
     let reason = told(&outside, LONG, "permission denied").await;
@@ -451,7 +442,7 @@ async fn a_service_inside_the_role_is_repaired_beside_one_outside() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
     let inside = register(&registrar, "greeter");
-    let registered = timeout(LONG, inside.registered()).await.unwrap().unwrap();
+    let registered = registered_within(LONG, &inside).await;
     let outside = register(&registrar, "other");
     told(&outside, LONG, "permission denied").await;
     heals(&etcd, &registered.keys[0]).await;
@@ -463,10 +454,7 @@ async fn a_service_inside_the_role_is_registered_beside_one_outside() {
     let registrar = registrar(&etcd);
     let outside = register(&registrar, "other");
     let inside = register(&registrar, "greeter");
-    timeout(SEC * 5, inside.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    registered_within(SEC * 5, &inside).await;
     told(&outside, LONG, "permission denied").await;
 }
 
@@ -602,10 +590,7 @@ async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
     ];
     let mut before = vec![];
     for (registration, key) in registrations.iter().zip(keys) {
-        timeout(LONG, registration.registered())
-            .await
-            .unwrap()
-            .unwrap();
+        registered_within(LONG, &registration).await;
         before.push(seen(&etcd, key).await.unwrap());
     }
     let lost = registrations.each_ref().map(|registration| {

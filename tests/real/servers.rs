@@ -113,7 +113,7 @@ async fn every_kind_appears_when_it_accepts_and_not_when_it_is_bound() {
             let other = Instance::new(name).address("127.0.0.1:1");
             let other = case.registrar.register(other).unwrap();
             other.announce("127.0.0.1:1".parse().unwrap()).unwrap();
-            timeout(LONG, other.registered()).await.unwrap().unwrap();
+            registered_within(LONG, &other).await;
             assert!(
                 !case.registration.status().is_registered(),
                 "{:?}",

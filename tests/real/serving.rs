@@ -224,10 +224,7 @@ async fn an_unspecified_address_is_never_advertised_as_it_is() {
         .bind(SocketAddr::from(([0, 0, 0, 0], port)))
         .unwrap();
     let accepting = tokio::spawn(async move { incoming.next().await.is_some() });
-    let registered = tokio::time::timeout(LONG, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    let registered = registered_within(LONG, &registration).await;
     assert!(
         !registered.keys[0].contains("0.0.0.0"),
         "{:?}",
@@ -284,10 +281,7 @@ async fn the_layer_alone_registers_an_explicit_address_under_plain_serve() {
             .add_service(GreeterServer::new(WhoCalls))
             .serve_with_shutdown(addr, registration.drain_signal()),
     );
-    let registered = tokio::time::timeout(LONG, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    let registered = registered_within(LONG, &registration).await;
     observer.wait_for_key(&registered.keys[0], LONG).await;
     hello(
         GreeterClient::connect(format!("http://{addr}"))
@@ -316,10 +310,7 @@ async fn a_server_whose_listener_is_dropped_is_deregistered() {
             .add_service(GreeterServer::new(WhoCalls))
             .serve_registered_with_incoming(incoming),
     );
-    let registered = tokio::time::timeout(LONG, registration.registered())
-        .await
-        .unwrap()
-        .unwrap();
+    let registered = registered_within(LONG, &registration).await;
     observer.wait_for_key(&registered.keys[0], LONG).await;
     served.abort();
     observer.wait_for_no_key(&registered.keys[0], LONG).await;

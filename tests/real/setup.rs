@@ -56,10 +56,7 @@ impl Greeter {
             .add_service(GreeterServer::new(MyGreeter::default()))
             .serve_registered_with_incoming(incoming);
         let served = tokio::spawn(server);
-        tokio::time::timeout(LONG, registration.registered())
-            .await
-            .unwrap()
-            .unwrap();
+        registered_within(LONG, &registration).await;
         Self {
             registration,
             shutdown,

@@ -19,7 +19,8 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tonic_etcd::{Registered, Registration};
 
 pub mod black_hole;
 pub mod cluster;
@@ -41,6 +42,16 @@ const POLL: Duration = Duration::from_millis(5);
 pub fn allow_subscribers_by_thread() {
     static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
     SECOND.get_or_init(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new()));
+}
+
+/// Waits until it is registered.
+///
+/// # Panics
+/// When it is not within `limit`; the message carries its status.
+pub async fn registered_within(limit: Duration, registration: &Registration) -> Registered {
+    let registered = timeout(limit, registration.registered()).await;
+    let status = || panic!("not within {limit:?}: {:?}", registration.status());
+    registered.unwrap_or_else(|_| status()).unwrap()
 }
 
 /// Polls until `look` answers `Ok`, and returns that.

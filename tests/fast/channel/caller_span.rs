@@ -3,8 +3,8 @@
 use super::net::{Client, Net, address};
 use super::raw::call_sent_again;
 use super::{hello, stream};
+use crate::panics::subscribe;
 use crate::setup::{LONG, MS};
-use crate::support::allow_subscribers_by_thread;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -17,7 +17,7 @@ use tracing::field::{Empty, Field, Visit};
 use tracing::span::{Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Metadata, Span, Subscriber, info_span};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::layer::{Context, Layer};
 
 /// What is recorded on spans after they were made: each value of each field.
 #[derive(Clone, Default)]
@@ -68,11 +68,6 @@ impl<S: Subscriber> Layer<S> for Panics {
         self.0.fetch_add(1, Relaxed);
         panic!("the subscriber cannot write");
     }
-}
-
-fn subscribe(layer: impl Layer<tracing_subscriber::Registry> + Send + Sync) -> DefaultGuard {
-    allow_subscribers_by_thread();
-    tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
 }
 
 /// As `Instrument` does it.
