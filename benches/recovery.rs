@@ -83,7 +83,7 @@ async fn main() -> ExitCode {
             "outages" => outages::long(&table).await,
             "networks" => networks::all(&table).await,
             "quiet" => networks::quiet(&table).await,
-            other => table.holds(other, Err("there is no such part".to_owned())),
+            other => table.holds(other, false, "there is no such part"),
         }
     }
     match table.missed() {

@@ -1,11 +1,11 @@
 //! Many registrars on one etcd: a fleet after a wipe, and a thousand stops at random moments.
 
 use crate::support::etcd::Etcd;
-use crate::support::eventually;
-use crate::support::observer::{Kind, Observer};
+use crate::support::observer::{Event, Kind, Observer};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::server::{ServerProcess, ms};
-use crate::table::{Stat, Table};
+use crate::table::Table;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -42,38 +42,15 @@ async fn fleet(table: &Table) {
     let servers: Vec<_> = (0..FLEET)
         .map(|n| ServerProcess::start(&etcd.endpoint(), &["--name", &format!("service-{n}")]))
         .collect();
-    let there = |what: &'static str| {
-        eventually(what, SEC * 120, || match observer.keys().len() {
-            FLEET => Ok(()),
-            there => Err(format!("{there} of {FLEET}")),
-        })
-    };
-    there("the fleet is there").await;
+    observer.wait_for_count(FLEET, SEC * 120).await;
     let mark = observer.mark();
     etcd.kill().await;
     sleep(SEC).await;
     etcd.wipe();
     etcd.start_again();
     let serving = etcd.wait_serving().await;
-    let back = eventually("the fleet is back", SEC * 60, || {
-        let events = observer.events();
-        let puts = events[mark.min(events.len())..].iter();
-        let mut puts: Vec<_> = puts.filter(|e| e.kind == Kind::Put).collect();
-        puts.sort_by_key(|put| put.at);
-        puts.dedup_by_key(|put| put.key.clone());
-        match puts.len() {
-            there if there >= FLEET => Ok(puts.iter().map(|put| ms(serving, put.at)).collect()),
-            there => Err(format!("{there} of {FLEET}")),
-        }
-    });
-    let back: Vec<f64> = back.await;
-    table.at_most(
-        "200 processes: each back after a wipe",
-        "ms",
-        3000.0,
-        Stat::Each,
-        &back,
-    );
+    let back = first_puts(&observer, mark, FLEET, serving).await;
+    table.each_ms("200 processes: each back after a wipe", 3000.0, &back);
     let at = |share: f64| back[((back.len() - 1) as f64 * share) as usize];
     let seen = format!(
         "first {:.0} ms, half {:.0} ms, 90 % {:.0} ms, last {:.0} ms",
@@ -82,16 +59,28 @@ async fn fleet(table: &Table) {
         at(0.9),
         at(1.0)
     );
-    table.holds("200 processes: how their writes are spread", Ok(seen));
+    table.holds("200 processes: how their writes are spread", true, &seen);
     sleep(SEC * 2).await;
     let grants = etcd.calls("LeaseGrant").await;
     let seen = format!("{grants} grants for {FLEET} processes");
     let holds = (FLEET..=FLEET + FLEET / 10).contains(&grants);
-    table.holds(
-        "200 processes: about one grant each",
-        if holds { Ok(seen) } else { Err(seen) },
-    );
+    table.holds("200 processes: about one grant each", holds, &seen);
     drop(servers);
+}
+
+/// When so many keys were each put for the first time since `mark`, in milliseconds after `start` and in their order.
+pub async fn first_puts(observer: &Observer, mark: usize, keys: usize, start: Instant) -> Vec<f64> {
+    let all_there = |events: &[Event]| {
+        let mut first = BTreeMap::new();
+        for put in events.iter().skip(mark).filter(|e| e.kind == Kind::Put) {
+            first.entry(put.key.clone()).or_insert(ms(start, put.at));
+        }
+        (first.len() >= keys).then(|| Vec::from_iter(first.into_values()))
+    };
+    let what = format!("{keys} keys are put");
+    let mut times = observer.wait_for(&what, SEC * 120, all_there).await;
+    times.sort_by(f64::total_cmp);
+    times
 }
 
 /// Registrars that are stopped at random moments, while etcd may have a fault that begins at
@@ -136,14 +125,15 @@ async fn stops(table: &Table, fault: Fault) {
         orphans += client.leases().await.unwrap().leases().len();
     }
     let what = format!("{} stops, etcd: {fault:?}", took.len());
-    table.at_most(&format!("{what}: took"), "ms", 1100.0, Stat::Each, &took);
+    table.each_ms(&format!("{what}: took"), 1100.0, &took);
     let seen = format!(
         "{orphans} keys or leases, {late_writes} later writes, {left_to_expire} left to expire"
     );
     let holds = orphans == 0 && late_writes == 0;
     table.holds(
         &format!("{what}: nothing is left a TTL later, and nothing comes back"),
-        if holds { Ok(seen) } else { Err(seen) },
+        holds,
+        &seen,
     );
 }
 

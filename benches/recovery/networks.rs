@@ -1,11 +1,12 @@
 //! What is between a server and etcd in production: balancers that end each connection, etcd's own relay, and silence.
 
-use crate::support::etcd::{Etcd, users};
+use crate::support::etcd::Etcd;
 use crate::support::grpc_proxy::GrpcProxy;
+use crate::support::library_etcd;
 use crate::support::observer::Observer;
 use crate::support::proxy::Proxy;
 use crate::support::server::{ServerProcess, ms};
-use crate::table::{Stat, Table};
+use crate::table::Table;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
@@ -34,7 +35,7 @@ pub async fn all(table: &Table) {
 struct Setup {
     etcd: Etcd,
     server: ServerProcess,
-    registration: Registration,
+    _registration: Registration,
     statuses: Arc<Mutex<Vec<Status>>>,
     discovery: Discovery,
     observer: Observer,
@@ -49,13 +50,15 @@ impl Setup {
     async fn begin(etcd: Etcd, endpoint: &str, prefix: &str) -> Self {
         let server = ServerProcess::start(endpoint, &[]);
         server.registered().await;
-        let registrar = Registrar::builder(library(endpoint)).build().unwrap();
+        let registrar = Registrar::builder(library_etcd([endpoint]))
+            .build()
+            .unwrap();
         let registration = registrar.register(Instance::new("other")).unwrap();
         registration
             .announce("127.0.0.1:9".parse().unwrap())
             .unwrap();
         registration.registered().await.unwrap();
-        let discovery = Discovery::builder(library(endpoint), "greeter");
+        let discovery = Discovery::builder(library_etcd([endpoint]), "greeter");
         let discovery = discovery.build().unwrap();
         discovery.ready().await;
         let observer = Observer::start(etcd.endpoint(), prefix).await;
@@ -72,7 +75,7 @@ impl Setup {
             events: observer.mark(),
             etcd,
             server,
-            registration,
+            _registration: registration,
             statuses,
             discovery,
             observer,
@@ -89,31 +92,14 @@ impl Setup {
             "{} changes of status, {warnings} WARNs, {events} PUTs and DELETEs, {authentications} authentications",
             statuses.len()
         );
-        let error = self
-            .discovery
-            .snapshot()
-            .watch_error()
-            .map(ToString::to_string);
+        let snapshot = self.discovery.snapshot();
+        let error = snapshot.watch_error();
         let holds = statuses.is_empty()
             && (warnings, events, authentications) == (0, 0, 0)
             && error.is_none();
         let what = format!("{what}: 0 changes of status, WARNs, PUTs, DELETEs, authentications");
-        table.holds(
-            &what,
-            match holds {
-                true => Ok(seen),
-                false => Err(format!("{seen}; {statuses:?}, {error:?}")),
-            },
-        );
-        drop(self.registration.clone());
-    }
-}
-
-fn library(endpoint: &str) -> tonic_etcd::Etcd {
-    let etcd = tonic_etcd::Etcd::new([endpoint]);
-    match users::of_servers() {
-        Some((name, password)) => etcd.user(name, password),
-        None => etcd,
+        let why = format!("{seen}; {statuses:?}, {error:?}");
+        table.holds(&what, holds, if holds { &seen } else { &why });
     }
 }
 
@@ -127,9 +113,8 @@ async fn cuts(table: &Table) {
         cuts.tick().await;
         proxy.reset();
     }
-    setup
-        .end(table, "connections cut every 8 s for 2 minutes")
-        .await;
+    let what = "connections cut every 8 s for 2 minutes";
+    setup.end(table, what).await;
     leaves_after_cuts(table, &setup, &proxy).await;
 }
 
@@ -150,11 +135,9 @@ async fn leaves_after_cuts(table: &Table, setup: &Setup, proxy: &Proxy) {
         gone.push(ms(deleted, Instant::now()));
         sleep(SEC * 3).await;
     }
-    table.at_most(
+    table.each_ms(
         "who leaves 0.5 s after a cut: gone for a reader after the DELETE",
-        "ms",
         100.0,
-        Stat::Each,
         &gone,
     );
 }
@@ -178,7 +161,7 @@ async fn relayed(table: &Table, what: &str, flags: &[&str]) {
 /// A reader at an etcd that nobody writes to: its watch stays open.
 pub async fn quiet(table: &Table) {
     let etcd = Etcd::start().await;
-    let reader = Discovery::builder(library(&etcd.endpoint()), "greeter");
+    let reader = Discovery::builder(library_etcd([etcd.endpoint()]), "greeter");
     let reader = reader.build().unwrap();
     reader.ready().await;
     let before = etcd.calls("Watch").await;
@@ -188,5 +171,5 @@ pub async fn quiet(table: &Table) {
     let seen = format!("{opened} reopened, error: {error:?}");
     let holds = opened == 0 && error.is_none();
     let what = "discovery at an etcd without writes for 10 minutes: 0 reopened watches";
-    table.holds(what, if holds { Ok(seen) } else { Err(seen) });
+    table.holds(what, holds, &seen);
 }

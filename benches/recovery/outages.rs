@@ -1,13 +1,14 @@
 //! What becomes of a registered server when etcd, the network or the server itself stands still.
 
+use crate::scale::count_reaches;
 use crate::support::etcd::Etcd;
-use crate::support::observer::{Kind, Observer};
+use crate::support::observer::{Event, Kind, Observer};
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::server::{ServerProcess, health_client, ms};
-use crate::table::{Stat, Table};
+use crate::support::server::{ServerProcess, health_client, health_request, ms};
+use crate::table::Table;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use tonic_health::pb::HealthCheckRequest;
+use tonic_etcd::HEALTH_NAME;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 const SEC: Duration = Duration::from_secs(1);
@@ -44,11 +45,10 @@ impl Setup {
 
     /// When our key was put again after `mark`.
     async fn put_at(&self, mark: usize) -> Instant {
-        let put = |events: &[crate::support::observer::Event]| {
-            let mut events = events[mark.min(events.len())..].iter();
-            events
-                .find(|e| e.kind == Kind::Put && e.value.starts_with(b"{"))
-                .map(|e| e.at)
+        let is_ours = |e: &&Event| e.kind == Kind::Put && e.value.starts_with(b"{");
+        let put = |events: &[Event]| {
+            let put = events.iter().skip(mark).find(is_ours);
+            put.map(|put| put.at)
         };
         self.observer
             .wait_for("the key is put again", SEC * 60, put)
@@ -96,7 +96,7 @@ pub async fn quick(table: &Table) {
         .zip(&times)
     {
         let what = format!("{what} by somebody: right again");
-        table.at_most(&what, "ms", 50.0, Stat::Median, times);
+        table.median_ms(&what, 50.0, times);
     }
 }
 
@@ -134,7 +134,7 @@ async fn kept(table: &Table, away: u32) {
         }
     };
     let what = format!("etcd killed, back with its data after {away} s, and 12 s on");
-    table.holds(&what, seen.await);
+    table.result(&what, seen.await);
 }
 
 async fn wiped(table: &Table, away: u32) {
@@ -148,26 +148,17 @@ async fn wiped(table: &Table, away: u32) {
         sleep(SEC * away).await;
         setup.etcd.start_again();
         let serving = setup.etcd.wait_serving().await;
-        let mut client = setup.etcd.client().await;
-        let mut back = None;
-        while back.is_none() && serving.elapsed() < SEC * 20 {
-            let found = client.get(&*setup.key, None).await;
-            back = found
-                .is_ok_and(|found| found.count() == 1)
-                .then(Instant::now);
-        }
-        times.push(ms(serving, back.expect("the key came back")));
+        count_reaches(&mut setup.etcd.client().await, 1, serving).await;
+        times.push(ms(serving, Instant::now()));
         if round == 4 {
             stays = setup.stays().await;
         }
         setup.put_at(mark).await;
     }
     let what = format!("etcd killed, back empty after {away} s: key back");
-    table.at_most(&what, "ms", 300.0, Stat::Median, &times);
-    table.holds(
-        &format!("{what}, and stays"),
-        stays.map(|()| "12 s".to_owned()),
-    );
+    table.median_ms(&what, 300.0, &times);
+    let what = format!("{what}, and stays");
+    table.result(&what, stays.map(|()| "12 s".to_owned()));
 }
 
 async fn etcd_stopped(table: &Table) {
@@ -181,7 +172,7 @@ async fn etcd_stopped(table: &Table) {
         times.push(back_for_good(&setup, start).await);
     }
     let what = "etcd stopped (SIGSTOP) for 15 s: registered again, for the next 12 s";
-    table.at_most(what, "ms", 1000.0, Stat::Each, &times);
+    table.each_ms(what, 1000.0, &times);
 }
 
 async fn black_hole(table: &Table) {
@@ -197,7 +188,7 @@ async fn black_hole(table: &Table) {
         times.push(back_for_good(&setup, start).await);
     }
     let what = "black hole for 15 s: registered again, for the next 12 s";
-    table.at_most(what, "ms", 1000.0, Stat::Each, &times);
+    table.each_ms(what, 1000.0, &times);
 }
 
 /// Milliseconds until the key was missing for the last time.
@@ -218,15 +209,13 @@ async fn back_for_good(setup: &Setup, start: Instant) -> f64 {
 
 async fn server_frozen(table: &Table) {
     let setup = Setup::new().await;
-    let url = format!("http://{}", setup.server.listening().await);
+    let url = setup.server.url().await;
     let mut times = vec![];
     let mut flapped = vec![];
     for _ in 0..3 {
         let mut health = health_client(&url).await.unwrap();
-        let name = HealthCheckRequest {
-            service: tonic_etcd::HEALTH_NAME.to_owned(),
-        };
-        let mut watch = health.watch(name).await.unwrap().into_inner();
+        let watch = health.watch(health_request(HEALTH_NAME)).await;
+        let mut watch = watch.unwrap().into_inner();
         let mark = setup.observer.mark();
         setup.server.signal("STOP");
         sleep(SEC * 9).await;
@@ -242,13 +231,7 @@ async fn server_frozen(table: &Table) {
         }
         flapped.push(statuses);
     }
-    table.at_most(
-        "server frozen for 9 s: registered again",
-        "ms",
-        300.0,
-        Stat::Each,
-        &times,
-    );
+    table.each_ms("server frozen for 9 s: registered again", 300.0, &times);
     let honest = [
         ServingStatus::Serving,
         ServingStatus::NotServing,
@@ -258,7 +241,7 @@ async fn server_frozen(table: &Table) {
     let seen = format!("{flapped:?}");
     let holds = flapped.iter().all(|statuses| *statuses == honest);
     let what = "server frozen for 9 s: health says SERVING, NOT_SERVING, SERVING (1, 2, 1)";
-    table.holds(what, if holds { Ok(seen) } else { Err(seen) });
+    table.holds(what, holds, &seen);
 }
 
 async fn server_first(table: &Table) {
@@ -269,39 +252,22 @@ async fn server_first(table: &Table) {
         etcd.kill().await;
         etcd.wipe();
         let server = ServerProcess::start(&etcd.endpoint(), &[]);
-        let url = format!("http://{}", server.listening().await);
+        let url = server.url().await;
         sleep(SEC * 3).await;
         let health = health_client(&url).await.map_err(|e| e.to_string());
-        let check = HealthCheckRequest {
-            service: String::new(),
-        };
-        match health {
+        let checked = match health {
             Ok(mut health) => {
-                if let Err(status) = health.check(check).await {
-                    served = Err(status.to_string());
-                }
+                let checked = health.check(health_request("")).await;
+                checked.map(drop).map_err(|status| status.to_string())
             }
-            Err(error) => served = Err(error),
-        }
+            Err(error) => Err(error),
+        };
+        served = checked.and(served);
         etcd.start_again();
         let serving = etcd.wait_serving().await;
-        let mut client = etcd.client().await;
-        let prefix = etcd_client::GetOptions::new().with_prefix();
-        while client
-            .get("/services/", Some(prefix.clone()))
-            .await
-            .is_ok_and(|r| r.count() == 0)
-        {
-            assert!(serving.elapsed() < SEC * 20, "{}", server.output());
-        }
+        count_reaches(&mut etcd.client().await, 1, serving).await;
         times.push(ms(serving, Instant::now()));
     }
-    table.at_most(
-        "server started 3 s before etcd: registered",
-        "ms",
-        300.0,
-        Stat::Each,
-        &times,
-    );
-    table.holds("server started 3 s before etcd: serves at once", served);
+    table.each_ms("server started 3 s before etcd: registered", 300.0, &times);
+    table.result("server started 3 s before etcd: serves at once", served);
 }

@@ -1,10 +1,10 @@
 //! Fleets whose every process needs a password: what hashing it costs etcd is what they all wait for.
 
+use crate::many::first_puts;
 use crate::support::etcd::{Etcd, users};
-use crate::support::eventually;
-use crate::support::observer::{Kind, Observer};
-use crate::support::server::{ServerProcess, ms};
-use crate::table::{Stat, Table};
+use crate::support::observer::Observer;
+use crate::support::server::ServerProcess;
+use crate::table::Table;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -46,7 +46,7 @@ impl Fleet {
         let asked = etcd.calls("Authenticate").await;
         let start = Instant::now();
         let servers: Vec<_> = (0..self.size).map(|n| server(&etcd, n)).collect();
-        let there = self.puts(&observer, 0, start).await;
+        let there = first_puts(&observer, 0, self.size, start).await;
         self.row(table, "registered, from a common start", &there);
         self.authentications(table, "start", etcd.calls("Authenticate").await - asked);
         self.restart(table, &mut etcd, &observer).await;
@@ -69,7 +69,7 @@ impl Fleet {
         );
         let holds = observer.events().len() == mark && observer.keys().len() == self.size;
         let what = self.what("etcd back with its data after 1 s, and 12 s on: 0 events");
-        table.holds(&what, if holds { Ok(seen) } else { Err(seen) });
+        table.holds(&what, holds, &seen);
         self.authentications(table, "restart", etcd.calls("Authenticate").await);
     }
 
@@ -82,7 +82,7 @@ impl Fleet {
         let serving = etcd.wait_serving().await;
         // The observer of before has a token, and a place in a history, that the new etcd does not know.
         let observer = Observer::with_client(etcd.client().await, "/services/").await;
-        let back = self.puts(&observer, 0, serving).await;
+        let back = first_puts(&observer, 0, self.size, serving).await;
         self.row(table, "back after a wipe", &back);
         // Past the first renewals, which those who came without a token have refused.
         sleep(SEC * 6).await;
@@ -95,36 +95,18 @@ impl Fleet {
         );
         let holds = observer.keys().len() == self.size && observer.events().len() == mark;
         let what = self.what("after a wipe all stay");
-        table.holds(&what, if holds { Ok(seen) } else { Err(seen) });
-    }
-
-    /// When the first PUT of each of them was seen since `mark`, in milliseconds after `start`.
-    async fn puts(&self, observer: &Observer, mark: usize, start: Instant) -> Vec<f64> {
-        eventually(&self.what("all are there"), SEC * 120, || {
-            let events = observer.events();
-            let puts = events[mark.min(events.len())..].iter();
-            let mut puts: Vec<_> = puts.filter(|e| e.kind == Kind::Put).collect();
-            puts.sort_by(|a, b| (&a.key, a.at).cmp(&(&b.key, b.at)));
-            puts.dedup_by_key(|put| put.key.clone());
-            match puts.len() {
-                there if there >= self.size => {
-                    Ok(puts.iter().map(|put| ms(start, put.at)).collect())
-                }
-                there => Err(format!("{there} of {}", self.size)),
-            }
-        })
-        .await
+        table.holds(&what, holds, &seen);
     }
 
     fn row(&self, table: &Table, what: &str, times: &[f64]) {
-        table.at_most(&self.what(what), "ms", self.bound, Stat::Each, times);
+        table.each_ms(&self.what(what), self.bound, times);
     }
 
     fn authentications(&self, table: &Table, when: &str, asked: usize) {
         let seen = format!("{asked} authentications");
         let holds = asked <= self.size + OURS;
         let what = self.what(&format!("at most one authentication each at a {when}"));
-        table.holds(&what, if holds { Ok(seen) } else { Err(seen) });
+        table.holds(&what, holds, &seen);
     }
 
     fn what(&self, what: &str) -> String {

@@ -3,7 +3,7 @@
 use crate::support::etcd::{Etcd, users};
 use crate::support::observer::{Kind, Observer};
 use crate::support::server::ms;
-use crate::table::{Stat, Table};
+use crate::table::{Stat, Table, median};
 use etcd_client::Client;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -40,17 +40,14 @@ pub async fn all(table: &Table) {
     .into_iter()
     .enumerate()
     {
-        let (bare, ours) = (median(&bare, index), median(&ours, index));
+        let [bare, ours] = [&bare, &ours].map(|rounds| {
+            let times: Vec<f64> = rounds.iter().map(|round| round[index]).collect();
+            median(&times)
+        });
         println!("{what}: {ours:.2} ms, {bare:.2} ms");
         table.at_most(what, "x", 1.5, Stat::Median, &[ours / bare]);
     }
     drop(health);
-}
-
-fn median(rounds: &[[f64; 2]], index: usize) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(|round| round[index]).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Milliseconds from `start` until the next event of that kind is seen.

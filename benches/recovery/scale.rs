@@ -3,14 +3,11 @@
 use crate::memory::resident;
 use crate::pages;
 use crate::support::etcd::Etcd;
-use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::proxy::Proxy;
 use crate::support::server::{ServerProcess, ms};
 use crate::table::{Stat, Table};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::{Instance, Registrar};
 
@@ -34,80 +31,45 @@ fn names(count: usize) -> String {
         .join(",")
 }
 
-async fn all_there(observer: &Observer, count: usize) {
-    eventually("all keys are there", SEC * 20, || {
-        match observer.keys().len() {
-            there if there == count => Ok(()),
-            there => Err(format!("{there} of {count}")),
-        }
-    })
-    .await;
-}
-
 async fn idle(table: &Table, count: usize) {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to_port(etcd.client_port()).await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let server = ServerProcess::start(&proxy.endpoint(), &["--name", &names(count)]);
-    all_there(&observer, count).await;
+    observer.wait_for_count(count, SEC * 20).await;
     sleep(SEC).await;
-    let (renewals, bytes) = (renewals(&etcd).await, proxy.bytes_up() + proxy.bytes_down());
+    let renewals = etcd.messages("LeaseKeepAlive").await;
+    let bytes = proxy.bytes_up() + proxy.bytes_down();
     sleep(IDLE).await;
-    let renewals = renewals_since(&etcd, renewals).await / 6.0;
+    let renewals = renewals_a_ttl(&etcd, renewals).await;
     let bytes = (proxy.bytes_up() + proxy.bytes_down() - bytes) / 6;
     let connections = proxy.accepted();
     let seen = format!("{connections} connection, {renewals:.1} renewals and {bytes} B a TTL");
     let holds = connections == 1 && (2.5..=3.5).contains(&renewals);
     let what = format!("idle with {count} names: 1 connection, 3 renewals a TTL");
-    table.holds(&what, if holds { Ok(seen) } else { Err(seen) });
+    table.holds(&what, holds, &seen);
     drop(server);
 }
 
-async fn renewals_since(etcd: &Etcd, before: f64) -> f64 {
-    renewals(etcd).await - before
-}
-
-/// How many renewals etcd has received, by its own count.
-async fn renewals(etcd: &Etcd) -> f64 {
-    let mut stream = TcpStream::connect(("127.0.0.1", etcd.client_port()))
-        .await
-        .unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut metrics = vec![];
-    stream.read_to_end(&mut metrics).await.unwrap();
-    let metrics = String::from_utf8_lossy(&metrics).into_owned();
-    let of_renewals = |line: &&str| {
-        line.starts_with("grpc_server_msg_received_total{")
-            && line.contains("grpc_method=\"LeaseKeepAlive\"")
-    };
-    let line = metrics
-        .lines()
-        .find(of_renewals)
-        .expect("etcd counts renewals");
-    line.rsplit(' ')
-        .next()
-        .and_then(|count| count.parse().ok())
-        .expect("a number")
+/// How many renewals etcd has received in a TTL since it had received so many.
+async fn renewals_a_ttl(etcd: &Etcd, before: usize) -> f64 {
+    (etcd.messages("LeaseKeepAlive").await - before) as f64 / 6.0
 }
 
 /// Ten thousand registrations of one registrar in this process, which has little else in it.
 async fn ten_thousand(table: &Table) {
     const COUNT: usize = 10_000;
     let mut etcd = Etcd::start().await;
-    let registrar = Registrar::builder(tonic_etcd::Etcd::new([etcd.endpoint()]))
-        .build()
-        .unwrap();
+    let registrar = Registrar::builder(tonic_etcd::Etcd::new([etcd.endpoint()]));
+    let registrar = registrar.build().unwrap();
     let mut client = etcd.client().await;
     let before = resident();
     let registrations: Vec<_> = (0..COUNT)
         .map(|n| {
-            let registration = registrar
-                .register(Instance::new(format!("service-{n}")))
-                .unwrap();
-            registration
-                .announce("127.0.0.1:9000".parse().unwrap())
-                .unwrap();
+            let instance = Instance::new(format!("service-{n}"));
+            let registration = registrar.register(instance).unwrap();
+            let address = ([127, 0, 0, 1], 9000).into();
+            registration.announce(address).unwrap();
             registration
         })
         .collect();
@@ -116,33 +78,17 @@ async fn ten_thousand(table: &Table) {
     let registered = ms(start, Instant::now());
     sleep(SEC * 2).await;
     let mib = (resident() - before) as f64 / 1024.0;
-    table.at_most(
-        "10,000 registrations: memory",
-        "MiB",
-        20.0,
-        Stat::Each,
-        &[mib],
-    );
-    table.at_most(
-        "10,000 registrations: registered",
-        "ms",
-        3000.0,
-        Stat::Each,
-        &[registered],
-    );
+    let what = "10,000 registrations: memory";
+    table.at_most(what, "MiB", 20.0, Stat::Each, &[mib]);
+    table.each_ms("10,000 registrations: registered", 3000.0, &[registered]);
     let pages = pages::all(&registrar).await;
     let what = "10,000 registrations: a page of 1,000 of introspection";
-    table.at_most(what, "ms", 50.0, Stat::Each, &pages);
-    let renewed = renewals(&etcd).await;
+    table.each_ms(what, 50.0, &pages);
+    let renewed = etcd.messages("LeaseKeepAlive").await;
     sleep(IDLE).await;
-    let renewed = renewals_since(&etcd, renewed).await / 6.0;
-    table.at_most(
-        "10,000 registrations: renewals a TTL",
-        "",
-        3.5,
-        Stat::Each,
-        &[renewed],
-    );
+    let renewed = renewals_a_ttl(&etcd, renewed).await;
+    let what = "10,000 registrations: renewals a TTL";
+    table.at_most(what, "", 3.5, Stat::Each, &[renewed]);
     etcd.kill().await;
     etcd.wipe();
     etcd.start_again();
@@ -150,20 +96,14 @@ async fn ten_thousand(table: &Table) {
     let mut client = etcd.client().await;
     count_reaches(&mut client, COUNT, serving).await;
     let back = ms(serving, Instant::now());
-    table.at_most(
-        "10,000 registrations: back after a wipe",
-        "ms",
-        3000.0,
-        Stat::Each,
-        &[back],
-    );
+    table.each_ms("10,000 registrations: back after a wipe", 3000.0, &[back]);
     registrar.shutdown();
     for registration in &registrations {
         registration.closed().await;
     }
 }
 
-async fn count_reaches(client: &mut etcd_client::Client, wanted: usize, start: Instant) {
+pub async fn count_reaches(client: &mut etcd_client::Client, wanted: usize, start: Instant) {
     let options = etcd_client::GetOptions::new()
         .with_prefix()
         .with_count_only();
@@ -182,7 +122,7 @@ async fn many(table: &Table, count: usize) {
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let flags = ["--name", &names(count), "--settle", "0s"];
     let server = ServerProcess::start(&etcd.endpoint(), &flags);
-    all_there(&observer, count).await;
+    observer.wait_for_count(count, SEC * 20).await;
     etcd.kill().await;
     etcd.wipe();
     etcd.start_again();
@@ -193,21 +133,16 @@ async fn many(table: &Table, count: usize) {
     server.signal("TERM");
     assert_eq!(server.exit(SEC * 5).await, 0);
     let options = etcd_client::GetOptions::new().with_prefix();
-    let keys = client
-        .get("/services/", Some(options))
-        .await
-        .unwrap()
-        .count();
+    let keys = client.get("/services/", Some(options)).await;
+    let keys = keys.unwrap().count();
     let leases = client.leases().await.unwrap().leases().len();
-    table.at_most(
+    table.each_ms(
         &format!("{count} keys: all back after a wipe"),
-        "ms",
         3000.0,
-        Stat::Each,
         &[back],
     );
     let seen = format!("{keys} keys, {leases} leases");
     let holds = keys == 0 && leases == 0;
     let what = format!("{count} keys: nothing is left behind by a stop");
-    table.holds(&what, if holds { Ok(seen) } else { Err(seen) });
+    table.holds(&what, holds, &seen);
 }

@@ -1,16 +1,15 @@
 //! How servers end: asked to, killed, and with clients that never let go.
 
-use crate::greeter::pb::StreamRequest;
+use crate::greeter::hellos;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::support::etcd::Etcd;
-use crate::support::observer::{Kind, Observer};
-use crate::support::server::{ServerProcess, health_client, ms};
-use crate::table::{Stat, Table};
+use crate::support::observer::{Event, Kind, Observer};
+use crate::support::server::{ServerProcess, health_client, health_request, ms};
+use crate::table::Table;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tonic_health::pb::HealthCheckRequest;
 
 const SEC: Duration = Duration::from_secs(1);
 
@@ -36,14 +35,9 @@ async fn served(
 }
 
 async fn deleted_at(observer: &Observer, mark: usize, key: &str) -> Instant {
-    observer
-        .wait_for("the DELETE", SEC * 10, |events| {
-            let mut events = events[mark..].iter();
-            events
-                .find(|e| e.kind == Kind::Delete && e.key == key)
-                .map(|e| e.at)
-        })
-        .await
+    let is_it = |event: &&Event| event.kind == Kind::Delete && event.key == key;
+    let deleted = |events: &[Event]| events[mark..].iter().find(is_it).map(|event| event.at);
+    observer.wait_for("the DELETE", SEC * 10, deleted).await
 }
 
 async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
@@ -56,14 +50,8 @@ async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
         assert_eq!(server.exit(SEC * 5).await, 0, "{}", server.output());
         exits.push(ms(start, Instant::now()));
     }
-    table.at_most("SIGTERM: DELETE seen", "ms", 20.0, Stat::Each, &deletes);
-    table.at_most(
-        "SIGTERM, settle 0 s: the process has ended",
-        "ms",
-        1000.0,
-        Stat::Each,
-        &exits,
-    );
+    table.each_ms("SIGTERM: DELETE seen", 20.0, &deletes);
+    table.each_ms("SIGTERM, settle 0 s: the process has ended", 1000.0, &exits);
 }
 
 async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
@@ -82,24 +70,18 @@ async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
     let seen = format!("{connected} connects, the first refused after {refused:.0?} ms");
     let holds = refused.is_some_and(|at| at >= 1000.0) && connected > 100;
     let what = "between the DELETE and the end of settle (1 s) no connect is refused";
-    table.holds(what, if holds { Ok(seen) } else { Err(seen) });
+    table.holds(what, holds, &seen);
 }
 
 /// A health watch, a stream without end, and a connection that never sends a byte.
 async fn cling(addr: SocketAddr) -> impl Sized {
     let url = format!("http://{addr}");
     let mut health = health_client(&url).await.unwrap();
-    let watch = HealthCheckRequest {
-        service: String::new(),
-    };
-    let watch = health.watch(watch).await.unwrap().into_inner();
+    let watch = health.watch(health_request("")).await;
+    let watch = watch.unwrap().into_inner();
     let mut greeter = GreeterClient::connect(url).await.unwrap();
-    let hellos = StreamRequest {
-        name: "x".into(),
-        count: 0,
-        interval_ms: 50,
-    };
-    let mut hellos = greeter.stream_hellos(hellos).await.unwrap().into_inner();
+    let hellos = greeter.stream_hellos(hellos(0, 50)).await;
+    let mut hellos = hellos.unwrap().into_inner();
     let last = tokio::spawn(async move {
         loop {
             if let Err(status) = hellos.message().await {
@@ -107,13 +89,8 @@ async fn cling(addr: SocketAddr) -> impl Sized {
             }
         }
     });
-    (
-        health,
-        watch,
-        greeter,
-        last,
-        TcpStream::connect(addr).await.unwrap(),
-    )
+    let silent = TcpStream::connect(addr).await.unwrap();
+    (health, watch, greeter, last, silent)
 }
 
 async fn clinging(table: &Table, etcd: &Etcd) {
@@ -131,7 +108,7 @@ async fn clinging(table: &Table, etcd: &Etcd) {
     }
     let what = "SIGTERM with a health watch, an endless stream and a silent connection: ended \
                 (drain timeout 2 s)";
-    table.at_most(what, "ms", 3000.0, Stat::Each, &exits);
+    table.each_ms(what, 3000.0, &exits);
 }
 
 async fn sigkill(table: &Table, etcd: &Etcd, observer: &Observer) {
@@ -142,5 +119,5 @@ async fn sigkill(table: &Table, etcd: &Etcd, observer: &Observer) {
         server.signal("KILL");
         gone.push(ms(start, deleted_at(observer, mark, &key).await));
     }
-    table.at_most("SIGKILL: key gone", "ms", 5600.0, Stat::Each, &gone);
+    table.each_ms("SIGKILL: key gone", 5600.0, &gone);
 }

@@ -22,6 +22,15 @@ use tonic::{Request, Response, Status};
 /// For the reflection service.
 pub const DESCRIPTOR: &[u8] = include_bytes!("greeter.v1.bin");
 
+/// A call with `count` greetings (0: without end), one every `interval_ms`.
+pub fn hellos(count: u32, interval_ms: u32) -> StreamRequest {
+    StreamRequest {
+        name: "x".to_owned(),
+        count,
+        interval_ms,
+    }
+}
+
 /// Greets, and says who did.
 #[derive(Debug, Clone, Default)]
 pub struct MyGreeter {

@@ -1,8 +1,7 @@
 //! The deployments under `examples/deploy/` name what there is.
 
+use crate::source;
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
 const FILES: [&str; 4] = [
     "Dockerfile",
@@ -12,10 +11,7 @@ const FILES: [&str; 4] = [
 ];
 
 fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("examples")
-        .join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+    source::read(format!("examples/{path}"))
 }
 
 /// The variables of the examples that stand in a text.

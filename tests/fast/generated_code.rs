@@ -3,7 +3,7 @@
 //! Users need no generator, and a change of a `.proto` file cannot be forgotten. `make generate`
 //! writes it anew.
 
-use std::path::Path;
+use crate::source::root;
 
 /// A `.proto` file, where its code is, and what that is called.
 const GENERATED: [(&str, &str, &str); 2] = [
@@ -17,7 +17,7 @@ const GENERATED: [(&str, &str, &str); 2] = [
 
 #[test]
 fn the_checked_in_code_is_what_the_proto_files_say() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     for (proto, directory, package) in GENERATED {
         let out = tempfile::tempdir().unwrap();
         let (code, descriptor) = (format!("{package}.rs"), format!("{package}.bin"));

@@ -58,6 +58,7 @@ mod setup;
 mod shutdown;
 #[cfg(feature = "test-util")]
 mod soak;
+mod source;
 mod structure;
 mod takeover;
 mod words;

@@ -5,10 +5,10 @@ use crate::setup::{
     KEY, SEC, Setup, announce, announced_by, greeter, is_lost, is_paused, is_registered, register,
     status,
 };
+use crate::source;
 use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use tokio::time::sleep;
 use tonic_etcd::Status;
 use tonic_etcd::discovery::Discovery;
@@ -250,11 +250,11 @@ async fn every_metric_of_the_manual_is_emitted_and_no_other() {
 
 #[test]
 fn dashboard_and_alerts_name_no_metric_that_is_not_there() {
-    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy");
+    let deploy = |file: &str| source::read(format!("examples/deploy/{file}"));
     let contract = contract();
     let mut unused: BTreeSet<_> = contract.keys().cloned().collect();
     for file in ["grafana-dashboard.json", "prometheus-alerts.yaml"] {
-        let text = std::fs::read_to_string(deploy.join(file)).unwrap();
+        let text = deploy(file);
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let words = text
             .split(|c| !is_word(c))
@@ -268,13 +268,10 @@ fn dashboard_and_alerts_name_no_metric_that_is_not_there() {
         }
     }
     assert!(unused.is_empty(), "on no dashboard: {unused:?}");
-    let dashboard = std::fs::read_to_string(deploy.join("grafana-dashboard.json")).unwrap();
+    let dashboard = deploy("grafana-dashboard.json");
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
-    assert!(
-        dashboard["panels"]
-            .as_array()
-            .is_some_and(|panels| panels.len() >= 6)
-    );
-    let alerts = std::fs::read_to_string(deploy.join("prometheus-alerts.yaml")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() >= 6, "{panels:?}");
+    let alerts = deploy("prometheus-alerts.yaml");
     assert_eq!(alerts.matches("- alert:").count(), 4);
 }

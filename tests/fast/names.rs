@@ -1,8 +1,7 @@
 //! Names of tests are short sentences, and invariants have the same ids everywhere.
 
+use crate::source::{files, read};
 use std::collections::BTreeSet;
-use std::fs::read_to_string;
-use std::path::{Path, PathBuf};
 
 /// The name of a test has fewer characters.
 const MAX_NAME: usize = 70;
@@ -14,18 +13,12 @@ const CHECKERS: [&str; 3] = [
     "src/registrar/simulation",
 ];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 #[test]
 fn names_of_tests_are_shorter_than_70_characters() {
     let (mut tests, mut long) = (0, vec![]);
-    for file in ["src", "tests", "benches", "examples"]
-        .iter()
-        .flat_map(|part| rust_files(&root().join(part)))
-    {
-        let text = read_to_string(&file).unwrap();
+    let parts = ["src", "tests", "benches", "examples"];
+    for file in parts.iter().flat_map(|part| files(part, &["rs"])) {
+        let text = read(&file);
         let mut lines = text.lines().map(str::trim);
         while let Some(line) = lines.next() {
             if !line.starts_with("#[test]") && !line.starts_with("#[tokio::test") {
@@ -45,7 +38,7 @@ fn names_of_tests_are_shorter_than_70_characters() {
 
 #[test]
 fn the_checkers_use_the_ids_of_the_invariants_in_the_design() {
-    let design = read_to_string(root().join("DESIGN.md")).unwrap();
+    let design = read("DESIGN.md");
     let rows = design.lines().filter_map(|line| line.strip_prefix("| I"));
     let listed: Vec<u32> = rows
         .filter_map(|row| row.split(' ').next()?.parse().ok())
@@ -54,10 +47,10 @@ fn the_checkers_use_the_ids_of_the_invariants_in_the_design() {
         listed.iter().copied().eq(1..=listed.len() as u32) && !listed.is_empty(),
         "not one after the other: {listed:?}"
     );
-    let mut used = ids(&read_to_string(root().join("src/failures.md")).unwrap());
+    let mut used = ids(&read("src/failures.md"));
     for checker in CHECKERS {
-        for file in rust_files(&root().join(checker)) {
-            used.extend(ids(&read_to_string(file).unwrap()));
+        for file in files(checker, &["rs"]) {
+            used.extend(ids(&read(file)));
         }
     }
     // A fleet under load is what shows I11.
@@ -70,16 +63,5 @@ fn ids(text: &str) -> BTreeSet<u32> {
     let words = text.split(|char: char| !char.is_alphanumeric() && char != '_');
     words
         .filter_map(|word| word.strip_prefix('I')?.parse().ok())
-        .collect()
-}
-
-fn rust_files(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(path) else {
-        return vec![path.to_owned()];
-    };
-    let entries = entries.map(|entry| entry.unwrap().path());
-    entries
-        .filter(|path| path.is_dir() || path.extension().is_some_and(|end| end == "rs"))
-        .flat_map(|path| rust_files(&path))
         .collect()
 }

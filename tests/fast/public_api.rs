@@ -6,14 +6,13 @@
 
 mod listing;
 
+use crate::source::root;
 use listing::Listing;
-use std::path::Path;
 
 #[test]
 fn the_public_interface_is_the_one_that_is_checked_in() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = root.join("tests/fast/public_api/listing.txt");
-    let listing = Listing::read(&root.join("src")).to_string();
+    let file = root().join("tests/fast/public_api/listing.txt");
+    let listing = Listing::read(&root().join("src")).to_string();
     assert!(listing.contains("tonic_etcd::Registrar | "), "{listing}");
     if std::env::var_os("UPDATE_GENERATED").is_some() {
         std::fs::write(&file, &listing).unwrap();

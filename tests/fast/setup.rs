@@ -1,7 +1,7 @@
 //! A registrar on a fake etcd, as most tests want it.
 
 use crate::support::fake::{FakeEtcd, Rpc, Stored};
-use crate::support::{eventually, registered_within};
+use crate::support::{eventually, registered_within, status_within};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::time::Duration;
@@ -200,13 +200,7 @@ pub fn is_lost(status: &Status) -> bool {
 
 /// Waits until the status is as `wanted` says.
 pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> bool) -> Status {
-    let mut watch = registration.watch();
-    let wait = async {
-        let waited = watch.wait_for(wanted).await;
-        waited.unwrap_or_else(|| panic!("ended: {}", watch.get()))
-    };
-    let waited = tokio::time::timeout(LONG * 10, wait).await;
-    waited.unwrap_or_else(|_| panic!("last status: {:?}", registration.status()))
+    status_within(LONG * 10, registration, wanted).await
 }
 
 /// Why it has not been registered yet.

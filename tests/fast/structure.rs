@@ -6,14 +6,14 @@
 mod circles;
 mod imports;
 
+use crate::source::root;
 use imports::Sources;
-use std::path::Path;
 
 /// Lines of a file, without its tests.
 const MAX_LINES: usize = 400;
 
 fn sources() -> Sources {
-    Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+    Sources::read(&root().join("src"))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! CONTRIBUTING.md has the glossary. Each word here was a name once, and has a standard one. A word is found alone
 //! and as a part of a name, in file names too.
 
-use std::path::{Path, PathBuf};
+use crate::source;
 
 /// What people read.
 const READ: [&str; 13] = [
@@ -89,21 +89,19 @@ const FOREIGN: [&str; 2] = ["LeaseKeeper", "ENHANCE_YOUR_CALM"];
 
 #[test]
 fn no_word_that_only_this_project_knew_is_left() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = vec![];
-    for part in READ {
-        collect(&root.join(part), &mut files);
-    }
+    let texts = ["rs", "md", "txt", "toml", "proto", "go"];
+    let files = READ.iter().flat_map(|part| source::files(part, &texts));
+    let files: Vec<_> = files
+        .chain([source::root().join("scripts/tools")])
+        .collect();
     assert!(files.len() > 250, "too few files: {}", files.len());
-    let itself = Path::new("tests/fast/words.rs");
     let mut found = vec![];
     for file in files {
-        let name = file.strip_prefix(root).unwrap();
-        if name == itself {
+        let name = file.strip_prefix(source::root()).unwrap();
+        let (name, text) = (name.display().to_string(), source::read(&file));
+        if name == "tests/fast/words.rs" {
             continue;
         }
-        let text = std::fs::read_to_string(&file).unwrap();
-        let name = name.display().to_string();
         // Line 0 is the name of the file.
         for (number, line) in std::iter::once(&*name).chain(text.lines()).enumerate() {
             let words = normalized(line);
@@ -138,22 +136,6 @@ fn has(words: &str, word: &str) -> bool {
     words
         .match_indices(word)
         .any(|(at, _)| words[..at].ends_with('_') && words[at + word.len()..].starts_with('_'))
-}
-
-fn collect(path: &Path, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(path) else {
-        return files.push(path.to_owned());
-    };
-    for entry in entries.map(Result::unwrap) {
-        let is_text = |name: &str| {
-            let end = name.rsplit_once('.').map_or("", |(_, end)| end);
-            matches!(end, "rs" | "md" | "txt" | "toml" | "proto" | "go") || name == "tools"
-        };
-        let is_read = entry.file_name().to_str().is_some_and(is_text);
-        if is_read || (entry.path().is_dir() && entry.file_name() != "target") {
-            collect(&entry.path(), files);
-        }
-    }
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! An etcd that wants to know who asks: users, tokens that expire, and roles that allow little.
 
-use crate::setup::{Greeter, LONG, SEC};
-use crate::support::etcd::{Etcd as EtcdProcess, users};
-use crate::support::eventually;
-use crate::support::ports::free_addr;
+use crate::setup::{Greeter, LONG, SEC, announced_by, is_registered};
+use crate::support::etcd::{Etcd as EtcdProcess, is_since, users, version};
 use crate::support::proxy::Proxy;
 use crate::support::server::ServerProcess;
+use crate::support::{eventually, registered_within, status_within};
 use etcd_client::{
     Client, ConnectOptions, GetOptions, Permission, PutOptions, RoleRevokePermissionOptions, Txn,
     TxnOp,
@@ -14,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Closed, Etcd, Instance, Registrar, Registration, Status};
+use tonic_etcd::{Closed, Etcd, Registrar, Registration, Status};
 
 const ROOT: &str = "the password of root";
 /// Must never be seen anywhere but here.
@@ -90,27 +89,12 @@ async fn seen(etcd: &EtcdProcess, key: &str) -> Option<Seen> {
 
 /// Whether this etcd asks for a token, and for permission, in renewals too (CVE-2026-33413).
 async fn checks_renewals(etcd: &EtcdProcess) -> bool {
-    is_since(etcd, [42, 28, 9]).await
+    is_since(version(&mut root(etcd).await).await, [42, 28, 9])
 }
 
-/// Whether this etcd is as new as these patches of 3.4, 3.5 and 3.6.
-async fn is_since(etcd: &EtcdProcess, patches: [u32; 3]) -> bool {
-    let status = root(etcd).await.status().await.unwrap();
-    let mut version = status
-        .version()
-        // An alpha says so after a dash.
-        .split(['.', '-'])
-        .map(|part| part.parse().unwrap());
-    let mut next = || -> u32 { version.next().unwrap() };
-    let (major, minor, patch) = (next(), next(), next());
-    let since = match (major, minor) {
-        (3, ..=3) => u32::MAX,
-        (3, 4) => patches[0],
-        (3, 5) => patches[1],
-        (3, 6) => patches[2],
-        _ => 0,
-    };
-    patch >= since
+/// Whether this etcd checks what is nested in a transaction too.
+async fn checks_nested(etcd: &EtcdProcess) -> bool {
+    is_since(version(&mut root(etcd).await).await, [42, 28, 11])
 }
 
 /// How often anybody but root has authenticated: `root` does so once for each call.
@@ -147,25 +131,13 @@ async fn update(registration: &Registration, version: &str) {
     registration
         .update(|instance| instance.version(version))
         .unwrap();
-    eventually("the update is written", LONG, || {
-        match registration.status() {
-            Status::Registered(now) if now.revision > before => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    let written = |s: &Status| matches!(s, Status::Registered(now) if now.revision > before);
+    status_within(LONG, registration, written).await;
 }
 
 fn revision(registration: &Registration) -> i64 {
     let status = registration.status();
     status.registered().expect("held").revision
-}
-
-/// A registration without a server.
-fn register(registrar: &Registrar, name: &str) -> Registration {
-    let registration = registrar.register(Instance::new(name)).unwrap();
-    registration.announce(free_addr()).unwrap();
-    registration
 }
 
 /// Waits until a status other than a good one says such a thing.
@@ -223,13 +195,7 @@ async fn an_expired_or_forgotten_token_costs_one_authentication_and_no_gap() {
     etcd.kill().await;
     etcd.start_again();
     etcd.wait_answering().await;
-    eventually("it is connected again", LONG, || {
-        match registration.status() {
-            Status::Registered(_) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    status_within(LONG, &registration, is_registered).await;
     sleep(SEC * 6).await;
     let asked = etcd.calls("Authenticate").await;
     // Etcd may find the token of before in its log. Where renewals ask for a token, every one of
@@ -333,10 +299,10 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
         allow(&mut client, name).await;
         let etcd = Etcd::new([proxy.endpoint()]).user(name, CANARY);
         let registrar = Registrar::builder(etcd).build().unwrap();
-        refused.push((register(&registrar, name), registrar));
+        refused.push((announced_by(&registrar, name), registrar));
     }
     for (registration, _) in &refused {
-        registered_within(LONG, &registration).await;
+        registered_within(LONG, registration).await;
     }
     let forbidden = refused[2].0.status().registered().expect("held").keys[0].clone();
     let before = seen(&etcd, &forbidden).await;
@@ -384,7 +350,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
     let allowed = client.role_grant_permission("forbidden", everything_of("forbidden"));
     allowed.await.unwrap();
     for (registration, _) in &refused {
-        registered_within(SLOW + SEC * 5, &registration).await;
+        registered_within(SLOW + SEC * 5, registration).await;
     }
     // One of them was root's own.
     let asked = count.so_far(1).await;
@@ -403,7 +369,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
 async fn a_role_for_its_own_prefix_is_all_that_a_service_needs() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
-    let registration = register(&registrar, "greeter");
+    let registration = announced_by(&registrar, "greeter");
     let registered = registered_within(LONG, &registration).await;
     let key = &*registered.keys[0];
     update(&registration, "2").await;
@@ -418,10 +384,10 @@ async fn a_role_for_its_own_prefix_is_all_that_a_service_needs() {
 async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
-    let inside = register(&registrar, "greeter");
+    let inside = announced_by(&registrar, "greeter");
     let registered = registered_within(LONG, &inside).await;
     let before = seen(&etcd, &registered.keys[0]).await;
-    let outside = register(&registrar, "other");
+    let outside = announced_by(&registrar, "other");
     let reason = told(&outside, LONG, "permission denied").await;
     assert!(reason.contains(&etcd.endpoint()), "{reason}");
     sleep(SEC * 6).await;
@@ -441,9 +407,9 @@ async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
 async fn a_service_inside_the_role_is_repaired_beside_one_outside() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
-    let inside = register(&registrar, "greeter");
+    let inside = announced_by(&registrar, "greeter");
     let registered = registered_within(LONG, &inside).await;
-    let outside = register(&registrar, "other");
+    let outside = announced_by(&registrar, "other");
     told(&outside, LONG, "permission denied").await;
     heals(&etcd, &registered.keys[0]).await;
 }
@@ -452,8 +418,8 @@ async fn a_service_inside_the_role_is_repaired_beside_one_outside() {
 async fn a_service_inside_the_role_is_registered_beside_one_outside() {
     let etcd = guarded(&[]).await;
     let registrar = registrar(&etcd);
-    let outside = register(&registrar, "other");
-    let inside = register(&registrar, "greeter");
+    let outside = announced_by(&registrar, "other");
+    let inside = announced_by(&registrar, "greeter");
     registered_within(SEC * 5, &inside).await;
     told(&outside, LONG, "permission denied").await;
 }
@@ -490,23 +456,16 @@ async fn a_token_from_before_a_data_loss_is_replaced_before_the_lease_ends() {
     etcd.wipe();
     etcd.start_again();
     etcd.wait_serving().await;
-    let lease = eventually("it is registered anew", LONG, || {
-        match greeter.registration.status() {
-            Status::Registered(now) => Ok(now.lease),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    let anew = status_within(LONG, &greeter.registration, is_registered).await;
+    let lease = anew.registered().unwrap().lease;
     sleep(SEC * 8).await;
     match greeter.registration.status() {
         Status::Registered(now) => assert_eq!(now.lease, lease, "and it stays"),
         other => panic!("{other:?}"),
     }
     let found = etcd.client().await.get(&*key, None).await.unwrap();
-    assert_eq!(
-        found.kvs().first().map(etcd_client::KeyValue::lease),
-        Some(lease)
-    );
+    let found = found.kvs().first().map(etcd_client::KeyValue::lease);
+    assert_eq!(found, Some(lease));
 }
 
 #[tokio::test]
@@ -558,7 +517,7 @@ async fn a_role_that_may_only_write_may_not_ask_what_it_replaces() {
     writer.txn(Txn::new().and_then([put(None)])).await.unwrap();
     let asks = Some(PutOptions::new().with_prev_key());
     let asked = writer.txn(Txn::new().and_then([put(asks)])).await;
-    match is_since(&etcd, [42, 28, 11]).await {
+    match checks_nested(&etcd).await {
         true => assert!(asked.unwrap_err().to_string().contains("permission denied")),
         false => assert!(asked.is_ok(), "{asked:?}"),
     }
@@ -574,24 +533,14 @@ async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
     client.role_grant_permission("writer", write).await.unwrap();
     client.user_add("writer", CANARY, None).await.unwrap();
     client.user_grant_role("writer", "writer").await.unwrap();
-    let registrar = Registrar::builder(Etcd::new([etcd.endpoint()]).user("writer", CANARY))
-        .key("{prefix}/{name}/{addr}")
-        .build()
-        .unwrap();
-    let register = |addr: &str| {
-        let registration = registrar.register(Instance::new("writer")).unwrap();
-        registration.announce(addr.parse().unwrap()).unwrap();
-        registration
-    };
-    let registrations = ["127.0.0.1:9001", "127.0.0.1:9002"].map(register);
-    let keys = [
-        "/services/writer/127.0.0.1:9001",
-        "/services/writer/127.0.0.1:9002",
-    ];
-    let mut before = vec![];
-    for (registration, key) in registrations.iter().zip(keys) {
-        registered_within(LONG, &registration).await;
-        before.push(seen(&etcd, key).await.unwrap());
+    let builder = Registrar::builder(Etcd::new([etcd.endpoint()]).user("writer", CANARY));
+    let registrar = builder.key("{prefix}/{name}/{addr}").build().unwrap();
+    let registrations = [(); 2].map(|()| announced_by(&registrar, "writer"));
+    let (mut keys, mut before) = (vec![], vec![]);
+    for registration in &registrations {
+        let key = registered_within(LONG, registration).await.keys[0].to_string();
+        before.push(seen(&etcd, &key).await.unwrap());
+        keys.push(key);
     }
     let lost = registrations.each_ref().map(|registration| {
         let mut watch = registration.watch();
@@ -602,11 +551,7 @@ async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
     });
     etcd.kill().await;
     let suspect = |status: &Status| matches!(status, Status::Suspect { .. });
-    let mut watch = registrations[0].watch();
-    timeout(LONG, watch.wait_for(suspect))
-        .await
-        .unwrap()
-        .unwrap();
+    status_within(LONG, &registrations[0], suspect).await;
     etcd.start_again();
     etcd.wait_answering().await;
     for (key, before) in keys.iter().zip(&before) {
@@ -623,10 +568,8 @@ async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
     }
     registrations[0].deregister();
     let closed = timeout(LONG, registrations[0].closed()).await.unwrap();
-    // Older ones do not check what is nested in a transaction.
-    let checks_nested = is_since(&etcd, [42, 28, 11]).await;
     let is_left = matches!(closed, Closed::LeftToExpire { .. });
-    assert_eq!(is_left, checks_nested, "{closed:?}");
+    assert_eq!(is_left, checks_nested(&etcd).await, "{closed:?}");
     registrar.shutdown();
     let closed = timeout(LONG, registrations[1].closed()).await.unwrap();
     assert_eq!(closed, Closed::Deregistered);

@@ -1,10 +1,11 @@
 //! A server whose handlers block every thread of its runtime for longer than a TTL.
 
-use crate::setup::{LONG, SEC};
+use crate::setup::{LONG, SEC, announced};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::{Kind, Observer};
+use crate::support::{library_etcd, registered_within};
 use std::time::Duration;
-use tonic_etcd::{Instance, Registrar};
+use tonic_etcd::Registrar;
 
 /// Registers from a runtime with one worker, blocks that for 9 s, and gives what a watcher saw.
 async fn seen_while_blocked(dedicated: bool) -> Vec<Kind> {
@@ -17,23 +18,12 @@ async fn seen_while_blocked(dedicated: bool) -> Vec<Kind> {
         .build()
         .unwrap();
     let registration = runtime.spawn(async move {
-        let registrar =
-            Registrar::builder(crate::setup::etcd([endpoint])).dedicated_thread(dedicated);
-        let registration = registrar
-            .build()
-            .unwrap()
-            .register(Instance::new("greeter"))
-            .unwrap();
-        registration
-            .announce("127.0.0.1:9000".parse().unwrap())
-            .unwrap();
-        registration.registered().await.unwrap();
+        let builder = Registrar::builder(library_etcd([endpoint]));
+        let registration = announced(builder.dedicated_thread(dedicated));
+        registered_within(LONG, &registration).await;
         registration
     });
-    let registration = tokio::time::timeout(LONG, registration)
-        .await
-        .unwrap()
-        .unwrap();
+    let registration = registration.await.unwrap();
     let key = registration.status().registered().unwrap().keys[0].to_string();
     observer.wait_for_key(&key, LONG).await;
     let mark = observer.mark();
@@ -45,10 +35,7 @@ async fn seen_while_blocked(dedicated: bool) -> Vec<Kind> {
     blocked.await.unwrap();
     observer.wait_for_key(&key, LONG).await;
     tokio::time::sleep(SEC).await;
-    let seen = observer.events()[mark..]
-        .iter()
-        .map(|event| event.kind)
-        .collect();
+    let seen = observer.kinds_since(mark);
     registration.deregister();
     observer.wait_for_no_key(&key, LONG).await;
     runtime.shutdown_background();
@@ -59,9 +46,6 @@ async fn seen_while_blocked(dedicated: bool) -> Vec<Kind> {
 async fn a_dedicated_thread_keeps_the_lease_while_every_worker_is_blocked() {
     let (with, without) = tokio::join!(seen_while_blocked(true), seen_while_blocked(false));
     assert_eq!(with, []);
-    assert_eq!(
-        without,
-        [Kind::Delete, Kind::Put],
-        "without it, the lease is lost and regained"
-    );
+    // Without it, the lease is lost and regained.
+    assert_eq!(without, [Kind::Delete, Kind::Put]);
 }

@@ -6,15 +6,15 @@
 
 mod trial;
 
-use crate::setup::{LONG, SEC, etcd};
+use crate::setup::{LONG, SEC, announced, is_lost, is_registered};
 use crate::support::cluster::Cluster;
 use crate::support::observer::Observer;
-use crate::support::ports::free_addr;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::server::ServerProcess;
+use crate::support::{library_etcd, registered_within};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Instance, Registrar, Status};
+use tokio::time::{Instant, sleep};
+use tonic_etcd::Registrar;
 use trial::{Trial, Watched};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -79,9 +79,8 @@ async fn nobody_notices(faults: &[(Victim, Fault)]) {
                 Fault::Stopped => cluster.members[index].stop_signal(),
             }
             sleep(OUTLASTS_THE_TTL).await;
-            trial
-                .end(&format!("round {round}: {victim:?} {fault:?}"))
-                .await;
+            let what = format!("round {round}: {victim:?} {fault:?}");
+            trial.end(&what).await;
             match fault {
                 Fault::Killed => cluster.members[index].start_again(),
                 Fault::Stopped => cluster.members[index].cont_signal(),
@@ -164,24 +163,17 @@ async fn a_quorum_lost_for_longer_than_the_ttl_is_reported_and_keeps_the_key() {
         for index in dead {
             cluster.members[index].kill().await;
         }
-        let told = watched
-            .status(LONG, |status| matches!(status, Status::Lost { .. }))
-            .await;
-        let told = told - killed;
+        let told = watched.status(LONG, is_lost).await - killed;
         // A leader that remains alone renews leases on until it steps down, a second or two later.
-        assert!(
-            told > TTL / 2 && told < TTL + SEC * 4,
-            "told after {told:?}"
-        );
+        let bounds = TTL / 2..TTL + SEC * 4;
+        assert!(bounds.contains(&told), "told after {told:?}");
         watched.health(LONG, false).await;
         sleep(SEC).await;
         for index in dead {
             cluster.members[index].start_again();
         }
         let serving = cluster.members[survivor].wait_serving().await;
-        let back = watched
-            .status(SEC * 5, |status| matches!(status, Status::Registered(_)))
-            .await;
+        let back = watched.status(SEC * 5, is_registered).await;
         watched.health(LONG, true).await;
         let back = back.saturating_duration_since(serving);
         println!("round {round}: quorum lost; told after {told:?}, held again after {back:?}");
@@ -196,19 +188,13 @@ async fn a_quorum_lost_for_longer_than_the_ttl_is_reported_and_keeps_the_key() {
 async fn nobody_notices_that_every_member_is_replaced() {
     let mut cluster = Cluster::start().await;
     let configured = cluster.endpoints();
-    let etcd = etcd(&configured).sync_members(SEC);
-    let registrar = Registrar::builder(etcd).build().unwrap();
-    let registration = registrar.register(Instance::new("greeter")).unwrap();
-    registration.announce(free_addr()).unwrap();
-    let registered = timeout(LONG, registration.registered()).await.unwrap();
-    let key = registered.unwrap().keys[0].to_string();
+    let etcd = library_etcd(&configured).sync_members(SEC);
+    let registration = announced(Registrar::builder(etcd));
+    let registered = registered_within(LONG, &registration).await;
+    let key = registered.keys[0].to_string();
     let before = key_in(&cluster, &key).await;
-    let lost = registration.watch();
-    let lost = tokio::spawn(async move {
-        let mut watch = lost;
-        let is_lost = |status: &Status| matches!(status, Status::Lost { .. });
-        watch.wait_for(is_lost).await
-    });
+    let mut watch = registration.watch();
+    let lost = tokio::spawn(async move { watch.wait_for(is_lost).await });
     for index in 0..3 {
         cluster.replace(index).await;
         sleep(SEC * 2).await;
@@ -242,15 +228,11 @@ async fn a_server_killed_with_the_leader_is_gone_after_an_election_and_a_ttl() {
         let start = Instant::now();
         server.signal("KILL");
         cluster.members[leader].kill().await;
-        timeout(LONG, observer.wait_for_no_key(&key, LONG))
-            .await
-            .unwrap();
+        observer.wait_for_no_key(&key, LONG).await;
         let gone = start.elapsed();
         println!("round {round}: server and leader killed; gone after {gone:?}");
         // What was left of the TTL, an election of one to three rounds, the TTL as extended.
-        assert!(
-            gone > TTL - SEC * 2 && gone < TTL + SEC * 4 + TTL + SEC,
-            "{gone:?}"
-        );
+        let bounds = TTL - SEC * 2..TTL + SEC * 4 + TTL + SEC;
+        assert!(bounds.contains(&gone), "{gone:?}");
     }
 }

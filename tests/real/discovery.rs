@@ -4,9 +4,9 @@ use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{Greeter, LONG, SEC};
 use crate::support::etcd::Etcd as EtcdProcess;
-use crate::support::eventually;
 use crate::support::grpc_proxy::GrpcProxy;
 use crate::support::proxy::{Mode, Proxy};
+use crate::support::{eventually, library_etcd};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -17,7 +17,7 @@ use tonic_etcd::discovery::Discovery;
 const PREFIX: &str = "/services/greeter/";
 
 fn discovery(endpoint: &str) -> Discovery {
-    let builder = Discovery::builder(crate::setup::etcd([endpoint]), "greeter");
+    let builder = Discovery::builder(library_etcd([endpoint]), "greeter");
     builder.build().unwrap()
 }
 
@@ -142,7 +142,7 @@ async fn a_connection_that_went_silent_is_noticed_and_replaced() {
     let etcd = EtcdProcess::start().await;
     let proxy = Proxy::to_port(etcd.client_port()).await;
     let members = [proxy.endpoint(), etcd.endpoint()];
-    let discovery = Discovery::builder(crate::setup::etcd(members), "greeter");
+    let discovery = Discovery::builder(library_etcd(members), "greeter");
     let discovery = discovery.build().unwrap();
     discovery.ready().await;
     proxy.set(Mode::BlackHole);

@@ -1,10 +1,11 @@
 //! `registryctl doctor` on set-ups that are broken in one way each, and on healthy ones.
 
+use crate::certificates::{Authority, Identity, write};
 use crate::setup::Greeter;
 use crate::support::cluster::Cluster;
 use crate::support::etcd::{Etcd, users};
 use crate::support::ports::{closed, free_addr};
-use crate::tls::{Authority, Identity, Secured, write};
+use crate::tls::Secured;
 use etcd_client::{AlarmAction, AlarmType, Client, Permission, PutOptions};
 use std::net::SocketAddr;
 use std::process::Output;
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 
@@ -69,15 +71,18 @@ impl Diagnosis {
 
 /// A server with a health service only.
 async fn serve(status: [ServingStatus; 2]) -> (SocketAddr, AbortOnDropHandle<()>) {
-    let listener = TcpListener::bind(free_addr()).await.unwrap();
-    let addr = listener.local_addr().unwrap();
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status("", status[0]).await;
     let own = tonic_etcd::HEALTH_NAME;
     reporter.set_service_status(own, status[1]).await;
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let server = Server::builder().add_service(service);
-    let served = tokio::spawn(async { server.serve_with_incoming(incoming).await.unwrap() });
+    serve_router(Server::builder().add_service(service)).await
+}
+
+async fn serve_router(router: Router) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind(free_addr()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let incoming = TcpIncoming::from(listener);
+    let served = tokio::spawn(async { router.serve_with_incoming(incoming).await.unwrap() });
     (addr, AbortOnDropHandle::new(served))
 }
 
@@ -86,18 +91,12 @@ async fn serve_secured(
     identity: &Identity,
     clients: Option<&Authority>,
 ) -> (SocketAddr, AbortOnDropHandle<()>) {
-    let listener = TcpListener::bind(free_addr()).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let pem = tonic::transport::Identity::from_pem(&identity.certificate, &identity.key);
-    let mut tls = ServerTlsConfig::new().identity(pem);
+    let mut tls = ServerTlsConfig::new().identity(identity.for_tonic());
     if let Some(clients) = clients {
         tls = tls.client_ca_root(Certificate::from_pem(&clients.pem));
     }
     let mut server = Server::builder().tls_config(tls).unwrap();
-    let server = server.add_service(tonic_health::server::health_reporter().1);
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let served = tokio::spawn(async { server.serve_with_incoming(incoming).await.unwrap() });
-    (addr, AbortOnDropHandle::new(served))
+    serve_router(server.add_service(tonic_health::server::health_reporter().1)).await
 }
 
 /// A server that answers whatever comes first with these bytes, and closes.

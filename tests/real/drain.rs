@@ -1,27 +1,29 @@
 //! How a server ends: in order, and in time, whoever holds on to it.
 
+use crate::greeter::hellos;
 use crate::greeter::pb::{HelloRequest, StreamRequest};
-use crate::setup::{Greeter, LONG, SEC};
+use crate::setup::{Greeter, LONG, SEC, ended};
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
-use crate::support::server::health_client;
+use crate::support::server::{health_client, health_request};
 #[cfg(feature = "discovery")]
 use prost::Message as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 use tonic_etcd::Closed;
-use tonic_health::pb::HealthCheckRequest;
 
-fn endless() -> StreamRequest {
-    StreamRequest {
-        name: "x".into(),
-        count: 0,
-        interval_ms: 20,
-    }
+async fn in_flight(greeter: &Greeter, wanted: usize) {
+    eventually("requests in flight", LONG, || {
+        match greeter.registration.in_flight() {
+            count if count == wanted => Ok(()),
+            count => Err(format!("{count}, not {wanted}")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -39,82 +41,53 @@ async fn the_key_goes_first_and_the_port_stays_open_until_the_delay_is_over() {
         client.say_hello(HelloRequest::default()).await.unwrap();
         calls += 1;
     }
-    assert!(
-        calls > 10,
-        "{calls} new connections were served after the key was gone"
-    );
+    assert!(calls > 10, "{calls} connections after the key was gone");
     assert_eq!(greeter.ended().await, Closed::Deregistered);
     assert!(gone.elapsed() >= SEC, "{:?}", gone.elapsed());
-    assert!(
-        TcpStream::connect(addr).await.is_err(),
-        "the port is closed"
-    );
+    let refused = TcpStream::connect(addr).await;
+    refused.expect_err("the port is closed");
 }
 
 #[tokio::test]
 async fn an_open_health_watch_does_not_hold_it_up() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        builder.deregistration_delay(Duration::ZERO)
-    })
-    .await;
-    let mut health = health_client(&format!("http://{}", greeter.addr))
-        .await
-        .unwrap();
+    let greeter = Greeter::start_quick(&etcd).await;
+    let mut health = health_client(&greeter.url()).await.unwrap();
     let mut watches = vec![];
     for name in ["", tonic_etcd::HEALTH_NAME] {
-        let name = HealthCheckRequest {
-            service: name.to_owned(),
-        };
-        watches.push(health.watch(name).await.unwrap().into_inner());
+        let watch = health.watch(health_request(name)).await;
+        watches.push(watch.unwrap().into_inner());
     }
+    ends_early(greeter).await;
+}
+
+/// It stops in a fraction of the drain timeout.
+async fn ends_early(greeter: Greeter) {
     let start = Instant::now();
     greeter.shutdown.cancel();
     greeter.ended().await;
-    assert!(
-        start.elapsed() < SEC * 5,
-        "far below the drain timeout: {:?}",
-        start.elapsed()
-    );
+    let took = start.elapsed();
+    assert!(took < SEC * 5, "far below the drain timeout: {took:?}");
 }
 
 #[tokio::test]
 async fn a_connection_that_never_sent_a_byte_is_closed_when_the_drain_begins() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        builder.deregistration_delay(Duration::ZERO)
-    })
-    .await;
+    let greeter = Greeter::start_quick(&etcd).await;
     let mut silent = TcpStream::connect(greeter.addr).await.unwrap();
-    greeter
-        .client()
-        .await
-        .say_hello(HelloRequest::default())
-        .await
-        .unwrap();
-    let start = Instant::now();
-    greeter.shutdown.cancel();
-    greeter.ended().await;
-    assert!(
-        start.elapsed() < SEC * 5,
-        "far below the drain timeout: {:?}",
-        start.elapsed()
-    );
+    let hello = HelloRequest::default();
+    greeter.client().await.say_hello(hello).await.unwrap();
+    ends_early(greeter).await;
     // tonic has sent its settings, and then the end.
     let mut rest = vec![];
-    tokio::time::timeout(LONG, silent.read_to_end(&mut rest))
-        .await
-        .unwrap()
-        .unwrap();
+    let end = timeout(LONG, silent.read_to_end(&mut rest)).await;
+    end.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn an_idle_client_that_answers_no_ping_is_closed_early_in_the_drain() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        builder.deregistration_delay(Duration::ZERO)
-    })
-    .await;
+    let greeter = Greeter::start_quick(&etcd).await;
     let mut silent = TcpStream::connect(greeter.addr).await.unwrap();
     // The preface of HTTP/2 and empty settings, and then nothing any more.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -125,10 +98,7 @@ async fn an_idle_client_that_answers_no_ping_is_closed_early_in_the_drain() {
     greeter.shutdown.cancel();
     greeter.ended().await;
     let took = start.elapsed();
-    assert!(
-        took >= SEC,
-        "time for an answer that is on its way: {took:?}"
-    );
+    assert!(took >= SEC, "time for an answer on its way: {took:?}");
     assert!(took < SEC * 10, "far below the drain timeout: {took:?}");
 }
 
@@ -136,10 +106,7 @@ async fn an_idle_client_that_answers_no_ping_is_closed_early_in_the_drain() {
 #[tokio::test]
 async fn an_answer_on_its_way_to_a_slow_client_is_not_cut() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        builder.deregistration_delay(Duration::ZERO)
-    })
-    .await;
+    let greeter = Greeter::start_quick(&etcd).await;
     let tcp = TcpStream::connect(greeter.addr).await.unwrap();
     let (mut client, connection) = h2::client::handshake(tcp).await.unwrap();
     tokio::spawn(connection);
@@ -158,15 +125,8 @@ async fn an_answer_on_its_way_to_a_slow_client_is_not_cut() {
     framed.extend(message);
     upload.send_data(framed.into(), true).unwrap();
     let mut body = response.await.unwrap().into_body();
-    eventually(
-        "the answer is done for the server",
-        LONG,
-        || match greeter.registration.in_flight() {
-            0 => Ok(()),
-            other => Err(format!("{other} in flight")),
-        },
-    )
-    .await;
+    // The answer is done for the server.
+    in_flight(&greeter, 0).await;
     let start = Instant::now();
     greeter.shutdown.cancel();
     let mut received = 0;
@@ -186,17 +146,13 @@ async fn an_answer_on_its_way_to_a_slow_client_is_not_cut() {
 #[tokio::test]
 async fn a_stream_that_ends_in_time_is_not_cut() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        builder.deregistration_delay(Duration::ZERO)
-    })
-    .await;
+    let greeter = Greeter::start_quick(&etcd).await;
     let mut client = greeter.client().await;
-    let request = StreamRequest {
-        name: "x".into(),
-        count: 50,
-        interval_ms: 20,
-    };
-    let mut hellos = client.stream_hellos(request).await.unwrap().into_inner();
+    let mut hellos = client
+        .stream_hellos(hellos(50, 20))
+        .await
+        .unwrap()
+        .into_inner();
     hellos.message().await.unwrap().unwrap();
     assert_eq!(greeter.registration.in_flight(), 1);
     greeter.shutdown.cancel();
@@ -214,10 +170,7 @@ async fn a_stream_that_ends_in_time_is_not_cut() {
 async fn whoever_spawns_a_server_need_not_hold_the_handle() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        builder.deregistration_delay(Duration::ZERO)
-    })
-    .await;
+    let greeter = Greeter::start_quick(&etcd).await;
     let key = greeter.key();
     let mut client = greeter.client().await;
     let Greeter {
@@ -229,12 +182,11 @@ async fn whoever_spawns_a_server_need_not_hold_the_handle() {
     drop(registration);
     tokio::time::sleep(SEC).await;
     assert!(observer.keys().contains_key(&key), "the listener holds it");
-    let request = StreamRequest {
-        name: "x".into(),
-        count: 50,
-        interval_ms: 20,
-    };
-    let mut hellos = client.stream_hellos(request).await.unwrap().into_inner();
+    let mut hellos = client
+        .stream_hellos(hellos(50, 20))
+        .await
+        .unwrap()
+        .into_inner();
     shutdown.cancel();
     let mut count = 0;
     while hellos.message().await.unwrap().is_some() {
@@ -242,25 +194,23 @@ async fn whoever_spawns_a_server_need_not_hold_the_handle() {
     }
     assert_eq!(count, 50, "and the drain is not skipped when it goes");
     drop(client);
-    let closed = tokio::time::timeout(LONG, served)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
-    assert_eq!(closed, Closed::Deregistered);
+    assert_eq!(ended(served).await, Closed::Deregistered);
 }
 
 #[tokio::test]
 async fn what_outlives_the_drain_timeout_ends_with_unavailable() {
     let etcd = Etcd::start().await;
-    let configure = |builder: tonic_etcd::RegistrarBuilder| {
-        builder
-            .deregistration_delay(Duration::ZERO)
-            .drain_timeout(SEC)
-    };
-    let greeter = Greeter::start(&etcd, configure).await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        let builder = builder.deregistration_delay(Duration::ZERO);
+        builder.drain_timeout(SEC)
+    });
+    let greeter = greeter.await;
     let mut client = greeter.client().await;
-    let mut hellos = client.stream_hellos(endless()).await.unwrap().into_inner();
+    let mut hellos = client
+        .stream_hellos(hellos(0, 20))
+        .await
+        .unwrap()
+        .into_inner();
     hellos.message().await.unwrap().unwrap();
     let start = Instant::now();
     greeter.shutdown.cancel();
@@ -283,7 +233,7 @@ async fn a_second_token_skips_the_drain() {
     let greeter = Greeter::start(&etcd, |builder| builder.deregistration_delay(SEC * 30)).await;
     let key = greeter.key();
     let mut client = greeter.client().await;
-    let _hellos = client.stream_hellos(endless()).await.unwrap();
+    let _hellos = client.stream_hellos(hellos(0, 20)).await.unwrap();
     let start = Instant::now();
     greeter.shutdown.cancel();
     observer.wait_for_no_key(&key, LONG).await;
@@ -295,27 +245,19 @@ async fn a_second_token_skips_the_drain() {
 #[tokio::test]
 async fn a_peer_that_does_not_read_cannot_hold_it_up_beyond_the_drain_timeout() {
     let etcd = Etcd::start().await;
-    let configure = |builder: tonic_etcd::RegistrarBuilder| {
-        builder
-            .deregistration_delay(Duration::ZERO)
-            .drain_timeout(SEC)
-    };
-    let greeter = Greeter::start(&etcd, configure).await;
+    let greeter = Greeter::start(&etcd, |builder| {
+        let builder = builder.deregistration_delay(Duration::ZERO);
+        builder.drain_timeout(SEC)
+    });
+    let greeter = greeter.await;
     let mut client = greeter.client().await;
     let request = StreamRequest {
         name: "x".repeat(1 << 16),
-        count: 0,
-        interval_ms: 1,
+        ..hellos(0, 1)
     };
     // Opened and never read: windows and buffers fill up.
     let hellos = client.stream_hellos(request).await.unwrap();
-    eventually("the stream is in flight", LONG, || {
-        match greeter.registration.in_flight() {
-            1 => Ok(()),
-            other => Err(format!("{other} in flight")),
-        }
-    })
-    .await;
+    in_flight(&greeter, 1).await;
     tokio::time::sleep(SEC).await;
     let start = Instant::now();
     greeter.shutdown.cancel();
@@ -327,10 +269,7 @@ async fn a_peer_that_does_not_read_cannot_hold_it_up_beyond_the_drain_timeout() 
 #[tokio::test]
 async fn a_stop_while_etcd_is_down_still_drains_and_says_what_is_left() {
     let mut etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        builder.deregistration_delay(Duration::ZERO)
-    })
-    .await;
+    let greeter = Greeter::start_quick(&etcd).await;
     etcd.kill().await;
     let start = Instant::now();
     greeter.shutdown.cancel();

@@ -13,7 +13,7 @@ use etcd_client::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::support::etcd::Etcd;
+use crate::support::etcd::{Etcd, is_since, version};
 use crate::support::fake::FakeEtcd;
 
 /// What was said, one answer a line.
@@ -484,7 +484,7 @@ async fn tokens_are_refused_alike() {
     let mut real = Transcript::default();
     let etcd = Etcd::start_with(&[]).await;
     let mut admin = etcd.client().await;
-    let version = admin.status().await.expect("a status");
+    let version = version(&mut admin).await;
     admin.user_add("root", "old", None).await.expect("a user");
     admin.user_grant_role("root", "root").await.expect("a role");
     admin.auth_enable().await.expect("auth");
@@ -499,7 +499,8 @@ async fn tokens_are_refused_alike() {
 
     let mut fake = Transcript::default();
     let etcd = FakeEtcd::new();
-    if leases_take_any_token(version.version()) {
+    // Before the fixes of CVE-2026-33413, renewals did not look at the token.
+    if !is_since(version, [42, 28, 9]) {
         etcd.lenient_leases();
     }
     etcd.user("root", "old");
@@ -510,24 +511,6 @@ async fn tokens_are_refused_alike() {
     refused(stale, etcd.client().await, &mut fake).await;
     compare(&real, &fake);
     real.has("get: Unauthenticated: etcdserver: invalid auth token");
-}
-
-/// Before the fixes of CVE-2026-33413, renewals did not look at the token.
-fn leases_take_any_token(version: &str) -> bool {
-    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-    let mut next = || parts.next().unwrap_or(0);
-    match (next(), next(), next()) {
-        (3, 4, patch) => patch < 42,
-        (3, 5, patch) => patch < 28,
-        (3, 6, patch) => patch < 9,
-        newer => newer < (3, 4, 0),
-    }
-}
-
-fn keys_only_carries_leases(version: &str) -> bool {
-    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-    let mut next = || parts.next().unwrap_or(0);
-    (next(), next()) < (3, 7)
 }
 
 async fn refused(mut stale: Client, mut without: Client, said: &mut Transcript) {
@@ -567,9 +550,10 @@ async fn both(ask: impl AsyncFn(Client, &mut Transcript)) -> Transcript {
     let mut real = Transcript::default();
     ask(etcd.client().await, &mut real).await;
 
-    let version = etcd.client().await.status().await.expect("a status");
+    let version = version(&mut etcd.client().await).await;
     let etcd = FakeEtcd::new();
-    if keys_only_carries_leases(version.version()) {
+    // Up to then, ranges with `keys_only` carry leases.
+    if version < [3, 7, 0] {
         etcd.like_3_6();
     }
     let mut fake = Transcript::default();

@@ -5,6 +5,7 @@ use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
 use crate::support::grpc_proxy::GrpcProxy;
 use crate::support::ports::free_addr;
+use crate::support::registered_within;
 use etcd_client::Client;
 use tokio::time::{sleep, timeout};
 use tonic_etcd::{Instance, Registrar, Registration, Status};
@@ -13,8 +14,7 @@ async fn register(registrar: &Registrar, name: &str) -> Registration {
     let registration = registrar.register(Instance::new(name).value("ours"));
     let registration = registration.unwrap();
     registration.announce(free_addr()).unwrap();
-    let registered = timeout(LONG, registration.registered()).await;
-    registered.expect("not registered in time").unwrap();
+    registered_within(LONG, &registration).await;
     registration
 }
 

@@ -1,11 +1,12 @@
 //! `registryctl describe`, `pause` and `resume` on the `server` example.
 
+use crate::certificates::{Authority, write};
 use crate::setup::LONG;
 use crate::support::etcd::{Etcd, users};
 use crate::support::observer::Observer;
 use crate::support::ports::free_addr;
 use crate::support::server::ServerProcess;
-use crate::tls::{Authority, write};
+use crate::support::{library_etcd, registered_within};
 use std::process::Output;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -126,30 +127,25 @@ async fn a_server_with_tls_is_described_paused_and_resumed() {
     let etcd = Etcd::start().await;
     let authority = Authority::new("one");
     let identity = authority.sign("127.0.0.1");
-    let pem = tonic::transport::Identity::from_pem(&identity.certificate, &identity.key);
-    let mut client = tonic_etcd::Etcd::new([etcd.endpoint()]);
-    if let Some((name, password)) = users::of_servers() {
-        client = client.user(name, password);
-    }
-    let registrar = Registrar::builder(client).build().unwrap();
+    let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
+    let registrar = registrar.build().unwrap();
     let registration = registrar.register(Instance::new("greeter")).unwrap();
     let introspection = Introspection::new().registrar(&registrar);
     let incoming = registration.bind(free_addr()).unwrap();
     let serving = Server::builder()
-        .tls_config(ServerTlsConfig::new().identity(pem))
+        .tls_config(ServerTlsConfig::new().identity(identity.for_tonic()))
         .unwrap()
         .layer(registration.layer())
         .add_service(registration.health_service())
         .add_service(introspection.remote_control(true).service())
         .serve_registered_with_incoming(incoming);
     let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
-    let registered = timeout(LONG, registration.registered()).await.unwrap();
-    let key = registered.unwrap().keys[0].to_string();
+    let registered = registered_within(LONG, &registration).await;
+    let key = registered.keys[0].to_string();
 
     let files = tempfile::tempdir().unwrap();
-    let ca = write(files.path(), "ca", &authority.pem)
-        .display()
-        .to_string();
+    let ca = write(files.path(), "ca", &authority.pem);
+    let ca = ca.display().to_string();
     let trusts = ["--server-ca-file", &*ca];
     let (code, text) = registryctl(&etcd, &["describe", "greeter"]).await;
     assert_eq!(code, 0, "{text}");
@@ -170,6 +166,6 @@ async fn a_server_with_tls_is_described_paused_and_resumed() {
     let resume = [&["resume", address.unwrap()][..], &trusts].concat();
     let (code, text) = registryctl(&etcd, &resume).await;
     assert_eq!(code, 0, "{text}");
-    let back = timeout(LONG, registration.registered()).await.unwrap();
-    assert_eq!(back.unwrap().keys[0].to_string(), key);
+    let back = registered_within(LONG, &registration).await;
+    assert_eq!(*back.keys[0], *key);
 }

@@ -4,30 +4,19 @@ use crate::greeter::MyGreeter;
 use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::greeter::pb::greeter_server::GreeterServer;
-use crate::setup::LONG;
+use crate::setup::{LONG, ended, register};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::ports::{free, free_addr};
+use crate::support::registered_within;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixListener};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::server::{Incoming, Listener};
-use tonic_etcd::{
-    Closed, Instance, RegisterError, Registrar, Registration, ServeError, ServeRegistered,
-};
-
-fn register(etcd: &EtcdProcess) -> (Registration, CancellationToken) {
-    let token = CancellationToken::new();
-    let registrar = Registrar::builder(crate::setup::etcd([etcd.endpoint()]))
-        .deregistration_delay(Duration::ZERO)
-        .shutdown_token(token.clone());
-    let registrar = registrar.build().unwrap();
-    (registrar.register(Instance::new("greeter")).unwrap(), token)
-}
+use tonic_etcd::{Closed, Instance, RegisterError, Registration, ServeError, ServeRegistered};
 
 async fn serve<L: Listener>(
     incoming: Incoming<L>,
@@ -40,9 +29,16 @@ async fn serve<L: Listener>(
         .await
 }
 
+/// The address of a listener that there is not.
+fn not_listened(error: &RegisterError) -> Option<SocketAddr> {
+    match error {
+        RegisterError::Listen { addr, .. } => Some(*addr),
+        _ => None,
+    }
+}
+
 async fn key(registration: &Registration) -> String {
-    let registered = timeout(LONG, registration.registered()).await;
-    registered.unwrap().unwrap().keys[0].to_string()
+    registered_within(LONG, registration).await.keys[0].to_string()
 }
 
 async fn hello(addr: SocketAddr) {
@@ -55,7 +51,7 @@ async fn hello(addr: SocketAddr) {
 async fn two_addresses_of_one_server_are_served_and_leave_together() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let (registration, token) = register(&etcd);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let addrs = [free_addr(), free_addr()];
     let incoming = registration.bind_all(addrs).unwrap();
     assert_eq!(incoming.local_addrs(), addrs);
@@ -68,7 +64,7 @@ async fn two_addresses_of_one_server_are_served_and_leave_together() {
         hello(addr).await;
     }
     token.cancel();
-    timeout(LONG, served).await.unwrap().unwrap().unwrap();
+    ended(served).await;
     for addr in addrs {
         assert!(TcpStream::connect(addr).await.is_err(), "{addr} is closed");
     }
@@ -77,7 +73,7 @@ async fn two_addresses_of_one_server_are_served_and_leave_together() {
 #[tokio::test]
 async fn ipv4_and_ipv6_share_a_port_whatever_the_system_does_by_default() {
     let etcd = EtcdProcess::start().await;
-    let (registration, token) = register(&etcd);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let port = free();
     let addrs: [SocketAddr; 2] = [
         (Ipv4Addr::UNSPECIFIED, port).into(),
@@ -87,7 +83,7 @@ async fn ipv4_and_ipv6_share_a_port_whatever_the_system_does_by_default() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         // A machine without IPv6: that is what the caller is told.
         let error = incoming.unwrap_err();
-        assert!(matches!(error, RegisterError::Listen { addr, .. } if addr == addrs[1]));
+        assert_eq!(not_listened(&error), Some(addrs[1]));
         return;
     }
     let served = tokio::spawn(serve(incoming.unwrap(), registration.clone()));
@@ -95,29 +91,23 @@ async fn ipv4_and_ipv6_share_a_port_whatever_the_system_does_by_default() {
     hello((Ipv4Addr::LOCALHOST, port).into()).await;
     hello((Ipv6Addr::LOCALHOST, port).into()).await;
     token.cancel();
-    timeout(LONG, served).await.unwrap().unwrap().unwrap();
+    ended(served).await;
 }
 
 #[tokio::test]
 async fn listeners_that_cannot_be_used_are_errors_and_nothing_is_written() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/").await;
-    let (registration, token) = register(&etcd);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let taken = TcpListener::bind(free_addr()).unwrap();
     let (first, second) = (free_addr(), taken.local_addr().unwrap());
     let error = registration.bind_all([first, second]).unwrap_err();
-    assert!(
-        matches!(error, RegisterError::Listen { addr, .. } if addr == second),
-        "{error:?}"
-    );
+    assert_eq!(not_listened(&error), Some(second), "{error:?}");
     drop(TcpListener::bind(first).expect("the first is not bound any more"));
     // 2001:db8::/32 is for documentation: no machine has an address of it.
     let nowhere = "[2001:db8::1]:9000".parse().unwrap();
     let error = registration.bind_all([first, nowhere]).unwrap_err();
-    assert!(
-        matches!(error, RegisterError::Listen { addr, .. } if addr == nowhere),
-        "{error:?}"
-    );
+    assert_eq!(not_listened(&error), Some(nowhere), "{error:?}");
     let error = registration.bind_all([]).unwrap_err();
     assert!(matches!(error, RegisterError::NoListener), "{error:?}");
     let dir = tempfile::tempdir().unwrap();
@@ -132,14 +122,14 @@ async fn listeners_that_cannot_be_used_are_errors_and_nothing_is_written() {
     let served = tokio::spawn(serve(incoming, registration.clone()));
     key(&registration).await;
     token.cancel();
-    timeout(LONG, served).await.unwrap().unwrap().unwrap();
+    ended(served).await;
 }
 
 #[tokio::test]
 async fn two_servers_appear_when_both_accept_and_leave_when_one_closes() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let (registration, _token) = register(&etcd);
+    let (registration, _token) = register(&etcd, Instance::new("greeter"));
     let first = registration.bind(free_addr()).unwrap();
     let second = registration.bind(free_addr()).unwrap();
     let second_addr = second.local_addr();
@@ -156,13 +146,13 @@ async fn two_servers_appear_when_both_accept_and_leave_when_one_closes() {
     assert!(value.contains(&advertised), "{value}");
     second.abort();
     observer.wait_for_no_key(&key, LONG).await;
-    timeout(LONG, first).await.unwrap().unwrap().unwrap();
+    ended(first).await;
 }
 
 #[tokio::test]
 async fn an_inherited_listener_that_blocks_is_served() {
     let etcd = EtcdProcess::start().await;
-    let (registration, token) = register(&etcd);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let listener = TcpListener::bind(free_addr()).unwrap();
     listener.set_nonblocking(false).unwrap();
     let addr = listener.local_addr().unwrap();
@@ -171,13 +161,13 @@ async fn an_inherited_listener_that_blocks_is_served() {
     key(&registration).await;
     hello(addr).await;
     token.cancel();
-    timeout(LONG, served).await.unwrap().unwrap().unwrap();
+    ended(served).await;
 }
 
 #[tokio::test]
 async fn a_listener_outside_of_a_runtime_is_an_error_and_not_a_panic() {
     let etcd = EtcdProcess::start().await;
-    let (registration, _token) = register(&etcd);
+    let (registration, _token) = register(&etcd, Instance::new("greeter"));
     let outside = std::thread::spawn(move || registration.bind(free_addr()).map(drop));
     let error = outside.join().unwrap().unwrap_err();
     assert!(matches!(error, RegisterError::NoRuntime), "{error:?}");
@@ -188,7 +178,7 @@ async fn a_listener_outside_of_a_runtime_is_an_error_and_not_a_panic() {
 async fn accept_takes_in_the_backlog_then_stays_pending_and_is_cancel_safe() {
     use axum::serve::Listener as _;
     let etcd = EtcdProcess::start().await;
-    let (registration, token) = register(&etcd);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let mut incoming = registration.bind(free_addr()).unwrap();
     let addr = incoming.local_addr();
     let short = Duration::from_millis(50);
@@ -206,10 +196,8 @@ async fn accept_takes_in_the_backlog_then_stays_pending_and_is_cancel_safe() {
         assert_eq!(peer, client.local_addr().unwrap());
     }
     assert!(timeout(short, incoming.accept()).await.is_err());
-    assert!(
-        TcpStream::connect(addr).await.is_err(),
-        "the port is closed"
-    );
+    let refused = TcpStream::connect(addr).await;
+    refused.expect_err("the port is closed");
     timeout(LONG, registration.drain_signal()).await.unwrap();
     assert!(incoming.next().await.is_none());
 }
@@ -223,7 +211,7 @@ async fn a_request_of_axum_shorter_than_the_preface_is_not_cut() {
     use std::future::IntoFuture as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let etcd = EtcdProcess::start().await;
-    let (registration, token) = register(&etcd);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let incoming = registration.bind(free_addr()).unwrap();
     let addr = incoming.local_addr();
     let slow = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| {
@@ -250,5 +238,5 @@ async fn a_request_of_axum_shorter_than_the_preface_is_not_cut() {
     assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer:?}");
     let peer = client.local_addr().unwrap().to_string();
     assert!(answer.ends_with(&peer), "{answer:?}");
-    timeout(LONG, served).await.unwrap().unwrap().unwrap();
+    ended(served).await;
 }

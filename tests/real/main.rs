@@ -19,6 +19,7 @@ mod support;
 mod access;
 mod bad_input;
 mod blocked;
+mod certificates;
 mod cluster;
 #[cfg(feature = "discovery")]
 mod discovery;

@@ -1,16 +1,15 @@
 //! Endpoints given by name: several addresses, dead ones among them, and addresses that change.
 
-use crate::setup::{LONG, SEC};
+use crate::setup::{LONG, SEC, announced};
 use crate::support::black_hole::BlackHole;
 use crate::support::etcd::Etcd as EtcdProcess;
-use crate::support::eventually;
 use crate::support::observer::Observer;
-use crate::support::ports;
 use crate::support::proxy::{Mode, Proxy};
+use crate::support::{eventually, library_etcd, ports, registered_within};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Etcd, Instance, Registrar, Registration};
+use tokio::time::{Instant, sleep};
+use tonic_etcd::{Etcd, Registrar};
 
 const NAME: &str = "http://etcd.example:2379";
 
@@ -25,18 +24,11 @@ impl Zone {
 
     fn etcd(&self) -> Etcd {
         let zone = self.clone();
-        crate::setup::etcd([NAME]).resolver(move |host, port| {
+        library_etcd([NAME]).resolver(move |host, port| {
             assert_eq!((&*host, port), ("etcd.example", 2379));
             std::future::ready(Ok(zone.0.lock().unwrap().clone()))
         })
     }
-}
-
-fn register(etcd: Etcd) -> Registration {
-    let registrar = Registrar::builder(etcd).build().unwrap();
-    let registration = registrar.register(Instance::new("greeter")).unwrap();
-    registration.announce(ports::free_addr()).unwrap();
-    registration
 }
 
 fn addr(proxy: &Proxy) -> SocketAddr {
@@ -64,15 +56,11 @@ async fn dead_addresses_of_a_name_are_left_for_one_that_works() {
         // The choice of the first address is random.
         for _ in 0..3 {
             let start = Instant::now();
-            let registration = register(zone.etcd());
-            let registered = timeout(LONG, registration.registered()).await;
-            registered.expect("registered").unwrap();
+            let registration = announced(Registrar::builder(zone.etcd()));
+            registered_within(LONG, &registration).await;
             let attempts = SEC.mul_f64(0.6) * u32::try_from(addrs.len()).unwrap();
-            assert!(
-                start.elapsed() < attempts + SEC,
-                "{addrs:?}: {:?}",
-                start.elapsed()
-            );
+            let took = start.elapsed();
+            assert!(took < attempts + SEC, "{addrs:?}: {took:?}");
         }
     }
 }
@@ -87,7 +75,7 @@ async fn a_name_that_moves_is_looked_up_again_and_nothing_is_missed() {
     );
     let zone = Zone::default();
     zone.set([addr(&old)]);
-    let registration = register(zone.etcd());
+    let registration = announced(Registrar::builder(zone.etcd()));
     let registered = registration.registered().await.unwrap();
     observer.wait_for_key(&registered.keys[0], LONG).await;
     let mark = observer.mark();

@@ -1,24 +1,12 @@
 //! A real etcd that dies, hangs, forgets, or cannot be reached.
 
-use crate::setup::{Greeter, LONG, SEC};
+use crate::setup::{Greeter, LONG, SEC, is_lost};
 use crate::support::etcd::Etcd;
-use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::server::{ServerProcess, health_client};
+use crate::support::server::{ServerProcess, health_client, health_request};
+use crate::support::{eventually, registered_within, status_within};
 use tokio::time::sleep;
-use tonic_etcd::Status;
-use tonic_health::pb::HealthCheckRequest;
-
-async fn lost(greeter: &Greeter) {
-    eventually("it knows that it is lost", LONG, || {
-        match greeter.registration.status() {
-            Status::Lost { .. } => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn etcd_killed_and_back_with_its_data_shows_watchers_nothing() {
@@ -58,11 +46,8 @@ async fn etcd_back_without_its_data_has_the_key_again_under_a_fresh_lease() {
         if let Some(kv) = found.kvs().first() {
             break kv.lease();
         }
-        assert!(
-            serving.elapsed() < SEC * 5,
-            "{:?}",
-            greeter.registration.status()
-        );
+        let status = greeter.registration.status();
+        assert!(serving.elapsed() < SEC * 5, "{status:?}");
     };
     assert_ne!(lease, before.lease);
     sleep(SEC * 7).await;
@@ -103,15 +88,13 @@ async fn an_etcd_that_was_stopped_for_longer_than_the_ttl_has_it_again() {
     let greeter = Greeter::start(&etcd, |builder| builder).await;
     let key = greeter.key();
     etcd.stop_signal();
-    lost(&greeter).await;
+    status_within(LONG, &greeter.registration, is_lost).await;
     sleep(SEC * 3).await;
     etcd.cont_signal();
     registered_within(SEC * 5, &greeter.registration).await;
     sleep(SEC * 7).await;
-    assert_eq!(
-        etcd.client().await.get(&*key, None).await.unwrap().count(),
-        1
-    );
+    let found = etcd.client().await.get(&*key, None).await.unwrap();
+    assert_eq!(found.count(), 1);
 }
 
 #[tokio::test]
@@ -154,21 +137,11 @@ async fn a_server_that_is_there_before_etcd_serves_at_once_and_registers_later()
     etcd.kill().await;
     etcd.wipe();
     let server = ServerProcess::start(&etcd.endpoint(), &[]);
-    let mut health = health_client(&format!("http://{}", server.listening().await))
-        .await
-        .unwrap();
-    health
-        .check(HealthCheckRequest {
-            service: String::new(),
-        })
-        .await
-        .unwrap();
+    let mut health = health_client(&server.url().await).await.unwrap();
+    health.check(health_request("")).await.unwrap();
     sleep(SEC * 2).await;
-    assert!(
-        !server.output().contains("registered "),
-        "{}",
-        server.output()
-    );
+    let output = server.output();
+    assert!(!output.contains("registered "), "{output}");
     etcd.start_again();
     etcd.wait_serving().await;
     server.registered().await;
@@ -185,17 +158,11 @@ async fn a_takeover_says_from_whom_on_both_sides() {
     second.registered().await;
     let addresses = [first.listening().await, second.listening().await];
     let addresses = addresses.map(|addr| addr.to_string());
+    let takes = "took the key over from another client";
+    let takes_back = "another client took the key over, taking it back";
     for (server, message, rival) in [
-        (
-            &second,
-            "took the key over from another client",
-            &addresses[0],
-        ),
-        (
-            &first,
-            "another client took the key over, taking it back",
-            &addresses[1],
-        ),
+        (&second, takes, &addresses[0]),
+        (&first, takes_back, &addresses[1]),
     ] {
         eventually("it says from whom", LONG, || {
             let said = server.output();

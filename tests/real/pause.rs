@@ -1,20 +1,15 @@
 //! A pause, seen by another client of a real etcd, and by callers.
 
 use crate::greeter::pb::HelloRequest;
-use crate::setup::{Greeter, LONG, SEC, etcd as library_etcd};
+use crate::setup::{Greeter, LONG, SEC, announced};
 use crate::support::etcd::Etcd;
-use crate::support::observer::{Kind, Observer};
+use crate::support::observer::{Event, Kind, Observer};
 use crate::support::server::ServerProcess;
+use crate::support::{library_etcd, registered_within, status_within};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::sleep;
-use tonic_etcd::{Instance, Readiness, Registrar, Registration, Status};
-
-async fn paused(registration: &Registration) {
-    let mut watch = registration.watch();
-    let wait = watch.wait_for(|status| matches!(status, Status::Paused { .. }));
-    tokio::time::timeout(LONG, wait).await.unwrap().unwrap();
-}
+use tonic_etcd::{Readiness, Registrar, Status};
 
 #[tokio::test]
 async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
@@ -26,7 +21,8 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
 
     let pause = server.registration.pause("warming cache").unwrap();
     observer.wait_for_no_key(&key, LONG).await;
-    paused(&server.registration).await;
+    let is_paused = |status: &Status| matches!(status, Status::Paused { .. });
+    status_within(LONG, &server.registration, is_paused).await;
     let name = "x".to_owned();
     let reply = server.client().await.say_hello(HelloRequest { name }).await;
     reply.expect("it serves on");
@@ -37,8 +33,10 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
     let after = observer.wait_for_key(&key, LONG).await;
     assert_eq!((before.lease, before.value), (after.lease, after.value));
     sleep(SEC).await;
-    let kinds: Vec<_> = observer.events().iter().map(|event| event.kind).collect();
-    assert_eq!(kinds, [Kind::Put, Kind::Delete, Kind::Put]);
+    assert_eq!(
+        observer.kinds_since(0),
+        [Kind::Put, Kind::Delete, Kind::Put]
+    );
     server.shutdown.cancel();
     server.ended().await;
 }
@@ -47,34 +45,22 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
 async fn two_hundred_servers_pause_and_return_at_once_with_a_write_each() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let register = |port: u16| {
+    let servers = [(); 200].map(|()| {
         let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
-        let registrar = registrar.key("{prefix}/{name}/{addr}").build().unwrap();
-        let registration = registrar.register(Instance::new("greeter")).unwrap();
-        registration
-            .announce(([127, 0, 0, 1], port).into())
-            .unwrap();
-        registration
-    };
-    let servers: Vec<_> = (9000..9200).map(register).collect();
+        announced(registrar.key("{prefix}/{name}/{addr}"))
+    });
     for server in &servers {
-        let registered = tokio::time::timeout(LONG, server.registered()).await;
-        registered.unwrap().unwrap();
+        registered_within(LONG, server).await;
     }
-    let count = |wanted| move |there: usize| (there == wanted).then_some(());
     let mark = observer.mark();
+    let events_are = |count: usize| {
+        let all_there = move |events: &[Event]| (events.len() - mark == count).then_some(());
+        observer.wait_for("200 more events", LONG, all_there)
+    };
     let pauses: Vec<_> = servers.iter().map(|s| s.pause("deploy").unwrap()).collect();
-    observer
-        .wait_for("200 deletions", LONG, |events| {
-            count(200)(events.len() - mark)
-        })
-        .await;
+    events_are(200).await;
     drop(pauses);
-    observer
-        .wait_for("200 returns", LONG, |events| {
-            count(400)(events.len() - mark)
-        })
-        .await;
+    events_are(400).await;
     sleep(SEC).await;
     let (deletes, puts) = (observer.deletes_since(mark), observer.puts_since(mark));
     assert_eq!((deletes.len(), puts.len()), (200, 200));

@@ -1,35 +1,21 @@
 //! One registrar with more keys than fit a transaction, on a real etcd.
 
-use crate::setup::{LONG, SEC};
+use crate::setup::{LONG, SEC, announced_by, is_registered};
 use crate::support::etcd::Etcd as EtcdProcess;
-use crate::support::eventually;
 use crate::support::observer::Observer;
+use crate::support::{eventually, library_etcd, status_within};
 use std::collections::BTreeSet;
-use tonic_etcd::{Closed, Etcd, Instance, OnConflict, Registrar, Status};
+use tonic_etcd::{Closed, Etcd, OnConflict, Registrar, Status};
 
 #[tokio::test]
 async fn a_thousand_keys_register_survive_a_wipe_and_leave_nothing_behind() {
     let mut etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let registrar = Registrar::builder(crate::setup::etcd([etcd.endpoint()]))
-        .build()
-        .unwrap();
-    let registrations: Vec<_> = (0..1000)
-        .map(|n| {
-            let registration = registrar
-                .register(Instance::new(format!("service-{n}")))
-                .unwrap();
-            registration
-                .announce("127.0.0.1:9000".parse().unwrap())
-                .unwrap();
-            registration
-        })
-        .collect();
-    let all_there = || match observer.keys().len() {
-        1000 => Ok(()),
-        there => Err(format!("{there} of 1000")),
-    };
-    eventually("all keys are there", LONG, all_there).await;
+    let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
+    let registrar = registrar.build().unwrap();
+    let names = (0..1000).map(|n| format!("service-{n}"));
+    let registrations: Vec<_> = names.map(|name| announced_by(&registrar, &name)).collect();
+    observer.wait_for_count(1000, LONG).await;
     let leases: BTreeSet<_> = observer.keys().values().map(|held| held.lease).collect();
     assert_eq!(leases.len(), 1);
 
@@ -38,24 +24,19 @@ async fn a_thousand_keys_register_survive_a_wipe_and_leave_nothing_behind() {
     etcd.start_again();
     etcd.wait_serving().await;
     let fresh = || match observer.keys().values().next() {
-        Some(held) if !leases.contains(&held.lease) => all_there(),
+        Some(held) if !leases.contains(&held.lease) => Ok(()),
         other => Err(format!("{other:?}")),
     };
-    eventually("all keys are back under a fresh lease", LONG, fresh).await;
+    eventually("a key is back under a fresh lease", LONG, fresh).await;
+    observer.wait_for_count(1000, LONG).await;
 
     registrar.shutdown();
     for registration in &registrations {
         assert_eq!(registration.closed().await, Closed::Deregistered);
     }
-    eventually("no key is left", SEC * 5, || match observer.keys().len() {
-        0 => Ok(()),
-        left => Err(format!("{left} left")),
-    })
-    .await;
-    assert_eq!(
-        etcd.client().await.leases().await.unwrap().leases().len(),
-        0
-    );
+    observer.wait_for_count(0, SEC * 5).await;
+    let leases = etcd.client().await.leases().await.unwrap();
+    assert_eq!(leases.leases().len(), 0);
 }
 
 /// Transactions that were too long counted as denied, and each reconnect wrote all keys again.
@@ -68,21 +49,9 @@ async fn forty_keys_on_an_etcd_with_16_operations_outlive_its_restart() {
             .on_conflict(policy)
             .build()
             .unwrap();
-        let registrations: Vec<_> = (0..40)
-            .map(|n| {
-                let instance = Instance::new(format!("service-{n}"));
-                let registration = registrar.register(instance).unwrap();
-                registration
-                    .announce("127.0.0.1:9000".parse().unwrap())
-                    .unwrap();
-                registration
-            })
-            .collect();
-        eventually("all keys are there", LONG, || match observer.keys().len() {
-            40 => Ok(()),
-            there => Err(format!("{there} of 40")),
-        })
-        .await;
+        let names = (0..40).map(|n| format!("service-{n}"));
+        let registrations: Vec<_> = names.map(|name| announced_by(&registrar, &name)).collect();
+        observer.wait_for_count(40, LONG).await;
         let revisions: BTreeSet<_> = observer.events().iter().map(|e| e.revision).collect();
         assert!(revisions.len() <= 6, "{} transactions", revisions.len());
 
@@ -92,16 +61,11 @@ async fn forty_keys_on_an_etcd_with_16_operations_outlive_its_restart() {
         let mark = observer.mark();
         etcd.kill().await;
         let suspect = |status: &Status| matches!(status, Status::Suspect { .. });
-        let mut watch = registrations[0].watch();
-        let noticed = tokio::time::timeout(LONG, watch.wait_for(suspect)).await;
-        noticed.unwrap().unwrap();
+        status_within(LONG, &registrations[0], suspect).await;
         etcd.start_again();
         etcd.wait_serving().await;
         for registration in &registrations {
-            let held = |status: &Status| matches!(status, Status::Registered(_));
-            let mut watch = registration.watch();
-            let held = tokio::time::timeout(LONG, watch.wait_for(held)).await;
-            held.unwrap().unwrap();
+            status_within(LONG, registration, is_registered).await;
         }
         // A key of another client says that the observer has seen all that came before it.
         let mut client = etcd.client().await;

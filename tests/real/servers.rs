@@ -5,8 +5,8 @@ mod kind;
 
 use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
-use crate::support::eventually;
 use crate::support::observer::Observer;
+use crate::support::{eventually, library_etcd, registered_within};
 use client::End;
 use futures_util::future::join_all;
 use kind::{CASES, Kind, Protocol, Target};
@@ -40,7 +40,7 @@ impl Case {
         configure: impl Fn(RegistrarBuilder) -> RegistrarBuilder,
     ) -> Self {
         let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
-        let builder = Registrar::builder(crate::setup::etcd([etcd.endpoint()]))
+        let builder = Registrar::builder(library_etcd([etcd.endpoint()]))
             .deregistration_delay(Duration::ZERO)
             .shutdown_token(shutdown.clone())
             .shutdown_now_token(shutdown_now.clone());
@@ -69,8 +69,8 @@ impl Case {
     /// Serves, and waits until it is registered.
     async fn serve(&mut self) -> String {
         self.served = self.serving.take().map(tokio::spawn);
-        let registered = timeout(LONG, self.registration.registered()).await;
-        registered.unwrap().unwrap().keys[0].to_string()
+        let registered = registered_within(LONG, &self.registration).await;
+        registered.keys[0].to_string()
     }
 
     /// Waits until serving has ended.
@@ -114,11 +114,8 @@ async fn every_kind_appears_when_it_accepts_and_not_when_it_is_bound() {
             let other = case.registrar.register(other).unwrap();
             other.announce("127.0.0.1:1".parse().unwrap()).unwrap();
             registered_within(LONG, &other).await;
-            assert!(
-                !case.registration.status().is_registered(),
-                "{:?}",
-                case.kind
-            );
+            let status = case.registration.status();
+            assert!(!status.is_registered(), "{:?}", case.kind);
             let key = case.serve().await;
             observer.wait_for_key(&key, LONG).await;
             case.target.client(case.protocol).await.hello().await;

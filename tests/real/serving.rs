@@ -1,13 +1,16 @@
 //! What stock tonic gives stays as it is, and when exactly a server appears.
 
+use crate::certificates::Authority;
 use crate::greeter::MyGreeter;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::greeter::pb::greeter_server::{Greeter, GreeterServer};
 use crate::greeter::pb::{HelloReply, HelloRequest, StreamRequest};
-use crate::setup::{LONG, SEC};
+use crate::setup::{LONG, SEC, ended, register};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::ports::free_addr;
+use crate::support::registered_within;
+use std::fmt::Display;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,44 +21,34 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
-use tonic_etcd::{
-    Etcd, Instance, RegisterError, Registrar, Registration, ServeError, ServeRegistered,
-};
+use tonic_etcd::{Etcd, Instance, RegisterError, Registrar, ServeError, ServeRegistered};
 use tower::{Layer, Service};
 
-fn register(etcd: &EtcdProcess, instance: Instance, token: &CancellationToken) -> Registration {
-    let registrar = Registrar::builder(crate::setup::etcd([etcd.endpoint()]))
-        .deregistration_delay(Duration::ZERO)
-        .shutdown_token(token.clone());
-    registrar.build().unwrap().register(instance).unwrap()
+#[derive(Clone)]
+enum Greets {
+    /// Says who calls.
+    WhoCalls,
+    AfterAMinute,
 }
 
-/// Says who calls.
-#[derive(Clone)]
-struct WhoCalls;
-
 #[tonic::async_trait]
-impl Greeter for WhoCalls {
+impl Greeter for Greets {
     type StreamHellosStream = tokio_stream::Empty<Result<HelloReply, Status>>;
 
     async fn say_hello(
         &self,
         request: Request<HelloRequest>,
     ) -> Result<Response<HelloReply>, Status> {
-        let certificates = request
-            .peer_certs()
-            .map_or(0, |certificates| certificates.len());
-        let remote = request
-            .remote_addr()
-            .map_or_else(String::new, |addr| addr.to_string());
-        let local = request
-            .local_addr()
-            .map_or_else(String::new, |addr| addr.to_string());
-        Ok(Response::new(HelloReply {
-            message: format!("{remote} {local} {certificates}"),
-        }))
+        if matches!(self, Self::AfterAMinute) {
+            tokio::time::sleep(SEC * 60).await;
+        }
+        let text = |addr: Option<SocketAddr>| addr.map_or_else(String::new, |it| it.to_string());
+        let (remote, local) = (text(request.remote_addr()), text(request.local_addr()));
+        let certificates = request.peer_certs().map_or(0, |them| them.len());
+        let message = format!("{remote} {local} {certificates}");
+        Ok(Response::new(HelloReply { message }))
     }
 
     async fn stream_hellos(
@@ -66,48 +59,39 @@ impl Greeter for WhoCalls {
     }
 }
 
-async fn hello(mut client: GreeterClient<Channel>) -> String {
-    client
-        .say_hello(HelloRequest::default())
+async fn connect(addr: impl Display) -> GreeterClient<Channel> {
+    GreeterClient::connect(format!("http://{addr}"))
         .await
         .unwrap()
-        .into_inner()
-        .message
+}
+
+async fn hello(mut client: GreeterClient<Channel>) -> String {
+    let reply = client.say_hello(HelloRequest::default()).await;
+    reply.unwrap().into_inner().message
 }
 
 #[tokio::test]
 async fn a_handler_sees_the_peer_address_and_certificates_as_with_tonic() {
     let etcd = EtcdProcess::start().await;
-    let token = CancellationToken::new();
-    let registration = register(&etcd, Instance::new("greeter"), &token);
-
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(ca, &ca_key);
-    let identity = |name: &str| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = certificate.signed_by(&key, &issuer).unwrap();
-        Identity::from_pem(certificate.pem(), key.serialize_pem())
-    };
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
+    let authority = Authority::new("ours");
+    let ca = || Certificate::from_pem(&authority.pem);
     let tls = ServerTlsConfig::new()
-        .identity(identity("localhost"))
-        .client_ca_root(Certificate::from_pem(&ca_pem));
+        .identity(authority.sign("localhost").for_tonic())
+        .client_ca_root(ca());
     let incoming = registration.bind(free_addr()).unwrap();
     let addr = incoming.local_addr();
     let server = Server::builder()
         .tls_config(tls)
         .unwrap()
         .layer(registration.layer())
-        .add_service(GreeterServer::new(WhoCalls))
+        .add_service(GreeterServer::new(Greets::WhoCalls))
         .serve_registered_with_incoming(incoming);
     let served = tokio::spawn(server);
 
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&ca_pem))
-        .identity(identity("client"))
+        .ca_certificate(ca())
+        .identity(authority.sign("client").for_tonic())
         .domain_name("localhost");
     let channel = Channel::from_shared(format!("https://{addr}"))
         .unwrap()
@@ -120,24 +104,16 @@ async fn a_handler_sees_the_peer_address_and_certificates_as_with_tonic() {
     assert!(remote.starts_with("127.0.0.1:"), "{said}");
     assert_eq!((local, certificates), (&*addr.to_string(), "1"));
     token.cancel();
-    tokio::time::timeout(LONG, served)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    ended(served).await;
 }
 
 /// The listener's own view of the sockets it accepts.
 async fn accepted_options(
     configure: impl FnOnce(tonic_etcd::server::Incoming) -> tonic_etcd::server::Incoming,
 ) -> (bool, bool) {
-    let token = CancellationToken::new();
-    let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:1"])).shutdown_token(token);
-    let registration = registrar
-        .build()
-        .unwrap()
-        .register(Instance::new("greeter"))
-        .unwrap();
+    let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:1"])).build();
+    let registration = registrar.unwrap().register(Instance::new("greeter"));
+    let registration = registration.unwrap();
     let mut incoming = configure(registration.bind(free_addr()).unwrap());
     let addr = incoming.local_addr();
     let _client = TcpStream::connect(addr).await.unwrap();
@@ -167,7 +143,7 @@ async fn it_is_never_registered_when_the_port_is_taken_and_the_error_names_it() 
     let taken = tokio::net::TcpListener::bind(free_addr()).await.unwrap();
     let addr = taken.local_addr().unwrap();
     let observer = Observer::start(etcd.endpoint(), "/").await;
-    let registration = register(&etcd, Instance::new("greeter"), &CancellationToken::new());
+    let (registration, _token) = register(&etcd, Instance::new("greeter"));
     let served = Server::builder()
         .layer(registration.layer())
         .add_service(GreeterServer::new(MyGreeter::default()))
@@ -177,10 +153,9 @@ async fn it_is_never_registered_when_the_port_is_taken_and_the_error_names_it() 
         panic!("{served:?}");
     };
     let text = error.to_string();
-    assert!(
-        text.contains(&addr.to_string()) && text.contains("another process"),
-        "{text}"
-    );
+    for part in [&addr.to_string(), "another process"] {
+        assert!(text.contains(part), "{text}");
+    }
     tokio::time::sleep(SEC).await;
     assert_eq!(observer.events(), []);
 }
@@ -189,28 +164,24 @@ async fn it_is_never_registered_when_the_port_is_taken_and_the_error_names_it() 
 async fn port_0_advertises_the_real_port() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let token = CancellationToken::new();
-    let registration = register(&etcd, Instance::new("greeter"), &token);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let serve = Server::builder()
         .layer(registration.layer())
-        .add_service(GreeterServer::new(WhoCalls))
+        .add_service(GreeterServer::new(Greets::WhoCalls))
         .serve_registered(any, &registration);
     let client = async {
         let registered = registration.registered().await.unwrap();
         let value = observer.wait_for_key(&registered.keys[0], LONG).await.value;
         let value: tonic_etcd::InstanceJson = serde_json::from_slice(&value).unwrap();
-        let client = GreeterClient::connect(format!("http://{}", value.address))
-            .await
-            .unwrap();
-        let said = hello(client).await;
+        let said = hello(connect(&value.address).await).await;
         token.cancel();
         (said, value.address)
     };
     let (served, (said, address)) = tokio::join!(serve, client);
     served.unwrap();
     assert!(
-        said.contains(&address) && !address.ends_with(":0"),
+        !address.ends_with(":0") && said.contains(&address),
         "{said}"
     );
 }
@@ -218,18 +189,13 @@ async fn port_0_advertises_the_real_port() {
 #[tokio::test]
 async fn an_unspecified_address_is_never_advertised_as_it_is() {
     let etcd = EtcdProcess::start().await;
-    let registration = register(&etcd, Instance::new("greeter"), &CancellationToken::new());
+    let (registration, _token) = register(&etcd, Instance::new("greeter"));
     let port = crate::support::ports::free();
-    let mut incoming = registration
-        .bind(SocketAddr::from(([0, 0, 0, 0], port)))
-        .unwrap();
+    let mut incoming = registration.bind(([0, 0, 0, 0], port).into()).unwrap();
     let accepting = tokio::spawn(async move { incoming.next().await.is_some() });
     let registered = registered_within(LONG, &registration).await;
-    assert!(
-        !registered.keys[0].contains("0.0.0.0"),
-        "{:?}",
-        registered.keys
-    );
+    let key = &registered.keys[0];
+    assert!(!key.contains("0.0.0.0"), "{key:?}");
     accepting.abort();
 }
 
@@ -253,7 +219,7 @@ async fn tonic_applies_layers_after_it_has_bound_its_listener() {
         let probe = Probe(addr, applied.clone());
         Server::builder()
             .layer(probe)
-            .add_service(GreeterServer::new(WhoCalls))
+            .add_service(GreeterServer::new(Greets::WhoCalls))
             .serve_with_shutdown(addr, async move { signal.cancelled().await })
     };
     let stopped = CancellationToken::new();
@@ -262,39 +228,27 @@ async fn tonic_applies_layers_after_it_has_bound_its_listener() {
     assert_eq!(applied.load(Ordering::Relaxed), 1);
     let _taken = std::net::TcpListener::bind(addr).unwrap();
     serve(stopped).await.unwrap_err();
-    assert_eq!(
-        applied.load(Ordering::Relaxed),
-        1,
-        "not applied on a busy port"
-    );
+    let applied = applied.load(Ordering::Relaxed);
+    assert_eq!(applied, 1, "not applied on a busy port");
 }
 
 #[tokio::test]
 async fn the_layer_alone_registers_an_explicit_address_under_plain_serve() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let (addr, token) = (free_addr(), CancellationToken::new());
-    let registration = register(&etcd, Instance::new("greeter").address(addr), &token);
+    let addr = free_addr();
+    let (registration, token) = register(&etcd, Instance::new("greeter").address(addr));
     let served = tokio::spawn(
         Server::builder()
             .layer(registration.layer())
-            .add_service(GreeterServer::new(WhoCalls))
+            .add_service(GreeterServer::new(Greets::WhoCalls))
             .serve_with_shutdown(addr, registration.drain_signal()),
     );
     let registered = registered_within(LONG, &registration).await;
     observer.wait_for_key(&registered.keys[0], LONG).await;
-    hello(
-        GreeterClient::connect(format!("http://{addr}"))
-            .await
-            .unwrap(),
-    )
-    .await;
+    hello(connect(addr).await).await;
     token.cancel();
-    tokio::time::timeout(LONG, served)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    ended(served).await;
     observer.wait_for_no_key(&registered.keys[0], LONG).await;
 }
 
@@ -302,12 +256,12 @@ async fn the_layer_alone_registers_an_explicit_address_under_plain_serve() {
 async fn a_server_whose_listener_is_dropped_is_deregistered() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let registration = register(&etcd, Instance::new("greeter"), &CancellationToken::new());
+    let (registration, _token) = register(&etcd, Instance::new("greeter"));
     let incoming = registration.bind(free_addr()).unwrap();
     let served = tokio::spawn(
         Server::builder()
             .layer(registration.layer())
-            .add_service(GreeterServer::new(WhoCalls))
+            .add_service(GreeterServer::new(Greets::WhoCalls))
             .serve_registered_with_incoming(incoming),
     );
     let registered = registered_within(LONG, &registration).await;
@@ -346,52 +300,24 @@ where
     }
 }
 
-/// Greets after a minute.
-#[derive(Clone)]
-struct Sleepy;
-
-#[tonic::async_trait]
-impl Greeter for Sleepy {
-    type StreamHellosStream = tokio_stream::Empty<Result<HelloReply, Status>>;
-
-    async fn say_hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
-        tokio::time::sleep(SEC * 60).await;
-        Err(Status::internal("too late"))
-    }
-
-    async fn stream_hellos(
-        &self,
-        _: Request<StreamRequest>,
-    ) -> Result<Response<Self::StreamHellosStream>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-}
-
 #[tokio::test]
 async fn a_layer_outside_of_ours_may_make_up_a_response_with_a_default_body() {
     let etcd = EtcdProcess::start().await;
-    let token = CancellationToken::new();
-    let registration = register(&etcd, Instance::new("greeter"), &token);
+    let (registration, token) = register(&etcd, Instance::new("greeter"));
     let incoming = registration.bind(free_addr()).unwrap();
     let addr = incoming.local_addr();
     let server = Server::builder()
         .layer(tower::layer::layer_fn(Deadline))
         .layer(registration.layer())
-        .add_service(GreeterServer::new(Sleepy))
+        .add_service(GreeterServer::new(Greets::AfterAMinute))
         .serve_registered_with_incoming(incoming);
     let served = tokio::spawn(server);
-    let mut client = GreeterClient::connect(format!("http://{addr}"))
-        .await
-        .unwrap();
+    let mut client = connect(addr).await;
     let answer = client.say_hello(HelloRequest::default()).await;
     // A response of status 200 without a body is no answer of gRPC, but it is one, and at once.
     assert!(answer.is_err(), "{answer:?}");
     assert_eq!(registration.in_flight(), 0);
     drop(client);
     token.cancel();
-    tokio::time::timeout(LONG, served)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    ended(served).await;
 }

@@ -3,27 +3,59 @@
 use crate::greeter::MyGreeter;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::greeter::pb::greeter_server::GreeterServer;
-use crate::support::etcd::{Etcd as EtcdProcess, users};
+use crate::support::etcd::Etcd;
+use crate::support::ports::free_addr;
+use crate::support::{library_etcd, registered_within};
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 use tonic_etcd::{
-    Closed, Etcd, Instance, Registrar, RegistrarBuilder, Registration, ServeError, ServeRegistered,
+    Closed, Instance, Registrar, RegistrarBuilder, Registration, ServeError, ServeRegistered,
+    Status,
 };
 
 pub const SEC: Duration = Duration::from_secs(1);
 /// Long enough for whatever should happen at all, also on a busy machine.
 pub const LONG: Duration = Duration::from_secs(20);
 
-/// The library's etcd, as the user of servers where there are users.
-pub fn etcd(endpoints: impl IntoIterator<Item: AsRef<str>>) -> Etcd {
-    let etcd = Etcd::new(endpoints);
-    match users::of_servers() {
-        Some((name, password)) => etcd.user(name, password),
-        None => etcd,
-    }
+/// A registration for a server that the test starts, and what stops it, without a deregistration delay.
+pub fn register(etcd: &Etcd, instance: Instance) -> (Registration, CancellationToken) {
+    let token = CancellationToken::new();
+    let registrar = Registrar::builder(library_etcd([etcd.endpoint()]))
+        .deregistration_delay(Duration::ZERO)
+        .shutdown_token(token.clone());
+    let registration = registrar.build().unwrap().register(instance);
+    (registration.unwrap(), token)
+}
+
+/// A registration without a server.
+pub fn announced(builder: RegistrarBuilder) -> Registration {
+    announced_by(&builder.build().unwrap(), "greeter")
+}
+
+/// One of several of a registrar.
+pub fn announced_by(registrar: &Registrar, name: &str) -> Registration {
+    let registration = registrar.register(Instance::new(name)).unwrap();
+    registration.announce(free_addr()).unwrap();
+    registration
+}
+
+pub fn is_registered(status: &Status) -> bool {
+    matches!(status, Status::Registered(_))
+}
+
+pub fn is_lost(status: &Status) -> bool {
+    matches!(status, Status::Lost { .. })
+}
+
+/// Waits until serving has ended, as it should.
+pub async fn ended<T, E: Debug>(served: JoinHandle<Result<T, E>>) -> T {
+    let served = timeout(LONG, served).await.expect("it serves on");
+    served.unwrap().unwrap()
 }
 
 pub struct Greeter {
@@ -37,18 +69,16 @@ pub struct Greeter {
 impl Greeter {
     /// Serves, and waits until it is registered.
     pub async fn start(
-        etcd: &EtcdProcess,
+        etcd: &Etcd,
         configure: impl FnOnce(RegistrarBuilder) -> RegistrarBuilder,
     ) -> Self {
         let (shutdown, shutdown_now) = (CancellationToken::new(), CancellationToken::new());
-        let builder = Registrar::builder(self::etcd([etcd.endpoint()]))
+        let builder = Registrar::builder(library_etcd([etcd.endpoint()]))
             .shutdown_token(shutdown.clone())
             .shutdown_now_token(shutdown_now.clone());
         let registrar = configure(builder).build().unwrap();
         let registration = registrar.register(Instance::new("greeter")).unwrap();
-        let incoming = registration
-            .bind(crate::support::ports::free_addr())
-            .unwrap();
+        let incoming = registration.bind(free_addr()).unwrap();
         let addr = incoming.local_addr();
         let server = Server::builder()
             .layer(registration.layer())
@@ -66,10 +96,17 @@ impl Greeter {
         }
     }
 
+    /// Serves without a deregistration delay.
+    pub async fn start_quick(etcd: &Etcd) -> Self {
+        Self::start(etcd, |builder| builder.deregistration_delay(Duration::ZERO)).await
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
     pub async fn client(&self) -> GreeterClient<Channel> {
-        GreeterClient::connect(format!("http://{}", self.addr))
-            .await
-            .unwrap()
+        GreeterClient::connect(self.url()).await.unwrap()
     }
 
     pub fn key(&self) -> String {
@@ -79,10 +116,6 @@ impl Greeter {
 
     /// Waits until serving has ended.
     pub async fn ended(self) -> Closed {
-        tokio::time::timeout(LONG, self.served)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap()
+        ended(self.served).await
     }
 }

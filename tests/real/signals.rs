@@ -1,15 +1,15 @@
 //! The `server` example as a process: what signals do to it, and what the world sees.
 
-use crate::greeter::pb::StreamRequest;
+use crate::greeter::hellos;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
 use crate::support::observer::{Kind, Observer};
-use crate::support::server::{ServerProcess, health_client};
+use crate::support::server::{ServerProcess, health_client, health_request};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
-use tonic_health::pb::HealthCheckRequest;
+use tonic_etcd::HEALTH_NAME;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -28,11 +28,8 @@ async fn sigterm_and_sigint_deregister_and_end_the_process_with_0() {
         observer.wait_for_no_key(&key, LONG).await;
         assert!(start.elapsed() < SEC, "{signal}: {:?}", start.elapsed());
         assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
-        assert!(
-            server.output().contains("deregistered"),
-            "{}",
-            server.output()
-        );
+        let output = server.output();
+        assert!(output.contains("deregistered"), "{output}");
     }
 }
 
@@ -41,14 +38,9 @@ async fn a_second_signal_skips_the_waits() {
     let etcd = Etcd::start().await;
     let server = ServerProcess::start(&etcd.endpoint(), &["--settle", "60s"]);
     server.registered().await;
-    let url = format!("http://{}", server.listening().await);
+    let url = server.url().await;
     let mut client = GreeterClient::connect(url).await.unwrap();
-    let endless = StreamRequest {
-        name: "x".into(),
-        count: 0,
-        interval_ms: 50,
-    };
-    let _hellos = client.stream_hellos(endless).await.unwrap();
+    let _hellos = client.stream_hellos(hellos(0, 50)).await.unwrap();
     server.signal("TERM");
     sleep(SEC).await;
     let start = Instant::now();
@@ -66,28 +58,15 @@ async fn clients_that_hold_on_cost_the_drain_timeout_and_no_more() {
     let addr = server.listening().await;
     let url = format!("http://{addr}");
     let mut health = health_client(&url).await.unwrap();
-    let _watch = health
-        .watch(HealthCheckRequest {
-            service: String::new(),
-        })
-        .await
-        .unwrap();
+    let _watch = health.watch(health_request("")).await.unwrap();
     let mut client = GreeterClient::connect(url).await.unwrap();
-    let endless = StreamRequest {
-        name: "x".into(),
-        count: 0,
-        interval_ms: 50,
-    };
-    let _hellos = client.stream_hellos(endless).await.unwrap();
+    let _hellos = client.stream_hellos(hellos(0, 50)).await.unwrap();
     let _silent = TcpStream::connect(addr).await.unwrap();
     let start = Instant::now();
     server.signal("TERM");
     assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
-    assert!(
-        start.elapsed() >= SEC * 2 && start.elapsed() < SEC * 6,
-        "{:?}",
-        start.elapsed()
-    );
+    let took = start.elapsed();
+    assert!((SEC * 2..SEC * 6).contains(&took), "{took:?}");
 }
 
 #[tokio::test]
@@ -100,11 +79,8 @@ async fn a_killed_server_is_gone_with_its_lease() {
     let start = Instant::now();
     server.signal("KILL");
     observer.wait_for_no_key(&key, LONG).await;
-    assert!(
-        start.elapsed() > SEC * 3 && start.elapsed() < SEC * 9,
-        "{:?}",
-        start.elapsed()
-    );
+    let took = start.elapsed();
+    assert!((SEC * 3..SEC * 9).contains(&took), "{took:?}");
 }
 
 #[tokio::test]
@@ -114,13 +90,9 @@ async fn a_frozen_server_says_not_serving_before_it_is_registered_again() {
     let server = ServerProcess::start(&etcd.endpoint(), &[]);
     let key = server.registered().await;
     observer.wait_for_key(&key, LONG).await;
-    let mut health = health_client(&format!("http://{}", server.listening().await))
-        .await
-        .unwrap();
-    let name = HealthCheckRequest {
-        service: tonic_etcd::HEALTH_NAME.to_owned(),
-    };
-    let mut watch = health.watch(name).await.unwrap().into_inner();
+    let mut health = health_client(&server.url().await).await.unwrap();
+    let watch = health.watch(health_request(HEALTH_NAME)).await;
+    let mut watch = watch.unwrap().into_inner();
     let mark = observer.mark();
     server.signal("STOP");
     observer.wait_for_no_key(&key, LONG).await;
@@ -133,15 +105,10 @@ async fn a_frozen_server_says_not_serving_before_it_is_registered_again() {
         ServingStatus::Serving,
     ] {
         let next = tokio::time::timeout(LONG, watch.message()).await.unwrap();
-        assert_eq!(
-            next.unwrap().unwrap().status,
-            expected as i32,
-            "{}",
-            server.output()
-        );
+        let said = next.unwrap().unwrap().status;
+        assert_eq!(said, expected as i32, "{}", server.output());
     }
-    let kinds: Vec<_> = observer.events()[mark..].iter().map(|e| e.kind).collect();
-    assert_eq!(kinds, [Kind::Delete, Kind::Put]);
+    assert_eq!(observer.kinds_since(mark), [Kind::Delete, Kind::Put]);
 }
 
 #[tokio::test]
@@ -149,7 +116,7 @@ async fn no_check_that_waited_in_a_frozen_server_is_answered_serving() {
     let mut etcd = Etcd::start().await;
     let server = ServerProcess::start(&etcd.endpoint(), &[]);
     server.registered().await;
-    let url = format!("http://{}", server.listening().await);
+    let url = server.url().await;
     let mut clients = vec![];
     for _ in 0..10 {
         let mut client = health_client(&url).await.unwrap();
@@ -173,10 +140,8 @@ async fn no_check_that_waited_in_a_frozen_server_is_answered_serving() {
 }
 
 async fn check(client: &mut HealthClient<Channel>) -> i32 {
-    let name = HealthCheckRequest {
-        service: tonic_etcd::HEALTH_NAME.to_owned(),
-    };
-    client.check(name).await.unwrap().into_inner().status
+    let checked = client.check(health_request(HEALTH_NAME)).await;
+    checked.unwrap().into_inner().status
 }
 
 /// `server 2>&1 | head -3`, and head has read its three lines.
@@ -196,8 +161,11 @@ async fn a_server_without_a_reader_of_stderr_stays_registered_and_stops() {
         let again = observer.wait_for_key(&key, LONG).await;
         assert_eq!(again.lease, held.lease, "{stream}: another lease");
         sleep(SEC * 6).await;
-        let kinds: Vec<_> = observer.events()[mark..].iter().map(|e| e.kind).collect();
-        assert_eq!(kinds, [Kind::Delete, Kind::Put], "{stream}");
+        assert_eq!(
+            observer.kinds_since(mark),
+            [Kind::Delete, Kind::Put],
+            "{stream}"
+        );
         server.signal("TERM");
         observer.wait_for_no_key(&key, SEC * 3).await;
         assert_eq!(server.exit(LONG).await, 0, "{stream}: {}", server.output());

@@ -2,67 +2,23 @@
 //!
 //! Each etcd has two endpoints: a plaintext one for the tests themselves, and the one under test.
 
-use crate::setup::{Greeter, SEC};
+use crate::certificates::{Authority, Identity, write};
+use crate::setup::{Greeter, SEC, announced};
 use crate::support::etcd::{Etcd as EtcdProcess, Plan, users};
 use crate::support::ports::{self, free_addr};
 use etcd_client::Permission;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout_at};
-use tonic_etcd::{Etcd, Instance, Registrar, Status, Tls};
-
-/// Who signs certificates.
-pub struct Authority {
-    pub pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate and its key, in PEM.
-pub struct Identity {
-    pub certificate: String,
-    pub key: String,
-}
+use tonic_etcd::{Etcd, Registrar, Status, Tls};
 
 /// An etcd with a TLS endpoint.
 pub struct Secured {
     pub etcd: EtcdProcess,
     pub endpoint: String,
     pub files: TempDir,
-}
-
-// === impl Authority ===
-
-impl Authority {
-    pub fn new(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        Self { pem, issuer }
-    }
-
-    pub fn sign(&self, name: &str) -> Identity {
-        self.sign_as(name, |_| {})
-    }
-
-    fn sign_as(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Identity {
-            certificate,
-            key: key.serialize_pem(),
-        }
-    }
 }
 
 // === impl Secured ===
@@ -109,21 +65,18 @@ impl Secured {
     }
 }
 
-pub fn write(dir: &Path, name: &str, pem: &str) -> PathBuf {
-    let path = dir.join(name);
-    std::fs::write(&path, pem).unwrap();
-    path
-}
-
 fn trusting(authority: &Authority) -> Tls {
     Tls::new().ca_pem(&*authority.pem)
 }
 
 /// It cannot be registered there, and whatever the status says about it names the endpoint.
-async fn refused(case: &str, endpoint: &str, etcd: Etcd) -> String {
-    let registrar = Registrar::builder(etcd).build().unwrap();
-    let registration = registrar.register(Instance::new("greeter")).unwrap();
-    registration.announce(free_addr()).unwrap();
+async fn refused(case: &str, secured: &Secured, tls: Tls) -> String {
+    let endpoint = &secured.endpoint;
+    refused_at(case, endpoint, Etcd::new([endpoint]).tls(tls)).await
+}
+
+async fn refused_at(case: &str, endpoint: &str, etcd: Etcd) -> String {
+    let registration = announced(Registrar::builder(etcd));
     let mut reasons = BTreeSet::new();
     let mut statuses = registration.watch();
     let deadline = Instant::now() + SEC * 3;
@@ -179,7 +132,7 @@ async fn a_name_that_is_looked_up_is_the_name_that_tls_checks() {
     let named = |_| Registrar::builder(to("etcd.example"));
     Greeter::start(&secured.etcd, named).await;
     let endpoint = format!("https://other.example:{}", addr.port());
-    let whys = refused("another name", &endpoint, to("other.example")).await;
+    let whys = refused_at("another name", &endpoint, to("other.example")).await;
     assert!(whys.contains("invalid peer certificate"), "{whys}");
 }
 
@@ -231,13 +184,8 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection() {
         (before.lease, before.revision),
         (after.lease, after.revision)
     );
-    let found = secured
-        .etcd
-        .client()
-        .await
-        .get(greeter.key(), None)
-        .await
-        .unwrap();
+    let mut client = secured.etcd.client().await;
+    let found = client.get(greeter.key(), None).await.unwrap();
     let kept = found.kvs().first().map(etcd_client::KeyValue::mod_revision);
     assert_eq!(
         kept,
@@ -270,10 +218,9 @@ async fn the_name_in_a_client_certificate_is_the_user_without_authenticating() {
         });
         trusting(&authority).identity_pem(identity.certificate, identity.key)
     };
-    let at = |tls: Tls| Etcd::new([&secured.endpoint]).tls(tls);
-    let (as_greeter, as_stranger) = (at(named("greeter")), at(named("stranger")));
+    let as_greeter = Etcd::new([&secured.endpoint]).tls(named("greeter"));
 
-    let reason = refused("no permission", &secured.endpoint, as_stranger).await;
+    let reason = refused("no permission", &secured, named("stranger")).await;
     assert!(reason.contains("permission denied"), "{reason}");
     let greeter = Greeter::start(&secured.etcd, |_| Registrar::builder(as_greeter)).await;
     let before = greeter.registration.registered().await.unwrap();
@@ -307,35 +254,19 @@ async fn what_is_wrong_with_tls_is_said_with_the_endpoint_and_the_cause() {
         Secured::start(&expired, None),
         Secured::start(&right, Some(&ours)),
     );
-    let at = |secured: &Secured, tls: Tls| Etcd::new([&secured.endpoint]).tls(tls);
     let stranger = theirs.sign("greeter");
     let stranger = trusting(&ours).identity_pem(stranger.certificate, stranger.key);
     let plaintext = right.endpoint.replace("https:", "http:");
     let encrypted = right.etcd.endpoint().replace("http:", "https:");
+    let encrypted_etcd = Etcd::new([&encrypted]).tls(trusting(&ours));
     let reasons = tokio::join!(
-        refused("wrong CA", &right.endpoint, at(&right, trusting(&theirs))),
-        refused(
-            "wrong name",
-            &elsewhere.endpoint,
-            at(&elsewhere, trusting(&ours))
-        ),
-        refused("expired", &expired.endpoint, at(&expired, trusting(&ours))),
-        refused(
-            "no client certificate",
-            &mutual.endpoint,
-            at(&mutual, trusting(&ours))
-        ),
-        refused(
-            "foreign client certificate",
-            &mutual.endpoint,
-            at(&mutual, stranger)
-        ),
-        refused("plaintext to TLS", &plaintext, Etcd::new([&plaintext])),
-        refused(
-            "TLS to plaintext",
-            &encrypted,
-            Etcd::new([&encrypted]).tls(trusting(&ours))
-        ),
+        refused("wrong CA", &right, trusting(&theirs)),
+        refused("wrong name", &elsewhere, trusting(&ours)),
+        refused("expired", &expired, trusting(&ours)),
+        refused("no client certificate", &mutual, trusting(&ours)),
+        refused("foreign client certificate", &mutual, stranger),
+        refused_at("plaintext to TLS", &plaintext, Etcd::new([&plaintext])),
+        refused_at("TLS to plaintext", &encrypted, encrypted_etcd),
     );
     let (wrong_ca, wrong_name, expired, no_identity, foreign, plaintext, encrypted) = reasons;
     assert!(wrong_ca.contains("UnknownIssuer"), "{wrong_ca}");

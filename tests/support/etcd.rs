@@ -204,14 +204,21 @@ impl Etcd {
 
     /// How many calls of a gRPC method it has been asked for since its start, by its own count.
     pub async fn calls(&self, method: &str) -> usize {
-        let page = self
-            .metrics()
-            .await
-            .unwrap_or_else(|e| panic!("no metrics: {e}"));
-        let label = format!("grpc_server_started_total{{grpc_method=\"{method}\"");
+        self.counted("grpc_server_started_total", method).await
+    }
+
+    /// How many messages of that method it has received since its start, by its own count.
+    pub async fn messages(&self, method: &str) -> usize {
+        self.counted("grpc_server_msg_received_total", method).await
+    }
+
+    async fn counted(&self, metric: &str, method: &str) -> usize {
+        let page = self.metrics().await;
+        let page = page.unwrap_or_else(|e| panic!("no metrics: {e}"));
+        let label = format!("{metric}{{grpc_method=\"{method}\"");
         let line = page.lines().find(|line| line.starts_with(&label));
         let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
-        count.unwrap_or_else(|| panic!("etcd does not count calls of {method}"))
+        count.unwrap_or_else(|| panic!("etcd does not count {metric} of {method}"))
     }
 
     async fn metrics(&self) -> io::Result<String> {
@@ -275,6 +282,28 @@ impl Etcd {
     fn running(&self) -> &Guarded {
         self.process.as_ref().expect("etcd is down")
     }
+}
+
+/// Major, minor and patch of the etcd that a client is connected to. An alpha says so after a dash.
+pub async fn version(client: &mut Client) -> [u32; 3] {
+    let status = client.status().await.expect("a status");
+    let mut parts = status.version().split(['.', '-']);
+    [(); 3].map(|()| {
+        let part = parts.next().and_then(|part| part.parse().ok());
+        part.unwrap_or_else(|| panic!("a version {:?}", status.version()))
+    })
+}
+
+/// Whether a version is as new as these patches of 3.4, 3.5 and 3.6.
+pub fn is_since([major, minor, patch]: [u32; 3], patches: [u32; 3]) -> bool {
+    let since = match (major, minor) {
+        (3, ..=3) => u32::MAX,
+        (3, 4) => patches[0],
+        (3, 5) => patches[1],
+        (3, 6) => patches[2],
+        _ => 0,
+    };
+    patch >= since
 }
 
 /// What a server says, as opposed to what a client says about an unreachable one.

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Registered, Registration};
+use tonic_etcd::{Registered, Registration, Status};
 
 pub mod black_hole;
 pub mod cluster;
@@ -52,6 +52,33 @@ pub async fn registered_within(limit: Duration, registration: &Registration) -> 
     let registered = timeout(limit, registration.registered()).await;
     let status = || panic!("not within {limit:?}: {:?}", registration.status());
     registered.unwrap_or_else(|_| status()).unwrap()
+}
+
+/// Waits until the status is as `wanted` says.
+///
+/// # Panics
+/// When it is not within `limit`; the message carries the status of then.
+pub async fn status_within(
+    limit: Duration,
+    registration: &Registration,
+    wanted: impl Fn(&Status) -> bool,
+) -> Status {
+    let mut watch = registration.watch();
+    let wait = async {
+        let waited = watch.wait_for(wanted).await;
+        waited.unwrap_or_else(|| panic!("ended: {}", watch.get()))
+    };
+    let waited = timeout(limit, wait).await;
+    waited.unwrap_or_else(|_| panic!("not within {limit:?}: {:?}", registration.status()))
+}
+
+/// The library's etcd, as the user of servers where there are users.
+pub fn library_etcd(endpoints: impl IntoIterator<Item: AsRef<str>>) -> tonic_etcd::Etcd {
+    let etcd = tonic_etcd::Etcd::new(endpoints);
+    match etcd::users::of_servers() {
+        Some((name, password)) => etcd.user(name, password),
+        None => etcd,
+    }
 }
 
 /// Polls until `look` answers `Ok`, and returns that.

@@ -82,6 +82,15 @@ impl Observer {
         self.since(mark, Kind::Delete)
     }
 
+    /// What happened since a [`mark`](Self::mark).
+    pub fn kinds_since(&self, mark: usize) -> Vec<Kind> {
+        let record = self.record();
+        record.events[mark..]
+            .iter()
+            .map(|event| event.kind)
+            .collect()
+    }
+
     /// The keys that exist, as far as events have arrived.
     pub fn keys(&self) -> BTreeMap<String, Held> {
         self.record().keys.clone()
@@ -112,6 +121,13 @@ impl Observer {
         let what = format!("absence of key {key}");
         let gone = |record: &Record| (!record.keys.contains_key(key)).then_some(());
         self.until(&what, limit, gone).await;
+    }
+
+    /// Waits until so many keys exist. Panics like [`wait_for`](Self::wait_for).
+    pub async fn wait_for_count(&self, count: usize, limit: Duration) {
+        let what = format!("{count} keys");
+        let there = |record: &Record| (record.keys.len() == count).then_some(());
+        self.until(&what, limit, there).await;
     }
 
     async fn until<T>(

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 /// A running server. Killed on drop.
@@ -83,6 +84,11 @@ impl ServerProcess {
     pub async fn listening(&self) -> SocketAddr {
         let addr = self.said("listening ").await;
         addr.parse().unwrap_or_else(|e| panic!("{addr:?}: {e}"))
+    }
+
+    /// The URL of that.
+    pub async fn url(&self) -> String {
+        format!("http://{}", self.listening().await)
     }
 
     /// The key it says it is registered under.
@@ -155,6 +161,12 @@ fn newest(path: &Path) -> SystemTime {
     let below = entries.map(|entry| newest(&entry.path())).max();
     let own = || std::fs::metadata(path).and_then(|metadata| metadata.modified());
     below.unwrap_or_else(|| own().unwrap_or_else(|e| panic!("{path:?}: {e}")))
+}
+
+pub fn health_request(name: &str) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: name.to_owned(),
+    }
 }
 
 /// A client of a server's health service.

@@ -1,9 +1,10 @@
 //! Lists what a user can name: the items that `lib.rs` and its public modules declare or re-export.
 
+use crate::source::{self, has_cfg, name_of};
 use quote::ToTokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use syn::{Attribute, Fields, ImplItem, Item, TraitItem, Type, UseTree, Visibility};
 
 /// See the [module](self).
@@ -25,17 +26,14 @@ impl Listing {
             impls: vec![],
             modules: BTreeMap::new(),
         };
-        let mut files = vec![];
-        collect(src, &mut files);
         // It is what the `.proto` file says, and that is compared as a whole.
-        files.retain(|file| {
-            !file
-                .components()
+        let is_generated = |file: &Path| {
+            file.components()
                 .any(|part| part.as_os_str() == "generated")
-        });
-        for file in files {
-            let text = std::fs::read_to_string(&file).unwrap();
-            let parsed = syn::parse_file(&text).unwrap();
+        };
+        let files = source::files(src, &["rs"]).into_iter();
+        for file in files.filter(|file| !is_generated(file)) {
+            let parsed = source::parse(&file);
             let module = module_of(src, &file);
             listing.modules.insert(module, parsed.items.clone());
             listing.take(parsed.items);
@@ -128,11 +126,7 @@ impl Listing {
                 self.line(path, format!("{condition}trait: {bounds}"));
                 for member in &it.items {
                     if let TraitItem::Fn(method) = member {
-                        let provided = if method.default.is_some() {
-                            "provided "
-                        } else {
-                            ""
-                        };
+                        let provided = method.default.as_ref().map_or("", |_| "provided ");
                         let signature = show(&method.sig);
                         self.line(path, format!("{condition}{provided}{signature}"));
                     }
@@ -237,21 +231,20 @@ fn without_docs(fields: &Fields) -> String {
     format!("{{ {} }}", fields.join(", "))
 }
 
+fn named<'a>(attributes: &'a [Attribute], name: &str) -> impl Iterator<Item = &'a Attribute> {
+    let is_named = move |attribute: &&Attribute| attribute.path().is_ident(name);
+    attributes.iter().filter(is_named)
+}
+
 /// `#[must_use]` and `#[non_exhaustive]` are part of the promise.
 fn marks(attributes: &[Attribute]) -> String {
-    let marked = |name: &&str| {
-        attributes
-            .iter()
-            .any(|attribute| attribute.path().is_ident(name))
-    };
-    let marks = ["must_use", "non_exhaustive"].into_iter().filter(marked);
+    let is_marked = |name: &&str| named(attributes, name).next().is_some();
+    let marks = ["must_use", "non_exhaustive"].into_iter().filter(is_marked);
     marks.map(|mark| format!("#[{mark}] ")).collect()
 }
 
 fn derives(attributes: &[Attribute]) -> String {
-    let all = attributes
-        .iter()
-        .filter(|attribute| attribute.path().is_ident("derive"));
+    let all = named(attributes, "derive");
     let all: Vec<String> = all.map(|derive| show(&derive.meta)).collect();
     match all.is_empty() {
         true => String::new(),
@@ -261,19 +254,10 @@ fn derives(attributes: &[Attribute]) -> String {
 
 /// The condition an item is compiled under, such as a feature.
 fn features(attributes: &[Attribute]) -> String {
-    let conditions = attributes
-        .iter()
-        .filter(|attribute| attribute.path().is_ident("cfg"));
+    let conditions = named(attributes, "cfg");
     conditions
         .map(|cfg| format!("#[{}] ", show(&cfg.meta)))
         .collect()
-}
-
-fn has_cfg(attributes: &[Attribute], name: &str) -> bool {
-    attributes.iter().any(|attribute| {
-        let condition = attribute.parse_args::<syn::Path>();
-        attribute.path().is_ident("cfg") && condition.is_ok_and(|path| path.is_ident(name))
-    })
 }
 
 fn leaves(tree: &UseTree, names: &mut Vec<(String, String)>) {
@@ -287,10 +271,8 @@ fn leaves(tree: &UseTree, names: &mut Vec<(String, String)>) {
 }
 
 fn last(path: &syn::Path) -> String {
-    path.segments
-        .last()
-        .map(|segment| segment.ident.to_string())
-        .unwrap_or_default()
+    let last = path.segments.last();
+    last.map_or_else(String::new, |segment| segment.ident.to_string())
 }
 
 fn is_public(visibility: &Visibility) -> bool {
@@ -309,19 +291,6 @@ fn is_public_item(item: &Item) -> bool {
     })
 }
 
-fn name_of(item: &Item) -> Option<String> {
-    let name = match item {
-        Item::Const(it) => &it.ident,
-        Item::Enum(it) => &it.ident,
-        Item::Fn(it) => &it.sig.ident,
-        Item::Struct(it) => &it.ident,
-        Item::Trait(it) => &it.ident,
-        Item::Type(it) => &it.ident,
-        _ => return None,
-    };
-    Some(name.to_string())
-}
-
 /// The module that a file is, as its path below `src` without an ending; "" for `lib.rs`.
 fn module_of(src: &Path, file: &Path) -> String {
     let below = file.strip_prefix(src).unwrap().with_extension("");
@@ -329,14 +298,5 @@ fn module_of(src: &Path, file: &Path) -> String {
     match below.as_str() {
         "lib" => String::new(),
         other => other.strip_suffix("/mod").unwrap_or(other).to_owned(),
-    }
-}
-
-fn collect(path: &Path, files: &mut Vec<PathBuf>) {
-    if path.extension().is_some_and(|end| end == "rs") {
-        files.push(path.to_owned());
-    }
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        collect(&entry.path(), files);
     }
 }

@@ -1,5 +1,6 @@
 //! Reads the source files of the crate and resolves what each imports to the file that defines it.
 
+use crate::source::{self, has_cfg, name_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
@@ -134,10 +135,9 @@ impl Sources {
     }
 
     fn read_file(&mut self, directory: &Path, file: &Path, path: ModulePath) {
-        let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        let parsed = syn::parse_file(&text).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let name = file.strip_prefix(src).unwrap().display().to_string();
+        let (text, parsed) = (source::read(file), source::parse(file));
+        let name = file.strip_prefix(source::root().join("src")).unwrap();
+        let name = name.display().to_string();
         let tests = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
         let lines = text[..tests].lines().count();
         self.read_module(directory, name, lines, path, &parsed.items);
@@ -159,7 +159,10 @@ impl Sources {
             globs: vec![],
             paths: BTreeSet::new(),
         };
-        for item in items.iter().filter(|item| !is_test(attributes(item))) {
+        for item in items
+            .iter()
+            .filter(|item| !has_cfg(attributes(item), "test"))
+        {
             match item {
                 Item::Mod(inner) => {
                     let name = inner.ident.to_string();
@@ -230,7 +233,7 @@ impl Visit<'_> for Module {
     fn visit_item(&mut self, item: &Item) {
         match item {
             Item::Use(import) => self.import(import),
-            _ if is_test(attributes(item)) => {}
+            _ if has_cfg(attributes(item), "test") => {}
             _ => visit::visit_item(self, item),
         }
     }
@@ -266,15 +269,6 @@ fn flatten(tree: &UseTree, before: Vec<String>, all: &mut Vec<(Vec<String>, Opti
     }
 }
 
-fn is_test(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        attribute.path().is_ident("cfg")
-            && attribute
-                .parse_args::<syn::Path>()
-                .is_ok_and(|path| path.is_ident("test"))
-    })
-}
-
 fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(it) => &it.attrs,
@@ -290,19 +284,4 @@ fn attributes(item: &Item) -> &[Attribute] {
         Item::Use(it) => &it.attrs,
         _ => &[],
     }
-}
-
-fn name_of(item: &Item) -> Option<String> {
-    let name = match item {
-        Item::Const(it) => &it.ident,
-        Item::Enum(it) => &it.ident,
-        Item::Fn(it) => &it.sig.ident,
-        Item::Macro(it) => it.ident.as_ref()?,
-        Item::Static(it) => &it.ident,
-        Item::Struct(it) => &it.ident,
-        Item::Trait(it) => &it.ident,
-        Item::Type(it) => &it.ident,
-        _ => return None,
-    };
-    Some(name.to_string())
 }

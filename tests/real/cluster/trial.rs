@@ -3,9 +3,9 @@
 use crate::setup::{Greeter, LONG};
 use crate::support::cluster::Cluster;
 use crate::support::etcd::users;
-use crate::support::eventually;
 use crate::support::observer::Observer;
-use crate::support::server::health_client;
+use crate::support::server::{health_client, health_request};
+use crate::support::{eventually, library_etcd};
 use etcd_client::{Client, KeyValue};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Etcd, HEALTH_NAME, Registrar, Status};
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// A read that takes longer is not waited for.
@@ -115,7 +114,7 @@ impl Watched {
 /// All of `endpoints`, with each connection written down.
 fn recorded(endpoints: &[String], dials: &Log<Dial>) -> Etcd {
     let dials = dials.clone();
-    crate::setup::etcd(endpoints).connector(move |uri| {
+    library_etcd(endpoints).connector(move |uri| {
         let dials = dials.clone();
         async move {
             let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -132,13 +131,9 @@ fn recorded(endpoints: &[String], dials: &Log<Dial>) -> Etcd {
 }
 
 async fn follow_health(greeter: &Greeter, log: Log<bool>) {
-    let mut client = health_client(&format!("http://{}", greeter.addr))
-        .await
-        .unwrap();
-    let name = HealthCheckRequest {
-        service: HEALTH_NAME.to_owned(),
-    };
-    let mut watch = client.watch(name).await.unwrap().into_inner();
+    let mut client = health_client(&greeter.url()).await.unwrap();
+    let watch = client.watch(health_request(HEALTH_NAME)).await;
+    let mut watch = watch.unwrap().into_inner();
     tokio::spawn(async move {
         while let Ok(Some(said)) = watch.message().await {
             log.push(said.status == ServingStatus::Serving as i32);
@@ -182,10 +177,8 @@ impl<'a> Trial<'a> {
         assert_eq!(self.observer.events(), [], "{what}");
         let reads = self.reads.since(0);
         assert!(reads.len() > 10, "{what}: {} reads", reads.len());
-        assert!(
-            reads.iter().all(|(_, there)| *there),
-            "{what}: missing at a read"
-        );
+        let is_there = reads.iter().all(|(_, there)| *there);
+        assert!(is_there, "{what}: missing at a read");
         let flap = statuses.iter().find(|(_, status)| !status.is_registered());
         assert_eq!(flap, None, "{what}");
         assert_eq!(self.watched.health.since(health), [], "{what}");

@@ -1,8 +1,9 @@
 //! The same client for every kind of server.
 
 use super::kind::{Protocol, Target};
+use crate::greeter::hellos;
 use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::{HelloReply, HelloRequest, StreamRequest};
+use crate::greeter::pb::{HelloReply, HelloRequest};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -106,12 +107,10 @@ impl Client {
     pub async fn hellos(&mut self, count: u32, interval_ms: u32) -> Hellos {
         match self {
             Self::Grpc(client) => {
-                let request = StreamRequest {
-                    name: "x".into(),
-                    count,
-                    interval_ms,
-                };
-                let answer = client.stream_hellos(request).await.unwrap();
+                let answer = client
+                    .stream_hellos(hellos(count, interval_ms))
+                    .await
+                    .unwrap();
                 Hellos::Grpc(answer.into_inner())
             }
             Self::Http1(send) => {
