@@ -116,6 +116,9 @@ impl Cluster {
             assert!(Instant::now() < deadline, "no member is added: {error}");
             sleep(Duration::from_millis(200)).await;
         }
+        for member in &self.members {
+            member_knows(member, &plan.peer_url(), deadline).await;
+        }
         let mut all: Vec<_> = self.members.iter().map(Etcd::membership).collect();
         all.push(plan.membership());
         let plan = plan
@@ -161,6 +164,23 @@ impl Cluster {
             member.serving().await?;
         }
         Ok(())
+    }
+}
+
+/// Waits until this member has another one in its list. Who joins asks one of them, and ends if that one does not know
+/// of it yet.
+async fn member_knows(member: &Etcd, peer_url: &str, deadline: Instant) {
+    loop {
+        let list = member.client().await.member_list().await;
+        let mut urls = list.iter().flat_map(|list| list.members());
+        if urls.any(|other| other.peer_urls().iter().any(|url| url == peer_url)) {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{peer_url} is in no list: {list:?}"
+        );
+        sleep(Duration::from_millis(10)).await;
     }
 }
 
