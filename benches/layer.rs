@@ -1,12 +1,12 @@
 //! What the registration layer costs per request, and what metrics add to that: `make bench`.
 //!
 //! * **the call**: a service that answers at once, bare, layered, and layered with metrics on, in
-//!   nanoseconds. The bare one is so cheap that nothing hides the difference.
+//!   nanoseconds. The bare one is so fast that the difference is visible.
 //! * **the server**: a tonic server on loopback under load, bare and layered with metrics on, as a ratio.
 //! * **the channel**: a balanced channel to such a server, without and with metrics, as a ratio.
 //!
-//! All sides run by turns, many times, in one process, and medians are compared: on a noisy
-//! machine only the ratio means anything. Options: `--rounds N` and `--seconds S` per round of
+//! All variants run alternately, many times, in one process, and medians are compared: on a noisy
+//! machine only the ratio is meaningful. Options: `--rounds N` and `--seconds S` per round of
 //! the second part.
 
 #![allow(missing_docs)]
@@ -81,7 +81,7 @@ async fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// With an etcd that is never there: the layer does the same work, registered or not.
+/// Registers with an etcd that does not exist: the layer does the same work, registered or not.
 fn register(observer: Option<&MetricsObserver>) -> Result<Registration, Error> {
     let mut builder = Registrar::builder(Etcd::new(["http://127.0.0.1:1"]));
     if let Some(observer) = observer {
@@ -211,7 +211,7 @@ where
 {
     let (mut first_rate, mut second_rate, mut ratios) = (vec![], vec![], vec![]);
     for round in 0..=args.rounds {
-        // Who goes first alternates, so that neither profits from a warmer or cooler machine.
+        // The order alternates, so that a change of the machine affects both.
         let (a, b) = match round % 2 {
             0 => (first().await?, second().await?),
             _ => {

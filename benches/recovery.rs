@@ -1,8 +1,8 @@
-//! How fast a registration is right again, and what a stop looks like from outside: `make measure`.
+//! Times of recovery and shutdown, as seen from outside: `make measure`.
 //!
-//! The `server` example in release, a real etcd, an independent watcher, all on loopback. Every
-//! row names its bound; a row that misses it makes the exit code 1. Takes about twenty minutes,
-//! ten of them silence; `PARTS=many,passwords make measure` measures a part.
+//! The `server` example in release mode, a real etcd, an independent watcher, all on loopback. Every
+//! row has a bound; a row that misses it makes the exit code 1. Takes about twenty minutes,
+//! ten of them without a write; `PARTS=many,passwords make measure` measures only these parts.
 
 #![allow(
     missing_docs,
@@ -41,7 +41,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use table::Table;
 
-/// How fast a registration is right again
+/// Times of recovery and shutdown
 #[derive(Parser)]
 struct Args {
     /// What to measure: stops, pauses, repairs, scale, memory, many, passwords, outages, networks, quiet
@@ -79,7 +79,7 @@ async fn main() -> ExitCode {
             "memory" => memory::all(&table).await,
             "many" => many::all(&table).await,
             "passwords" => passwords::all(&table).await,
-            // Long and mostly waiting: each has an etcd of its own, and they run together.
+            // These wait most of the time: each has an etcd of its own, and they run concurrently.
             "outages" => outages::long(&table).await,
             "networks" => networks::all(&table).await,
             "quiet" => networks::quiet(&table).await,

@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let registrar = Registrar::builder(args.access.etcd(None)?)
         .shutdown_on_signals()
         .build()?;
-    // The full name of the service, as generated; what implements it does not matter.
+    // The full name of the service, as generated; it does not depend on the implementation.
     let registration = registrar.register(Instance::of::<GreeterServer<()>>())?;
 
     let grpc = Routes::new(GreeterServer::new(MyGreeter::default()))

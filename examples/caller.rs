@@ -56,7 +56,7 @@ struct Args {
     /// Format that its servers are registered in
     #[arg(long, env = "CALLER_FORMAT", default_value = "plain")]
     format: FormatName,
-    /// What every key of the plain format begins with
+    /// Prefix of the keys of the plain format
     #[arg(long, env = "CALLER_PREFIX", default_value = "/services")]
     prefix: String,
     /// Time from one call to the next
@@ -84,14 +84,14 @@ struct Args {
     )]
     #[arg(value_parser = access::time)]
     deadline: Duration,
-    /// How long greeters are believed that are missing after etcd was away
+    /// How long missing greeters are kept after etcd was away
     #[arg(long, env = "CALLER_GRACE", default_value = "30s", value_name = "TIME")]
     #[arg(value_parser = access::time)]
     grace: Duration,
-    /// Connect to so many greeters at most
+    /// Connect to at most this number of greeters
     #[arg(long, env = "CALLER_SUBSET", value_name = "GREETERS")]
     subset: Option<usize>,
-    /// Who we are in the choice of that subset: the same id chooses the same greeters
+    /// Id of this client for the subset: the same id chooses the same greeters
     #[arg(long, env = "CALLER_SUBSET_ID", value_name = "ID", requires = "subset")]
     subset_id: Option<String>,
     /// Print JSON, one object in a line
@@ -122,13 +122,13 @@ async fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
-        // It would tell stderr that stderr is gone, and panic.
+        // Otherwise it would report a closed stderr on stderr, and panic.
         .log_internal_errors(false)
         .init();
     match run(&Args::parse()).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_failed) => ExitCode::FAILURE,
-        // Whoever read our output has had enough of it: `caller | head`.
+        // The reader has closed the pipe: `caller | head`.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             let _ = writeln!(io::stderr(), "error: {failure}");
@@ -140,13 +140,13 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Gives the number of calls that failed.
+/// Returns the number of calls that failed.
 async fn run(args: &Args) -> Result<u64, Failure> {
     let stop = stop_on_signals()?;
     let discovery = discover(args)?;
     tokio::spawn(tell(discovery.changes(), args.json, stop.clone()));
     let mut client = GreeterClient::new(channel(args, &discovery)?);
-    // An interval of 0 would panic; this one is as good as none.
+    // An interval of 0 would panic; this one is practically 0.
     let mut ticks = interval(args.interval.max(Duration::from_nanos(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut made, mut failed) = (0, 0);
@@ -212,7 +212,7 @@ async fn call(client: &mut GreeterClient<BalancedChannel>, deadline: Duration) -
     Event::of_call(answer, sent.elapsed())
 }
 
-/// Prints who appears and who goes. Stops everything when nobody reads that any more.
+/// Prints the greeters that appear and go. Stops the program when stdout is closed.
 async fn tell(mut changes: Changes, json: bool, stop: CancellationToken) {
     while let Some(change) = changes.next().await {
         if Event::of_change(change).print(json).is_err() {

@@ -31,9 +31,9 @@ use tonic_etcd::{
 
 /// A greeter that is registered in etcd for as long as it serves.
 ///
-/// Prints `listening ADDR` when it is bound and `registered KEY` when it can be found; stops on
-/// SIGTERM and SIGINT, and without any wait on a second one. SIGUSR1 takes its keys out of etcd while
-/// it serves on, SIGUSR2 puts them back. Exit code 0 after a stop, 1 if
+/// Prints `listening ADDR` when it is bound and `registered KEY` when it can be found. Stops on
+/// SIGTERM and SIGINT, and without waiting on a second one. SIGUSR1 takes its keys out of etcd while
+/// it keeps serving, SIGUSR2 puts them back. Exit code 0 after a stop, 1 if
 /// serving failed, 2 if the configuration cannot work.
 #[derive(Parser)]
 #[command(version)]
@@ -59,10 +59,10 @@ struct Args {
         value_delimiter = ','
     )]
     format: Vec<FormatName>,
-    /// What every key of the plain format begins with
+    /// Prefix of the keys of the plain format
     #[arg(long, env = "GREETER_PREFIX", default_value = "/services")]
     prefix: String,
-    /// How a key of the plain format is made, of {prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}
+    /// Template of the keys of the plain format, with {prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}
     #[arg(
         long,
         env = "GREETER_KEY",
@@ -85,16 +85,16 @@ struct Args {
         value_name = "ADDR"
     )]
     listen: SocketAddr,
-    /// Address to advertise instead of the one that is bound, host:port
+    /// Address to advertise instead of the bound one, host:port
     #[arg(long, env = "GREETER_ADVERTISE", value_name = "ADDR")]
     advertise: Option<String>,
-    /// Time after which a crash removes the key, such as 5s
+    /// Time after which the key expires after a crash, such as 5s
     #[arg(long, env = "GREETER_TTL", default_value = "5s", value_parser = access::time)]
     ttl: Duration,
     /// Value to write in the plain format instead of the instance as JSON
     #[arg(long, env = "GREETER_VALUE")]
     value: Option<String>,
-    /// Time to serve on after the key is gone
+    /// Time to keep serving after the key is gone
     #[arg(long, env = "GREETER_SETTLE", default_value = "1s", value_parser = access::time)]
     settle: Duration,
     /// Time for requests in flight to finish
@@ -114,7 +114,7 @@ struct Args {
 enum Policy {
     /// Write the key anyway
     TakeOver,
-    /// Leave it, and look again until it is free
+    /// Leave it until it is free
     Yield,
 }
 
@@ -131,7 +131,7 @@ async fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        // It would tell stderr that stderr is gone, and panic.
+        // Otherwise it would report a closed stderr on stderr, and panic.
         .log_internal_errors(false)
         .init();
     match run(Args::parse()).await {
@@ -220,7 +220,7 @@ fn register(args: &Args, registrar: &Registrar) -> Result<Registration, Register
     }))
 }
 
-/// Prints a line. `println!` would panic, and end the server, when nobody reads any more.
+/// Prints a line. `println!` would panic, and end the server, when stdout is closed.
 fn say(line: &dyn std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -38,7 +38,7 @@ struct Args {
     /// Unix socket to listen on instead; needs --advertise
     #[arg(long, env = "GREETER_UNIX", value_name = "PATH")]
     unix: Option<PathBuf>,
-    /// Address to advertise instead of the one that is bound, host:port
+    /// Address to advertise instead of the bound one, host:port
     #[arg(long, env = "GREETER_ADVERTISE", value_name = "ADDR")]
     advertise: Option<String>,
 }
@@ -82,7 +82,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The sockets that whoever started this process has bound.
+/// The sockets that the parent process has bound.
 fn inherited() -> std::io::Result<Vec<std::net::TcpListener>> {
     let mut passed = ListenFd::from_env();
     let listeners = (0..passed.len()).map(|at| passed.take_tcp_listener(at));

@@ -1,4 +1,4 @@
-//! Many registrars on one etcd: a fleet after a wipe, and a thousand stops at random moments.
+//! Many registrars on one etcd: a fleet after a wipe, and a thousand stops at random times.
 
 use crate::support::etcd::Etcd;
 use crate::support::observer::{Event, Kind, Observer};
@@ -34,11 +34,11 @@ pub async fn all(table: &Table) {
     }
 }
 
-/// Two hundred processes, one etcd, and its data is gone.
+/// Two hundred processes, and one etcd that loses its data.
 async fn fleet(table: &Table) {
     let mut etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    // A name each: on this one machine nothing else tells them apart but the pid.
+    // Each has its own name: on one machine only the pid would differ otherwise.
     let servers: Vec<_> = (0..FLEET)
         .map(|n| ServerProcess::start(&etcd.endpoint(), &["--name", &format!("service-{n}")]))
         .collect();
@@ -114,10 +114,10 @@ async fn stops(table: &Table, fault: Fault) {
             Fault::BlackHole => proxy.set(Mode::Forward),
         }
         etcd.wait_serving().await;
-        // What was sent before a stop may be applied by an etcd that goes on; nothing after that.
+        // Requests from before a stop may be applied when etcd continues; there are none after that.
         sleep(SEC).await;
         let mark = observer.mark();
-        // What could not be revoked runs out: etcd gives each lease a TTL more when it starts.
+        // Leases that were not revoked expire: etcd gives each lease a full TTL when it starts.
         sleep(TTL * 2 + SEC * 2).await;
         late_writes += observer.puts_since(mark).len();
         orphans += observer.keys().len();
@@ -137,7 +137,7 @@ async fn stops(table: &Table, fault: Fault) {
     );
 }
 
-/// Registers, stays for a random time, stops; gives how, and how long that took in milliseconds.
+/// Registers, stays for a random time, stops. Returns how it ended, and how long that took in milliseconds.
 async fn one(endpoint: String, n: usize) -> (usize, Closed, f64) {
     sleep(Duration::from_millis(fastrand::u64(0..300))).await;
     let registrar = Registrar::builder(tonic_etcd::Etcd::new([endpoint])).ttl(TTL);
@@ -147,7 +147,7 @@ async fn one(endpoint: String, n: usize) -> (usize, Closed, f64) {
     registration
         .announce("127.0.0.1:9000".parse().unwrap())
         .unwrap();
-    // Some at once, in the middle of whatever goes on; some later.
+    // Some stop at once, in the middle of registering; some later.
     let life = if fastrand::bool() { 20 } else { 1500 };
     sleep(Duration::from_millis(fastrand::u64(0..life))).await;
     let start = Instant::now();

@@ -1,6 +1,6 @@
 //! What 10,000 registrations of one process keep in memory, without and with metrics.
 //!
-//! Each figure is of a process of its own: what one run has freed would hide what the next one takes.
+//! Each figure comes from a process of its own: memory that one run has freed would be reused by the next one.
 
 use crate::support::etcd::Etcd;
 use crate::table::{Stat, Table, median};
@@ -13,7 +13,7 @@ use tonic_etcd::format::Plain;
 use tonic_etcd::metrics::MetricsObserver;
 use tonic_etcd::{Instance, Registrar};
 
-/// What such a process registers, and who is told.
+/// What such a process registers, and whether with metrics.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum Held {
     OneService,
@@ -29,7 +29,7 @@ const SERIES: usize = 16;
 
 pub async fn all(table: &Table) {
     use Held::{OneService, OneServiceWithMetrics, Services, ServicesWithMetrics};
-    // By turns, so that a change of the machine is in both.
+    // Alternating, so that a change of the machine affects both.
     let (mut without, mut with) = (vec![], vec![]);
     for _ in 0..RUNS {
         without.push(measured(OneService).await);
@@ -52,7 +52,7 @@ pub async fn all(table: &Table) {
     table.holds("10,000 services: memory with metrics", true, &seen);
 }
 
-/// In MiB, by a process that does nothing else.
+/// Measures in MiB, in a process that does nothing else.
 async fn measured(held: Held) -> f64 {
     let etcd = Etcd::start().await;
     let held = held.to_possible_value().unwrap();
@@ -78,7 +78,7 @@ pub async fn hold(held: Held, etcd: String) {
     }
     let registrar = builder.build().unwrap();
     let is_one = matches!(held, Held::OneService | Held::OneServiceWithMetrics);
-    // What the first one takes is the connection's.
+    // The memory of the first one is mostly that of the connection.
     let first = registrar.register(Instance::new("first")).unwrap();
     first.announce("127.0.0.1:9000".parse().unwrap()).unwrap();
     first.registered().await.unwrap();

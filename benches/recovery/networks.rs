@@ -1,4 +1,4 @@
-//! What is between a server and etcd in production: balancers that end each connection, etcd's own relay, and silence.
+//! Networks between a server and etcd: balancers that end each connection, `etcd grpc-proxy`, and a time without writes.
 
 use crate::support::etcd::Etcd;
 use crate::support::grpc_proxy::GrpcProxy;
@@ -39,7 +39,7 @@ struct Setup {
     statuses: Arc<Mutex<Vec<Status>>>,
     discovery: Discovery,
     observer: Observer,
-    /// Calls that etcd counts, when all was quiet.
+    /// The number of calls that etcd has counted before the test.
     authentications: usize,
     events: usize,
 }
@@ -82,7 +82,7 @@ impl Setup {
         }
     }
 
-    /// Nothing has happened to anybody.
+    /// Checks that no status changed, no WARN was logged and no key was put.
     async fn end(&self, table: &Table, what: &str) {
         let statuses = self.statuses.lock().unwrap().clone();
         let warnings = self.server.output().matches(" WARN ").count();
@@ -118,7 +118,7 @@ async fn cuts(table: &Table) {
     leaves_after_cuts(table, &setup, &proxy).await;
 }
 
-/// Who leaves half a second after a cut is gone for readers at once.
+/// A server that leaves 0.5 s after a cut is gone for readers at once.
 async fn leaves_after_cuts(table: &Table, setup: &Setup, proxy: &Proxy) {
     let mut gone = vec![];
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! What becomes of a registered server when etcd, the network or the server itself stands still.
+//! Times of recovery after etcd, the network or the server itself has stopped.
 
 use crate::scale::count_reaches;
 use crate::support::etcd::Etcd;
@@ -12,7 +12,7 @@ use tonic_etcd::HEALTH_NAME;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 const SEC: Duration = Duration::from_secs(1);
-/// How long a registration has to stay right after it was.
+/// How long a registration has to stay registered after the recovery.
 const STAYS: Duration = Duration::from_secs(12);
 
 /// A server, its key and a watcher.
@@ -88,7 +88,7 @@ pub async fn quick(table: &Table) {
             _ => drop(client.put(&*setup.key, "theirs", None).await.unwrap()),
         }
         times[round % 3].push(ms(start, setup.put_at(mark).await));
-        // Not faster than a person: a rewrite war is slowed down on purpose.
+        // Not too fast: repeated overwrites are slowed down on purpose.
         sleep(Duration::from_millis(1200)).await;
     }
     for (what, times) in ["lease revoked", "key deleted", "key overwritten"]
@@ -191,9 +191,9 @@ async fn black_hole(table: &Table) {
     table.each_ms(what, 1000.0, &times);
 }
 
-/// Milliseconds until the key was missing for the last time.
+/// Milliseconds until the key is back for good.
 ///
-/// An etcd that was stopped still shows it at first, and expires the lease a moment later.
+/// An etcd that was stopped still has the key at first, and expires the lease a moment later.
 async fn back_for_good(setup: &Setup, start: Instant) -> f64 {
     let mut client = setup.etcd.client().await;
     let mut missing = start;

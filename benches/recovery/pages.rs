@@ -16,7 +16,7 @@ pub async fn all(registrar: &Registrar) -> Vec<f64> {
     let address = listener.local_addr().unwrap();
     let service = Introspection::new().registrar(registrar).service();
     let server = Server::builder().add_service(service);
-    // Else the client's delayed acknowledgement is measured: 40 ms.
+    // Otherwise the client's delayed acknowledgement would be measured: 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = tokio::spawn(server.serve_with_incoming(incoming));
     let client = IntrospectionClient::connect(format!("http://{address}"));

@@ -1,4 +1,4 @@
-//! Fleets whose every process needs a password: what hashing it costs etcd is what they all wait for.
+//! Fleets in which every process needs a password: their times depend on how long etcd takes to hash it.
 
 use crate::many::first_puts;
 use crate::support::etcd::{Etcd, users};
@@ -12,7 +12,7 @@ const SEC: Duration = Duration::from_secs(1);
 /// The observer asks for a token too: one, and another after each restart.
 const OURS: usize = 2;
 
-/// So many processes, at an etcd that hashes passwords at that cost.
+/// A number of processes, and the cost of etcd's password hash.
 struct Fleet {
     size: usize,
     cost: &'static str,
@@ -54,7 +54,7 @@ impl Fleet {
         drop(servers);
     }
 
-    /// With its data: nobody should notice.
+    /// A restart with the data: there should be no event.
     async fn restart(&self, table: &Table, etcd: &mut Etcd, observer: &Observer) {
         let mark = observer.mark();
         etcd.kill().await;
@@ -80,7 +80,7 @@ impl Fleet {
         sleep(SEC).await;
         etcd.start_again();
         let serving = etcd.wait_serving().await;
-        // The observer of before has a token, and a place in a history, that the new etcd does not know.
+        // The previous observer has a token and a revision that the new etcd does not have.
         let observer = Observer::with_client(etcd.client().await, "/services/").await;
         let back = first_puts(&observer, 0, self.size, serving).await;
         self.row(table, "back after a wipe", &back);
@@ -118,7 +118,7 @@ impl Fleet {
     }
 }
 
-/// A name each: on this one machine nothing else tells them apart but the pid.
+/// Each has its own name: on one machine only the pid would differ otherwise.
 fn server(etcd: &Etcd, n: usize) -> ServerProcess {
     let (user, password) = users::SERVERS;
     let name = format!("service-{n}");

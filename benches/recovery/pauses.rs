@@ -1,4 +1,4 @@
-//! A pause and its end, beside what a client does that deletes the key and puts it.
+//! A pause and its end, compared with a client that deletes and puts the key.
 
 use crate::support::etcd::{Etcd, users};
 use crate::support::observer::{Kind, Observer};
@@ -58,7 +58,7 @@ async fn seen(observer: &Observer, mark: usize, kind: Kind, start: Instant) -> f
             next.map(|event| event.at)
         })
         .await;
-    // What follows it in the background does not meet the next request.
+    // Let background work finish before the next request.
     sleep(Duration::from_millis(5)).await;
     ms(start, at)
 }

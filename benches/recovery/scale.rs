@@ -1,4 +1,4 @@
-//! Many names in one process, and what a process costs etcd when nothing happens.
+//! Many names in one process, and the load of an idle process on etcd.
 
 use crate::memory::resident;
 use crate::pages;

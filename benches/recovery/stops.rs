@@ -1,4 +1,4 @@
-//! How servers end: asked to, killed, and with clients that never let go.
+//! Stops of servers: by SIGTERM, by SIGKILL, and with clients that do not close their connections.
 
 use crate::greeter::hellos;
 use crate::greeter::pb::greeter_client::GreeterClient;
@@ -73,7 +73,7 @@ async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
     table.holds(what, holds, &seen);
 }
 
-/// A health watch, a stream without end, and a connection that never sends a byte.
+/// Opens a health watch, a stream without end, and a connection that never sends a byte.
 async fn cling(addr: SocketAddr) -> impl Sized {
     let url = format!("http://{addr}");
     let mut health = health_client(&url).await.unwrap();

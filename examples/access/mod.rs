@@ -1,4 +1,4 @@
-//! Which etcd, as whom, and how securely: the flags that examples share.
+//! The flags for etcd that examples share: endpoints, user, TLS.
 
 // Each example includes this module and uses its own part of it.
 #![allow(dead_code)]
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tonic_etcd::Etcd;
 
-/// Given to each flag: a heading of the struct would stay for those that follow it.
+/// Set on each flag: a heading of the struct would also apply to later flags.
 pub(crate) const HEADING: &str = "etcd";
 
 #[derive(Debug, Args)]
@@ -26,13 +26,13 @@ pub(crate) struct Access {
     /// Certificates to trust with https, PEM
     #[arg(long, env = "ETCD_CACERT", value_name = "FILE", global = true, help_heading = HEADING)]
     pub(crate) cacert: Option<PathBuf>,
-    /// Certificate of ours, if etcd asks for one, PEM
+    /// Client certificate, if etcd asks for one, PEM
     #[arg(long, env = "ETCD_CERT", value_name = "FILE", global = true, help_heading = HEADING)]
     cert: Option<PathBuf>,
     /// Private key of that certificate, PEM
     #[arg(long, env = "ETCD_KEY", value_name = "FILE", global = true, help_heading = HEADING)]
     key_file: Option<PathBuf>,
-    /// Name that etcd's certificate must carry, if it is not the host of the URL
+    /// Name that etcd's certificate must have, if it is not the host of the URL
     #[arg(
         long,
         env = "ETCD_SERVER_NAME",
@@ -131,7 +131,7 @@ fn pair<'a, T>(
     }
 }
 
-/// A time on the command line. Years that no clock can add to now are refused here.
+/// Parses a time on the command line. Refuses a time too long to be added to the current time.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match time > LONGEST {

@@ -1,4 +1,4 @@
-//! [`Event`]: what is worth a line.
+//! [`Event`]: a line of the output.
 
 use crate::greeter::pb::HelloReply;
 use serde::Serialize;
@@ -67,7 +67,7 @@ impl Event {
         }
     }
 
-    /// `println!` would panic when nobody reads.
+    /// Prints the line. `println!` would panic when stdout is closed.
     pub(crate) fn print(&self, json: bool) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if json {

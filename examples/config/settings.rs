@@ -1,7 +1,7 @@
-//! The configuration of a server: a TOML file, and the environment before it. Made to be copied.
+//! The configuration of a server: a TOML file, overridden by the environment. Made to be copied.
 //!
-//! What is not known is refused, so that a misspelt key does not pass for a default. What the
-//! library refuses is refused by its builders, with the reason.
+//! Unknown keys are refused, so that a misspelt key is not ignored. The library's builders refuse settings that
+//! cannot work, with the reason.
 
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -120,7 +120,7 @@ fn read(path: &Path) -> Result<String, SettingsError> {
 // === impl Settings ===
 
 impl Settings {
-    /// The file, with what `variable` gives before it; `|name| std::env::var(name).ok()`.
+    /// Loads the file, overridden by `variable`, such as `|name| std::env::var(name).ok()`.
     pub(crate) fn load(
         path: &Path,
         variable: impl Fn(&str) -> Option<String>,
@@ -206,7 +206,7 @@ impl TlsSettings {
 // === impl RegistrarSettings ===
 
 impl RegistrarSettings {
-    /// What is not given stays as the library has it.
+    /// Applies the settings that are given; the others keep the library's defaults.
     fn apply(&self, mut builder: RegistrarBuilder) -> RegistrarBuilder {
         if let Some(prefix) = &self.prefix {
             builder = builder.prefix(prefix);

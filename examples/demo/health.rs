@@ -1,4 +1,4 @@
-//! [`HealthRecorder`]: what the server says about itself, written down over streams that stay open.
+//! [`HealthRecorder`]: records the health of the server from streams that stay open.
 
 use crate::server::connect;
 use crate::timeline::Fail;
@@ -36,7 +36,7 @@ pub(crate) const NAMES: [&str; 2] = [tonic_etcd::HEALTH_NAME, ""];
 // === impl HealthRecorder ===
 
 impl HealthRecorder {
-    /// Opens both streams, and waits for the first word on each.
+    /// Opens both streams, and waits for the first message on each.
     pub(crate) async fn open(addr: SocketAddr) -> Result<Self, Fail> {
         let channel = connect(addr).await;
         let channel = channel.map_err(|error| Fail::new("a connection for health", error))?;

@@ -1,20 +1,20 @@
-//! What happens to a registration in production, on one terminal, in about twenty seconds.
+//! Shows a registration in outages, changes by others and a shutdown, in about twenty seconds.
 //!
 //! ```sh
 //! make demo              # or: cargo run --release --example demo
 //! ```
 //!
-//! A real etcd of our own on loopback, a greeter that is registered in it with the default settings, and one mishap after
-//! the other. What the library believes proves nothing, so every claim is checked by observers that know nothing of it:
+//! It starts a real etcd on loopback and a greeter that is registered in it with the default settings, and causes one fault
+//! after the other. Every claim is checked by observers that are independent of the library:
 //! a watcher of etcd, a client of the gRPC health service, and callers of the greeter.
 //!
 //! | file | |
 //! |---|---|
 //! | `steps/` | the steps, a file for each kind |
-//! | `setup.rs` | [`Setup`]: etcd, its watcher, and the client of "somebody else" |
-//! | `server.rs` | [`Server`](server::Server): the one who is registered, and how to call it |
-//! | `health.rs` | [`HealthRecorder`](health::HealthRecorder): what the server says about itself |
-//! | `timeline.rs` | [`Timeline`]: what you see |
+//! | `setup.rs` | [`Setup`]: etcd, its watcher, and another client |
+//! | `server.rs` | [`Server`](server::Server): the registered server, and how to call it |
+//! | `health.rs` | [`HealthRecorder`](health::HealthRecorder): the health that the server reports |
+//! | `timeline.rs` | [`Timeline`]: the output |
 
 mod health;
 mod server;
@@ -46,7 +46,7 @@ use timeline::Timeline;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Shows a registration living through what happens in production, and checks every step.
+/// Shows a registration in outages, changes by others and a shutdown, and checks every step.
 ///
 /// Starts an etcd of its own ($ETCD, or `etcd` on the PATH) on loopback, with its data in a
 /// temporary directory; nothing is left behind. Exit code 0 if every step held, 1 if one did not,
@@ -61,7 +61,7 @@ struct Args {
     down: Duration,
 }
 
-/// Who SIGTERM is for.
+/// The tokens that SIGTERM cancels.
 #[derive(Debug, Clone, Default)]
 struct Stops {
     /// Stops the server: the application's own shutdown token.
@@ -83,7 +83,7 @@ async fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 
-    // A step that panics is a step that failed, and the demo goes on. One line is enough for it.
+    // A step that panics has failed, and the demo continues. Print only one line for it.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let stops = Stops::default();
     if let Err(error) = stops.listen() {
@@ -96,7 +96,7 @@ async fn main() -> ExitCode {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         },
-        // Whatever was under way is dropped, and etcd with it.
+        // The step is dropped, and etcd with it.
         () = stops.demo.cancelled() => {
             eprintln!("interrupted");
             ExitCode::from(130)

@@ -1,4 +1,4 @@
-//! [`Server`]: the one who is registered. Everything a user of the library writes is in [`Server::start`].
+//! [`Server`]: the registered server. [`Server::start`] has all the code that a user of the library writes.
 
 use crate::greeter::MyGreeter;
 use crate::greeter::pb::greeter_client::GreeterClient;
@@ -28,7 +28,7 @@ pub(crate) const KEY: &str = "{prefix}/{name}/{ip}/{pid}";
 pub(crate) const GREETINGS: usize = 20;
 const GREETING_EVERY: Duration = Duration::from_millis(100);
 
-/// One call on loopback. Generous: it says that something hangs, not how fast it is.
+/// The timeout of one call on loopback. Generous: it only detects a hang.
 const CALL: Duration = Duration::from_secs(5);
 
 // === impl Server ===

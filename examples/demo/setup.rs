@@ -1,4 +1,4 @@
-//! [`Setup`]: etcd, its watcher, and the client of "somebody else". None of them knows the library.
+//! [`Setup`]: etcd, its watcher, and another client. None of them uses the library.
 
 use crate::health::HealthRecorder;
 use crate::server::Server;
@@ -20,7 +20,7 @@ pub(crate) struct Setup {
     pub(crate) version: String,
     /// Sees every PUT and DELETE, whatever happens to etcd.
     pub(crate) observer: Observer,
-    /// Somebody else, with full access to etcd.
+    /// Another client, with full access to etcd.
     pub(crate) other: Client,
     pub(crate) server: Option<Server>,
     pub(crate) health: Option<HealthRecorder>,
@@ -31,14 +31,14 @@ pub(crate) struct Setup {
     markers: usize,
 }
 
-/// Far more than anything here should take: it tells broken from slow.
+/// Far more than any step should take, to tell a failure from a slow machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the server serves on after its key is gone.
+/// How long the server keeps serving after its key is gone.
 pub(crate) const SETTLE: Duration = Duration::from_millis(500);
 /// The library's default.
 pub(crate) const TTL: Duration = Duration::from_secs(5);
 const PREFIX: &str = "/services/";
-/// One request to etcd, made by somebody else.
+/// The timeout of one request of the other client to etcd.
 const CALL: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(2);
 /// How many events a failure shows.
@@ -192,7 +192,7 @@ impl Setup {
             .collect())
     }
 
-    /// Makes sure that the observer has seen all there is: a marker put now reaches it, and comes after everything else.
+    /// Waits until the observer has seen all events: it puts a marker, whose event comes after all others.
     pub(crate) async fn caught_up(&mut self) -> Result<(), Fail> {
         self.markers += 1;
         let marker = format!("{PREFIX}marker/{}", self.markers);
@@ -244,7 +244,7 @@ pub(crate) fn show(events: &[Event]) -> String {
     )
 }
 
-/// The harness of the tests panics where a test would. Here that is a step that failed.
+/// The support code of the tests panics where a test would. Here a panic is a step that failed.
 pub(crate) async fn guarded<T>(
     expected: &str,
     step: impl Future<Output = Result<T, Fail>>,

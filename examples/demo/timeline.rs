@@ -1,4 +1,4 @@
-//! [`Timeline`]: what is printed, with the time since the beginning in front of it.
+//! [`Timeline`]: prints lines, with the time since the start.
 
 use std::env;
 use std::fmt::Display;
@@ -6,14 +6,14 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A line. Nobody may be there to read it: the demo goes on.
+/// Prints a line; the demo continues if stdout is closed.
 macro_rules! say {
     ($($text:tt)*) => {{
         let _ = writeln!(stdout(), $($text)*);
     }};
 }
 
-/// Prints, and counts what held.
+/// Prints, and counts the checks that held.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     began: Instant,
@@ -31,7 +31,7 @@ pub(crate) struct Board {
     lines: usize,
 }
 
-/// What was expected and did not come, and what was seen instead.
+/// What was expected, and what was seen instead.
 #[derive(Debug)]
 pub(crate) struct Fail {
     expected: String,
@@ -104,7 +104,7 @@ impl Timeline {
         say!("              {} {}", self.paint(RED, "seen:"), fail.seen);
     }
 
-    /// A step that makes no sense any more.
+    /// A step that cannot run after a failure.
     pub(crate) fn skipped(&mut self, why: &Fail) {
         self.skipped += 1;
         self.line(
@@ -114,7 +114,7 @@ impl Timeline {
         say!("              {} {}", self.paint(YELLOW, "but:"), why.seen);
     }
 
-    /// The last line. Says whether everything held.
+    /// Prints the last line. Returns whether all checks held.
     pub(crate) fn curtain(&self) -> bool {
         let took = format!("{:.1} s", self.began.elapsed().as_secs_f64());
         let all_held = self.failed == 0 && self.skipped == 0;

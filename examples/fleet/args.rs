@@ -1,4 +1,4 @@
-//! [`Args`]: what is configured.
+//! [`Args`]: the settings.
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -8,15 +8,15 @@ use std::time::Duration;
 /// Servers as processes, clients that call them all the time, and what happens to a fleet.
 ///
 /// Starts an etcd of its own ($ETCD, or `etcd` on the PATH), everything on loopback; nothing is
-/// left behind. Prints one row for each scenario and client. Exit code 0 if every bar held for the
-/// balanced client, 1 if one did not (the output of all processes is kept then, and where is
-/// said), 130 if it was interrupted. RUST_LOG=tonic_etcd=debug shows what the library does.
+/// left behind. Prints one row for each scenario and client. Exit code 0 if every bound held for the
+/// balanced client, 1 if one did not (then the output of all processes is kept, and its directory is
+/// printed), 130 if it was interrupted. RUST_LOG=tonic_etcd=debug shows what the library does.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
-    /// What happens; may be repeated. By default all of it, one after the other
+    /// Scenario; may be repeated. By default all of them, one after the other
     #[arg(long, env = "FLEET_SCENARIO", value_delimiter = ',', value_enum)]
     scenario: Vec<Scenario>,
     /// Who calls
@@ -34,23 +34,23 @@ pub(crate) struct Args {
     #[arg(long, env = "FLEET_RATE", default_value_t = 1000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: u32,
-    /// Streams of a second each that are begun in a second, by all clients of a kind together
+    /// Streams started per second, by all clients of a kind together; each takes one second
     #[arg(long, env = "FLEET_STREAMS", default_value_t = 10)]
     pub(crate) streams: u32,
     /// Deadline of a call
     #[arg(long, env = "FLEET_DEADLINE", default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) deadline: Duration,
-    /// When clients ping a silent connection
+    /// Time without data after which clients ping a connection
     #[arg(long, env = "FLEET_KEEP_ALIVE", default_value = "2s", value_parser = humantime::parse_duration)]
     pub(crate) keep_alive: Duration,
-    /// When they give it up after that
+    /// Time without an answer to the ping after which they close it
     #[arg(long, env = "FLEET_KEEP_ALIVE_TIMEOUT", default_value = "1s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) keep_alive_timeout: Duration,
     /// rolling: how often all servers are restarted
     #[arg(long, env = "FLEET_ROUNDS", default_value_t = 10)]
     pub(crate) rounds: u32,
-    /// Time servers serve on after their key is gone
+    /// Time servers keep serving after their key is gone
     #[arg(long, env = "FLEET_SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
     pub(crate) settle: Duration,
     /// etcd-down: how long etcd is away
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// Time before the first event
     #[arg(long, env = "FLEET_WARM_UP", default_value = "2s", value_parser = humantime::parse_duration)]
     pub(crate) warm_up: Duration,
-    /// Time after the last one
+    /// Time after the last event
     #[arg(long, env = "FLEET_COOL_DOWN", default_value = "3s", value_parser = humantime::parse_duration)]
     pub(crate) cool_down: Duration,
 }
@@ -80,9 +80,9 @@ pub(crate) enum Scenario {
     EtcdDown,
     /// etcd is killed and comes back empty, one server has moved meanwhile: no call may fail
     EtcdWiped,
-    /// One server is stopped (SIGSTOP): calls must go elsewhere as keepalive promises
+    /// One server is stopped (SIGSTOP): calls must go to other servers within the keepalive
     Hang,
-    /// Nothing happens but one more instance: how fast is it seen, and what does it cost
+    /// One more instance registers: how fast it is seen, and the cost
     Spread,
 }
 
@@ -97,7 +97,7 @@ pub(crate) enum Who {
     Both,
 }
 
-/// What the processes do that the director starts.
+/// The roles of the processes that a scenario starts.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Role {
     #[command(hide = true)]

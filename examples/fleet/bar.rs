@@ -1,4 +1,4 @@
-//! [`Bar`]: what must hold in a scenario; pure.
+//! [`Bar`]: the bound of a scenario; pure.
 
 use crate::ledger::Record;
 use crate::table::time;
@@ -10,15 +10,15 @@ use tokio::time::Instant;
 pub(crate) enum Bar {
     /// No call fails.
     NoFailure,
-    /// Only what was in flight at an address when its server was killed fails, and at once.
+    /// Only calls that were in flight at an address when its server was killed fail, and at once.
     OnlyInFlight {
         killed: Instant,
-        /// Errors have to name it, if the client is one whose errors do.
+        /// The address that errors have to name; `None`: this client's errors name none.
         address: Option<String>,
     },
-    /// The last bad call is one that was begun before the limit.
+    /// The last bad call began before the limit.
     GoesElsewhere { stopped: Instant, limit: Duration },
-    /// It took so long until all clients could call exactly those servers that there are.
+    /// The time until all clients could call exactly the servers that exist.
     Converges { took: Option<Duration> },
 }
 

@@ -1,4 +1,4 @@
-//! [`Client`]: one of those who call, with connections and a watch of its own.
+//! [`Client`]: one client, with connections and a watch of its own.
 
 use crate::Problem;
 use crate::args::{Args, Who};

@@ -1,4 +1,4 @@
-//! [`Ledger`]: what became of every call; [`Summary`]: the same in figures.
+//! [`Ledger`]: the result of every call; [`Summary`]: the same in figures.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ pub(crate) struct Ledger {
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) kind: Kind,
-    /// When the schedule began it: that its task then waited for a thread is part of its latency.
+    /// When it was scheduled: the wait of its task for a thread is part of its latency.
     pub(crate) begun: Instant,
     pub(crate) ended: Instant,
     pub(crate) failure: Option<Failure>,
@@ -27,11 +27,11 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Unary,
-    /// Takes about a second; one that is cut has failed.
+    /// Takes about one second; a stream that is cut has failed.
     Stream,
 }
 
-/// What the caller was told.
+/// The error that the caller got.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) code: Code,
@@ -48,7 +48,7 @@ pub(crate) struct Summary {
     pub(crate) codes: BTreeMap<String, usize>,
     /// Of unary calls that were answered: half of them, 99 of 100, all took at most this.
     pub(crate) latency: [Duration; 3],
-    /// The longest time in which no call came back well, while calls were due.
+    /// The longest time without a successful call, while calls were due.
     pub(crate) silence: Duration,
 }
 
@@ -154,7 +154,7 @@ impl Summary {
     }
 }
 
-/// Of durations in their order; so many of them are not above it.
+/// The quantile of sorted durations: this share of them is not above it.
 pub(crate) fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     let at = rank.saturating_sub(1).min(sorted.len().saturating_sub(1));

@@ -25,7 +25,7 @@ pub(crate) struct Pace {
     pub(crate) stop: CancellationToken,
 }
 
-/// What generated clients are made of, with all that their code asks of it.
+/// A channel for generated clients, with all bounds that their code requires.
 pub(crate) trait Channel:
     GrpcService<Body, Error: Into<StdError>, Future: Send, ResponseBody = Self::Answer>
     + Clone
@@ -47,7 +47,7 @@ where
 /// How long a stream takes by itself: so many messages, so far apart, the first one at once.
 pub(crate) const STREAM: Duration = Duration::from_millis(100 * (MESSAGES as u64 - 1));
 const MESSAGES: u32 = 11;
-/// Beyond the deadline that the client was given to keep.
+/// In addition to the deadline of a call.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// Begins to call, until it is stopped.

@@ -1,26 +1,26 @@
 //! A fleet under restarts and outages: real servers, a real etcd, clients that call all the time.
 //!
 //! ```sh
-//! make fleet                      # all of it, about two minutes
+//! make fleet                      # all scenarios, about three minutes
 //! make fleet FLEET_SCENARIO=rolling     # one scenario
 //! ```
 //!
 //! Each scenario has an etcd, servers and clients of its own. Clients start calls on schedule,
-//! whether or not earlier ones have returned; every call is written down, and checked afterwards.
-//! Beside the library's own client, a second one under the same load shows what comes of tonic's
-//! channel with a plain watch ([`naive`]).
+//! whether or not earlier ones have returned; every call is recorded, and checked afterwards.
+//! A second client under the same load uses tonic's
+//! channel with a plain watch ([`naive`]), for comparison.
 //!
 //! | file | |
 //! |---|---|
-//! | `args.rs` | [`Args`](args::Args): what is configured |
+//! | `args.rs` | [`Args`](args::Args): the settings |
 //! | `scenario.rs` | what happens to the fleet |
-//! | `bar.rs` | [`Bar`](bar::Bar): what must hold then; pure |
+//! | `bar.rs` | [`Bar`](bar::Bar): the bound of a scenario; pure |
 //! | `setup.rs`, `side.rs` | [`Setup`](setup::Setup): etcd, servers, clients and their load |
 //! | `servers.rs`, `serve.rs` | the server processes, from outside and from inside |
 //! | `client.rs`, `naive.rs` | the two clients |
-//! | `load.rs`, `ledger.rs` | calls on schedule, and what became of them |
-//! | `spread.rs`, `measure.rs` | how fast a change is seen, and what it costs |
-//! | `table.rs`, `workdir.rs` | what is printed, and where processes write to |
+//! | `load.rs`, `ledger.rs` | calls on schedule, and their results |
+//! | `spread.rs`, `measure.rs` | how fast a change is seen, and its cost |
+//! | `table.rs`, `workdir.rs` | the printed table, and the directory of the processes |
 
 mod args;
 mod bar;
@@ -58,7 +58,7 @@ use table::Table;
 use tokio::signal::unix::{SignalKind, signal};
 use workdir::Workdir;
 
-/// Whatever stops a scenario, or a process of it, for people.
+/// An error that stops a scenario, or a process of it.
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
@@ -83,13 +83,13 @@ async fn main() -> ExitCode {
     })
 }
 
-/// The director: all scenarios, unless it is interrupted.
+/// Runs all scenarios, unless it is interrupted.
 async fn direct(args: Args) -> Result<ExitCode, Problem> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         held = all(&args) => Ok(if held? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        // Whatever was under way is dropped, and all processes with it.
+        // The scenario is dropped, and all its processes with it.
         _ = interrupt.recv() => Ok(ExitCode::from(130)),
         _ = terminate.recv() => Ok(ExitCode::from(143)),
     }

@@ -18,9 +18,9 @@ pub(crate) const HEAD: &str = "
 | what | instances | runs | median | 99 % | worst |
 |---|---|---|---|---|---|";
 
-/// One more instance comes and goes so many times.
+/// How many times one more instance comes and goes.
 const TRIALS: usize = 200;
-/// What is known about one of many is changed so many times.
+/// How many times one of many instances is changed.
 const CHANGES: usize = 2_000;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// As exactly as this is known when an endpoint can be called.
@@ -111,7 +111,7 @@ async fn scale(args: &Measure) -> Result<String, Problem> {
         told.push(tokio::try_join!(putting, watching)?.1);
     }
     let with_discovery = cpu() - busy;
-    // What the writer needs by itself is none of the cost.
+    // The cost of the writer itself is subtracted.
     drop((changes, discovery));
     let busy = cpu();
     for version in 1..=CHANGES {

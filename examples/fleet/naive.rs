@@ -1,7 +1,7 @@
-//! What one writes without this library: tonic's balanced channel, fed by a list and a watch.
+//! A client without this library: tonic's balanced channel, fed by a list and a watch.
 //!
-//! It is written with care: what is gone is removed, a watch that ends is begun anew with the
-//! differences to a new list, and the connections have time limits and pings, as ours have.
+//! It handles the usual cases: instances that are gone are removed, a watch that ends starts again with the
+//! differences to a new list, and connections have timeouts and pings, as ours have.
 
 use crate::serve::PREFIX;
 use etcd_client::{Client, EventType, GetOptions, KeyValue, WatchOptions};
@@ -57,7 +57,7 @@ impl Naive {
         }
     }
 
-    /// What it has put into the channel. Which of them can be called, tonic does not say.
+    /// The addresses in the channel. tonic does not report which of them can be called.
     pub(crate) fn addresses(&self) -> Vec<String> {
         let addresses = self
             .addresses
@@ -124,7 +124,7 @@ impl Feeder {
             .http2_keep_alive_interval(interval)
             .keep_alive_timeout(timeout);
         let before = self.known().insert(key.clone(), address.clone());
-        // The same again would only cut the connection that is there.
+        // Inserting the same address again would only close its connection.
         if before != Some(address) {
             self.channel.send(Change::Insert(key, endpoint)).await?;
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::InstanceJson;
 
-/// Plays one scenario on a setup of its own, and prints what came of it.
+/// Runs one scenario on a setup of its own, and prints the results.
 pub(crate) async fn perform(
     scenario: Scenario,
     args: &Args,
@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long etcd is away when it loses its data; its start takes another second or two.
 const AWAY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// So long it is waited to be seen that a server is forgotten.
+/// How long to wait until a server is forgotten.
 const MEMORY: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(2);
 
@@ -99,12 +99,12 @@ async fn etcd_down(setup: &mut Setup) -> Result<(), Problem> {
     setup.etcd.start_again();
     setup.etcd.serving().await?;
     setup.note("etcd answers again, with its data");
-    // Until the servers' leases would have run out, had they not been kept.
+    // Until the servers' leases would have expired without renewals.
     sleep(EXPIRY).await;
     Ok(())
 }
 
-/// One server moves while nobody can be told, so that the set of before is wrong.
+/// One server moves while etcd is down, so that the old set is wrong.
 async fn etcd_wiped(setup: &mut Setup) -> Result<(), Problem> {
     expect(setup, &Bar::NoFailure);
     setup.etcd.kill().await;
@@ -191,8 +191,8 @@ async fn keys_are_back(etcd: String, addresses: &BTreeSet<String>) -> Result<Ins
     Err("the servers' keys do not come back".into())
 }
 
-/// Whether the server is forgotten that has gone. A set that shrank in an outage is not believed at
-/// once: it may be remembered for all of the grace, while nothing is called there.
+/// Checks that the server that has gone is forgotten. After an outage it may stay in the set for the whole
+/// retention, but gets no calls.
 async fn forgotten(setup: &mut Setup, keys: Instant) {
     let real = setup.addresses();
     let notes = setup.sides.iter().map(async |side| {

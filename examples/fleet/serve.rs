@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::{Etcd, Instance, Registrar, Registration, ServeRegistered, Status};
 
-/// A registered greeter, until SIGTERM. Says `registered` when it can be found. SIGUSR1 pauses it, SIGUSR2 ends that.
+/// A registered greeter, until SIGTERM. Prints `registered` when it can be found. SIGUSR1 pauses it, SIGUSR2 ends the pause.
 pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;

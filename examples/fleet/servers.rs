@@ -22,7 +22,7 @@ pub(crate) struct Server {
     process: Option<Guarded>,
 }
 
-/// Beyond all waits that a server is configured to have.
+/// In addition to all configured waits of a server.
 const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(2);
 
@@ -80,7 +80,7 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Waits until it says that it can be found.
+    /// Waits until it prints that it can be found.
     pub(crate) async fn registered(&self) -> Result<(), Problem> {
         self.says("registered").await
     }
@@ -151,7 +151,7 @@ pub(crate) fn run(args: &[&str], log: &Path) -> Result<Guarded, Problem> {
     let program = std::env::current_exe()?.display().to_string();
     let mut all = vec!["-c".to_owned(), MANY_FILES.to_owned(), program];
     all.extend(args.iter().map(|&arg| arg.to_owned()));
-    // The directory of the scenario, and that of all of them: what is left to remove if we vanish.
+    // The directory of the scenario, and that of all scenarios, to be removed if this process is killed.
     let dir = log
         .ancestors()
         .nth(2)

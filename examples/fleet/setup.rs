@@ -32,7 +32,7 @@ pub(crate) struct Setup {
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
-/// So many failures are shown; the rest is in a file.
+/// How many failures are shown; the rest is in a file.
 const SHOWN: usize = 5;
 
 // === impl Setup ===
@@ -79,19 +79,19 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Something happens: for people, and to tell which failures it explains.
+    /// Prints an event, and records it to explain later failures.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         let (now, text) = (Instant::now(), text.into());
         eprintln!("{:>9.3} s  {text}", (now - self.began).as_secs_f64());
         self.events.push((now, text));
     }
 
-    /// Where the servers are that run.
+    /// The addresses of the running servers.
     pub(crate) fn addresses(&self) -> BTreeSet<String> {
         self.servers.iter().map(Server::address).collect()
     }
 
-    /// Waits until every client can call exactly those servers that there are.
+    /// Waits until every client can call exactly the servers that run.
     pub(crate) async fn all_callable(&self) -> Result<(), Problem> {
         let addresses = self.addresses();
         for side in &self.sides {
@@ -102,7 +102,7 @@ impl Setup {
         Ok(())
     }
 
-    /// Ends the load, and prints what came of it.
+    /// Ends the load, and prints the results.
     pub(crate) async fn finish(mut self, table: &mut Table) -> Result<(), Problem> {
         sleep(self.args.cool_down).await;
         self.stop.cancel();
@@ -157,7 +157,7 @@ impl Setup {
 impl Drop for Setup {
     fn drop(&mut self) {
         self.stop.cancel();
-        // In vain, if the directory has gone already: then nobody wants it.
+        // Ignored if the directory is removed already.
         let _ = std::fs::write(self.dir.join("etcd.log"), self.etcd.log());
     }
 }

@@ -1,4 +1,4 @@
-//! [`Side`]: the clients of one kind, what became of their calls, and what must hold for them.
+//! [`Side`]: the clients of one kind, the results of their calls, and their bounds.
 
 use crate::Problem;
 use crate::args::{Args, Who};
@@ -85,7 +85,7 @@ impl Side {
         self.ledger.open()
     }
 
-    /// All calls. One that has not ended by now never will, and has failed.
+    /// All calls. A call that has not ended by now counts as failed.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut records = self.ledger.records();
         let now = Instant::now();

@@ -7,7 +7,7 @@ use crate::ledger::Summary;
 use std::io::Write as _;
 use std::time::Duration;
 
-/// Prints rows, and knows whether all bars held.
+/// Prints rows, and records whether all bounds held.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     missed: usize,
@@ -31,7 +31,7 @@ impl Table {
         verdicts: &[Verdict],
     ) {
         let held = verdicts.iter().all(|verdict| verdict.held);
-        // The other client is there to be compared with.
+        // The other client is only for comparison.
         let counts = who == Who::Balanced;
         self.missed += usize::from(counts && !held);
         if !std::mem::replace(&mut self.headed, true) {
@@ -61,13 +61,13 @@ impl Table {
         ));
     }
 
-    /// A measurement without a bar.
+    /// A measurement without a bound.
     pub(crate) fn line(&mut self, text: &str) {
         self.headed = false;
         say(text);
     }
 
-    /// A scenario could not be carried out to its end.
+    /// A scenario could not be finished.
     pub(crate) fn broke(&mut self, scenario: Scenario, problem: &Problem) {
         self.missed += 1;
         eprintln!("{} broke: {problem}", scenario.name());
@@ -78,7 +78,7 @@ impl Table {
     }
 }
 
-/// Nobody may be there to read it: the run goes on.
+/// Prints a line; the run continues if stdout is closed.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

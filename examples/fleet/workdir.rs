@@ -1,10 +1,10 @@
-//! [`Workdir`]: where the processes write to. It stays when there is something to find out.
+//! [`Workdir`]: the directory of the processes. It is kept after a failure.
 
 use crate::Problem;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A directory that is removed, unless somebody will want to look into it.
+/// A directory that is removed, unless [`keep`](Self::keep) was called.
 #[derive(Debug)]
 pub(crate) struct Workdir {
     dir: TempDir,

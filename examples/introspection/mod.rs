@@ -1,4 +1,4 @@
-//! `--introspection`: what a server tells of its registration, and whether others may pause it.
+//! `--introspection`: whether a server reports on its registration, and whether clients may pause it.
 
 use tonic_etcd::Registrar;
 use tonic_etcd::introspection::pb::introspection_server::IntrospectionServer;
@@ -14,9 +14,9 @@ pub(crate) struct IntrospectionArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Access {
-    /// Whoever can call the server can look
+    /// Every client of the server may read
     Read,
-    /// Whoever can call the server can look, and pause the registration
+    /// Every client of the server may read, and pause the registration
     Control,
 }
 

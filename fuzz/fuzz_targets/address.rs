@@ -1,4 +1,4 @@
-//! Whatever is taken as an address can be dialled, and reads back as itself.
+//! Every parsed address can be dialled, and parses again to the same address.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
@@ -7,7 +7,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
         assert!(!address.starts_with("0.0.0.0:") && !address.starts_with("[::]:"));
         assert!(!address.ends_with(":0") && !address.contains(['/', '\0', '%', ' ']));
     }
-    // An endpoint never panics, and an error never shows what stands before an @.
+    // Parsing an endpoint never panics, and an error never shows the text before an @.
     let secret = format!("http://me:canary{text}@host:1");
     let built = tonic_etcd::Registrar::builder(tonic_etcd::Etcd::new([&secret])).build();
     assert!(!format!("{built:?}").contains("canary"));

@@ -1,4 +1,4 @@
-//! Whatever is read as an instance can be dialled, and what is written of it reads the same.
+//! Every decoded instance can be dialled, and decodes to the same instance after encoding it.
 #![no_main]
 
 use tonic_etcd::fuzzing;

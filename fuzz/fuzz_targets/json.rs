@@ -1,4 +1,4 @@
-//! Whatever is read as an instance is written and read again as the same.
+//! Every decoded instance decodes to the same instance after encoding it.
 #![no_main]
 
 use tonic_etcd::InstanceJson;

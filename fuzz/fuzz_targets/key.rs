@@ -1,4 +1,4 @@
-//! Whatever is taken as a template makes keys of one service that lie under no other's prefix.
+//! Every accepted template makes keys of a service that are not below the prefix of another.
 #![no_main]
 
 use tonic_etcd::fuzzing::key;

@@ -1,4 +1,4 @@
-//! [`CoreDns`]: what CoreDNS answers DNS queries from.
+//! [`CoreDns`]: the records from which CoreDNS answers DNS queries.
 
 use super::{DecodeError, Format, KeyContext, check_segment, id_in, instance_at, json, positive};
 use crate::address::{Address, is_dns_name};
@@ -7,20 +7,20 @@ use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// CoreDNS' `etcd` plugin, and SkyDNS: any client that asks the DNS, and never etcd.
+/// CoreDNS' `etcd` plugin, and SkyDNS: for clients that use DNS, and not etcd.
 ///
 /// `greeter.skydns.local` has the A, AAAA and SRV records of all instances; the port is in the SRV
-/// records only. Names and ids must be possible in the DNS, and keys are in lower case, because
-/// CoreDNS looks them up so. One value that is no JSON fails every query that meets it.
+/// records only. Names and ids must be valid in DNS. Keys are in lower case, because
+/// CoreDNS looks them up in lower case. A value that is not JSON fails every query that reads it.
 ///
-/// The address must be an IP address. Of a host name CoreDNS makes a CNAME record of the service's
-/// own name: two instances, or one beside an IP address, would be two CNAME records, or a CNAME
-/// beside an A record, which the DNS forbids (RFC 1034, 3.6.2). `register` refuses a host name.
+/// The address must be an IP address: `register` refuses a host name. For a host name CoreDNS makes a CNAME record of
+/// the service's own name. Two instances would be two CNAME records, or a CNAME beside an A record, which DNS forbids
+/// (RFC 1034, 3.6.2).
 ///
 /// Carries the address, and the weight (100 when none is given).
 ///
-/// Who asked keeps the answer for the [`ttl`](Self::ttl), 5 s: set
-/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) to that TTL and 1 s, 6 s by default.
+/// Clients cache an answer for the [`ttl`](Self::ttl), 5 s: set
+/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) to the TTL + 1 s, 6 s with the default TTL.
 #[derive(Debug, Clone)]
 pub struct CoreDns {
     path: String,
@@ -41,7 +41,7 @@ struct Service {
     ttl: u32,
 }
 
-/// What CoreDNS takes a weight of 0 for.
+/// CoreDNS reads a weight of 0 as this.
 const DEFAULT_WEIGHT: u32 = 100;
 
 // === impl CoreDns ===
@@ -65,15 +65,15 @@ impl CoreDns {
         self
     }
 
-    /// The plugin's `path`. One part of a key, because CoreDNS makes the names of SRV targets of
-    /// what is behind the first.
+    /// The plugin's `path`: one segment of a key, because CoreDNS makes the names of SRV targets from
+    /// the segments after the first.
     #[must_use]
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
-    /// The priority of the SRV records: lower ones are asked first.
+    /// The priority of the SRV records: clients try lower ones first.
     #[must_use]
     pub fn priority(mut self, priority: u16) -> Self {
         self.priority = priority;
@@ -133,7 +133,7 @@ impl Format for CoreDns {
 
     fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         let Instance { name, id, .. } = instance;
-        // A query for one of these labels is a query for all of them.
+        // CoreDNS treats these labels as wildcards.
         let wild = |label: &str| label.eq_ignore_ascii_case("any");
         let whole = format!("{id}.{name}.{}", self.domain);
         if !is_dns_name(&whole) || name.ends_with('.') || name.split('.').any(wild) {
@@ -176,8 +176,8 @@ impl Format for CoreDns {
         })
     }
 
-    /// What has no port (a record for A and AAAA queries only) is not read, nor what belongs to a
-    /// name below this one.
+    /// Records without a port (for A and AAAA queries only) are skipped, and so are records of
+    /// names below this one.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let id = id_in(key, &self.key_prefix(service));
         if id.contains('/') {

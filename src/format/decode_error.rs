@@ -1,34 +1,34 @@
-//! [`DecodeError`]: why a value in etcd is no instance to us.
+//! [`DecodeError`]: why a value in etcd cannot be decoded.
 
 use crate::escaped::Escaped;
 use std::fmt;
 
-/// Why what was found under a key is no instance: it is skipped, and everything else is not.
+/// Why the value of a key cannot be decoded to an instance. Only that key is skipped.
 ///
-/// Others write the values, so a piece of one that it shows is short, and escaped.
+/// Other clients write the values, so the part of a value that it shows is short and escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DecodeError {
     reason: String,
 }
 
-/// In bytes: enough to recognise a value by, too little to flood a log.
+/// In bytes: enough to recognise a value, too little to flood a log.
 const MAX_PIECE: usize = 40;
 const MAX_REASON: usize = 240;
 
 // === impl DecodeError ===
 
 impl DecodeError {
-    /// For a `reason` that follows the words "the value", such as "has no address".
+    /// An error with a `reason` that follows the words "the value", such as "has no address".
     ///
-    /// Control characters and what is invisible in it are escaped, and it is cut when it is long.
+    /// Control characters and invisible characters in it are escaped, and a long text is cut.
     #[must_use]
     pub fn new(reason: impl AsRef<str>) -> Self {
         let reason = Escaped::at_most(reason.as_ref(), MAX_REASON).to_string();
         Self { reason }
     }
 
-    /// The same, with the beginning of what is wrong.
+    /// The same, with the beginning of the wrong text.
     #[must_use]
     pub fn showing(reason: impl AsRef<str>, culprit: &str) -> Self {
         let culprit = Escaped::at_most(culprit, MAX_PIECE);

@@ -1,4 +1,4 @@
-//! [`EtcdNaming`]: what etcd's own resolver for grpc-go reads.
+//! [`EtcdNaming`]: the format of etcd's own resolver for grpc-go.
 
 use super::{DecodeError, Format, KeyContext, below, id_in, instance_at, json};
 use crate::address::Address;
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 /// etcd's naming for grpc-go: `go.etcd.io/etcd/client/v3/naming`.
 ///
-/// A client dials `etcd:///greeter`. The resolver takes one slash off the target, so that with
+/// A client dials `etcd:///greeter`. The resolver removes one slash from the target, so that with
 /// the prefix `services` it dials `etcd:///services/greeter`, and with `/services` it dials
 /// `etcd:////services/greeter`.
 ///
-/// Carries the address and nothing else. `Metadata` stays `null`: resolvers before etcd 3.7 hand it
+/// Carries only the address. `Metadata` stays `null`: resolvers before etcd 3.7 pass it
 /// to grpc-go, which compares it with `==`, and that panics on a JSON object.
 ///
 /// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
@@ -44,7 +44,7 @@ impl EtcdNaming {
         Self::default()
     }
 
-    /// What stands before the service name in the target. Slashes at its end are dropped.
+    /// The part before the service name in the target. Slashes at the end are dropped.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
@@ -77,8 +77,8 @@ impl Format for EtcdNaming {
         })
     }
 
-    /// Strings in an object of metadata are taken, because others write them; any other metadata
-    /// is not.
+    /// Strings in an object of metadata are read, because other clients write them; other metadata
+    /// is ignored.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let found: Update = json::object(value)?;
         let mut instance =

@@ -1,4 +1,4 @@
-//! [`GoMicro`]: what go-micro's etcd registry reads.
+//! [`GoMicro`]: the format of go-micro's etcd registry.
 
 use super::{
     DecodeError, Format, KeyContext, below, check_prefix, given, id_or_rest, instance_at, json,
@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 /// go-micro: `registry/etcd` of `micro/go-micro`, and of its plugins up to version 4.
 ///
-/// A service with exactly one node for each key. Carries id, version and the metadata, which is
-/// the node's: as go-micro's own servers do it, together with how to talk to it.
+/// Each key has a service with exactly one node. Carries id, version and metadata. The metadata is that of
+/// the node, with the protocol and transport added, as in go-micro's own servers.
 ///
 /// go-micro writes a service `a/b` under `a-b`. A name with a slash is refused here, as in every
 /// format: register and find such a service as `a-b`, which go-micro's clients of `a/b` look up.
@@ -48,7 +48,7 @@ struct Node {
     address: String,
 }
 
-/// What go-micro's own gRPC server says of itself in the metadata of its node.
+/// The metadata that go-micro's own gRPC server adds to its node.
 const GRPC: [(&str, &str); 4] = [
     ("protocol", "grpc"),
     ("registry", "etcd"),
@@ -129,7 +129,7 @@ impl Format for GoMicro {
         })
     }
 
-    /// What speaks another protocol than gRPC is not read: go-micro's default server does.
+    /// Nodes with another protocol than gRPC are skipped, such as go-micro's default server.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
         let found: Found = json::object(value)?;
         let node = found.nodes.into_iter().flatten().next();

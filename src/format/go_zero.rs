@@ -1,4 +1,4 @@
-//! [`GoZero`]: what go-zero's discov reads.
+//! [`GoZero`]: the format of go-zero's discov.
 
 use super::{DecodeError, Format, KeyContext, below, id_in, instance_at, json};
 use crate::address::Address;
@@ -8,12 +8,12 @@ use crate::instance::Instance;
 /// go-zero: `core/discov` of `zeromicro/go-zero`. A client has the service name as the `Key` of
 /// its `Etcd` section.
 ///
-/// Carries the address and nothing else: the value is the bare `host:port`. go-zero takes the
-/// values as a set, and each client dials 32 of them at random. It dials whatever it finds below
-/// the name, so nothing else must be there: [`EtcdNaming`](super::EtcdNaming) without a prefix is.
+/// Carries only the address: the value is `host:port`. go-zero reads the
+/// values as a set, and each client dials 32 of them at random. It dials every value below
+/// the name, so no other format may write there, such as [`EtcdNaming`](super::EtcdNaming) without a prefix.
 ///
-/// The key ends with the instance's id and not, as go-zero writes it, with the lease: all
-/// instances of one registrar share that.
+/// The key ends with the instance's id. go-zero's own keys end with the lease, but all
+/// instances of one registrar share a lease.
 ///
 /// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ impl GoZero {
         Self::default()
     }
 
-    /// What stands before the service name in that `Key`. Slashes at its end are dropped.
+    /// The part before the service name in that `Key`. Slashes at the end are dropped.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();

@@ -1,4 +1,4 @@
-//! Writing JSON, and reading what anybody may have written, as leniently as Go does and no more.
+//! Writes JSON, and reads the JSON of other writers, exactly as leniently as Go does.
 //!
 //! What may be missing is an `Option`: `null` is what Go writes for an empty map or slice, and reads as an empty anything.
 
@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 /// A value that is one JSON object.
 ///
-/// serde would take an array for a struct, field by field: no writer means that, so it is refused.
+/// serde would accept an array for a struct, field by field. No writer uses that, so it is refused.
 pub(super) fn object<T: DeserializeOwned>(value: &[u8]) -> Result<T, DecodeError> {
     let text = text(value)?;
     if !text.trim_ascii_start().starts_with('{') {
@@ -25,12 +25,12 @@ pub(super) fn inner<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, 
     serde_json::from_value(value).map_err(|error| not_json(&error))
 }
 
-/// A value that is text.
+/// A value that is UTF-8 text.
 pub(super) fn text(value: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(value).map_err(|_| DecodeError::new("is not UTF-8"))
 }
 
-/// What serde cannot say in JSON is never in what we write: maps have text as keys.
+/// Cannot fail for our types: maps have text as keys.
 pub(super) fn write(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }

@@ -1,14 +1,14 @@
-//! [`KeyContext`]: what a key can be made of.
+//! [`KeyContext`]: the parts of a key.
 
 use crate::address::Address;
 use crate::instance::Instance;
 use std::borrow::Cow;
 
-/// What a key can be made of: the instance, where it is dialled, and its lease.
+/// The parts of a key: the instance, where it is dialled, and its lease.
 ///
-/// All of it is text, because a key is made twice: once it is known, and before that to see
-/// whether two registrations might get the same key. Then `?` stands for what is not known yet.
-/// A format that puts every part into the key as it is (and no other slash) needs to know no more.
+/// All parts are text, because a key is made twice: when all parts are known, and before that to check
+/// whether two registrations might get the same key. Then `?` stands for a part that is not known yet.
+/// A format works with this if it puts every part into the key unchanged, and adds no other slash.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyContext<'a> {
     instance: &'a Instance,
@@ -21,7 +21,7 @@ const UNKNOWN: &str = "?";
 // === impl KeyContext ===
 
 impl<'a> KeyContext<'a> {
-    /// An instance that is dialled at `address` and lives as long as `lease` does.
+    /// The parts for an instance that is dialled at `address`, under `lease`.
     #[must_use]
     pub fn new(instance: &'a Instance, address: &'a Address, lease: i64) -> Self {
         Self {
@@ -31,7 +31,7 @@ impl<'a> KeyContext<'a> {
         }
     }
 
-    /// An instance that has no lease yet, and perhaps no address.
+    /// The parts for an instance without a lease, and perhaps without an address.
     pub(crate) fn outline(instance: &'a Instance, address: Option<&'a Address>) -> Self {
         Self {
             instance,
@@ -82,14 +82,14 @@ impl<'a> KeyContext<'a> {
         }
     }
 
-    /// A port (and so an address with its port) that is not known differs from any other,
-    /// because no two listeners share one.
+    /// An unknown port, and an address with it, differs from any other,
+    /// because two listeners never share one.
     fn distinct(&self) -> Cow<'a, str> {
         format!("{UNKNOWN}{:p}", self.instance).into()
     }
 }
 
-/// Whether two keys could still turn out the same, once all that is unknown in them is known.
+/// Whether two keys could be the same, once their unknown parts are known.
 pub(crate) fn could_be_same(a: &str, b: &str) -> bool {
     let (a, b): (Vec<_>, Vec<_>) = (a.split('/').collect(), b.split('/').collect());
     a.len() == b.len()

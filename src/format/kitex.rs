@@ -1,4 +1,4 @@
-//! [`Kitex`]: what kitex' etcd registry reads.
+//! [`Kitex`]: the format of kitex' etcd registry.
 
 use super::{
     DecodeError, Format, KeyContext, below, check_prefix, id_in, instance_at, json, positive,
@@ -9,7 +9,7 @@ use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// kitex: `kitex-contrib/registry-etcd`. Its clients poll, every five seconds.
+/// kitex: `kitex-contrib/registry-etcd`.
 ///
 /// Carries the address, the weight (10 when none is given) and the metadata as tags.
 ///
@@ -28,7 +28,7 @@ struct InstanceInfo {
     tags: Option<BTreeMap<String, String>>,
 }
 
-/// What kitex takes a weight for that is not positive.
+/// kitex reads a weight that is not positive as this.
 const DEFAULT_WEIGHT: u32 = 10;
 
 // === impl Kitex ===
@@ -62,7 +62,7 @@ impl Format for Kitex {
     }
 
     fn check_settings(&self) -> Result<(), BuildError> {
-        // kitex uses its prefix as a format of fmt.Sprintf.
+        // kitex uses its prefix as a format string of fmt.Sprintf.
         if self.prefix.contains('%') {
             let reason = "kitex cannot have a % in its prefix: leave it out";
             return Err(BuildError::format(self.name(), reason));

@@ -1,4 +1,4 @@
-//! [`Kratos`]: what kratos' etcd registry reads.
+//! [`Kratos`]: the format of kratos' etcd registry.
 
 use super::{
     DecodeError, Format, KeyContext, below, check_prefix, given, id_or_rest, instance_at, json,
@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 
 /// kratos: `contrib/registry/etcd` of `go-kratos/kratos`. A client dials `discovery:///greeter`.
 ///
-/// kratos fails a whole list on one value that is no JSON, and lists by the name without a slash
-/// behind it: what lies under `greeter2` can break the clients of `greeter`, too. A value under
-/// another name it skips. The weight travels as text in the metadata; kratos has no other context.
+/// kratos fails a whole list because of one value that is not JSON. It lists by the name without a slash
+/// at the end, so a value of `greeter2` can break the clients of `greeter`, too. It skips a valid value with
+/// another name. The weight is a text in the metadata, because kratos has no field for it.
 ///
 /// Clients watch: the default of [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough.
 #[derive(Debug, Clone)]
@@ -57,19 +57,19 @@ impl Kratos {
         self
     }
 
-    /// The servers speak TLS: their endpoints are `grpcs://`, also of instances that are not
-    /// [secure](Instance::secure) themselves. As in kratos, a client that speaks TLS finds only these,
-    /// and one that does not only `grpc://`.
+    /// Servers use TLS: their endpoints are `grpcs://`, also for instances that are not
+    /// [secure](Instance::secure) themselves. As in kratos, a client with TLS finds only `grpcs://` endpoints,
+    /// and a client without TLS only `grpc://`.
     #[must_use]
     pub fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
     }
 
-    /// Reads servers that speak TLS and servers that do not, and keeps which is which: see
-    /// [`Instance::is_secure`]. Of one that has both endpoints the one with TLS is read.
+    /// Reads servers with TLS and servers without: [`Instance::is_secure`] says which. Of a server with both
+    /// endpoints it reads the one with TLS.
     ///
-    /// For a fleet on its way to TLS. A balanced channel asks its connector for `https://` or
+    /// For a fleet that migrates to TLS. A balanced channel gives its connector `https://` or
     /// `http://` accordingly.
     #[must_use]
     pub fn mixed(mut self) -> Self {
@@ -77,7 +77,7 @@ impl Kratos {
         self
     }
 
-    /// What is read, the first of them that there is.
+    /// The schemes to read; the first one that a server has counts.
     fn schemes(&self) -> &'static [&'static str] {
         match (self.mixed, self.secure) {
             (true, _) => &[SECURE, PLAIN],
@@ -162,7 +162,7 @@ impl Format for Kratos {
         let prefix = self.key_prefix(service);
         let id = id_or_rest(&found.id, key, &prefix);
         let mut instance = instance_at(service, id, host)?.secure(scheme == SECURE);
-        // What is no number stays where it was: kratos ignores it.
+        // A weight that is not a number stays in the metadata: kratos ignores it.
         let mut metadata = found.metadata.unwrap_or_default();
         let weight = metadata.get(WEIGHT);
         if let Some(weight) = weight.and_then(|text| text.parse().ok()) {
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn of_a_mixed_fleet_each_instance_says_whether_it_speaks_tls() {
         let both = r#""grpc://a:1","grpcs://a:2""#;
-        // The endpoints, and what is read with both kinds, without TLS, and with TLS alone.
+        // The endpoints, and the address that is read with both kinds, without TLS, and with TLS only.
         for (endpoints, reads) in [
             (
                 r#""grpc://a:1""#,

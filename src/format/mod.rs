@@ -1,9 +1,9 @@
-//! How an instance is written into etcd, and read from it: keys and values, without I/O.
+//! Formats: how an instance is written to etcd, and read from it: keys and values, without I/O.
 //!
-//! Every ecosystem around etcd has its own idea of both. A registrar writes an instance in as many
-//! of them as it is told ([`RegistrarBuilder::format`](crate::RegistrarBuilder::format)), under one
-//! lease, so that clients of each find the same server. Keys, values and what readers do with
-//! them were taken from the sources of those projects.
+//! Every ecosystem around etcd has its own format. A registrar can write an instance in several
+//! formats ([`RegistrarBuilder::format`](crate::RegistrarBuilder::format)), under one
+//! lease, so that clients of each find the same server. Keys, values and the behaviour of readers
+//! come from the sources of those projects.
 //!
 //! | format | key | value |
 //! |---|---|---|
@@ -15,41 +15,41 @@
 //! | [`GoMicro`] | `/micro/registry/greeter/ID` | `{"name":"greeter","version":"v1","metadata":null,"endpoints":[],"nodes":[{"metadata":{"protocol":"grpc",..},"id":"ID","address":"10.1.2.3:9000"}]}` |
 //! | [`CoreDns`] | `/skydns/local/skydns/greeter/ID` | `{"host":"10.1.2.3","port":9000,"priority":10,"weight":100,"ttl":5}` |
 //!
-//! | format | who reads it | and how | `deregistration_delay` |
+//! | format | readers | how they read it | `deregistration_delay` |
 //! |---|---|---|---|
 //! | `Plain` | etcdctl, scripts, this crate | this crate watches | 1 s; for a script that polls, its interval and 1 s |
-//! | `EtcdNaming` | grpc-go with etcd's resolver: `etcd:///greeter` | watches; takes one leading slash off the target; skips bad JSON; ignores `Op` | 1 s |
+//! | `EtcdNaming` | grpc-go with etcd's resolver: `etcd:///greeter` | watches; removes one leading slash from the target; skips bad JSON; ignores `Op` | 1 s |
 //! | `Kratos` | kratos: `discovery:///greeter` | watches; one bad value fails the whole list; `name` must be that of the target | 1 s |
-//! | `Kitex` | kitex with `registry-etcd` | polls every 5 s; takes a weight that is not positive for 10 | 6 s |
-//! | `GoZero` | go-zero's zrpc | watches; the values are a set, of which each client dials 32; dials whatever is there | 1 s |
-//! | `GoMicro` | go-micro | watches; one node for each key; asks for `a-b` to find `a/b`, so register it as `a-b` | 1 s |
-//! | `CoreDns` | whoever asks the DNS: A, AAAA, SRV | keeps an answer for its TTL, 5 s; lower case; IP addresses only; one bad value fails the query; takes a weight of 0 for 100 | 6 s |
+//! | `Kitex` | kitex with `registry-etcd` | polls every 5 s; reads a weight that is not positive as 10 | 6 s |
+//! | `GoZero` | go-zero's zrpc | watches; the values are a set, of which each client dials 32; dials every value | 1 s |
+//! | `GoMicro` | go-micro | watches; one node for each key; looks up `a-b` to find `a/b`, so register it as `a-b` | 1 s |
+//! | `CoreDns` | DNS clients: A, AAAA, SRV | caches an answer for its TTL, 5 s; lower case; IP addresses only; one bad value fails the query; reads a weight of 0 as 100 | 6 s |
 //!
-//! `deregistration_delay` is the least that [`RegistrarBuilder::deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) should
-//! be for these readers: the server serves on for so long after its keys are gone. Its default is
-//! 1 s, which is for readers that watch. With several formats, the longest one counts.
+//! `deregistration_delay` is the shortest [`RegistrarBuilder::deregistration_delay`](crate::RegistrarBuilder::deregistration_delay)
+//! for these readers: the server keeps serving for so long after its keys are gone. The default is
+//! 1 s, for readers that watch. With several formats, use the longest one.
 //!
-//! What an instance has and a format has no context for (a version in kitex, anything but the address
-//! in go-zero) is left out. What a reader would *misread* is refused when it is registered. IPv6
-//! stands in brackets, except for CoreDNS.
+//! A property that a format has no place for (a version in kitex, everything but the address
+//! in go-zero) is left out. `register` refuses a value that readers would *misread*. IPv6
+//! is in brackets, except for CoreDNS.
 //!
 //! # Reading
 //!
-//! [`Format::decode`] takes what anybody wrote: unknown fields are ignored, what is optional may be
-//! missing or `null`, and everything else is [`DecodeError`], which is to be skipped and counted and
-//! never ends anything. What it gives can be dialled: it has an [`Address`].
+//! [`Format::decode`] reads values that any client may have written. It ignores unknown fields. Optional fields may be
+//! missing or `null`. All other values are a [`DecodeError`]: the caller skips and counts them.
+//! Every decoded instance has an [`Address`] that can be dialled.
 //!
 //! # A format of your own
 //!
-//! Is an implementation of [`Format`]. Its keys have to differ between any two instances (the
-//! address or the id in it sees to that), and begin with a prefix that no other service's keys
-//! begin with (a slash behind the name sees to that).
+//! Implement [`Format`]. Its keys must differ between any two instances: put the
+//! address or the id into the key. They must begin with a prefix that no other service's keys
+//! begin with: put a slash after the name.
 //!
 //! ```
 //! use tonic_etcd::format::{Address, Format, KeyContext, DecodeError};
 //! use tonic_etcd::{Etcd, Instance, Registrar};
 //!
-//! /// What our shell scripts read: a line of host, space, port.
+//! /// The format of our shell scripts: a line of host, space, port.
 //! #[derive(Debug)]
 //! struct Lines;
 //!
@@ -121,32 +121,32 @@ use crate::instance::check_segment;
 use std::fmt;
 use std::sync::Arc;
 
-/// How one ecosystem writes an instance into etcd, and reads it back. Pure.
+/// How one ecosystem writes an instance to etcd, and reads it back. Pure.
 ///
-/// Whoever uses one without a [`Registrar`](crate::Registrar) asks
-/// [`check_settings`](Self::check_settings) first: settings that it refuses make no usable keys.
+/// To use a format without a [`Registrar`](crate::Registrar), call
+/// [`check_settings`](Self::check_settings) first: with settings that it refuses the keys are not usable.
 pub trait Format: fmt::Debug + Send + Sync + 'static {
     /// Its short name, in logs and on command lines: `plain`, `etcd-naming`, `kratos`, `kitex`,
     /// `go-zero`, `go-micro`, `coredns`.
     fn name(&self) -> &str;
 
-    /// Refuses settings that cannot work. Asked once, before anything else.
+    /// Refuses settings that cannot work. Called once, before any other method.
     ///
     /// # Errors
     ///
-    /// What is wrong with them; [`BuildError::format`] makes one.
+    /// The mistake in the settings; make it with [`BuildError::format`].
     fn check_settings(&self) -> Result<(), BuildError> {
         Ok(())
     }
 
-    /// What every key of `service` begins with; a reader lists and watches it. Ends with `/`.
+    /// The prefix of every key of `service`, which readers list and watch. Ends with `/`.
     fn key_prefix(&self, service: &str) -> String;
 
-    /// Refuses an instance that the readers of this ecosystem could not take.
+    /// Refuses an instance that the readers of this ecosystem cannot read.
     ///
     /// # Errors
     ///
-    /// What is wrong with it; [`RegisterError::format`] makes one.
+    /// The mistake in the instance; make it with [`RegisterError::format`].
     fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         let _ = instance;
         Ok(())
@@ -158,20 +158,20 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
     /// The value.
     fn encode(&self, instance: &Instance, address: &Address) -> String;
 
-    /// The instance in a value that was found under `key`, written by anybody.
+    /// Decodes the value of `key`, which any client may have written.
     ///
     /// It always has an address that can be dialled, and `service` as its name. The same key and
     /// value give the same instance, its id included.
     ///
     /// # Errors
     ///
-    /// Why it is none. Never panics, whatever the value.
+    /// Why the value cannot be decoded. It must not panic, whatever the value.
     fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError>;
 }
 
 // === impl Format ===
 
-/// Formats are shared as they are.
+/// A shared format is a format.
 impl<F: Format + ?Sized> Format for Arc<F> {
     fn name(&self) -> &str {
         (**self).name()
@@ -202,7 +202,7 @@ impl<F: Format + ?Sized> Format for Arc<F> {
     }
 }
 
-/// An instance of `service` that is dialled at `address`, as somebody wrote it.
+/// An instance of `service` that is dialled at `address`, as read from etcd.
 fn instance_at(service: &str, id: &str, address: &str) -> Result<Instance, DecodeError> {
     let address = Address::parse(address).map_err(|error| {
         let reason = format!("has no usable address: {}", error.reason);
@@ -211,12 +211,12 @@ fn instance_at(service: &str, id: &str, address: &str) -> Result<Instance, Decod
     Ok(Instance::new(service).id(id).address(address))
 }
 
-/// What tells an instance from the others where its value does not: the rest of its key.
+/// The id of an instance whose value has none: the rest of its key.
 fn id_in<'a>(key: &'a str, prefix: &str) -> &'a str {
     key.strip_prefix(prefix).unwrap_or(key)
 }
 
-/// The id that its value names, or, where that is empty, the rest of its key.
+/// The id in its value, or, if that is empty, the rest of its key.
 fn id_or_rest<'a>(id: &'a Option<String>, key: &'a str, prefix: &str) -> &'a str {
     match id.as_deref() {
         None | Some("") => id_in(key, prefix),
@@ -229,13 +229,13 @@ fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-/// A weight, where one that is not positive means none.
+/// A weight; one that is not positive counts as missing.
 fn positive(weight: Option<i64>) -> Option<u32> {
     let weight = weight.filter(|weight| *weight > 0)?;
     Some(u32::try_from(weight).unwrap_or(u32::MAX))
 }
 
-/// What the keys of `service` begin with, below a prefix that may be empty.
+/// The prefix of the keys of `service`, below a prefix that may be empty.
 fn below(prefix: &str, service: &str) -> String {
     match prefix.trim_end_matches('/') {
         "" => format!("{service}/"),
@@ -243,7 +243,7 @@ fn below(prefix: &str, service: &str) -> String {
     }
 }
 
-/// Refuses a prefix that has an unreadable part. Gives it without slashes at its end.
+/// Refuses a prefix with an unreadable segment. Returns it without slashes at the end.
 fn check_prefix(what: &'static str, prefix: &str) -> Result<String, NameError> {
     let trimmed = prefix.trim_end_matches('/');
     let segments = trimmed.strip_prefix('/').unwrap_or(trimmed);
@@ -253,7 +253,7 @@ fn check_prefix(what: &'static str, prefix: &str) -> Result<String, NameError> {
     Ok(trimmed.to_owned())
 }
 
-/// The same where none is needed.
+/// The same for a prefix that may be empty.
 fn check_optional_prefix(prefix: &str) -> Result<(), NameError> {
     match prefix {
         "" => Ok(()),

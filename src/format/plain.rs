@@ -1,4 +1,4 @@
-//! [`Plain`]: a key by a template, and the instance as JSON or as the text that was given.
+//! [`Plain`]: the key from a template, and the instance as JSON or as a given text.
 
 use super::template::KeyTemplate;
 use super::{DecodeError, Format, KeyContext, id_in, id_or_rest, instance_at, json};
@@ -8,14 +8,14 @@ use crate::instance::Instance;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The default: the key follows a template, the value is the instance as
-/// [JSON](crate::InstanceJson), or what was given as [`Instance::value`].
+/// The default: the key follows a template. The value is the instance as
+/// [JSON](crate::InstanceJson), or the text of [`Instance::value`].
 ///
-/// Reads that JSON (the name in it is not compared, the key decides), and the bare `host:port`
-/// that shell scripts write.
+/// Reads that JSON, and the plain `host:port` that shell scripts write. The key decides which service a value belongs
+/// to, not the name in the JSON.
 ///
-/// Readers that watch need no more than the default of
-/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s; a script that polls needs its interval and 1 s.
+/// For readers that watch, the default of
+/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough; a script that polls needs its interval + 1 s.
 #[derive(Debug, Clone)]
 pub struct Plain {
     prefix: Option<String>,
@@ -24,7 +24,7 @@ pub struct Plain {
     template: Option<KeyTemplate>,
 }
 
-/// What reading needs of an [`InstanceJson`](crate::InstanceJson).
+/// The fields of an [`InstanceJson`](crate::InstanceJson), as read from etcd.
 #[derive(Deserialize)]
 struct Json {
     address: String,
@@ -36,7 +36,7 @@ struct Json {
     secure: bool,
 }
 
-/// Nothing is written below it and nothing is found there.
+/// A prefix below which no key is ever written or found.
 const NOWHERE: &str = "\0/";
 
 // === impl Plain ===
@@ -53,18 +53,15 @@ impl Plain {
         .compiled()
     }
 
-    /// What every key begins with. Default: `/services`. Slashes at its end are dropped.
+    /// The prefix of every key. Default: `/services`. Slashes at the end are dropped.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self.compiled()
     }
 
-    /// How a key is made. Default: `{prefix}/{name}/{ip}/{pid}`.
-    ///
-    /// There are `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
-    /// stands in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
-    /// whole segment with more behind it, and something must tell the servers of a fleet apart.
+    /// The template of the keys. Default: `{prefix}/{name}/{ip}/{pid}`. See
+    /// [`RegistrarBuilder::key`](crate::RegistrarBuilder::key) for its placeholders and rules.
     #[must_use]
     pub fn key(mut self, template: impl Into<String>) -> Self {
         self.key = Some(template.into());
@@ -103,8 +100,8 @@ impl Format for Plain {
         self.compile().map(drop)
     }
 
-    /// With a template that has something of the server before `{name}`, the keys of other
-    /// services lie below it, too; they are not read. Where that is the first thing, it is empty.
+    /// If the template has a field of the server before `{name}`, the prefix also covers keys of other
+    /// services; these are skipped. If such a field is the first part, the prefix is empty.
     fn key_prefix(&self, service: &str) -> String {
         match &self.template {
             Some(template) => template.key_prefix(service),

@@ -1,4 +1,4 @@
-//! [`Formats`]: those that every instance of a registrar is written in.
+//! [`Formats`]: the formats in which a registrar writes every instance.
 
 use super::{Format, KeyContext, could_be_same};
 use crate::address::Address;
@@ -31,10 +31,10 @@ impl Formats {
         names.collect()
     }
 
-    /// Everything that can be refused without knowing the address. Gives the explicit one.
+    /// Checks everything that needs no bound address. Returns the explicit address.
     pub(crate) fn check(&self, instance: &Instance) -> Result<Option<Address>, RegisterError> {
         let address = instance.check()?;
-        // The longest address there is stands in for one that is not known yet.
+        // An address that is not known yet is replaced by the longest possible one.
         let longest = Address::longest();
         for format in &self.list {
             let len = contained(format, || {
@@ -64,7 +64,7 @@ impl Formats {
             .collect()
     }
 
-    /// What is to be written: keys and values.
+    /// The keys and values to write.
     pub(crate) fn records(
         &self,
         context: &KeyContext<'_>,
@@ -98,9 +98,9 @@ impl Formats {
         Ok(())
     }
 
-    /// Says so when readers of one format would find the keys of another.
+    /// Logs a warning if readers of one format would find the keys of another.
     ///
-    /// No error, because most readers skip what they cannot read; but go-zero's dial anything.
+    /// It is no error, because most readers skip values that they cannot read. But go-zero dials any value.
     fn warn_of_overlap(&self) {
         let sample = Instance::new("service");
         for (at, key) in self.outlines(&sample, None).iter().enumerate() {
@@ -120,7 +120,7 @@ impl Formats {
     }
 }
 
-/// What `call` gives. A format may be the application's code: a panic in it is an error like any other.
+/// Runs `call`, and turns a panic into an error: a format may be the application's code.
 fn contained<T, E: From<FormatError>>(
     format: &Arc<dyn Format>,
     call: impl FnOnce() -> Result<T, E>,

@@ -1,4 +1,4 @@
-//! [`KeyTemplate`]: how a key is made, such as `{prefix}/{name}/{ip}/{pid}`.
+//! [`KeyTemplate`]: a template for keys, such as `{prefix}/{name}/{ip}/{pid}`.
 
 use super::{KeyContext, check_prefix};
 use crate::error::BuildError;
@@ -42,7 +42,7 @@ const FIELDS: [(&str, Field); 9] = [
     ("lease", Field::Lease),
 ];
 
-/// What tells the machines of a fleet apart. A process id alone does not.
+/// The fields that are unique for a server in a fleet. A process id alone is not.
 const DISTINCT: [Field; 5] = [Field::Ip, Field::Addr, Field::Host, Field::Id, Field::Lease];
 
 // === impl KeyTemplate ===
@@ -60,8 +60,8 @@ impl KeyTemplate {
         };
         let parts = parse(template).map_err(|reason| refuse(&reason))?;
         let name = parts.iter().position(|p| *p == Part::Field(Field::Name));
-        // `{name}` must be a whole segment with more below it: else the keys of `greeter` and
-        // of `greeter2` share a prefix, and whoever lists one sees the other.
+        // `{name}` must be a whole segment and not the last one: otherwise the keys of `greeter` and
+        // of `greeter2` share a prefix, and a list of one has the keys of the other.
         let whole = name.is_some_and(|at| {
             let before = at.checked_sub(1).and_then(|i| parts.get(i));
             let starts = match before {
@@ -123,7 +123,7 @@ impl KeyTemplate {
         }
     }
 
-    /// What every key of `service` begins with, as far as that is the same on every machine.
+    /// The prefix of every key of `service`, as far as it is the same on every machine.
     pub(crate) fn key_prefix(&self, service: &str) -> String {
         let mut prefix = String::new();
         for part in &self.parts {
@@ -138,9 +138,9 @@ impl KeyTemplate {
         prefix
     }
 
-    /// Whether a key could be one of `service`: its name stands where the template has it.
+    /// Whether a key could belong to `service`: it has the name in the segment of the template.
     pub(crate) fn is_of(&self, service: &str, key: &str) -> bool {
-        // No field but the prefix has a slash in it, so segments can be counted.
+        // Only the prefix may contain a slash, so segments can be counted.
         let before = self
             .parts
             .iter()
@@ -156,7 +156,7 @@ impl KeyTemplate {
 }
 
 impl Part {
-    /// The part with something harmless for each field, to look at the shape of the key.
+    /// The part with a harmless text for each field, to check the shape of the key.
     fn sample(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),

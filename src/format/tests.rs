@@ -1,14 +1,14 @@
-//! What holds for every format.
+//! Tests that hold for every format.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Nothing but a name and an id.
+/// An instance with only a name and an id.
 pub(super) fn greeter() -> Instance {
     Instance::new("greeter").id("a1")
 }
 
-/// With everything an instance can have.
+/// An instance with all properties.
 pub(super) fn full() -> Instance {
     let instance = greeter().version("v1").weight(20);
     instance.metadata("zone", "eu-1")
@@ -35,7 +35,7 @@ fn all() -> [Arc<dyn Format>; 7] {
     ]
 }
 
-/// What a format carries of an instance, as documented on each.
+/// The properties of an instance that a format writes, as documented on each.
 fn carried(format: &str, key: &str, instance: &Instance, addr: &str) -> Instance {
     let carried = |parts: &str| parts.split(' ').any(|name| name == format);
     let id = if carried("plain kratos go-zero go-micro coredns") {
@@ -213,7 +213,7 @@ fn what_may_be_missing_or_null_is_not_asked_for() {
         r#"{"address":"10.1.2.3:9000"}"#,
         r#"{"name":"other","id":"a1","address":"10.1.2.3:9000","version":null,"weight":null,"metadata":null}"#,
     ] {
-        // The key of this test has no process id in it; that is nothing a reader asks for.
+        // The key of this test has no process id; readers do not need one.
         assert_eq!(read(&Plain::new(), value), expected, "{value}");
     }
     let kratos = r#"{"id":null,"name":"greeter","version":null,"metadata":null,"endpoints":["grpc://10.1.2.3:9000"]}"#;

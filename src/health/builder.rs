@@ -1,4 +1,4 @@
-//! [`RegistrationHealthBuilder`]: which health names follow the registration, and which it follows. A task
+//! [`RegistrationHealthBuilder`]: the health names that follow the registration, and those that it follows. A task
 //! reports each status.
 
 use super::followed::Followed;
@@ -14,7 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthReporter;
 
-/// The health name that tells whether the outside world can find this server.
+/// The health name that is `SERVING` while this server is registered in etcd.
 pub const HEALTH_NAME: &str = "etcd.registration";
 
 /// Builds a [`RegistrationHealth`]: which health names follow the registration, and which do not.
@@ -62,8 +62,8 @@ impl RegistrationHealthBuilder {
         self
     }
 
-    /// This name too is `SERVING` only while the server is registered. For the overall name `""`,
-    /// think twice: an etcd outage then makes orchestrators restart servers that work.
+    /// Makes this name `SERVING` only while the server is registered. Be careful with the overall name `""`:
+    /// in an etcd outage orchestrators would then restart servers that work.
     pub fn follow_registration(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.always.retain(|other| *other != name);
@@ -77,7 +77,7 @@ impl RegistrationHealthBuilder {
         self.follow_registration(S::NAME)
     }
 
-    /// This name is `SERVING` whatever etcd does, and `NOT_SERVING` on shutdown.
+    /// Makes this name `SERVING` whatever etcd does, and `NOT_SERVING` on shutdown.
     pub fn always_serving(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.following.retain(|other| *other != name);
@@ -91,13 +91,13 @@ impl RegistrationHealthBuilder {
         self.always_serving(S::NAME)
     }
 
-    /// The registration follows this name, which the application sets on its [`reporter`](Self::reporter):
-    /// it is [paused](Status::Paused) while the name is not `SERVING`. May be repeated: all of
-    /// them have to be.
+    /// Makes the registration follow this name, which the application sets on its [`reporter`](Self::reporter):
+    /// the registration is [paused](Status::Paused) while the name is not `SERVING`. May be called several times: then
+    /// all names have to be `SERVING`.
     ///
-    /// A name that nobody has set, or that was cleared, is not `SERVING`; it is looked for once a second.
-    /// Any other change counts at once. The registration is paused from [`build`](Self::build) on, so
-    /// build this before the server is bound. Shutdown does not wait for any name.
+    /// A name that was never set, or that was cleared, is not `SERVING`; the crate checks for it once a second.
+    /// Any other change takes effect at once. The registration is paused from [`build`](Self::build) on, so
+    /// call it before the server is bound. Shutdown does not wait for any name.
     ///
     /// ```no_run
     /// # async fn f(registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::BuildError> {
@@ -126,11 +126,11 @@ impl RegistrationHealthBuilder {
         self.registration_follows(S::NAME)
     }
 
-    /// Reports to a reporter that you have already. Names other than those given here stay yours,
-    /// `""` among them, and on shutdown you have to set them yourself.
+    /// Reports to your own reporter. It sets only the names given here. You set all others,
+    /// also `""`, and also on shutdown.
     ///
-    /// Serve what [`build`](Self::build) makes of it and not the reporter's own service, which cannot
-    /// know that the lease ran out while the process was frozen.
+    /// Add the service of [`build`](Self::build) to the server, not the reporter's own service: that one does not
+    /// check whether the lease expired while the process was frozen.
     pub fn reporter(mut self, reporter: HealthReporter) -> Self {
         self.reporter = Some(reporter);
         self
@@ -142,7 +142,7 @@ impl RegistrationHealthBuilder {
     ///
     /// [`BuildError::HealthCycle`] if the registration would follow a name that is reported here,
     /// [`BuildError::Setting`] if it follows names without a [`reporter`](Self::reporter) to set them on,
-    /// [`BuildError::NoRuntime`] outside of a tokio runtime: it starts a task. Nothing is reported then.
+    /// [`BuildError::NoRuntime`] outside of a tokio runtime: it starts a task. After an error nothing is reported.
     pub fn build(
         self,
         registration: &Registration,
@@ -224,7 +224,7 @@ impl RegistrationHealthBuilder {
     }
 }
 
-/// All that health tells of a status.
+/// The two properties of a status that health reports.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reported {
     Registered,
@@ -246,7 +246,7 @@ impl Reported {
 // === impl RegistrationHealth ===
 
 impl RegistrationHealth {
-    /// Starts with `etcd.registration`, which follows the registration, and `""`, which says
+    /// Starts with two names: `etcd.registration`, which follows the registration, and `""`, which is
     /// `SERVING` until shutdown.
     pub fn builder() -> RegistrationHealthBuilder {
         RegistrationHealthBuilder::default()
@@ -256,7 +256,7 @@ impl RegistrationHealth {
 // === impl Registration ===
 
 impl Registration {
-    /// The gRPC health service of this server, as [`RegistrationHealth::builder`] makes it by default.
+    /// The gRPC health service of this server, with the defaults of [`RegistrationHealth::builder`].
     ///
     /// # Panics
     ///

@@ -23,7 +23,7 @@ pub(super) struct Followed {
     names: Vec<String>,
 }
 
-/// Of a name in a reason, which may have 256 bytes.
+/// The longest name in a reason, which may have 256 bytes.
 const MAX_NAME_BYTES: usize = 180;
 
 // === impl Followed ===
@@ -34,11 +34,11 @@ impl Followed {
         Self { health, names }
     }
 
-    /// Pauses the registration at once; the pause ends when every name is `SERVING`, and comes back
-    /// when one of them is not. Needs a tokio runtime.
+    /// Pauses the registration at once. The pause ends when every name is `SERVING`; a new one begins
+    /// when a name is not. Needs a tokio runtime.
     pub(super) fn start(self, registration: &Registration) {
         let pause = registration.pauser();
-        // One that is leaving has nothing to follow any more.
+        // A registration that leaves follows no names any more.
         let Ok(first) = pause("not ready: no health name has been looked at") else {
             return;
         };
@@ -61,14 +61,14 @@ impl Followed {
         loop {
             let (reason, changed) = self.look().await;
             if held.as_ref().map(Pause::reason) != reason.as_deref() {
-                // The next pause begins before the last one ends.
+                // The next pause begins before the previous one ends.
                 held = reason.map(|reason| pause(&reason)).transpose()?;
             }
             changed.await;
         }
     }
 
-    /// Why the server is not ready, if it is not, and what resolves when that may have changed.
+    /// Why the server is not ready, if it is not, and a future that resolves when that may have changed.
     async fn look(&self) -> (Option<String>, impl Future<Output = ()> + use<>) {
         let mut reason = None;
         let mut limit = FOR_EVER;
@@ -79,12 +79,12 @@ impl Followed {
             let request = Request::new(HealthCheckRequest { service });
             match self.health.watch(request).await {
                 Ok(watch) => {
-                    // The first is what is said now.
+                    // The first item is the current state.
                     let mut watch = watch.into_inner();
                     if let Some(Ok(now)) = watch.next().await {
                         status = now.status();
                     }
-                    // It ends when the name is cleared.
+                    // The stream ends when the name is cleared.
                     changes.push(watch.map(drop).chain(stream::iter([()])));
                 }
                 Err(_unknown) => limit = UNKNOWN_INTERVAL,

@@ -1,4 +1,4 @@
-//! [`RegistrationHealth`]: what is answered, and [`HealthWatch`]: a stream of answers that ends.
+//! [`RegistrationHealth`]: answers health checks. [`HealthWatch`]: a stream of answers that ends with the drain.
 
 use crate::lifecycle::Lifecycle;
 use crate::registration::Registration;
@@ -19,10 +19,11 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 /// The gRPC health service of a registered server. It keeps the registration alive.
 ///
-/// It is tonic-health's, with these differences: `Watch` streams end when the server drains (stock
-/// tonic waits for them without end), a `Watch` of an unknown name says `SERVICE_UNKNOWN` until the
-/// name is known, and a name that follows the registration is never `SERVING` when its lease may have
-/// run out.
+/// It is tonic-health's service, with three differences:
+///
+/// * `Watch` streams end when the server drains (tonic alone would wait for them for ever);
+/// * a `Watch` of an unknown name says `SERVICE_UNKNOWN` until the name is set;
+/// * a name that follows the registration is never `SERVING` when the lease may have expired.
 pub struct RegistrationHealth {
     inner: Arc<HealthService>,
     following: Following,
@@ -36,20 +37,20 @@ pub struct HealthWatch {
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The names that follow the registration, and what they may say.
+/// The names that follow the registration, and what limits their answers.
 #[derive(Clone)]
 struct Following {
     names: Arc<[String]>,
     lifecycle: Arc<Lifecycle>,
 }
 
-/// How often an unknown name that somebody waits for is looked for.
+/// How often a name that is watched and unknown is checked for.
 pub(super) const UNKNOWN_INTERVAL: Duration = Duration::from_secs(1);
 
 // === impl RegistrationHealth ===
 
 impl RegistrationHealth {
-    /// What the reporter was told, but of `names`, which follow the registration.
+    /// Answers with the reporter's state; `names` follow the registration.
     pub(super) fn new(
         reporter: HealthReporter,
         names: Arc<[String]>,
@@ -101,7 +102,7 @@ impl Health for RegistrationHealth {
     }
 }
 
-/// `SERVICE_UNKNOWN`, and from when on the name is known, what is said of it.
+/// `SERVICE_UNKNOWN`, then the states of the name once it is set.
 fn unknown(
     inner: Arc<HealthService>,
     request: HealthCheckRequest,
@@ -127,7 +128,8 @@ impl Following {
         self.names.iter().any(|other| other == name)
     }
 
-    /// What is answered for a name that `follows` the registration, where `reported` was reported.
+    /// The answer for a name: `reported`, or `NOT_SERVING` if it `follows` the registration and the lease may have
+    /// expired.
     fn checked(&self, follows: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
         if follows
             && reported.status() == pb::ServingStatus::Serving
@@ -151,7 +153,7 @@ impl Stream for HealthWatch {
     type Item = Result<HealthCheckResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // What was reported before the drain is delivered first.
+        // States from before the drain are delivered first.
         if let Poll::Ready(next) = Pin::new(&mut self.inner).poll_next(cx) {
             return Poll::Ready(next);
         }

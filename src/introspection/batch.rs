@@ -1,4 +1,4 @@
-//! [`Batch`]: so many registrations as one message takes.
+//! [`Batch`]: the registrations of one message.
 
 use super::pb;
 use prost::Message as _;
@@ -12,7 +12,7 @@ pub(super) struct Batch {
 }
 
 pub(super) const MAX_REGISTRATIONS: usize = 1000;
-/// A message is at most a little longer. Clients take 4 MiB by default.
+/// A message is at most slightly larger. Clients accept 4 MiB by default.
 const MAX_BYTES: usize = 1024 * 1024;
 
 // === impl Batch ===

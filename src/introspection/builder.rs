@@ -1,4 +1,4 @@
-//! [`Introspection`]: what the service tells of, and whether clients may pause.
+//! [`Introspection`]: builds the introspection service.
 
 use super::pb::introspection_server::IntrospectionServer;
 use super::service::IntrospectionService;
@@ -7,7 +7,7 @@ use super::sources::Sources;
 use crate::discovery::{BalancedChannel, Discovery};
 use crate::registrar::Registrar;
 
-/// Builds the service: what it tells of, and whether clients may pause.
+/// Builds the service: what it reports on, and whether clients may pause registrations.
 #[derive(Debug, Clone, Default)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct Introspection {
@@ -18,19 +18,19 @@ pub struct Introspection {
 // === impl Introspection ===
 
 impl Introspection {
-    /// A service that knows of nothing yet, and that nobody can change anything with.
+    /// A service that reports on nothing yet, without remote control.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Tells of all registrations of this registrar, those that are made later included. Keeps none of
+    /// Reports on all registrations of this registrar, also later ones. Keeps none of
     /// them alive.
     pub fn registrar(mut self, registrar: &Registrar) -> Self {
         self.sources.registries.push(registrar.registry().clone());
         self
     }
 
-    /// Tells of this discovery. Keeps its watch alive, as a clone does.
+    /// Reports on this discovery. Keeps its watch alive, as a clone does.
     #[cfg(feature = "discovery")]
     #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
     pub fn discovery(mut self, discovery: &Discovery) -> Self {
@@ -38,7 +38,7 @@ impl Introspection {
         self
     }
 
-    /// Tells of the endpoints of this channel, under a name that you choose. Keeps its connections
+    /// Reports on the endpoints of this channel, under a name that you choose. Keeps its connections
     /// alive, as a clone does.
     #[cfg(feature = "discovery")]
     #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
@@ -47,8 +47,8 @@ impl Introspection {
         self
     }
 
-    /// Lets clients pause registrations, and resume them. Whoever can call the service can then take
-    /// this server out of etcd: serve it where only operators come. Off by default.
+    /// Allows clients to pause and resume registrations. Default: off. Every client that can call the service can then take
+    /// this server out of etcd, so serve it only to operators.
     pub fn remote_control(mut self, allowed: bool) -> Self {
         self.remote_control = allowed;
         self

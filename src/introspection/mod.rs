@@ -1,4 +1,4 @@
-//! [`Introspection`]: a gRPC service that tells what this process has registered and discovered.
+//! [`Introspection`]: a gRPC service that reports what this process has registered and discovered.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,22 +17,22 @@
 //! # }
 //! ```
 //!
-//! The [manual](crate::manual::introspection) says what is told, and to whom. There is no global list: it
-//! knows the registrars, discoveries and channels that it is given.
+//! The [manual](crate::manual::introspection) says what it reports, and to whom. There is no global list: it
+//! reports on the registrars, discoveries and channels that its builder was given.
 //!
 //! # Files
 //!
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`Introspection`] |
-//! | `sources.rs` | what it was given; from registrars to entries, page by page |
-//! | `snapshot.rs` | from an entry to a message, bounded |
-//! | `process.rs` | the same of registrars, discoveries and channels |
-//! | `batch.rs` | so many registrations as one message takes |
+//! | `sources.rs` | the registrars, discoveries and channels; entries, page by page |
+//! | `snapshot.rs` | the message of an entry, bounded |
+//! | `process.rs` | the message of registrars, discoveries and channels, bounded |
+//! | `batch.rs` | the registrations of one message |
 //! | `service.rs` | [`IntrospectionService`]: the requests, checked |
-//! | `watch.rs` | a stream of what changes; the latest state wins |
+//! | `watch.rs` | a stream of changes; the latest state wins |
 //! | `remote.rs` | pauses that clients have made |
-//! | `pb.rs`, `generated/` | from `proto/`, by `make generate` |
+//! | `pb.rs`, `generated/` | generated from `proto/` by `make generate` |
 
 mod batch;
 mod builder;

@@ -1,4 +1,4 @@
-//! What is generated from `proto/tonic_etcd/registration/v1/registration.proto`.
+//! Code generated from `proto/tonic_etcd/registration/v1/registration.proto`.
 
 #![allow(
     clippy::all,

@@ -1,4 +1,4 @@
-//! From registrars, discoveries and channels to messages, bounded.
+//! The messages of registrars, discoveries and channels, bounded.
 
 use super::pb;
 use super::snapshot::{age_ms, key, left_ms, ms, text};
@@ -10,12 +10,12 @@ use std::sync::Arc;
 #[cfg(feature = "discovery")]
 use crate::discovery::{BalancedChannel, Discovery, Skipped, channel};
 
-/// So many endpoints of all channels are shown, and members of etcd.
+/// The most endpoints of all channels in a message, and the most members of etcd.
 #[cfg(feature = "discovery")]
 const MOST_ENDPOINTS: usize = 1000;
 const MOST_MEMBERS: usize = 64;
 
-/// All that does not belong to one registration, as it is now.
+/// The current state of registrars, discoveries and channels.
 pub(super) fn process(sources: &Sources) -> pb::Process {
     pb::Process {
         registrars: sources.registries.iter().map(|it| registrar(it)).collect(),
@@ -30,7 +30,7 @@ pub(super) fn process(sources: &Sources) -> pb::Process {
     }
 }
 
-/// The same without what changes with every renewal and every request.
+/// The same without the fields that change with every renewal and every request.
 pub(super) fn steady(mut process: pb::Process) -> pb::Process {
     for registrar in &mut process.registrars {
         registrar.lease_expires_in_ms = None;

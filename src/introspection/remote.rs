@@ -1,4 +1,4 @@
-//! [`RemotePauses`]: the pauses that clients have made, each under its name.
+//! [`RemotePauses`]: the pauses of clients, each under a name.
 
 use super::pb;
 use super::sources::{Position, Sources};
@@ -14,7 +14,7 @@ pub(super) struct RemotePauses {
     by_name: Mutex<BTreeMap<String, Vec<Pause>>>,
 }
 
-/// So many names at once.
+/// The most names at once.
 const MAX_NAMES: usize = 16;
 const MAX_NAME_BYTES: usize = 64;
 
@@ -28,7 +28,7 @@ impl RemotePauses {
         }
     }
 
-    /// Pauses every registration of the service, and says how many there are.
+    /// Pauses every registration of the service. Returns their number.
     pub(super) fn pause(
         &self,
         sources: &Sources,
@@ -64,7 +64,7 @@ impl RemotePauses {
                 false => Status::not_found("this process has no such registration"),
             });
         };
-        // The new one is there before the old one goes.
+        // The new pause begins before the old one ends.
         let before = by_name.insert(name.clone(), pauses);
         drop(by_name);
         drop(before);
@@ -72,7 +72,7 @@ impl RemotePauses {
         Ok(paused)
     }
 
-    /// Ends the pause of this name, and says how many registrations it paused.
+    /// Ends the pause of this name. Returns the number of registrations that it paused.
     pub(super) fn resume(&self, name: &str) -> Result<u32, Status> {
         self.check(name)?;
         let Some(pauses) = self.lock().remove(name) else {

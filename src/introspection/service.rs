@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, async_trait};
 
-/// Tells what this process has registered and discovered. [`Introspection`](super::Introspection) builds it.
+/// Reports what this process has registered and discovered. [`Introspection`](super::Introspection) builds it.
 pub struct IntrospectionService {
     sources: Arc<Sources>,
     remote: RemotePauses,
@@ -23,7 +23,7 @@ pub struct IntrospectionService {
 }
 
 const DEFAULT_PAGE: usize = 100;
-/// So many streams at once.
+/// The most `Watch` streams at once.
 const MAX_WATCHES: usize = 16;
 /// The longest name of a service.
 const MAX_SERVICE: usize = 255;
@@ -64,7 +64,7 @@ impl Introspection for IntrospectionService {
         let permit = self.watches.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!("there are {MAX_WATCHES} watches already"))
         })?;
-        // The next message is made when the connection has room for it: nothing is buffered here.
+        // The next message is made when the connection has room for it, so nothing is buffered here.
         let watcher = Watcher::new(self.sources.clone(), service);
         let messages = stream::unfold((watcher, permit), |(mut watcher, permit)| async move {
             let message = watcher.next().await?;

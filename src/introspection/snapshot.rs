@@ -1,4 +1,4 @@
-//! From a registration to a message: what is known of it now, bounded.
+//! The message of a registration: its current state, bounded.
 
 use super::pb;
 use super::sources::Position;
@@ -12,14 +12,14 @@ use crate::status::Status;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So many instances, keys and reasons of one registration are shown.
+/// The most instances, keys and reasons of one registration in a message.
 const MOST: usize = 64;
-/// A text of people: an error, a reason.
+/// The longest text of an error or a reason, in bytes.
 const TEXT_BYTES: usize = 512;
-/// A key has a prefix, and segments of at most 255 bytes.
+/// The longest key, in bytes. A key has a prefix, and segments of at most 255 bytes.
 const KEY_BYTES: usize = 1024;
 
-/// What is known of a registration now.
+/// The message of a registration now.
 pub(super) fn registration(
     position: Position,
     registry: &Registry,
@@ -56,7 +56,7 @@ pub(super) fn registration(
     }
 }
 
-/// How far the shutdown of a server has come.
+/// The phase of a server's shutdown.
 pub(super) fn phase(status: &Status, server: Option<&Drain>) -> pb::ShutdownPhase {
     match status {
         _ if server.is_some_and(Drain::is_begun) => pb::ShutdownPhase::Draining,
@@ -66,7 +66,7 @@ pub(super) fn phase(status: &Status, server: Option<&Drain>) -> pb::ShutdownPhas
     }
 }
 
-/// When a phase is over at the latest; `since` is when its status began.
+/// The latest end of a phase; `since` is when its status began.
 fn ends(
     phase: pb::ShutdownPhase,
     since: Instant,
@@ -109,7 +109,7 @@ fn reason(status: &Status) -> String {
     }
 }
 
-/// With those of the readiness probe, if its keys are withheld.
+/// The reasons of the pauses, with that of the readiness probe.
 fn pauses(stats: &RegistrationStats) -> Vec<String> {
     let reasons = match &stats.status {
         Status::Paused { reasons, .. } => &reasons[..],

@@ -1,4 +1,4 @@
-//! [`Sources`]: what the service was given, and a position among the registrations.
+//! [`Sources`]: what the service reports on, and a position among the registrations.
 
 #[cfg(feature = "discovery")]
 use crate::discovery::{BalancedChannel, Discovery};
@@ -17,7 +17,7 @@ pub(super) struct Sources {
     pub(super) channels: Vec<(String, BalancedChannel)>,
 }
 
-/// A registration: which registrar it is of, counted from 0, and its number there.
+/// The position of a registration: the index of its registrar, and its number in that registrar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Position {
     pub(super) registrar: usize,
@@ -27,8 +27,8 @@ pub(super) struct Position {
 // === impl Sources ===
 
 impl Sources {
-    /// The registrations behind a position, in the order they were made in; those that have ended
-    /// and whose servers still drain included.
+    /// The registrations after a position, in the order in which they were made, including those that have ended
+    /// and whose servers still drain.
     pub(super) fn after(
         &self,
         position: Position,
@@ -77,7 +77,7 @@ impl fmt::Display for Position {
 impl FromStr for Position {
     type Err = ();
 
-    /// Takes what `Display` writes, and nothing else.
+    /// Parses exactly what `Display` writes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (registrar, entry) = text.split_once('-').ok_or(())?;
         let position = Self {

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 
-/// How long axum's own listeners wait after an error that is not one of a connection, such as that there
-/// are too many open files.
+/// How long axum's own listeners wait after an error that does not concern one connection, such as too many
+/// open files.
 const ERROR_DELAY: Duration = Duration::from_secs(1);
 
-/// Accepts as axum's own listeners do. Once the drain has begun, it takes in the backlog, closes the
+/// Accepts as axum's own listeners do. Once the drain has begun, it accepts the backlog, closes the
 /// port and stays pending: [`drain_signal`](crate::Registration::drain_signal) ends `axum::serve`.
 ///
 /// ```no_run
@@ -31,8 +31,8 @@ const ERROR_DELAY: Duration = Duration::from_secs(1);
 /// # }
 /// ```
 ///
-/// axum gives the peer's address to handlers (`ConnectInfo<SocketAddr>`) for its own listeners and for
-/// those that `tap_io` made. Ours needs one that does nothing:
+/// axum gives handlers the peer's address (`ConnectInfo<SocketAddr>`) only for its own listeners and for
+/// those that `tap_io` made. So call `tap_io` with a function that does nothing:
 ///
 /// ```no_run
 /// # async fn f(registration: tonic_etcd::Registration) -> Result<(), Box<dyn std::error::Error>> {
@@ -57,12 +57,12 @@ impl<L: Listener> ::axum::serve::Listener for Incoming<L> {
     type Io = Connection<<L as Accept>::Io>;
     type Addr = <L as Accept>::Addr;
 
-    /// Cancel safe: a connection that was accepted is given, or is still in the backlog.
+    /// Cancel safe: a connection that was accepted is returned, or is still in the backlog.
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             match self.next().await {
                 Some(Ok(io)) => {
-                    // An error: its peer has gone already.
+                    // An error: the peer has closed the connection already.
                     if let Ok(addr) = L::peer_addr(io.get_ref()) {
                         return (io, addr);
                     }
@@ -82,7 +82,7 @@ impl<L: Listener> ::axum::serve::Listener for Incoming<L> {
     }
 }
 
-/// Whether it says nothing about the listener.
+/// Whether the error concerns only one connection, not the listener.
 fn is_of_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

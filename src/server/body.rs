@@ -11,11 +11,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
-    /// The body of a response, in flight until it is dropped: streams outlive the future that
-    /// started them. At the drain deadline that of gRPC ends with `UNAVAILABLE` in its trailers, and
-    /// another one with an error, so that nobody takes the part for the whole.
+    /// The body of a response. The request counts as in flight until the body is dropped, because a stream lasts longer
+    /// than the future that started it. At the drain deadline a gRPC body ends with `UNAVAILABLE` in its trailers. Another
+    /// body ends with an error, so that the client sees that it is incomplete.
     ///
-    /// The default is an empty one, for layers that make up a response themselves.
+    /// The default is an empty body, for layers that make a response themselves.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -66,8 +66,8 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        // A body that always has another frame must end too, so this is asked first. Asking is
-        // one load; waiting for it is arranged only when there is no frame.
+        // Checked first, because a body that always has another frame must end too. The check is
+        // one load; the task waits for the end only when there is no frame.
         if !this.guard.is_ended() {
             if let Poll::Ready(frame) = inner.poll_frame(cx) {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
@@ -81,7 +81,7 @@ where
             return Poll::Ready(Some(Err(error.into())));
         }
         let mut trailers = HeaderMap::new();
-        // Only a message that is no header value could fail here, and ours is one.
+        // Cannot fail: our message is a valid header value.
         let _ = shutting_down().add_header(&mut trailers);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }

@@ -1,9 +1,11 @@
-//! [`Connection`]: a TCP connection that can be told to end.
+//! [`Connection`]: a TCP connection that the drain can end.
 //!
-//! Two things stock tonic waits for without end when it drains, hence this:
-//! a connection that never sent a byte (a load balancer's probe, a lazily used pool: hyper #4170)
-//! ends when the drain begins, and every connection ends after the drain deadline, or earlier when
-//! nothing is in flight (a client that does not answer the ping that comes with GOAWAY).
+//! When tonic drains, it waits for ever for two kinds of connections. Here they end:
+//!
+//! * a connection that never sent a byte (a load balancer's probe, an unused connection of a pool: hyper #4170) ends when
+//!   the drain begins;
+//! * a connection whose client does not answer the ping that comes with GOAWAY ends after the drain deadline, or earlier
+//!   when nothing is in flight.
 
 use crate::drain::Drain;
 use std::future::Future;
@@ -19,17 +21,17 @@ use tonic::transport::server::Connected;
 
 /// A connection of [`Incoming`](super::Incoming).
 ///
-/// Handlers see what they see with stock tonic: `remote_addr()`, and with TLS `peer_certs()`.
+/// Handlers get the same as with tonic alone: `remote_addr()`, and with TLS `peer_certs()`.
 #[derive(Debug)]
 pub struct Connection<IO = TcpStream> {
     io: IO,
     drain: Arc<Drain>,
-    /// How much of the preface was read, and nothing else; all of it once anything else was.
+    /// How many bytes of the preface were read, if nothing else was. Its whole length once anything else was read.
     preface: usize,
     signal: Signal,
 }
 
-/// What the connection waits for, registered once and not on every read.
+/// The signal that the connection waits for. The waker is registered once and not on every read.
 #[derive(Debug)]
 struct Signal {
     token: CancellationToken,
@@ -37,10 +39,10 @@ struct Signal {
     waker: Option<Waker>,
 }
 
-/// The preface of HTTP/2 (RFC 9113, 3.4). A client that sent less has asked for nothing yet, and
+/// The preface of HTTP/2 (RFC 9113, 3.4). A client that sent less has sent no request yet, and
 /// hyper cannot end its connection gracefully. A request of HTTP/1 may be shorter, so the bytes
-/// are compared and not only counted. With TLS no byte is one of the preface, and a client that goes
-/// quiet after the handshake is closed as one that has nothing in flight.
+/// are compared and not only counted. With TLS the bytes never match the preface. A client that sends nothing
+/// after the TLS handshake is closed like one that has nothing in flight.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // === impl Connection ===
@@ -78,7 +80,7 @@ impl<IO> Connection<IO> {
         };
     }
 
-    /// Resolves when the reading side should see the end of the stream.
+    /// Resolves when reads should return the end of the stream.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.signal.poll(cx).is_pending() {
             return Poll::Pending;
@@ -90,8 +92,8 @@ impl<IO> Connection<IO> {
         Poll::Ready(())
     }
 
-    /// An aborted connection takes nothing more, also from a peer that keeps sending, and waits
-    /// for nobody. Its task is woken by the reading side.
+    /// An aborted connection returns an error, also while the peer keeps sending. The read
+    /// side wakes its task.
     fn check(&self) -> io::Result<()> {
         match self.drain.is_aborted() {
             true => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -128,7 +130,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
             self.drain.on_traffic();
             return Poll::Ready(read);
         }
-        // Nothing read and no error: to the reader this is the end of the stream.
+        // No bytes and no error: for the reader this is the end of the stream.
         self.poll_end(cx).map(Ok)
     }
 }
@@ -187,7 +189,7 @@ impl Signal {
         }
     }
 
-    /// Asking costs a comparison of wakers; the lock is taken when the task is another one.
+    /// Polling compares wakers; it takes the lock only when the task is another one.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.token.is_cancelled() {
             return Poll::Ready(());
@@ -217,7 +219,7 @@ mod tests {
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r", true),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false),
             ("GET / HTTP/1.0\r\n\r\n", false),
-            // It may become the preface; the second cannot.
+            // The first may become the preface; the second cannot.
             ("P", true),
             ("PUT", false),
             (

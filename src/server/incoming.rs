@@ -24,27 +24,27 @@ use tonic::transport::server::TcpIncoming;
 /// The connections of a registered server: a stream for tonic's `serve_with_incoming_shutdown` and for
 /// servers that accept by hand, and with the feature `axum` a listener for `axum::serve`.
 ///
-/// Its first poll announces the instance: that is when the server accepts. When the drain begins it
-/// takes in what the kernel has accepted already, closes the port and ends. Dropping it
-/// deregisters. Taking the next connection is cancel safe.
+/// Its first poll announces the instance, because the server accepts from then on. When the drain begins, it
+/// accepts the connections in the kernel's backlog, closes the port and ends. Dropping it
+/// deregisters. Waiting for the next connection is cancel safe.
 ///
 /// # Several listeners
 ///
 /// [`bind_all`](Registration::bind_all) and [`incoming_all`](Registration::incoming_all) give the
 /// connections of several listeners to one server. Several servers under one registration take one
-/// `Incoming` each, and all are made before the first is served. The instance appears when all of
-/// them accept, with the address of the first listener that is one of TCP, and leaves when the first of
-/// them is closed.
+/// `Incoming` each; make all of them before you serve the first. The instance appears when all listeners
+/// accept, with the address of the first TCP listener. It leaves when the first listener
+/// is closed.
 ///
 /// # Socket options
 ///
-/// tonic ignores `Server::tcp_nodelay` and `Server::tcp_keepalive` for every stream it is given,
-/// so they are set here, with tonic's defaults.
+/// tonic ignores `Server::tcp_nodelay` and `Server::tcp_keepalive` for a stream of connections,
+/// so set them here. The defaults are tonic's.
 pub struct Incoming<L: Listener = TcpListener> {
     /// Empty once the port is closed.
     accepted: Vec<<L as Accept>::Accepted>,
     local: Vec<<L as Accept>::Addr>,
-    /// Which of them is asked next, so that a busy one does not keep the others waiting.
+    /// The index of the listener to poll next, so that a busy one does not starve the others.
     next: usize,
     is_polled: bool,
     drain_begun: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -52,7 +52,7 @@ pub struct Incoming<L: Listener = TcpListener> {
     registration: Registration,
 }
 
-/// How many connections the kernel accepts before the server does: as many as tokio and Go ask for.
+/// The length of the kernel's backlog, as in tokio and Go.
 const BACKLOG: i32 = 1024;
 
 /// Binds `addr` as tonic does.
@@ -60,15 +60,15 @@ fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     std::net::TcpListener::bind(addr)
 }
 
-/// Binds `addr` beside others. Where that is IPv6 it takes IPv6 only: else `[::]` would take the
-/// port of `0.0.0.0` on Linux, and not elsewhere.
+/// Binds `addr` beside others. An IPv6 socket accepts only IPv6: otherwise `[::]` would use the
+/// port of `0.0.0.0`, too, but only on Linux.
 fn listen_beside(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let SocketAddr::V6(_) = addr else {
         return listen(addr);
     };
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_only_v6(true)?;
-    // As the standard library does: elsewhere it would let two servers share a port.
+    // As in the standard library: on other systems two servers could then share a port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
@@ -76,7 +76,7 @@ fn listen_beside(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// The nearest that Linux takes as a time of TCP keepalive; else each connection would be without.
+/// The nearest time that Linux accepts for TCP keepalive; with another one there would be no keepalive.
 fn settable(wait: Duration) -> Duration {
     wait.clamp(Duration::from_secs(1), Duration::from_secs(32_767))
 }
@@ -87,8 +87,8 @@ impl Registration {
     /// The connections of a listener that is bound already: tokio's, or one of the standard library,
     /// such as an inherited one, which is made non-blocking.
     ///
-    /// The instance appears when it is first polled: that is when the server accepts. It is
-    /// deregistered when it is dropped. A `UnixListener` has no address that others could dial: the
+    /// The instance appears when the stream is first polled, because the server accepts from then on. It is
+    /// deregistered when the stream is dropped. A `UnixListener` has no address that others could dial: the
     /// instance needs an [explicit one](crate::Instance::address).
     ///
     /// # Errors
@@ -129,8 +129,8 @@ impl Registration {
         Incoming::new(listeners, local, self.clone())
     }
 
-    /// Binds `addr` and gives the [`incoming`](Self::incoming) connections. `[::]` takes those of IPv4,
-    /// too, where the system does so (Linux, unless `bindv6only` is set).
+    /// Binds `addr` and returns the [`incoming`](Self::incoming) connections. `[::]` also accepts IPv4,
+    /// if the system allows it (Linux, unless `bindv6only` is set).
     ///
     /// # Errors
     ///
@@ -139,9 +139,9 @@ impl Registration {
         self.incoming(listen(addr).map_err(|source| RegisterError::Listen { addr, source })?)
     }
 
-    /// Binds all of `addrs`, and gives the [`incoming`](Self::incoming) connections of all of them. The
-    /// first one is advertised. Those of IPv6 take IPv6 only, so that `0.0.0.0:9000` and
-    /// `[::]:9000` go together everywhere. Each port 0 finds a free port of its own.
+    /// Binds all of `addrs`, and returns the [`incoming`](Self::incoming) connections of all of them. The
+    /// first address is advertised. IPv6 sockets accept only IPv6, so that `0.0.0.0:9000` and
+    /// `[::]:9000` can be bound together on every system. Each port 0 gets a free port of its own.
     ///
     /// # Errors
     ///
@@ -221,13 +221,13 @@ impl<L: Listener> Incoming<L> {
 }
 
 impl Incoming {
-    /// The address that is bound; of several, the first.
+    /// The bound address; the first of several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local[0]
     }
 
-    /// The addresses that are bound, in the order in which they were given.
+    /// The bound addresses, in the order in which they were given.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.local
@@ -239,21 +239,21 @@ impl Incoming {
         self.map(|listener| listener.with_nodelay(Some(nodelay)))
     }
 
-    /// After how long an idle connection is probed (`TCP_KEEPIDLE`). Default: never. Taken as 1 s to
-    /// 32,767 s, which is what Linux takes.
+    /// After how long an idle connection is probed (`TCP_KEEPIDLE`). Default: never. Limited to 1 s to
+    /// 32,767 s, as on Linux.
     #[must_use]
     pub fn with_keepalive(self, idle: Option<Duration>) -> Self {
         self.map(|listener| listener.with_keepalive(idle.map(settable)))
     }
 
-    /// How long to wait between two probes (`TCP_KEEPINTVL`). Default: the system's. Taken as 1 s to
+    /// How long to wait between two probes (`TCP_KEEPINTVL`). Default: the system's. Limited to 1 s to
     /// 32,767 s.
     #[must_use]
     pub fn with_keepalive_interval(self, interval: Option<Duration>) -> Self {
         self.map(|listener| listener.with_keepalive_interval(interval.map(settable)))
     }
 
-    /// After how many unanswered probes a connection is dead (`TCP_KEEPCNT`). Default: the
+    /// After how many unanswered probes a connection is closed (`TCP_KEEPCNT`). Default: the
     /// system's.
     #[must_use]
     pub fn with_keepalive_retries(self, retries: Option<u32>) -> Self {
@@ -276,8 +276,8 @@ impl<L: Listener> Stream for Incoming<L> {
         if this.accepted.is_empty() {
             return Poll::Ready(None);
         }
-        // Whoever the kernel has let in already is served, also while draining: closing the port
-        // on them would reset a connection that to its client stands.
+        // Connections in the kernel's backlog are served, also while draining: closing the port
+        // would reset connections that are established for their clients.
         if let Poll::Ready(accepted) = this.poll_accept(cx) {
             let drain = this.drain.clone();
             return Poll::Ready(Some(accepted.map(|io| Connection::new(io, drain))));

@@ -6,21 +6,21 @@ use crate::registration::Registration;
 use std::fmt;
 use tower_layer::Layer;
 
-/// Ties a tonic server to its [`Registration`], and keeps that alive.
+/// Connects a tonic server to its [`Registration`], and keeps the registration alive.
 ///
-/// It counts requests in flight until the last frame of their response, and ends those that
-/// outlive the drain deadline: gRPC requests with `UNAVAILABLE`, others with status 503, or, once
-/// their response has begun, by cutting it off. It costs no allocation per request.
+/// It counts requests in flight until the last frame of their response, and ends requests that are
+/// left at the drain deadline: gRPC requests with `UNAVAILABLE`, others with status 503, or, once
+/// their response has begun, with an error of the body. It allocates nothing for a request.
 ///
 /// Apply it to every server of the registration, outside of layers that answer or delay requests
-/// themselves. Once nothing is in flight for 1.5 s of a drain, the connections that are left are
-/// closed, and with them requests that this layer does not know of.
+/// themselves. When nothing is in flight for 1.5 s of a drain, the connections that are left are
+/// closed, and with them requests that this layer does not count.
 ///
-/// When it is applied, instances with an explicit [address](crate::Instance::address) are
-/// announced, unless a listener of the registration exists, whose first poll does it: tonic
-/// applies layers in `serve`, after it has bound. axum applies them when the router is built, when
-/// nothing listens yet: there, let it [only count](Self::count_only). Applying it more than once is
-/// fine.
+/// Applying it announces instances with an explicit [address](crate::Instance::address), because tonic
+/// applies layers in `serve`, after it has bound. If the registration has a listener, the listener's first poll
+/// announces instead. axum applies layers when the router is built, before anything
+/// listens: there, let it [only count](Self::count_only). It may be applied more than
+/// once.
 #[derive(Clone)]
 pub struct RegistrationLayer {
     registration: Registration,
@@ -46,8 +46,8 @@ impl Registration {
 impl RegistrationLayer {
     /// Announces nothing when it is applied, for servers that apply layers before they listen.
     ///
-    /// What announces is then [`incoming`](Registration::incoming) or
-    /// [`announce`](Registration::announce).
+    /// Then [`incoming`](Registration::incoming) or
+    /// [`announce`](Registration::announce) announces.
     #[must_use]
     pub fn count_only(mut self) -> Self {
         self.announces = false;
@@ -64,7 +64,7 @@ impl RegistrationLayer {
             Some(Err(error)) => {
                 logging::error!(%error, "cannot announce this server");
             }
-            // A layer is applied once for each route of axum.
+            // axum applies a layer once for each route.
             None if lifecycle.drain().is_first_warning() => {
                 logging::warn!(
                     "nothing tells where this server is dialled: give the instance an address, \

@@ -1,4 +1,4 @@
-//! [`Listener`]: what a registered server can listen on.
+//! [`Listener`]: the listeners that a registered server can use.
 
 use std::fmt;
 use std::io;
@@ -12,11 +12,11 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::{Connected, TcpIncoming};
 
-/// What a registered server can listen on: a [`TcpListener`] or, on Unix, a `UnixListener`. More may
-/// come, so that this cannot be implemented elsewhere.
+/// A listener for a registered server: a [`TcpListener`] or, on Unix, a `UnixListener`. The trait is
+/// sealed, so that it can be extended.
 pub trait Listener: sealed::Accept {}
 
-/// What becomes a [`Listener`]: tokio's as they are, and those of the standard library, such as
+/// A type that can be converted to a [`Listener`]: tokio's listeners, and those of the standard library, such as
 /// inherited ones, which are made non-blocking.
 pub trait IntoListener: sealed::Convert {}
 
@@ -27,22 +27,22 @@ mod sealed {
     pub trait Accept: Sized + Send + 'static {
         /// One connection.
         type Io: AsyncRead + AsyncWrite + Connected + Send + Unpin + 'static;
-        /// The address of either end of it.
+        /// The address of either end of a connection.
         type Addr: fmt::Debug + Clone + Send + Sync + Unpin + 'static;
         /// The connections that are accepted. Dropping it closes the listener.
         type Accepted: Stream<Item = io::Result<Self::Io>> + Send + Unpin + 'static;
 
-        /// Where it is bound.
+        /// The bound address.
         fn local_addr(&self) -> io::Result<Self::Addr>;
-        /// Where others would dial it, if that is an address of TCP.
+        /// The address for others to dial, if it is a TCP address.
         fn tcp_addr(local: &Self::Addr) -> Option<SocketAddr>;
-        /// Who is at the other end of a connection.
+        /// The peer's address of a connection.
         fn peer_addr(io: &Self::Io) -> io::Result<Self::Addr>;
         /// Begins to accept.
         fn accepted(self) -> Self::Accepted;
     }
 
-    /// A listener, or what tokio can make into one.
+    /// A listener, or a type that tokio can convert to one.
     pub trait Convert {
         /// What it becomes.
         type Listener: super::Listener;

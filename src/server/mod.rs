@@ -1,14 +1,14 @@
-//! The server's side: what tonic is given so that it appears, counts, drains and ends.
+//! The server's side: the layer and the listener for tonic, which announce, count, drain and end.
 //!
 //! | file | |
 //! |---|---|
 //! | `layer.rs`, `service.rs`, `future.rs`, `body.rs` | the tower middleware |
-//! | `incoming.rs`, `listener.rs` | the listener: when it is polled, tonic accepts |
-//! | `connection.rs` | one connection, which can be told to end |
+//! | `incoming.rs`, `listener.rs` | the listener: its first poll shows that the server accepts |
+//! | `connection.rs` | one connection, which the drain can end |
 //! | `axum.rs` | the same listener for `axum::serve` |
-//! | `serve.rs` | [`ServeRegistered`]: all of it in the right order |
+//! | `serve.rs` | [`ServeRegistered`]: all steps in the right order |
 //!
-//! None of it talks to etcd or knows of it. It sees a [`Registration`](crate::Registration) and the
+//! None of it uses etcd: it uses a [`Registration`](crate::Registration) and the
 //! signals of its drain.
 
 #[cfg(feature = "axum")]
@@ -32,8 +32,8 @@ pub use listener::{IntoListener, Listener};
 pub use serve::{ServeError, ServeRegistered};
 pub use service::RegistrationService;
 
-/// Whether a request is one of gRPC, whose answer has a status in its trailers. grpc-web is not: to
-/// HTTP it is a body like any other.
+/// Whether a request is gRPC, whose answer has a status in its trailers. grpc-web is not: for
+/// HTTP its trailers are part of the body.
 #[inline]
 fn is_grpc(headers: &http::HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE);
@@ -41,7 +41,7 @@ fn is_grpc(headers: &http::HeaderMap) -> bool {
     matches!(rest, Some([] | [b'+' | b';', ..]))
 }
 
-/// What a request is told that did not finish before the drain deadline. Retryable elsewhere.
+/// The status of a request that did not finish before the drain deadline. Clients may retry on another server.
 pub(crate) fn shutting_down() -> tonic::Status {
     tonic::Status::unavailable("the server is shutting down")
 }

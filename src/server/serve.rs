@@ -1,4 +1,4 @@
-//! [`ServeRegistered`]: bind, appear, serve, leave, drain, return.
+//! [`ServeRegistered`]: bind, register, serve, deregister, drain, return.
 
 use super::Incoming;
 use super::listener::Listener;
@@ -16,21 +16,20 @@ use tonic::transport::server::Router;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Serving a registered server: everything in the right order.
+/// Serves a registered server: all steps in the right order.
 ///
-/// 1. The address is bound; if that fails, nothing is ever registered.
+/// 1. The address is bound; if that fails, nothing is registered.
 /// 2. tonic accepts, and the instance appears in etcd.
-/// 3. When the registrar's shutdown token is cancelled, health says `NOT_SERVING` and the keys
-///    go; the server serves on for the `deregistration_delay`.
-/// 4. What the kernel has accepted is taken in, the port is closed, and clients are told to go
-///    (GOAWAY). Connections that never sent a byte are closed.
+/// 3. When the registrar's shutdown token is cancelled, health says `NOT_SERVING`, then the keys
+///    are deleted. The server keeps serving for the `deregistration_delay`.
+/// 4. The backlog is accepted, the port is closed, and clients get GOAWAY. Connections that never sent a byte
+///    are closed.
 /// 5. Requests in flight finish. With the [layer](Registration::layer), connections whose clients do
-///    not close them are closed once nothing is in flight, 1.5 s after the last traffic. Requests that
-///    have not finished after `drain_timeout` end with `UNAVAILABLE`, if the layer is there to do so,
-///    and what is left of connections is cut.
+///    not close them are closed once nothing is in flight, 1.5 s after the last traffic. After `drain_timeout` the layer
+///    ends requests that have not finished, with `UNAVAILABLE`, and the connections that are left are aborted.
 /// 6. The future resolves.
 ///
-/// Dropping the future closes the port and deregisters, without any wait.
+/// Dropping the future closes the port and deregisters, without waiting.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -49,7 +48,7 @@ use tower_service::Service;
 /// # }
 /// ```
 ///
-/// `L` is the layer of the server. The compiler names the bound that it does not meet:
+/// `L` is the layer of the server. The compiler error names the bound that it does not satisfy:
 ///
 /// ```compile_fail,E0277
 /// # async fn f(registration: tonic_etcd::Registration) {
@@ -80,12 +79,12 @@ use tower_service::Service;
 /// # }
 /// ```
 pub trait ServeRegistered<L>: Sized {
-    /// Binds `addr` and serves there. Port 0 finds a free one, and the real one is advertised.
+    /// Binds `addr` and serves there. Port 0 gets a free port, which is advertised.
     ///
     /// # Errors
     ///
-    /// [`ServeError::Setup`] if `addr` cannot be bound or advertised: nothing was registered
-    /// then. [`ServeError::Transport`] if tonic gives up: the instance is deregistered first.
+    /// [`ServeError::Setup`] if `addr` cannot be bound or advertised: then nothing was registered.
+    /// [`ServeError::Transport`] if tonic fails: the instance is deregistered first.
     fn serve_registered<ResBody>(
         self,
         addr: SocketAddr,
@@ -99,7 +98,7 @@ pub trait ServeRegistered<L>: Sized {
         ResBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         ResBody::Error: Into<StdError>;
 
-    /// Serves on a listener that is bound already, or that was given other socket options.
+    /// Serves on a listener that is bound already, or that has other socket options.
     ///
     /// # Errors
     ///
@@ -124,7 +123,7 @@ pub enum ServeError {
     /// The server could not be set up; it was never registered.
     #[error(transparent)]
     Setup(#[from] RegisterError),
-    /// tonic gave up.
+    /// tonic failed.
     #[error("the server failed: {}", crate::etcd::chain(.0))]
     Transport(#[source] tonic::transport::Error),
 }
@@ -144,7 +143,7 @@ impl<L> ServeRegistered<L> for Router<L> {
         ResBody::Error: Into<StdError>,
     {
         let incoming = match registration.bind(addr) {
-            // Asked to stop before it began: there is nothing to serve and nothing wrong.
+            // Stopped before it began: this is not an error.
             Err(RegisterError::Stopped(_)) => return Ok(registration.closed().await),
             incoming => incoming?,
         };
@@ -169,20 +168,20 @@ impl<L> ServeRegistered<L> for Router<L> {
         let exited = Exited(drain.clone());
         let result = tokio::select! {
             done = self.serve_with_incoming_shutdown(incoming, signal) => done,
-            // A handler that blocks its thread ends neither by request nor by connection.
+            // A handler that blocks its thread does not end with its request or connection.
             () = aborted(&drain) => Ok(()),
         };
         drop(exited);
-        // If tonic ended by itself, the stream it dropped has asked for this already.
+        // If tonic ended by itself, the drop of its stream has begun deregistration already.
         let closed = closed(&lifecycle).await;
-        // The process may end with this future, and would then not say how the drain ended.
+        // The process may end with this future: wait until the end of the drain is logged.
         let _ = tokio::time::timeout(LAST_ANSWERS, drain.reported.cancelled()).await;
         result.map_err(ServeError::Transport)?;
         Ok(closed)
     }
 }
 
-/// Says, also when the future is dropped, that there is nobody left to wait for.
+/// Signals that the server has returned, also when the future is dropped.
 struct Exited(Arc<Drain>);
 
 impl Drop for Exited {

@@ -1,4 +1,4 @@
-//! What a test says of a registration, seen from etcd and from a client.
+//! Assertions on a registration, as seen in etcd and by a client.
 
 #![allow(clippy::panic, reason = "an assertion that fails ends the test")]
 
@@ -7,20 +7,20 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// How often the port is looked at, if nothing changes in etcd.
+/// How often the port is tried, if nothing changes in etcd.
 const LOOK: Duration = Duration::from_millis(20);
 /// A port of this machine answers at once, or is closed.
 const CONNECT: Duration = Duration::from_secs(1);
 
 // === impl FakeEtcd ===
 
-/// Assertions. Each waits for a change of etcd, on tokio's clock, and needs no sleep before it. Cancel safe.
+/// Assertions. Each waits for a change of etcd, on tokio's clock, so that tests need no sleep before it. Cancel safe.
 impl FakeEtcd {
-    /// Waits until there is a key below `prefix`, and gives it.
+    /// Waits until there is a key below `prefix`, and returns it.
     ///
     /// # Panics
     ///
-    /// When there is none `within` that time; the message has the keys that there are.
+    /// If there is none `within` that time; the message has the current keys.
     pub async fn assert_registered(&self, prefix: &str, within: Duration) -> String {
         let found = self.until(within, || self.below(prefix)).await;
         found.unwrap_or_else(|| {
@@ -33,7 +33,7 @@ impl FakeEtcd {
     ///
     /// # Panics
     ///
-    /// When there still is one after that time.
+    /// If there still is a key after that time.
     pub async fn assert_gone(&self, prefix: &str, within: Duration) {
         let gone = self.until(within, || match self.below(prefix) {
             None => Some(()),
@@ -45,15 +45,15 @@ impl FakeEtcd {
         }
     }
 
-    /// Waits until there is no key below `prefix`, and checks that the server at `address` takes connections until
-    /// then, and when they are gone: no client that follows etcd finds the port closed. It connects every 20 ms.
+    /// Waits until there is no key below `prefix`, and checks that the server at `address` accepts connections until
+    /// then, and once after that: so no client that watches etcd finds the port closed. It connects every 20 ms.
     ///
     /// It needs a [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay) above zero, which is
-    /// the default: without one, the port may close before this has looked.
+    /// the default: without it, the port may close before this has connected.
     ///
     /// # Panics
     ///
-    /// When the port is closed first, or when there still is a key after that time.
+    /// If the port is closed first, or if there still is a key after that time.
     pub async fn assert_gone_before_close(
         &self,
         prefix: &str,
@@ -62,7 +62,7 @@ impl FakeEtcd {
     ) {
         let gone = self.until(within, || {
             let key = self.below(prefix);
-            // Not tokio's: a listener of this machine answers by itself, and a paused clock goes on meanwhile.
+            // Not tokio's connect: while that is pending, a paused clock would advance.
             if let Err(error) = TcpStream::connect_timeout(&address, CONNECT) {
                 let when = key.as_deref().unwrap_or("when its keys were gone");
                 panic!("{address} is closed, and there is {when}: {error}");
@@ -79,7 +79,7 @@ impl FakeEtcd {
         self.keys().into_keys().find(|key| key.starts_with(prefix))
     }
 
-    /// Looks at each change of etcd, and every [`LOOK`].
+    /// Calls `look` after each change of etcd, and every [`LOOK`].
     async fn until<T>(&self, within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         let mut changes = self.shared.changes();
         let looks = async {

@@ -20,8 +20,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// An etcd inside the test: see the [module](self).
 ///
-/// Its methods act at once, and on the running registrars and discoveries as what they stand for acts in
-/// production. Dropping it stops it.
+/// Its methods take effect at once. Registrars and discoveries react to them as they react to the real event.
+/// Dropping it stops it.
 #[derive(Debug)]
 pub struct FakeEtcd {
     shared: Arc<Shared>,
@@ -31,7 +31,7 @@ pub struct FakeEtcd {
 // === impl FakeEtcd ===
 
 impl FakeEtcd {
-    /// An etcd without keys, which runs.
+    /// A running etcd without keys.
     ///
     /// # Panics
     ///
@@ -46,37 +46,37 @@ impl FakeEtcd {
         }
     }
 
-    /// What the code under test takes for etcd: connections stay inside the process, and need no port.
+    /// The [`Etcd`] for the code under test: connections stay inside the process, and need no port.
     #[must_use]
     pub fn etcd(&self) -> Etcd {
         let shared = self.shared.clone();
         Etcd::new(["http://fake-etcd:2379"]).connector(move |_| services::connect(shared.clone()))
     }
 
-    /// The keys and values that there are now.
+    /// The current keys and values.
     #[must_use]
     pub fn keys(&self) -> BTreeMap<String, String> {
         keys(self.shared.state().keyspace.store.live())
     }
 
-    /// Writes a key without a lease, as somebody else.
+    /// Writes a key without a lease, as another client.
     pub fn put(&self, key: &str, value: &str) {
         let request = PbPutRequest {
             key: key.into(),
             value: value.into(),
             ..PbPutRequest::default()
         };
-        // Nothing but an empty key or an unknown lease is refused.
+        // Only an empty key or an unknown lease is refused.
         let _written = self.shared.change(|state| state.keyspace.put(&request));
     }
 
-    /// Deletes a key, as somebody else. Says whether it was there.
+    /// Deletes a key, as another client. Returns whether it was there.
     pub fn delete(&self, key: &str) -> bool {
         self.shared.change(|state| state.keyspace.delete_key(key))
     }
 
-    /// Writes an instance of `service` that is dialled at `address`, as this crate does by default: for tests of
-    /// clients. Other formats: [`put`](Self::put).
+    /// Writes an instance of `service` with this `address` in the default format of this crate, for tests of
+    /// clients. For other formats use [`put`](Self::put).
     pub fn add(&self, service: &str, address: SocketAddr) {
         let key = format!("/services/{service}/{address}");
         let name = serde_json::Value::from(service);
@@ -87,12 +87,12 @@ impl FakeEtcd {
         );
     }
 
-    /// The process is killed: connections end, new ones are refused, and leases stand still. Its data stays.
+    /// Kills it: connections end, new ones are refused, and leases do not expire. Its data stays.
     pub fn stop(&self) {
         self.shared.change(|state| state.running.cancel());
     }
 
-    /// It runs again, with its data: every lease has its full TTL from now on. Nothing, if it runs.
+    /// Starts it again, with its data: every lease gets its full TTL. Does nothing if it runs.
     pub fn start(&self) {
         self.shared.change(|state| {
             if state.running.is_cancelled() {
@@ -101,7 +101,7 @@ impl FakeEtcd {
         });
     }
 
-    /// It loses its data, leases included, and is restarted. If it was stopped, it stays so.
+    /// Deletes its data, leases included, and restarts it. If it was stopped, it stays stopped.
     pub fn wipe(&self) {
         self.shared.change(|state| {
             let was_running = !state.running.is_cancelled();
@@ -114,13 +114,13 @@ impl FakeEtcd {
         });
     }
 
-    /// From now on each request takes that long, and is given up with its caller before. Zero ends it.
+    /// Delays each request by `time` from now on; a request whose caller gives up before is not applied. Zero ends it.
     pub fn delay(&self, time: Duration) {
         self.shared.change(|state| state.delay = time);
     }
 
-    /// From now on reads, writes and watches of keys below `prefix` are refused, as without a role for them;
-    /// leases are not. One prefix at a time; `""` is every key.
+    /// Denies reads, writes and watches of keys below `prefix` from now on, as for a user without the permission.
+    /// Leases are not denied. One prefix at a time; `""` is every key.
     pub fn deny(&self, prefix: &str) {
         self.shared
             .change(|state| state.denied = Some(prefix.to_owned()));

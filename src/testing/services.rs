@@ -1,4 +1,4 @@
-//! The model on the wire: etcd's services for keys, leases and watches, on pipes inside the process.
+//! The model as gRPC services: etcd's keys, leases and watches, on pipes inside the process.
 
 use super::model::leases::Renewal;
 use super::model::txn;
@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-/// What is on its way in each direction.
+/// The buffer of a pipe in each direction, in bytes.
 const BUFFER: usize = 64 * 1024;
 
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub(super) async fn connect(shared: Arc<Shared>) -> io::Result<DuplexStream> {
     }
     let (client, mut near) = duplex(BUFFER);
     let (mut far, server) = duplex(BUFFER);
-    // A server of tonic's cannot be told to drop its connections: it is at the far end of a pipe that can be cut.
+    // A tonic server cannot drop its connections, so each one goes through a pipe that can be closed.
     tokio::spawn(async move {
         tokio::select! {
             biased;
@@ -212,7 +212,7 @@ impl PbLeaseService for Services {
 }
 
 impl Shared {
-    /// A lease that has run out is not gone before the sweep; a renewal waits for that, as in etcd.
+    /// A lease that has expired exists until the sweep; a renewal waits for that, as in etcd.
     async fn renew(&self, id: i64) -> PbLeaseKeepAliveResponse {
         self.take_time().await;
         let mut changes = self.changes();

@@ -1,4 +1,4 @@
-//! [`Shared`]: the model, what was done to it, and who waits for a change of it.
+//! [`Shared`]: the model, its faults, and the tasks that wait for a change of it.
 
 use super::model::keyspace::Keyspace;
 use etcd_client::proto::PbResponseHeader;
@@ -12,10 +12,10 @@ use tonic::Status;
 
 /// The shortest TTL of an etcd with default settings, in seconds.
 const MIN_TTL: i64 = 2;
-/// etcd looks for expired leases that often.
+/// How often etcd looks for expired leases.
 const SWEEP: Duration = Duration::from_millis(500);
 
-/// What the handle, the connector and the services share.
+/// State that the handle, the connector and the services share.
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: watch::Sender<()>,
@@ -23,9 +23,9 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) keyspace: Keyspace,
-    /// Each request takes that long before it is applied.
+    /// How long each request is delayed before it is applied.
     pub(super) delay: Duration,
-    /// Requests for keys below this are refused.
+    /// Requests for keys below this prefix are denied.
     pub(super) denied: Option<String>,
     /// The raft term: a new one with every start.
     pub(super) term: u64,
@@ -54,19 +54,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and wakes whoever waits for that.
+    /// Changes the state and wakes the tasks that wait for a change.
     pub(super) fn change<R>(&self, how: impl FnOnce(&mut State) -> R) -> R {
         let result = how(&mut self.state());
         self.changed.send_replace(());
         result
     }
 
-    /// Is told of each [`change`](Self::change) from now on.
+    /// A receiver that is notified of each [`change`](Self::change) from now on.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Deletes what hangs on leases that have run out, until `stop`.
+    /// Revokes expired leases, until `stop`.
     pub(super) async fn sweep(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(sleep(SWEEP)).await.is_some() {
             if !self.state().running.is_cancelled() {
@@ -82,7 +82,7 @@ impl Shared {
         }
     }
 
-    /// The way of one request: it takes its time, is refused if it is about denied keys, and is applied.
+    /// Handles one request: delays it, denies it if its keys are denied, and applies it.
     pub(super) async fn answer<T>(
         &self,
         keys: &[Vec<u8>],

@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic_etcd::{Closed, Etcd, Registration, Status};
 
-/// Of two members, `a` is the one with which something is wrong.
+/// Two members; `a` is the one with a fault.
 const TWO: [&str; 2] = ["http://a:2379", "http://b:2379"];
 const NO_AUTH: &str = "etcdserver: authentication is not enabled";
 const WRONG: &str = "etcdserver: authentication failed, invalid user ID or password";
 const DENIED: &str = "etcdserver: permission denied";
 
-/// An etcd that knows `me` by this password.
+/// An etcd with the user `me` and this password.
 fn guarded() -> Setup {
     let setup = Setup::new();
     setup.fake.user("me", "secret");
@@ -30,7 +30,7 @@ fn etcd_at(setup: &Setup, endpoints: &[&str]) -> Etcd {
         .user("me", "secret")
 }
 
-/// A registration that is announced, and not waited for.
+/// A registration that is announced; does not wait until it is registered.
 fn register(setup: &Setup, etcd: Etcd) -> Registration {
     announced(setup.builder_on(etcd))
 }
@@ -121,7 +121,7 @@ async fn a_restart_that_forgets_tokens_makes_no_gap_if_authenticating_is_slow() 
 #[tokio::test(start_paused = true)]
 async fn renewals_that_work_go_on_while_it_authenticates() {
     let setup = guarded();
-    // Renewals take any token, as in etcd before 3.4.42.
+    // Renewals accept any token, as in etcd before 3.4.42.
     setup.fake.lenient_leases();
     let registration = registered(&setup).await;
     let lease = registration.status().registered().unwrap().lease;

@@ -142,7 +142,7 @@ async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
     tokio::time::sleep(SEC).await;
 }
 
-/// What it takes before it is in etcd: `make measure` has the rest.
+/// The memory of a registration before it is in etcd; `make measure` measures the rest.
 #[tokio::test(start_paused = true)]
 async fn one_of_many_registrations_takes_less_than_1200_bytes() {
     let setup = Setup::new();

@@ -1,4 +1,4 @@
-//! The balanced channel, on real tonic servers behind pipes that can be cut and frozen.
+//! The balanced channel, with real tonic servers behind pipes that can be cut and frozen.
 
 use crate::log::Log;
 use crate::setup::{LONG, MS, SEC};
@@ -363,8 +363,8 @@ async fn a_subset_stays_the_same_and_replaces_one_that_goes() {
     assert!(after.contains(&before[1]) && after.contains(&before[2]));
 }
 
-/// A rolling update under load: one comes, the oldest of three shuts down gracefully, and only
-/// then its key goes.
+/// A rolling update under load: one server starts, the oldest of three shuts down gracefully, and only
+/// then its key is deleted.
 async fn rolling(rounds: usize, callers: usize, pause: Duration) -> (u64, Vec<Status>) {
     let (net, registry, balanced) = Net::greeters(2).await;
     let stop = CancellationToken::new();

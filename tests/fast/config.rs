@@ -1,4 +1,4 @@
-//! The example `config`: what its file may hold, and what is refused.
+//! The example `config`: the settings of its file, and the ones that are refused.
 
 #[path = "../../examples/config/settings.rs"]
 #[allow(dead_code)]

@@ -1,4 +1,4 @@
-//! The deployments under `examples/deploy/` name what there is.
+//! The deployments under `examples/deploy/` use only flags, variables and metrics that exist.
 
 use crate::source;
 use std::collections::BTreeSet;

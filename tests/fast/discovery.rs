@@ -1,4 +1,4 @@
-//! What a reader sees of a service, whatever etcd does.
+//! The set of instances that a reader sees in each fault of etcd.
 
 use crate::log::Log;
 use crate::setup::{MS, SEC};
@@ -41,14 +41,14 @@ pub fn put(fake: &FakeEtcd, ids: impl IntoIterator<Item = usize>) {
     }
 }
 
-/// The ids that are shown.
+/// The ids in the set.
 pub fn shown(discovery: &Discovery) -> Vec<usize> {
     let snapshot = discovery.snapshot();
     let ids = snapshot.iter().map(|(_, i)| i.get_id().parse().unwrap());
     ids.collect()
 }
 
-/// A reader of so many instances that has told of all of them.
+/// A reader that has seen these instances.
 pub async fn reading(ids: std::ops::Range<usize>) -> (FakeEtcd, Discovery, Changes) {
     let fake = FakeEtcd::new();
     put(&fake, ids);
@@ -71,7 +71,7 @@ pub async fn shows(discovery: &Discovery, ids: impl IntoIterator<Item = usize>, 
     .await;
 }
 
-/// What has happened since this was last asked: `+key` and `-key`.
+/// The changes since the last call: `+key` and `-key`.
 pub async fn news(changes: &mut Changes) -> Vec<String> {
     let mut news = vec![];
     while let Ok(Some(change)) = tokio::time::timeout(10 * MS, changes.next()).await {
@@ -120,7 +120,7 @@ async fn after_a_cut_it_goes_on_where_it_was_and_lists_nothing() {
     }
     shows(&discovery, 10..15, SEC).await;
     assert!(news(&mut changes).await.len() <= 14);
-    // One list, and one look at a key for each cut.
+    // One list, and one read of a key for each cut.
     let mut lists = fake.history();
     lists.retain(|call| call.rpc == Rpc::Range && call.reads == [PREFIX]);
     assert_eq!(lists.len(), 1, "{lists:?}");
@@ -144,7 +144,7 @@ async fn after_a_cut_the_watch_goes_on_without_a_new_list() {
             fake.cut_connections();
         }
         sleep(SEC).await;
-        // One read of the key by which it knows the history again.
+        // One read of the key with which it checks the history.
         let reads = fake.count(Rpc::Range) - listed;
         assert_eq!(reads, 3, "like 3.6: {old}");
         assert_eq!(fake.count(Rpc::Watch), 4);
@@ -426,7 +426,7 @@ async fn an_etcd_that_stood_still_and_ends_every_lease_takes_nobody_away() {
     put(&fake, 0..4);
     shows(&discovery, 0..4, SEC).await;
     assert_eq!(discovery.snapshot().missing(), 0);
-    // And some seconds later whoever leaves leaves.
+    // And some seconds later a deletion takes effect at once.
     sleep(SEC * 6).await;
     for id in 0..4 {
         fake.delete(&key(id));

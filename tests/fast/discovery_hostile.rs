@@ -1,4 +1,4 @@
-//! Keys and values that somebody else wrote, and code of the application that panics.
+//! Keys and values of other clients, and code of the application that panics.
 
 use crate::discovery::{PREFIX, discovery, etcd, json, key, news, put, reading, shown, shows};
 use crate::log::Log;
@@ -187,7 +187,7 @@ async fn a_hostile_key_or_value_forges_no_log_line() {
     }
 }
 
-/// As tracing-subscriber's writer when nobody reads stderr any more.
+/// As tracing-subscriber's writer when stderr is closed.
 struct Broken;
 
 impl std::io::Write for Broken {
@@ -255,7 +255,7 @@ async fn a_reader_whose_waker_panics_ends_neither_the_watch_nor_other_readers() 
     assert_eq!((fake.count(Rpc::Connect), fake.count(Rpc::Watch)), (1, 1));
 }
 
-/// A format of somebody's, with a bug.
+/// A user's format with a bug.
 #[derive(Debug)]
 struct Panics(Plain);
 

@@ -1,5 +1,5 @@
-//! Random faults and random changes, from a seed: without faults a reader shows what etcd has, and has told
-//! of every difference (I9). `DISCOVERY_SEED=7 cargo test ... discovery_soak` runs one seed again.
+//! Random faults and random changes, from a seed: without faults a reader has what etcd has, and has reported
+//! every difference (I9). `DISCOVERY_SEED=7 cargo test ... discovery_soak` runs one seed again.
 
 use crate::setup::SEC;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};
@@ -16,7 +16,7 @@ const PREFIX: &str = "/services/greeter/";
 /// Runs of an ordinary test; each is some simulated minutes.
 const RUNS: u64 = 20;
 const MEMBERS: [&str; 2] = ["m0", "m1"];
-/// The grace, and what it takes to find a silent member and to settle on another.
+/// The retention, and the time to notice a silent member and to connect to another.
 const CONVERGED: Duration = Duration::from_secs(45);
 
 /// One run.
@@ -31,16 +31,16 @@ struct Run {
     log: Vec<String>,
 }
 
-/// What is so for all of a run, also without faults.
+/// The conditions of a whole run, also without faults.
 #[derive(Debug)]
 struct Habits {
-    /// Every connection is cut so often: a balancer, a mesh.
+    /// How often every connection is cut, as by a balancer or a mesh.
     cuts: Option<Duration>,
-    /// At most so long until an answer: a slow link, `grpc-proxy`. The limit of an attempt is 1 s.
+    /// The longest time until an answer, as on a slow link or with `grpc-proxy`. The attempt timeout is 1 s.
     latency: Duration,
     /// Answers as etcd does up to 3.6.
     is_old: bool,
-    /// What instances are kept for that are missing.
+    /// How long missing instances are kept.
     retention: Duration,
 }
 
@@ -65,7 +65,7 @@ impl Habits {
         }
     }
 
-    /// After any change, and without another fault, all is right after so long.
+    /// How long after a change the set is right, without another fault.
     fn convergence(&self) -> Duration {
         match self.cuts.is_none() && self.latency < Duration::from_millis(300) {
             true => SEC / 2,
@@ -187,8 +187,8 @@ impl Run {
         }
     }
 
-    /// Without faults: the set, what was told, and etcd agree, and there is no outage, but for the moment
-    /// in which an attempt was cut too.
+    /// Without faults the set, the reported changes and etcd agree. There is no outage, except when an attempt was
+    /// cut too.
     async fn check(&mut self) -> Result<(), String> {
         self.listen().await;
         let mut result = self.compare();

@@ -1,4 +1,4 @@
-//! Every setter that takes a `Duration`, with the longest and the shortest there are: it works, or `build` refuses it.
+//! Every setter with a `Duration`, with the longest and the shortest value: it works, or `build` refuses it.
 
 use crate::setup::{KEY, LONG, SEC, Setup, announced_by, greeter, is_registered, status};
 #[cfg(feature = "discovery")]

@@ -1,7 +1,7 @@
-//! The checked-in code for `proto/` is what the generator makes of it today.
+//! The checked-in code for `proto/` equals the output of the generator.
 //!
 //! Users need no generator, and a change of a `.proto` file cannot be forgotten. `make generate`
-//! writes it anew.
+//! writes it again.
 
 use crate::source::root;
 

@@ -1,4 +1,4 @@
-//! What `etcd grpc-proxy` does otherwise than etcd: late renewals, and watches under ids of its own.
+//! Differences of `etcd grpc-proxy` from etcd: late renewals, and its own watch ids.
 
 use crate::log::Log;
 use crate::setup::{KEY, LONG, MS, SEC, Setup, all_registered, announced_by, greeter};
@@ -59,7 +59,7 @@ async fn a_renewal_without_an_answer_is_given_up_while_the_lease_can_be_kept() {
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
 
-/// A member that hangs while a late renewal is waited for has to be noticed as soon as without it.
+/// A member that hangs while a renewal is late has to be noticed as soon as otherwise.
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_noticed_in_time_also_while_a_renewal_is_late() {
     for hangs_after in (0..20).map(|n| n * 100 * MS) {

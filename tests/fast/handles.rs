@@ -1,4 +1,4 @@
-//! How handles show themselves in a log line.
+//! The `Debug` output of handles in a log line.
 
 use crate::setup::{SEC, Setup, announce, greeter};
 use std::fmt::Debug;

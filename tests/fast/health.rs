@@ -1,4 +1,4 @@
-//! What the gRPC health service says, and when.
+//! The answers of the gRPC health service, and their order.
 
 use crate::setup::{KEY, MS, SEC, Setup, all_registered, announce, pipe, register};
 use crate::support::fake::{Reply, Rpc};

@@ -1,4 +1,4 @@
-//! What a server tells of its registrations, and to whom.
+//! The introspection service: its messages, limits and remote control.
 
 use crate::setup::{
     KEY, LONG, SEC, Setup, all_registered, announce, announced_by, greeter, pipe, pipe_with, status,
@@ -137,7 +137,7 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
         last = next_state(&mut stream).await;
     }
 
-    // Two renewals, which make no message of their own.
+    // Two renewals, which cause no message.
     sleep(SEC * 4).await;
     setup.fake.down();
     assert_eq!(next_state(&mut stream).await, Suspect);

@@ -1,4 +1,4 @@
-//! The test kit (feature `test-util`): what users' tests can rely on.
+//! The test kit (feature `test-util`) for users' tests.
 
 use crate::setup::{LONG, MS, SEC, greeter, is_lost, is_registered, status};
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ fn register(etcd: Etcd) -> Registration {
     crate::setup::announced(Registrar::builder(etcd).key("{prefix}/{name}/{addr}"))
 }
 
-/// What a failed assertion says.
+/// The message of a failed assertion.
 async fn panicked(assertion: impl Future<Output = ()>) -> String {
     let caught = futures_util::FutureExt::catch_unwind(AssertUnwindSafe(assertion)).await;
     let said = caught.expect_err("the assertion held");

@@ -1,4 +1,4 @@
-//! What the layer does when it is applied: by tonic after it has bound, by axum long before.
+//! What happens when the layer is applied: by tonic after it has bound, by axum before that.
 
 use crate::log::Log;
 use crate::setup::{KEY, SEC, Setup, announce, greeter, register, register_as};

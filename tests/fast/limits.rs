@@ -1,4 +1,4 @@
-//! An etcd that takes less in one request than etcd does by default, and a role that may not read.
+//! An etcd that accepts less in one request than by default, and a role that may not read.
 
 use crate::log::Log;
 use crate::setup::{SEC, Setup, announced, announced_by, registering_reason};
@@ -7,7 +7,7 @@ use crate::support::registered_within;
 use tokio::time::sleep;
 use tonic_etcd::{Closed, Instance, OnConflict, Registrar, Registration};
 
-/// So many registrations of one registrar, each with a value of this size, in etcd.
+/// `count` registrations of one registrar in etcd, each with a value of `size` bytes.
 async fn registered(registrar: &Registrar, count: usize, size: usize) -> Vec<Registration> {
     let register = |n| {
         let instance = Instance::new(format!("service-{n:02}")).value("x".repeat(size));
@@ -44,7 +44,7 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
         );
         assert_eq!(log.text().matches("rejected a write").count(), 0);
 
-        // What was found out is known for the next lease, too.
+        // The limit is kept for the next lease, too.
         let before = setup.count(Rpc::Txn);
         setup.fake.wipe();
         setup.keys_are(40, SEC * 3).await;
@@ -54,7 +54,7 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
             "{policy:?}: {sent} transactions after a wipe"
         );
 
-        // Nor is a departure too long.
+        // A deregistration is not too long either.
         for registration in &registrations[1..] {
             registration.deregister();
         }
@@ -102,8 +102,8 @@ async fn one_value_that_is_too_large_holds_up_no_other_key() {
     assert!(sent <= 4, "{sent} more attempts in 120 s");
 }
 
-/// Without the permission to read nothing tells whether a key is still there, so that each reconnect writes
-/// all of them again, in one transaction. The lease lives, and that is no loss.
+/// Without the permission to read the registrar cannot check whether a key is still there, so that each reconnect writes
+/// all of them again, in one transaction. The status stays registered, because the lease lives.
 #[tokio::test(start_paused = true)]
 async fn keys_that_may_not_be_read_are_written_again_at_once_and_not_lost() {
     let setup = Setup::new();
@@ -138,7 +138,7 @@ async fn keys_that_may_not_be_read_are_written_again_at_once_and_not_lost() {
     assert_eq!(said.matches("registration lost").count(), 0, "{said}");
 }
 
-/// A deletion compares the lease, and so does a write that yields: etcd wants the permission to read for that.
+/// A deletion compares the lease, and so does a write that yields: etcd requires the permission to read for that.
 #[tokio::test(start_paused = true)]
 async fn a_role_that_may_not_read_neither_deletes_one_of_several_nor_yields() {
     let setup = Setup::new();

@@ -35,7 +35,7 @@ impl Log {
         }
     }
 
-    /// All of it so far, as it stands in the file.
+    /// The whole text so far, as in the file.
     pub fn text(&self) -> String {
         let text = self.text.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8(text.clone()).unwrap()

@@ -161,7 +161,7 @@ fn each_line_of_the_registrar_names_service_and_key_or_their_number() {
     }
 }
 
-/// Discovery and a channel, through an outage, a value that does not read, and endpoints that fail.
+/// Discovery and a channel, through an outage, a value that cannot be decoded, and endpoints that fail.
 #[cfg(feature = "discovery")]
 async fn discovers(setup: &Setup) {
     use tonic_etcd::discovery::Discovery;

@@ -1,6 +1,6 @@
 //! The fast suite: no sockets, no processes, no waiting.
 //!
-//! A fake etcd is spoken to over the wire, in the same runtime, and tokio's clock is paused:
+//! A fake etcd answers over gRPC, in the same runtime, and tokio's clock is paused:
 //! hours pass in milliseconds, and exact times can be asserted.
 
 #![allow(

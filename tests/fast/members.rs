@@ -1,4 +1,4 @@
-//! Clusters whose members change, and what is said when none of them answers.
+//! Clusters whose members change, and the error when none of them answers.
 
 use crate::setup::{KEY, SEC, Setup, announced, status};
 use crate::support::fake::Rpc;
@@ -42,7 +42,7 @@ async fn members_are_followed_until_none_is_left_that_was_configured() {
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
     let last = setup.fake.calls(Rpc::LeaseKeepAlive).pop().unwrap();
     assert_eq!(last.member, "e");
-    // Once for each connection, and then every interval, by whatever member is in use.
+    // Once for each connection, and then every interval, from the member in use.
     let lists = setup.fake.calls(Rpc::MemberList);
     assert!((9..=14).contains(&lists.len()), "{}", lists.len());
 }

@@ -1,4 +1,4 @@
-//! The metrics, as Prometheus reads them, and the table that promises them.
+//! The metrics, as Prometheus reads them, compared with the table in the manual.
 
 use crate::channel::raw::call_sent_again;
 use crate::setup::{
@@ -14,7 +14,7 @@ use tonic_etcd::Status;
 use tonic_etcd::discovery::Discovery;
 use tonic_etcd::metrics::MetricsObserver;
 
-/// What this thread counts.
+/// The metrics of this thread.
 struct Scrape {
     handle: PrometheusHandle,
     _local: LocalRecorderGuard<'static>,
@@ -187,7 +187,7 @@ async fn what_is_dropped_is_in_no_gauge_any_more() {
     drop(registration);
 }
 
-/// The metrics that the manual promises, each with its labels.
+/// The metrics in the manual, each with its labels.
 fn contract() -> BTreeMap<String, BTreeSet<String>> {
     let manual = include_str!("../../src/manual/metrics.md");
     let rows = manual

@@ -3,10 +3,10 @@
 use crate::source::{files, read};
 use std::collections::BTreeSet;
 
-/// The name of a test has fewer characters.
+/// The longest name of a test, in characters.
 const MAX_NAME: usize = 70;
 
-/// What speaks of invariants by id.
+/// The files that use the ids of invariants.
 const CHECKERS: [&str; 3] = [
     "tests/fast/soak",
     "tests/fast/discovery_soak.rs",
@@ -53,7 +53,7 @@ fn the_checkers_use_the_ids_of_the_invariants_in_the_design() {
             used.extend(ids(&read(file)));
         }
     }
-    // A fleet under load is what shows I11.
+    // I11 is checked by a fleet under load.
     used.insert(11);
     assert_eq!(Vec::from_iter(used), listed);
 }

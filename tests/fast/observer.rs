@@ -1,4 +1,4 @@
-//! What observers are told, what stats show, and what the registrar logs meanwhile.
+//! The calls of observers, the stats, and the log lines in the same events.
 
 use crate::log::Log;
 use crate::setup::{
@@ -12,7 +12,7 @@ use tonic_etcd::Status;
 use tonic_etcd::observer::{Connection, Observer, Renewal, Transition, Write};
 use tower::{Layer as _, Service as _, service_fn};
 
-/// Writes down what it is told, in short.
+/// Records each call in a short form.
 #[derive(Debug, Default)]
 struct Notes {
     transitions: Mutex<Vec<String>>,
@@ -57,7 +57,7 @@ impl Observer for Notes {
     }
 }
 
-/// Panics whatever it is told.
+/// Panics in each call.
 #[derive(Debug)]
 struct Panics;
 

@@ -1,4 +1,4 @@
-//! The user's code that panics: a subscriber, a format, a connector. None of it ends a registration.
+//! Panics of the user's code: a subscriber, a format, a connector. None of them ends a registration.
 
 use crate::setup::{
     KEY, LONG, MS, SEC, Setup, announce, announced, announced_by, greeter, is_registered, status,
@@ -91,7 +91,7 @@ impl<S: Subscriber> Layer<S> for SpanPanics {
     }
 }
 
-/// Everything that is logged: an outage, a lost lease, a deleted key, a refused write, a stop.
+/// Causes each log line: an outage, a lost lease, a deleted key, a refused write, a stop.
 async fn live_through_everything(setup: &Setup, what: &str) {
     live_on(setup, setup.registered().await, what).await;
 }
@@ -142,7 +142,7 @@ async fn a_subscriber_that_panics_on_some_log_lines_changes_nothing() {
     }
 }
 
-/// The registrar's task entered the span of its caller outside of what contains a panic, and ended.
+/// Before, the registrar's task entered the span of its caller outside of the code that catches panics, and ended.
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_panics_when_a_span_is_entered_changes_nothing() {
     let layer = SpanPanics::default();
@@ -176,7 +176,7 @@ async fn a_stop_ends_with_the_right_status_while_every_log_line_panics() {
     assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
 }
 
-/// Our own task panics: tower logs inside of it, where nothing of ours can contain that. For as long as the flag
+/// Our own task panics: tower logs inside of it, where we cannot catch a panic. For as long as the flag
 /// is set, or once only.
 fn crashes(once: bool) -> (Arc<AtomicBool>, Arc<AtomicUsize>, DefaultGuard) {
     let armed = Arc::new(AtomicBool::new(false));

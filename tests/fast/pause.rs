@@ -1,4 +1,4 @@
-//! A registration steps aside without stopping, and comes back.
+//! A registration leaves etcd without stopping its server, and comes back.
 
 use crate::log::Log;
 use crate::setup::{
@@ -18,7 +18,7 @@ async fn paused(setup: &Setup, registration: &Registration) -> Pause {
     pause
 }
 
-/// The requests since `before`, renewals and watches of keys apart.
+/// The requests since `before`, except renewals and watches of keys.
 fn requests(setup: &Setup, before: usize) -> Vec<Call> {
     let calls = setup.fake.history().split_off(before);
     let other = |call: &Call| !matches!(call.rpc, Rpc::LeaseKeepAlive | Rpc::Watch);
@@ -188,7 +188,7 @@ async fn a_deletion_that_is_applied_after_the_return_is_repaired_at_once() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     sleep(SEC).await;
-    // Given up after 0.6 s, as by an etcd that stood still.
+    // It times out after 0.6 s, as with an etcd that was stopped.
     setup.fake.script(Rpc::Txn, Reply::Late(SEC * 2));
     let pause = registration.pause("warming cache").unwrap();
     sleep(MS * 100).await;
@@ -312,7 +312,7 @@ async fn two_hundred_servers_pause_and_return_with_one_transaction_each() {
     sleep(SEC).await;
     let keys: Vec<_> = setup.fake.keys().into_keys().collect();
     assert_eq!((keys.len(), setup.count(Rpc::Connect)), (200, 200));
-    // Every request since then, but renewals of the leases.
+    // Every request since then, except renewals of the leases.
     let since = |before: usize| {
         let mut calls = setup.fake.history().split_off(before);
         calls.retain(|call| call.rpc != Rpc::LeaseKeepAlive);

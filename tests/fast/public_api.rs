@@ -1,8 +1,8 @@
 //! The public interface, one line an item, as `tests/fast/public_api/listing.txt` has it.
 //!
 //! A change of the interface shows in review as a change of that file. `make generate` writes it
-//! anew. It is read from the sources, so that it needs no nightly toolchain: what is derived or
-//! blanket is not resolved, but each `derive` and each written `impl` has a line.
+//! again. It is read from the sources, so that it needs no nightly toolchain. Derived and
+//! blanket implementations are not resolved, but each `derive` and each written `impl` has a line.
 
 mod listing;
 

@@ -1,4 +1,4 @@
-//! A probe says when a server may be found.
+//! A readiness probe withholds the keys of a server.
 
 use crate::setup::{
     KEY, MS, SEC, Setup, all_registered, announced_by, greeter, is_paused, pause_reasons, status,
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::{BuildError, Closed, Instance, Readiness, Registration, Status};
 
-/// What the probe does next time it is asked.
+/// The result of the next run of the probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     Ok,
@@ -21,7 +21,7 @@ enum Outcome {
     Panic,
 }
 
-/// A probe that does as it is told, and counts.
+/// A probe with a configurable result, which counts its runs.
 #[derive(Clone)]
 struct Probe {
     outcome: Arc<Mutex<Outcome>>,

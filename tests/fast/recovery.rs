@@ -1,4 +1,4 @@
-//! What etcd may do, and what must become of a registration then.
+//! Faults of etcd, and how a registration recovers from each.
 
 use crate::log::Log;
 use crate::setup::{
@@ -33,8 +33,8 @@ async fn etcd_back_with_its_data_sees_no_put_and_no_delete_after_any_outage() {
     }
 }
 
-/// From 3.7 on a range with `keys_only` carries no lease. Every reconnect looked as if the key had
-/// been overwritten: with `Yield` the server stayed out for good.
+/// From 3.7 on a range with `keys_only` has no lease. Before the fix, every reconnect looked as if the key had
+/// been overwritten: with `Yield` the server was never registered again.
 #[tokio::test(start_paused = true)]
 async fn a_reconnect_is_no_loss_on_any_version_of_etcd() {
     for (old, policy) in [
@@ -233,7 +233,7 @@ async fn after_a_freeze_longer_than_the_ttl_lost_comes_before_registered() {
     let registration = setup.registered().await;
     let lease = setup.fake.keys()[KEY].lease;
     let mut watch = registration.watch();
-    // Time passes and nobody runs: what SIGSTOP and SIGCONT do to a process.
+    // Time passes while no task runs, as between SIGSTOP and SIGCONT.
     tokio::time::advance(SEC * 9).await;
     let mut seen = vec![];
     while seen.len() < 2 {
@@ -555,7 +555,7 @@ async fn too_many_requests_are_answered_with_patience_and_cost_nothing() {
     assert_eq!(setup.deletes(), 0);
 }
 
-/// A format of somebody's with a bug: the first time it is asked in our task, it panics.
+/// A user's format with a bug: its first call in our task panics.
 #[derive(Debug, Default)]
 struct Panics(AtomicBool);
 

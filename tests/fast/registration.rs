@@ -1,4 +1,4 @@
-//! How a registration comes, changes and goes while all is well.
+//! A registration appears, changes and is deregistered, without faults.
 
 use crate::setup::{
     KEY, LONG, MS, SEC, Setup, announce, announced, announced_by, greeter, register, register_as,

@@ -1,4 +1,4 @@
-//! A registrar on a fake etcd, as most tests want it.
+//! A registrar on a fake etcd, as most tests need it.
 
 use crate::support::fake::{FakeEtcd, Rpc, Stored};
 use crate::support::{eventually, registered_within, status_within};
@@ -13,7 +13,7 @@ use tonic_etcd::{Etcd, Instance, Registrar, RegistrarBuilder, Registration, Stat
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SEC: Duration = Duration::from_secs(1);
-/// Long enough for whatever should happen at all.
+/// The timeout of all waits, in virtual time.
 pub const LONG: Duration = Duration::from_secs(60);
 
 pub struct Setup {
@@ -51,7 +51,7 @@ impl Setup {
         self.registered_with(self.builder()).await
     }
 
-    /// The same, by a registrar that is built in another way.
+    /// The same, with another builder of the registrar.
     pub async fn registered_with(&self, builder: RegistrarBuilder) -> Registration {
         let registration = announced(builder);
         registered_within(LONG, &registration).await;
@@ -80,7 +80,7 @@ impl Setup {
         .await
     }
 
-    /// Waits until the key is there, and gives its lease.
+    /// Waits until the key is there, and returns its lease.
     pub async fn key_back(&self) -> i64 {
         eventually("the key is back", LONG, || {
             self.fake
@@ -96,14 +96,14 @@ impl Setup {
         self.fake.keys().into_keys().collect()
     }
 
-    /// The deletions of [`KEY`] that were ever seen.
+    /// The number of all deletions of [`KEY`].
     pub fn deletes(&self) -> usize {
         let mut changes = self.fake.changes();
         changes.retain(|change| change.key == KEY && change.put.is_none());
         changes.len()
     }
 
-    /// The writes of [`KEY`] that were ever seen.
+    /// The number of all writes of [`KEY`].
     pub fn puts(&self) -> usize {
         let mut changes = self.fake.changes();
         changes.retain(|change| change.key == KEY && change.put.is_some());

@@ -1,4 +1,4 @@
-//! The way out: in order, bounded, and final, whatever is under way.
+//! Shutdown: in order, within its time limits, and final, whatever is under way.
 
 use crate::panics::PanickingSubscriber;
 use crate::setup::{

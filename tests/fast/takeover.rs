@@ -1,4 +1,4 @@
-//! A key that another lease holds is taken over: the winner says from whom, at no request more.
+//! A key that another lease holds is taken over: the registrar logs from whom, without an extra request.
 
 use crate::log::Log;
 use crate::setup::{KEY, SEC, Setup, announce, announced_by, greeter, is_registered, status};
@@ -76,7 +76,7 @@ async fn a_key_that_was_taken_in_an_outage_is_taken_back_with_a_word() {
     assert!(lines[0].contains("rival=0000000000000000 value=theirs"));
 }
 
-/// Their values may be large, each one of them.
+/// The values of other clients may be large.
 #[tokio::test(start_paused = true)]
 async fn more_than_16_keys_at_once_are_taken_over_without_asking() {
     for (count, said) in [(16, 1), (17, 0)] {
@@ -112,7 +112,7 @@ async fn a_role_that_may_only_write_is_refused_once_and_not_asked_again() {
     assert!(!log.text().contains("rejected a write"), "{}", log.text());
 }
 
-/// tonic takes 4 MiB: the answer is lost, and the transaction is not.
+/// tonic accepts 4 MiB: the answer is lost, but the transaction is applied.
 #[tokio::test(start_paused = true)]
 async fn a_value_that_is_too_large_to_be_told_costs_one_reconnect() {
     let setup = Setup::new();

@@ -1,11 +1,11 @@
-//! The project speaks the field's language: words that only this project knew stay out.
+//! The project uses the standard terms of the field: words that only this project used are banned.
 //!
-//! CONTRIBUTING.md has the glossary. Each word here was a name once, and has a standard one. A word is found alone
-//! and as a part of a name, in file names too.
+//! CONTRIBUTING.md has the glossary. Each word here was replaced by a standard one. The test finds a word alone
+//! and as a part of a name, also in file names.
 
 use crate::source;
 
-/// What people read.
+/// The files that are checked.
 const READ: [&str; 13] = [
     "src",
     "examples",
@@ -22,7 +22,7 @@ const READ: [&str; 13] = [
     "BENCHMARKS.md",
 ];
 
-/// Each word, with what to say instead.
+/// Each word, with its replacement.
 const WORDS: [(&str, &str); 58] = [
     ("bell", "notifier"),
     ("blink", "gap"),
@@ -84,7 +84,7 @@ const WORDS: [(&str, &str); 58] = [
     ("zombies", "late writes"),
 ];
 
-/// A name of etcd-client's, and what HTTP/2 calls its error.
+/// Names that are not ours: a type of etcd-client, and an error code of HTTP/2.
 const FOREIGN: [&str; 2] = ["LeaseKeeper", "ENHANCE_YOUR_CALM"];
 
 #[test]

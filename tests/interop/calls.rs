@@ -1,29 +1,29 @@
-//! [`Caller`]: a client that calls all the time, and what came of its calls.
+//! [`Caller`]: a client that calls all the time, and the results of its calls.
 
 use crate::setup::LONG;
 use crate::support::eventually;
 use std::fmt;
 
-/// What came of one call.
+/// The result of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// With this greeting, which ends with who answered.
+    /// With this greeting, which ends with the name of the server.
     Answered(String),
     Failed(String),
 }
 
-/// The calls of one stretch of time, in order.
+/// The calls of a period, in order.
 #[derive(Debug, Clone)]
 pub struct Calls(pub Vec<Call>);
 
-/// A client in the background that calls every 20 ms. Whoever answers says who it is.
+/// A client in the background that calls every 20 ms. Answers have the name of the server.
 pub trait Caller {
     /// How many calls there were: what [`since`](Self::since) counts from.
     fn mark(&self) -> usize;
 
     fn since(&self, mark: usize) -> Calls;
 
-    /// What else is known when a wait runs out.
+    /// The last error, for the message of a wait that times out.
     fn last_error(&self) -> String;
 
     /// Waits until the calls since `mark` are `enough`, and gives them.
@@ -56,7 +56,7 @@ pub trait Caller {
     }
 }
 
-/// So many calls show that it goes on; they take half a second.
+/// Enough calls to show that the client keeps calling; they take 0.5 s.
 pub const SOME: usize = 25;
 
 // === impl Calls ===

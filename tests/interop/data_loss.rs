@@ -1,5 +1,5 @@
-//! etcd loses its data under servers and clients. Its revisions begin again at 1, and a watch that
-//! is resumed at a revision of before is silent until the new etcd gets there.
+//! etcd loses its data while servers and clients run. Its revisions begin again at 1. A watch that
+//! resumes at an old revision gets no events until the new etcd reaches it.
 
 use crate::calls::{Caller as _, SOME};
 use crate::go::{GoClient, GoServer};
@@ -69,7 +69,7 @@ async fn our_client_finds_who_registers_afterwards_although_some_in_go_do_not(ki
     if kind == Kind::GoZero {
         theirs.until_answered_by("two").await;
     } else {
-        // The silence that ours does not fall for: else this test would show nothing.
+        // Their watch gets no events, as this test assumes; ours works all the same.
         let deaf = theirs.further(SOME * 2).await;
         assert_eq!(deaf.answers("one"), deaf.0.len(), "{deaf}");
     }

@@ -35,7 +35,7 @@ async fn a_server_that_leaves_costs_no_call_while_another_is_there(kind: Kind) {
 
 async fn calls_fail_only_after_the_last_server_has_left(kind: Kind) {
     let etcd = Etcd::start().await;
-    // It serves on, so that a call can fail only because the client knows that it leaves.
+    // It keeps serving, so that a call can fail only because the client has seen that it leaves.
     let server = RustServer::start(kind, &etcd, &["--settle", "60s"]).await;
     let addr = server.process.listening().await;
     let client = GoClient::start(kind, &etcd);
@@ -48,8 +48,8 @@ async fn calls_fail_only_after_the_last_server_has_left(kind: Kind) {
     let calls = client.until("a call fails", mark, failed).await;
     until_registered(&etcd, kind, 0).await;
     TcpStream::connect(addr).await.unwrap();
-    // kratos asks the health service as well, which is told before etcd is. The address it keeps:
-    // it refuses an empty list.
+    // kratos watches the health service as well, which changes before etcd does. It keeps the address,
+    // because it refuses an empty list.
     let why = match kind {
         Kind::Etcd => "no children to pick from",
         Kind::Kratos => "NOT_SERVING",

@@ -1,4 +1,4 @@
-//! The interop suite: programs in Go, on the libraries of three ecosystems, meet ours in etcd.
+//! The interop suite: programs in Go, with the libraries of three ecosystems, and ours find each other in etcd.
 //!
 //! `make interop` builds the Go half and runs this; `README.md` beside this file says what that
 //! half is, and what it is not: **kratos' etcd registry is a stand-in** that was written here.
@@ -10,12 +10,12 @@
 //! | `data_loss.rs` | both, when etcd loses its data under them |
 //! | `bytes.rs` | both sides write the same bytes |
 //! | `kind.rs` | [`Kind`](kind::Kind): the ecosystems |
-//! | `calls.rs` | [`Caller`](calls::Caller): a client that calls all the time, and what came of it |
+//! | `calls.rs` | [`Caller`](calls::Caller): a client that calls all the time, and its results |
 //! | `go.rs`, `program.rs`, `rust.rs` | servers and clients |
 //! | `setup.rs` | what the tests share |
 //!
-//! Every test starts what it needs and ends it, also when it panics. Nothing waits for a fixed time
-//! and no time is asserted but with a generous bound; the numbers are printed.
+//! Every test starts the processes that it needs and ends them, also when it panics. No test waits for a fixed
+//! time, and asserted times have generous bounds; the numbers are printed.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! [`Program`]: the Go half as a process, and what it says.
+//! [`Program`]: the Go half as a process, and its output.
 
 use crate::kind::{Kind, SERVICE};
 use crate::setup::LONG;
@@ -85,7 +85,7 @@ impl Program {
         self.process.exit_code()
     }
 
-    /// Looks at what it has said until now.
+    /// Calls `look` with its events so far.
     pub fn said<T>(&self, look: impl FnOnce(&[Event]) -> T) -> T {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.read();
@@ -126,7 +126,7 @@ impl Said {
     }
 }
 
-/// What `make interop` has built. Without it nothing would be shown, so that it is a failure.
+/// The binary that `make interop` has built. Without it the test fails.
 fn binary() -> PathBuf {
     let remedy = "run `make interop`, which builds it (it needs Go) and sets INTEROP to it";
     let Some(path) = std::env::var_os("INTEROP").map(PathBuf::from) else {

@@ -20,7 +20,7 @@ pub struct RustServer {
     pub who: String,
 }
 
-/// A client of ours: a discovery and a balanced channel, as anybody would use them.
+/// A client of ours: a discovery and a balanced channel, as a user would use them.
 pub struct RustClient {
     discovery: Discovery,
     calls: Arc<Mutex<Vec<Call>>>,
@@ -72,7 +72,7 @@ impl RustClient {
         self.discovery.snapshot()
     }
 
-    /// Waits until what it has found is this, in any order.
+    /// Waits until it has found exactly these, in any order.
     pub async fn until_found(&self, what: &str, mut wanted: Vec<String>) {
         wanted.sort();
         eventually(what, LONG, || {

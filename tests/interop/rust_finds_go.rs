@@ -25,7 +25,7 @@ async fn a_server_is_found_leaves_at_sigterm_and_is_found_again(kind: Kind) {
     client.until_found("nobody", vec![]).await;
     let failed = |calls: &Calls| !calls.failures().is_empty();
     let calls = client.until("a call fails", mark, failed).await;
-    // Because there is nobody, and not because somebody was called who was leaving.
+    // Because no server is registered, and not because of a call to a server that is leaving.
     let about_that = |why: &&str| why.contains("none registered");
     assert!(calls.failures().iter().all(about_that), "{calls}");
     println!("{kind:?}: a server in Go left: {}", calls.counts());

@@ -6,13 +6,13 @@ use etcd_client::GetOptions;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Long enough for whatever should happen at all, also on a busy machine.
+/// The timeout of all waits, long enough also for a busy machine.
 pub const LONG: Duration = Duration::from_secs(20);
 
-/// An etcd whose history is long enough to be missed.
+/// An etcd with a high revision.
 ///
-/// Watches begin at its revision of now, and go on there when they are resumed. A new etcd counts
-/// from 1: one that had passed that revision at once would hide that such a watch is silent.
+/// Watches begin at its current revision, and resume there. A new etcd counts from 1. If it passed
+/// that revision at once, the test would not see that such a watch gets no events.
 pub async fn etcd_with_history() -> Etcd {
     let etcd = Etcd::start().await;
     let mut client = etcd.client().await;
@@ -31,7 +31,7 @@ pub async fn lose_data(etcd: &mut Etcd) -> Instant {
     etcd.wait_serving().await
 }
 
-/// What is registered in etcd, by its own word.
+/// What is registered in etcd, read from etcd.
 pub async fn registered(etcd: &Etcd, kind: Kind) -> Vec<(String, String)> {
     let options = GetOptions::new().with_prefix();
     let found = etcd.client().await.get(kind.prefix(), Some(options)).await;

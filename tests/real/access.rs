@@ -1,4 +1,4 @@
-//! An etcd that wants to know who asks: users, tokens that expire, and roles that allow little.
+//! An etcd with authentication: users, tokens that expire, and roles with few permissions.
 
 use crate::setup::{Greeter, LONG, SEC, announced_by, is_registered};
 use crate::support::etcd::{Etcd as EtcdProcess, is_since, users, version};
@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Closed, Etcd, Registrar, Registration, Status};
 
 const ROOT: &str = "the password of root";
-/// Must never be seen anywhere but here.
+/// A password that must not appear in any output.
 const CANARY: &str = "canary-that-sings-nowhere";
-/// A registrar that was refused on purpose waits for 22 to 30 s.
+/// A registrar whose request was denied waits for 22 to 30 s.
 const SLOW: Duration = Duration::from_secs(30);
 
-/// What a key looks like from outside: written anew or deleted in between, it would differ.
+/// The state of a key in etcd: it differs after a write or a deletion.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     created: i64,
@@ -35,7 +35,7 @@ async fn guarded(args: &[&str]) -> EtcdProcess {
     guarded_as_is(&args).await
 }
 
-/// An etcd with users, whose passwords cost what they cost.
+/// An etcd with users, and the default cost of passwords.
 async fn guarded_as_is(args: &[&str]) -> EtcdProcess {
     let etcd = EtcdProcess::start_with(args).await;
     let mut client = etcd.client().await;
@@ -140,7 +140,7 @@ fn revision(registration: &Registration) -> i64 {
     status.registered().expect("held").revision
 }
 
-/// Waits until a status other than a good one says such a thing.
+/// Waits until a status with an error contains `what`.
 async fn told(registration: &Registration, limit: Duration, what: &str) -> String {
     eventually(&format!("{what:?} is said"), limit, || {
         match registration.status() {
@@ -162,7 +162,7 @@ async fn told(registration: &Registration, limit: Duration, what: &str) -> Strin
 
 #[tokio::test]
 async fn an_expired_or_forgotten_token_costs_one_authentication_and_no_gap() {
-    // Only in detail do newer ones say that a token is gone.
+    // Newer versions log only at debug level that a token was deleted.
     let mut etcd = guarded(&["--auth-token-ttl=1", "--log-level=debug"]).await;
     let checked = checks_renewals(&etcd).await;
     let greeter = start(&etcd).await;
@@ -191,7 +191,7 @@ async fn an_expired_or_forgotten_token_costs_one_authentication_and_no_gap() {
         (before.created, before.lease)
     );
 
-    // A restarted etcd knows no token at all. It counts from zero.
+    // A restarted etcd has no tokens. Its counters start at zero.
     etcd.kill().await;
     etcd.start_again();
     etcd.wait_answering().await;
@@ -205,8 +205,8 @@ async fn an_expired_or_forgotten_token_costs_one_authentication_and_no_gap() {
     assert_eq!(seen(&etcd, &key).await.unwrap(), updated, "and it stays");
 }
 
-/// At bcrypt's default cost, 0.1 s of a core for each. Forty take too long for a machine of two
-/// cores; what a fleet of that size should use instead stands at `Etcd::user`.
+/// At bcrypt's default cost, about 0.07 s of a core for each. Forty take too long for a machine of two
+/// cores; `Etcd::user` says what a fleet of that size should use instead.
 #[tokio::test]
 async fn each_process_authenticates_once_and_a_restart_of_etcd_makes_no_gap() {
     const PROCESSES: usize = 8;
@@ -227,7 +227,7 @@ async fn each_process_authenticates_once_and_a_restart_of_etcd_makes_no_gap() {
     sleep(SEC).await;
     etcd.start_again();
     etcd.wait_answering().await;
-    // Whoever has not renewed its lease by then has lost it.
+    // A server that has not renewed its lease by then has lost it.
     sleep(SEC * 7).await;
     let asked = etcd.calls("Authenticate").await;
     assert!(asked <= PROCESSES, "{asked} since it started");
@@ -254,7 +254,7 @@ async fn an_expired_or_outdated_jwt_costs_one_authentication_and_no_gap() {
     let (key, registration) = (greeter.key(), greeter.registration.clone());
     let before = seen(&etcd, &key).await.unwrap();
 
-    // Nothing tells that a jwt has expired, except its use: the update, or a renewal before it.
+    // An expired jwt is noticed only when it is used: by the update, or a renewal before it.
     sleep(SEC * 4).await;
     update(&registration, "after").await;
     let asked = count.so_far(1).await;
@@ -273,7 +273,7 @@ async fn an_expired_or_outdated_jwt_costs_one_authentication_and_no_gap() {
         "{asked} for one of an older auth store"
     );
 
-    // Somebody else's delete is undone although the token is old once more.
+    // The deletion by another client is repaired although the token has expired again.
     sleep(SEC * 3).await;
     root(&etcd).await.delete(&*key, None).await.unwrap();
     eventually("it knows", LONG, || match registration.status() {
@@ -318,7 +318,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
     let prefix = RoleRevokePermissionOptions::new().with_prefix();
     let revoked = client.role_revoke_permission("forbidden", "/services/forbidden/", Some(prefix));
     revoked.await.unwrap();
-    // They have what they wanted of etcd; a new connection shows what they may.
+    // They have made all their requests; a new connection shows their permissions.
     proxy.reset();
     let reasons = [
         "invalid user ID or password",
@@ -335,7 +335,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
     let begun = Instant::now();
     sleep(SEC * 10).await;
     let asked = count.so_far(0).await;
-    // Whoever may not touch the key any more may still renew its lease, or may not: that is etcd's.
+    // Whether a user without permission for the key may still renew its lease depends on the version.
     let kept = before.filter(|_| !checked);
     assert_eq!(seen(&etcd, &forbidden).await, kept);
     println!("refused with {asked} authentications");
@@ -358,7 +358,7 @@ async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
         "back after {:?} with {asked} authentications",
         begun.elapsed()
     );
-    // The stranger's second one may be still to come.
+    // The second one of the unknown user may still follow.
     assert!((5..=10).contains(&asked), "{asked} authentications");
     let said = stranger.output();
     assert!(said.contains("invalid user ID or password"), "{said}");
@@ -440,7 +440,7 @@ async fn heals(etcd: &EtcdProcess, key: &str) {
     }
 }
 
-/// etcd does not refuse such a token, but waits until it has got to the index at which that was given.
+/// etcd does not refuse such a token, but waits until its log reaches the index in the token.
 #[tokio::test]
 async fn a_token_from_before_a_data_loss_is_replaced_before_the_lease_ends() {
     let mut etcd = EtcdProcess::start_with_users(&[users::CHEAP]).await;
@@ -490,12 +490,12 @@ async fn neither_password_nor_token_is_ever_logged() {
         let said = server.output();
         assert!(said.contains("TRACE"), "{said}");
         assert!(!said.contains(CANARY), "the password is logged: {said}");
-        // What every jwt begins with.
+        // Every jwt begins with this.
         assert!(!said.contains("eyJ"), "the token is logged: {said}");
     }
 }
 
-/// A put in a transaction that asks what it replaces; alone, it was refused in each version.
+/// A put with `prev_kv` in a transaction; a single one was refused in each version.
 #[tokio::test]
 async fn a_role_that_may_only_write_may_not_ask_what_it_replaces() {
     let etcd = guarded(&[]).await;
@@ -523,7 +523,7 @@ async fn a_role_that_may_only_write_may_not_ask_what_it_replaces() {
     }
 }
 
-/// What `deny_reads` of the fake claims, through a restart with data.
+/// The behaviour of `deny_reads` of the fake, through a restart with data.
 #[tokio::test]
 async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
     let mut etcd = guarded(&[]).await;

@@ -1,5 +1,5 @@
-//! What the `server` example says to a configuration that cannot work: the culprit, what to do,
-//! and exit code 2.
+//! The error of the `server` example for a configuration that cannot work: it names the setting and the remedy,
+//! with exit code 2.
 
 use crate::setup::{LONG, SEC};
 use crate::support::ports::free_addr;

@@ -1,8 +1,8 @@
-//! Three members, some of which die, hang, restart or cannot be reached.
+//! Three members, some of which are killed, hang, restart or cannot be reached.
 //!
-//! The registration knows all three, and nothing else in between: what is measured here is that
-//! nobody can tell which of them is gone. `ROUNDS=20` repeats each test that often on the same
-//! cluster and prints what every round took: the long measurement is this same code.
+//! The registrar has the endpoints of all three. The tests check that a fault of a member
+//! changes no key and no health. `ROUNDS=20` repeats each test that often on the same
+//! cluster and prints the times of every round: `make measure-cluster` runs this.
 
 mod trial;
 
@@ -18,7 +18,7 @@ use tonic_etcd::Registrar;
 use trial::{Trial, Watched};
 
 const TTL: Duration = Duration::from_secs(5);
-/// Whoever has not been renewed for this long has been lost.
+/// Longer than a TTL: a lease without a renewal has expired by then.
 const OUTLASTS_THE_TTL: Duration = Duration::from_secs(6);
 
 /// Which member something happens to.
@@ -26,11 +26,11 @@ const OUTLASTS_THE_TTL: Duration = Duration::from_secs(6);
 enum Victim {
     FollowerInUse,
     LeaderInUse,
-    /// A leader that others forward our renewals to.
+    /// The leader, while the registrar is connected to a follower.
     LeaderElsewhere,
 }
 
-/// What happens to it.
+/// The fault of the member.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Killed,
@@ -42,7 +42,7 @@ fn rounds() -> usize {
     rounds.map_or(1, |rounds| rounds.parse().expect("ROUNDS is a number"))
 }
 
-/// Sees to it that there is such a member, and says which it is.
+/// Makes sure that there is such a member, and returns its index.
 async fn find(cluster: &Cluster, watched: &Watched, victim: Victim) -> usize {
     let endpoints = cluster.endpoints();
     loop {
@@ -146,15 +146,15 @@ async fn nobody_notices_that_one_member_is_a_black_hole() {
     }
 }
 
-/// etcd extends every lease when a leader is elected, so that even the members that were there
-/// all the time have nothing to tell.
+/// etcd extends every lease when a leader is elected, so that no lease expires and
+/// watchers see no event.
 #[tokio::test]
 async fn a_quorum_lost_for_longer_than_the_ttl_is_reported_and_keeps_the_key() {
     let mut cluster = Cluster::start().await;
     let watched = Watched::start(&cluster, &cluster.endpoints()).await;
     for round in 0..rounds() {
         watched.steady().await;
-        // By turns, the leader remains or a follower does.
+        // Alternately, the leader or a follower remains.
         let survivor = (cluster.leader().await + round) % 3;
         let observer = Observer::start(cluster.members[survivor].endpoint(), "/services/").await;
         let before = observer.wait_for_key(&watched.key, LONG).await;
@@ -164,7 +164,7 @@ async fn a_quorum_lost_for_longer_than_the_ttl_is_reported_and_keeps_the_key() {
             cluster.members[index].kill().await;
         }
         let told = watched.status(LONG, is_lost).await - killed;
-        // A leader that remains alone renews leases on until it steps down, a second or two later.
+        // A leader without a quorum still renews leases until it steps down, 1 to 2 s later.
         let bounds = TTL / 2..TTL + SEC * 4;
         assert!(bounds.contains(&told), "told after {told:?}");
         watched.health(LONG, false).await;

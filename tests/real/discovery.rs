@@ -1,4 +1,4 @@
-//! A reader and a caller on a real etcd: that it has the habits the fake is built on.
+//! A reader and a caller on a real etcd: it behaves as the fake does.
 
 use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
@@ -21,7 +21,7 @@ fn discovery(endpoint: &str) -> Discovery {
     builder.build().unwrap()
 }
 
-/// Two of them are in one process, so that it takes the address to tell them apart.
+/// Two of them are in one process, so that the key needs the address.
 async fn greeter(etcd: &EtcdProcess) -> Greeter {
     Greeter::start(etcd, |builder| builder.key("{prefix}/{name}/{addr}")).await
 }
@@ -85,7 +85,7 @@ async fn servers_are_found_and_called_and_leave_without_a_failed_call() {
 #[tokio::test]
 async fn an_etcd_that_lost_its_data_is_listed_again_though_its_watch_is_silent() {
     let mut etcd = EtcdProcess::start().await;
-    // So high that the etcd without data takes a while to get there: a watch would be silent.
+    // So high that the etcd without data does not reach it soon: a watch would get no events.
     for n in 0..200 {
         put(&etcd, "/elsewhere", n).await;
     }
@@ -232,7 +232,7 @@ async fn through_grpc_proxy_the_watch_stays_open_and_shows_what_happens() {
         for discovery in [&one, &two] {
             shows(discovery, &[key(2)]).await;
         }
-        // A cut: what happens meanwhile is seen.
+        // A cut: changes meanwhile are seen.
         proxy.set(Mode::Refuse);
         put(&etcd, &stored(3), 3).await;
         client.delete(stored(2), None).await.unwrap();

@@ -1,4 +1,4 @@
-//! `registryctl doctor` on set-ups that are broken in one way each, and on healthy ones.
+//! `registryctl doctor` on setups with one mistake each, and on healthy ones.
 
 use crate::certificates::{Authority, Identity, write};
 use crate::setup::Greeter;
@@ -29,7 +29,7 @@ struct Diagnosis {
 const FINE: i32 = 0;
 const WARNING: i32 = 1;
 const PROBLEM: i32 = 2;
-/// A command that needs longer hangs.
+/// A command that takes longer counts as hung.
 const HANGS: Duration = Duration::from_secs(30);
 
 async fn doctor(etcd: &str, flags: &[&str]) -> Diagnosis {
@@ -47,7 +47,7 @@ async fn doctor(etcd: &str, flags: &[&str]) -> Diagnosis {
 // === impl Diagnosis ===
 
 impl Diagnosis {
-    /// The verdict, and what the first cause and the next steps say.
+    /// Checks the exit code, the first cause and the next steps.
     #[track_caller]
     fn says(&self, code: i32, cause: &str, next: &str) {
         let last = self.text.lines().next_back().unwrap_or_default();
@@ -475,7 +475,7 @@ async fn doctor_names_what_is_wrong_with_the_members() {
     off.await.unwrap();
 
     cluster.members[2].kill().await;
-    // It may have led.
+    // It may have been the leader.
     cluster.leader().await;
     let began = Instant::now();
     doctor(&at, flags)
@@ -484,7 +484,7 @@ async fn doctor_names_what_is_wrong_with_the_members() {
     println!("doctor took {:?} with a dead member", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(15));
     cluster.members[1].kill().await;
-    // The one that is left knows after an election's time that nobody leads.
+    // After an election timeout the remaining member has noticed that there is no leader.
     sleep(Duration::from_secs(3)).await;
     doctor(&at, flags)
         .await

@@ -1,4 +1,4 @@
-//! How a server ends: in order, and in time, whoever holds on to it.
+//! Stops of a server: in order, and in time, whatever its clients do.
 
 use crate::greeter::hellos;
 use crate::greeter::pb::{HelloRequest, StreamRequest};

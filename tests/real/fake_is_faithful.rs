@@ -1,7 +1,7 @@
-//! The same questions to a real etcd and to the fake: what they answer must be the same, down to codes, texts and revisions.
+//! Sends the same requests to a real etcd and to the fake: the answers must be equal, including codes, texts and revisions.
 //!
-//! Both start empty, so everything can be compared literally, except who answers (cluster, member, term). Where a text matters
-//! to the library, it is also spelled out here: then a new etcd version that says it differently is noticed by its own line.
+//! Both start empty, so answers are compared literally, except their origin (cluster, member, term). A text that the library
+//! depends on is also asserted here, so that a new etcd version with another text fails with its own line.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::support::etcd::{Etcd, is_since, version};
 use crate::support::fake::FakeEtcd;
 
-/// What was said, one answer a line.
+/// The answers, one per line.
 #[derive(Default)]
 struct Transcript(Vec<String>);
 
@@ -70,8 +70,8 @@ async fn reads_and_writes_answer_alike() {
     said.has("keep no value: InvalidArgument: etcdserver: key not found");
 }
 
-/// What a range without values says of the lease: everything up to 3.6, and from 3.7 on only when
-/// it is sorted by value. The library reads leases so, hence the literal lines.
+/// A range without values has the lease up to 3.6, and from 3.7 on only when
+/// it is sorted by value. The library reads leases in this way, so the lines are literal.
 #[tokio::test]
 async fn leases_without_values_answer_alike() {
     let said = both(async |mut c, said| {
@@ -357,7 +357,8 @@ async fn leases_run_out_alike() {
     said.has("in time: true");
 }
 
-/// etcd keeps a lease that has run out until its next sweep; who renews it in between waits, and is told that it is gone.
+/// etcd keeps a lease that has expired until its next sweep; a renewal in between waits, and is answered that the lease is
+/// gone.
 #[tokio::test]
 async fn a_renewal_just_too_late_is_told_so() {
     both(async |mut c, said| {
@@ -544,7 +545,7 @@ async fn refused(mut stale: Client, mut without: Client, said: &mut Transcript) 
     said.note("revoke without", without.lease_revoke(1).await);
 }
 
-/// Asks a real etcd and a fake one, compares what they said, and returns it.
+/// Sends requests to a real etcd and to a fake one, compares the answers, and returns them.
 async fn both(ask: impl AsyncFn(Client, &mut Transcript)) -> Transcript {
     let etcd = Etcd::start_with(&[]).await;
     let mut real = Transcript::default();
@@ -574,7 +575,7 @@ fn compare(real: &Transcript, fake: &Transcript) {
 }
 
 impl Transcript {
-    /// Writes down an answer, without who gave it.
+    /// Records an answer, without its origin.
     fn note<T: Debug>(&mut self, question: &str, answer: Result<T, Error>) {
         let answer = match answer {
             Ok(answer) => format!("{answer:?}"),
@@ -587,7 +588,7 @@ impl Transcript {
         self.0.push(format!("{question}: {answer}"));
     }
 
-    /// Etcd itself said this, word for word.
+    /// Asserts that the answers of etcd have this line, literally.
     fn has(&self, line: &str) {
         let found = self.0.iter().any(|said| said.contains(line));
         assert!(

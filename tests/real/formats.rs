@@ -1,4 +1,4 @@
-//! The `server` example in several formats: what each of them has in etcd, and that all of it goes.
+//! The `server` example in several formats: the keys and values of each, and that all are deleted.
 
 use crate::setup::LONG;
 use crate::support::etcd::Etcd;

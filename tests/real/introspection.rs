@@ -58,7 +58,7 @@ async fn describe_shows_both_sides_and_what_they_do_not_agree_on() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("remote control is off"), "{text}");
 
-    // The server does not tell anything: etcd's side is shown all the same.
+    // The server has no introspection service: etcd's side is shown all the same.
     let silent = ServerProcess::start(&etcd.endpoint(), &["--name", "other"]);
     silent.registered().await;
     let (code, text) = registryctl(&etcd, &["describe", "other"]).await;

@@ -81,7 +81,7 @@ async fn ipv4_and_ipv6_share_a_port_whatever_the_system_does_by_default() {
     ];
     let incoming = registration.bind_all(addrs);
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
-        // A machine without IPv6: that is what the caller is told.
+        // A machine without IPv6: the error says so.
         let error = incoming.unwrap_err();
         assert_eq!(not_listened(&error), Some(addrs[1]));
         return;
@@ -115,7 +115,7 @@ async fn listeners_that_cannot_be_used_are_errors_and_nothing_is_written() {
     let error = registration.incoming(unix).unwrap_err();
     assert!(matches!(error, RegisterError::Address(_)), "{error:?}");
     assert!(error.to_string().contains("Unix socket"), "{error}");
-    // It is as good as new.
+    // It can be bound as before.
     let incoming = registration.bind(first).unwrap();
     let mark = observer.events().len();
     assert_eq!(mark, 0, "{:?}", observer.events());

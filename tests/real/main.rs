@@ -1,6 +1,6 @@
 //! The real suite: a real etcd, real sockets, real time.
 //!
-//! Every test starts what it needs and ends it, also when it panics. Times are asserted with
+//! Every test starts the processes that it needs and ends them, also when it panics. Times are asserted with
 //! generous bounds only: exact ones are in the fast suite, and numbers come from `make measure`.
 
 #![allow(

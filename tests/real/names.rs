@@ -1,4 +1,4 @@
-//! Endpoints given by name: several addresses, dead ones among them, and addresses that change.
+//! Endpoints given by name: with several addresses, some of them unreachable, and with addresses that change.
 
 use crate::setup::{LONG, SEC, announced};
 use crate::support::black_hole::BlackHole;
@@ -13,7 +13,7 @@ use tonic_etcd::{Etcd, Registrar};
 
 const NAME: &str = "http://etcd.example:2379";
 
-/// What the name means, until it means something else.
+/// The current addresses of the name.
 #[derive(Clone, Default)]
 struct Zone(Arc<Mutex<Vec<SocketAddr>>>);
 

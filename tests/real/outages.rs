@@ -1,4 +1,4 @@
-//! A real etcd that dies, hangs, forgets, or cannot be reached.
+//! A real etcd that is killed, hangs, loses its data, or cannot be reached.
 
 use crate::setup::{Greeter, LONG, SEC, is_lost};
 use crate::support::etcd::Etcd;
@@ -147,7 +147,7 @@ async fn a_server_that_is_there_before_etcd_serves_at_once_and_registers_later()
     server.registered().await;
 }
 
-/// What another process wrote is told by the etcd that replaces it, to the one that takes it over.
+/// etcd answers a takeover with the value that another process wrote.
 #[tokio::test]
 async fn a_takeover_says_from_whom_on_both_sides() {
     let etcd = Etcd::start().await;

@@ -67,7 +67,7 @@ async fn forty_keys_on_an_etcd_with_16_operations_outlive_its_restart() {
         for registration in &registrations {
             status_within(LONG, registration, is_registered).await;
         }
-        // A key of another client says that the observer has seen all that came before it.
+        // A key of another client shows that the observer has seen all earlier events.
         let mut client = etcd.client().await;
         client.put("/services/end", "", None).await.unwrap();
         observer.wait_for_key("/services/end", LONG).await;

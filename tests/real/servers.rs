@@ -1,4 +1,4 @@
-//! What holds for every kind of server: one table, each row a test, each kind a case of it.
+//! Tests that hold for every kind of server: each kind is a case of each test.
 
 mod client;
 mod kind;
@@ -108,7 +108,7 @@ async fn every_kind_appears_when_it_accepts_and_not_when_it_is_bound() {
     each(
         |builder| builder,
         async |mut case, observer| {
-            // Registered later, and there: ours would be, too, if it was to.
+            // Registered later, and in etcd already: so ours would be in etcd by now, if it were registered at all.
             let name = format!("other-{:?}-{:?}", case.kind, case.protocol);
             let other = Instance::new(name).address("127.0.0.1:1");
             let other = case.registrar.register(other).unwrap();

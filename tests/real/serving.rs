@@ -1,4 +1,4 @@
-//! What stock tonic gives stays as it is, and when exactly a server appears.
+//! What tonic provides stays the same, and when exactly a server appears.
 
 use crate::certificates::Authority;
 use crate::greeter::MyGreeter;
@@ -199,7 +199,7 @@ async fn an_unspecified_address_is_never_advertised_as_it_is() {
     accepting.abort();
 }
 
-/// Pins what the layer alone rests on: tonic applies layers after it has bound, and not when it
+/// A fact that the layer alone depends on: tonic applies layers after it has bound, and not when it
 /// cannot bind.
 #[tokio::test]
 async fn tonic_applies_layers_after_it_has_bound_its_listener() {
@@ -314,7 +314,7 @@ async fn a_layer_outside_of_ours_may_make_up_a_response_with_a_default_body() {
     let served = tokio::spawn(server);
     let mut client = connect(addr).await;
     let answer = client.say_hello(HelloRequest::default()).await;
-    // A response of status 200 without a body is no answer of gRPC, but it is one, and at once.
+    // A response of status 200 without a body is no gRPC answer, but it comes at once.
     assert!(answer.is_err(), "{answer:?}");
     assert_eq!(registration.in_flight(), 0);
     drop(client);

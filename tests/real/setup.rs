@@ -19,7 +19,7 @@ use tonic_etcd::{
 };
 
 pub const SEC: Duration = Duration::from_secs(1);
-/// Long enough for whatever should happen at all, also on a busy machine.
+/// The timeout of all waits, long enough also for a busy machine.
 pub const LONG: Duration = Duration::from_secs(20);
 
 /// A registration for a server that the test starts, and what stops it, without a deregistration delay.

@@ -1,4 +1,4 @@
-//! The `server` example as a process: what signals do to it, and what the world sees.
+//! The `server` example as a process: its signals, and what clients see.
 
 use crate::greeter::hellos;
 use crate::greeter::pb::greeter_client::GreeterClient;

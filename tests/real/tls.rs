@@ -1,4 +1,4 @@
-//! TLS to etcd, with certificates made here, and everything that can be wrong with them.
+//! TLS to etcd, with certificates made here, and each mistake in them.
 //!
 //! Each etcd has two endpoints: a plaintext one for the tests themselves, and the one under test.
 
@@ -69,7 +69,7 @@ fn trusting(authority: &Authority) -> Tls {
     Tls::new().ca_pem(&*authority.pem)
 }
 
-/// It cannot be registered there, and whatever the status says about it names the endpoint.
+/// Checks that it cannot be registered there, and that the reason in the status names the endpoint.
 async fn refused(case: &str, secured: &Secured, tls: Tls) -> String {
     let endpoint = &secured.endpoint;
     refused_at(case, endpoint, Etcd::new([endpoint]).tls(tls)).await
@@ -194,7 +194,7 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection() {
     );
 }
 
-/// What a large fleet uses instead of passwords.
+/// For large fleets instead of passwords.
 #[tokio::test]
 async fn the_name_in_a_client_certificate_is_the_user_without_authenticating() {
     let authority = Authority::new("ours");
@@ -276,7 +276,7 @@ async fn what_is_wrong_with_tls_is_said_with_the_endpoint_and_the_cause() {
     );
     assert!(wrong_name.contains("elsewhere.example"), "{wrong_name}");
     assert!(expired.contains("certificate expired"), "{expired}");
-    // These end with etcd hanging up, in words that differ from run to run: what helps is the
+    // In these cases etcd closes the connection, with texts that differ from run to run. So check the
     // advice.
     for (reason, advice) in [
         (no_identity, "Tls::identity_pem"),

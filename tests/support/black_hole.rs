@@ -1,6 +1,6 @@
-//! A network that swallows everything, on loopback: a listener whose queue is full answers no connect.
+//! A network that drops everything, on loopback: a listener with a full backlog answers no connect.
 
-// Test binaries and unit tests include this module, and use their own part of it.
+// Test binaries and unit tests include this module, and each uses only a part of it.
 #![allow(dead_code, unreachable_pub)]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// An address that connects get no answer from, not even a refusal.
+/// An address at which a connect gets no answer, not even a refusal.
 #[derive(Debug)]
 pub struct BlackHole {
     listener: TcpListener,

@@ -15,7 +15,7 @@ use super::etcd::{Etcd, Plan, users};
 
 /// Picking six ports can lose a race against another process.
 const START_ATTEMPTS: usize = 5;
-/// One question for the leader.
+/// The timeout of one request for the leader.
 const PROBE: Duration = Duration::from_millis(200);
 /// An election takes one to two seconds; on a busy machine there may be several.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// A cluster of three. All are killed on drop.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The members; which one leads is said by [`Cluster::leader`].
+    /// The members; [`Cluster::leader`] returns which one leads.
     pub members: Vec<Etcd>,
 }
 
@@ -52,7 +52,7 @@ impl Cluster {
         self.members.iter().map(Etcd::endpoint).collect()
     }
 
-    /// Waits until the living members agree on a leader, and says which of [`Cluster::members`] it is.
+    /// Waits until the running members agree on a leader, and returns its index in [`Cluster::members`].
     ///
     /// # Panics
     /// When there is none after half a minute.
@@ -78,7 +78,7 @@ impl Cluster {
         (self.leader().await + 1) % self.members.len()
     }
 
-    /// Hands the leadership to a member, and waits until that one has it.
+    /// Moves the leadership to a member, and waits until it is the leader.
     ///
     /// # Panics
     /// When it has not after half a minute.
@@ -93,7 +93,7 @@ impl Cluster {
                 Instant::now() < deadline,
                 "member {index} does not become the leader"
             );
-            // Refused during an election; then it is asked again.
+            // Refused during an election; then it is tried again.
             let _asked = timeout(PROBE, self.move_leader(leader, index)).await;
         }
     }
@@ -157,7 +157,7 @@ impl Cluster {
         let (first, others) = self.members.split_first().expect("three members");
         first.serving().await?;
         for member in others {
-            // The first one has told them of its users.
+            // The users are replicated from the first one.
             if users::are_wanted() {
                 member.knows_its_users().await;
             }
@@ -184,7 +184,7 @@ async fn member_knows(member: &Etcd, peer_url: &str, deadline: Instant) {
     }
 }
 
-/// Whether this member is the leader, by its own word.
+/// Whether this member reports that it is the leader.
 async fn leads(member: &Etcd) -> Result<bool, Error> {
     let status = member.client().await.status().await?;
     let own = status.header().map(ResponseHeader::member_id);

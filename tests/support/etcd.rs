@@ -7,18 +7,18 @@
 //! let back = etcd.wait_serving().await;     // the moment it first answered a linearizable read
 //! ```
 //!
-//! * The binary is `$ETCD`, else `etcd` on the `PATH`. A missing one is a loud failure, never a skipped test.
-//! * **No process outlives its owner**, however the owner ends: see [`Guarded`], which also carries the signals.
-//! * With `ETCD_USERS=1` those of [`Etcd::start`] have [`users`], who are made anew after a wipe.
-//! * [`Etcd::pid`] is etcd itself, not a wrapper: STOP, CONT and KILL hit the server.
+//! * The binary is `$ETCD`, else `etcd` on the `PATH`. Without one the test fails; it is never skipped.
+//! * **No process stays after its owner has ended**, however the owner ends: see [`Guarded`], which also sends the signals.
+//! * With `ETCD_USERS=1` the etcds of [`Etcd::start`] have [`users`], which are made again after a wipe.
+//! * [`Etcd::pid`] is etcd itself, not a wrapper: STOP, CONT and KILL go to the server.
 //!
-//! Include it by its path together with `ports.rs`, that is all it needs. Its neighbours: `super::cluster` has three of these,
-//! `super::fake` is the one for the paused clock.
+//! It needs only `ports.rs`: include both by their paths. See also `super::cluster` with three of these, and
+//! `super::fake` for the paused clock.
 
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
-// The paths are spelled out for those who include this file by its own path, such as the examples.
+// The paths are explicit because the examples include this file by its own path.
 #[path = "etcd/guarded.rs"]
 pub mod guarded;
 #[path = "etcd/plan.rs"]
@@ -56,9 +56,9 @@ pub struct Etcd {
     plan: Plan,
     /// `None` while it is down.
     process: Option<Guarded>,
-    /// It asks who calls.
+    /// It requires authentication.
     has_users: bool,
-    /// It shall, once it serves: it is new, or its data was wiped.
+    /// Its users must be made once it serves: it is new, or its data was wiped.
     lacks_users: AtomicBool,
 }
 
@@ -112,7 +112,7 @@ impl Etcd {
         }
     }
 
-    /// A member that joins others, who tell it of their users. It is not running yet.
+    /// A member that joins others and gets their users. It is not running yet.
     pub fn joining(plan: Plan, has_users: bool) -> Self {
         let member = Self::planned(plan, has_users);
         member.lacks_users.store(false, Ordering::Relaxed);
@@ -174,8 +174,8 @@ impl Etcd {
         self.running().signal("CONT");
     }
 
-    /// Waits until it answers a linearizable read, be it with a question for the password, and says when that answer came.
-    /// One that is to have users and lacks them has them when this returns.
+    /// Waits until it answers a linearizable read, also with a request for authentication, and returns when that answer came.
+    /// If it is to have users and has none yet, it has them when this returns.
     ///
     /// # Panics
     /// When it exits, or has not answered after half a minute; the message carries the end of its log.
@@ -183,7 +183,7 @@ impl Etcd {
         self.serving().await.unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// Waits until it answers anything at all, be it a refusal: for an etcd that wants to know who asks.
+    /// Waits until it answers at all, also with a refusal: for an etcd that requires authentication.
     ///
     /// # Panics
     /// Like [`wait_serving`](Self::wait_serving).
@@ -202,7 +202,7 @@ impl Etcd {
         client.unwrap_or_else(|e| panic!("no client for {}: {e}", self.endpoint()))
     }
 
-    /// How many calls of a gRPC method it has been asked for since its start, by its own count.
+    /// How many calls of a gRPC method it has received since its start, by its own metrics.
     pub async fn calls(&self, method: &str) -> usize {
         self.counted("grpc_server_started_total", method).await
     }
@@ -244,7 +244,7 @@ impl Etcd {
 
     /// [`wait_serving`](Self::wait_serving) that reports instead of panicking.
     pub async fn serving(&self) -> Result<Instant, String> {
-        // etcd looks at the password after it has asked the others how far they are.
+        // etcd checks the password after it has read the applied index of its cluster.
         let since = self.until(|error| self.has_users && answers(error)).await?;
         if self.lacks_users.load(Ordering::Relaxed) {
             let made = users::make(&mut self.client().await).await;
@@ -254,7 +254,7 @@ impl Etcd {
         Ok(since)
     }
 
-    /// Waits until it asks who calls, because it was told so by a member of its cluster.
+    /// Waits until it requires authentication, after it got the users from its cluster.
     pub async fn knows_its_users(&self) {
         users::are_known(&self.endpoint()).await;
         self.lacks_users.store(false, Ordering::Relaxed);
@@ -306,7 +306,7 @@ pub fn is_since([major, minor, patch]: [u32; 3], patches: [u32; 3]) -> bool {
     patch >= since
 }
 
-/// What a server says, as opposed to what a client says about an unreachable one.
+/// Whether the error is an answer of the server, not an error of the client about an unreachable one.
 fn answers(error: &Error) -> bool {
     use Code::{InvalidArgument, PermissionDenied, Unauthenticated};
     let Error::GRpcStatus(status) = error else {

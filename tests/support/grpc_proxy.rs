@@ -1,6 +1,6 @@
 //! `etcd grpc-proxy`, the relay that comes with etcd, in front of an etcd of the tests.
 //!
-//! To its clients it is an etcd with habits of its own: it merges watches and renewals, answers a renewal at its own pace, up to
+//! It differs from etcd: it merges watches and renewals, answers a renewal up to
 //! a third of the TTL late, and answers no progress requests.
 
 // Each test binary includes this module and uses its own part of it.

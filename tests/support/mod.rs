@@ -1,4 +1,4 @@
-//! What the tests stand on. The least powerful thing that can show it is the right one:
+//! Helpers of the tests. Use the least powerful one that can show the behaviour:
 //!
 //! | the test needs | use | clock |
 //! |---|---|---|
@@ -8,10 +8,10 @@
 //! | a network that delays, drops, resets | [`proxy::Proxy`] in front of any of the real ones | real |
 //! | etcd's own relay | [`grpc_proxy::GrpcProxy`] in front of a real one | real |
 //! | a registered server as a process: signals, exit codes | [`server::ServerProcess`] | real |
-//! | what really happened to the keys | [`observer::Observer`], on all of them | both |
+//! | the changes of keys, independently of the library | [`observer::Observer`], on all of them | both |
 //!
-//! Never a real socket under a paused clock: while bytes are in the kernel no task of ours is busy, so the clock jumps to
-//! the next timer and every time limit fires. The fake talks over pipes inside the runtime for that reason.
+//! Never use a real socket under a paused clock: while bytes are in the kernel no task is busy, so the clock jumps to
+//! the next timer and every timeout fires. So the fake uses pipes inside the runtime.
 
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
@@ -32,13 +32,13 @@ pub mod ports;
 pub mod proxy;
 pub mod server;
 
-/// The pause between two looks of [`eventually`].
+/// The pause between two calls of `look` in [`eventually`].
 const POLL: Duration = Duration::from_millis(5);
 
-/// To be called before a subscriber is set for one thread.
+/// Call this before you set a subscriber for one thread.
 ///
-/// While tracing knows of one subscriber only, whoever reaches a log line first decides for all threads whether it is on,
-/// and a thread without a subscriber decides that it is off. A second subscriber, which takes nothing, avoids that.
+/// While there is only one subscriber, the first thread that reaches a log line decides for all threads whether the line is
+/// enabled, and a thread without a subscriber disables it. A second subscriber, which ignores everything, avoids that.
 pub fn allow_subscribers_by_thread() {
     static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
     SECOND.get_or_init(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new()));

@@ -1,7 +1,7 @@
-//! An independent observer: records every PUT and DELETE under a prefix, whatever happens to etcd meanwhile.
+//! An independent observer: records every PUT and DELETE under a prefix, also through faults of etcd.
 //!
-//! What the code under test believes proves nothing; what a watcher saw does. The observer lists once, then watches, and
-//! after every interruption goes on from the next revision, so that it misses nothing and sees nothing twice:
+//! Tests use it instead of the status of the code under test. The observer lists once, then watches, and
+//! after every interruption continues at the next revision, so that it misses nothing and sees nothing twice:
 //!
 //! * etcd restarted with its data, or hung: the record has no gap, and nothing is added for the interruption itself.
 //! * etcd lost its data: the record says [`Kind::Reset`], then goes on with the *new* history from its beginning.
@@ -12,7 +12,7 @@
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
-// The paths are spelled out for those who include this file by its own path, such as the examples.
+// The paths are explicit because the examples include this file by its own path.
 #[path = "observer/record.rs"]
 mod record;
 #[path = "observer/watcher.rs"]

@@ -1,11 +1,11 @@
 //! Free loopback ports, outside the range the kernel hands out by itself.
 //!
-//! [`free`] answers a port nobody listens on *now*. Between that check and the bind somebody else can still take it:
-//! within this process nobody does, because a port is handed out once; against other processes the range is wide and
-//! the pick is random, and whoever binds retries with a new pick (see `Etcd::start`).
+//! [`free`] returns a port that nobody listens on *now*. Another process can still take it before the bind. So the range is
+//! wide, the choice is random, and callers retry with another port (see `Etcd::start`). Within this process a port is
+//! returned only once.
 //!
-//! Why not port 0: Linux gives out 32768-60999, and from there it also takes the source ports of outgoing connections.
-//! A server that is killed and must come back on the same port would sometimes find a client sitting on it.
+//! Why not port 0: Linux chooses from 32768-60999, and uses the same range for the source ports of outgoing connections.
+//! A server that is killed and must come back on the same port would sometimes find it in use by a client.
 
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code)]

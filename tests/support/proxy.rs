@@ -5,13 +5,13 @@
 //!                       writer <- (due, bytes) <- reader <-
 //! ```
 //!
-//! Bytes are held back, never lost: that is what TCP does when a network comes back, and it keeps the streams intact. What
-//! `BlackHole` and `DropReplies` have swallowed therefore arrives on the return to `Forward`.
+//! Bytes are held back, never lost, as with TCP when a network comes back. So the bytes that
+//! `BlackHole` and `DropReplies` have held back arrive on the return to `Forward`.
 
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code)]
 
-// The paths are spelled out for those who include this file by its own path, such as the examples.
+// The paths are explicit because the examples include this file by its own path.
 #[path = "proxy/pump.rs"]
 mod pump;
 
@@ -40,7 +40,7 @@ pub struct Proxy {
 /// What the network does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// What it should.
+    /// Forwards all bytes.
     #[default]
     Forward,
     /// Accepts, forwards nothing either way, closes nothing; existing connections too.
@@ -115,7 +115,7 @@ impl Proxy {
     }
 }
 
-/// The connections notice that nobody steers any more, and end.
+/// The connections end when their control channel is dropped.
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();

@@ -1,4 +1,4 @@
-//! The `server` example as a process: what a team would run in production, and what signals hit.
+//! The `server` example as a process, which gets signals.
 
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code)]
@@ -80,7 +80,7 @@ impl ServerProcess {
         )
     }
 
-    /// Where it listens, once it says so.
+    /// Waits until it prints where it listens.
     pub async fn listening(&self) -> SocketAddr {
         let addr = self.said("listening ").await;
         addr.parse().unwrap_or_else(|e| panic!("{addr:?}: {e}"))
@@ -91,7 +91,7 @@ impl ServerProcess {
         format!("http://{}", self.listening().await)
     }
 
-    /// The key it says it is registered under.
+    /// Waits until it prints the key that it is registered under.
     pub async fn registered(&self) -> String {
         self.said("registered ").await
     }
@@ -105,7 +105,7 @@ impl ServerProcess {
         self.process.signal(name);
     }
 
-    /// Waits until it has ended by itself; gives the exit code.
+    /// Waits until it has ended by itself; returns the exit code.
     pub async fn exit(&self, limit: Duration) -> i32 {
         eventually("the server ends by itself", limit, || {
             self.process.exit_code().ok_or_else(|| self.output())
@@ -135,7 +135,7 @@ impl ServerProcess {
 /// An example of this build, as `cargo test` and `cargo build --examples` leave it.
 ///
 /// `cargo test --test real` alone does not build examples: one that is older than its source
-/// would test yesterday's library, so that it is refused.
+/// would test old code, so it is refused.
 pub fn example(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the path of this program");
     let profile = exe.ancestors().find(|dir| dir.join("examples").is_dir());

@@ -1,4 +1,4 @@
-//! A server comes up, is in etcd a moment later, and says so.
+//! A server starts, is in etcd a moment later, and reports it.
 
 use crate::health::{HealthRecorder, NAMES};
 use crate::server::{KEY, Server};

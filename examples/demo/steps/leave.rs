@@ -1,4 +1,4 @@
-//! SIGTERM: found by nobody first, closed second, gone last.
+//! SIGTERM: first the key is deleted, then the port is closed, then the process ends.
 
 use crate::health::NAMES;
 use crate::server::{GREETINGS, Server};
@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::Closed;
 use tonic_health::ServingStatus;
 
-/// Events reach us over different connections: which of two came first is known this exactly.
+/// Events arrive over different connections, so their order is known only this exactly.
 const TOLERANCE: Duration = Duration::from_millis(20);
 /// The pause between two connections.
 const KNOCK: Duration = Duration::from_millis(5);
 
-/// What somebody found who connected again and again.
+/// The results of connecting repeatedly.
 struct Knocks {
     accepted: usize,
     /// When the first one was refused, and how.
@@ -79,7 +79,7 @@ pub(super) async fn leave(setup: &mut Setup, timeline: &mut Timeline) -> Result<
     ended(setup, timeline, mark).await
 }
 
-/// Health left first, and only then the key.
+/// Checks that health changed before the key was deleted.
 fn told_before(
     setup: &Setup,
     timeline: &mut Timeline,
@@ -136,7 +136,7 @@ async fn ended(setup: &mut Setup, timeline: &mut Timeline, mark: usize) -> Resul
     Ok(())
 }
 
-/// Connects again and again until that is refused.
+/// Connects repeatedly until a connect is refused.
 async fn knock(addr: SocketAddr) -> Knocks {
     let mut accepted = 0;
     loop {
@@ -152,7 +152,7 @@ async fn knock(addr: SocketAddr) -> Knocks {
     }
 }
 
-/// What an orchestrator does.
+/// Sends SIGTERM to this process, as an orchestrator does.
 async fn terminate_ourselves() -> Result<(), Fail> {
     let pid = std::process::id().to_string();
     let sent = Command::new("kill").args(["-TERM", &pid]).status().await;

@@ -1,10 +1,10 @@
-//! The steps, one after the other. A step ends at its first check that does not hold; the next one is tried all the same.
+//! The steps, one after the other. A step ends at its first check that fails; the next one runs all the same.
 //!
 //! | file | steps |
 //! |---|---|
-//! | `arrive.rs` | a server comes up; what it says about its health |
-//! | `outage.rs` | etcd hangs; goes away and comes back, with its data and without |
-//! | `tamper.rs` | somebody deletes the key, overwrites it, revokes its lease |
+//! | `arrive.rs` | a server starts; its health |
+//! | `outage.rs` | etcd hangs; is killed and comes back, with its data and without |
+//! | `tamper.rs` | another client deletes the key, overwrites it, revokes its lease |
 //! | `leave.rs` | SIGTERM |
 //! | `fleet.rs` | three servers are restarted under load |
 

@@ -1,4 +1,4 @@
-//! etcd hangs, or goes away and comes back: with its data nobody notices, without it everything is written anew.
+//! etcd hangs, or is killed and comes back: with its data nobody notices, without it the key is written again.
 
 use crate::health::HealthRecorder;
 use crate::server::Server;
@@ -8,17 +8,16 @@ use crate::timeline::{Fail, Timeline, time};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long etcd hangs: until a renewal was due and its attempt is over, for less than a lease lives.
+/// How long etcd hangs: long enough for a renewal to time out, and less than a TTL.
 const FREEZE: Duration = Duration::from_secs(3);
-/// What is left of a lease has to suffice for one renewal after etcd is back.
+/// The time that must be left of the lease for one renewal after etcd is back.
 const RENEWAL: Duration = Duration::from_millis(750);
 
 /// What the observers had seen when the outage began.
 struct Before {
     events: usize,
     reports: usize,
-    /// The last renewal. From there on a whole TTL is left to be away in: an outage that outlasts the lease is one that
-    /// health would rightly report.
+    /// The last renewal. The outage must end within one TTL after it, because health reports a longer one.
     renewed: Instant,
 }
 
@@ -62,7 +61,7 @@ pub(super) async fn wipe(setup: &mut Setup, timeline: &mut Timeline) -> Result<(
     setup.etcd.start_again();
     let back = setup.serving().await?;
     timeline.note("etcd answers again, and is empty");
-    // etcd tells old news to new watches every 100 ms only: a plain read is more exact here.
+    // etcd sends history to new watches only every 100 ms, so a plain read is more exact here.
     let found = setup.found().await?;
 
     let value = &setup.value;
@@ -104,7 +103,7 @@ pub(super) async fn wipe(setup: &mut Setup, timeline: &mut Timeline) -> Result<(
     Ok(())
 }
 
-/// What an outage leaves behind that etcd's data has survived: nothing.
+/// Checks that an outage in which etcd kept its data caused no event.
 async fn without_a_trace(
     setup: &mut Setup,
     timeline: &mut Timeline,

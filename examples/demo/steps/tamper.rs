@@ -1,4 +1,4 @@
-//! Somebody else changes the key: it is put right at once.
+//! Another client changes the key: it is repaired at once.
 
 use crate::setup::{Setup, TIMEOUT, request};
 use crate::support::observer::{Event, Kind};

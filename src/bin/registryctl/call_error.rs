@@ -1,4 +1,4 @@
-//! [`CallError`]: why a question to etcd was not answered, and what that means.
+//! [`CallError`]: why a call to etcd failed.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ pub(crate) struct CallError {
 pub(crate) enum ErrorKind {
     /// No connection, or it broke, or no answer in time.
     Transport,
-    /// This user may not.
+    /// The user has no permission.
     Denied,
-    /// A user is missing, or it is not this one.
+    /// No user was given, or its password is wrong.
     User,
-    /// A user is given, and this etcd has none.
+    /// A user was given, and this etcd has no authentication.
     NoUsers,
-    /// This member has no leader: too few of the others are there.
+    /// This member has no leader: the cluster has no quorum.
     NoLeader,
     /// Another answer of etcd.
     Other,
 }
 
-/// What went wrong, before it is known at which member.
+/// The error of a call, without its member.
 pub(crate) type Failed = (ErrorKind, String);
 
 // === impl CallError ===
@@ -42,7 +42,7 @@ impl From<CallError> for String {
     }
 }
 
-/// One call, bounded; its error names the member.
+/// Runs one call with a timeout; its error names the member.
 pub(crate) async fn bounded<T>(
     limit: Duration,
     endpoint: &Arc<str>,

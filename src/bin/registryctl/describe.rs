@@ -1,4 +1,4 @@
-//! `registryctl describe INSTANCE`: what etcd has of it and what its server says of itself, side by side.
+//! `registryctl describe INSTANCE`: compares what etcd has with what the server reports.
 
 use crate::dial::Dialer;
 use crate::doctor::servers::ask_health;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use tonic_etcd::HEALTH_NAME;
 use tonic_etcd::introspection::pb::{Process, Registration, ShutdownPhase};
 
-/// What is told, a line each.
+/// The lines of the output.
 #[derive(Debug, Default)]
 struct Lines(Vec<[String; 3]>);
 
-/// The width of the first two columns; the last one has what is left.
+/// The width of the first two columns; the last one has the rest.
 const WIDTHS: [usize; 2] = [12, 44];
 
 pub(crate) async fn run(
@@ -66,7 +66,7 @@ pub(crate) async fn run(
     })
 }
 
-/// What the server says of this registration and of its process, or why it says nothing.
+/// What the server reports on this registration and on its process, or why it reports nothing.
 async fn own(
     target: &Target,
     dialer: &Dialer,
@@ -90,7 +90,7 @@ async fn own(
     }
 }
 
-/// What the two sides do not agree on.
+/// The differences between the two sides.
 fn differences(target: &Target, own: &Registration) -> Vec<String> {
     let mut found = vec![];
     let there = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
@@ -210,7 +210,7 @@ fn words(name: &str, of: &str) -> String {
 
 pub(crate) fn span(ms: u64) -> String {
     let duration = Duration::from_millis(ms);
-    // Milliseconds matter for what is short.
+    // Show milliseconds only for short times.
     let rounded = match ms >= 10_000 {
         true => Duration::from_secs(duration.as_secs()),
         false => duration,

@@ -1,4 +1,4 @@
-//! [`Dialer`]: how servers are dialled, in plain text or with TLS.
+//! [`Dialer`]: how servers are dialled, in plaintext or with TLS.
 
 use crate::call_error::chain;
 use crate::doctor::wire::Wire;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic_etcd::format::Address;
 
-/// Given to each flag: a heading of the struct would stay for those that follow it.
+/// Set on each flag: a heading of the struct would also apply to later flags.
 const HEADING: &str = "servers";
 
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub(crate) struct DialArgs {
     /// Certificates to trust, PEM: servers are dialled with TLS
     #[arg(long, env = "REGISTRYCTL_SERVER_CA_FILE", value_name = "FILE", help_heading = HEADING)]
     server_ca_file: Option<PathBuf>,
-    /// Certificate of ours, if servers ask for one, PEM
+    /// Client certificate, if servers ask for one, PEM
     #[arg(long, env = "REGISTRYCTL_SERVER_CERT_FILE", value_name = "FILE", help_heading = HEADING)]
     #[arg(requires = "server_ca_file", requires = "server_key_file")]
     server_cert_file: Option<PathBuf>,
@@ -26,7 +26,7 @@ pub(crate) struct DialArgs {
     #[arg(long, env = "REGISTRYCTL_SERVER_KEY_FILE", value_name = "FILE", help_heading = HEADING)]
     #[arg(requires = "server_cert_file")]
     server_key_file: Option<PathBuf>,
-    /// Name that the certificates of servers must carry, if it is not the host of their address
+    /// Name that the certificates of servers must have, if it is not the host of their address
     #[arg(long, env = "REGISTRYCTL_SERVER_TLS_NAME", value_name = "NAME", help_heading = HEADING)]
     #[arg(requires = "server_ca_file")]
     server_tls_name: Option<String>,
@@ -68,7 +68,7 @@ impl Dialer {
         endpoint.connect().await.map_err(|error| chain(&error))
     }
 
-    /// What answers there. With TLS it is [`Wire::Http2`] if the handshake succeeds.
+    /// Probes what answers at the address. With TLS the result is [`Wire::Http2`] if the handshake succeeds.
     pub(crate) async fn probe(&self, address: &Address, limit: Duration) -> Wire {
         match Wire::probe(&address.host(), address.port(), limit).await {
             Wire::Http2 if self.tls.is_some() => Wire::Plaintext,

@@ -1,12 +1,12 @@
-//! [`Entry`]: one key and what it holds, decoded as far as that goes. Others may have written it, so anything can be in it:
-//! nothing here fails, and nothing reaches a terminal that could steer it.
+//! [`Entry`]: one key and its value, decoded as far as possible. Any client may have written them. So decoding
+//! never fails, and the output has no control characters for the terminal.
 
 use crate::Scope;
 use etcd_client::KeyValue;
 use std::fmt::Write as _;
 use tonic_etcd::InstanceJson;
 
-/// One key and what it holds.
+/// One key and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) key: Vec<u8>,
@@ -19,12 +19,12 @@ pub(crate) struct Entry {
     pub(crate) written: i64,
 }
 
-/// What a key and its value tell, as it was written.
+/// The decoded key and value, unescaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) name: String,
     pub(crate) address: Option<String>,
-    /// The value without what the other two say.
+    /// The value without name and address.
     pub(crate) rest: Vec<u8>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Shown {
 // === impl Entry ===
 
 impl Entry {
-    /// Name and address: from another format whose key it has, else from the JSON that the
+    /// Name and address: from another format if the key has its form, else from the JSON that the
     /// library writes, else from the default key.
     pub(crate) fn told(&self, scope: &Scope) -> Told {
         if let Some(read) = scope.read(&self.key(), &self.value) {
@@ -92,7 +92,7 @@ impl Entry {
         }
     }
 
-    /// Keys are text by habit, not by law.
+    /// The key, escaped: it may be no UTF-8.
     pub(crate) fn key(&self) -> String {
         String::from_utf8_lossy(&self.key).into_owned()
     }
@@ -110,7 +110,7 @@ impl From<&KeyValue> for Entry {
     }
 }
 
-/// What else the JSON of an instance says.
+/// The other fields of the JSON of an instance.
 fn rest_of_json(value: &[u8]) -> Vec<u8> {
     match serde_json::from_slice(value) {
         Ok(serde_json::Value::Object(mut fields)) => {
@@ -122,7 +122,7 @@ fn rest_of_json(value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Text that cannot steer a terminal: nothing of what [`steers`], no invalid UTF-8.
+/// A text that is safe for a terminal: no characters that [`steers`], and no invalid UTF-8.
 pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
     let bytes = text.as_ref();
     let mut shown = String::with_capacity(bytes.len());
@@ -140,7 +140,7 @@ pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
     shown
 }
 
-/// The same for JSON, which stays the same JSON: such characters occur in its strings only.
+/// The same for JSON, which stays equal: such characters occur only in its strings.
 pub(crate) fn escape_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for char in json.chars() {
@@ -155,8 +155,8 @@ pub(crate) fn escape_json(json: &str) -> String {
     shown
 }
 
-/// Whether a character does something to a terminal, or to how the others are read: controls, and what is invisible or
-/// changes the direction of what follows.
+/// Whether a character controls a terminal or changes how other characters are shown: controls, invisible characters, and
+/// changes of direction.
 fn steers(char: char) -> bool {
     char.is_control()
         || matches!(

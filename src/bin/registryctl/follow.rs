@@ -1,7 +1,7 @@
-//! Following a registry: list, watch, and again from the start after every error.
+//! Follows the registry: list, watch, and list again after every error.
 //!
-//! Listing anew each time is what makes this survive anything: a restart, another member, a compaction, and an etcd that
-//! has lost its data, whose revisions mean nothing any more.
+//! It lists again each time, so that it works after a restart, with another member, after a compaction, and with an etcd
+//! that has lost its data, whose revisions begin again.
 
 use crate::entry::Entry;
 use crate::source::{Event, Source, Ttls};
@@ -10,28 +10,28 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-/// What the follower has to tell.
+/// The messages of the follower.
 #[derive(Debug)]
 pub(crate) enum Update {
-    /// All there is, at the beginning and after each error.
+    /// All entries, at the beginning and after each error.
     Listed {
         endpoint: Arc<str>,
         entries: Vec<Entry>,
     },
     Happened(Vec<Event>),
-    /// What is left of the leases that were asked for.
+    /// The remaining time of the requested leases.
     Left(Ttls),
-    /// etcd is out of reach, and this is why.
+    /// etcd is out of reach, with the reason.
     Outage(String),
 }
 
-/// Between two looks at whether etcd is there, and at leases.
+/// How often etcd is probed, and leases are read.
 const PULSE: Duration = Duration::from_secs(1);
-/// Waits after an error: short at first, for most outages are short.
+/// The first wait after an error: short, because most outages are short.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Follows until the receiver is gone. `leases` are those whose time left is of interest.
+/// Follows until the receiver is dropped. `leases`: the leases whose remaining time to read.
 pub(crate) async fn follow(
     source: Source,
     updates: mpsc::Sender<Update>,
@@ -55,7 +55,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// One connection, for as long as it lasts. `Ok` when there is nobody left to tell.
+/// Uses one connection until it fails. `Ok` when the receiver is dropped.
 async fn once(
     source: &Source,
     member: usize,

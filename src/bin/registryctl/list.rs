@@ -16,12 +16,12 @@ struct Line<'a> {
     address: Option<String>,
     /// Hexadecimal, as everywhere in etcd's tools; numbers this large are not safe in JSON.
     lease: Option<String>,
-    /// Seconds; `null` if there is no lease, or etcd did not say.
+    /// Seconds; `null` if there is no lease, or etcd did not answer.
     ttl_left: Option<i64>,
     ttl_granted: Option<i64>,
-    /// The whole value, unless it is no text.
+    /// The whole value, if it is text.
     value: Option<&'a str>,
-    /// The whole value if it is no text.
+    /// The whole value, if it is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     value_hex: Option<String>,
     create_revision: i64,
@@ -47,7 +47,7 @@ pub(crate) async fn run(source: &Source, scope: &Scope, json: bool) -> Result<()
     Ok(())
 }
 
-/// Asks one member after the other.
+/// Lists from the first member that answers.
 pub(crate) async fn first_answer(source: &Source) -> Result<(Connection, Listing), Failure> {
     let mut said = vec![];
     for member in 0..source.len() {

@@ -1,4 +1,4 @@
-//! Shows who is registered: a look at what servers put into etcd, from the outside.
+//! Shows the servers that are registered in etcd, and why clients do not find them.
 //!
 //! ```sh
 //! cargo run --features cli -- list
@@ -9,20 +9,20 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `member.rs` | where to dial, and how securely |
+//! | `member.rs` | one member of etcd, with TLS settings |
 //! | `scope.rs` | [`Scope`]: which keys, in which formats; pure |
 //! | `tls.rs` | trust and identity from files |
 //! | `dial.rs` | [`Dialer`]: how servers are dialled |
 //! | `source.rs` | [`Source`]: the one module that calls etcd |
-//! | `call_error.rs` | why a question to etcd was not answered |
+//! | `call_error.rs` | why a call to etcd failed |
 //! | `follow.rs` | list, watch, and again after every error |
-//! | `entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as that goes |
-//! | `registry.rs` | what is known, and since when; pure |
+//! | `entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as possible |
+//! | `registry.rs` | the known entries, and since when; pure |
 //! | `table.rs` | rows and columns; pure |
 //! | `list.rs`, `watch.rs` | the two commands |
-//! | `target.rs` | the one server that a command is about; pure |
+//! | `target.rs` | the server that a command names; pure |
 //! | `server.rs` | a connection to it, and its introspection service |
-//! | `describe.rs`, `pause.rs` | the commands that ask a server |
+//! | `describe.rs`, `pause.rs` | the commands that call a server |
 //! | `doctor/` | why clients do not find a service |
 //! | `screen.rs` | the terminal, or one line per change |
 
@@ -59,17 +59,17 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Shows who is registered in etcd.
+/// Shows the servers that are registered in etcd.
 ///
-/// Exit code 0 if all went well, 1 if no etcd could be asked, 2 if the command line or the
+/// Exit code 0 on success, 1 if no etcd answered, 2 if the command line or the
 /// environment is wrong. NO_COLOR is respected.
 ///
-/// NAME and ADDRESS are those of the JSON that servers write by default; of other values, what
-/// the key {prefix}/{name}/{ip}/{pid} tells. In other formats they are those that its readers
-/// see, and where they see none there is no ADDRESS. VALUE is the rest of the JSON, or the whole
-/// of another value, shortened; control characters are shown as escapes. TTL LEFT is what etcd says
-/// is left of the lease: `none` for a key without one, which nobody would clean up, `?` if etcd
-/// did not say.
+/// NAME and ADDRESS are from the JSON that servers write by default; for other values, from
+/// the key {prefix}/{name}/{ip}/{pid}. In other formats they are those that its readers
+/// see; a value that they cannot read has no ADDRESS. VALUE is the rest of the JSON, or the whole
+/// other value, shortened; control characters are escaped. TTL LEFT is the remaining time of the
+/// lease: `none` for a key without a lease, which would never expire, `?` if etcd
+/// did not answer.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -87,30 +87,30 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows who is registered now
+    /// Shows the servers that are registered now
     ///
-    /// etcd keeps no times, so nobody can say how old a key is. REVISION is that of its last
+    /// etcd stores no times, so the age of a key is not known. REVISION is that of its last
     /// write: of two keys, the one with the higher revision was written later.
     List {
         /// One JSON object per line, with whole values
         #[arg(long, env = "REGISTRYCTL_JSON")]
         json: bool,
     },
-    /// Shows who is registered, and every change, until ctrl-c
+    /// Shows the registered servers, and every change, until ctrl-c
     ///
-    /// On a terminal a table that is redrawn. AGE is the time since the last write was seen;
-    /// `>` means that it is older than that, because it was there when the watch began. Otherwise
-    /// a line for each change, with the seconds since the start: `=` was there when the watch
-    /// began, `+` appeared, `~` was written again, `-` went away, `!` an outage of etcd and its end.
+    /// On a terminal it shows a table. AGE is the time since the last write was seen;
+    /// `>` means that the key is older, because it was there when the watch began. Without a terminal it prints
+    /// a line for each change, with the time since the start in seconds. `=`: the key was there when the watch
+    /// began; `+`: put; `~`: written again; `-`: deleted; `!`: an outage of etcd, or its end.
     ///
-    /// While etcd is out of reach the last known is shown; what changed meanwhile is found out
+    /// While etcd is out of reach it shows the last known state. Changes in that time are shown
     /// afterwards.
     Watch,
     /// Finds out why clients do not find a service, or cannot call it
     ///
     /// Checks in the order of a call: etcd, permission, keys, leases, addresses, connection, health. Each finding says
-    /// what to do next; the first of the worst is the cause. Exit code 0 if nothing is wrong, 1 if there are warnings
-    /// only, 2 if there is a problem, or the command line is wrong. Nothing is written to etcd.
+    /// what to do next; the first of the worst findings is the first cause. Exit code 0 if nothing is wrong, 1 if there are
+    /// only warnings, 2 if there is a problem, or the command line is wrong. Writes nothing to etcd.
     Doctor {
         /// The service, as servers register it
         service: String,
@@ -120,32 +120,32 @@ enum Command {
         #[command(flatten)]
         dial: DialArgs,
     },
-    /// Shows what etcd has of one server and what that says of itself, side by side
+    /// Compares what etcd has of one server with what the server itself reports
     ///
-    /// The server is asked over its introspection service, if it has one, and its health service. Lines that begin with
-    /// `!` say what the two sides do not agree on. Exit code 0 if they agree, 1 otherwise. Nothing is changed.
+    /// Calls the server's introspection service, if it has one, and its health service. Lines that begin with
+    /// `!` show differences between the two sides. Exit code 0 if there are none, 1 otherwise. Changes nothing.
     Describe {
         /// A key, service/id, an address, or a service that has one instance
         instance: String,
         #[command(flatten)]
         dial: DialArgs,
     },
-    /// Takes one server out of etcd while it serves on, until `resume`
+    /// Takes one server out of etcd while it keeps serving, until `resume`
     ///
     /// The server must have an introspection service that allows remote control.
     Pause {
         /// A key, service/id, an address, or a service that has one instance
         instance: String,
-        /// Why, for people: it is shown in status and log
+        /// The reason, shown in the status and the log
         #[arg(long)]
         reason: String,
-        /// Names the pause, for `resume`
+        /// The name of the pause, for `resume`
         #[arg(long, default_value = "registryctl", value_name = "NAME")]
         pause_name: String,
         #[command(flatten)]
         dial: DialArgs,
     },
-    /// Ends a pause of `pause`
+    /// Ends a pause that was made with `pause`
     Resume {
         /// Its address, which `pause` has printed; a paused server has no key
         instance: String,
@@ -180,7 +180,7 @@ async fn main() -> ExitCode {
     let args = Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
     let failure = match run(&args).await {
         Ok(code) => return code,
-        // Whoever read our output has had enough of it: `registryctl list | head`.
+        // The reader has closed the pipe: `registryctl list | head`.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
@@ -193,7 +193,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The flag was called `--key` at first, and scripts say so. In `server` that is another flag.
+/// The flag was called `--key` before, and scripts may use it. In `server` that is another flag.
 fn command() -> clap::Command {
     Args::command().mut_arg("key_file", |flag| flag.alias("key"))
 }

@@ -1,4 +1,4 @@
-//! [`Member`]: where to dial one member of etcd, and how securely. Checked before anything is sent.
+//! [`Member`]: the address and TLS settings of one member of etcd. Checked before anything is sent.
 
 use crate::access::Access;
 use crate::call_error::chain;
@@ -12,7 +12,7 @@ use tonic::transport::{ClientTlsConfig, Endpoint};
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) endpoint: Endpoint,
-    /// As messages show it.
+    /// The endpoint as messages show it.
     pub(crate) shown: Arc<str>,
 }
 
@@ -25,7 +25,7 @@ impl Member {
         urls.map(|url| Self::new(url.trim(), limit, &tls)).collect()
     }
 
-    /// As the URL has them, but without the brackets of IPv6.
+    /// Host and port of the URL, without the brackets of IPv6.
     pub(crate) fn host_and_port(&self) -> (&str, u16) {
         let uri = self.endpoint.uri();
         let host = uri.host().unwrap_or_default();

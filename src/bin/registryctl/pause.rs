@@ -1,4 +1,4 @@
-//! `registryctl pause` and `resume`: a server leaves etcd and serves on, and comes back.
+//! `registryctl pause` and `resume`: takes a server out of etcd while it keeps serving, and puts it back.
 
 use crate::dial::Dialer;
 use crate::entry::escape;
@@ -50,7 +50,7 @@ pub(crate) async fn resume(
     Ok(())
 }
 
-/// An address needs no etcd, and a paused server is in none.
+/// The server to call. With an address etcd is not needed, and a paused server has no keys there.
 async fn target(source: &Source, scope: &Scope, instance: &str) -> Result<Target, Failure> {
     if let Some(target) = Target::at(instance) {
         return Ok(target);

@@ -1,10 +1,10 @@
-//! What a server says of the members of etcd, and of its discoveries.
+//! What a server reports on the members of etcd, and on its discoveries.
 
 use crate::describe::span;
 use crate::entry::escape;
 use tonic_etcd::introspection::pb::{Discovery, EtcdEndpoint, EtcdEndpointState, Process};
 
-/// What is told, with the name of each line.
+/// The lines of the output, each with its name.
 pub(crate) fn lines(process: &Process) -> Vec<(&'static str, String)> {
     let members = process.registrars.iter().flat_map(|it| &it.endpoints);
     let members = members.map(|it| ("etcd", member(it)));
@@ -20,7 +20,7 @@ fn member(it: &EtcdEndpoint) -> String {
         EtcdEndpointState::Untried => "not tried",
         EtcdEndpointState::Failing => "failing",
         EtcdEndpointState::Refusing => "refusing",
-        // A server of before.
+        // A server with an older version.
         EtcdEndpointState::Unspecified if it.is_connected => "connected",
         EtcdEndpointState::Unspecified => "not connected",
     };

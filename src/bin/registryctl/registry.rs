@@ -1,11 +1,11 @@
-//! [`Registry`]: what is known to be registered, and since when. Pure: time is passed in.
+//! [`Registry`]: the known entries, and since when. Pure: time is passed in.
 
 use crate::entry::Entry;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is registered, as far as is known; in the order of the keys.
+/// The registered entries, as far as known, in the order of the keys.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     known: BTreeMap<Vec<u8>, Known>,
@@ -17,14 +17,14 @@ pub(crate) struct Registry {
 pub(crate) struct Known {
     pub(crate) entry: Entry,
     since: Instant,
-    /// It was seen being written. Otherwise it was found, and is older than that.
+    /// Its last write was seen. Otherwise it was listed, and is older.
     observed: bool,
 }
 
-/// What became different.
+/// A difference.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It was there when we began to look.
+    /// It was there at the beginning.
     Was(Entry),
     Appeared(Entry),
     Written(Entry),
@@ -34,13 +34,13 @@ pub(crate) enum Change {
 // === impl Registry ===
 
 impl Registry {
-    /// Everything that there is, after the beginning or an interruption. Gives the differences.
+    /// All entries, at the beginning or after an interruption. Returns the differences.
     pub(crate) fn listed(&mut self, entries: Vec<Entry>, now: Instant) -> Vec<Change> {
         let mut old = std::mem::take(&mut self.known);
         let mut changes = vec![];
         for entry in entries {
             let known = match old.remove(&entry.key) {
-                // After a loss of data revisions repeat themselves, so they alone prove nothing.
+                // After a loss of data revisions are used again, so compare the whole entry.
                 Some(known) if known.entry == entry => known,
                 before => {
                     changes.push(match (before, self.listed) {

@@ -1,4 +1,4 @@
-//! [`Scope`]: which keys to look at, and who can read them.
+//! [`Scope`]: the keys to read, and the formats that decode them.
 
 use crate::formats::FormatName;
 use crate::{Failure, usage};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic_etcd::Instance;
 use tonic_etcd::format::{Format, Plain};
 
-/// Which keys.
+/// The keys to read.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "What to show")]
 pub(crate) struct ScopeArgs {
@@ -19,7 +19,7 @@ pub(crate) struct ScopeArgs {
     )]
     #[arg(value_delimiter = ',', value_name = "FORMAT")]
     format: Vec<FormatName>,
-    /// What every key of the plain format begins with
+    /// Prefix of the keys of the plain format
     #[arg(
         long,
         env = "REGISTRYCTL_PREFIX",
@@ -33,12 +33,12 @@ pub(crate) struct ScopeArgs {
     name: Vec<String>,
 }
 
-/// Which keys, checked.
+/// The keys to read, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Scope {
     /// Of the plain format, without slashes at its end.
     pub(crate) prefix: String,
-    /// What to scan. Each ends with a slash: without it `greeter` would show `greeter2`, too.
+    /// The prefixes to list. Each ends with a slash: otherwise `greeter` would also list `greeter2`.
     pub(crate) scans: Vec<String>,
     /// Where to look for instances; for those that are plain only if one service is asked for.
     readers: Vec<Reader>,
@@ -57,14 +57,14 @@ pub(crate) struct Unread {
 struct Reader {
     format: Arc<dyn Format>,
     below: String,
-    /// The service, if only one lies there.
+    /// The service, if the prefix has only one.
     service: Option<String>,
 }
 
 // === impl ScopeArgs ===
 
 impl ScopeArgs {
-    /// For one service, whose name is given besides.
+    /// The scope of one service.
     pub(crate) fn of_service(&self, service: &str) -> Result<Scope, Failure> {
         if !self.name.is_empty() {
             return usage("--name does not go with a service that is given by itself");
@@ -142,7 +142,7 @@ impl Scope {
     fn new(prefix: &str, mut scans: Vec<String>, readers: Vec<Reader>) -> Self {
         scans.extend(readers.iter().map(|reader| reader.below.clone()));
         scans.sort();
-        // What lies below another scan would be shown twice.
+        // Keys below another scan would be shown twice.
         scans.dedup_by(|scan, above| scan.starts_with(&**above));
         Self {
             prefix: prefix.to_owned(),

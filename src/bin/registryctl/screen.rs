@@ -1,4 +1,4 @@
-//! Where a watch is shown: on the [`Screen`] of a terminal, or as [`Lines`] to whoever reads them.
+//! The output of a watch: a [`Screen`] on a terminal, or [`Lines`].
 
 use crate::Scope;
 use crate::entry::escape;
@@ -11,9 +11,9 @@ use std::io::{self, Write, stdout};
 use terminal_size::{Height, Width, terminal_size};
 use tokio::time::Instant;
 
-/// What a watch is shown on.
+/// The output of a watch.
 pub(crate) trait Sink {
-    /// Shows all of it. Gives the leases whose time left is seen.
+    /// Shows the view. Returns the leases whose remaining time is visible.
     fn draw(&self, _: &View) -> io::Result<Vec<i64>> {
         Ok(vec![])
     }
@@ -37,7 +37,7 @@ pub(crate) struct Outage {
     pub(crate) since: Instant,
     /// The latest reason.
     pub(crate) why: String,
-    /// All different ones, as long as there are few: each member has its own.
+    /// The different reasons, up to a limit: each member has its own.
     pub(crate) whys: BTreeSet<String>,
 }
 
@@ -54,10 +54,10 @@ pub(crate) struct Lines {
     start: Instant,
 }
 
-/// The other screen, no cursor, and lines that are cut instead of wrapped.
+/// Alternate screen, no cursor, and lines that are cut instead of wrapped.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
-/// What is needed besides the rows: two lines above, and the head.
+/// Lines besides the rows: two lines above, and the head.
 const OVERHEAD: usize = 3;
 
 /// Width and height of the terminal, in characters.
@@ -78,7 +78,7 @@ impl Screen {
         })
     }
 
-    /// Gives the terminal back, with what was last known.
+    /// Restores the terminal, and prints the last view.
     pub(crate) fn leave(mut self, view: &View) -> io::Result<()> {
         self.entered = false;
         let (lines, _) = self.lines(view, size().0, usize::MAX);
@@ -128,7 +128,7 @@ impl Sink for Screen {
         let (width, height) = size();
         let (mut lines, leases) = self.lines(view, width, height.saturating_sub(OVERHEAD));
         lines.truncate(height);
-        // Line by line over what is there, and only then the rest is cleared: nothing flickers.
+        // Overwrite line by line, and clear the rest afterwards, to avoid flicker.
         write_out(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))?;
         Ok(leases)
     }

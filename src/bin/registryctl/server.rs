@@ -1,4 +1,4 @@
-//! What a server says of itself, over its introspection service, and its pauses.
+//! Calls the introspection service of a server: its registrations and pauses.
 
 use crate::Failure;
 use crate::call_error::no_answer;
@@ -14,14 +14,14 @@ use tonic_etcd::introspection::pb::{
     ListRequest, PauseRequest, Process, Registration, ResumeRequest,
 };
 
-/// A connection to one server, every call bounded.
+/// A connection to one server; every call has a timeout.
 pub(crate) struct Server {
     client: IntrospectionClient<Channel>,
     address: String,
     limit: Duration,
 }
 
-/// So many pages are looked through for one registration.
+/// The most pages to read for one registration.
 const MAX_PAGES: usize = 100;
 
 // === impl Server ===
@@ -42,8 +42,8 @@ impl Server {
         })
     }
 
-    /// The first of its registrations under this name (any, if that is empty) that is wanted, and what does not belong
-    /// to one of them.
+    /// The first of its registrations with this name (any name if it is empty) for which `wanted` is true, and the state of
+    /// its process.
     pub(crate) async fn registration(
         &self,
         service: &str,

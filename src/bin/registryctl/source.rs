@@ -1,7 +1,7 @@
-//! [`Source`]: the etcd to ask. The only module that calls `etcd-client`.
+//! [`Source`]: calls etcd. The only module that uses `etcd-client`.
 //!
-//! One member at a time, and every call bounded: `etcd-client` itself waits for ever, and with several endpoints it picks
-//! one at random for each call, also one that is down.
+//! It uses one member at a time, and every call has a timeout. `etcd-client` itself waits for ever. With several endpoints it
+//! picks one at random for each call, also one that is down.
 
 use crate::access::Access;
 use crate::call_error::{CallError, ErrorKind, bounded, chain, failed};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// The members of an etcd cluster, asked one after the other.
+/// The members of an etcd cluster, tried one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     members: Vec<Member>,
@@ -35,7 +35,7 @@ pub(crate) struct Connection {
     pub(crate) endpoint: Arc<str>,
 }
 
-/// Everything there was at one moment. With several scans, at one moment for each.
+/// All keys at one revision. With several scans, at one revision for each.
 pub(crate) struct Listing {
     pub(crate) entries: Vec<Entry>,
     /// The revision of each scan.
@@ -49,14 +49,14 @@ pub(crate) struct Watch {
     after: i64,
 }
 
-/// What happened to a key.
+/// A change of a key.
 #[derive(Debug)]
 pub(crate) enum Event {
     Put(Entry),
     Delete(Vec<u8>),
 }
 
-/// What etcd says about a lease.
+/// The remaining time of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ttl {
     Left {
@@ -69,7 +69,7 @@ pub(crate) enum Ttl {
 
 pub(crate) type Ttls = BTreeMap<i64, Ttl>;
 
-/// What a member says of itself.
+/// The status of a member.
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(crate) version: String,
@@ -81,13 +81,13 @@ pub(crate) struct Status {
 
 /// Ten thousand instances can come in one message.
 const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
-/// How many leases to ask for at once.
+/// How many leases are read at once.
 const AT_ONCE: usize = 32;
 
 // === impl Source ===
 
 impl Source {
-    /// Checks everything, and touches no network.
+    /// Checks everything, and sends nothing.
     pub(crate) fn new(access: &Access, limit: Duration, scans: &[String]) -> Result<Self, Failure> {
         if limit.is_zero() {
             return usage("--timeout is 0: give the time that an answer may take, such as 2s");
@@ -120,7 +120,7 @@ impl Source {
         self.user = None;
     }
 
-    /// Connects to a member, counted round and round.
+    /// Connects to the member `index`, modulo their number.
     pub(crate) async fn connect(&self, index: usize) -> Result<Connection, CallError> {
         let member = self.member(index);
         let connect = async {
@@ -149,7 +149,7 @@ impl Source {
 // === impl Connection ===
 
 impl Connection {
-    /// Everything there is.
+    /// Lists all keys.
     pub(crate) async fn list(&self) -> Result<Listing, CallError> {
         let mut listing = Listing {
             entries: vec![],
@@ -165,7 +165,7 @@ impl Connection {
         Ok(listing)
     }
 
-    /// Watches all that happens after a listing.
+    /// Watches all changes after a listing.
     pub(crate) async fn watch(&self, after: &Listing) -> Result<Watch, CallError> {
         let watches = self.scans.iter().zip(&after.revisions);
         let mut watches = watches.map(|(scan, revision)| {
@@ -188,13 +188,13 @@ impl Connection {
         Ok(Watch { stream, after })
     }
 
-    /// Whether this member answers, and with it a quorum. A watch on one that hangs would stay silent for ever.
+    /// Whether this member answers with a quorum. A watch on a member that hangs would send nothing for ever.
     pub(crate) async fn alive(&self) -> Result<(), CallError> {
         let first = self.scans.first().map_or("", String::as_str);
         self.count(first).await.map(drop)
     }
 
-    /// What this member says of itself.
+    /// The status of this member.
     pub(crate) async fn status(&self) -> Result<Status, CallError> {
         let mut maintenance = self.client.maintenance_client();
         let status = self.ask(maintenance.status()).await?;
@@ -202,7 +202,7 @@ impl Connection {
         let alarms = maintenance.alarm(AlarmAction::Get, AlarmType::None, None);
         let alarms = match self.ask(alarms).await {
             Ok(found) => found.alarms().iter().map(shown_alarm).collect(),
-            // Some may not ask; the status itself names them, too.
+            // Some users may not list alarms; the status has them, too.
             Err(_) => status.errors().to_vec(),
         };
         Ok(Status {
@@ -214,7 +214,7 @@ impl Connection {
         })
     }
 
-    /// How many keys begin with this.
+    /// The number of keys with this prefix.
     pub(crate) async fn count(&self, prefix: &str) -> Result<i64, CallError> {
         let options = GetOptions::new().with_prefix().with_count_only();
         Ok(self.get(prefix, options).await?.count())
@@ -241,7 +241,7 @@ impl Connection {
         bounded(self.limit, &self.endpoint, call).await
     }
 
-    /// What is left of these leases, as far as etcd says so in time.
+    /// The remaining time of these leases, as far as etcd answers in time.
     pub(crate) async fn ttls(&self, leases: impl IntoIterator<Item = i64>) -> Ttls {
         let leases: BTreeSet<_> = leases.into_iter().filter(|id| *id != 0).collect();
         let asked = leases.into_iter().map(|id| {
@@ -275,7 +275,7 @@ fn shown_alarm(alarm: &AlarmMember) -> String {
 // === impl Watch ===
 
 impl Watch {
-    /// What happened next. Cancel safe; not bounded, for nothing may happen for long.
+    /// The next changes. Cancel safe; without a timeout, because there may be no change for long.
     pub(crate) async fn next(&mut self) -> Result<Vec<Event>, String> {
         let news = self
             .stream
@@ -283,7 +283,7 @@ impl Watch {
             .await
             .map_err(|error| failed(error).1)?
             .ok_or("the watch ended")?;
-        // Lost between the listing and the watch, it would accept a watch of the future, and keep silent.
+        // If etcd lost its data between the listing and the watch, it would accept a watch from a future revision, and send nothing.
         if news
             .header()
             .is_some_and(|header| header.revision() < self.after)

@@ -1,18 +1,18 @@
-//! Rows and columns. Pure: texts come in escaped, and go out aligned and cut.
+//! Rows and columns. Pure: aligns and cuts texts that are escaped already.
 
 use crate::Scope;
 use crate::entry::Entry;
 use crate::source::{Ttl, Ttls};
 
-/// A table; the last column takes what width is left.
+/// A table; the last column has the remaining width.
 #[derive(Debug)]
 pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
-/// How much of a value is shown where there is no width to keep to.
+/// The width of a value if the terminal width is not known.
 const WITHOUT_WIDTH: usize = 60;
-/// No other column gets wider: others choose the names.
+/// The greatest width of the other columns, because names may be long.
 const WIDEST: usize = 48;
 const GAP: &str = "  ";
 
@@ -57,7 +57,7 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// The first columns of every table: name, address, lease and what is left of it.
+/// The first columns of every table: name, address, lease and its remaining time.
 pub(crate) fn cells(entry: &Entry, scope: &Scope, ttls: &Ttls) -> ([String; 4], String) {
     let shown = entry.shown(scope);
     let left = match ttls.get(&entry.lease) {
@@ -73,7 +73,7 @@ pub(crate) fn cells(entry: &Entry, scope: &Scope, ttls: &Ttls) -> ([String; 4], 
     ([shown.name, shown.address, lease, left], shown.rest)
 }
 
-/// At most so many characters, with a mark where there were more.
+/// At most `width` characters, with a mark if the text was cut.
 pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.chars().nth(width).is_none() {
         return text.to_owned();

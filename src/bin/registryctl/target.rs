@@ -1,4 +1,4 @@
-//! [`Target`]: the one server that a command is about. Pure.
+//! [`Target`]: the server that a command names. Pure.
 
 use crate::entry::{Entry, escape};
 use crate::{Failure, Scope};
@@ -6,24 +6,24 @@ use std::collections::BTreeSet;
 use tonic_etcd::InstanceJson;
 use tonic_etcd::format::Address;
 
-/// One server, as far as etcd knows it.
+/// One server, as far as etcd has it.
 #[derive(Debug)]
 pub(crate) struct Target {
     /// Empty if only its address is known.
     pub(crate) service: String,
-    /// Where it is dialled, if its keys tell.
+    /// Where it is dialled, if its keys have an address.
     pub(crate) address: Option<Address>,
     /// Its keys: several, if it is written in several formats.
     pub(crate) entries: Vec<Entry>,
 }
 
-/// So many candidates are named.
+/// The most candidates in an error.
 const MOST: usize = 5;
 
 // === impl Target ===
 
 impl Target {
-    /// A server that is given by its address: no key is needed to find it.
+    /// A server that is given by its address, without its keys.
     pub(crate) fn at(wanted: &str) -> Option<Self> {
         Some(Self {
             service: String::new(),
@@ -32,7 +32,7 @@ impl Target {
         })
     }
 
-    /// Finds what is meant by a key, `service/id`, an address, or a service that has one instance.
+    /// Finds a server by a key, `service/id`, an address, or a service that has one instance.
     pub(crate) fn find(wanted: &str, all: Vec<Entry>, scope: &Scope) -> Result<Self, Failure> {
         let (mut found, mut addresses) = (vec![], BTreeSet::new());
         let mut service = String::new();

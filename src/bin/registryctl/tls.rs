@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-/// Trusts `ca`, shows `identity` (certificate and key), and expects `name` instead of the host.
+/// Trusts `ca`, uses the client certificate `identity` (with its key), and expects `name` instead of the host.
 pub(crate) fn config(
     ca: &Path,
     identity: Option<(&Path, &Path)>,

@@ -1,4 +1,4 @@
-//! `registryctl watch`: who is registered, and every change, until ctrl-c.
+//! `registryctl watch`: shows the registered servers and every change, until ctrl-c.
 
 use crate::follow::{Update, follow};
 use crate::registry::{Change, Registry};
@@ -23,11 +23,11 @@ pub(crate) struct View {
     pub(crate) outage: Option<Outage>,
 }
 
-/// Ages and times left go on while nothing happens.
+/// How often ages and remaining times are redrawn without changes.
 const TICK: Duration = Duration::from_secs(1);
-/// Updates that come at once are shown at once.
+/// How many pending updates are applied before the next redraw.
 const AT_ONCE: usize = 64;
-/// How many different reasons of one outage are told.
+/// The most different reasons of one outage.
 const REASONS: usize = 8;
 
 pub(crate) async fn run(source: Source, scope: Scope) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ pub(crate) async fn run(source: Source, scope: Scope) -> Result<(), Failure> {
     }
 }
 
-/// Until a signal, or until nobody sees it any more.
+/// Shows the watch until a signal, or until the reader closes the pipe.
 async fn show(
     source: Source,
     view: &mut View,
@@ -114,7 +114,7 @@ impl View {
             }
             Update::Left(ttls) => self.ttls = ttls,
             Update::Outage(why) => {
-                // What is left of a lease is not known any more: etcd may prolong it, or be gone for good.
+                // The remaining times are not known any more: etcd may extend leases, or not come back.
                 self.ttls.clear();
                 let outage = self.outage.get_or_insert_with(|| Outage {
                     since: now,
@@ -131,7 +131,7 @@ impl View {
     }
 }
 
-/// Everything that ends a watch in good order.
+/// The signals that end a watch.
 struct Stop {
     signals: [tokio::signal::unix::Signal; 3],
 }

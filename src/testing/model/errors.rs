@@ -1,4 +1,4 @@
-//! etcd's own words, with its own gRPC codes; `tests/real/fake_is_faithful.rs` holds them against a real etcd.
+//! etcd's own error texts and gRPC codes; `tests/real/fake_is_faithful.rs` compares them with a real etcd.
 
 use tonic::Status;
 

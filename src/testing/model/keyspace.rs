@@ -1,8 +1,8 @@
-//! What requests do to keys and leases. Pure: no tasks, the clock is an argument.
+//! Applies requests to keys and leases. Pure: no tasks, the clock is an argument.
 //!
-//! A transaction goes through three steps, as in etcd: refuse what is wrong in itself ([`txn::check`]), decide every branch on
-//! the state *before* it, nested ones too ([`Path`]), and refuse what that path would not survive. Only then it writes, and
-//! nothing of it can fail any more.
+//! A transaction has three steps, as in etcd. Check the request alone ([`txn::check`]). Decide every branch, also nested
+//! ones, on the state *before* the transaction ([`Path`]). Check the operations of that path. Only then it writes, and
+//! the writes cannot fail.
 
 use etcd_client::proto::{
     PbDeleteRequest, PbDeleteResponse, PbPutRequest, PbPutResponse, PbRangeRequest,
@@ -52,7 +52,7 @@ impl Keyspace {
         }
     }
 
-    /// Everything is gone, as if the data directory had been removed.
+    /// Deletes everything, as if the data directory had been removed.
     pub(crate) fn wipe(&mut self) {
         self.store.wipe();
         self.leases.wipe();
@@ -101,10 +101,10 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Revokes what has run out, each lease at a revision of its own.
+    /// Revokes the expired leases, each at a revision of its own.
     pub(crate) fn sweep(&mut self, now: Instant) {
         for id in self.leases.expired(now, REVOKED_PER_SWEEP) {
-            // It was there a moment ago, and nobody else could take it meanwhile.
+            // Cannot fail: the lease was found above.
             let _revoked = self.revoke(id);
         }
     }
@@ -177,7 +177,7 @@ impl<'a> Step<'a> {
             }
             Self::Txn(path) => {
                 let mut answer = path.walk(write, leases);
-                // So does etcd: the revision stands in the single answers.
+                // As in etcd: the single answers have the revision.
                 answer.header = revision_only(0);
                 PbTxnOpResponse::ResponseTxn(answer)
             }

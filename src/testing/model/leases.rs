@@ -1,7 +1,7 @@
-//! Leases and the keys that hang on them. Pure: the clock is an argument.
+//! Leases and their keys. Pure: the clock is an argument.
 //!
-//! As in etcd, a lease that has run out is not gone yet: the sweep that runs every half second revokes it. In between, keys
-//! can still be put under it, and a renewal waits for the sweep and then learns that the lease is gone.
+//! As in etcd, a lease that has expired still exists until the sweep, every 0.5 s, revokes it. Until then keys
+//! can still be put under it. A renewal waits for the sweep, and is then answered that the lease does not exist.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::errors;
 
 /// etcd's limit, in seconds.
 const MAX_TTL: i64 = 9_000_000_000;
-/// After an election every lease gets its full TTL and this (the election timeout) on top.
+/// After an election every lease gets its full TTL and this (the election timeout) in addition.
 const ELECTION: Duration = Duration::from_secs(1);
 
 /// All leases.
@@ -34,14 +34,14 @@ pub(crate) struct Lease {
     pub(crate) keys: BTreeSet<Vec<u8>>,
 }
 
-/// What became of a renewal.
+/// The result of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
-    /// Good for that many seconds again.
+    /// Renewed for so many seconds.
     Renewed(i64),
     /// No such lease.
     Gone,
-    /// It has run out and will be gone with the next sweep: ask again then.
+    /// It has expired, and the next sweep will revoke it: try again then.
     Expiring,
 }
 
@@ -72,7 +72,7 @@ impl Leases {
         self.leases.iter().map(|(id, lease)| (*id, lease))
     }
 
-    /// Makes a lease and returns its TTL, which may be longer than the one asked for.
+    /// Grants a lease and returns its TTL, which may be longer than the requested one.
     pub(crate) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<i64, Status> {
         if ttl > MAX_TTL {
             return Err(errors::ttl_too_large());
@@ -101,7 +101,7 @@ impl Leases {
         }
     }
 
-    /// Takes a lease away; its keys are the caller's to delete.
+    /// Removes a lease; the caller has to delete its keys.
     pub(crate) fn remove(&mut self, id: i64) -> Option<Lease> {
         let lease = self.leases.remove(&id)?;
         for key in &lease.keys {
@@ -138,7 +138,7 @@ impl Leases {
         }
     }
 
-    /// The key was written: it hangs on this lease (0: on none) and on no other.
+    /// The key was written under this lease (0: none), and belongs to no other any more.
     pub(crate) fn attach(&mut self, key: &[u8], id: i64) {
         self.detach(key);
         if let Some(lease) = self.leases.get_mut(&id) {
@@ -155,13 +155,13 @@ impl Leases {
         }
     }
 
-    /// The leases that have run out, at most `limit` of them.
+    /// The leases that have expired, at most `limit` of them.
     pub(crate) fn expired(&self, now: Instant, limit: usize) -> Vec<i64> {
         let over = self.iter().filter(|(_, lease)| lease.expires <= now);
         over.map(|(id, _)| id).take(limit).collect()
     }
 
-    /// A new leader, also after a restart: every lease starts anew.
+    /// A new leader, also after a restart: every lease gets its full TTL.
     pub(crate) fn extend(&mut self, now: Instant) {
         for lease in self.leases.values_mut() {
             lease.expires = now + seconds(lease.ttl) + ELECTION;

@@ -1,9 +1,9 @@
-//! What etcd does to keys, leases and watches. Pure: no tasks, no wire, and the clock is an argument.
+//! A model of etcd: keys, leases and watches. Pure: no tasks, no gRPC, and the clock is an argument.
 //!
-//! The fake of the crate's own tests (`tests/support/fake`) includes this folder by its path, so that there is one model:
-//! `tests/real/fake_is_faithful.rs` puts the same questions to it and to a real etcd.
+//! The fake of the crate's own tests (`tests/support/fake`) includes this folder by its path, so that there is one model.
+//! `tests/real/fake_is_faithful.rs` sends the same requests to it and to a real etcd.
 
-// Each of the two uses its own part of it.
+// Each of the two fakes uses only a part of it.
 #![allow(dead_code)]
 
 mod errors;

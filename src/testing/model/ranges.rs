@@ -1,4 +1,4 @@
-//! Reads: which keys, in which order, and how much of them. Pure.
+//! Reads: their keys, the order and the limit. Pure.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -10,7 +10,7 @@ use super::store::{Span, Store};
 /// `SortTarget::Value`.
 const SORT_BY_VALUE: i32 = 4;
 
-/// Reads at a revision that the store can still read.
+/// Reads at a revision that is not compacted.
 pub(crate) fn range(store: &Store, request: &PbRangeRequest) -> PbRangeResponse {
     let keys = match request.revision {
         past if past > 0 && past < store.revision() => Cow::Owned(store.at(past)),
@@ -80,7 +80,7 @@ fn requested_fields(store: &Store, request: &PbRangeRequest, kv: &PbKeyValue) ->
     kv
 }
 
-/// The header inside a transaction; the outermost one is completed by whoever answers.
+/// The header inside a transaction; the caller completes the outermost one.
 pub(crate) fn revision_only(revision: i64) -> Option<PbResponseHeader> {
     Some(PbResponseHeader {
         revision,

@@ -1,8 +1,8 @@
-//! Keys with revisions and a history: etcd's MVCC, without its disk. Pure: no clock, no tasks.
+//! Keys with revisions and a history: etcd's MVCC, without a disk. Pure: no clock, no tasks.
 //!
-//! Everything one request writes has one revision; [`Store::write`] opens such a [`Write`], and dropping that ends it. The
-//! whole history is kept, so that reads in the past and watches from the past need no second data structure; compaction only
-//! moves the line below which they are refused.
+//! All writes of one request have one revision: [`Store::write`] opens a [`Write`], and dropping it ends the revision. The
+//! store keeps the whole history, so that reads and watches from past revisions need no second data structure. Compaction only
+//! raises the revision below which they are refused.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -32,7 +32,7 @@ pub(crate) struct Commit {
     pub(crate) events: Vec<PbEvent>,
 }
 
-/// One revision in the making.
+/// A revision that is being written.
 pub(crate) struct Write<'a> {
     store: &'a mut Store,
     revision: i64,
@@ -48,9 +48,9 @@ pub(crate) struct Span {
 
 #[derive(Clone, Debug)]
 enum End {
-    /// Just the one key.
+    /// One key.
     Same,
-    /// Up to, and without, this key.
+    /// All keys before this one.
     Before(Vec<u8>),
     /// All keys from the first one on.
     Open,
@@ -70,7 +70,7 @@ impl Store {
         }
     }
 
-    /// No keys and no history; the version of etcd stays.
+    /// Deletes keys and history; the version of etcd stays.
     pub(crate) fn wipe(&mut self) {
         *self = Self {
             keys_only_with_lease: self.keys_only_with_lease,
@@ -90,7 +90,7 @@ impl Store {
         &self.live
     }
 
-    /// What was committed at `revision` and later.
+    /// The commits at `revision` and later.
     pub(crate) fn since(&self, revision: i64) -> &[Commit] {
         let first = self.commits.partition_point(|c| c.revision < revision);
         &self.commits[first..]
@@ -121,7 +121,7 @@ impl Store {
         keys
     }
 
-    /// Forgets what was before `revision`.
+    /// Refuses reads below `revision` from now on.
     pub(crate) fn compact(&mut self, revision: i64) -> Result<(), Status> {
         if revision <= self.compacted {
             return Err(errors::compacted());
@@ -176,7 +176,7 @@ impl Write<'_> {
         previous
     }
 
-    /// Deletes what is in the range and returns it.
+    /// Deletes the keys of the range and returns them.
     pub(crate) fn delete(&mut self, span: &Span) -> Vec<PbKeyValue> {
         let doomed: Vec<_> = span.select(&self.store.live).cloned().collect();
         for kv in &doomed {
@@ -234,12 +234,12 @@ impl Span {
         }
     }
 
-    /// A range that cannot contain anything.
+    /// Whether the range cannot contain any key.
     pub(crate) fn is_empty(&self) -> bool {
         matches!(&self.to, End::Before(end) if *end <= self.from)
     }
 
-    /// What of `keys` lies in it, in order.
+    /// The keys of `keys` in this range, in order.
     pub(crate) fn select<'k>(&self, keys: &'k Keys) -> impl Iterator<Item = &'k PbKeyValue> {
         let first = (!self.is_empty()).then_some(Bound::Included(self.from.clone()));
         let last = match &self.to {

@@ -1,4 +1,4 @@
-//! Transactions: what etcd refuses before it looks at any key, and how it compares. Pure.
+//! Transactions: the checks before etcd reads any key, and the comparisons. Pure.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -12,10 +12,10 @@ use tonic::Status;
 use super::errors;
 use super::store::{Span, Store};
 
-/// What etcd's `--max-txn-ops` is by default.
+/// The default of etcd's `--max-txn-ops`.
 pub(crate) const MAX_OPERATIONS: usize = 128;
 
-/// Everything that can be said against a transaction by looking at the request alone.
+/// Checks the request of a transaction alone.
 pub(crate) fn check(txn: &PbTxnRequest, max_operations: usize) -> Result<(), Status> {
     check_sizes(txn, max_operations)?;
     check_writes(&txn.success)?;
@@ -71,7 +71,8 @@ pub(crate) fn written(operations: &[PbTxnRequestOp]) -> (Vec<Vec<u8>>, Vec<Vec<u
     (puts, deletes)
 }
 
-/// Whether it compares or reads a key, or asks what a put replaces, in any branch: etcd asks for read permission then.
+/// Whether it compares or reads a key, or has a put with `prev_kv`, in any branch: etcd then requires the permission to
+/// read.
 pub(crate) fn reads(txn: &PbTxnRequest) -> bool {
     let mut operations = txn.success.iter().chain(&txn.failure);
     !txn.compare.is_empty()
@@ -93,7 +94,7 @@ pub(crate) fn lease(operations: &[PbTxnRequestOp]) -> i64 {
     leases.find(|lease| *lease != 0).unwrap_or(0)
 }
 
-/// The limit counts the longest of the three lists; what is nested has what is left of it.
+/// The limit counts the longest of the three lists; nested transactions have the rest of it.
 fn check_sizes(txn: &PbTxnRequest, limit: usize) -> Result<(), Status> {
     let lists = [txn.compare.len(), txn.success.len(), txn.failure.len()];
     let longest = lists.into_iter().max().unwrap_or(0);
@@ -115,7 +116,7 @@ fn check_sizes(txn: &PbTxnRequest, limit: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// No key may be put twice, or put and deleted, along one path. Answers what this branch puts and deletes.
+/// No key may be put twice, or put and deleted, along one path. Returns the puts and deletes of this branch.
 fn check_writes(branch: &[PbTxnRequestOp]) -> Result<(HashSet<Vec<u8>>, Vec<Span>), Status> {
     let mut puts = HashSet::new();
     let mut deletes: Vec<Span> = only(branch, as_delete)
@@ -125,7 +126,7 @@ fn check_writes(branch: &[PbTxnRequestOp]) -> Result<(HashSet<Vec<u8>>, Vec<Span
     for txn in only(branch, as_txn) {
         let (then_puts, then_deletes) = check_writes(&txn.success)?;
         let (else_puts, else_deletes) = check_writes(&txn.failure)?;
-        // Either of the two happens, so they may share keys with each other, but with nothing before them.
+        // Only one of the two is done, so they may share keys with each other, but not with operations before them.
         for key in then_puts.union(&else_puts) {
             if puts.contains(key) || deletes.iter().any(|span| span.contains(key)) {
                 return Err(errors::duplicate_key());

@@ -1,9 +1,9 @@
-//! Watches: each is a range of keys and a place in the history; a stream has many of them. Pure.
+//! Watches: each has a range of keys and a position in the history; a stream has many of them. Pure.
 //!
-//! A watch remembers the next revision it wants. Whatever wakes the stream, each watch gets what is there from that revision
-//! on: history and news are the same thing, except that history comes in one message, and news one revision at a time. So a
-//! watch from the past needs no special care, and one from the future is simply silent until the store gets there, also after
-//! a wipe; that is what etcd does.
+//! A watch keeps its next revision. When the stream is woken, each watch gets the commits from that revision
+//! on. History comes in one message, new commits one revision at a time; both use the same code. A watch from a
+//! revision in the future sends nothing until the store reaches it, also after a wipe, as in
+//! etcd.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use super::store::{Commit, Span, Store};
 #[derive(Default)]
 pub(crate) struct Watches {
     watches: BTreeMap<i64, Watch>,
-    /// The next id for those who leave the choice to etcd.
+    /// The next id for clients that do not choose one.
     next_id: i64,
 }
 
-/// What a client asks for on a stream of watches.
+/// A request on a watch stream.
 pub(crate) enum WatchRequest {
     Create(Wanted),
     Cancel(i64),
@@ -34,14 +34,14 @@ pub(crate) struct Wanted {
     watch: Watch,
 }
 
-/// What one watch wants, and what it has been told.
+/// The range of one watch, and its position.
 struct Watch {
     span: Span,
-    /// The revision from which on nothing has been delivered yet.
+    /// The first revision that was not delivered yet.
     next: i64,
-    /// The revision that was asked for; 0: from now on.
+    /// The requested revision; 0: from now on.
     start: i64,
-    /// What it gets next is history: all at once.
+    /// Its next message is history: all commits at once.
     is_behind: bool,
     without_puts: bool,
     without_deletes: bool,
@@ -128,7 +128,7 @@ impl Watches {
         })
     }
 
-    /// What these watches have not been told yet. Those whose history is gone end with it.
+    /// The messages that these watches have not sent yet. A watch whose history is compacted ends.
     pub(crate) fn news(&mut self, store: &Store) -> Vec<PbWatchResponse> {
         let watches = self.watches.iter_mut();
         let news = watches.flat_map(|(id, watch)| watch.news(*id, store));

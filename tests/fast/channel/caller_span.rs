@@ -1,4 +1,4 @@
-//! What the span of a caller is told of its call.
+//! The fields that a call records on the span of its caller.
 
 use super::net::{Client, Net, address};
 use super::raw::call_sent_again;
@@ -19,7 +19,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Metadata, Span, Subscriber, info_span};
 use tracing_subscriber::layer::{Context, Layer};
 
-/// What is recorded on spans after they were made: each value of each field.
+/// Records each value of each field that is recorded on a span.
 #[derive(Clone, Default)]
 struct Recorded(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
 
@@ -30,7 +30,7 @@ impl Recorded {
         (recorded, guard)
     }
 
-    /// All of it until now, as `field=value`; a field that was recorded twice is there twice.
+    /// All records so far, as `field=value`; a field that was recorded twice is there twice.
     fn take(&self) -> Vec<String> {
         let fields = std::mem::take(&mut *self.0.lock().unwrap());
         let lines = fields.into_iter().flat_map(|(name, values)| {

@@ -137,7 +137,7 @@ impl Net {
         Ok(near)
     }
 
-    /// The process at `address` dies.
+    /// Kills the process at `address`.
     pub fn kill(&self, address: &str) {
         let host = self.0.lock().unwrap().remove(address).unwrap();
         host.wires.iter().for_each(JoinHandle::abort);
@@ -206,8 +206,8 @@ impl Registry {
     }
 }
 
-/// One direction of a connection. As with TCP, that one end is closed to writing takes nothing from
-/// what it has sent before.
+/// One direction of a connection. As with TCP, bytes that were sent before an end was closed for writing still
+/// arrive.
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
     if tokio::io::copy(&mut from, &mut to).await.is_ok() {
         let _closed = to.shutdown().await;

@@ -1,4 +1,4 @@
-//! Servers that say, or do not say, that they have not worked on a call whose body they have read.
+//! Servers that report, or do not report, that they have not processed a call whose body they have read.
 
 use super::hello;
 use super::net::{Client, Net, address, ready};
@@ -49,7 +49,7 @@ fn max_streams(n: u32) -> Vec<u8> {
     [&[0, MAX_CONCURRENT_STREAMS], &n.to_be_bytes()[..]].concat()
 }
 
-/// Speaks just enough HTTP/2 to read messages and to act on each.
+/// Implements just enough of HTTP/2 to read messages and to act on each.
 async fn speak(mut io: DuplexStream, act: Act) -> Option<()> {
     write(&mut io, SETTINGS, 0, &[]).await;
     listen(&mut io, act).await
@@ -82,7 +82,7 @@ async fn listen(io: &mut DuplexStream, act: Act) -> Option<()> {
     }
 }
 
-/// A fleet in which the one that acts is by far the heaviest, and a greeter is there too.
+/// A fleet of the server that acts, with by far the greatest weight, and a greeter.
 async fn fleet(act: Act) -> BalancedChannel {
     fleet_with(act, |builder| builder).await
 }

@@ -1,4 +1,4 @@
-//! Lists what a user can name: the items that `lib.rs` and its public modules declare or re-export.
+//! Lists the public items: those that `lib.rs` and its public modules declare or re-export.
 
 use crate::source::{self, has_cfg, name_of};
 use quote::ToTokens;
@@ -26,7 +26,7 @@ impl Listing {
             impls: vec![],
             modules: BTreeMap::new(),
         };
-        // It is what the `.proto` file says, and that is compared as a whole.
+        // It is generated from the `.proto` file, which another test compares.
         let is_generated = |file: &Path| {
             file.components()
                 .any(|part| part.as_os_str() == "generated")
@@ -192,7 +192,7 @@ impl fmt::Display for Listing {
     }
 }
 
-/// Tokens as one line, with the spaces that people write.
+/// Tokens as one line, with the usual spaces.
 fn show(tokens: &impl ToTokens) -> String {
     let mut text = tokens.to_token_stream().to_string();
     for (spaced, plain) in [

@@ -1,4 +1,4 @@
-//! [`Act`]: one thing that happens, as a value, and how one is drawn.
+//! [`Act`]: one event of a run, as a value, and how it is drawn.
 
 use super::plan::Plan;
 use crate::support::fake::{Reply, Rpc};
@@ -6,10 +6,10 @@ use fastrand::Rng;
 use std::time::Duration;
 use tonic::Code;
 
-/// One thing that happens. Numbers pick one of what there is then, modulo how many there are.
+/// One event of a run. A number picks one of the current items, modulo their number.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
-    // What befalls etcd, the network or the process.
+    // Faults of etcd, of the network or of the process.
     Down,
     Wipe,
     Hang,
@@ -25,18 +25,18 @@ pub enum Act {
     Member(usize, MemberFault),
     Script(Rpc, Reply),
     Freeze(Duration),
-    // What somebody else does.
+    // Changes by other clients.
     Delete(usize),
     /// With a lease that lives, or with none.
     Overwrite(usize, bool),
     Revoke,
     RevokeForeign,
-    // What the application does.
+    // Calls of the application.
     Register(usize),
     Announce(usize),
     Update(usize),
     Pause(usize),
-    /// One pause of one that is paused ends.
+    /// Ends one pause of a paused registration.
     Resume(usize),
     Deregister(usize),
     DeregisterNow(usize),
@@ -81,7 +81,7 @@ pub enum MemberFault {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Script {
     Any,
-    /// A renewal, and nothing that lies about the lease.
+    /// A renewal, without a wrong answer about the lease.
     Renewal,
 }
 
@@ -189,7 +189,7 @@ pub fn script(rng: &mut Rng, which: Script) -> Act {
         2 | 3 => Reply::DropReply,
         4 => Reply::ApplyThenReset,
         5 => Reply::Reset,
-        // A request for a watch on a stream that goes on is not lost in nature.
+        // A watch request on a stream that stays open is not lost in reality.
         6 if rpc != Watch => Reply::Never,
         7 if which == Script::Any && matches!(rpc, LeaseKeepAlive | LeaseGrant) => Reply::TtlZero,
         8 if which == Script::Any => Reply::WrongId,

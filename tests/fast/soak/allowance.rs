@@ -1,7 +1,7 @@
-//! [`Allowance`]: how long after the last fault something may still be wrong, and why.
+//! [`Allowance`]: how long after the last fault the registrations may still be wrong, and why.
 //!
-//! Each addition is something that etcd was told to do to us, or that the library promises to do
-//! slowly on purpose. Nothing here is for convenience.
+//! Each part of it is a fault of etcd, or a wait that the library promises. No part of it only makes a
+//! test pass.
 
 use super::acts::Act;
 use super::record::Terms;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-/// What the faults of now allow, on top of [`bound`](Self::bound).
+/// The allowance of the current faults, in addition to [`bound`](Self::bound).
 #[derive(Debug, Default)]
 pub struct Allowance {
     extra: Duration,
@@ -18,7 +18,7 @@ pub struct Allowance {
     grants: Leak,
 }
 
-/// A bucket as the library has them, seen from the other side: how much was poured in lately.
+/// The inverse of the library's token bucket: the number of recent events.
 #[derive(Debug, Default)]
 struct Leak {
     level: f64,
@@ -34,28 +34,28 @@ const BURST: f64 = 16.0;
 impl Allowance {
     pub fn add(&mut self, act: &Act, terms: &Terms) {
         let now = Instant::now();
-        // A member that goes silent while it authenticates us is asked whether it works after 2 s, and
-        // left after 4 s more: passwords keep etcd busy for long.
+        // A member that goes silent while it authenticates us is probed after 2 s, and
+        // given up after 4 s more, because etcd may take long to compare passwords.
         let authenticating = SEC * if terms.has_users { 6 } else { 0 };
         let extra = match act {
             // A silent connection is noticed by the next renewal, which is then late.
             Act::Strand => terms.ttl.mul_f64(0.37) + terms.attempt + authenticating,
             Act::Hang | Act::BlackHole | Act::Member(..) => authenticating,
-            // So is the end of a lease under which nothing is, because all of it is yielded.
+            // So is the end of a lease without keys, because all keys are yielded.
             Act::Revoke if terms.yields => terms.ttl.mul_f64(0.37) + terms.attempt,
-            // Requests that are under way arrive that much later, also those given up.
+            // Requests under way arrive that much later, also those that timed out.
             Act::Latency(_, most) => Duration::from_millis(*most),
             Act::Script(_, Reply::Delay(time) | Reply::Late(time)) => *time,
             // Retried after 22 s to 30 s on purpose.
             Act::Script(_, Reply::Error(Code::PermissionDenied, _)) => SEC * 30,
-            // A lie about a lease that lives: its keys are foreign until it has run out.
+            // A wrong answer about a lease that lives: its keys belong to another lease until it has expired.
             Act::Script(_, Reply::TtlZero) if terms.yields => terms.ttl + SEC * 2,
             _ => Duration::ZERO,
         };
         self.extra = self.extra.max(extra);
         match act {
             Act::Delete(_) | Act::Overwrite(..) => self.rewrites.pour(now, 10 * SEC),
-            // Whatever may cost a lease.
+            // Faults in which a lease may be lost.
             Act::Revoke
             | Act::Wipe
             | Act::Freeze(_)
@@ -69,7 +69,7 @@ impl Allowance {
         }
     }
 
-    /// From the end of the last fault until everybody is registered.
+    /// The time from the end of the last fault until all entries are registered.
     pub fn bound(&mut self, terms: &Terms) -> Duration {
         let now = Instant::now();
         let mut bound = SEC + terms.attempt + self.extra;
@@ -83,7 +83,7 @@ impl Allowance {
         bound
     }
 
-    /// Everybody was registered, so that the allowance is over.
+    /// All entries were registered: resets the allowance.
     pub fn over(&mut self) {
         self.extra = Duration::ZERO;
     }

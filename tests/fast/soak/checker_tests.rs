@@ -1,4 +1,4 @@
-//! The checker can find something: it is given histories in which one rule is broken.
+//! Tests of the checker, with histories in which one rule is broken.
 
 mod correct_run;
 
@@ -9,7 +9,7 @@ use correct_run::{FOREIGN, KEY, LEASE, at, call, change, correct_run, look, paus
 use tokio::time::Instant;
 use tonic_etcd::Status;
 
-/// The rules that are found broken once the history was tampered with.
+/// The rules that the checker reports for a changed history.
 async fn broken(tamper: impl FnOnce(&mut Record)) -> Vec<&'static str> {
     let mut record = correct_run().await;
     tamper(&mut record);
@@ -22,7 +22,7 @@ async fn broken(tamper: impl FnOnce(&mut Record)) -> Vec<&'static str> {
     rules
 }
 
-/// It leaves at 17 s, and ends so much later.
+/// It leaves at 17 s, and ends `after` seconds later.
 fn leave(record: &mut Record, after: f64) {
     let (left, ended) = (at(record, 17.0), at(record, 17.0 + after));
     record.entries[0].left = Some(left);
@@ -82,7 +82,7 @@ async fn a_key_that_stays_is_found() {
 #[tokio::test(start_paused = true)]
 async fn a_key_that_stays_in_a_pause_is_found() {
     let paused = paused().await;
-    // It is paused at 5 s, and its key is deleted so much later.
+    // It is paused at 5 s, and its key is deleted `after` seconds later.
     let pause = |record: &mut Record, after: f64| {
         let (since, end) = (at(record, 5.0), at(record, 99.0));
         record.undisturbed.push(record.start..end);

@@ -1,4 +1,4 @@
-//! [`Conditions`]: what a run has to live with from its beginning to its end, also without any fault.
+//! [`Conditions`]: the conditions of a whole run, also without any fault.
 
 use super::acts::one;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};
@@ -16,11 +16,11 @@ pub const USER: (&str, &str) = ("me", "secret");
 pub struct Conditions {
     /// etcd asks for a password.
     pub has_users: bool,
-    /// All tokens are void that often.
+    /// How often all tokens become void.
     pub tokens_void: Option<Duration>,
-    /// A balancer ends every connection that often.
+    /// How often a balancer ends every connection.
     pub cuts: Option<Duration>,
-    /// Renewals are answered so much later, as by `grpc-proxy`.
+    /// How late renewals are answered, as by `grpc-proxy`.
     pub late: Duration,
 }
 

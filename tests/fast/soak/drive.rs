@@ -1,4 +1,4 @@
-//! Drives a [`World`] along its [`Plan`]: faults, a quiet period, a look; and in the end everything goes.
+//! Drives a [`World`] through its [`Plan`]: faults, a quiet period, a look; at the end everything is deregistered.
 
 use super::plan::{Episode, Plan};
 use super::record::Record;
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 const SEC: Duration = Duration::from_secs(1);
 
-/// One run from its seed, on a runtime and with a chance of its own: nothing else decides it.
+/// One run from its seed, with a runtime and a random generator of its own, so that it can be repeated.
 pub fn run(plan: Plan, length: Duration) -> Record {
     // Ids and jitter of the library come from the thread's generator.
     fastrand::seed(plan.seed);
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    /// No fault, and looks at what should be right. Gives when it should be.
+    /// A period without faults, with looks at the state. Returns when the state should be right.
     async fn quiet(&mut self, quiet: Duration) -> Instant {
         self.fake.clear();
         self.plan.conditions.renewals(&self.fake);
@@ -77,14 +77,14 @@ impl World {
         settled
     }
 
-    /// Everything goes, and nothing may be left.
+    /// Everything is deregistered, and nothing may be left.
     async fn finish(mut self) -> Record {
         self.stop(false);
         self.quiet(SEC).await;
         self.handles.clear();
         self.pauses.clear();
         self.recurring.drain(..).for_each(|task| task.abort());
-        // Those that were made to go silent for good never close by themselves.
+        // Connections that were silenced for good never close by themselves.
         self.fake.cut_connections();
         sleep(5 * SEC).await;
         self.record.rest.tasks.1 = alive_tasks();

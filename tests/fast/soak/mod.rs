@@ -1,15 +1,15 @@
 //! Randomised runs in virtual time: a seed decides the configuration, the faults, other clients,
-//! and the operations; a checker that knows nothing of the library looks at what came of it.
+//! and the operations. A checker that is independent of the library checks the results.
 //!
 //! ```text
-//! seed -> Plan (plan.rs, acts.rs) and the conditions it is carried out under (conditions.rs)
+//! seed -> Plan (plan.rs, acts.rs) and its Conditions (conditions.rs)
 //!      -> World on the fake etcd (world.rs, registrar.rs, perform.rs), driven through faults and quiet periods (drive.rs)
-//!      -> Record: what an outsider saw (record.rs)
-//!      -> Violations of the invariants (checker/), with what allows a delay (allowance.rs)
+//!      -> Record: what was seen from outside (record.rs)
+//!      -> Violations of the invariants (checker/), with allowed delays (allowance.rs)
 //! ```
 //!
-//! `make soak HOURS=1000` runs for long (long.rs); `make soak HOURS=0 SEED=7` runs one seed again.
-//! That the checker can find something at all is shown by checker_tests.rs.
+//! `make soak HOURS=1000` runs many seeds (long.rs); `make soak HOURS=0 SEED=7` runs one seed again.
+//! checker_tests.rs tests the checker.
 
 mod acts;
 mod allowance;
@@ -31,7 +31,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Seeds that once failed, after how many simulated seconds, and of what. There were no conditions then.
+/// Seeds that once failed, with the simulated seconds until then, and the cause. There were no conditions then.
 const REGRESSIONS: [(u64, u64, &str); 11] = [
     (
         6,
@@ -99,11 +99,11 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// However long the plan is.
 const WHOLE: Duration = Duration::MAX;
 
-/// A run takes a fraction of a second. One that does not end has a task that is always busy: then
-/// the paused clock stands still.
+/// A run takes a fraction of a second. A run that does not end has a busy task, so that
+/// the paused clock does not advance.
 const ENDLESS: Duration = Duration::from_secs(60);
 
-/// Runs one plan, for about so long. Gives the simulated time, or all that went wrong.
+/// Runs one plan, for about `length`. Returns the simulated time, or the violations.
 fn check(plan: Plan, length: Duration) -> Result<Duration, String> {
     let (tell, told) = mpsc::channel();
     let seed = plan.seed;
@@ -123,7 +123,7 @@ fn run_and_check(plan: Plan, length: Duration) -> Result<Duration, String> {
         return Ok(record.end - record.start);
     }
     let count = violations.len();
-    // The first of each rule: what follows is often the same once more.
+    // The first violation of each rule: later ones often have the same cause.
     let mut rules = BTreeSet::new();
     violations.retain(|violation| rules.insert(violation.rule));
     let report = |violation| {

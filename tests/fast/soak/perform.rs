@@ -1,4 +1,4 @@
-//! Lets an [`Act`] happen in a [`World`], and notes what of it the checker must know.
+//! Performs an [`Act`] in a [`World`], and records what the checker needs.
 
 use super::acts::{Act, MemberFault};
 use super::world::{FOREVER, World, far};
@@ -42,7 +42,7 @@ impl World {
                     .latency(Duration::from_millis(*from)..Duration::from_millis(*to));
             }
             Act::Member(member, fault) => self.member(*member, *fault),
-            // Whoever brings no token is never told that it is void, but refused for good.
+            // A client without a token is never answered that its token is void, but denied.
             Act::Script(_, Reply::Error(Code::Unauthenticated, _)) if !users => {}
             Act::Script(rpc, reply) => self.fake.script(*rpc, reply.clone()),
             Act::Freeze(time) => {
@@ -61,7 +61,7 @@ impl World {
         }
     }
 
-    /// Whatever is wrong is right again.
+    /// Ends all faults.
     pub fn heal(&mut self) {
         match self.is_down {
             true => self.everywhere(false, false, |w| w.fake.up()),

@@ -1,11 +1,11 @@
-//! [`Plan`]: what is to happen in one run. Pure: it follows from the seed alone.
+//! [`Plan`]: the configuration and the events of one run. Pure: it depends only on the seed.
 
 use super::acts::{self, Act, Script};
 use super::conditions::Conditions;
 use fastrand::Rng;
 use std::time::Duration;
 
-/// A run: a configuration, and what happens to it.
+/// A run: a configuration, and its events.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub seed: u64,
@@ -25,11 +25,11 @@ pub struct Plan {
 /// Some faults, then a quiet period.
 #[derive(Debug, Clone)]
 pub struct Episode {
-    /// One fault that nobody should notice.
+    /// The fault is one in which no key may be lost.
     pub mild: bool,
     /// Each after a pause.
     pub acts: Vec<(Duration, Act)>,
-    /// How long the quiet period lasts, once everything is as it should be.
+    /// How long the quiet period lasts, once all entries are registered.
     pub quiet: Duration,
 }
 
@@ -38,7 +38,7 @@ const TEMPLATES: [&str; 3] = [
     "{prefix}/{name}/{lease}",
     "{prefix}/{name}/{addr}/{lease}",
 ];
-/// For a sequence of random numbers that is none of the others'.
+/// Gives pauses a random sequence of their own.
 const PAUSES: u64 = 0x7061_7573_6573;
 const MIN: Duration = Duration::from_secs(60);
 
@@ -194,7 +194,7 @@ impl Plan {
             ],
             _ => vec![(brief, Act::Hang), (self.ttl / 4, Act::Heal)],
         };
-        // Something that somebody does meanwhile is the test of the watches.
+        // A change by another client in the meantime tests the watches.
         if rng.u8(0..4) == 0 {
             acts.push((brief, Act::Update(rng.usize(..))));
         }

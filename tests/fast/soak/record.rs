@@ -1,4 +1,4 @@
-//! [`Record`]: everything an outsider could see of one run. The checker reads nothing else.
+//! [`Record`]: everything that can be seen of one run from outside. The checker reads nothing else.
 
 use crate::support::fake::{Call, Change, Stored};
 use std::collections::BTreeMap;
@@ -20,28 +20,28 @@ pub struct Record {
     pub calls: Vec<Call>,
     /// Every PUT and DELETE, whoever caused it.
     pub changes: Vec<Change>,
-    /// Which of the changes somebody else caused.
+    /// The changes that other clients made.
     pub foreign_changes: Vec<Range<usize>>,
-    /// Where among the changes the store was emptied, which is no change itself.
+    /// The positions among the changes at which the store was wiped, which is no change itself.
     pub wipes: Vec<(usize, Instant)>,
     /// While answers were swallowed: at one member, or at all.
     pub unanswered: Vec<(Option<String>, Range<Instant>)>,
     /// While the process was frozen.
     pub freezes: Vec<Range<Instant>>,
     pub looks: Vec<Look>,
-    /// While nothing was wrong, and nobody but the application did anything.
+    /// Periods without faults and without changes by other clients.
     pub undisturbed: Vec<Range<Instant>>,
-    /// Stretches in which no key may be missed: one mild fault, then a quiet period.
+    /// Periods in which no key may be missing: one mild fault, then a quiet period.
     pub mild: Vec<(String, Range<Instant>)>,
-    /// What was done, in words.
+    /// The acts, as text.
     pub marks: Vec<(Instant, String)>,
     pub rest: Rest,
 }
 
-/// The timings and the policy that everything is held against.
+/// The timings and the policy of the run.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// As granted, which may be more than was asked for.
+    /// As granted, which may be more than requested.
     pub ttl: Duration,
     pub attempt: Duration,
     pub revoke_timeout: Duration,
@@ -79,11 +79,11 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub struct Look {
     pub at: Instant,
-    /// Whatever was wrong is right since then.
+    /// When the last fault ended.
     pub quiet: Instant,
-    /// Everybody should be registered.
+    /// All entries should be registered.
     pub settled: bool,
-    /// Every abandoned lease should have run out.
+    /// Every abandoned lease should have expired.
     pub aged: bool,
     pub keys: BTreeMap<String, Stored>,
     pub leases: BTreeMap<i64, Instant>,
@@ -99,7 +99,7 @@ pub struct Rest {
 // === impl Record ===
 
 impl Record {
-    /// One in which nothing has happened yet.
+    /// An empty record.
     pub fn begun(seed: u64, start: Instant, terms: Terms, rest: Rest) -> Self {
         Self {
             seed,
@@ -129,14 +129,14 @@ impl Record {
             .filter(move |call| call.member.starts_with(host_prefix.as_str()))
     }
 
-    /// Whether that change was somebody else's.
+    /// Whether that change was made by another client.
     pub fn is_foreign(&self, change: usize) -> bool {
         self.foreign_changes
             .iter()
             .any(|range| range.contains(&change))
     }
 
-    /// How much of that stretch the process was frozen.
+    /// For how much of that period the process was frozen.
     pub fn frozen(&self, from: Instant, until: Instant) -> Duration {
         let overlap = |f: &Range<Instant>| {
             f.end

@@ -1,4 +1,4 @@
-//! What the library is asked for, and how its statuses are noted.
+//! The registrar of a run, and the record of its statuses.
 
 use super::conditions::USER;
 use super::plan::Plan;

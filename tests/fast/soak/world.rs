@@ -1,4 +1,4 @@
-//! [`World`]: the fake etcd, the registrar on it, and what an outsider notes about both.
+//! [`World`]: the fake etcd, the registrar on it, and the record of both.
 
 use super::allowance::Allowance;
 use super::conditions::Marks;
@@ -31,7 +31,7 @@ pub struct World {
     marks: Marks,
 }
 
-/// A lease of somebody else's never runs out by itself.
+/// The TTL of other clients' leases: they never expire.
 pub const FOREVER: i64 = 1_000_000_000;
 /// Services that a registrar may have; a few of them come back under the same key.
 const SLOTS: usize = 45;
@@ -90,14 +90,14 @@ impl World {
         world
     }
 
-    /// Those who register at the start.
+    /// Makes the registrations of the start.
     fn register_initial(&mut self) {
         for names in self.plan.initial.clone() {
             self.register(names);
         }
     }
 
-    /// Another registrar, after the one before was stopped.
+    /// Makes another registrar, after the previous one was stopped.
     pub fn succeed(&mut self) {
         let number = self.record.registrars.len();
         let (registrar, noted) = build(&self.fake, &self.plan, number);
@@ -197,14 +197,14 @@ impl World {
         }
     }
 
-    /// Nothing is wrong from now on.
+    /// There is no fault from now on.
     pub fn settled(&mut self) {
         if self.recurring.is_empty() {
             self.record.undisturbed.push(Instant::now()..far());
         }
     }
 
-    /// Something is wrong from now on, or may be.
+    /// There may be a fault from now on.
     pub fn disturbed(&mut self) {
         let now = Instant::now();
         for during in &mut self.record.undisturbed {
@@ -212,14 +212,14 @@ impl World {
         }
     }
 
-    /// The entry is on its way out from now on.
+    /// The entry leaves from now on.
     pub fn left(&mut self, entry: usize) {
         self.record.entries[entry]
             .left
             .get_or_insert_with(Instant::now);
     }
 
-    /// Everything is on its way out.
+    /// All entries leave.
     pub fn stop(&mut self, now: bool) {
         match now {
             true => self.registrar.shutdown_now(),
@@ -234,7 +234,7 @@ impl World {
         }
     }
 
-    /// The entries that have not been told to leave.
+    /// The entries that are not leaving.
     pub fn standing(&self) -> Vec<usize> {
         let entries = self.record.entries.iter().enumerate();
         let standing = entries.filter(|(_, e)| e.registrar == self.current() && e.left.is_none());
@@ -253,7 +253,7 @@ impl World {
         self.record.looks.push(look);
     }
 
-    /// What was seen, in the end.
+    /// Finishes the record.
     pub fn into_record(mut self) -> Record {
         self.record.end = Instant::now();
         self.record.marks.append(&mut self.marks.lock().unwrap());

@@ -53,7 +53,7 @@ impl Sources {
         imports
     }
 
-    /// Each file that takes a name from the root of the crate which lives elsewhere, with the path.
+    /// Each file that imports a name from the root of the crate although it is defined elsewhere, with the path.
     pub(super) fn taken_from_root(&self) -> Vec<(String, String)> {
         let root = &self.modules[&vec![]];
         let mut taken = vec![];

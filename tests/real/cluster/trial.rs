@@ -1,4 +1,4 @@
-//! A registered greeter, everything that is said about it, and what must not change meanwhile.
+//! A registered greeter, a record of its statuses and health, and what must not change meanwhile.
 
 use crate::setup::{Greeter, LONG};
 use crate::support::cluster::Cluster;
@@ -20,7 +20,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 const READ: Duration = Duration::from_millis(500);
 const BETWEEN_READS: Duration = Duration::from_millis(25);
 
-/// A greeter whose statuses, health and connections are all written down.
+/// A greeter whose statuses, health and connections are recorded.
 pub struct Watched {
     greeter: Greeter,
     pub key: String,
@@ -30,7 +30,7 @@ pub struct Watched {
     health: Log<bool>,
 }
 
-/// Something must stay as it is, from the beginning of the trial to its end.
+/// Checks that status and key do not change from the beginning of the trial to its end.
 pub struct Trial<'a> {
     watched: &'a Watched,
     began: Instant,
@@ -55,7 +55,7 @@ struct Log<T>(Arc<Mutex<Vec<(Instant, T)>>>);
 // === impl Watched ===
 
 impl Watched {
-    /// Starts it with all of `endpoints`, and waits until it is registered and says so.
+    /// Starts it with all of `endpoints`, and waits until it is registered and health reports it.
     pub async fn start(cluster: &Cluster, endpoints: &[String]) -> Self {
         let dials = Log::new();
         let etcd = recorded(endpoints, &dials);
@@ -91,7 +91,7 @@ impl Watched {
         last.expect("it is connected").1.endpoint.clone()
     }
 
-    /// Waits until it is registered without any doubt.
+    /// Waits until it is registered, and its connection works.
     pub async fn steady(&self) {
         self.status(LONG, |status| matches!(status, Status::Registered(_)))
             .await;
@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// Ends: nobody has noticed anything.
+    /// Ends, and checks that nothing changed.
     pub async fn end(self, what: &str) {
         self.watched.steady().await;
         let [dials, statuses, health] = self.seen;
@@ -186,7 +186,7 @@ impl<'a> Trial<'a> {
         assert_eq!(self.watched.greeter.registration.status(), self.before);
     }
 
-    /// What it took: in doubt from when to when, and how many connections.
+    /// The measurement: from when to when the status was `Suspect`, and the number of connections.
     fn measured(&self, statuses: &[(Instant, Status)], dials: usize) -> String {
         let at = |found: Option<&(Instant, Status)>| found.map(|(at, _)| *at - self.began);
         let doubted = at(statuses.first());

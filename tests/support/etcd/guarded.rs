@@ -8,9 +8,9 @@
 //! owner ==pipe==> guard (sh) --signals--> child
 //! ```
 //!
-//! The guard reads signal names from the pipe and passes them on. When the pipe ends without the word KILL before, the owner
-//! has vanished: the guard kills the child, which also works on one that is stopped, and removes what the owner would have
-//! removed. Every descriptor of the pipe is close-on-exec, so nobody else holds it open.
+//! The guard reads signal names from the pipe and sends them to the child. When the pipe ends without the word KILL, the owner
+//! has ended: the guard kills the child, which also works on a stopped one, and removes the directory that the owner would have
+//! removed. Every descriptor of the pipe is close-on-exec, so no other process holds it open.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-/// `$1` = the directory that goes with the child, `$2` = log file, the rest = the command. Says the child's pid, then repeats
+/// `$1` = the directory to remove with the child, `$2` = log file, the rest = the command. Prints the child's pid, then repeats
 /// every signal once it is delivered.
 ///
 /// Background commands of a script ignore the terminal's interrupt, so the guard survives Ctrl-C and does its work.
@@ -58,7 +58,7 @@ pub struct Guarded {
     talk: Mutex<Option<Talk>>,
 }
 
-/// The two ends of the talk with the guard.
+/// The two pipes to and from the guard.
 #[derive(Debug)]
 struct Talk {
     to: ChildStdin,
@@ -132,7 +132,7 @@ impl Guarded {
     /// Has the child killed; the guard ends too.
     fn dismiss(&self) {
         if let Some(mut talk) = lock(&self.talk).take() {
-            // If the child has ended by itself, so has the guard, and there is nobody to tell.
+            // If the child has ended by itself, so has the guard, and the write fails.
             let _told = talk.say("KILL");
         }
     }
@@ -160,7 +160,7 @@ impl Talk {
     }
 }
 
-/// Our environment without `ETCD_*`, which etcd would take for its own flags; and its word for odd platforms.
+/// Our environment without `ETCD_*`, which etcd would read as its own flags; with etcd's variable for unsupported platforms.
 fn environment() -> Vec<(OsString, OsString)> {
     let foreign = |name: &OsString| name.to_string_lossy().starts_with("ETCD_");
     let mut variables: Vec<_> = env::vars_os().filter(|(name, _)| !foreign(name)).collect();

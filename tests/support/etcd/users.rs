@@ -1,6 +1,7 @@
-//! Users for a real etcd: with `ETCD_USERS=1` in the environment, an [`Etcd`](super::Etcd) answers nobody without a password.
+//! Users for a real etcd: with `ETCD_USERS=1` in the environment, an [`Etcd`](super::Etcd) requires a password.
 //!
-//! The tests are `root`. The servers and callers under test are [`SERVERS`], who may no more than their formats need.
+//! The tests are `root`. The servers and callers under test are [`SERVERS`], which has only the permissions that the formats
+//! need.
 
 use std::env;
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub const CHEAP: &str = "--bcrypt-cost=4";
 
 /// What [`SERVERS`] may read and write: the formats that tests write.
 const PREFIXES: [&str; 3] = ["/services/", "/microservices/greeter/", "greeter/"];
-/// One question to an etcd that may not know its users yet.
+/// The timeout of one request to an etcd that may not have its users yet.
 const PROBE: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -38,12 +39,12 @@ pub fn flags() -> &'static [&'static str] {
     }
 }
 
-/// As whom servers and callers come to an etcd of [`Etcd::start`](super::Etcd::start).
+/// The user of servers and callers at an etcd of [`Etcd::start`](super::Etcd::start).
 pub fn of_servers() -> Option<Credentials> {
     are_wanted().then_some(SERVERS)
 }
 
-/// Makes root and [`SERVERS`], and has etcd ask for them from now on.
+/// Makes root and [`SERVERS`], and enables authentication.
 pub async fn make(client: &mut Client) -> Result<(), Error> {
     let (root, password) = ROOT;
     client.role_add(root).await?;
@@ -72,7 +73,7 @@ pub async fn connect(endpoint: &str) -> Result<Client, Error> {
     Client::connect([endpoint], None).await
 }
 
-/// A client of that user. Asks again while there is no leader to authenticate it.
+/// A client of that user. Tries again while there is no leader to authenticate it.
 pub async fn connect_as(endpoint: &str, (name, password): Credentials) -> Result<Client, Error> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -88,7 +89,7 @@ pub async fn connect_as(endpoint: &str, (name, password): Credentials) -> Result
     }
 }
 
-/// Waits until a member turns down who has no password.
+/// Waits until a member refuses a client without a password.
 pub(super) async fn are_known(endpoint: &str) {
     loop {
         let ask = async {

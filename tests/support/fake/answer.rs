@@ -1,4 +1,4 @@
-//! What the fake can do to an answer of any kind: complete its header, and spoil it as a script wants.
+//! Completes the header of an answer of any kind, and changes the answer by a script.
 
 use etcd_client::proto::{
     PbAuthenticateResponse, PbCompactionResponse, PbDeleteResponse, PbLeaseGrantResponse,
@@ -12,7 +12,7 @@ use super::model::watch::refused;
 use super::script::Reply;
 use super::state::State;
 
-/// Any cluster id will do, as long as it stays: etcd's does too when the data is wiped but the configuration is not.
+/// The cluster id is fixed: etcd's stays the same, too, when the data is wiped and the configuration is not.
 const CLUSTER: u64 = 0xcafe;
 
 /// An answer of etcd.
@@ -20,22 +20,22 @@ pub(super) trait Answer: Send + Sized + 'static {
     /// Where its header stands.
     fn header(&mut self) -> &mut Option<PbResponseHeader>;
 
-    /// What a request without permission gets: an error, except for watches.
+    /// The answer to a request without permission: an error, except for watches.
     fn refused(status: Status) -> Result<Self, Status> {
         Err(status)
     }
 
-    /// An answer that a script wants *instead* of having the request applied.
+    /// The answer of a script *instead* of applying the request.
     fn instead(_reply: &Reply) -> Option<Self> {
         None
     }
 
-    /// Whether the request has changed anything, as far as that can be doubted.
+    /// Whether the request has changed anything.
     fn effective(&self) -> bool {
         true
     }
 
-    /// Makes it what the script wants, after the request was applied.
+    /// Changes the answer by the script, after the request was applied.
     fn spoil(&mut self, _reply: &Reply) {}
 
     /// Who answers, and at which revision.

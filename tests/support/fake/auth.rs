@@ -20,12 +20,12 @@ use super::record::Call;
 use super::script::Rpc;
 use super::serve::{Caller, Shared};
 
-/// Who may come in. With no user, everybody may.
+/// Users and tokens. Without a user there is no authentication.
 #[derive(Debug, Default)]
 pub(super) struct Auth {
     users: BTreeMap<String, String>,
     tokens: BTreeSet<String>,
-    /// Those of a history that was longer than the one of now.
+    /// Tokens whose index the current history has not reached.
     ahead: BTreeSet<String>,
     issued: u64,
     /// Renewals and lease look-ups do not look at tokens.
@@ -54,8 +54,8 @@ impl Auth {
         self.ahead.append(&mut self.tokens);
     }
 
-    /// In a simple token stands the index at which it was given, and etcd waits until it has got there before it looks at the
-    /// token: after a loss of data for hours, or for ever. Nobody is told meanwhile.
+    /// A simple token contains an index of etcd's log, and etcd checks the token only once its log has reached that index: after a
+    /// loss of data that takes hours, or for ever. Such a request is not answered meanwhile.
     pub(super) fn is_waited_for(&self, rpc: Rpc, token: Option<&str>) -> bool {
         let ahead = token.is_some_and(|token| self.ahead.contains(token));
         ahead && !self.users.is_empty() && rpc != Rpc::Authenticate
@@ -73,8 +73,8 @@ impl Auth {
             Some(token) if self.tokens.contains(token) => Ok(()),
             Some(_) if self.lenient && is_left_out(rpc) => Ok(()),
             Some(_) => Err(errors::invalid_auth_token()),
-            // Lease calls carried no user in older etcds' eyes; to newer ones, renewals and
-            // look-ups still carry none.
+            // Older versions check no token in lease calls; with lenient leases, not in renewals and
+            // look-ups.
             None if is_about_leases(rpc) && (self.lenient || !changes_leases(rpc)) => Ok(()),
             None => Err(errors::user_is_empty()),
         }
@@ -109,7 +109,7 @@ fn changes_leases(rpc: Rpc) -> bool {
     matches!(rpc, Rpc::LeaseGrant | Rpc::LeaseRevoke)
 }
 
-/// What older versions forgot to protect.
+/// The calls that older versions do not protect.
 fn is_left_out(rpc: Rpc) -> bool {
     matches!(rpc, Rpc::LeaseKeepAlive | Rpc::LeaseTimeToLive)
 }

@@ -25,14 +25,14 @@ use super::serve::Shared;
 use super::watch_calls::WatchCalls;
 use super::wire::{self, Pipe};
 
-/// etcd looks for expired leases that often.
+/// How often etcd looks for expired leases.
 const SWEEP: Duration = Duration::from_millis(500);
 
 /// Serves the connections as they come. Their tasks end when their pipes are cut.
 pub(super) async fn serve(shared: Arc<Shared>, arriving: mpsc::UnboundedReceiver<Pipe>) {
     let connections = UnboundedReceiverStream::new(arriving).map(Ok::<_, Infallible>);
     let served = Server::builder()
-        // After a long hang, many requests that were given up arrive together; etcd does not mind.
+        // After a long hang, many requests that timed out arrive together; etcd allows that.
         .http2_max_pending_accept_reset_streams(Some(100_000))
         .add_service(PbKvServer::new(Kv(shared.clone())))
         .add_service(PbLeaseServer::new(LeaseCalls(shared.clone())))

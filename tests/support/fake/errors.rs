@@ -1,4 +1,4 @@
-//! etcd's own words, with its own gRPC codes, beside those of the model.
+//! etcd's own error texts and gRPC codes, in addition to those of the model.
 
 use tonic::Status;
 

@@ -13,7 +13,7 @@ use super::serve::Shared;
 use super::state::State;
 use super::wire::Pace;
 
-/// All that an etcd had at some time.
+/// The whole state of an etcd at some time.
 #[derive(Debug)]
 pub struct Snapshot(Keyspace);
 
@@ -51,7 +51,7 @@ impl FakeEtcd {
         self.shared.state().denies_reads = true;
     }
 
-    /// The member behind `http://{name}:...`. What happens to it leaves the cluster and its leases alone.
+    /// The member behind `http://{name}:...`. Its faults do not affect the cluster and its leases.
     pub fn member(&self, name: &str) -> Member<'_> {
         Member {
             shared: &self.shared,
@@ -94,7 +94,7 @@ impl FakeEtcd {
         Snapshot(self.shared.state().keyspace.clone())
     }
 
-    /// It is started again from what there was then. Nothing of it counts as a change.
+    /// Restarts it from a snapshot. That counts as no change.
     pub fn restore(&self, snapshot: &Snapshot) {
         self.down();
         self.shared
@@ -114,7 +114,7 @@ impl FakeEtcd {
         self.shared.sweep();
     }
 
-    /// The network swallows everything, both ways; connects do not come back. etcd itself goes on. Ends with
+    /// The network drops everything, both ways; connects are not answered. etcd itself continues. Ends with
     /// [`heal`](Self::heal).
     pub fn black_hole(&self) {
         self.shared.set(None, Mode::BlackHole);
@@ -131,7 +131,7 @@ impl FakeEtcd {
         self.shared.set(None, Mode::Up);
     }
 
-    /// Existing connections go silent for good, and nobody is told; new ones work.
+    /// Existing connections go silent for good, without being closed; new ones work.
     pub fn strand_connections(&self) {
         self.shared
             .state()
@@ -149,7 +149,7 @@ impl FakeEtcd {
             .for_each(|link| link.cut());
     }
 
-    /// A new leader: a new term, and every lease starts anew.
+    /// A new leader: a new term, and every lease gets its full TTL.
     pub fn elect(&self) {
         self.shared.change(|state| {
             state.term += 1;
@@ -170,12 +170,12 @@ impl FakeEtcd {
         self.shared.state().watch_mutes += 1;
     }
 
-    /// The next request of that kind that has no rule yet is treated so.
+    /// Sets a rule for the next request of that kind that has no rule yet.
     pub fn script(&self, rpc: Rpc, reply: Reply) {
         self.shared.state().scripts.once(rpc, None, reply);
     }
 
-    /// Every request of that kind is treated so, unless there is a rule just for it.
+    /// Sets a rule for every request of that kind without a rule of its own.
     pub fn always(&self, rpc: Rpc, reply: Reply) {
         self.shared.state().scripts.always(rpc, None, reply);
     }
@@ -202,12 +202,12 @@ impl Member<'_> {
         self.shared.set(Some(&self.name), Mode::Down);
     }
 
-    /// It serves, whatever was wrong with it. Requests that arrived while it hung are applied now.
+    /// It serves, whatever its fault was. Requests that arrived while it hung are applied now.
     pub fn up(&self) {
         self.shared.set(Some(&self.name), Mode::Up);
     }
 
-    /// It takes connections and requests, and does nothing.
+    /// It accepts connections and requests, and answers nothing.
     pub fn hang(&self) {
         self.shared.set(Some(&self.name), Mode::Hung);
     }

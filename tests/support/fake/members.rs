@@ -1,4 +1,4 @@
-//! Which members can be reached, and how. A member is the host of the address that a client dials.
+//! The faults of each member. A member is the host of the address that a client dials.
 //!
 //! All members serve the same keys: the fake is one cluster with as many members as clients name. A member can be shut while
 //! the cluster goes on behind it; shutting all of them *as a process* ([`Mode::Down`], [`Mode::Hung`]) also stops the cluster.

@@ -1,7 +1,7 @@
-//! A fake etcd, spoken to over the wire, for the paused clock.
+//! A fake etcd with gRPC, for the paused clock.
 //!
-//! The real etcd-client talks HTTP/2 and gRPC to it, through pipes inside the runtime. There are no sockets, no threads, no real
-//! time: an hour of renewals takes a fraction of a second, and the same seed gives the same run.
+//! The real etcd-client uses it over HTTP/2 and gRPC, through pipes inside the runtime. There are no sockets, no threads and no
+//! real time: an hour of renewals takes a fraction of a second, and the same seed gives the same run.
 //!
 //! ```text
 //! let etcd = FakeEtcd::new();
@@ -14,12 +14,12 @@
 //! | to | see |
 //! |---|---|
 //! | break things: down, wipe, hang, partition, one member only, scripted replies | [`faults`] |
-//! | act as somebody else: put, delete, revoke, compact | [`other_clients`] |
-//! | see what was asked and what became of it | [`FakeEtcd::history`], [`FakeEtcd::changes`], [`FakeEtcd::keys`] |
+//! | act as another client: put, delete, revoke, compact | [`other_clients`] |
+//! | see the requests and their effects | [`FakeEtcd::history`], [`FakeEtcd::changes`], [`FakeEtcd::keys`] |
 //!
-//! How far it can be trusted: `tests/real/fake_is_faithful.rs` puts the same questions to it and to a real etcd. Known to be
+//! `tests/real/fake_is_faithful.rs` sends the same requests to it and to a real etcd. Known to be
 //! simpler: one history for all members (no stale reads), no permissions beyond "has a token", no progress notifications by
-//! itself, no alarms (script the error), lease expiry exactly on the half-second grid that starts with the fake.
+//! itself, no alarms (script the error), and leases expire exactly every 0.5 s from the start of the fake.
 
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
@@ -89,7 +89,7 @@ impl FakeEtcd {
         Self { shared }
     }
 
-    /// What a client needs instead of a TCP connector. Each call is a new connection; while the fake is down it is refused.
+    /// The connector for a client, instead of TCP. Each call is a new connection; while the fake is down it is refused.
     pub fn connector(&self) -> impl Fn(Uri) -> Connecting + Clone + Send + Sync + 'static {
         let shared = self.shared.clone();
         move |uri: Uri| -> Connecting { Box::pin(connect(shared.clone(), uri)) }

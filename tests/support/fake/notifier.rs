@@ -1,7 +1,7 @@
-//! Tells everybody that something has changed. Wakes its listeners in the order in which they came.
+//! Notifies listeners of a change. It wakes them in the order in which they began to wait.
 //!
-//! It does what [`tokio::sync::watch`] does, except for one thing: that one spreads its listeners over several queues *at
-//! random*, and with the order in which tasks wake the whole run would be another one each time.
+//! It works like [`tokio::sync::watch`] with one difference: `watch` distributes its listeners over several queues *at
+//! random*, so that tasks would wake in another order in each run, and a run could not be repeated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ impl Notifier {
         self.0.waiting.notify_waiters();
     }
 
-    /// Is woken by changes from now on.
+    /// A listener of changes from now on.
     pub(super) fn listener(&self) -> Listener {
         Listener {
             seen: self.0.count.load(Ordering::Relaxed),
@@ -44,7 +44,7 @@ impl Listener {
     /// Returns at once if something has changed since the last time. Cancel safe.
     pub(super) async fn changed(&mut self) {
         loop {
-            // Enlisted before looking, so that a change in between is not missed.
+            // Registered before the check, so that a change in between is not missed.
             let notified = self.notifier.0.waiting.notified();
             let count = self.notifier.0.count.load(Ordering::Relaxed);
             if count != self.seen {
@@ -55,7 +55,7 @@ impl Listener {
         }
     }
 
-    /// Changes so far are known.
+    /// Ignores the changes so far.
     pub(super) fn forget(&mut self) {
         self.seen = self.notifier.0.count.load(Ordering::Relaxed);
     }

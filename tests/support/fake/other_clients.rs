@@ -1,4 +1,4 @@
-//! What somebody else does to the keys, at once and whatever faults are in force: an operator, a neighbour, time.
+//! Changes by other clients: they take effect at once, whatever the faults are.
 
 use etcd_client::proto::PbPutRequest;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ impl FakeEtcd {
         put.unwrap_or_else(|e| panic!("put {key}: {e}"));
     }
 
-    /// Deletes a key; says whether there was one.
+    /// Deletes a key; returns whether there was one.
     pub fn delete(&self, key: &str) -> bool {
         self.shared.change(|state| state.keyspace.delete_key(key))
     }
@@ -37,25 +37,25 @@ impl FakeEtcd {
         granted.unwrap_or_else(|e| panic!("grant {id}: {e}"));
     }
 
-    /// Revokes a lease and deletes its keys; says whether there was one.
+    /// Revokes a lease and deletes its keys; returns whether there was one.
     pub fn revoke(&self, id: i64) -> bool {
         self.shared
             .change(|state| state.keyspace.revoke(id))
             .is_ok()
     }
 
-    /// Revokes every lease: as after a long pause of everything.
+    /// Revokes every lease, as after a long freeze of etcd.
     pub fn revoke_all(&self) {
         for id in self.leases().into_keys() {
             self.revoke(id);
         }
     }
 
-    /// Forgets the history before the current revision: watches that want to start there are told so.
+    /// Compacts the history at the current revision: watches from earlier revisions are cancelled.
     pub fn compact(&self) {
         self.shared.change(|state| {
             let store = &mut state.keyspace.store;
-            // Compacting twice at the same revision is an error for clients, and nothing here.
+            // Compacting twice at the same revision is an error for clients; here it is ignored.
             let _done_before = store.compact(store.revision());
         });
     }
@@ -77,7 +77,7 @@ impl FakeEtcd {
         self.shared.change(|state| state.auth.be_lenient());
     }
 
-    /// What the member list names from now on.
+    /// Sets the member list.
     pub fn list_members(&self, client_urls: &[&str]) {
         let client_urls = client_urls.iter().map(ToString::to_string).collect();
         self.shared.change(|state| state.member_urls = client_urls);

@@ -1,4 +1,4 @@
-//! What the fake remembers: who asked for what, and what became of the keys.
+//! The record of the fake: requests, and changes of keys.
 
 use etcd_client::EventType;
 use etcd_client::proto::PbKeyValue;
@@ -20,7 +20,7 @@ pub struct Call {
     pub connection: u64,
     /// The lease it names, 0 for none.
     pub lease: i64,
-    /// The TTL it asks for, or, for a look at a lease, was told: what was left.
+    /// The requested TTL, or, for `LeaseTimeToLive`, the remaining time in the answer.
     pub ttl: i64,
     /// The keys it would put; for a transaction those of both branches.
     pub puts: Vec<String>,
@@ -32,7 +32,7 @@ pub struct Call {
     pub revision: i64,
     /// Whether it came with `hasleader`.
     pub require_leader: bool,
-    /// Whether it has had its effect. Stays false for one that was refused, ignored, or lost.
+    /// Whether it was applied. Stays false for one that was refused, ignored, or lost.
     pub applied: bool,
 }
 
@@ -113,7 +113,7 @@ impl Stored {
     }
 }
 
-/// Keys and values of tests are text; what is not is shown as well as it can be.
+/// Keys and values of tests are text; other bytes are replaced.
 pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,11 +1,11 @@
-//! What the fake shall do with the next request of a kind, instead of simply answering it.
+//! Scripts: how the fake handles the next request of a kind.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tonic::Code;
 
-/// What clients can ask for. A message on a stream counts as a request.
+/// The kinds of requests. A message on a stream counts as a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rpc {
     /// A new connection; recorded also when it is refused.
@@ -40,7 +40,7 @@ pub enum Rpc {
     Authenticate,
 }
 
-/// How to treat a request. "Applied" means that it has its effect, whether or not anybody hears of it.
+/// How to handle a request. "Applied" means that it has its effect, whether or not it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(
     clippy::enum_variant_names,
@@ -49,7 +49,7 @@ pub enum Rpc {
 pub enum Reply {
     /// As if there were no script; useful to skip some requests before the one that matters.
     Normal,
-    /// Applied at once, answered that much later.
+    /// Applied at once, answered after this time.
     Delay(Duration),
     /// Applied only after that time, even if the caller has given up by then; then answered.
     Late(Duration),

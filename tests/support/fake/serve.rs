@@ -1,4 +1,4 @@
-//! The way of one request through the fake: recorded, delayed, applied or not, answered or not.
+//! How the fake handles one request: recorded, delayed, applied or not, answered or not.
 //!
 //! ```text
 //! arrives -> recorded -> its rule is taken -> (hung: waits) -> applied -> answered
@@ -6,8 +6,8 @@
 //!                     Never, Error, Reset     connection cut   DropReply, Delay, ...
 //! ```
 //!
-//! A unary request that arrived is **applied even when its caller has given up**: its way is a task of its own. A real etcd
-//! does that too, often enough that nobody may rely on the contrary.
+//! A unary request that arrived is **applied even when its caller has given up**: each request has a task of its own. A real
+//! etcd often does that too.
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -30,10 +30,10 @@ use super::script::{Reply, Rpc};
 use super::state::State;
 use super::wire::{Link, Pipe};
 
-/// What all parts of one fake share.
+/// State that all parts of one fake share.
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// Rung whenever anything in the state has changed that somebody may wait for.
+    /// Notifies tasks that wait for a change of the state.
     notifier: Notifier,
     /// New connections, for the server.
     pub(super) inbox: mpsc::UnboundedSender<Pipe>,
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
 }
 
-/// Who sends a request, and through which connection.
+/// The client of a request, and its connection.
 #[derive(Clone)]
 pub(super) struct Caller {
     pub(super) link: Arc<Link>,
@@ -66,7 +66,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, records what that did to the keys, and tells everybody.
+    /// Changes the state, records the changes of keys, and notifies all listeners.
     pub(super) fn change<R>(&self, how: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
         let before = state.keyspace.store.revision();
@@ -77,7 +77,7 @@ impl Shared {
         result
     }
 
-    /// Hears of each [`change`](Self::change), and of each request.
+    /// A listener of each [`change`](Self::change), and of each request.
     pub(super) fn changes(&self) -> Listener {
         self.notifier.listener()
     }
@@ -94,7 +94,7 @@ impl Shared {
         });
     }
 
-    /// The way of a unary request.
+    /// Handles a unary request.
     pub(super) async fn unary<A: Answer>(
         self: &Arc<Self>,
         caller: Caller,
@@ -105,7 +105,7 @@ impl Shared {
         let (tell, told) = oneshot::channel();
         self.spawn(async move {
             if let Some(answer) = shared.perform(&caller, call, apply).await {
-                // Nobody listens any more? It is applied all the same.
+                // The caller may have given up: the request is applied all the same.
                 let _delivered = tell.send(answer);
             }
         });
@@ -115,7 +115,7 @@ impl Shared {
         }
     }
 
-    /// The way of any request. `None`: there will be no answer.
+    /// Handles any request. `None`: there will be no answer.
     pub(super) async fn perform<A: Answer>(
         &self,
         caller: &Caller,
@@ -162,7 +162,7 @@ impl Shared {
         Some(answer)
     }
 
-    /// Records a request and takes its rule.
+    /// Records a request and returns its rule.
     pub(super) fn arrived(&self, call: Call) -> (usize, Reply, Duration) {
         let mut state = self.state();
         let reply = state.scripts.next(call.rpc, &call.member);

@@ -1,4 +1,4 @@
-//! Everything the fake knows, in one place and behind one lock.
+//! The state of the fake, behind one lock.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use super::script::Scripts;
 
 /// The shortest TTL of an etcd with default settings, in seconds.
 const MIN_TTL: i64 = 2;
-/// What etcd's `--max-request-bytes` is by default.
+/// The default of etcd's `--max-request-bytes`.
 const MAX_REQUEST_BYTES: usize = 1536 * 1024;
 
-/// Everything the fake knows.
+/// See the [module](self).
 pub(super) struct State {
     pub(super) keyspace: Keyspace,
     pub(super) auth: Auth,
@@ -32,7 +32,7 @@ pub(super) struct State {
     pub(super) watch_cancel: (u64, String),
     /// Streams of watches opened before this number went up say nothing any more.
     pub(super) watch_mutes: u64,
-    /// Watches get ids of our choice, whatever was asked for.
+    /// Watches get ids of the fake's choice, not the requested ones.
     pub(super) own_watch_ids: bool,
     /// `--max-request-bytes`.
     pub(super) max_request_bytes: usize,

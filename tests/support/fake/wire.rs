@@ -1,8 +1,8 @@
-//! Connections without sockets: a pipe inside the runtime that can be cut, and made deaf or mute.
+//! Connections without sockets: a pipe inside the runtime that can be cut, and blocked in each direction.
 //!
-//! A client's connector gets one end of a [`tokio::io::duplex`], the fake's server the other one, wrapped in a [`Pipe`]. What
-//! the pipe does with the bytes is ruled by its [`Link`], which the fake keeps: so a fault takes hold of every connection at
-//! once, also in the middle of a frame, and below HTTP/2, so that pings and window updates are hit like everything else.
+//! A client's connector gets one end of a [`tokio::io::duplex`], the fake's server the other one, wrapped in a [`Pipe`]. A
+//! [`Link`], which the fake keeps, controls the pipe. So a fault affects every connection at
+//! once, also in the middle of a frame. It is below HTTP/2, so that it affects pings and window updates, too.
 
 use std::future::Future as _;
 use std::io;
@@ -15,10 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 
-/// What is on its way in each direction, like a socket's buffers.
+/// The buffer of a pipe in each direction, in bytes, like a socket's buffers.
 const BUFFER: usize = 256 * 1024;
 
-/// The fake's hold on one connection.
+/// Controls one connection.
 #[derive(Debug)]
 pub(super) struct Link {
     /// Counted from 1.
@@ -28,7 +28,7 @@ pub(super) struct Link {
     flow: Mutex<Flow>,
 }
 
-/// Which way bytes go.
+/// The directions that are blocked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
     /// Nothing that the client sends is read.
@@ -37,7 +37,7 @@ pub(super) struct Traffic {
     pub(super) mute: bool,
 }
 
-/// A slow link: so many bytes at once, and then none for so long; each way.
+/// A slow link, each way: `bytes` at once, then none for `pause`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace(pub(super) usize, pub(super) Duration);
 
@@ -48,7 +48,7 @@ pub(super) struct Pipe {
     link: Arc<Link>,
     reading: Pauses,
     writing: Pauses,
-    /// Sent while mute: the server goes on as if it had left, and the client gets it when that ends.
+    /// Bytes that the server sent while mute: the client gets them when that ends.
     held: Vec<u8>,
 }
 
@@ -107,7 +107,7 @@ impl Traffic {
 }
 
 impl Link {
-    /// From now on bytes go this way.
+    /// Sets the blocked directions.
     pub(super) fn steer(&self, traffic: Traffic) {
         self.change(|flow| flow.traffic = traffic);
     }
@@ -117,7 +117,7 @@ impl Link {
         self.change(|flow| flow.pace = pace);
     }
 
-    /// Nothing goes either way any more, and neither side is told.
+    /// Blocks both directions for good, without closing the connection.
     pub(super) fn strand(&self) {
         self.change(|flow| flow.stranded = true);
     }
@@ -148,7 +148,7 @@ impl Link {
     /// What may happen now; the task is woken when that changes.
     fn poll(&self, cx: &mut Context<'_>, side: Side) -> io::Result<(Traffic, Option<Pace>)> {
         let mut flow = self.flow();
-        // Also when bytes may flow: then it is the pipe that the caller waits for, and a cut must end that wait.
+        // Also when bytes may flow: then the caller waits for the pipe, and a cut must end that wait.
         let waker = match side {
             Side::Reading => &mut flow.reader,
             Side::Writing => &mut flow.writer,

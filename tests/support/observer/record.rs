@@ -1,4 +1,4 @@
-//! What an [`Observer`](super::Observer) has seen, and what follows from it.
+//! The events that an [`Observer`](super::Observer) has seen, and the keys that follow from them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// How many events a failed wait reports.
 const REPORTED: usize = 12;
 
-/// One thing that was seen.
+/// One event.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event {
     /// When it reached the observer.
@@ -32,7 +32,7 @@ pub enum Kind {
     Put,
     /// The key went away.
     Delete,
-    /// etcd is not the one it was, or its history is gone: [`Observer::keys`] starts empty again.
+    /// etcd has another history, or its history is compacted: [`Observer::keys`] starts empty again.
     Reset,
 }
 
@@ -47,7 +47,7 @@ pub struct Held {
     pub revision: i64,
 }
 
-/// What has been seen, and what follows from it.
+/// The events, and the keys that follow from them.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub(super) events: Vec<Event>,

@@ -1,6 +1,6 @@
 //! The task behind an [`Observer`](super::Observer): list once, then watch for ever.
 //!
-//! Each round of [`Watcher::run`] ends with a reason, and the next round starts from what is known:
+//! Each round of [`Watcher::run`] ends with a reason, and the next round starts from the recorded state:
 //!
 //! ```text
 //! nothing seen yet                      -> list; what is there is the baseline; watch from there on
@@ -9,8 +9,8 @@
 //! "compacted"                           -> Reset, and one PUT for each key of a fresh list
 //! ```
 //!
-//! Why read at R instead of comparing revisions: a wiped etcd that has already moved on can have a *higher* revision than the
-//! old one, and cluster and member ids stay the same for the same configuration. Its past, however, is another.
+//! Why read at R instead of comparing revisions: a wiped etcd can already have a *higher* revision than the
+//! old one, and cluster and member ids stay the same for the same configuration. Its history at R is different.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,19 +25,19 @@ use tonic::Code;
 
 use super::record::{Held, Record};
 
-/// One list or one opening of a watch: a hung etcd must not hang the observer.
+/// The timeout of one list or of opening a watch: a hung etcd must not hang the observer.
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// The pause after a failed round.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Ten thousand keys can come in one message.
 const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 
-/// Watches, and writes down.
+/// Watches, and records events.
 pub(super) struct Watcher {
     client: Client,
     prefix: String,
     record: Arc<Mutex<Record>>,
-    /// Told about every addition, and once when the first watch is open.
+    /// Notified of every addition, and once when the first watch is open.
     grow: watch::Sender<()>,
     /// Everything up to this revision is recorded.
     seen: Option<i64>,
@@ -102,7 +102,7 @@ impl Watcher {
         Ok(revision + 1)
     }
 
-    /// Is this still the etcd whose history we know?
+    /// Checks whether etcd still has the recorded history.
     async fn resume(&mut self, revision: i64) -> Result<i64, End> {
         let same = match self.list(revision).await {
             Ok((_, keys)) => keys == self.record().keys,

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Mode;
 
-/// What is on its way at most, in chunks: enough for latency not to become a limit on throughput.
+/// The most chunks on their way: enough so that latency does not limit the throughput.
 const IN_FLIGHT: usize = 1024;
 
 /// What has gone through.
@@ -164,7 +164,7 @@ impl Mode {
     }
 }
 
-/// Counts a connection for as long as it lives.
+/// Counts a connection while it is open.
 struct Open(Arc<Counts>);
 
 impl Open {

@@ -1,4 +1,4 @@
-//! Whether an address can be meant for others. Pure.
+//! Whether other machines can dial an address. Pure.
 
 use std::net::{IpAddr, Ipv4Addr};
 use tonic_etcd::format::Address;
@@ -6,10 +6,10 @@ use tonic_etcd::format::Address;
 const LOOPBACK: &str = "means another machine to every client on another machine";
 const LINK_LOCAL: &str = "is link-local: it is reached from the same network segment only";
 
-/// What is wrong with an address before anybody dials it.
+/// A mistake in an address that is found without dialling it.
 ///
-/// Where etcd itself is on loopback, all are on one machine, and loopback is right. What nobody can dial, such as
-/// 0.0.0.0, port 0 or fe80::1, the formats refuse when they read it.
+/// If etcd itself is on loopback, all processes are on one machine, and loopback is right. The formats refuse addresses
+/// that nobody can dial, such as 0.0.0.0, port 0 or fe80::1.
 pub(crate) fn implausible(address: &Address, etcd_is_local: bool) -> Option<&'static str> {
     match address.host().parse() {
         Ok(IpAddr::V4(ip)) if ip.is_link_local() => Some(LINK_LOCAL),
@@ -18,7 +18,7 @@ pub(crate) fn implausible(address: &Address, etcd_is_local: bool) -> Option<&'st
     }
 }
 
-/// Whether a host is this machine to everybody.
+/// Whether a host is loopback.
 pub(crate) fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback(),
@@ -26,7 +26,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Docker's default bridge gives these, and other machines do not route them.
+/// Docker's default bridge assigns these addresses, and other machines have no route to them.
 pub(crate) fn is_docker_bridge(address: &Address) -> bool {
     let ip: Result<Ipv4Addr, _> = address.host().parse();
     ip.is_ok_and(|ip| ip.octets()[..2] == [172, 17])

@@ -1,4 +1,4 @@
-//! Whether the keys of the service can be used: read, held by a lease, each with its own address. Pure.
+//! Checks the keys of the service: they can be decoded, have a lease, and have different addresses. Pure.
 
 use super::addresses::implausible;
 use super::report::{Report, Verdict};
@@ -17,7 +17,7 @@ pub(crate) struct Found {
     lease: i64,
 }
 
-/// What of these keys some format can read. Tells the others.
+/// The keys that a format can decode. Reports the others.
 pub(crate) fn read(scope: &Scope, entries: &[Entry], report: &mut Report) -> Vec<Found> {
     let mut found = vec![];
     let mut unread = vec![];
@@ -53,7 +53,7 @@ fn address(instance: &Instance) -> Result<Address, String> {
     text.parse().map_err(|error| format!("{text}: {error}"))
 }
 
-/// Whether each key goes when its server does.
+/// Checks that each key is deleted when its server ends.
 pub(crate) fn leases(found: &[Found], ttls: &Ttls, report: &mut Report) {
     let (mut without, mut ending, mut held) = (vec![], vec![], 0);
     for Found {
@@ -66,7 +66,7 @@ pub(crate) fn leases(found: &[Found], ttls: &Ttls, report: &mut Report) {
             _ if *lease == 0 => without.push(format!(
                 "{key}: has no lease: it stays when {address} is gone, and holds the key for ever"
             )),
-            // A server renews three times a TTL: at least two thirds are left, rounded down.
+            // A server renews three times per TTL, so at least two thirds are left, rounded down.
             Some(Ttl::Left { seconds, granted }) if seconds * 3 <= *granted => {
                 ending.push(format!(
                     "{key}: {seconds} s of {granted} s are left: nobody renews lease {lease:016x}"
@@ -76,7 +76,7 @@ pub(crate) fn leases(found: &[Found], ttls: &Ttls, report: &mut Report) {
                 ending.push(format!("{key}: lease {lease:016x} has ended: the key goes"));
             }
             Some(_) => held += 1,
-            // etcd did not say, or we may not ask.
+            // etcd did not answer, or we have no permission.
             None => {}
         }
     }
@@ -90,7 +90,7 @@ pub(crate) fn leases(found: &[Found], ttls: &Ttls, report: &mut Report) {
     }
 }
 
-/// Whether others can dial the addresses, as far as they tell it.
+/// Checks whether others can dial the addresses, as far as the addresses show it.
 pub(crate) fn addresses(found: &[Found], etcd_is_local: bool, report: &mut Report) {
     let mut by_address: BTreeMap<String, Vec<&Found>> = BTreeMap::new();
     let mut bad = vec![];
@@ -119,7 +119,7 @@ pub(crate) fn addresses(found: &[Found], etcd_is_local: bool, report: &mut Repor
     report.add_each(Verdict::Warning, "addresses", twice, next);
 }
 
-/// One server writes several formats under one lease.
+/// Whether the keys are from different servers: one server writes several formats under one lease.
 fn different_leases(keys: &[&Found]) -> bool {
     keys.iter().any(|it| it.lease != keys[0].lease) || keys.len() > 1 && keys[0].lease == 0
 }

@@ -1,4 +1,4 @@
-//! Whether etcd answers: each member, its version and alarms, and all of them together.
+//! Checks etcd: each member, its version and alarms, and the cluster.
 
 use super::report::{Report, Verdict};
 use super::wire::Wire;
@@ -23,7 +23,7 @@ struct Silence {
     wire: Option<Wire>,
 }
 
-/// Asks every member at once. Gives a connection to one that answers, unless none is of use.
+/// Calls every member at once. Returns a connection to one that answers, if there is one.
 pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Connection> {
     let mut looks = join_all((0..source.len()).map(|member| look(source, member))).await;
     let no_users =

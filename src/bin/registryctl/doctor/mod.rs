@@ -1,7 +1,7 @@
 //! `registryctl doctor SERVICE`: why clients do not find it.
 //!
-//! The checks go the way of a call: etcd, permission, keys, leases, addresses, connection, health. What comes first is
-//! the cause of what comes later.
+//! The checks follow the order of a call: etcd, permission, keys, leases, addresses, connection, health. An earlier
+//! finding is often the cause of a later one.
 
 mod addresses;
 mod keys;
@@ -23,9 +23,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tonic_etcd::format::Plain;
 
-/// One connection or one answer of a server; etcd's have `--timeout`.
+/// The timeout of one connection or answer of a server; that of etcd is `--timeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// So many other keys are looked at for a similar name.
+/// How many other keys are read to find a similar name.
 const OTHER_KEYS: i64 = 20_000;
 
 pub(crate) async fn run(
@@ -90,7 +90,7 @@ fn not_listed(error: &CallError, scope: &Scope, report: &mut Report) {
     report.add(Verdict::Problem, check, text, next);
 }
 
-/// Nothing is registered: looks where it might be instead.
+/// Nothing is registered: checks for other prefixes, formats and names.
 async fn not_there(connection: &Connection, scope: &Scope, report: &mut Report) {
     let service = &report.service;
     let next = elsewhere(connection, scope, service).await;
@@ -115,7 +115,7 @@ async fn elsewhere(connection: &Connection, scope: &Scope, service: &str) -> Opt
             ));
         }
     }
-    // Some may look at their prefix only.
+    // Some users may read only their own prefix.
     let below = format!("{}/", scope.prefix);
     if let Ok(keys) = connection.keys(&below, OTHER_KEYS).await {
         let names = keys.iter().filter_map(|key| {

@@ -1,9 +1,9 @@
-//! Which names look like the one that was asked for. Pure.
+//! Finds names that are similar to a given one. Pure.
 
-/// How many names are offered.
+/// The most names in the answer.
 const MOST: usize = 3;
 
-/// Those of `known` that someone may have meant by `name`, the most similar first.
+/// The names of `known` that are similar to `name`, the most similar first.
 pub(crate) fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let wanted = plain(name);
     let mut found: Vec<(usize, &str)> = known
@@ -17,14 +17,14 @@ pub(crate) fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     found.into_iter().map(|(_, name)| name).collect()
 }
 
-/// Without what people write in one way or another: case, dashes, underscores, dots.
+/// The name without case, dashes, underscores and dots.
 fn plain(name: &str) -> String {
     let letters = name.chars().filter(|char| char.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
 }
 
-/// How far the two are apart, unless that is too far: in insertions, removals, replacements.
-/// A part of a longer name counts as one, so that `greeter` finds `greeter.v1.Greeter`.
+/// The edit distance of two names (insertions, removals, replacements), unless it is too large.
+/// A part of a longer name has distance 1, so that `greeter` finds `greeter.v1.Greeter`.
 fn distance(one: &str, other: &str) -> Option<usize> {
     let shorter = one.chars().count().min(other.chars().count());
     if shorter >= 4 && (one.contains(other) || other.contains(one)) {

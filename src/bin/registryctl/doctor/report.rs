@@ -1,26 +1,26 @@
-//! [`Report`]: what each check found, in the order of the checks. Pure.
+//! [`Report`]: the findings, in the order of the checks. Pure.
 
 use crate::entry::{escape, escape_json};
 use serde::Serialize;
 
-/// How bad it is. The exit code of the command is that of the worst.
+/// The severity of a finding. The worst one gives the exit code of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
     Ok,
-    /// Some clients may be served worse, or soon.
+    /// Some clients may have problems, or soon will.
     Warning,
-    /// The service is not found, or calls to what is found fail.
+    /// Clients do not find the service, or their calls fail.
     Problem,
 }
 
-/// What one check found.
+/// A finding of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     pub(crate) check: &'static str,
     pub(crate) verdict: Verdict,
     pub(crate) text: String,
-    /// What to do or to look at next.
+    /// What to do or to check next.
     pub(crate) next_step: Option<String>,
 }
 
@@ -40,7 +40,7 @@ struct Json<'a> {
     findings: &'a [Finding],
 }
 
-/// How many findings of one kind are told one by one.
+/// How many findings of one kind are reported one by one.
 pub(super) const MOST: usize = 5;
 
 // === impl Verdict ===
@@ -116,14 +116,14 @@ impl Report {
         verdicts.max().unwrap_or(Verdict::Ok)
     }
 
-    /// The first of the worst findings: what comes later may follow from it.
+    /// The first of the worst findings: later ones may follow from it.
     pub(crate) fn first_cause(&self) -> Option<&Finding> {
         let worst = self.verdict();
         let mut bad = self.findings.iter().filter(|it| it.verdict == worst);
         bad.next().filter(|_| worst > Verdict::Ok)
     }
 
-    /// One line a finding, and one for what to do next.
+    /// One line for each finding, and one for its next step.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![];
         for finding in &self.findings {

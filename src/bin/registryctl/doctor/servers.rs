@@ -1,4 +1,4 @@
-//! Whether what is registered answers: connection, HTTP/2, the health service.
+//! Checks the registered servers: connection, HTTP/2, health service.
 
 use super::addresses::is_docker_bridge;
 use super::keys::{Found, instances};
@@ -19,28 +19,28 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// What a server said of itself.
+/// The health of a server, by its own health service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Health {
     Serving,
     NotServing,
-    /// It has no health service, or not this name.
+    /// It has no health service, or does not have this name.
     Unknown,
     Failed(String),
 }
 
-/// All about one server.
+/// The results for one server.
 struct Look {
     key: String,
     address: Address,
     wire: Wire,
-    /// Of the server, and of its registration.
+    /// The health of the server, and of its registration.
     health: Option<[Health; 2]>,
 }
 
-/// How tonic calls a connection that broke.
+/// tonic's error for a broken connection.
 const BROKEN: &str = "transport error";
-/// So many servers at once.
+/// How many servers are checked at once.
 const AT_ONCE: usize = 64;
 
 pub(crate) async fn check(
@@ -156,7 +156,7 @@ async fn of(client: &mut HealthClient<Channel>, service: &str) -> Health {
         Ok(answer) if answer.get_ref().status() == ServingStatus::NotServing => Health::NotServing,
         Ok(_) => Health::Unknown,
         Err(status) => match status.code() {
-            // It asks who calls; whether it serves is not known.
+            // It requires authentication, so its health is not known.
             Code::Unimplemented
             | Code::NotFound
             | Code::Unauthenticated

@@ -1,4 +1,4 @@
-//! [`Wire`]: what answers at a port, found with the first bytes of HTTP/2.
+//! [`Wire`]: the protocol at a port, probed with the first bytes of HTTP/2.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,24 +7,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-/// What answers at a port.
+/// The protocol at a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wire {
     Http2,
     /// The name has no address.
     Unresolved(String),
-    /// No connection; why.
+    /// No connection, with the error.
     Unreachable(String),
-    /// It wants TLS.
+    /// It requires TLS.
     Tls,
-    /// It was dialled with TLS, and the handshake fails; why.
+    /// The TLS handshake failed, with the error.
     TlsFailed(String),
-    /// It was to be dialled with TLS, and answers without.
+    /// It was dialled with TLS, and answers in plaintext.
     Plaintext,
     Http1,
-    /// It takes connections and says nothing: it hangs, is stopped, or waits behind a backlog.
+    /// It accepts connections and sends nothing: it hangs, is stopped, or its backlog is full.
     Silent,
-    /// It closes each connection without a word.
+    /// It closes each connection without sending anything.
     Closed,
     /// Something else.
     Other,
@@ -51,7 +51,7 @@ fn client_hello() -> Vec<u8> {
 // === impl Wire ===
 
 impl Wire {
-    /// Asks within the limit.
+    /// Probes within the limit.
     pub(crate) async fn probe(host: &str, port: u16, limit: Duration) -> Self {
         let addrs: Vec<_> = match timeout(limit, lookup_host((host, port))).await {
             Ok(Ok(addrs)) => addrs.collect(),
@@ -101,14 +101,14 @@ impl Wire {
             [ALERT | HANDSHAKE, 3, ..] => Self::Tls,
             // The first frame of a server is SETTINGS.
             [_, _, _, 4, ..] => Self::Http2,
-            // Go's server, when it is spoken to without TLS.
+            // Go's TLS server, when the client does not use TLS.
             _ if answer.starts_with(b"HTTP/") && is_text(b"HTTPS server") => Self::Tls,
             _ if answer.starts_with(b"HTTP/") => Self::Http1,
             _ => Self::Other,
         }
     }
 
-    /// What that means, for a sentence that begins with the address.
+    /// The end of a sentence that begins with the address.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Http2 => "answers in HTTP/2".to_owned(),

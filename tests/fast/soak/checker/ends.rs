@@ -1,4 +1,4 @@
-//! I10 and I12: a stop ends, and nothing is left behind.
+//! I10 and I12: a stop ends, and no task or connection is left.
 
 use super::super::record::Record;
 use super::{I10, I12, Violation, found};

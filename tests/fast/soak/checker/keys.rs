@@ -36,7 +36,7 @@ fn present(
             let holder = look.keys.get(key).map(|stored| stored.lease);
             holder.is_some_and(|lease| ownership.owner(lease) != Some(entry.registrar))
         };
-        // A key with the lease in it is nobody else's to hold, unless they aimed at ours.
+        // No other client holds a key with our lease in it, unless it overwrote that key on purpose.
         let lease = look
             .leases
             .keys()
@@ -75,7 +75,7 @@ fn present(
     Ok(())
 }
 
-/// Whether somebody of that registrar wants the key at that time.
+/// Whether an entry of that registrar desires the key at that time.
 pub fn is_wanted(record: &Record, registrar: usize, key: &str, lease: i64, at: Instant) -> bool {
     let mut entries = record
         .entries
@@ -84,7 +84,7 @@ pub fn is_wanted(record: &Record, registrar: usize, key: &str, lease: i64, at: I
     entries.any(|e| e.wanted(at).is_some() && e.keys(&record.terms, lease).iter().any(|k| k == key))
 }
 
-/// What is there although nobody wants it.
+/// Keys that no entry desires.
 fn orphaned_keys(record: &Record, ownership: &Ownership, look: &Look, list: &mut Vec<Violation>) {
     for (key, stored) in look.keys.iter().filter(|_| look.aged) {
         let Some(registrar) = ownership.owner(stored.lease) else {
@@ -100,7 +100,7 @@ fn orphaned_keys(record: &Record, ownership: &Ownership, look: &Look, list: &mut
     }
 }
 
-/// What was called deregistered was gone at that moment.
+/// The keys of a deregistered entry were gone at that moment.
 fn absent(
     record: &Record,
     ownership: &Ownership,
@@ -113,7 +113,7 @@ fn absent(
     // Of a lease of before, etcd has said itself that it is gone, or it is left to expire.
     let grants = record.ours(entry.registrar).filter(|call| call.ttl > 0);
     let latest = grants.take_while(|call| call.at <= at).last();
-    // So is what another one under the same name left there, or is about to take away.
+    // So are keys that another entry with the same name left there, or is about to delete.
     let is_left_to_expire = |key: &str, lease| {
         let others = record
             .entries
@@ -138,7 +138,7 @@ fn absent(
     }
 }
 
-/// What was held when a mild fault began is held all the way.
+/// Keys that were held when a mild fault began stay held.
 fn mild(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     for (what, during) in &record.mild {
         let changes = record.changes.iter().enumerate();
@@ -165,7 +165,7 @@ fn mild(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
                 ));
             }
         }
-        // While all of etcd is down for longer than a TTL, nobody can know.
+        // If etcd is down for longer than a TTL, the status cannot stay registered.
         for entry in record.entries.iter().filter(|_| !what.contains("Down)")) {
             let held = entry
                 .status(during.start)

@@ -1,7 +1,7 @@
 //! I7: leases do not pile up.
 //!
-//! A grant that was given up, and that a slow etcd applies after the revoke, cannot be called back:
-//! one such lease, which nobody used since, may run out by itself.
+//! A grant that timed out, and that a slow etcd applies after the revoke, cannot be revoked:
+//! one such lease, which was not used since, may expire.
 
 use super::super::record::Record;
 use super::ownership::Ownership;

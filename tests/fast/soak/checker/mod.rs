@@ -1,19 +1,19 @@
-//! The independent observer: holds a [`Record`] against the invariants.
+//! Checks a [`Record`] against the invariants, independently of the library.
 //!
-//! The ids are those of the list in DESIGN.md. The checker reads what etcd saw and what
-//! the world was told, and never asks the library for its opinion.
+//! The ids are those of the list in DESIGN.md. The checker reads the requests to etcd and the published
+//! statuses. It calls no code of the library.
 //!
 //! | file | |
 //! |---|---|
-//! | `keys.rs` | I1, I2, and that mild faults cost nothing |
-//! | `writes.rs` | I3, I4, I5, and of I8 that a quiet period costs no write |
+//! | `keys.rs` | I1, I2, and that no key is lost in a mild fault |
+//! | `writes.rs` | I3, I4, I5, and of I8 that there is no write in a quiet period |
 //! | `status.rs` | I6, I14 |
 //! | `leases.rs` | I7 |
 //! | `rate.rs` | I8 |
 //! | `ends.rs` | I10, I12 |
 //! | `pauses.rs` | I15 |
-//! | `ownership.rs` | which key was held by whom, at any time; which lease is whose |
-//! | `timeline.rs` | what happened around a violation |
+//! | `ownership.rs` | the holder of each key at any time; the registrar of each lease |
+//! | `timeline.rs` | the events around a violation |
 
 mod ends;
 mod keys;
@@ -30,7 +30,7 @@ use ownership::Ownership;
 use std::fmt;
 use tokio::time::Instant;
 
-/// Something that must not happen has happened.
+/// A violation of an invariant.
 #[derive(Debug, Clone)]
 pub struct Violation {
     pub rule: &'static str,
@@ -38,7 +38,7 @@ pub struct Violation {
     pub what: String,
 }
 
-/// A violation with everything needed to look into it.
+/// A violation with the details to find its cause.
 pub struct Report<'a> {
     pub record: &'a Record,
     pub violation: &'a Violation,
@@ -59,7 +59,7 @@ pub const I12: &str = "I12: tasks and connections return to their base";
 pub const I15: &str = "I15: a paused entry has no key after the time of one request, or after its bound where something is wrong";
 pub const BUG: &str = "I14: no task of ours panics";
 
-/// All that is wrong with a run, in the order in which it happened.
+/// All violations of a run, in the order of their times.
 pub fn violations(record: &Record) -> Vec<Violation> {
     let ownership = Ownership::of(record);
     let mut found = vec![];

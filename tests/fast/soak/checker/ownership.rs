@@ -1,4 +1,4 @@
-//! [`Ownership`]: who held which key when, folded from the changes, and which lease is whose.
+//! [`Ownership`]: the holder of each key over time, from the changes, and the registrar of each lease.
 
 use super::super::record::Record;
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +10,7 @@ pub struct Ownership {
     pub before: Vec<Option<i64>>,
     /// For each key, the lease that held it from then on; `None`: no key.
     holders: BTreeMap<String, Vec<(Instant, Option<i64>)>>,
-    /// Which registrar asked for a lease.
+    /// The registrar that requested a lease.
     owners: HashMap<i64, usize>,
 }
 
@@ -51,12 +51,12 @@ impl Ownership {
             .for_each(|holders| holders.push((at, None)));
     }
 
-    /// The registrar that a lease was granted to; `None`: somebody else's.
+    /// The registrar that a lease was granted to; `None`: another client's.
     pub fn owner(&self, lease: i64) -> Option<usize> {
         self.owners.get(&lease).copied()
     }
 
-    /// Who held which key at that instant, after all that happened in it.
+    /// The holder of each key at that instant, after all its changes.
     pub fn held_at(&self, at: Instant) -> impl Iterator<Item = (&str, i64)> {
         self.holders.iter().filter_map(move |(key, holders)| {
             let last = holders

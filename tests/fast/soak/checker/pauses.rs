@@ -1,4 +1,4 @@
-//! I15: what is paused is not there.
+//! I15: a paused entry has no key.
 
 use super::super::record::{Entry, Record};
 use super::keys::is_wanted;
@@ -11,7 +11,7 @@ pub fn check(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) 
     for (number, entry) in record.entries.iter().enumerate() {
         let mut report =
             |at, what: String| list.push(found(I15, at, format!("entry {number}: {what}")));
-        // While nothing is wrong, one request is enough.
+        // Without a fault, one request is enough.
         for during in &entry.paused {
             let due = during.start + record.terms.attempt;
             let is_undisturbed = record
@@ -25,7 +25,7 @@ pub fn check(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) 
                 report(due, format!("{key} is there"));
             }
         }
-        // Where something was wrong, it is gone when all others are there.
+        // After a fault, it is gone when all others are there.
         for look in record.looks.iter().filter(|look| look.settled) {
             if !is_paused(entry, look.at) || entry.paused_since(look.at) > Some(look.quiet) {
                 continue;
@@ -45,8 +45,8 @@ fn is_paused(entry: &Entry, at: Instant) -> bool {
     entry.paused_since(at).is_some() && entry.left.is_none_or(|left| left > at)
 }
 
-/// A key of the entry that only it can have written under the lease of then. What is under a lease of
-/// before is left to expire.
+/// A key of the entry that only it can have written under the lease at that time. Keys under an earlier lease
+/// are left to expire.
 fn key_at(record: &Record, ownership: &Ownership, entry: &Entry, at: Instant) -> Option<String> {
     let grants = record.ours(entry.registrar).filter(|call| call.ttl > 0);
     let latest = grants.take_while(|call| call.at <= at).last()?.lease;

@@ -1,4 +1,4 @@
-//! I8: never a storm, and never a spin.
+//! I8: bounded rates of connects and requests, and no busy task.
 
 use super::super::record::Record;
 use super::{I8, Violation, found};

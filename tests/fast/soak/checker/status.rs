@@ -1,4 +1,4 @@
-//! I6: a status says held only while that is certain.
+//! I6: a status says that keys are held only while that is certain.
 
 use super::super::record::Record;
 use super::{BUG, I6, Violation, found};
@@ -51,13 +51,13 @@ pub fn check(record: &Record, list: &mut Vec<Violation>) {
     }
 }
 
-/// From when on a whole TTL would end where the lease was seen to end.
+/// The time after which a whole TTL ends when the lease ends by the answer of a read.
 fn seen(record: &Record, call: &Call) -> Option<Instant> {
     let left = Duration::from_secs(call.ttl.try_into().unwrap_or(0));
     call.at.checked_sub(record.terms.ttl.saturating_sub(left))
 }
 
-/// The first stretch in there that no renewal vouches for.
+/// The first period that no renewal confirms.
 fn uncovered(
     record: &Record,
     renewals: &[Instant],
@@ -67,7 +67,7 @@ fn uncovered(
     let mut sure = since;
     let acknowledged = renewals.iter().filter(|sent| **sent < until);
     for sent in acknowledged.chain([&until]) {
-        // A frozen process says nothing; it may correct itself when it goes on.
+        // A frozen process publishes nothing; it may correct its status when it continues.
         if *sent > sure + SLACK + record.frozen(sure, *sent) {
             return Some(sure..*sent);
         }
@@ -76,10 +76,10 @@ fn uncovered(
     None
 }
 
-/// It had its effect, and its answer can have arrived.
+/// It was applied, and its answer can have arrived.
 ///
-/// The fake notes when a request arrived. That is when it was sent: its pipes take no time, except
-/// in a black hole, where it makes this check milder and not stricter.
+/// The fake records when a request arrived, which is when it was sent, because its pipes have no latency. Only in
+/// a black hole it arrives later, which makes this check less strict.
 fn is_acknowledged(record: &Record, call: &Call) -> bool {
     let arrived = !record.unanswered.iter().any(|(member, during)| {
         let here = member.as_ref().is_none_or(|member| *member == call.member);
@@ -89,7 +89,7 @@ fn is_acknowledged(record: &Record, call: &Call) -> bool {
             && record.frozen(call.at, deadline).is_zero()
     });
     match call.rpc {
-        // That the lease exists already, which a repeated request is told, acknowledges it too.
+        // "Lease exists", the answer to a repeated request, acknowledges it too.
         Rpc::LeaseGrant => call.applied,
         Rpc::LeaseKeepAlive | Rpc::LeaseTimeToLive => call.applied && arrived,
         _ => false,

@@ -1,4 +1,4 @@
-//! What happened around a violation: acts, requests, changes and statuses in one line of time.
+//! The events around a violation: acts, requests, changes and statuses in one timeline.
 
 use super::super::record::Record;
 use crate::support::fake::Rpc;
@@ -37,7 +37,7 @@ pub fn around(record: &Record, at: Instant) -> String {
         }
     }
     events.sort_by_key(|(at, _)| *at);
-    // Of a long row of renewals the last one tells enough.
+    // Of many renewals in a row only the last one is shown.
     let is_renewal = |what: &str| what.starts_with("  LeaseKeepAlive") && !what.ends_with(')');
     let rows: Vec<bool> = events
         .windows(2)

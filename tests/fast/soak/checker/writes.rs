@@ -1,4 +1,4 @@
-//! I3, I4, I5: what is written, and what must not be.
+//! I3, I4, I5: writes that must not happen.
 
 use super::super::record::{Look, Record};
 use super::ownership::Ownership;
@@ -31,8 +31,8 @@ fn author(value: &str) -> Option<usize> {
 
 /// I4: no value of an entry is put after it ended by our own decision.
 ///
-/// One that was asked for before the end, given up, and applied by a slow etcd after it cannot be
-/// called back while its lease lives. That it is removed again is for I2.
+/// A write that was sent before the end, timed out, and was applied by a slow etcd after the end is
+/// allowed. I2 checks that its key is removed again.
 fn never_again(record: &Record, list: &mut Vec<Violation>) {
     for change in &record.changes {
         let Some((value, lease)) = &change.put else {
@@ -56,7 +56,7 @@ fn never_again(record: &Record, list: &mut Vec<Violation>) {
     }
 }
 
-/// I4: nor is that asked for, on connections made after the end, whatever the end was.
+/// I4: no such put is requested on connections that were made after the end, whatever the end was.
 fn asked_again(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     let connects = record.calls.iter().filter(|call| call.rpc == Rpc::Connect);
     let opened: HashMap<_, _> = connects.map(|call| (call.connection, call.at)).collect();
@@ -103,7 +103,7 @@ fn foreign(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     }
 }
 
-/// From the first look of a quiet period to its last one nothing is put.
+/// Between the first and the last look of a quiet period nothing is put.
 fn quiet(record: &Record, list: &mut Vec<Violation>) {
     for looks in record.looks.chunk_by(|a: &Look, b| a.quiet == b.quiet) {
         let (Some(first), Some(last)) = (looks.first(), looks.last()) else {

@@ -1,4 +1,4 @@
-//! A history in which all is well, and the pieces it is made of.
+//! A correct history, and its parts.
 
 use super::super::record::{Entry, Look, Record, Registrar, Rest, Terms};
 use crate::support::fake::{Call, Change, FakeEtcd, Rpc, Stored};
@@ -65,7 +65,7 @@ pub fn look(record: &Record, seconds: f64) -> Look {
     }
 }
 
-/// One that is registered. A status is something that only the library can make.
+/// A registration that is registered: only the library can make a status.
 async fn registration() -> Registration {
     let fake = FakeEtcd::new();
     let etcd = Etcd::new(["http://etcd:2379"]).connector(fake.connector());
@@ -95,7 +95,7 @@ pub async fn paused() -> Status {
     registration.watch().wait_for(is_paused).await.unwrap()
 }
 
-/// A history in which all is well: registered, looked at twice, still registered in the end.
+/// A correct history: registered, looked at twice, still registered at the end.
 pub async fn correct_run() -> Record {
     let start = Instant::now();
     let terms = Terms {
