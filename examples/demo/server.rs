@@ -38,12 +38,12 @@ impl Server {
     pub(crate) fn start(
         etcd: &str,
         key: &str,
-        settle: Duration,
+        deregistration_delay: Duration,
         shutdown: CancellationToken,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
             .key(key)
-            .deregistration_delay(settle)
+            .deregistration_delay(deregistration_delay)
             .shutdown_token(shutdown)
             .build()?;
         let registration = registrar.register(Instance::new("greeter"))?;

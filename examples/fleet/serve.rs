@@ -23,7 +23,7 @@ pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
         stop.cancel();
     });
     let registrar = Registrar::builder(Etcd::new([&args.etcd]))
-        .deregistration_delay(args.settle)
+        .deregistration_delay(args.deregistration_delay)
         .shutdown_token(shutdown)
         .build()?;
     let registration = registrar.register(Instance::new(SERVICE))?;
