@@ -72,14 +72,9 @@ struct Args {
     #[arg(long, env = "CALLER_COUNT", value_name = "CALLS")]
     count: Option<u64>,
     /// How long a call waits for a greeter while there is none
-    #[arg(
-        long,
-        env = "CALLER_READY_TIMEOUT",
-        default_value = "2s",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CALLER_WAIT", default_value = "2s", value_name = "TIME")]
     #[arg(value_parser = access::time)]
-    ready_timeout: Duration,
+    wait: Duration,
     /// How long a call may take, that wait included
     #[arg(
         long,
@@ -90,14 +85,9 @@ struct Args {
     #[arg(value_parser = access::time)]
     deadline: Duration,
     /// How long missing greeters are kept after etcd was away
-    #[arg(
-        long,
-        env = "CALLER_RETENTION",
-        default_value = "30s",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CALLER_GRACE", default_value = "30s", value_name = "TIME")]
     #[arg(value_parser = access::time)]
-    retention: Duration,
+    grace: Duration,
     /// Connect to at most this number of greeters
     #[arg(long, env = "CALLER_SUBSET", value_name = "GREETERS")]
     subset: Option<usize>,
@@ -186,7 +176,7 @@ fn discover(args: &Args) -> Result<Discovery, Failure> {
     let plain = Plain::new().prefix(&args.prefix);
     let discovery = Discovery::builder(etcd, &args.service)
         .format(args.format.format(&plain))
-        .retention(args.retention);
+        .retention(args.grace);
     #[cfg(feature = "metrics")]
     let discovery = match args.metrics {
         Some(addr) => {
@@ -202,7 +192,7 @@ fn channel(args: &Args, discovery: &Discovery) -> Result<BalancedChannel, BuildE
     let mut channel = discovery
         .channel()
         .named(&args.service)
-        .ready_timeout(args.ready_timeout);
+        .ready_timeout(args.wait);
     if let Some(subset) = args.subset {
         channel = channel.subset(subset);
     }

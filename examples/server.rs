@@ -95,8 +95,8 @@ struct Args {
     #[arg(long, env = "GREETER_VALUE")]
     value: Option<String>,
     /// Time to keep serving after the key is gone
-    #[arg(long, env = "GREETER_DEREGISTRATION_DELAY", default_value = "1s", value_parser = access::time)]
-    deregistration_delay: Duration,
+    #[arg(long, env = "GREETER_SETTLE", default_value = "1s", value_parser = access::time)]
+    settle: Duration,
     /// Time for requests in flight to finish
     #[arg(long, env = "GREETER_DRAIN_TIMEOUT", default_value = "30s", value_parser = access::time)]
     drain_timeout: Duration,
@@ -196,7 +196,7 @@ fn registrar(args: &Args, etcd: Etcd) -> Result<Registrar, Box<dyn std::error::E
             Policy::TakeOver => OnConflict::TakeOver,
             Policy::Yield => OnConflict::Yield,
         })
-        .deregistration_delay(args.deregistration_delay)
+        .deregistration_delay(args.settle)
         .drain_timeout(args.drain_timeout)
         .shutdown_on_signals();
     #[cfg(feature = "metrics")]

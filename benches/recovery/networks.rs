@@ -122,7 +122,7 @@ async fn cuts(table: &Table) {
 async fn leaves_after_cuts(table: &Table, setup: &Setup, proxy: &Proxy) {
     let mut gone = vec![];
     for _ in 0..5 {
-        let leaving = ServerProcess::start(&proxy.endpoint(), &["--deregistration-delay", "0s"]);
+        let leaving = ServerProcess::start(&proxy.endpoint(), &["--settle", "0s"]);
         let key = leaving.registered().await;
         let shown = || setup.discovery.snapshot().iter().any(|(it, _)| it == key);
         until(&shown).await;

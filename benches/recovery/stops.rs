@@ -43,7 +43,7 @@ async fn deleted_at(observer: &Observer, mark: usize, key: &str) -> Instant {
 async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
     let (mut deletes, mut exits) = (vec![], vec![]);
     for _ in 0..20 {
-        let (server, key, mark) = served(etcd, observer, &["--deregistration-delay", "0s"]).await;
+        let (server, key, mark) = served(etcd, observer, &["--settle", "0s"]).await;
         let start = Instant::now();
         server.signal("TERM");
         deletes.push(ms(start, deleted_at(observer, mark, &key).await));
@@ -51,15 +51,11 @@ async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
         exits.push(ms(start, Instant::now()));
     }
     table.each_ms("SIGTERM: DELETE seen", 20.0, &deletes);
-    table.each_ms(
-        "SIGTERM, deregistration delay 0 s: the process has ended",
-        1000.0,
-        &exits,
-    );
+    table.each_ms("SIGTERM, settle 0 s: the process has ended", 1000.0, &exits);
 }
 
 async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
-    let (server, key, mark) = served(etcd, observer, &["--deregistration-delay", "1s"]).await;
+    let (server, key, mark) = served(etcd, observer, &["--settle", "1s"]).await;
     let addr = server.listening().await;
     let (mut connected, mut refused) = (0, None);
     server.signal("TERM");
@@ -73,8 +69,7 @@ async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
     }
     let seen = format!("{connected} connects, the first refused after {refused:.0?} ms");
     let holds = refused.is_some_and(|at| at >= 1000.0) && connected > 100;
-    let what =
-        "between the DELETE and the end of the deregistration delay (1 s) no connect is refused";
+    let what = "between the DELETE and the end of settle (1 s) no connect is refused";
     table.holds(what, holds, &seen);
 }
 
@@ -101,7 +96,7 @@ async fn cling(addr: SocketAddr) -> impl Sized {
 async fn clinging(table: &Table, etcd: &Etcd) {
     let mut exits = vec![];
     for _ in 0..3 {
-        let flags = ["--deregistration-delay", "0s", "--drain-timeout", "2s"];
+        let flags = ["--settle", "0s", "--drain-timeout", "2s"];
         let server = ServerProcess::start(&etcd.endpoint(), &flags);
         server.registered().await;
         let clients = cling(server.listening().await).await;

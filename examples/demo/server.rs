@@ -38,12 +38,12 @@ impl Server {
     pub(crate) fn start(
         etcd: &str,
         key: &str,
-        deregistration_delay: Duration,
+        settle: Duration,
         shutdown: CancellationToken,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
             .key(key)
-            .deregistration_delay(deregistration_delay)
+            .deregistration_delay(settle)
             .shutdown_token(shutdown)
             .build()?;
         let registration = registrar.register(Instance::new("greeter"))?;

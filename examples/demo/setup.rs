@@ -34,7 +34,7 @@ pub(crate) struct Setup {
 /// Far more than any step should take, to tell a failure from a slow machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server keeps serving after its key is gone.
-pub(crate) const DEREGISTRATION_DELAY: Duration = Duration::from_millis(500);
+pub(crate) const SETTLE: Duration = Duration::from_millis(500);
 /// The library's default.
 pub(crate) const TTL: Duration = Duration::from_secs(5);
 const PREFIX: &str = "/services/";

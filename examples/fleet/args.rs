@@ -51,8 +51,8 @@ pub(crate) struct Args {
     #[arg(long, env = "FLEET_ROUNDS", default_value_t = 10)]
     pub(crate) rounds: u32,
     /// Time servers keep serving after their key is gone
-    #[arg(long, env = "FLEET_DEREGISTRATION_DELAY", default_value = "1s", value_parser = humantime::parse_duration)]
-    pub(crate) deregistration_delay: Duration,
+    #[arg(long, env = "FLEET_SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) settle: Duration,
     /// etcd-down: how long etcd is away
     #[arg(long, env = "FLEET_OUTAGE", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) outage: Duration,
@@ -116,7 +116,7 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) listen: SocketAddr,
     #[arg(long, value_parser = humantime::parse_duration)]
-    pub(crate) deregistration_delay: Duration,
+    pub(crate) settle: Duration,
 }
 
 /// A server that nobody registers.

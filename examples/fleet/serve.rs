@@ -23,7 +23,7 @@ pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
         stop.cancel();
     });
     let registrar = Registrar::builder(Etcd::new([&args.etcd]))
-        .deregistration_delay(args.deregistration_delay)
+        .deregistration_delay(args.settle)
         .shutdown_token(shutdown)
         .build()?;
     let registration = registrar.register(Instance::new(SERVICE))?;

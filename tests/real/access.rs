@@ -472,16 +472,7 @@ async fn a_token_from_before_a_data_loss_is_replaced_before_the_lease_ends() {
 async fn neither_password_nor_token_is_ever_logged() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = guarded(&[&jwt(dir.path())]).await;
-    let canary = |user| {
-        [
-            "--user",
-            user,
-            "--password",
-            CANARY,
-            "--deregistration-delay",
-            "0s",
-        ]
-    };
+    let canary = |user| ["--user", user, "--password", CANARY, "--settle", "0s"];
     let trace =
         |user| ServerProcess::start_with_env(&etcd.endpoint(), &canary(user), &["RUST_LOG=trace"]);
     let (known, unknown) = (trace("greeter"), trace("nobody"));

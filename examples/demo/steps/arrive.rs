@@ -2,7 +2,7 @@
 
 use crate::health::{HealthRecorder, NAMES};
 use crate::server::{KEY, Server};
-use crate::setup::{DEREGISTRATION_DELAY, Setup, TTL, request};
+use crate::setup::{SETTLE, Setup, TTL, request};
 use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
 use tonic_etcd::InstanceJson;
@@ -11,7 +11,7 @@ use tonic_health::ServingStatus;
 pub(super) async fn appear(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
     let mark = setup.observer.mark();
     let etcd = setup.etcd.endpoint();
-    let server = Server::start(&etcd, KEY, DEREGISTRATION_DELAY, setup.stops.server.clone());
+    let server = Server::start(&etcd, KEY, SETTLE, setup.stops.server.clone());
     let server = server.map_err(|error| Fail::new("a server", error.to_string()))?;
     let (addr, bound) = (server.addr, server.bound);
     setup.server = Some(server);

@@ -3,7 +3,7 @@
 use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::server::Server;
-use crate::setup::{DEREGISTRATION_DELAY, Setup, TIMEOUT};
+use crate::setup::{SETTLE, Setup, TIMEOUT};
 use crate::timeline::{Board, Fail, Timeline};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -167,7 +167,7 @@ fn rows(tally: &Tally, starts: &[Vec<String>]) -> Vec<String> {
 impl Member {
     fn start(etcd: &str) -> Result<Self, Fail> {
         let shutdown = CancellationToken::new();
-        let server = Server::start(etcd, KEY, DEREGISTRATION_DELAY, shutdown.clone());
+        let server = Server::start(etcd, KEY, SETTLE, shutdown.clone());
         let server = server.map_err(|error| Fail::new("a server", error.to_string()))?;
         Ok(Self { server, shutdown })
     }

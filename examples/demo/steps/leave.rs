@@ -2,7 +2,7 @@
 
 use crate::health::NAMES;
 use crate::server::{GREETINGS, Server};
-use crate::setup::{DEREGISTRATION_DELAY, Setup, TIMEOUT, request, show};
+use crate::setup::{SETTLE, Setup, TIMEOUT, request, show};
 use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::net::SocketAddr;
@@ -60,8 +60,8 @@ pub(super) async fn leave(setup: &mut Setup, timeline: &mut Timeline) -> Result<
 
     let knocks = finished(knocks, "the port to close").await?;
     let open = knocks.refused.saturating_duration_since(gone.at);
-    let expected = format!("the port to stay open for {DEREGISTRATION_DELAY:?} after the DELETE");
-    Fail::unless(open + TOLERANCE >= DEREGISTRATION_DELAY, expected, || {
+    let expected = format!("the port to stay open for {SETTLE:?} after the DELETE");
+    Fail::unless(open + TOLERANCE >= SETTLE, expected, || {
         format!("refused after {}: {}", time(open), knocks.why)
     })?;
     timeline.held(&format!(
