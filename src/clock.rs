@@ -113,7 +113,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_system_that_is_not_suspended_meanwhile_tells_of_nothing() {
+    fn without_a_suspend_the_clock_adds_nothing() {
         let first = system::suspended();
         for _ in 0..100_000 {
             assert_eq!(system::suspended(), first);

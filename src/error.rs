@@ -210,13 +210,13 @@ pub enum RegisterError {
     #[error("cannot listen on {addr}: {source}: {}", remedy(source))]
     #[non_exhaustive]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         addr: SocketAddr,
         /// What the operating system said.
         source: io::Error,
     },
 
-    /// The registrar or the registration has been told to stop.
+    /// The registrar or the registration is stopping, or has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -232,7 +232,7 @@ pub struct AddressError {
     pub reason: &'static str,
 }
 
-/// The registrar or the registration has been told to stop.
+/// The registrar or the registration is stopping, or has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("already stopped: a registration never comes back after its shutdown began")]
 #[non_exhaustive]

@@ -259,7 +259,7 @@ pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), NameE
     let reason = if value.is_empty() {
         "is empty: give it at least one character"
     } else if value == "." || value == ".." {
-        "would be folded away by tools that read keys as paths: choose another"
+        "would be removed by tools that read keys as paths: choose another"
     } else if value.contains('/') {
         "contains a slash, which separates the parts of a key: leave it out"
     } else if value.to_ascii_lowercase().contains("%2f") {

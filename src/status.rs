@@ -318,7 +318,7 @@ impl StatusCell {
             None => published,
             Some(since) => Status::Lost {
                 since,
-                reason: "the lease ran out unconfirmed".into(),
+                reason: "the lease expired unconfirmed".into(),
             },
         }
     }
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_system_that_wakes_up_does_not_say_registered_before_a_renewal() {
+    async fn after_a_suspend_no_status_is_registered_before_a_renewal() {
         let expiry = Arc::new(LeaseExpiry::default());
         let cell = Arc::new(StatusCell::new(expiry.clone()));
         expiry.set(clock::now() + Duration::from_secs(5));

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_go_elsewhere_once_no_call_is_late_any_more() {
+    fn calls_go_elsewhere_once_no_later_call_is_late() {
         let stopped = Instant::now();
         let limit = MS * 1000;
         let bar = Bar::GoesElsewhere { stopped, limit };

@@ -47,7 +47,7 @@ impl Client {
         }
     }
 
-    /// The addresses that a call could go to now, as far as the client knows.
+    /// The addresses that a call could go to now, as far as the client reports them.
     pub(crate) fn callable(&self) -> BTreeSet<String> {
         match self {
             Self::Naive(naive) => naive.addresses().into_iter().collect(),

@@ -22,7 +22,7 @@ pub(crate) struct Naive {
     task: AbortHandle,
 }
 
-/// What the task knows.
+/// The state of the task.
 struct Feeder {
     etcd: String,
     keep_alive: (Duration, Duration),

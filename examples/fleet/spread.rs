@@ -33,7 +33,7 @@ pub(crate) async fn perform(workdir: &Workdir, table: &mut Table) -> Result<(), 
         child(table, "spread", &etcd, instances, port, &dir).await?;
     }
     let etcd = Etcd::start().await;
-    // Written from here, so that the memory of whoever measures is its own.
+    // Written from here, so that the memory of the measuring process is only its own.
     put_all(&mut etcd.client().await, FLEET, port).await?;
     child(table, "scale", &etcd, FLEET, port, &dir).await
 }

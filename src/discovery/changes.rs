@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_and_goes_unread_does_not_add_up() {
+    fn instances_that_come_and_go_unread_do_not_add_up() {
         let pending = Pending::default();
         let instance = |version: &str| Some(Arc::new(Instance::new("greeter").version(version)));
         let stays: Arc<str> = "stays".into();

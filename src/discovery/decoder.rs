@@ -66,10 +66,10 @@ impl Decoder {
         let may_warn = self.warnings.take(WARNINGS, Instant::now()).is_ok();
         match may_warn {
             true => {
-                crate::logging::warn!(service, %key, %reason, "passing over a value that does not read")
+                crate::logging::warn!(service, %key, %reason, "skipping a value that cannot be decoded")
             }
             false => {
-                crate::logging::debug!(service, %key, %reason, "passing over a value that does not read")
+                crate::logging::debug!(service, %key, %reason, "skipping a value that cannot be decoded")
             }
         }
     }

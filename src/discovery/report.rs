@@ -64,7 +64,7 @@ impl Report {
         ended
     }
 
-    /// A connection ended, as they do, or was not made. At most one line a second.
+    /// A connection ended or was not made, which is no outage yet. At most one line a second.
     pub(super) fn disconnected(&mut self, error: &RpcError) {
         if self.attempts.take(ATTEMPTS, Instant::now()).is_ok() {
             crate::logging::debug!(
@@ -80,8 +80,8 @@ impl Report {
         if passed_over > 0 && !before {
             let Limits { keys, bytes, .. } = self.limits;
             crate::logging::warn!(
-                service = %self.service, prefix = %self.prefix, passed_over, max_instances = keys, max_bytes = bytes,
-                "too many keys, passing over the rest",
+                service = %self.service, prefix = %self.prefix, skipped = passed_over, max_instances = keys, max_bytes = bytes,
+                "too many keys, skipping the rest",
             );
         }
     }

@@ -143,7 +143,7 @@ impl Shared {
         out
     }
 
-    /// etcd answered something. Called before what it says is believed.
+    /// etcd answered. Call it before the answer is applied.
     pub(super) fn on_answer(&self) {
         self.store(|store| store.on_answer(Instant::now()));
     }

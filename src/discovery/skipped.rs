@@ -26,7 +26,7 @@ pub(super) struct Reasons {
 }
 
 const MOST: usize = 8;
-const OTHERS: &str = "the value does not read, for one of many other reasons";
+const OTHERS: &str = "the value cannot be decoded, for one of many other reasons";
 
 /// Groups the keys whose values cannot be decoded, and adds the number of keys that there was no room for. The most frequent
 /// reason is first.

@@ -214,7 +214,7 @@ mod tests {
 
     #[cfg(not(feature = "_tls"))]
     #[test]
-    fn https_without_a_tls_feature_says_which_to_enable() {
+    fn https_without_a_tls_feature_names_the_feature_to_enable() {
         let error = Etcd::new(["https://127.0.0.1:2379"]).check().unwrap_err();
         assert!(error.to_string().contains("tls-ring"), "{error}");
     }

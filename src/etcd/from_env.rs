@@ -97,7 +97,7 @@ fn user(variables: &Variables<'_>) -> Result<Option<(String, String)>, BuildErro
         },
         (None, Some(_)) => Err(refuse(
             "ETCDCTL_PASSWORD",
-            "is for nobody: set ETCDCTL_USER, too",
+            "has no user: set ETCDCTL_USER, too",
         )),
     }
 }
@@ -123,7 +123,7 @@ fn tls_settings(
         (None, None) => None,
         (Some(_), None) => return Err(refuse("ETCDCTL_CERT", "has no key: set ETCDCTL_KEY, too")),
         (None, Some(_)) => {
-            let reason = "is of no certificate: set ETCDCTL_CERT, too";
+            let reason = "has no certificate: set ETCDCTL_CERT, too";
             return Err(refuse("ETCDCTL_KEY", reason));
         }
     };

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_single_member_that_refuses_is_asked_every_half_minute() {
+    async fn a_single_member_that_denies_is_tried_every_half_minute() {
         let (mut rotation, endpoints) = rotation(&["a:1"]);
         for _ in 0..3 {
             let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);

@@ -227,7 +227,7 @@ const REFUSALS: [(&str, &str); 8] = [
     ("too many operations", "raise etcd's --max-txn-ops"),
     ("invalid user", "check the user, its password and its role"),
 ];
-const LEASE_GONE: &str = "it ran out or was revoked, or etcd has lost its data";
+const LEASE_GONE: &str = "it expired or was revoked, or etcd has lost its data";
 const EXPIRED: &str = "certificate expired";
 /// Errors when the peer closes the connection during the handshake.
 const HUNG_UP: [&str; 4] = [
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_goes_with_what_is_seen() {
+    fn each_error_has_its_advice() {
         for (endpoint, kind, what, at_first, advice) in [
             (
                 "https://e:1",

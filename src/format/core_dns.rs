@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_dns_cannot_say_is_refused() {
+    fn names_that_are_invalid_in_dns_are_refused() {
         let check = |instance: Instance| CoreDns::new().check(&instance);
         check(full()).unwrap();
         check(Instance::new("greeter.v1.Greeter")).unwrap();

@@ -26,7 +26,7 @@ pub struct EtcdNaming {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Update {
-    /// It means nothing on a key that is there.
+    /// It has no meaning on an existing key.
     #[serde(skip_deserializing)]
     op: u8,
     addr: String,

@@ -1,6 +1,6 @@
 //! Writes JSON, and reads the JSON of other writers, exactly as leniently as Go does.
 //!
-//! What may be missing is an `Option`: `null` is what Go writes for an empty map or slice, and reads as an empty anything.
+//! Optional fields are `Option`: Go writes `null` for an empty map or slice, and reads `null` as an empty value of any type.
 
 use super::DecodeError;
 use serde::de::DeserializeOwned;

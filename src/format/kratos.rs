@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_mixed_fleet_each_instance_says_whether_it_speaks_tls() {
+    fn in_a_mixed_fleet_each_instance_is_read_with_or_without_tls() {
         let both = r#""grpc://a:1","grpcs://a:2""#;
         // The endpoints, and the address that is read with both kinds, without TLS, and with TLS only.
         for (endpoints, reads) in [

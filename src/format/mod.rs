@@ -224,7 +224,7 @@ fn id_or_rest<'a>(id: &'a Option<String>, key: &'a str, prefix: &str) -> &'a str
     }
 }
 
-/// Others write an empty text where they have none.
+/// An empty text counts as missing.
 fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }

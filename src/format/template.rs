@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_that_would_mislead_are_refused_with_a_way_out() {
+    fn misleading_templates_are_refused_with_a_remedy() {
         for (template, reason) in [
             ("{prefix}/{name}/{nmae}", "there is no {nmae}"),
             ("{prefix}/{name}/{ip", "a { without"),

@@ -201,7 +201,7 @@ fn unknown_fields_and_spaces_are_ignored() {
 }
 
 #[test]
-fn what_may_be_missing_or_null_is_not_asked_for() {
+fn optional_fields_may_be_missing_or_null() {
     let read = |format: &dyn Format, value: &str| {
         let key = format.key_prefix("greeter") + "a1";
         format.decode("greeter", &key, value.as_bytes()).unwrap()

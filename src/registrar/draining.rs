@@ -24,7 +24,7 @@ impl Draining {
     }
 }
 
-/// Whether a server has neither returned nor been told to abort its connections.
+/// Whether a server has not returned, and its connections are not aborted.
 fn runs(entry: &Entry) -> bool {
     let server = entry.lifecycle.server();
     server.is_some_and(|drain| !drain.is_aborted() && !drain.server_exited.is_cancelled())

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_that_nobody_could_read_is_refused() {
+    fn a_reason_that_cannot_be_shown_is_refused() {
         let longest = "x".repeat(MAX_REASON_BYTES);
         for good in ["warming cache", "x", "ü", &longest] {
             check_reason(good).unwrap();

@@ -186,7 +186,7 @@ fn log(registry: &Registry, subject: &Subject, last: &Status, next: &Status) {
         Status::Deregistering => crate::logging::info!(%service, %key, "deregistering"),
         Status::Deregistered => crate::logging::info!(%service, %key, "deregistered"),
         Status::LeftToExpire { ttl, reason } => crate::logging::warn!(
-            %service, %key, ?ttl, %reason, "etcd could not be told, the key goes with its lease",
+            %service, %key, ?ttl, %reason, "could not deregister, the key expires with its lease",
         ),
     }
 }

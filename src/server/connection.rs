@@ -110,7 +110,7 @@ impl<IO> Connection<IO> {
 }
 
 impl Connection {
-    /// The address of the peer, if the operating system still knows it.
+    /// The address of the peer, if the operating system still has it.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.io.peer_addr().ok()

@@ -67,7 +67,7 @@ impl RegistrationLayer {
             // axum applies a layer once for each route.
             None if lifecycle.drain().is_first_warning() => {
                 logging::warn!(
-                    "nothing tells where this server is dialled: give the instance an address, \
+                    "the address to dial this server is not known: give the instance an address, \
                      or serve it with serve_registered"
                 );
             }

@@ -41,7 +41,7 @@ async fn registered(setup: &Setup) -> Registration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_etcd_forgot_is_asked_for_once_more_without_a_gap() {
+async fn a_token_that_etcd_lost_is_requested_again_and_no_key_is_lost() {
     let setup = guarded();
     let registration = registered(&setup).await;
     assert_eq!(setup.count(Rpc::Authenticate), 1);
@@ -103,7 +103,7 @@ async fn authenticating_may_take_longer_than_an_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_that_forgets_tokens_makes_no_gap_if_authenticating_is_slow() {
+async fn a_restart_without_tokens_loses_no_key_if_authenticating_is_slow() {
     let setup = guarded();
     let registration = registered(&setup).await;
     setup.fake.always(Rpc::Authenticate, Reply::Late(3 * SEC));
@@ -119,7 +119,7 @@ async fn a_restart_that_forgets_tokens_makes_no_gap_if_authenticating_is_slow() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewals_that_work_go_on_while_it_authenticates() {
+async fn renewals_continue_while_it_authenticates() {
     let setup = guarded();
     // Renewals accept any token, as in etcd before 3.4.42.
     setup.fake.lenient_leases();
@@ -182,7 +182,7 @@ async fn a_stop_does_not_wait_for_an_authentication() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn authentications_that_come_to_nothing_are_repeated_ever_more_slowly() {
+async fn failed_authentications_are_repeated_with_growing_pauses() {
     let setup = guarded();
     let busy = Reply::Error(Code::Unavailable, "etcdserver: request timed out");
     setup.fake.always(Rpc::Authenticate, busy);

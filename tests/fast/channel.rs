@@ -294,7 +294,7 @@ async fn a_call_waits_no_longer_for_a_stream_than_for_an_endpoint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_those_that_say_they_serve_are_called() {
+async fn only_endpoints_whose_health_is_serving_are_called() {
     let net = Net::default();
     let (registry, builder) = net.balanced();
     let reporter = net.serve_with_health(&address(1)).await;
@@ -515,7 +515,7 @@ async fn settings_that_cannot_work_are_refused_and_named() {
 }
 
 #[test]
-fn outside_of_a_runtime_it_says_so() {
+fn outside_of_a_runtime_build_returns_an_error() {
     let built = BalancedChannel::builder_from(tokio_stream::pending()).build();
     assert!(matches!(built, Err(BuildError::NoRuntime)));
 }

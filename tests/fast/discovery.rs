@@ -106,7 +106,7 @@ async fn instances_appear_change_and_leave_as_they_do_in_etcd() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_cut_it_goes_on_where_it_was_and_lists_nothing() {
+async fn after_a_cut_the_watch_resumes_at_its_revision_and_lists_nothing() {
     let fake = FakeEtcd::new();
     put(&fake, 0..4);
     let discovery = discovery(&fake);
@@ -193,7 +193,7 @@ async fn while_etcd_is_away_the_last_set_stays_and_the_error_is_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_etcd_that_lost_its_data_takes_nobody_away_while_servers_come_back() {
+async fn an_etcd_that_lost_its_data_removes_no_instance_while_servers_return() {
     let (fake, discovery, mut changes) = reading(0..4).await;
     fake.wipe();
     sleep(SEC).await;
@@ -219,7 +219,7 @@ async fn an_etcd_that_lost_its_data_takes_nobody_away_while_servers_come_back() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_etcd_that_stays_empty_is_believed_after_the_retention() {
+async fn an_etcd_that_stays_empty_empties_the_set_after_the_retention() {
     let (fake, discovery, _changes) = reading(0..4).await;
     fake.wipe();
     sleep(SEC * 29).await;
@@ -373,7 +373,7 @@ async fn all_readers_share_one_watch_which_ends_with_the_last_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_may_not_read_says_so_and_asks_slowly() {
+async fn a_discovery_that_may_not_read_reports_it_and_retries_slowly() {
     let fake = FakeEtcd::new();
     for _ in 0..100 {
         fake.script(
@@ -413,7 +413,7 @@ async fn bad_input_is_refused_before_any_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_etcd_that_stood_still_and_ends_every_lease_takes_nobody_away() {
+async fn an_etcd_that_was_stopped_and_ends_every_lease_removes_no_instance() {
     let (fake, discovery, _changes) = reading(0..4).await;
     fake.hang();
     sleep(SEC * 9).await;
@@ -435,7 +435,7 @@ async fn an_etcd_that_stood_still_and_ends_every_lease_takes_nobody_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_soon_after_a_cut_is_believed_at_once() {
+async fn a_server_that_leaves_soon_after_a_cut_is_removed_at_once() {
     // Any balancer with a connection age; the shortest and the longest, and a slow connect.
     for (every, connect) in [(SEC, MS), (SEC * 8, MS), (SEC * 8, 500 * MS)] {
         let (fake, discovery, mut changes) = reading(0..20).await;
@@ -482,7 +482,7 @@ async fn routine_ends_of_connections_are_no_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_missing_goes_at_its_deadline_whatever_is_cut_meanwhile() {
+async fn missing_keys_are_removed_at_their_deadline_whatever_is_cut() {
     let (fake, discovery, _changes) = reading(0..4).await;
     fake.wipe();
     let wiped = Instant::now();
@@ -496,7 +496,7 @@ async fn what_is_missing_goes_at_its_deadline_whatever_is_cut_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_etcd_is_away_nobody_is_given_up() {
+async fn while_etcd_is_unreachable_no_instance_is_removed() {
     let (fake, discovery, _changes) = reading(0..4).await;
     fake.wipe();
     sleep(SEC * 10).await;
@@ -509,7 +509,7 @@ async fn while_etcd_is_away_nobody_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_on_a_slow_link_is_asked_for_again_in_smaller_pages() {
+async fn a_list_on_a_slow_link_is_requested_again_in_smaller_pages() {
     let fake = FakeEtcd::new();
     put(&fake, 0..1500);
     // 3.2 kB a second; a key with its value is some 120 bytes, and an attempt is 1 s.
@@ -641,7 +641,7 @@ async fn in_an_outage_there_is_at_most_one_line_a_second_also_at_debug() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_without_an_endpoint_says_what_etcd_said_last() {
+async fn the_error_of_a_call_without_an_endpoint_has_the_last_etcd_error() {
     use crate::channel::greeter::pb::HelloRequest;
     use crate::channel::net::Client;
 

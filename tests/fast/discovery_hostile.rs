@@ -13,7 +13,7 @@ use tonic_etcd::discovery::Discovery;
 use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
 
 #[tokio::test(start_paused = true)]
-async fn values_that_do_not_read_are_passed_over_and_counted() {
+async fn values_that_cannot_be_decoded_are_skipped_and_counted() {
     let fake = FakeEtcd::new();
     put(&fake, 0..2);
     let deep = "[".repeat(100_000);

@@ -67,7 +67,7 @@ async fn a_deleted_key_of_one_format_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_format_cannot_take_is_refused_at_the_call() {
+async fn register_refuses_an_instance_that_a_format_cannot_write() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kitex::new());
     let registrar = builder.build().unwrap();

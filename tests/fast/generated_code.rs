@@ -1,6 +1,6 @@
 //! The checked-in code for `proto/` equals the output of the generator.
 //!
-//! Users need no generator, and a change of a `.proto` file cannot be forgotten. `make generate`
+//! So users need no generator, and the code cannot get out of date. `make generate`
 //! writes it again.
 
 use crate::source::root;

@@ -189,7 +189,7 @@ async fn in_a_pause_our_own_name_stops_serving_before_the_key_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_says_serving_after_a_freeze_before_the_registrar_ran() {
+async fn after_a_freeze_health_is_not_serving_before_the_registrar_has_run() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     let names = RegistrationHealth::builder().follow_registration("followed");
@@ -204,7 +204,7 @@ async fn nothing_says_serving_after_a_freeze_before_the_registrar_ran() {
     );
     let mut checks = pin!(futures_util::future::join(ours, followed));
     assert!(poll_once(checks.as_mut()).await.is_pending());
-    // The clock jumps while no task runs, and timers are looked at after the tasks that are ready.
+    // The clock jumps while no task runs, and timers fire after the tasks that are ready.
     let mut freeze = pin!(advance(SEC * 6));
     let _ = poll_once(freeze.as_mut()).await;
     let status = registration.status();

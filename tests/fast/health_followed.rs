@@ -73,7 +73,7 @@ async fn the_key_is_withheld_before_the_followed_names_are_looked_at() {
     let setup = Setup::new();
     let registration = register(setup.builder());
     let reporter = HealthReporter::new();
-    // The task that looks at them is on a runtime that does not run.
+    // The task that follows them is on a runtime that does not run.
     let stuck = Builder::new_current_thread().build().unwrap();
     let context = stuck.enter();
     let health = RegistrationHealth::builder()

@@ -388,7 +388,7 @@ async fn a_watch_shows_the_shutdown_and_ends_when_the_server_drains() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_member_of_etcd_is_told_with_its_state_and_last_error() {
+async fn each_member_of_etcd_is_reported_with_its_state_and_last_error() {
     use EtcdEndpointState::{Connected, Failing, Refusing, Untried};
     let setup = Setup::new();
     let url = |member: &str| format!("http://{member}:2379");
@@ -430,7 +430,7 @@ async fn each_member_of_etcd_is_told_with_its_state_and_last_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_told_a_user_or_a_password() {
+async fn no_message_has_a_user_or_a_password() {
     let setup = Setup::new();
     let etcd = setup.etcd().user("the-user", "the-password");
     let registrar = setup.builder_on(etcd).build().unwrap();
@@ -459,7 +459,7 @@ fn a_reflection_service_can_describe_it() {
 
 #[cfg(feature = "discovery")]
 #[tokio::test(start_paused = true)]
-async fn discoveries_and_channels_are_told_with_what_is_wrong() {
+async fn discoveries_and_channels_are_reported_with_their_errors() {
     use crate::discovery::{discovery, put};
     use crate::support::fake::FakeEtcd;
     use tonic_etcd::introspection::pb::ConnectivityState;

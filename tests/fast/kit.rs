@@ -25,7 +25,7 @@ async fn panicked(assertion: impl Future<Output = ()>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_comes_stays_and_goes_without_a_port() {
+async fn a_registration_works_without_a_port() {
     let etcd = FakeEtcd::new();
     let registration = register(etcd.etcd());
     let key = etcd.assert_registered(SERVICES, SEC).await;
@@ -37,7 +37,7 @@ async fn a_registration_comes_stays_and_goes_without_a_port() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_somebody_deletes_or_overwrites_is_back() {
+async fn a_key_that_others_delete_or_overwrite_is_put_again() {
     let etcd = FakeEtcd::new();
     let _registration = register(etcd.etcd());
     etcd.assert_registered(SERVICES, SEC).await;
@@ -154,7 +154,7 @@ async fn an_assertion_that_fails_says_what_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_port_that_closes_before_its_key_goes_is_found() {
+async fn a_port_that_closes_before_its_key_is_deleted_is_reported() {
     let etcd = FakeEtcd::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

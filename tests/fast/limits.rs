@@ -83,7 +83,7 @@ async fn a_small_max_request_bytes_splits_transactions() {
 
 /// The large one is refused alone, and does not make the transactions of the others short.
 #[tokio::test(start_paused = true)]
-async fn one_value_that_is_too_large_holds_up_no_other_key() {
+async fn one_value_that_is_too_large_delays_no_other_key() {
     let setup = Setup::new();
     setup.fake.max_request_bytes(16 * 1024);
     let registrar = setup.builder().build().unwrap();

@@ -237,7 +237,7 @@ async fn each_line_of_the_main_scenarios_is_in_the_manual() {
         "paused, the keys are withheld",
         "deregistering",
         "deregistered",
-        "etcd could not be told, the key goes with its lease",
+        "could not deregister, the key expires with its lease",
         "attempt failed",
         #[cfg(feature = "discovery")]
         "watching etcd again",

@@ -3,7 +3,7 @@
 use crate::source::{files, read};
 use std::collections::BTreeSet;
 
-/// The longest name of a test, in characters.
+/// The name of a test must have fewer characters.
 const MAX_NAME: usize = 70;
 
 /// The files that use the ids of invariants.

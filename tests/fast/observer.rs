@@ -80,7 +80,7 @@ impl Observer for Panics {
 }
 
 #[tokio::test(start_paused = true)]
-async fn observers_are_told_of_each_transition_in_order() {
+async fn observers_are_called_with_each_transition_in_order() {
     let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
     let registration = setup
         .registered_with(setup.builder().observer(notes.clone()))
@@ -146,7 +146,7 @@ async fn each_write_comes_with_the_reason_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewals_and_connections_are_told_with_what_failed() {
+async fn observers_get_renewals_and_connections_with_their_errors() {
     let (setup, notes) = (Setup::new(), Arc::new(Notes::default()));
     let registration = setup
         .registered_with(setup.builder().observer(notes.clone()))
@@ -295,7 +295,7 @@ async fn an_outage_has_at_most_one_debug_line_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_says_how_many_requests_it_waits_for_and_cuts() {
+async fn a_drain_logs_the_requests_it_waits_for_and_those_it_ends() {
     for (answers_after, end) in [
         (
             SEC * 3,

@@ -47,7 +47,7 @@ where
     }
 }
 
-/// What this thread logs goes to the layer.
+/// Sends the log of this thread to the layer.
 pub fn subscribe(layer: impl Layer<Registry> + Send + Sync) -> DefaultGuard {
     allow_subscribers_by_thread();
     tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))

@@ -44,7 +44,7 @@ impl Probe {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Asked every 2 s.
+    /// A readiness with this probe every 2 s.
     fn readiness(&self) -> Readiness {
         let probe = self.clone();
         Readiness::every(2 * SEC, move || {
@@ -94,7 +94,7 @@ async fn a_server_is_never_announced_before_its_probe_has_succeeded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reason_before_the_first_answer_says_so() {
+async fn before_the_first_answer_the_reason_is_that_the_probe_has_none() {
     let (setup, probe) = (Setup::new(), Probe::new(Outcome::Hang));
     let registration = announced(&setup, probe.readiness());
     sleep(SEC).await;
@@ -112,7 +112,7 @@ async fn three_failures_in_a_row_withhold_the_key_and_one_success_returns_it() {
         let registration = announced(&setup, probe.readiness());
         let lease = registration.registered().await.unwrap().lease;
         sleep(SEC).await;
-        // Asked at 2 s, 4 s and 6 s; one that hangs is answered 2 s later.
+        // The probe runs at 2 s, 4 s and 6 s; one that hangs fails 2 s later.
         probe.set(outcome);
         let late = if outcome == Outcome::Hang { 2 } else { 0 };
         let start = Instant::now();

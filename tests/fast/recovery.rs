@@ -321,7 +321,7 @@ async fn a_silent_etcd_gets_one_attempt_for_each_attempt_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_whose_answer_was_lost_is_asked_for_again_under_the_same_id() {
+async fn a_grant_whose_answer_was_lost_is_repeated_with_the_same_id() {
     let setup = Setup::new();
     setup.fake.script(Rpc::LeaseGrant, Reply::DropReply);
     let _registration = setup.registered().await;
@@ -349,7 +349,7 @@ async fn timers_follow_the_ttl_that_was_granted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_etcd_renews_the_lease_and_takes_the_key_once_there_is_room() {
+async fn a_full_etcd_renews_the_lease_and_accepts_the_key_once_it_has_room() {
     let setup = Setup::new();
     let full = Reply::Error(
         Code::ResourceExhausted,
@@ -386,7 +386,7 @@ async fn a_cancelled_watch_is_opened_again_and_still_heals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_whose_request_was_lost_is_asked_for_again() {
+async fn a_watch_whose_request_was_lost_is_requested_again() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     setup.fake.script(Rpc::Watch, Reply::Normal);

@@ -287,7 +287,7 @@ async fn a_stale_key_is_taken_over_and_the_end_of_its_lease_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn yielding_waits_until_the_key_is_free_and_says_so() {
+async fn yielding_is_shown_until_the_key_is_free() {
     let setup = Setup::new();
     setup.fake.grant(99, 30);
     setup.fake.put(KEY, "theirs", 99);

@@ -58,7 +58,7 @@ impl Setup {
         registration
     }
 
-    /// Waits until there are so many keys, and no other number of them.
+    /// Waits until there are exactly so many keys.
     pub async fn keys_are(&self, count: usize, within: Duration) {
         eventually("all keys are there", within, || {
             match self.fake.keys().len() {
@@ -69,7 +69,7 @@ impl Setup {
         .await;
     }
 
-    /// Waits until the key has this value, and gives what it holds.
+    /// Waits until the key has this value, and returns it.
     pub async fn key_holds(&self, value: &str, within: Duration) -> Stored {
         eventually("the key is right", within, || {
             match self.fake.keys().get(KEY) {
@@ -203,7 +203,7 @@ pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> boo
     status_within(LONG * 10, registration, wanted).await
 }
 
-/// Why it has not been registered yet.
+/// The reason while it is not registered yet.
 #[track_caller]
 pub fn registering_reason(registration: &Registration) -> String {
     match registration.status() {
@@ -215,7 +215,7 @@ pub fn registering_reason(registration: &Registration) -> String {
     }
 }
 
-/// Why it is lost.
+/// The reason of `Lost`.
 #[track_caller]
 pub fn lost_reason(registration: &Registration) -> String {
     match registration.status() {

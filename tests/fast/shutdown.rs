@@ -46,7 +46,7 @@ async fn the_drain_begins_after_the_delay_and_is_cut_off_at_its_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guard_is_counted_and_told_to_end_at_the_drain_deadline() {
+async fn a_guard_counts_and_is_ended_at_the_drain_deadline() {
     let setup = Setup::new();
     let registration = setup
         .registered_with(setup.builder().drain_timeout(SEC * 5))
@@ -154,7 +154,7 @@ async fn a_stop_during_a_renewal_or_before_its_repetition_is_as_quick() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_without_etcd_ends_within_the_revoke_timeout_and_says_so() {
+async fn a_stop_without_etcd_ends_left_to_expire_within_the_revoke_timeout() {
     for fault in ["down", "hung", "black hole"] {
         for since in [0, 300, 3000, 20_000] {
             let setup = Setup::new();
@@ -233,7 +233,7 @@ async fn stopping_twice_or_at_once_from_many_places_is_one_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_stopped_takes_nothing_more() {
+async fn a_stopped_registration_accepts_no_change() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let registration = announced_by(&registrar, greeter());
@@ -274,7 +274,7 @@ async fn one_of_several_that_leaves_during_an_outage_is_removed_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runtime_that_ends_before_it_ran_leaves_nobody_waiting() {
+async fn a_runtime_that_ends_before_it_ran_leaves_no_caller_waiting() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -290,7 +290,7 @@ async fn a_runtime_that_ends_before_it_ran_leaves_nobody_waiting() {
 
 // In real time: the thread of another runtime does not hold a paused clock back.
 #[tokio::test]
-async fn a_runtime_that_ends_leaves_nobody_waiting() {
+async fn a_runtime_that_ends_leaves_no_caller_waiting() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let registration = {
@@ -418,7 +418,7 @@ async fn at_the_drain_deadline_grpc_gets_unavailable_and_others_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_lives_while_a_handle_a_layer_or_a_service_of_it_does() {
+async fn a_registration_exists_while_a_handle_a_layer_or_a_service_does() {
     for last in ["handle", "layer", "service", "health service"] {
         let setup = Setup::new();
         let registration = setup.registered().await;

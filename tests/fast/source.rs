@@ -28,7 +28,7 @@ pub fn files(path: impl AsRef<Path>, endings: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// What was read, parsed.
+/// The parsed file.
 pub fn parse(file: &Path) -> syn::File {
     syn::parse_file(&read(file)).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }

@@ -23,7 +23,7 @@ async fn registered(registrar: &Registrar) -> Registration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_winner_says_from_whom_and_needs_no_other_transaction() {
+async fn a_takeover_is_logged_with_the_rival_without_another_transaction() {
     let (setup, log) = (Setup::new(), Log::start());
     setup.fake.grant(RIVAL, 600);
     setup.fake.put(KEY, "10.0.0.1:1\nover two lines", RIVAL);
@@ -97,7 +97,7 @@ async fn more_than_16_keys_at_once_are_taken_over_without_asking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_role_that_may_only_write_is_refused_once_and_not_asked_again() {
+async fn a_role_that_may_only_write_is_denied_once_and_not_tried_again() {
     let (setup, log) = (Setup::new(), Log::start());
     setup.fake.deny_reads();
     setup.fake.put(KEY, "theirs", 0);
@@ -114,7 +114,7 @@ async fn a_role_that_may_only_write_is_refused_once_and_not_asked_again() {
 
 /// tonic accepts 4 MiB: the answer is lost, but the transaction is applied.
 #[tokio::test(start_paused = true)]
-async fn a_value_that_is_too_large_to_be_told_costs_one_reconnect() {
+async fn a_replaced_value_too_large_for_an_answer_causes_one_reconnect() {
     let setup = Setup::new();
     setup.fake.put(KEY, &"x".repeat(5 << 20), 0);
     let _registration = registered(&setup.builder().build().unwrap()).await;

@@ -1,4 +1,4 @@
-//! [`Kind`]: the ecosystems that the Go half speaks.
+//! [`Kind`]: the ecosystems of the Go half.
 
 use std::sync::Arc;
 use tonic_etcd::format::{EtcdNaming, Format, GoZero, Kratos};

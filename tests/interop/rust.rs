@@ -85,7 +85,7 @@ impl RustClient {
         .await;
     }
 
-    /// The addresses it knows, each of them once.
+    /// The addresses that it has found, each once.
     fn found(&self) -> Vec<String> {
         let snapshot = self.snapshot();
         let addresses = snapshot.iter().map(|(_, instance)| instance.get_address());

@@ -87,12 +87,12 @@ async fn seen(etcd: &EtcdProcess, key: &str) -> Option<Seen> {
     })
 }
 
-/// Whether this etcd asks for a token, and for permission, in renewals too (CVE-2026-33413).
+/// Whether this etcd requires a token and the permission in renewals too (CVE-2026-33413).
 async fn checks_renewals(etcd: &EtcdProcess) -> bool {
     is_since(version(&mut root(etcd).await).await, [42, 28, 9])
 }
 
-/// Whether this etcd checks what is nested in a transaction too.
+/// Whether this etcd also checks the operations in a transaction.
 async fn checks_nested(etcd: &EtcdProcess) -> bool {
     is_since(version(&mut root(etcd).await).await, [42, 28, 11])
 }
@@ -161,7 +161,7 @@ async fn told(registration: &Registration, limit: Duration, what: &str) -> Strin
 }
 
 #[tokio::test]
-async fn an_expired_or_forgotten_token_costs_one_authentication_and_no_gap() {
+async fn an_expired_or_lost_token_costs_one_authentication_and_no_key() {
     // Newer versions log only at debug level that a token was deleted.
     let mut etcd = guarded(&["--auth-token-ttl=1", "--log-level=debug"]).await;
     let checked = checks_renewals(&etcd).await;
@@ -289,7 +289,7 @@ async fn an_expired_or_outdated_jwt_costs_one_authentication_and_no_gap() {
 /// A password that was changed, a user that was deleted, a permission that was taken away, and a
 /// server that never knew the password: all at once, because each waits for half a minute.
 #[tokio::test]
-async fn whoever_is_refused_says_so_asks_slowly_and_is_back_when_allowed() {
+async fn a_denied_registrar_reports_it_retries_slowly_and_recovers() {
     let etcd = guarded(&[]).await;
     let checked = checks_renewals(&etcd).await;
     let mut client = root(&etcd).await;
@@ -497,7 +497,7 @@ async fn neither_password_nor_token_is_ever_logged() {
 
 /// A put with `prev_kv` in a transaction; a single one was refused in each version.
 #[tokio::test]
-async fn a_role_that_may_only_write_may_not_ask_what_it_replaces() {
+async fn a_role_that_may_only_write_may_not_read_what_it_replaces() {
     let etcd = guarded(&[]).await;
     let mut client = root(&etcd).await;
     let write = Permission::write("/services/greeter/").with_prefix();

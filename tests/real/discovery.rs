@@ -45,7 +45,7 @@ async fn put(etcd: &EtcdProcess, key: &str, port: usize) {
     etcd.client().await.put(key, value, None).await.unwrap();
 }
 
-/// Calls all the time until it is told to stop; gives what failed.
+/// Calls all the time until its token is cancelled; returns the failed calls.
 fn calling(discovery: &Discovery) -> (CancellationToken, JoinHandle<Vec<String>>) {
     let mut client = GreeterClient::new(discovery.channel().build().unwrap());
     let stop = CancellationToken::new();

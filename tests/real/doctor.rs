@@ -209,7 +209,7 @@ async fn doctor_names_what_is_wrong_with_the_keys() {
 }
 
 #[tokio::test]
-async fn doctor_tells_a_lease_that_nobody_renews() {
+async fn doctor_reports_a_lease_that_nobody_renews() {
     let etcd = Etcd::start_with(&[]).await;
     let (good, _serves) = serve([ServingStatus::Serving; 2]).await;
     let mut client = etcd.client().await;

@@ -49,7 +49,7 @@ async fn the_key_goes_first_and_the_port_stays_open_until_the_delay_is_over() {
 }
 
 #[tokio::test]
-async fn an_open_health_watch_does_not_hold_it_up() {
+async fn an_open_health_watch_does_not_delay_it() {
     let etcd = Etcd::start().await;
     let greeter = Greeter::start_quick(&etcd).await;
     let mut health = health_client(&greeter.url()).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_stream_that_ends_in_time_is_not_cut() {
 }
 
 #[tokio::test]
-async fn whoever_spawns_a_server_need_not_hold_the_handle() {
+async fn a_spawned_server_keeps_its_registration_without_a_handle() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let greeter = Greeter::start_quick(&etcd).await;
@@ -198,7 +198,7 @@ async fn whoever_spawns_a_server_need_not_hold_the_handle() {
 }
 
 #[tokio::test]
-async fn what_outlives_the_drain_timeout_ends_with_unavailable() {
+async fn requests_left_after_the_drain_timeout_end_with_unavailable() {
     let etcd = Etcd::start().await;
     let greeter = Greeter::start(&etcd, |builder| {
         let builder = builder.deregistration_delay(Duration::ZERO);
@@ -243,7 +243,7 @@ async fn a_second_token_skips_the_drain() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_read_cannot_hold_it_up_beyond_the_drain_timeout() {
+async fn a_peer_that_does_not_read_delays_it_by_the_drain_timeout_at_most() {
     let etcd = Etcd::start().await;
     let greeter = Greeter::start(&etcd, |builder| {
         let builder = builder.deregistration_delay(Duration::ZERO);

@@ -360,7 +360,7 @@ async fn leases_run_out_alike() {
 /// etcd keeps a lease that has expired until its next sweep; a renewal in between waits, and is answered that the lease is
 /// gone.
 #[tokio::test]
-async fn a_renewal_just_too_late_is_told_so() {
+async fn a_renewal_that_is_just_too_late_is_answered_that_the_lease_is_gone() {
     both(async |mut c, said| {
         c.lease_grant(2, Some(LeaseGrantOptions::new().with_id(1)))
             .await
@@ -500,7 +500,7 @@ async fn tokens_are_refused_alike() {
 
     let mut fake = Transcript::default();
     let etcd = FakeEtcd::new();
-    // Before the fixes of CVE-2026-33413, renewals did not look at the token.
+    // Before the fixes of CVE-2026-33413, etcd did not check the token of renewals.
     if !is_since(version, [42, 28, 9]) {
         etcd.lenient_leases();
     }

@@ -68,7 +68,7 @@ async fn describe_shows_both_sides_and_what_they_do_not_agree_on() {
 }
 
 #[tokio::test]
-async fn describe_says_when_another_process_has_written_the_key() {
+async fn describe_shows_that_another_process_has_written_the_key() {
     let etcd = Etcd::start().await;
     let server = ServerProcess::start(
         &etcd.endpoint(),

@@ -175,7 +175,7 @@ async fn a_listener_outside_of_a_runtime_is_an_error_and_not_a_panic() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn accept_takes_in_the_backlog_then_stays_pending_and_is_cancel_safe() {
+async fn accept_returns_the_backlog_then_stays_pending_and_is_cancel_safe() {
     use axum::serve::Listener as _;
     let etcd = EtcdProcess::start().await;
     let (registration, token) = register(&etcd, Instance::new("greeter"));

@@ -149,7 +149,7 @@ async fn a_server_that_is_there_before_etcd_serves_at_once_and_registers_later()
 
 /// etcd answers a takeover with the value that another process wrote.
 #[tokio::test]
-async fn a_takeover_says_from_whom_on_both_sides() {
+async fn a_takeover_is_logged_with_the_rival_on_both_sides() {
     let etcd = Etcd::start().await;
     let flags = ["--key", "{prefix}/{name}/{ip}"];
     let first = ServerProcess::start(&etcd.endpoint(), &flags);

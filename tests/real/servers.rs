@@ -217,7 +217,7 @@ async fn every_kind_ends_its_requests_at_the_drain_deadline() {
 }
 
 #[tokio::test]
-async fn every_kind_stops_without_waiting_when_it_is_told_to() {
+async fn every_kind_stops_at_once_on_deregister_now() {
     each(
         |builder| builder.deregistration_delay(SEC * 60),
         async |mut case, _| {

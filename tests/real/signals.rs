@@ -50,7 +50,7 @@ async fn a_second_signal_skips_the_waits() {
 }
 
 #[tokio::test]
-async fn clients_that_hold_on_cost_the_drain_timeout_and_no_more() {
+async fn clients_that_stay_connected_delay_it_by_the_drain_timeout_at_most() {
     let etcd = Etcd::start().await;
     let flags = ["--settle", "0s", "--drain-timeout", "2s"];
     let server = ServerProcess::start(&etcd.endpoint(), &flags);
@@ -84,7 +84,7 @@ async fn a_killed_server_is_gone_with_its_lease() {
 }
 
 #[tokio::test]
-async fn a_frozen_server_says_not_serving_before_it_is_registered_again() {
+async fn a_frozen_server_is_not_serving_before_it_is_registered_again() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let server = ServerProcess::start(&etcd.endpoint(), &[]);

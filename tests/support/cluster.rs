@@ -167,8 +167,8 @@ impl Cluster {
     }
 }
 
-/// Waits until this member has another one in its list. Who joins asks one of them, and ends if that one does not know
-/// of it yet.
+/// Waits until this member has another one in its list. A new member asks one of them when it joins, and ends if it is
+/// not in that one's list yet.
 async fn member_knows(member: &Etcd, peer_url: &str, deadline: Instant) {
     loop {
         let list = member.client().await.member_list().await;

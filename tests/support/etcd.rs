@@ -47,7 +47,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_millis(50);
 /// The pause between two probes: how exactly "first answered" is known.
 const PROBE_PAUSE: Duration = Duration::from_millis(2);
-/// Somebody else may take a port between our pick and etcd's bind: pick again.
+/// Another process may take a port between our choice and etcd's bind: choose again.
 const START_ATTEMPTS: usize = 5;
 
 /// One etcd server with its own data directory and ports. Killed, and its data removed, on drop.
@@ -84,7 +84,7 @@ impl Etcd {
         Self::start_as(|| Plan::new("solo").alone().with_args(extra_args)).await
     }
 
-    /// [`Etcd::start_with`] for a plan of its own, which is made anew for each attempt.
+    /// [`Etcd::start_with`] for a plan of its own, which is made again for each attempt.
     pub async fn start_as(plan: impl Fn() -> Plan) -> Self {
         Self::started(false, plan).await
     }
@@ -129,7 +129,7 @@ impl Etcd {
         self.plan.client_port()
     }
 
-    /// This member as it stands in `--initial-cluster`.
+    /// This member as written in `--initial-cluster`.
     pub fn membership(&self) -> String {
         self.plan.membership()
     }

@@ -143,7 +143,7 @@ async fn watch(
     }
 }
 
-/// The address of a server changes with its restart; it is told by its port.
+/// The address of a server changes with its restart; `starts` has the addresses of each server.
 fn rows(tally: &Tally, starts: &[Vec<String>]) -> Vec<String> {
     let shown = |address: &String| {
         let count = tally.answered.get(address).copied().unwrap_or_default();

@@ -85,7 +85,7 @@ async fn own(
     };
     match asked.await {
         Ok(Some(own)) => Ok(own),
-        Ok(None) => Err("it knows no such registration".to_owned()),
+        Ok(None) => Err("it has no such registration".to_owned()),
         Err(failure) => Err(failure.to_string()),
     }
 }

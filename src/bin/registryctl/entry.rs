@@ -189,7 +189,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_formats_tell_what_their_readers_see() {
+    fn other_formats_give_what_their_readers_see() {
         let value = br#"{"name":"greeter","endpoints":["grpc://10.1.2.3:9000"]}"#;
         for (key, value, name, address) in [
             (
@@ -208,7 +208,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn json_of_the_library_tells_name_and_address() {
+    fn json_of_the_library_gives_name_and_address() {
         let value = br#"{"name":"greeter","id":"7","address":"[::1]:9000","later":[1]}"#;
         let shown = shown("/services/elsewhere/x", value);
         assert_eq!((&*shown.name, &*shown.address), ("greeter", "[::1]:9000"));

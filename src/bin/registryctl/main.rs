@@ -163,7 +163,7 @@ enum Failure {
     /// The command line or the environment is wrong.
     #[error("{0}")]
     Usage(String),
-    /// etcd or the server that is asked does not answer, or refuses; or it is not clear which server is meant.
+    /// etcd or the server does not answer or refuses the call, or the named server is ambiguous or unknown.
     #[error("{0}")]
     Other(String),
     #[error("{0}")]

@@ -69,7 +69,7 @@ mod tests {
     use tonic_etcd::introspection::pb::Skipped;
 
     #[test]
-    fn each_member_of_etcd_is_told_with_its_state_and_last_error() {
+    fn each_member_of_etcd_is_reported_with_its_state_and_last_error() {
         let endpoint = |state: EtcdEndpointState, failing_for_ms, age| EtcdEndpoint {
             url: "http://a:1".to_owned(),
             state: state.into(),

@@ -131,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn a_second_list_tells_what_happened_unseen() {
+    fn a_second_list_gives_the_changes_in_between() {
         let (mut registry, now) = (Registry::default(), Instant::now());
         let [a, b, c] = ["a", "b", "c"].map(|key| entry(key, 1, 5));
         let changes = registry.listed(vec![a.clone(), b.clone()], now);
         assert_eq!(changes, [Change::Was(a.clone()), Change::Was(b)]);
-        // The same revision under another lease: etcd has lost its data, and b was written anew.
+        // The same revision under another lease: etcd has lost its data, and b was written again.
         let b = entry("b", 2, 5);
         let changes = registry.listed(vec![b.clone(), c.clone()], now);
         assert_eq!(
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_say_what_is_known() {
+    fn ages_show_whether_the_last_write_was_seen() {
         let (mut registry, start) = (Registry::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         let age = |registry: &Registry, now| registry.iter().next().map(|known| known.age(now));

@@ -40,14 +40,14 @@ pub(crate) struct Scope {
     pub(crate) prefix: String,
     /// The prefixes to list. Each ends with a slash: otherwise `greeter` would also list `greeter2`.
     pub(crate) scans: Vec<String>,
-    /// Where to look for instances; for those that are plain only if one service is asked for.
+    /// The readers of instances; one for the plain format only with a single service.
     readers: Vec<Reader>,
 }
 
 /// Why no format can read a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unread {
-    /// The service that its key looks like.
+    /// The service that the key seems to belong to.
     pub(crate) service: String,
     pub(crate) reason: String,
 }
@@ -151,7 +151,7 @@ impl Scope {
         }
     }
 
-    /// What the first format says that can read it, or what the first one says that cannot.
+    /// The result of the first format that can decode it, or the error of the first format.
     pub(crate) fn read(&self, key: &str, value: &[u8]) -> Option<Result<Instance, Unread>> {
         let mut unread = None;
         for reader in &self.readers {

@@ -220,7 +220,7 @@ impl Connection {
         Ok(self.get(prefix, options).await?.count())
     }
 
-    /// So many of the keys that begin with this.
+    /// At most `limit` keys with this prefix.
     pub(crate) async fn keys(&self, prefix: &str, limit: i64) -> Result<Vec<String>, CallError> {
         let options = GetOptions::new().with_prefix().with_keys_only();
         let found = self.get(prefix, options.with_limit(limit)).await?;

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_speaks_tls_from_now_on_is_dialled_anew() {
+    fn an_instance_that_changes_to_tls_is_dialled_again() {
         let mut all = addresses(None);
         all.apply(&insert("k", "a:1", 1));
         let instance = Instance::new("greeter").address("a:1").weight(1);

@@ -45,7 +45,7 @@
 //! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
 //! | `origin.rs` | where an instance is dialled, with TLS or without; pure |
 //! | `call.rs` | one call: its time, its attempts, its response |
-//! | `caller_span.rs` | what the span of the caller is told of it |
+//! | `caller_span.rs` | fields of the call on the span of the caller |
 //! | `stats.rs` | [`ChannelStats`] |
 //! | `pool.rs` | the subchannels and their states, shared by tasks and calls |
 //! | `connectivity.rs` | [`ConnectivityState`] |

@@ -312,7 +312,7 @@ impl fmt::Display for Endpoints {
         if self.ready > 0 {
             return write!(
                 f,
-                "{} ready, each with as many calls as it takes",
+                "{} ready, each with as many calls as it accepts",
                 self.ready
             );
         }
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn each_transition_of_the_whole_is_told_once() {
+    fn each_transition_of_the_channel_is_logged_once() {
         use ConnectivityState::{Connecting, Ready};
         let mut all = Endpoints::default();
         let [a, b] = ["a:1", "b:1"].map(subchannel);

@@ -204,7 +204,7 @@ impl Disconnect {
             Self::ConnectFailed(reason) => reason.clone(),
             Self::Lost(Some(error)) => format!("connection lost: {}", chain(error)),
             Self::Lost(None) => "the connection ended".to_owned(),
-            Self::Draining => "it takes no more calls on this connection".to_owned(),
+            Self::Draining => "it accepts no more calls on this connection".to_owned(),
         }
     }
 

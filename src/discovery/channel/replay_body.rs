@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_that_was_given_up_takes_nothing_from_its_successor() {
+    async fn an_earlier_attempt_gets_no_frames_of_the_next_one() {
         let replay = body(&[5, 6]);
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_limit_it_goes_on_but_is_not_kept() {
+    async fn beyond_the_limit_frames_pass_but_are_not_kept() {
         let replay = body(&[LIMIT, 1, 9]);
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();

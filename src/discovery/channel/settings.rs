@@ -1,4 +1,4 @@
-//! Reads the peer's HTTP/2 `SETTINGS`: whether it speaks HTTP/2, and how many streams it accepts.
+//! Reads the peer's HTTP/2 `SETTINGS`: whether it uses HTTP/2, and how many streams it accepts.
 //!
 //! hyper shows neither. For hyper a connection is established once our own preface is written. But the kernel
 //! accepts connections, and buffers the preface, also for a process that hangs or is about to close
@@ -23,7 +23,7 @@ use tokio::sync::{Notify, oneshot};
 #[derive(Debug)]
 pub(super) struct SettingsIo<T> {
     io: T,
-    /// `None` once it is clear that the peer does not speak HTTP/2.
+    /// `None` once it is clear that the peer does not use HTTP/2.
     frames: Option<Frames>,
     first: Option<oneshot::Sender<()>>,
     quota: Arc<StreamQuota>,
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_permit_is_given_up_to_the_limit_and_freed_ones_are_told_of() {
+    async fn permits_are_given_up_to_the_limit_and_freed_ones_notify() {
         let freed = Arc::new(Notify::new());
         let quota = Arc::new(StreamQuota::new(freed.clone()));
         quota.set_limit(2);

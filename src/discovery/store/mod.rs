@@ -65,7 +65,7 @@ pub(super) struct Store {
     missing: Missing,
     /// Half are back: unless another one comes back until then, the others are removed.
     settled_at: Option<Instant>,
-    /// What has changed and was not taken yet.
+    /// The changes since the last [`take_updates`](Self::take_updates).
     updates: Vec<Update>,
 }
 
@@ -120,7 +120,7 @@ impl Store {
         }
     }
 
-    /// What has changed since this was last called.
+    /// The changes since the last call.
     pub(super) fn take_updates(&mut self) -> Vec<Update> {
         std::mem::take(&mut self.updates)
     }
@@ -167,7 +167,7 @@ impl Store {
         self.entries.len() + self.passed_over - self.missing.len()
     }
 
-    /// How much there is of what, and what else a reader could see besides the instances.
+    /// The figures of a snapshot besides its instances, to detect a change.
     pub(super) fn figures(&self) -> (Instances, bool, u64) {
         let counts = Instances {
             found: self.readable,

@@ -103,7 +103,7 @@ fn an_instance_that_is_written_again_as_it_was_is_no_change() {
 }
 
 #[test]
-fn a_list_with_less_than_half_is_not_believed_before_the_retention() {
+fn a_list_with_less_than_half_removes_nothing_before_the_retention() {
     let mut world = listed(&["a", "b", "c", "d"]);
     assert_eq!(world.list(&[], 2), [""; 0], "an etcd that was wiped");
     let store = &world.store;
@@ -160,7 +160,7 @@ fn who_was_seen_since_the_silence_leaves_at_once() {
 }
 
 #[test]
-fn some_seconds_after_a_silence_deletions_are_believed_again() {
+fn some_seconds_after_a_silence_deletions_take_effect_again() {
     let mut world = listed(&["a", "b", "c"]);
     world.is_silent(SEC * 2);
     assert_eq!(world.delete("a"), ["-a"]);
@@ -177,7 +177,7 @@ fn a_deadline_is_not_moved_by_lists_but_by_silence() {
     world.list(&[], 2);
     for _ in 0..14 {
         assert_eq!(world.passes(SEC), [""; 0]);
-        // Another cut, after which the history is not known: there is no key to look at.
+        // Another cut, after which the history cannot be checked: there is no key to read.
         assert_eq!(world.list(&[], 2), [""; 0]);
     }
     assert_eq!(world.passes(SEC * 15), [""; 0]);
@@ -187,7 +187,7 @@ fn a_deadline_is_not_moved_by_lists_but_by_silence() {
 }
 
 #[test]
-fn a_retention_of_zero_believes_all_and_the_longest_nothing() {
+fn a_retention_of_zero_removes_at_once_and_the_longest_never() {
     let with = |retention| {
         limited(
             Limits {
@@ -282,7 +282,7 @@ fn there_is_room_for_so_many_bytes_and_they_are_given_back() {
 }
 
 #[test]
-fn the_history_is_known_by_a_key_that_etcd_should_have() {
+fn the_history_is_identified_by_a_key_that_etcd_should_have() {
     let mut world = listed(&["a", "b", "c"]);
     assert_eq!(world.list(&["c"], 9), [""; 0]);
     let (key, seen) = world.store.history_probe().unwrap();
@@ -316,7 +316,7 @@ fn keys_are_skipped_for_the_reason_of_their_last_value() {
     assert_eq!(reasons(&world), expected(&both));
     assert_eq!(world.store.skipped(), 3);
 
-    // Each of these leaves the number of skipped keys as it was: a reader must be told all the same.
+    // Each of these leaves the number of skipped keys unchanged: a reader must be notified all the same.
     let before = world.store.figures();
     world.put(bad("c", "has no id"));
     assert_ne!(world.store.figures(), before);

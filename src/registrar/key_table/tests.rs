@@ -90,7 +90,7 @@ fn a_transaction_stays_below_the_size_etcd_takes() {
 }
 
 #[test]
-fn a_key_that_somebody_deletes_is_put_again() {
+fn a_key_that_others_delete_is_put_again() {
     let mut table = table(OnConflict::TakeOver, &["a", "b"]);
     write(&mut table, 5);
     table.on_watch_event(delete("a", 6), Instant::now());
@@ -190,7 +190,7 @@ fn one_of_several_leaves_by_a_guarded_delete_and_is_never_put_again() {
 }
 
 #[test]
-fn a_write_under_way_when_its_entry_leaves_is_undone() {
+fn a_write_under_way_when_its_entry_leaves_is_deleted_again() {
     let mut table = table(OnConflict::TakeOver, &["a"]);
     let ops = table.next_txn(Instant::now());
     table.withdraw(1);
@@ -281,7 +281,7 @@ fn two_entries_never_share_a_key() {
 }
 
 #[test]
-fn one_denied_key_does_not_hold_up_the_others() {
+fn one_denied_key_does_not_delay_the_others() {
     let mut table = table(OnConflict::TakeOver, &["a", "b", "c"]);
     let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(30));
     let ops = table.next_txn(now);
@@ -309,7 +309,7 @@ fn a_refused_write_is_repeated() {
 }
 
 #[test]
-fn a_key_that_may_not_be_read_is_yielded_only_if_a_write_says_so() {
+fn a_key_that_may_not_be_read_is_yielded_only_after_a_refused_write() {
     let mut table = table(OnConflict::Yield, &["a"]);
     let ops = table.next_txn(Instant::now());
     table.on_txn(&ops, 5, &[Some(THEIRS)], Instant::now());
@@ -408,7 +408,7 @@ fn a_transaction_with_too_many_operations_is_halved_until_it_is_taken() {
 }
 
 #[test]
-fn what_etcd_takes_at_once_is_still_known_under_the_next_lease() {
+fn the_limits_of_etcd_are_kept_for_the_next_lease() {
     let mut table = many(OnConflict::TakeOver, 40);
     write_all(&mut table, 17);
     table.reset(OURS + 1);

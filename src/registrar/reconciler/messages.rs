@@ -130,7 +130,7 @@ pub(crate) enum Action {
     /// Wait, at most 50 ms, until the health services of these entries have reported the statuses that were
     /// published before.
     AwaitHealth(Vec<EntryId>),
-    /// Publish a final status and let the server go on to drain.
+    /// Publish a final status and begin the drain of the server.
     End(EntryId, Status),
     /// End the worker: there is nothing left to do.
     Finish,

@@ -278,7 +278,7 @@ impl Reconciler {
         let expired = matches!(&self.lease, LeaseState::Held(lease) if lease.expiry() <= now);
         if expired && self.lease_error.is_none() {
             let reason = format!(
-                "the lease ran out unconfirmed: {}",
+                "the lease expired unconfirmed: {}",
                 self.connection_reason()
             );
             self.set_lease_error(now, &reason);

@@ -198,7 +198,7 @@ const STATES: [State; 17] = [
         Fixture::verifying,
     ),
     (
-        "Held, Opening: the lease ran out unconfirmed",
+        "Held, Opening: the lease expired unconfirmed",
         Fixture::expired,
     ),
     ("Revoking, Open: the last entry leaves", Fixture::revoking),
@@ -373,7 +373,7 @@ const EVENTS: [Stimulus; 30] = [
         f.read(failed(RpcErrorKind::Denied))
     }),
     ("written", "Write", |f| f.written(Ok(()))),
-    ("write denied, for what it asks", "Write", |f| {
+    ("write denied, with prev_kv", "Write", |f| {
         f.written(failed(RpcErrorKind::Denied))
     }),
     ("write rejected, etcd is full", "Write", |f| {

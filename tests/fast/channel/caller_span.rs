@@ -114,7 +114,7 @@ async fn a_span_that_declares_none_and_its_parent_get_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_sent_again_names_the_last_endpoint_and_says_1() {
+async fn a_call_that_is_sent_again_records_the_last_endpoint_and_count_1() {
     let (recorded, _guard) = Recorded::start();
     let called = in_span(declares_all(), call_sent_again(|builder| builder));
     assert_eq!(called.await.stats().resent, 1);

@@ -130,7 +130,7 @@ async fn call(act: Act, name: &str) -> (Result<String, Status>, BalancedChannel)
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_says_it_has_not_worked_on_goes_whole_to_another_one() {
+async fn a_call_that_the_server_has_not_processed_is_sent_to_another_one() {
     for act in [
         Act::GoAway {
             last: 0,
@@ -222,7 +222,7 @@ async fn a_request_without_a_body_that_may_have_arrived_is_never_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_takes_no_streams_is_passed_over_until_it_takes_some() {
+async fn a_server_that_accepts_no_streams_gets_no_calls_until_it_does() {
     let net = Net::default();
     let mut arriving = net.listen(&address(1), CancellationToken::new());
     tokio::spawn(async move {
@@ -241,7 +241,7 @@ async fn a_server_that_takes_no_streams_is_passed_over_until_it_takes_some() {
     let status = hello(&mut client).await.unwrap_err();
     assert_eq!(
         status.message(),
-        "no endpoint of \"greeter\": 1 known, 1 ready, each with as many calls as it takes"
+        "no endpoint of \"greeter\": 1 known, 1 ready, each with as many calls as it accepts"
     );
     assert_eq!(start.elapsed().as_secs(), 2, "its ready timeout");
     net.serve(&address(2));

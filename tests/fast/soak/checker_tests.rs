@@ -178,7 +178,7 @@ async fn a_write_in_a_quiet_period_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_that_outlives_its_lease_is_found() {
+async fn a_status_that_stays_held_after_its_lease_is_reported() {
     let cut_off = |record: &mut Record| {
         let end = at(record, 14.0);
         record.calls.retain(|call| call.at < end);
@@ -249,7 +249,7 @@ async fn a_storm_of_attempts_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_takes_too_long_is_found() {
+async fn a_stop_that_takes_too_long_is_reported() {
     assert_eq!(broken(|record| leave(record, 1.1)).await, [checker::I10]);
     let found = broken(|record| record.entries[0].left = Some(at(record, 17.0)));
     assert!(found.await.contains(&checker::I10), "it never ended");

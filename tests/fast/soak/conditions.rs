@@ -14,7 +14,7 @@ pub const USER: (&str, &str) = ("me", "secret");
 /// See the [module](self).
 #[derive(Debug, Clone, Default)]
 pub struct Conditions {
-    /// etcd asks for a password.
+    /// etcd requires a password.
     pub has_users: bool,
     /// How often all tokens become void.
     pub tokens_void: Option<Duration>,

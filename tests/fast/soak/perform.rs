@@ -101,7 +101,7 @@ impl World {
         }
     }
 
-    /// What was silent may speak from now on.
+    /// Members that were silent may answer from now on.
     fn hear(&mut self, member: Option<&str>) {
         let now = Instant::now();
         for (who, range) in &mut self.record.unanswered {
@@ -145,7 +145,7 @@ impl World {
                 for id in 1..=3 {
                     self.fake.revoke(id);
                 }
-                // Keys without a lease are let go as well.
+                // Keys without a lease are deleted as well.
                 for (key, stored) in self.fake.keys() {
                     if stored.lease == 0 {
                         self.fake.delete(&key);

@@ -18,13 +18,13 @@ pub struct Record {
     pub entries: Vec<Entry>,
     /// Every request that reached the fake.
     pub calls: Vec<Call>,
-    /// Every PUT and DELETE, whoever caused it.
+    /// Every PUT and DELETE, of all clients.
     pub changes: Vec<Change>,
     /// The changes that other clients made.
     pub foreign_changes: Vec<Range<usize>>,
     /// The positions among the changes at which the store was wiped, which is no change itself.
     pub wipes: Vec<(usize, Instant)>,
-    /// While answers were swallowed: at one member, or at all.
+    /// While answers were dropped: at one member, or at all.
     pub unanswered: Vec<(Option<String>, Range<Instant>)>,
     /// While the process was frozen.
     pub freezes: Vec<Range<Instant>>,
@@ -46,13 +46,13 @@ pub struct Terms {
     pub attempt: Duration,
     pub revoke_timeout: Duration,
     pub yields: bool,
-    /// etcd asks for a password.
+    /// etcd requires a password.
     pub has_users: bool,
     /// `{name}`, `{addr}` and `{lease}` are filled in.
     pub template: String,
 }
 
-/// One registrar. The members it dials have names of its own, so that calls can be told apart.
+/// One registrar. It dials members under names of its own, so that its calls can be identified.
 #[derive(Debug, Clone)]
 pub struct Registrar {
     pub host_prefix: String,

@@ -36,14 +36,14 @@ pub enum Kind {
     HyperUtil,
 }
 
-/// How clients speak to it.
+/// The protocol of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     Grpc,
     Http1,
 }
 
-/// Every kind, with every protocol that it speaks.
+/// Every kind, with every protocol that it supports.
 pub const CASES: [(Kind, Protocol); 7] = [
     (Kind::Tonic, Protocol::Grpc),
     (Kind::TonicOnUnixSocket, Protocol::Grpc),

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 /// `$1` = the directory to remove with the child, `$2` = log file, the rest = the command. Prints the child's pid, then repeats
 /// every signal once it is delivered.
 ///
-/// Background commands of a script ignore the terminal's interrupt, so the guard survives Ctrl-C and does its work.
+/// Background commands of a script ignore the terminal's interrupt, so Ctrl-C does not end the guard.
 const GUARD: &str = r#"
 dir=$1; log=$2; last=; shift 2
 exec 3<&0

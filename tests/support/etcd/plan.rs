@@ -40,7 +40,7 @@ impl Plan {
         }
     }
 
-    /// This member as it stands in `--initial-cluster`.
+    /// This member as written in `--initial-cluster`.
     pub fn membership(&self) -> String {
         format!("{}={}", self.name, self.peer_url())
     }

@@ -17,7 +17,7 @@ const CLUSTER: u64 = 0xcafe;
 
 /// An answer of etcd.
 pub(super) trait Answer: Send + Sized + 'static {
-    /// Where its header stands.
+    /// Its header.
     fn header(&mut self) -> &mut Option<PbResponseHeader>;
 
     /// The answer to a request without permission: an error, except for watches.

@@ -28,7 +28,7 @@ pub(super) struct Auth {
     /// Tokens whose index the current history has not reached.
     ahead: BTreeSet<String>,
     issued: u64,
-    /// Renewals and lease look-ups do not look at tokens.
+    /// Renewals and lease look-ups do not check tokens.
     lenient: bool,
 }
 
@@ -49,7 +49,7 @@ impl Auth {
         self.tokens.clear();
     }
 
-    /// The history begins anew, or from an older snapshot.
+    /// The history begins again, or from an older snapshot.
     pub(super) fn lose_history(&mut self) {
         self.ahead.append(&mut self.tokens);
     }

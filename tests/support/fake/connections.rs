@@ -44,7 +44,7 @@ pub(super) async fn serve(shared: Arc<Shared>, arriving: mpsc::UnboundedReceiver
     served.unwrap_or_else(|e| panic!("the fake's server failed: {e}"));
 }
 
-/// Looks for leases that have run out.
+/// Revokes leases that have expired.
 pub(super) async fn sweep_for_ever(shared: Arc<Shared>) {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

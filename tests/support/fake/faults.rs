@@ -17,7 +17,7 @@ use super::wire::Pace;
 #[derive(Debug)]
 pub struct Snapshot(Keyspace);
 
-/// One member of the cluster: the members are told apart by the host in the address that clients dial.
+/// One member of the cluster. The host in the address that clients dial identifies it.
 #[derive(Debug)]
 pub struct Member<'a> {
     shared: &'a Shared,
@@ -31,7 +31,7 @@ impl FakeEtcd {
         state.keyspace.store.keys_only_with_lease = true;
     }
 
-    /// Gives watches other ids than were asked for, as `etcd grpc-proxy` does: 0, 1, 2 and so on.
+    /// Gives watches other ids than the requested ones, as `etcd grpc-proxy` does: 0, 1, 2 and so on.
     pub fn own_watch_ids(&self) {
         self.shared.state().own_watch_ids = true;
     }
@@ -79,7 +79,7 @@ impl FakeEtcd {
         self.up();
     }
 
-    /// All data is gone, leases and tokens too; connections are cut. Serves on at once, unless it was down.
+    /// Deletes all data, leases and tokens too; connections are cut. It serves at once, unless it was down.
     pub fn wipe(&self) {
         let was_down = self.shared.state().members.is_down();
         self.down();
@@ -108,7 +108,7 @@ impl FakeEtcd {
     }
 
     /// The process, or the network, goes on. What arrived meanwhile is applied now, also for callers that have given up;
-    /// leases that ran out in a frozen process are revoked first.
+    /// leases that expired in a frozen process are revoked first.
     pub fn resume(&self) {
         self.shared.set(None, Mode::Up);
         self.shared.sweep();
@@ -120,7 +120,7 @@ impl FakeEtcd {
         self.shared.set(None, Mode::BlackHole);
     }
 
-    /// The network swallows the answers: requests on open connections are applied, and no reply arrives. Ends with
+    /// The network drops the answers: requests on open connections are applied, and no reply arrives. Ends with
     /// [`heal`](Self::heal); what has not arrived by then arrives, as with TCP.
     pub fn partition(&self) {
         self.shared.set(None, Mode::NoReplies);
@@ -246,7 +246,7 @@ impl Shared {
         self.change(|state| state.members.set(member, mode));
     }
 
-    /// Revokes the leases that have run out, if the cluster runs.
+    /// Revokes the leases that have expired, if the cluster runs.
     pub(super) fn sweep(&self) {
         let due = {
             let state = self.state();

@@ -166,7 +166,7 @@ async fn renewal(
     }))
 }
 
-/// A lease that has run out is not gone before the sweep; a renewal waits for that.
+/// A lease that has expired exists until the sweep; a renewal waits for that.
 async fn swept(shared: &Shared, id: i64) -> Renewal {
     let mut changes = shared.changes();
     loop {

@@ -18,9 +18,9 @@ pub(super) enum Mode {
     Down,
     /// The process is frozen: connects succeed, requests arrive, nothing happens; it happens when the process goes on.
     Hung,
-    /// The network swallows everything, both ways: connects do not come back either.
+    /// The network drops everything, both ways: connects are not answered either.
     BlackHole,
-    /// The network swallows what comes back: requests have their effect, and no reply arrives.
+    /// The network drops the answers: requests are applied, and no reply arrives.
     NoReplies,
 }
 
@@ -65,7 +65,7 @@ impl Members {
         self.own.get(member).copied().unwrap_or(self.everywhere)
     }
 
-    /// Whether the cluster as such makes progress: leases run out, changes are applied.
+    /// Whether the cluster as such makes progress: leases expire, changes are applied.
     pub(super) fn cluster_runs(&self) -> bool {
         !matches!(self.everywhere, Mode::Down | Mode::Hung)
     }
@@ -74,7 +74,7 @@ impl Members {
         self.everywhere == Mode::Down
     }
 
-    /// For one member, or for all of them, which forgets what was said about single ones.
+    /// Sets the mode of one member, or of all members, which overrides those of single ones.
     pub(super) fn set(&mut self, member: Option<&str>, mode: Mode) {
         match member {
             Some(member) => {

@@ -139,7 +139,7 @@ impl FakeEtcd {
         self.calls(rpc).len()
     }
 
-    /// Every PUT and DELETE there has been, whoever caused it; survives a wipe.
+    /// Every PUT and DELETE so far, of all clients; a wipe keeps them.
     pub fn changes(&self) -> Vec<Change> {
         self.shared.state().changes.clone()
     }
@@ -151,7 +151,7 @@ impl FakeEtcd {
         live.map(Stored::of).collect()
     }
 
-    /// The leases that exist now, and when each runs out.
+    /// The leases that exist now, and when each expires.
     pub fn leases(&self) -> BTreeMap<i64, Instant> {
         let state = self.shared.state();
         let leases = state.keyspace.leases.iter();

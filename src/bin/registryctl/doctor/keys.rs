@@ -25,7 +25,7 @@ pub(crate) fn read(scope: &Scope, entries: &[Entry], report: &mut Report) -> Vec
         let key = entry.key();
         let read = match scope.read(&key, &entry.value) {
             Some(read) => read.map_err(|unread| unread.reason),
-            None => Err("belongs to no format asked for".to_owned()),
+            None => Err("belongs to none of the given formats".to_owned()),
         };
         match read.and_then(|instance| address(&instance)) {
             Ok(address) => found.push(Found {
@@ -64,7 +64,7 @@ pub(crate) fn leases(found: &[Found], ttls: &Ttls, report: &mut Report) {
     {
         match ttls.get(lease) {
             _ if *lease == 0 => without.push(format!(
-                "{key}: has no lease: it stays when {address} is gone, and holds the key for ever"
+                "{key}: has no lease: it never expires, also when {address} is gone"
             )),
             // A server renews three times per TTL, so at least two thirds are left, rounded down.
             Some(Ttl::Left { seconds, granted }) if seconds * 3 <= *granted => {
@@ -114,7 +114,10 @@ pub(crate) fn addresses(found: &[Found], etcd_is_local: bool, report: &mut Repor
         .collect();
     let next = "clients call it more often than the others; one of the keys is left over";
     if is_fine && twice.is_empty() && !found.is_empty() {
-        report.ok("addresses", "each is its own, and can be meant for others");
+        report.ok(
+            "addresses",
+            "each key has its own, and other machines can dial it",
+        );
     }
     report.add_each(Verdict::Warning, "addresses", twice, next);
 }
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_gives_no_finding() {
+    fn correct_keys_give_no_finding() {
         let entries = [
             entry("/services/greeter/a/1", "10.1.2.3:1", 7),
             entry("/services/greeter/b/1", "10.1.2.4:1", 8),

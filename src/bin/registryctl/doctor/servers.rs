@@ -62,7 +62,7 @@ pub(crate) async fn check(
     }
     let secure = down.iter().filter(|it| it.wire == Wire::Tls).count();
     if secure > 0 {
-        let text = format!("{} of {all} want TLS; they are not asked further", secure);
+        let text = format!("{} of {all} want TLS; they are not checked further", secure);
         let next = "give --server-ca-file, to ask them with TLS as clients must; --format kratos can say so \
                     (grpcs://)";
         report.add(Verdict::Warning, "connect", text, next);

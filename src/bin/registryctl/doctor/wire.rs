@@ -118,7 +118,7 @@ impl Wire {
             Self::TlsFailed(reason) => format!("wants TLS, and the handshake fails: {reason}"),
             Self::Plaintext => "answers without TLS".to_owned(),
             Self::Http1 => "speaks HTTP/1, not HTTP/2".to_owned(),
-            Self::Silent => "takes the connection and does not answer".to_owned(),
+            Self::Silent => "accepts the connection and does not answer".to_owned(),
             Self::Closed => "closes the connection without an answer".to_owned(),
             Self::Other => "does not speak HTTP/2".to_owned(),
         }
@@ -136,7 +136,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[test]
-    fn the_first_bytes_tell_the_protocol() {
+    fn the_first_bytes_show_the_protocol() {
         for (answer, expected) in [
             (&b"\0\0\x12\x04\0\0\0\0\0"[..], Wire::Http2),
             (b"\x15\x03\x03\0\x02\x02\x46", Wire::Tls),
