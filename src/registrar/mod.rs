@@ -11,6 +11,7 @@
 //! | `draining.rs` | the entries that have ended and whose servers still run |
 //! | `entry.rs` | one registration, and its desired keys |
 //! | `ids.rs` | the identifiers of entries and keys |
+//! | `on_conflict.rs` | [`OnConflict`]: what to do about a key of another lease |
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
 //! | `reach.rs` | whether others can dial an address |
 //! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |

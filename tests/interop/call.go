@@ -26,8 +26,8 @@ type connection struct {
 	also func()
 }
 
-// dialled is a connection that may not be there yet. Dialling is apart from calling because some
-// libraries do it for as long as etcd is away.
+// dialled is a connection that may not be there yet. Dialling is separate from calling because some
+// libraries block in it while etcd is unreachable.
 type dialled struct {
 	lock sync.Mutex
 	conn *grpc.ClientConn

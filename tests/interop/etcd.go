@@ -114,7 +114,7 @@ func dialEtcd(ctx context.Context, o *options) (*connection, error) {
 }
 
 // reachEtcd returns a client of an etcd that has answered: a resolver that is built while etcd is
-// away fails, and grpc does not build it again.
+// unreachable fails, and grpc does not build it again.
 func reachEtcd(ctx context.Context, o *options) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{Endpoints: o.hosts()})
 	if err != nil {

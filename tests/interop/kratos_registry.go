@@ -13,8 +13,8 @@ import (
 
 // kratosRegistry stands in for kratos' own etcd registry, a module apart from kratos that the
 // module proxy these tests build with does not serve. It is written here, for kratos' interfaces:
-// what it writes is kratos' own type in kratos' own encoding, but the keys, and when a client
-// lists again, are only as true as this file. README.md says what was compared.
+// it writes kratos' own type in kratos' own encoding. The keys, and when a client lists again, are
+// this file's own. README.md says what was compared with the real registry.
 type kratosRegistry struct {
 	client *clientv3.Client
 	ttl    time.Duration
@@ -75,7 +75,7 @@ func kratosKey(instance *registry.ServiceInstance) string {
 	return kratosNamespace + "/" + instance.Name + "/" + instance.ID
 }
 
-// Deregister deletes the key; the lease runs out by itself, as with kratos' own registry.
+// Deregister deletes the key; the lease expires by itself, as with kratos' own registry.
 func (r *kratosRegistry) Deregister(ctx context.Context, instance *registry.ServiceInstance) error {
 	if r.stop != nil {
 		r.stop()
@@ -122,7 +122,7 @@ type kratosWatcher struct {
 	listed   bool
 }
 
-// watch starts at the revision of now, before the first list.
+// watch starts at the current revision, before the first list.
 func (w *kratosWatcher) watch() {
 	w.changes = w.registry.client.Watch(w.ctx, kratosNamespace+"/"+w.service,
 		clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithCreatedNotify())

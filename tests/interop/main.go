@@ -1,5 +1,5 @@
-// Foreign programs for the interop tests: gRPC servers and clients that find each other in etcd by
-// the libraries of other ecosystems, with nothing of this crate in them. README.md has the details.
+// Programs for the interop tests: gRPC servers and clients that find each other in etcd with
+// the libraries of other ecosystems, without this crate. README.md has the details.
 package main
 
 import (
@@ -30,7 +30,7 @@ Standard output has JSON lines and nothing else; the libraries log to standard e
 Each flag has an environment variable; a flag wins over it.
 `
 
-// options are what the flags of both commands say.
+// options are the values of the flags of both commands.
 type options struct {
 	kind     string
 	etcd     string
@@ -45,7 +45,7 @@ type options struct {
 // hosts are the etcd endpoints as URLs.
 func (o *options) hosts() []string { return strings.Split(o.etcd, ",") }
 
-// An ecosystem is one way to meet in etcd.
+// An ecosystem is one way for servers and clients to find each other in etcd.
 type ecosystem struct {
 	// serve registers, says so with serving(addr), and returns once ctx is done and the
 	// registration is gone and the server is down.
@@ -195,8 +195,8 @@ type events struct {
 	out  *os.File
 }
 
-// claimStdout keeps standard output for events: whatever else writes to it, a library's log for
-// one, comes out at standard error.
+// claimStdout keeps standard output for events: everything else that is written to it, such as a library's
+// log, goes to standard error.
 func claimStdout() (*events, error) {
 	fd, err := unix.Dup(int(os.Stdout.Fd()))
 	if err != nil {
@@ -209,7 +209,7 @@ func claimStdout() (*events, error) {
 	return &events{out: os.NewFile(uintptr(fd), "events")}, nil
 }
 
-// emit ends the process when nobody reads the events any more.
+// emit ends the process when standard output is closed.
 func (e *events) emit(event any) {
 	line, err := json.Marshal(event)
 	if err != nil {

@@ -23,6 +23,7 @@
 //! | `target.rs` | the server that a command names; pure |
 //! | `server.rs` | a connection to it, and its introspection service |
 //! | `describe.rs`, `pause.rs` | the commands that call a server |
+//! | `process.rs` | what a server reports on etcd and on its discoveries |
 //! | `doctor/` | why clients do not find a service |
 //! | `screen.rs` | the terminal, or one line per change |
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use tonic_etcd::format::Address;
 
-const LOOPBACK: &str = "is loopback: clients on other machines would dial their own machine";
+const LOOPBACK: &str = "is loopback: clients on another machine would dial that machine";
 const LINK_LOCAL: &str = "is link-local: it is reached from the same network segment only";
 
 /// A mistake in an address that is found without dialling it.
