@@ -71,7 +71,7 @@ struct Args {
     /// Calls to make; without it they go on until a signal
     #[arg(long, env = "CALLER_COUNT", value_name = "CALLS")]
     count: Option<u64>,
-    /// How long a call waits for a greeter while there is none
+    /// How long a call waits for a greeter while there is none (ready_timeout)
     #[arg(long, env = "CALLER_WAIT", default_value = "2s", value_name = "TIME")]
     #[arg(value_parser = access::time)]
     wait: Duration,
@@ -84,7 +84,7 @@ struct Args {
     )]
     #[arg(value_parser = access::time)]
     deadline: Duration,
-    /// How long missing greeters are kept after etcd was away
+    /// How long missing greeters are kept after etcd was away (retention)
     #[arg(long, env = "CALLER_GRACE", default_value = "30s", value_name = "TIME")]
     #[arg(value_parser = access::time)]
     grace: Duration,

@@ -94,7 +94,7 @@ struct Args {
     /// Value to write in the plain format instead of the instance as JSON
     #[arg(long, env = "GREETER_VALUE")]
     value: Option<String>,
-    /// Time to keep serving after the key is gone
+    /// Time to keep serving after the key is gone (deregistration_delay)
     #[arg(long, env = "GREETER_SETTLE", default_value = "1s", value_parser = access::time)]
     settle: Duration,
     /// Time for requests in flight to finish

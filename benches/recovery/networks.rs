@@ -136,7 +136,7 @@ async fn leaves_after_cuts(table: &Table, setup: &Setup, proxy: &Proxy) {
         sleep(SEC * 3).await;
     }
     table.each_ms(
-        "who leaves 0.5 s after a cut: gone for a reader after the DELETE",
+        "a server that leaves 0.5 s after a cut: gone for a reader after the DELETE",
         100.0,
         &gone,
     );

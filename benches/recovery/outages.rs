@@ -95,7 +95,7 @@ pub async fn quick(table: &Table) {
         .iter()
         .zip(&times)
     {
-        let what = format!("{what} by somebody: right again");
+        let what = format!("{what} by another client: registered again");
         table.median_ms(&what, 50.0, times);
     }
 }

@@ -109,7 +109,7 @@ async fn run(args: Args, stops: Stops, timeline: &mut Timeline) -> bool {
     match Setup::raise(args, stops).await {
         Ok(mut setup) => {
             timeline.note(&format!(
-                "etcd {} runs at {}, on data of its own",
+                "etcd {} runs at {}, with its own data directory",
                 setup.version,
                 setup.etcd.endpoint()
             ));

@@ -83,7 +83,7 @@ impl Setup {
     /// What most steps need: etcd answers, and the key is there as it should be.
     pub(crate) async fn steady(&mut self) -> Result<(), Fail> {
         if self.value.is_empty() {
-            return Err(Fail::new("a registered server", "it never came up"));
+            return Err(Fail::new("a registered server", "it did not start"));
         }
         if !self.etcd.is_up() || self.serving().await.is_err() {
             self.etcd.kill().await;
@@ -251,7 +251,7 @@ pub(crate) async fn guarded<T>(
 ) -> Result<T, Fail> {
     match AssertUnwindSafe(step).catch_unwind().await {
         Ok(done) => done,
-        Err(_) => Err(Fail::new(expected, "a panic, which is told of above")),
+        Err(_) => Err(Fail::new(expected, "a panic, printed above")),
     }
 }
 

@@ -109,7 +109,7 @@ impl Timeline {
         self.skipped += 1;
         self.line(
             &self.paint(YELLOW, "- skipped:"),
-            &format!("it needs {}", why.expected),
+            &format!("it requires {}", why.expected),
         );
         say!("              {} {}", self.paint(YELLOW, "but:"), why.seen);
     }

@@ -50,7 +50,7 @@ pub(crate) struct Args {
     /// rolling: how often all servers are restarted
     #[arg(long, env = "FLEET_ROUNDS", default_value_t = 10)]
     pub(crate) rounds: u32,
-    /// Time servers keep serving after their key is gone
+    /// Time servers keep serving after their key is gone (deregistration_delay)
     #[arg(long, env = "FLEET_SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
     pub(crate) settle: Duration,
     /// etcd-down: how long etcd is away

@@ -68,7 +68,7 @@ impl Bar {
                     *took <= CONVERGENCE,
                     format!("right {} after the keys", time(*took)),
                 ),
-                None => Verdict::new(false, "did not find the real set".to_owned()),
+                None => Verdict::new(false, "did not find the current set of servers".to_owned()),
             },
         }
     }

@@ -198,11 +198,11 @@ async fn forgotten(setup: &mut Setup, keys: Instant) {
     let notes = setup.sides.iter().map(async |side| {
         let right = |client: &Client| client.found() == real;
         match side.until(MEMORY, right).await {
-            None => format!("{:?}: one that has gone is still remembered", side.who),
+            None => format!("{:?}: a server that has gone is still in the set", side.who),
             Some(when) => {
                 let took = time(when.saturating_duration_since(keys));
                 format!(
-                    "{:?}: none that has gone is remembered, {took} later",
+                    "{:?}: no server that has gone is in the set, {took} later",
                     side.who
                 )
             }

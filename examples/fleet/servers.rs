@@ -155,7 +155,7 @@ pub(crate) fn run(args: &[&str], log: &Path) -> Result<Guarded, Problem> {
     let dir = log
         .ancestors()
         .nth(2)
-        .ok_or("a log has its place in the workdir")?;
+        .ok_or("the log is not in the workdir")?;
     Ok(Guarded::spawn(Path::new("sh"), &all, log, dir))
 }
 
@@ -169,7 +169,9 @@ pub(crate) async fn said(process: &Guarded, log: &Path, what: &str) -> Result<()
         }
         if process.has_exited() || Instant::now() > limit {
             let (pid, log) = (process.pid(), log.display());
-            return Err(format!("process {pid} has not said {what:?}: see {log}\n{output}").into());
+            return Err(
+                format!("process {pid} has not printed {what:?}: see {log}\n{output}").into(),
+            );
         }
         sleep(POLL).await;
     }

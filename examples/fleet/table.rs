@@ -70,7 +70,7 @@ impl Table {
     /// A scenario could not be finished.
     pub(crate) fn broke(&mut self, scenario: Scenario, problem: &Problem) {
         self.missed += 1;
-        eprintln!("{} broke: {problem}", scenario.name());
+        eprintln!("{} failed: {problem}", scenario.name());
     }
 
     pub(crate) fn held(&self) -> bool {

@@ -51,7 +51,7 @@ pub(super) async fn appear(setup: &mut Setup, timeline: &mut Timeline) -> Result
         format!("{granted} s")
     })?;
     timeline.held(&format!(
-        "it tells the address of the greeter, under a lease of {granted} s"
+        "the value has the address of the greeter; the lease is {granted} s"
     ));
 
     let reply = Server::call(addr).await?;

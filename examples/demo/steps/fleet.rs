@@ -85,7 +85,7 @@ pub(super) async fn restart(setup: &mut Setup, timeline: &mut Timeline) -> Resul
     timeline.board(&mut board, &rows(&tally, &starts), true);
     check(&tally, &starts, timeline)?;
     knows(&greeters, &members).await?;
-    timeline.held("the client knows the three new servers, and no other");
+    timeline.held("the client has the three new servers, and no other");
     Ok(())
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn leave(setup: &mut Setup, timeline: &mut Timeline) -> Result<
     ));
     told_before(setup, timeline, reports, gone.at)?;
     Server::call(addr).await?;
-    timeline.held("who still has the address is served: a new call is answered");
+    timeline.held("a new call to the address is still answered");
 
     let knocks = finished(knocks, "the port to close").await?;
     let open = knocks.refused.saturating_duration_since(gone.at);
@@ -115,7 +115,7 @@ async fn ended(setup: &mut Setup, timeline: &mut Timeline, mark: usize) -> Resul
         "a server that deregistered",
         || format!("{closed:?}"),
     )?;
-    timeline.held("serving has ended, and says: deregistered");
+    timeline.held("serving has ended with the result: deregistered");
 
     setup.caught_up().await?;
     let happened = setup.happened(mark);

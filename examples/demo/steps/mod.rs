@@ -34,10 +34,10 @@ enum Step {
 
 /// All steps, in order.
 const STEPS: [(Step, &str); 10] = [
-    (Step::Appear, "A server comes up"),
+    (Step::Appear, "A server starts"),
     (
         Step::Health,
-        "It knows whether it can be found, and says so over gRPC",
+        "The gRPC health service shows whether it is registered",
     ),
     (
         Step::Freeze,
@@ -51,10 +51,10 @@ const STEPS: [(Step, &str); 10] = [
         Step::Wipe,
         "etcd is killed with -9 and comes back without its data",
     ),
-    (Step::Delete, "Somebody deletes the key"),
-    (Step::Overwrite, "Somebody overwrites the key"),
-    (Step::Revoke, "Somebody revokes the lease"),
-    (Step::Leave, "The server is told to stop: SIGTERM"),
+    (Step::Delete, "Another client deletes the key"),
+    (Step::Overwrite, "Another client overwrites the key"),
+    (Step::Revoke, "Another client revokes the lease"),
+    (Step::Leave, "The server is stopped: SIGTERM"),
     (
         Step::Fleet,
         "Three servers are restarted, one after the other, under load",

@@ -30,7 +30,7 @@ pub(super) async fn freeze(setup: &mut Setup, timeline: &mut Timeline) -> Result
     setup.etcd.cont_signal();
     let back = setup.serving().await?;
     timeline.note(&format!(
-        "etcd goes on, after {}",
+        "etcd continues, after {}",
         time(back - before.renewed)
     ));
     served?;
@@ -130,7 +130,7 @@ async fn without_a_trace(
     };
     let said = health.since(before.reports);
     if said.is_empty() {
-        timeline.held("health did not flap: the streams are open and said nothing");
+        timeline.held("health did not flap: the streams are open and had no message");
         return Ok(());
     }
     let outlasted = back - before.renewed + RENEWAL > TTL;
@@ -140,7 +140,7 @@ async fn without_a_trace(
     health.serving(TIMEOUT).await?;
     let gap = time(health.gap(before.reports));
     timeline.held(&format!(
-        "health said NOT_SERVING for {gap}: etcd was away for longer than a lease is sure to live"
+        "health said NOT_SERVING for {gap}: etcd was down for longer than the lease certainly lives"
     ));
     Ok(())
 }
