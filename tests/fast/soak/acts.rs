@@ -1,7 +1,7 @@
 //! [`Act`]: one event of a run, as a value, and how it is drawn.
 
 use super::plan::Plan;
-use crate::support::fake::{Reply, Rpc};
+use crate::support::fake::{Mode, Reply, Rpc};
 use fastrand::Rng;
 use std::time::Duration;
 use tonic::Code;
@@ -22,16 +22,28 @@ pub enum Act {
     Compact,
     CancelWatches(&'static str),
     Latency(u64, u64),
-    Member(usize, MemberFault),
+    Member(usize, Mode),
     Script(Rpc, Reply),
     Freeze(Duration),
-    // Changes by other clients.
+    /// A change by another client.
+    Other(Other),
+    /// A call of the application.
+    Ours(Ours),
+}
+
+/// A change by another client.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Other {
     Delete(usize),
     /// With a lease that lives, or with none.
     Overwrite(usize, bool),
     Revoke,
     RevokeForeign,
-    // Calls of the application.
+}
+
+/// A call of the application.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ours {
     Register(usize),
     Announce(usize),
     Update(usize),
@@ -43,38 +55,6 @@ pub enum Act {
     Drop(usize),
     Stop,
     StopNow,
-}
-
-impl Act {
-    /// Whether it is the application's own.
-    pub fn is_ours(&self) -> bool {
-        use Act::{
-            Announce, Deregister, DeregisterNow, Drop, Pause, Register, Resume, Stop, StopNow,
-            Update,
-        };
-        matches!(
-            self,
-            Register(_)
-                | Announce(_)
-                | Update(_)
-                | Pause(_)
-                | Resume(_)
-                | Deregister(_)
-                | DeregisterNow(_)
-                | Drop(_)
-                | Stop
-                | StopNow
-        )
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum MemberFault {
-    Down,
-    Up,
-    Hang,
-    BlackHole,
-    Partition,
 }
 
 /// Which requests a scripted reply is drawn for.
@@ -94,9 +74,9 @@ pub fn names(rng: &mut Rng) -> usize {
     *one(rng, &[1, 1, 1, 2, 3])
 }
 
-pub fn member_fault(rng: &mut Rng) -> MemberFault {
-    use MemberFault::{BlackHole, Down, Hang, Partition};
-    *one(rng, &[Down, Hang, BlackHole, Partition])
+pub fn member_fault(rng: &mut Rng) -> Mode {
+    use Mode::{BlackHole, Down, Hung, NoReplies};
+    *one(rng, &[Down, Hung, BlackHole, NoReplies])
 }
 
 pub fn any(rng: &mut Rng, plan: &Plan) -> Act {
@@ -113,36 +93,35 @@ pub fn any(rng: &mut Rng, plan: &Plan) -> Act {
         15 => Act::Cut,
         16 => Act::Elect,
         17 => Act::Compact,
-        18 => Act::CancelWatches(one::<&'static str>(
-            rng,
-            &[
-                "etcdserver: no leader",
-                "",
-                "etcdserver: mvcc: watcher is closed",
-            ],
-        )),
+        18 => Act::CancelWatches(CANCELLED[rng.usize(..CANCELLED.len())]),
         19 => Act::Latency(rng.u64(0..200), rng.u64(200..1500)),
         20..=22 => match rng.u8(0..5) {
-            0 => Act::Member(n, MemberFault::Up),
+            0 => Act::Member(n, Mode::Up),
             _ => Act::Member(n, member_fault(rng)),
         },
         23..=27 => script(rng, Script::Any),
         28 => Act::Freeze(Duration::from_millis(rng.u64(0..=ttl * 2))),
-        29 => Act::Delete(n),
-        30..=31 => Act::Overwrite(n, rng.bool()),
-        32 => Act::Revoke,
-        33 => Act::RevokeForeign,
-        34 => Act::Register(names(rng)),
-        35 => Act::Announce(n),
-        36..=37 => Act::Update(n),
-        38 => Act::Deregister(n),
+        29 => Act::Other(Other::Delete(n)),
+        30..=31 => Act::Other(Other::Overwrite(n, rng.bool())),
+        32 => Act::Other(Other::Revoke),
+        33 => Act::Other(Other::RevokeForeign),
+        34 => Act::Ours(Ours::Register(names(rng))),
+        35 => Act::Ours(Ours::Announce(n)),
+        36..=37 => Act::Ours(Ours::Update(n)),
+        38 => Act::Ours(Ours::Deregister(n)),
         _ => match rng.u8(0..3) {
-            0 => Act::Drop(n),
-            1 => Act::DeregisterNow(n),
-            _ => Act::Deregister(n),
+            0 => Act::Ours(Ours::Drop(n)),
+            1 => Act::Ours(Ours::DeregisterNow(n)),
+            _ => Act::Ours(Ours::Deregister(n)),
         },
     }
 }
+
+const CANCELLED: [&str; 3] = [
+    "etcdserver: no leader",
+    "",
+    "etcdserver: mvcc: watcher is closed",
+];
 
 const ERRORS: [(Code, &str); 7] = [
     (
@@ -161,26 +140,19 @@ const ERRORS: [(Code, &str); 7] = [
 pub fn script(rng: &mut Rng, which: Script) -> Act {
     use Rpc::{Connect, LeaseGrant, LeaseKeepAlive, LeaseRevoke, Txn, Watch};
     let time = Duration::from_millis(rng.u64(0..=3000));
-    let rpc = match which {
-        Script::Any => *one(
-            rng,
-            &[
-                Connect,
-                LeaseGrant,
-                LeaseGrant,
-                LeaseKeepAlive,
-                LeaseRevoke,
-                Txn,
-                Txn,
-                Watch,
-            ],
-        ),
-        Script::Renewal => LeaseKeepAlive,
-    };
-    let errors = if which == Script::Any {
-        &ERRORS[..]
-    } else {
-        &ERRORS[..6]
+    let all = [
+        Connect,
+        LeaseGrant,
+        LeaseGrant,
+        LeaseKeepAlive,
+        LeaseRevoke,
+        Txn,
+        Txn,
+        Watch,
+    ];
+    let (rpc, errors) = match which {
+        Script::Any => (*one(rng, &all), &ERRORS[..]),
+        Script::Renewal => (LeaseKeepAlive, &ERRORS[..6]),
     };
     let (code, text) = *one(rng, errors);
     let reply = match rng.u8(0..10) {

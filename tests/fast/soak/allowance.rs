@@ -3,7 +3,7 @@
 //! Each part of it is a fault of etcd, or a wait that the library promises. No part of it only makes a
 //! test pass.
 
-use super::acts::Act;
+use super::acts::{Act, Other};
 use super::record::Terms;
 use crate::support::fake::Reply;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Allowance {
             Act::Strand => terms.ttl.mul_f64(0.37) + terms.attempt + authenticating,
             Act::Hang | Act::BlackHole | Act::Member(..) => authenticating,
             // So is the end of a lease without keys, because all keys are yielded.
-            Act::Revoke if terms.yields => terms.ttl.mul_f64(0.37) + terms.attempt,
+            Act::Other(Other::Revoke) if terms.yields => terms.ttl.mul_f64(0.37) + terms.attempt,
             // Requests under way arrive that much later, also those that timed out.
             Act::Latency(_, most) => Duration::from_millis(*most),
             Act::Script(_, Reply::Delay(time) | Reply::Late(time)) => *time,
@@ -54,17 +54,17 @@ impl Allowance {
         };
         self.extra = self.extra.max(extra);
         match act {
-            Act::Delete(_) | Act::Overwrite(..) => self.rewrites.pour(now, 10 * SEC),
+            Act::Other(Other::Delete(_) | Other::Overwrite(..)) => {
+                self.rewrites.pour(now, 10 * SEC)
+            }
             // Faults in which a lease may be lost.
-            Act::Revoke
+            Act::Other(Other::Revoke)
             | Act::Wipe
             | Act::Freeze(_)
             | Act::Hang
             | Act::BlackHole
-            | Act::Partition => {
-                self.grants.pour(now, 5 * SEC);
-            }
-            Act::Script(_, Reply::TtlZero) => self.grants.pour(now, 5 * SEC),
+            | Act::Partition
+            | Act::Script(_, Reply::TtlZero) => self.grants.pour(now, 5 * SEC),
             _ => {}
         }
     }

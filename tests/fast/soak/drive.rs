@@ -66,7 +66,6 @@ impl World {
         let settled = now + self.allowance.bound(&terms);
         sleep_until(settled).await;
         self.look(now, false);
-        self.settled();
         sleep_until((now + terms.ttl + 2 * SEC).max(settled + SEC)).await;
         self.look(now, true);
         sleep(quiet).await;

@@ -24,7 +24,6 @@ mod record;
 mod registrar;
 mod world;
 
-use checker::Report;
 use plan::Plan;
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -126,15 +125,8 @@ fn run_and_check(plan: Plan, length: Duration) -> Result<Duration, String> {
     // The first violation of each rule: later ones often have the same cause.
     let mut rules = BTreeSet::new();
     violations.retain(|violation| rules.insert(violation.rule));
-    let report = |violation| {
-        Report {
-            record: &record,
-            violation,
-        }
-        .to_string()
-    };
-    let reports: Vec<_> = violations.iter().map(report).collect();
-    let reports = reports.join("\n");
+    let reports = violations.iter().map(|it| checker::report(&record, it));
+    let reports = reports.collect::<Vec<_>>().join("\n");
     Err(format!(
         "{count} violations, the first of each kind:\n{reports}"
     ))

@@ -1,8 +1,8 @@
 //! Performs an [`Act`] in a [`World`], and records what the checker needs.
 
-use super::acts::{Act, MemberFault};
+use super::acts::{Act, Other, Ours};
 use super::world::{FOREVER, World, far};
-use crate::support::fake::Reply;
+use crate::support::fake::{Mode, Reply};
 use std::time::Duration;
 use tokio::time::{Instant, advance};
 use tonic::Code;
@@ -13,9 +13,6 @@ impl World {
     pub async fn perform(&mut self, act: &Act) {
         self.mark(format!("{act:?}"));
         self.allowance.add(act, &self.record.terms.clone());
-        if !act.is_ours() {
-            self.disturbed();
-        }
         let users = self.plan.conditions.has_users;
         match act {
             Act::Down => self.everywhere(true, false, |w| w.fake.down()),
@@ -38,10 +35,10 @@ impl World {
             Act::Compact => self.fake.compact(),
             Act::CancelWatches(reason) => self.fake.cancel_watches(reason),
             Act::Latency(from, to) => {
-                self.fake
-                    .latency(Duration::from_millis(*from)..Duration::from_millis(*to));
+                let [from, to] = [*from, *to].map(Duration::from_millis);
+                self.fake.latency(from..to);
             }
-            Act::Member(member, fault) => self.member(*member, *fault),
+            Act::Member(member, mode) => self.member(*member, *mode),
             // A client without a token is never answered that its token is void, but denied.
             Act::Script(_, Reply::Error(Code::Unauthenticated, _)) if !users => {}
             Act::Script(rpc, reply) => self.fake.script(*rpc, reply.clone()),
@@ -50,14 +47,13 @@ impl World {
                 advance(*time).await;
                 self.record.freezes.push(from..Instant::now());
             }
-            Act::Delete(_) | Act::Overwrite(..) | Act::Revoke | Act::RevokeForeign => {
+            Act::Other(other) => {
                 let before = self.fake.changes().len();
-                self.act_as_other(act);
-                self.record
-                    .foreign_changes
-                    .push(before..self.fake.changes().len());
+                self.act_as_other(other);
+                let during = before..self.fake.changes().len();
+                self.record.foreign_changes.push(during);
             }
-            _ => self.operate(act),
+            Act::Ours(ours) => self.operate(ours),
         }
     }
 
@@ -78,7 +74,7 @@ impl World {
         }
     }
 
-    fn member(&mut self, member: usize, fault: MemberFault) {
+    fn member(&mut self, member: usize, mode: Mode) {
         // No member of a cluster that is stopped answers.
         if self.is_down || self.is_hung {
             return;
@@ -86,18 +82,10 @@ impl World {
         let registrar = &self.record.registrars[self.current()];
         let name = registrar.member(member % self.plan.members);
         self.hear(Some(&name));
-        let member = self.fake.member(&name);
-        match fault {
-            MemberFault::Down => member.down(),
-            MemberFault::Up => member.up(),
-            MemberFault::Hang => member.hang(),
-            MemberFault::BlackHole => member.black_hole(),
-            MemberFault::Partition => member.partition(),
-        }
-        if !matches!(fault, MemberFault::Down | MemberFault::Up) {
-            self.record
-                .unanswered
-                .push((Some(name), Instant::now()..far()));
+        self.fake.member(&name).set(mode);
+        if !matches!(mode, Mode::Down | Mode::Up) {
+            let silence = (Some(name), Instant::now()..far());
+            self.record.unanswered.push(silence);
         }
     }
 
@@ -112,36 +100,31 @@ impl World {
         }
     }
 
-    fn act_as_other(&mut self, act: &Act) {
+    fn act_as_other(&mut self, other: &Other) {
         let keys: Vec<_> = self.fake.keys().into_keys().collect();
         let leases = self.fake.leases();
         let key = |n: usize| keys.get(n.checked_rem(keys.len())?);
-        match act {
-            Act::Delete(n) => {
+        match other {
+            Other::Delete(n) => {
                 key(*n).map(|key| self.fake.delete(key));
             }
-            Act::Overwrite(n, leased) => {
+            Other::Overwrite(n, leased) => {
                 let Some(key) = key(*n) else { return };
-                let lease = if *leased {
-                    1 + i64::try_from(n % 3).unwrap()
-                } else {
-                    0
+                let lease = match leased {
+                    true => 1 + i64::try_from(n % 3).unwrap(),
+                    false => 0,
                 };
                 if *leased && !leases.contains_key(&lease) {
                     self.fake.grant(lease, FOREVER);
                 }
                 self.fake.put(key, "theirs", lease);
             }
-            Act::Revoke => {
-                let ours = leases
-                    .keys()
-                    .filter(|id| **id > 3)
-                    .copied()
-                    .collect::<Vec<_>>();
-                ours.into_iter()
-                    .for_each(|id| assert!(self.fake.revoke(id)));
+            Other::Revoke => {
+                for ours in leases.into_keys().filter(|id| *id > 3) {
+                    assert!(self.fake.revoke(ours));
+                }
             }
-            _ => {
+            Other::RevokeForeign => {
                 for id in 1..=3 {
                     self.fake.revoke(id);
                 }
@@ -155,45 +138,32 @@ impl World {
         }
     }
 
-    fn operate(&mut self, act: &Act) {
+    fn operate(&mut self, ours: &Ours) {
         let standing = self.standing();
-        let pick = |n: usize| standing.get(n.checked_rem(standing.len())?).copied();
-        match act {
-            Act::Register(names) => self.register(*names),
-            Act::Announce(n) => {
-                if let Some(entry) = pick(*n) {
-                    self.announce(entry);
-                }
-            }
-            Act::Update(n) => {
-                if let Some(entry) = pick(*n) {
-                    self.update(entry);
-                }
-            }
-            Act::Pause(n) => {
-                if let Some(entry) = pick(*n) {
-                    self.pause(entry);
-                }
-            }
-            Act::Resume(n) => {
+        let pick = |n: &usize| standing.get(n.checked_rem(standing.len())?).copied();
+        match ours {
+            Ours::Register(names) => self.register(*names),
+            Ours::Announce(n) => pick(n).into_iter().for_each(|entry| self.announce(entry)),
+            Ours::Update(n) => pick(n).into_iter().for_each(|entry| self.update(entry)),
+            Ours::Pause(n) => pick(n).into_iter().for_each(|entry| self.pause(entry)),
+            Ours::Resume(n) => {
                 let mut paused = standing.clone();
                 paused.retain(|entry| !self.pauses[*entry].is_empty());
                 if let Some(entry) = n.checked_rem(paused.len()) {
                     self.resume(paused[entry]);
                 }
             }
-            Act::Stop => self.stop(false),
-            Act::StopNow => self.stop(true),
-            Act::Deregister(n) | Act::DeregisterNow(n) | Act::Drop(n) => {
-                let Some(entry) = pick(*n) else { return };
-                match (act, &self.handles[entry]) {
-                    (Act::Deregister(_), Some(handle)) => handle.deregister(),
-                    (Act::DeregisterNow(_), Some(handle)) => handle.deregister_now(),
+            Ours::Stop => self.stop(false),
+            Ours::StopNow => self.stop(true),
+            Ours::Deregister(n) | Ours::DeregisterNow(n) | Ours::Drop(n) => {
+                let Some(entry) = pick(n) else { return };
+                match (ours, &self.handles[entry]) {
+                    (Ours::Deregister(_), Some(handle)) => handle.deregister(),
+                    (Ours::DeregisterNow(_), Some(handle)) => handle.deregister_now(),
                     _ => self.handles[entry] = None,
                 }
                 self.left(entry);
             }
-            _ => {}
         }
     }
 }

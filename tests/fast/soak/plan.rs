@@ -1,6 +1,6 @@
 //! [`Plan`]: the configuration and the events of one run. Pure: it depends only on the seed.
 
-use super::acts::{self, Act, Script};
+use super::acts::{self, Act, Other, Ours, Script};
 use super::conditions::Conditions;
 use fastrand::Rng;
 use std::time::Duration;
@@ -69,10 +69,9 @@ impl Plan {
             initial: Vec::new(),
             episodes: Vec::new(),
         };
-        let initial = if rng.u8(0..4) == 0 {
-            rng.usize(1..=40)
-        } else {
-            rng.usize(1..=4)
+        let initial = match rng.u8(0..4) {
+            0 => rng.usize(1..=40),
+            _ => rng.usize(1..=4),
         };
         plan.initial = (0..initial).map(|_| acts::names(rng)).collect();
         let length = MIN * rng.u32(10..=60);
@@ -90,11 +89,7 @@ impl Plan {
             0..=4 => return self.mild(rng),
             5 => self.repeated_overwrites(rng),
             6..=7 => self.outage(rng),
-            8 => self
-                .outage(rng)
-                .into_iter()
-                .chain(self.storm(rng))
-                .collect(),
+            8 => [self.outage(rng), self.storm(rng)].concat(),
             9..=10 => self.storm_and_stop(rng),
             _ => self.storm(rng),
         };
@@ -114,38 +109,32 @@ impl Plan {
                 let longest = *acts::one(rng, &[20, 300, 3000]);
                 let delay = Duration::from_millis(rng.u64(0..=longest));
                 let act = match rng.bool() {
-                    true => Act::Pause(rng.usize(..)),
-                    false => Act::Resume(rng.usize(..)),
+                    true => Ours::Pause(rng.usize(..)),
+                    false => Ours::Resume(rng.usize(..)),
                 };
                 let index = rng.usize(0..=episode.acts.len()) * rng.usize(0..=1);
-                episode.acts.insert(index, (delay, act));
+                episode.acts.insert(index, (delay, Act::Ours(act)));
             }
         }
     }
 
     fn storm(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
         let longest = *acts::one(rng, &[20, 300, 1000, 4000, 3 * self.ttl.as_millis() as u64]);
-        (0..rng.usize(1..=10))
-            .map(|_| {
-                (
-                    Duration::from_millis(rng.u64(0..=longest)),
-                    acts::any(rng, self),
-                )
-            })
-            .collect()
+        let acts = (0..rng.usize(1..=10)).map(|_| {
+            let pause = Duration::from_millis(rng.u64(0..=longest));
+            (pause, acts::any(rng, self))
+        });
+        acts.collect()
     }
 
     fn storm_and_stop(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
         let mut acts = self.storm(rng);
         let pause = Duration::from_millis(rng.u64(0..=2000));
-        acts.push((
-            pause,
-            if rng.u8(0..4) == 0 {
-                Act::StopNow
-            } else {
-                Act::Stop
-            },
-        ));
+        let stop = match rng.u8(0..4) {
+            0 => Ours::StopNow,
+            _ => Ours::Stop,
+        };
+        acts.push((pause, Act::Ours(stop)));
         if rng.bool() {
             acts.extend(self.storm(rng));
         }
@@ -154,17 +143,15 @@ impl Plan {
 
     fn repeated_overwrites(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
         let (which, leased) = (rng.usize(..), rng.bool());
-        let revoke = rng.u8(0..3) == 0;
-        (0..rng.usize(5..=60))
-            .map(|_| {
-                let act = if revoke {
-                    Act::Revoke
-                } else {
-                    Act::Overwrite(which, leased)
-                };
-                (Duration::from_millis(rng.u64(0..=400)), act)
-            })
-            .collect()
+        let act = match rng.u8(0..3) {
+            0 => Other::Revoke,
+            _ => Other::Overwrite(which, leased),
+        };
+        let acts = (0..rng.usize(5..=60)).map(|_| {
+            let pause = Duration::from_millis(rng.u64(0..=400));
+            (pause, Act::Other(act.clone()))
+        });
+        acts.collect()
     }
 
     fn outage(&self, rng: &mut Rng) -> Vec<(Duration, Act)> {
@@ -196,7 +183,7 @@ impl Plan {
         };
         // A change by another client in the meantime tests the watches.
         if rng.u8(0..4) == 0 {
-            acts.push((brief, Act::Update(rng.usize(..))));
+            acts.push((brief, Act::Ours(Ours::Update(rng.usize(..)))));
         }
         Episode {
             mild: true,

@@ -29,8 +29,6 @@ pub struct Record {
     /// While the process was frozen.
     pub freezes: Vec<Range<Instant>>,
     pub looks: Vec<Look>,
-    /// Periods without faults and without changes by other clients.
-    pub undisturbed: Vec<Range<Instant>>,
     /// Periods in which no key may be missing: one mild fault, then a quiet period.
     pub mild: Vec<(String, Range<Instant>)>,
     /// The acts, as text.
@@ -81,8 +79,6 @@ pub struct Look {
     pub at: Instant,
     /// When the last fault ended.
     pub quiet: Instant,
-    /// All entries should be registered.
-    pub settled: bool,
     /// Every abandoned lease should have expired.
     pub aged: bool,
     pub keys: BTreeMap<String, Stored>,
@@ -115,7 +111,6 @@ impl Record {
             unanswered: vec![],
             freezes: vec![],
             looks: vec![],
-            undisturbed: vec![],
             mild: vec![],
             marks: vec![],
             rest,

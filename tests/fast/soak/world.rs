@@ -181,9 +181,8 @@ impl World {
         };
         let pause = handle.pause("for a while").unwrap();
         if self.pauses[entry].is_empty() {
-            self.record.entries[entry]
-                .paused
-                .push(Instant::now()..far());
+            let during = Instant::now()..far();
+            self.record.entries[entry].paused.push(during);
         }
         self.pauses[entry].push(pause);
     }
@@ -197,26 +196,10 @@ impl World {
         }
     }
 
-    /// There is no fault from now on.
-    pub fn settled(&mut self) {
-        if self.recurring.is_empty() {
-            self.record.undisturbed.push(Instant::now()..far());
-        }
-    }
-
-    /// There may be a fault from now on.
-    pub fn disturbed(&mut self) {
-        let now = Instant::now();
-        for during in &mut self.record.undisturbed {
-            during.end = during.end.min(now);
-        }
-    }
-
     /// The entry leaves from now on.
     pub fn left(&mut self, entry: usize) {
-        self.record.entries[entry]
-            .left
-            .get_or_insert_with(Instant::now);
+        let left = &mut self.record.entries[entry].left;
+        left.get_or_insert_with(Instant::now);
     }
 
     /// All entries leave.
@@ -226,9 +209,8 @@ impl World {
             false => self.registrar.shutdown(),
         }
         let current = self.current();
-        self.record.registrars[current]
-            .stopped
-            .get_or_insert_with(Instant::now);
+        let stopped = &mut self.record.registrars[current].stopped;
+        stopped.get_or_insert_with(Instant::now);
         for entry in self.standing() {
             self.left(entry);
         }
@@ -245,7 +227,6 @@ impl World {
         let look = Look {
             at: Instant::now(),
             quiet,
-            settled: true,
             aged,
             keys: self.fake.keys(),
             leases: self.fake.leases(),

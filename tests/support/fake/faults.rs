@@ -197,29 +197,34 @@ impl FakeEtcd {
 }
 
 impl Member<'_> {
+    /// From now on it treats its clients so.
+    pub fn set(&self, mode: Mode) {
+        self.shared.set(Some(&self.name), mode);
+    }
+
     /// Its connections are cut and new ones refused.
     pub fn down(&self) {
-        self.shared.set(Some(&self.name), Mode::Down);
+        self.set(Mode::Down);
     }
 
     /// It serves, whatever its fault was. Requests that arrived while it hung are applied now.
     pub fn up(&self) {
-        self.shared.set(Some(&self.name), Mode::Up);
+        self.set(Mode::Up);
     }
 
     /// It accepts connections and requests, and answers nothing.
     pub fn hang(&self) {
-        self.shared.set(Some(&self.name), Mode::Hung);
+        self.set(Mode::Hung);
     }
 
     /// Nothing comes through to it or back.
     pub fn black_hole(&self) {
-        self.shared.set(Some(&self.name), Mode::BlackHole);
+        self.set(Mode::BlackHole);
     }
 
     /// Requests come through, answers do not.
     pub fn partition(&self) {
-        self.shared.set(Some(&self.name), Mode::NoReplies);
+        self.set(Mode::NoReplies);
     }
 
     /// Like [`FakeEtcd::script`], for requests to this member; comes before the rules for all.

@@ -10,7 +10,7 @@ use super::wire::{Link, Pace, Traffic};
 
 /// How a member treats its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mode {
+pub enum Mode {
     /// Serves.
     #[default]
     Up,

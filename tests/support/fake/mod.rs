@@ -58,6 +58,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
+pub use members::Mode;
 pub use record::{Call, Change, Stored};
 pub use script::{Reply, Rpc};
 

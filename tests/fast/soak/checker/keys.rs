@@ -27,7 +27,7 @@ fn present(
     look: &Look,
     entry: &Entry,
 ) -> Result<(), String> {
-    let (Some(value), true) = (entry.wanted(look.at), look.settled) else {
+    let Some(value) = entry.wanted(look.at) else {
         return Ok(());
     };
     let status = entry.status(look.at);

@@ -11,7 +11,6 @@
 //! | `leases.rs` | I7 |
 //! | `rate.rs` | I8 |
 //! | `ends.rs` | I10, I12 |
-//! | `pauses.rs` | I15 |
 //! | `ownership.rs` | the holder of each key at any time; the registrar of each lease |
 //! | `timeline.rs` | the events around a violation |
 
@@ -19,7 +18,6 @@ mod ends;
 mod keys;
 mod leases;
 mod ownership;
-mod pauses;
 mod rate;
 mod status;
 mod timeline;
@@ -27,7 +25,6 @@ mod writes;
 
 use super::record::Record;
 use ownership::Ownership;
-use std::fmt;
 use tokio::time::Instant;
 
 /// A violation of an invariant.
@@ -38,15 +35,9 @@ pub struct Violation {
     pub what: String,
 }
 
-/// A violation with the details to find its cause.
-pub struct Report<'a> {
-    pub record: &'a Record,
-    pub violation: &'a Violation,
-}
-
 pub const I1: &str = "I1: etcd reachable, no fault for a while => every wanted key is there, with the right value, under our live lease, and the status says so";
 pub const MILD: &str = "I1: a mild fault costs no key, and no status";
-pub const I2: &str = "I2: what has left is absent after its bound";
+pub const I2: &str = "I2: what has left, or is paused, is absent after its bound";
 pub const I3: &str = "I3: every PUT carries a lease";
 pub const I4: &str = "I4: what has ended is never written again";
 pub const I5: &str = "I5: a key under a foreign lease is left alone";
@@ -56,7 +47,6 @@ pub const I7: &str = "I7: at most one live lease for a registrar, and none for o
 pub const I8: &str = "I8: attempts are bounded";
 pub const I10: &str = "I10: a stop returns within the revoke timeout";
 pub const I12: &str = "I12: tasks and connections return to their base";
-pub const I15: &str = "I15: a paused entry has no key after the time of one request, or after its bound where something is wrong";
 pub const BUG: &str = "I14: no task of ours panics";
 
 /// All violations of a run, in the order of their times.
@@ -65,7 +55,6 @@ pub fn violations(record: &Record) -> Vec<Violation> {
     let mut found = vec![];
     keys::check(record, &ownership, &mut found);
     writes::check(record, &ownership, &mut found);
-    pauses::check(record, &ownership, &mut found);
     status::check(record, &mut found);
     leases::check(record, &ownership, &mut found);
     rate::check(record, &mut found);
@@ -82,25 +71,15 @@ fn found(rule: &'static str, at: Instant, what: impl Into<String>) -> Violation 
     }
 }
 
-impl fmt::Display for Report<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { record, violation } = self;
-        let at = violation.at.saturating_duration_since(record.start);
-        writeln!(
-            f,
-            "seed {}, after {:.3} s: {}",
-            record.seed,
-            at.as_secs_f64(),
-            violation.rule
-        )?;
-        writeln!(f, "  {}", violation.what)?;
-        writeln!(
-            f,
-            "  {:?}, {} registrations",
-            record.terms,
-            record.entries.len()
-        )?;
-        f.write_str(&timeline::around(record, violation.at))?;
-        write!(f, "  again: make soak HOURS=0 SEED={}", record.seed)
-    }
+/// A violation with the details to find its cause.
+pub fn report(record: &Record, violation: &Violation) -> String {
+    let seconds = violation.at.saturating_duration_since(record.start);
+    let (seed, seconds) = (record.seed, seconds.as_secs_f64());
+    let Violation { rule, what, at } = violation;
+    let (terms, count) = (&record.terms, record.entries.len());
+    let around = timeline::around(record, *at);
+    format!(
+        "seed {seed}, after {seconds:.3} s: {rule}\n  {what}\n  {terms:?}, {count} registrations\n\
+         {around}  again: make soak HOURS=0 SEED={seed}"
+    )
 }

@@ -4,7 +4,7 @@ use super::super::record::{Entry, Look, Record, Registrar, Rest, Terms};
 use crate::support::fake::{Call, Change, FakeEtcd, Rpc, Stored};
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic_etcd::{Etcd, Instance, Registration, Status};
+use tonic_etcd::{Etcd, Instance, Status};
 
 pub const KEY: &str = "/services/s/10.0.0.1:9000";
 pub const LEASE: i64 = 77;
@@ -24,11 +24,7 @@ pub fn call(at: Instant, rpc: Rpc) -> Call {
         connection: 1,
         lease: if renewal { LEASE } else { 0 },
         ttl: if rpc == Rpc::LeaseGrant { 5 } else { 0 },
-        puts: if rpc == Rpc::Txn {
-            vec![KEY.to_owned()]
-        } else {
-            vec![]
-        },
+        puts: Vec::from_iter((rpc == Rpc::Txn).then(|| KEY.to_owned())),
         deletes: vec![],
         reads: vec![],
         revision: 0,
@@ -58,15 +54,14 @@ pub fn look(record: &Record, seconds: f64) -> Look {
     Look {
         at: at(record, seconds),
         quiet: record.start,
-        settled: true,
         aged: true,
         keys: [(KEY.to_owned(), stored)].into(),
         leases: [(LEASE, at(record, 99.0))].into(),
     }
 }
 
-/// A registration that is registered: only the library can make a status.
-async fn registration() -> Registration {
+/// Registered at 1 s, renewed each 2 s to 20 s: only the library can make a status.
+async fn registered() -> Status {
     let fake = FakeEtcd::new();
     let etcd = Etcd::new(["http://etcd:2379"]).connector(fake.connector());
     let registrar = tonic_etcd::Registrar::builder(etcd).key("{prefix}/{name}/{addr}");
@@ -77,22 +72,9 @@ async fn registration() -> Registration {
     registration
         .announce("10.0.0.1:9000".parse().unwrap())
         .unwrap();
-    registration.registered().await.unwrap();
-    registration
-}
-
-/// Registered at 1 s, renewed each 2 s to 20 s.
-async fn registered() -> Status {
-    let mut registered = registration().await.registered().await.unwrap();
+    let mut registered = registration.registered().await.unwrap();
     registered.lease = LEASE;
     Status::Registered(registered)
-}
-
-pub async fn paused() -> Status {
-    let registration = registration().await;
-    let _pause = registration.pause("for a while").unwrap();
-    let is_paused = |status: &Status| matches!(status, Status::Paused { .. });
-    registration.watch().wait_for(is_paused).await.unwrap()
 }
 
 /// A correct history: registered, looked at twice, still registered at the end.
