@@ -28,12 +28,8 @@ struct Args {
     #[command(flatten)]
     access: Access,
     /// Address to listen on; port 0 finds a free one
-    #[arg(
-        long,
-        env = "GREETER_LISTEN",
-        default_value = "127.0.0.1:9000",
-        value_name = "ADDR"
-    )]
+    #[arg(long, env = "GREETER_LISTEN", default_value = "127.0.0.1:9000")]
+    #[arg(value_name = "ADDR")]
     listen: SocketAddr,
 }
 

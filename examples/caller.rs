@@ -46,12 +46,8 @@ struct Args {
     #[arg(value_parser = access::time)]
     attempt_timeout: Option<Duration>,
     /// Name of the service to find
-    #[arg(
-        long,
-        env = "CALLER_SERVICE",
-        default_value = "greeter",
-        value_name = "NAME"
-    )]
+    #[arg(long, env = "CALLER_SERVICE", default_value = "greeter")]
+    #[arg(value_name = "NAME")]
     service: String,
     /// Format that its servers are registered in
     #[arg(long, env = "CALLER_FORMAT", default_value = "plain")]
@@ -60,12 +56,8 @@ struct Args {
     #[arg(long, env = "CALLER_PREFIX", default_value = "/services")]
     prefix: String,
     /// Time from one call to the next
-    #[arg(
-        long,
-        env = "CALLER_INTERVAL",
-        default_value = "1s",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CALLER_INTERVAL", default_value = "1s")]
+    #[arg(value_name = "TIME")]
     #[arg(value_parser = access::time)]
     interval: Duration,
     /// Calls to make; without it they go on until a signal
@@ -76,12 +68,8 @@ struct Args {
     #[arg(value_parser = access::time)]
     wait: Duration,
     /// How long a call may take, that wait included
-    #[arg(
-        long,
-        env = "CALLER_DEADLINE",
-        default_value = "5s",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CALLER_DEADLINE", default_value = "5s")]
+    #[arg(value_name = "TIME")]
     #[arg(value_parser = access::time)]
     deadline: Duration,
     /// How long missing greeters are kept after etcd was away (retention)

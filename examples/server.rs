@@ -44,46 +44,27 @@ struct Args {
     #[arg(long, env = "ETCD_ATTEMPT_TIMEOUT", value_name = "TIME", help_heading = access::HEADING, value_parser = access::time)]
     attempt_timeout: Option<Duration>,
     /// What to do about a key that another lease holds
-    #[arg(
-        long,
-        env = "GREETER_ON_CONFLICT",
-        default_value = "take-over",
-        value_enum
-    )]
+    #[arg(long, env = "GREETER_ON_CONFLICT", default_value = "take-over")]
+    #[arg(value_enum)]
     on_conflict: Policy,
     /// Format to write; may be repeated, to be found by clients of several ecosystems
-    #[arg(
-        long,
-        env = "GREETER_FORMAT",
-        default_value = "plain",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "GREETER_FORMAT", default_value = "plain")]
+    #[arg(value_delimiter = ',')]
     format: Vec<FormatName>,
     /// Prefix of the keys of the plain format
     #[arg(long, env = "GREETER_PREFIX", default_value = "/services")]
     prefix: String,
     /// Template of the keys of the plain format, with {prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}
-    #[arg(
-        long,
-        env = "GREETER_KEY",
-        default_value = "{prefix}/{name}/{ip}/{pid}"
-    )]
+    #[arg(long, env = "GREETER_KEY")]
+    #[arg(default_value = "{prefix}/{name}/{ip}/{pid}")]
     key: String,
     /// Service name to register under; may be repeated
-    #[arg(
-        long,
-        env = "GREETER_NAME",
-        default_value = "greeter",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "GREETER_NAME", default_value = "greeter")]
+    #[arg(value_delimiter = ',')]
     name: Vec<String>,
     /// Address to listen on; port 0 finds a free one
-    #[arg(
-        long,
-        env = "GREETER_LISTEN",
-        default_value = "127.0.0.1:0",
-        value_name = "ADDR"
-    )]
+    #[arg(long, env = "GREETER_LISTEN", default_value = "127.0.0.1:0")]
+    #[arg(value_name = "ADDR")]
     listen: SocketAddr,
     /// Address to advertise instead of the bound one, host:port
     #[arg(long, env = "GREETER_ADVERTISE", value_name = "ADDR")]

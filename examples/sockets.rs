@@ -27,13 +27,8 @@ struct Args {
     #[command(flatten)]
     access: Access,
     /// Address to listen on, unless sockets were inherited; may be repeated, the first is advertised
-    #[arg(
-        long,
-        env = "GREETER_LISTEN",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9000",
-        value_name = "ADDR"
-    )]
+    #[arg(long, env = "GREETER_LISTEN", value_delimiter = ',')]
+    #[arg(default_value = "127.0.0.1:9000", value_name = "ADDR")]
     listen: Vec<SocketAddr>,
     /// Unix socket to listen on instead; needs --advertise
     #[arg(long, env = "GREETER_UNIX", value_name = "PATH")]

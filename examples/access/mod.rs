@@ -33,14 +33,8 @@ pub(crate) struct Access {
     #[arg(long, env = "ETCD_KEY", value_name = "FILE", global = true, help_heading = HEADING)]
     key_file: Option<PathBuf>,
     /// Name that etcd's certificate must have, if it is not the host of the URL
-    #[arg(
-        long,
-        env = "ETCD_SERVER_NAME",
-        value_name = "NAME",
-        requires = "cacert",
-        global = true,
-        help_heading = HEADING
-    )]
+    #[arg(long, env = "ETCD_SERVER_NAME", value_name = "NAME")]
+    #[arg(requires = "cacert", global = true, help_heading = HEADING)]
     pub(crate) server_name: Option<String>,
 }
 
