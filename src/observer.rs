@@ -231,9 +231,9 @@ impl Observers {
     }
 
     /// Calls each of them. Never panics. No lock may be held.
-    pub(crate) fn tell(&self, tell: impl Fn(&dyn Observer)) {
+    pub(crate) fn notify(&self, call: impl Fn(&dyn Observer)) {
         for observer in &self.0 {
-            isolated(|| tell(&**observer));
+            isolated(|| call(&**observer));
         }
     }
 
@@ -253,6 +253,6 @@ impl Observers {
             took,
             error: error.as_deref(),
         };
-        self.tell(|observer| observer.on_connection(&connection));
+        self.notify(|observer| observer.on_connection(&connection));
     }
 }

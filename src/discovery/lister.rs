@@ -25,7 +25,7 @@ pub(super) struct Listed {
 /// Keys in one page: some hundred kilobytes with common values.
 const PAGE: i64 = 1000;
 /// A page of one key cannot be made smaller: its time limit is multiplied by this.
-const SINGLE_KEY_PATIENCE: u32 = 10;
+const SINGLE_KEY_FACTOR: u32 = 10;
 
 // === impl Lister ===
 
@@ -86,7 +86,7 @@ impl Lister {
         loop {
             let size = self.page_size;
             let limit = match size {
-                1 => self.limit.saturating_mul(SINGLE_KEY_PATIENCE),
+                1 => self.limit.saturating_mul(SINGLE_KEY_FACTOR),
                 _ => self.limit,
             };
             let page = session

@@ -139,7 +139,7 @@ impl Shared {
             }
         }
         self.changed(state);
-        self.tell(before.0, after.0);
+        self.notify_if_changed(before.0, after.0);
         out
     }
 
@@ -159,21 +159,21 @@ impl Shared {
 
     /// Makes the first call of observers, before the first answer of etcd.
     pub(super) fn announce(&self) {
-        self.told(Instances::default(), Instances::default());
+        self.notify_observers(Instances::default(), Instances::default());
     }
 
     /// Calls observers with a change. They see the changes in order, because only the watcher changes the store.
-    fn tell(&self, from: Instances, to: Instances) {
+    fn notify_if_changed(&self, from: Instances, to: Instances) {
         if from != to {
-            self.told(from, to);
+            self.notify_observers(from, to);
         }
     }
 
-    fn told(&self, from: Instances, to: Instances) {
+    fn notify_observers(&self, from: Instances, to: Instances) {
         let service = &*self.service;
         let change = InstancesChange { service, from, to };
         self.observers
-            .tell(|observer| observer.on_instances(&change));
+            .notify(|observer| observer.on_instances(&change));
     }
 
     fn changed(&self, mut state: MutexGuard<'_, State>) {
@@ -190,6 +190,6 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let (last, ..) = self.lock().store.figures();
-        self.tell(last, Instances::default());
+        self.notify_if_changed(last, Instances::default());
     }
 }

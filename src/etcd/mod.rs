@@ -32,7 +32,7 @@ mod tls;
 pub(crate) use endpoints::Endpoints;
 pub(crate) use member::Member;
 pub(crate) use rotation::Rotation;
-pub(crate) use rpc_error::{RpcError, RpcErrorKind, SLOW, chain, with_timeout};
+pub(crate) use rpc_error::{DENIED_RETRY, RpcError, RpcErrorKind, chain, with_timeout};
 pub(crate) use session::{
     Applied, Event, EventKind, KeepAliveStream, KeyMeta, Op, Replaced, Session, WatchReplies,
     WatchRequests, WatchResponse,

@@ -2,7 +2,7 @@
 
 use super::endpoints::Endpoints;
 use super::member::Member;
-use super::rpc_error::{RpcError, RpcErrorKind, SLOW};
+use super::rpc_error::{DENIED_RETRY, RpcError, RpcErrorKind};
 use crate::backoff::Backoff;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Rotation {
     /// to try next, and returns how long to wait before that: at most `refused` if the connection was refused,
     /// at most `limit` after another failure.
     ///
-    /// A member that denied a request is not tried again for [`SLOW`]. That causes a wait only when every
+    /// A member that denied a request is not tried again for [`DENIED_RETRY`]. That causes a wait only when every
     /// member has denied it: one may have no users, or another password, while the next one works.
     pub(crate) fn failed(
         &mut self,
@@ -64,7 +64,7 @@ impl Rotation {
         let pause = match error.kind() {
             RpcErrorKind::Timeout => Duration::ZERO,
             RpcErrorKind::Denied => {
-                let again = now + SLOW.mul_f64(0.75 + rng.f64() / 4.0);
+                let again = now + DENIED_RETRY.mul_f64(0.75 + rng.f64() / 4.0);
                 self.denied.insert(error.endpoint().clone(), again);
                 self.retry.failed_after(worked, refused, rng)
             }
@@ -172,15 +172,15 @@ mod tests {
         let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
         assert_eq!(host(&rotation), "a", "it refused first");
         assert!(
-            pause >= SLOW.mul_f64(0.75) - Duration::from_secs(10),
+            pause >= DENIED_RETRY.mul_f64(0.75) - Duration::from_secs(10),
             "{pause:?}"
         );
-        assert!(pause <= SLOW - Duration::from_secs(10), "{pause:?}");
+        assert!(pause <= DENIED_RETRY - Duration::from_secs(10), "{pause:?}");
         // b may not be tried again yet when a denies again.
         tokio::time::advance(pause).await;
         let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
         assert_eq!(host(&rotation), "b");
-        assert!(pause > Duration::ZERO && pause <= SLOW, "{pause:?}");
+        assert!(pause > Duration::ZERO && pause <= DENIED_RETRY, "{pause:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,7 +225,10 @@ mod tests {
         let (mut rotation, endpoints) = rotation(&["a:1"]);
         for _ in 0..3 {
             let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
-            assert!(pause >= SLOW.mul_f64(0.75) && pause <= SLOW, "{pause:?}");
+            assert!(
+                pause >= DENIED_RETRY.mul_f64(0.75) && pause <= DENIED_RETRY,
+                "{pause:?}"
+            );
             tokio::time::advance(pause).await;
         }
     }

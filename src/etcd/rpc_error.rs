@@ -204,7 +204,7 @@ impl fmt::Display for RpcError {
 }
 
 /// The wait after a denial: an operator has to change something first.
-pub(crate) const SLOW: Duration = Duration::from_secs(30);
+pub(crate) const DENIED_RETRY: Duration = Duration::from_secs(30);
 
 const NO_AUTH: &str = "authentication is not enabled";
 /// etcd's texts of denials, and what to check.

@@ -60,7 +60,7 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
             from: Some(&last),
             to: &next,
         };
-        observers.tell(|observer| observer.on_transition(&transition));
+        observers.notify(|observer| observer.on_transition(&transition));
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) fn announce(registry: &Registry, entry: &Entry) {
             from: None,
             to: &Status::Registering { reason: None },
         };
-        observers.tell(|observer| observer.on_transition(&transition));
+        observers.notify(|observer| observer.on_transition(&transition));
     });
 }
 
@@ -117,7 +117,7 @@ pub(super) fn wrote(
             reason,
             error,
         };
-        observers.tell(|observer| observer.on_write(&write));
+        observers.notify(|observer| observer.on_write(&write));
     }
 }
 

@@ -173,7 +173,7 @@ impl Worker {
         };
         config
             .observers
-            .tell(|observer| observer.on_renewal(&renewal));
+            .notify(|observer| observer.on_renewal(&renewal));
     }
 
     fn stop(&mut self, reconciler: &mut Reconciler, event: Event) {

@@ -21,7 +21,7 @@ pub(crate) struct Entry {
 
 /// The decoded key and value, unescaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Decoded {
     pub(crate) name: String,
     pub(crate) address: Option<String>,
     /// The value without name and address.
@@ -41,13 +41,13 @@ pub(crate) struct Shown {
 impl Entry {
     /// Name and address: from another format if the key has its form, else from the JSON that the
     /// library writes, else from the default key.
-    pub(crate) fn told(&self, scope: &Scope) -> Told {
+    pub(crate) fn decoded(&self, scope: &Scope) -> Decoded {
         if let Some(read) = scope.read(&self.key(), &self.value) {
             let (name, address) = match &read {
                 Ok(instance) => (instance.name(), instance.get_address()),
                 Err(unread) => (&*unread.service, None),
             };
-            return Told {
+            return Decoded {
                 name: name.to_owned(),
                 address: address.map(str::to_owned),
                 rest: self.value.clone(),
@@ -55,7 +55,7 @@ impl Entry {
         }
         if let Ok(instance) = serde_json::from_slice::<InstanceJson>(&self.value) {
             let InstanceJson { name, address, .. } = instance;
-            return Told {
+            return Decoded {
                 name,
                 address: Some(address),
                 rest: rest_of_json(&self.value),
@@ -72,7 +72,7 @@ impl Entry {
             [name, ..] if !name.is_empty() => (name, None),
             _ => (&*key, None),
         };
-        Told {
+        Decoded {
             name: name.to_owned(),
             address: address.map(str::to_owned),
             rest: self.value.clone(),
@@ -80,11 +80,11 @@ impl Entry {
     }
 
     pub(crate) fn shown(&self, scope: &Scope) -> Shown {
-        let Told {
+        let Decoded {
             name,
             address,
             rest,
-        } = self.told(scope);
+        } = self.decoded(scope);
         Shown {
             name: escape(name),
             address: address.map_or("-".to_owned(), escape),
@@ -92,7 +92,7 @@ impl Entry {
         }
     }
 
-    /// The key, escaped: it may be no UTF-8.
+    /// The key as text, lossy: a key may not be UTF-8.
     pub(crate) fn key(&self) -> String {
         String::from_utf8_lossy(&self.key).into_owned()
     }

@@ -88,7 +88,7 @@ fn json_lines(entries: &[Entry], scope: &Scope, ttls: &Ttls) -> Vec<String> {
 
 impl<'a> Line<'a> {
     fn of(entry: &'a Entry, scope: &Scope, ttls: &Ttls) -> Self {
-        let told = entry.told(scope);
+        let decoded = entry.decoded(scope);
         let (ttl_left, ttl_granted) = match ttls.get(&entry.lease) {
             Some(&Ttl::Left { seconds, granted }) => (Some(seconds), Some(granted)),
             _ => (None, None),
@@ -103,8 +103,8 @@ impl<'a> Line<'a> {
         };
         Self {
             key: entry.key(),
-            name: told.name,
-            address: told.address,
+            name: decoded.name,
+            address: decoded.address,
             lease: (entry.lease != 0).then(|| format!("{:016x}", entry.lease)),
             ttl_left,
             ttl_granted,

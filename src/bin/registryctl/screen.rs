@@ -107,7 +107,7 @@ impl Screen {
     fn state(&self, view: &View, width: usize, now: Instant) -> String {
         match (&view.outage, &view.endpoint) {
             (Some(outage), _) => {
-                let state = format!("etcd unreachable {}", outage.told(now));
+                let state = format!("etcd unreachable {}", outage.text(now));
                 self.paint("1;31", &cut(&state, width))
             }
             (None, Some(endpoint)) => cut(&format!("seen at {endpoint}"), width),
@@ -189,7 +189,7 @@ impl Sink for Lines {
 // === impl Outage ===
 
 impl Outage {
-    fn told(&self, now: Instant) -> String {
+    fn text(&self, now: Instant) -> String {
         let since = short(now.saturating_duration_since(self.since));
         format!("for {since}, showing the last known: {}", escape(&self.why))
     }

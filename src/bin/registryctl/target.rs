@@ -37,15 +37,15 @@ impl Target {
         let (mut found, mut addresses) = (vec![], BTreeSet::new());
         let mut service = String::new();
         for entry in all {
-            let told = entry.told(scope);
-            let by_id = id(&entry, scope).map(|id| format!("{}/{id}", told.name));
+            let decoded = entry.decoded(scope);
+            let by_id = id(&entry, scope).map(|id| format!("{}/{id}", decoded.name));
             let is_wanted = entry.key() == wanted
-                || told.name == wanted
-                || told.address.as_deref() == Some(wanted)
+                || decoded.name == wanted
+                || decoded.address.as_deref() == Some(wanted)
                 || by_id.as_deref() == Some(wanted);
             if is_wanted {
-                addresses.insert(told.address);
-                service = told.name;
+                addresses.insert(decoded.address);
+                service = decoded.name;
                 found.push(entry);
             }
         }

@@ -12,9 +12,9 @@ use tracing::field::Value;
 ///
 /// Recorded once, when the attempts end, also by cancellation or by a deadline. tracing-subscriber would print a second
 /// value of a field beside the first one.
-pub(super) struct CallerSpan(Option<Told>);
+pub(super) struct CallerSpan(Option<CallFields>);
 
-struct Told {
+struct CallFields {
     span: Option<Span>,
     /// The subchannel that was picked last.
     last: Option<Arc<Subchannel>>,
@@ -37,7 +37,7 @@ impl CallerSpan {
                 span = Some(Span::current());
             }
         });
-        Self(span.map(|span| Told {
+        Self(span.map(|span| CallFields {
             span: Some(span),
             last: None,
             picked: 0,
@@ -46,9 +46,9 @@ impl CallerSpan {
 
     /// The call is sent there now.
     pub(super) fn picked(&mut self, subchannel: &Arc<Subchannel>) {
-        if let Some(told) = &mut self.0 {
-            told.last = Some(subchannel.clone());
-            told.picked += 1;
+        if let Some(fields) = &mut self.0 {
+            fields.last = Some(subchannel.clone());
+            fields.picked += 1;
         }
     }
 }
@@ -63,9 +63,9 @@ fn declares_one() -> bool {
     })
 }
 
-// === impl Told ===
+// === impl CallFields ===
 
-impl Told {
+impl CallFields {
     fn record(&self, name: &str, value: impl Value) {
         isolated(|| {
             self.span.as_ref().map(|span| span.record(name, value));
@@ -73,7 +73,7 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for CallFields {
     fn drop(&mut self) {
         if let Some(last) = &self.last {
             self.record(SERVER_ADDRESS, host(&last.origin));

@@ -41,12 +41,12 @@ mod grpc {
 
     /// How long the last answer stays valid after a watch broke. A server whose health service does not answer
     /// for longer counts as not serving.
-    const GRACE: Duration = Duration::from_secs(5);
+    const STALE_LIMIT: Duration = Duration::from_secs(5);
     const FIRST: Duration = Duration::from_millis(50);
     const CAP: Duration = Duration::from_secs(5);
 
     pub(super) async fn watch_health(service: &str, connection: &Connection, serving: Serving<'_>) {
-        let mut backoff = Backoff::new(FIRST, GRACE);
+        let mut backoff = Backoff::new(FIRST, STALE_LIMIT);
         let mut rng = fastrand::Rng::new();
         let mut last_answer = Instant::now();
         loop {
@@ -64,7 +64,7 @@ mod grpc {
                     _ => {}
                 }
             }
-            if last_answer.elapsed() >= GRACE {
+            if last_answer.elapsed() >= STALE_LIMIT {
                 report(serving, false);
             }
             sleep(backoff.failed_after(opened.elapsed(), CAP, &mut rng)).await;
@@ -89,7 +89,7 @@ mod grpc {
         });
         let mut client = HealthClient::with_origin(send, connection.subchannel.origin.clone());
         let late = |_| Status::deadline_exceeded("no answer of the health service");
-        let until = Instant::now().max(*last_answer) + GRACE;
+        let until = Instant::now().max(*last_answer) + STALE_LIMIT;
         let service = service.to_owned();
         let opening = client.watch(HealthCheckRequest { service });
         let mut answers = timeout_at(until, opening)

@@ -117,7 +117,7 @@ impl Pool {
     pub(super) fn insert(&self, subchannel: Arc<Subchannel>) {
         let address = subchannel.address.clone();
         self.lock().insert(subchannel);
-        self.tell(&address, None, Some(&ConnectivityState::Idle));
+        self.notify(&address, None, Some(&ConnectivityState::Idle));
     }
 
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
@@ -131,7 +131,7 @@ impl Pool {
         self.log(address, transition);
         // `None`: it was removed meanwhile.
         if from.is_some() {
-            self.tell(address, from.as_ref(), Some(&to));
+            self.notify(address, from.as_ref(), Some(&to));
         }
     }
 
@@ -143,7 +143,7 @@ impl Pool {
         drop(all);
         self.log(address, transition);
         if from.is_some() {
-            self.tell(address, from.as_ref(), None);
+            self.notify(address, from.as_ref(), None);
         }
     }
 
@@ -161,14 +161,15 @@ impl Pool {
             tried,
             reason,
         };
-        self.observers.tell(|observer| observer.on_resend(&resend));
+        self.observers
+            .notify(|observer| observer.on_resend(&resend));
     }
 
     pub(super) fn resent(&self) -> u64 {
         self.resent.load(Relaxed)
     }
 
-    fn tell(
+    fn notify(
         &self,
         address: &str,
         from: Option<&ConnectivityState>,
@@ -181,7 +182,7 @@ impl Pool {
             to,
         };
         self.observers
-            .tell(|observer| observer.on_endpoint(&transition));
+            .notify(|observer| observer.on_endpoint(&transition));
     }
 
     /// How many endpoints there are, and how many of them are ready.
@@ -232,7 +233,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         if !self.observers.is_empty() {
             for it in self.states() {
-                self.tell(&it.address, Some(&it.state), None);
+                self.notify(&it.address, Some(&it.state), None);
             }
         }
     }

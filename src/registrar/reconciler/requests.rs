@@ -2,7 +2,7 @@
 
 use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Reconciler};
-use crate::etcd::{Applied, KeyMeta, Op, RpcError, RpcErrorKind, SLOW, WatchResponse};
+use crate::etcd::{Applied, DENIED_RETRY, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
 use crate::logging;
 use crate::registrar::ids::Key;
 use std::time::Duration;
@@ -203,7 +203,7 @@ impl Reconciler {
                 self.keys.on_txn_too_large(&ops, kind, now);
             }
             RpcErrorKind::Denied | RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge => {
-                self.keys.on_txn_denied(&ops, now, now + SLOW);
+                self.keys.on_txn_denied(&ops, now, now + DENIED_RETRY);
                 if ops.len() == 1 {
                     self.on_write_rejected(now, &ops, &error);
                 }

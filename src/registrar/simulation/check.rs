@@ -338,7 +338,7 @@ impl Checker {
             let lease = registered.lease;
             let before = self.shown.insert(id, (lease, false));
             if before.is_some_and(|(last, is_told)| last != lease && !is_told) {
-                self.violated("I13: health was not told that the lease was lost");
+                self.violated("I13: health did not report that the lease was lost");
             }
             if !self.granted.contains(&lease) {
                 self.violated(format!("I5: {lease:x} was not granted to us"));
@@ -359,7 +359,7 @@ impl Checker {
     fn check_reported(&mut self) {
         if let Some(id) = self.unreported.first() {
             self.violated(format!(
-                "I13: health was not told that {id} leaves before its key goes"
+                "I13: health did not report that {id} leaves before its key goes"
             ));
         }
     }
@@ -429,7 +429,7 @@ impl Checker {
     pub(super) fn after_event(&mut self, now: Instant) {
         if let Some(id) = std::mem::take(&mut self.expired).first() {
             self.violated(format!(
-                "I6: an answer came before {id} was told that its lease ran out"
+                "I6: an answer was handled before the expiry of the lease of {id}"
             ));
         }
         let bound = self.revoke_timeout + SLACK;

@@ -291,7 +291,7 @@ fn whatever_happens_in_whatever_order_the_invariants_hold() {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "how fast we are in real time")]
-#[ignore = "takes as long as it is told to: make simulate"]
+#[ignore = "takes as long as configured: make simulate"]
 fn for_many_events() {
     let (first, events) = (
         number("SEED", fastrand::u64(..1 << 40)),

@@ -38,7 +38,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "how fast we are in real time")]
-#[ignore = "takes as long as it is told to: make soak"]
+#[ignore = "takes as long as configured: make soak"]
 fn for_hours() {
     let wanted = Duration::from_secs(3600 * number("HOURS", 100));
     let first = number("SEED", fastrand::u64(..1 << 40));
