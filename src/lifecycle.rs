@@ -26,8 +26,11 @@ pub(crate) struct Lifecycle {
     span: Arc<IsolatedSpan>,
     /// Where the registration was made. The worker may run, and end, elsewhere.
     runtime: Handle,
-    /// Skips the waits that are left.
-    pub(crate) shutdown_now: CancellationToken,
+    /// Skips the waits that are left of every registration of the registrar.
+    registrar_shutdown_now: CancellationToken,
+    /// See [`shutdown_now`](Self::shutdown_now). Made at its first use: it takes 200 B, and nothing
+    /// uses it before the registration leaves.
+    shutdown_now: OnceLock<CancellationToken>,
     drain: OnceLock<Arc<Drain>>,
     /// The number of the last publication that each health service has reported.
     health_acks: Mutex<Vec<watch::Receiver<u64>>>,
@@ -42,7 +45,7 @@ const HEALTH_LIMIT: Duration = Duration::from_millis(50);
 impl Lifecycle {
     pub(crate) fn new(
         timeouts: DrainTimeouts,
-        shutdown_now: CancellationToken,
+        registrar_shutdown_now: CancellationToken,
         runtime: Handle,
         expiry: Arc<LeaseExpiry>,
     ) -> Self {
@@ -51,10 +54,17 @@ impl Lifecycle {
             status: Arc::new(StatusCell::new(expiry)),
             timeouts,
             span: IsolatedSpan::current(),
-            shutdown_now,
+            registrar_shutdown_now,
+            shutdown_now: OnceLock::new(),
             drain: OnceLock::new(),
             health_acks: Mutex::default(),
         }
+    }
+
+    /// Skips the waits that are left of this registration.
+    pub(crate) fn shutdown_now(&self) -> &CancellationToken {
+        let child = || self.registrar_shutdown_now.child_token();
+        self.shutdown_now.get_or_init(child)
     }
 
     /// The server's side.
@@ -98,14 +108,14 @@ impl Lifecycle {
     }
 
     /// The status that was published last.
-    pub(crate) fn published(&self) -> Status {
+    pub(crate) fn published(&self) -> Arc<Status> {
         self.status.published().1
     }
 
     /// Whether deregistration has begun.
     pub(crate) fn is_leaving(&self) -> bool {
         let status = self.published();
-        status.is_final() || matches!(status, Status::Deregistering)
+        status.is_final() || matches!(*status, Status::Deregistering)
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
@@ -115,7 +125,7 @@ impl Lifecycle {
     /// Publishes a status. Returns the previous one if it is different.
     ///
     /// After [`Status::Deregistering`] only a final status is published, and nothing after that.
-    pub(crate) fn publish(&self, next: Status) -> Option<Status> {
+    pub(crate) fn publish(&self, next: Arc<Status>) -> Option<Arc<Status>> {
         let is_final = next.is_final();
         self.status.publish(next, |last| {
             let leaving = matches!(last, Status::Deregistering);
@@ -159,7 +169,7 @@ impl Lifecycle {
         let this = self.clone();
         let drain = async move {
             let drain = this.drain();
-            let (cut, ()) = tokio::join!(drain.run(this.timeouts, &this.shutdown_now), begun);
+            let (cut, ()) = tokio::join!(drain.run(this.timeouts, this.shutdown_now()), begun);
             done(drain, cut);
             drain.reported.cancel();
         };

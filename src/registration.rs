@@ -174,7 +174,7 @@ impl Registration {
 
     /// Begins to deregister if that has not begun, and skips all its waits.
     pub fn deregister_now(&self) {
-        self.lifecycle().shutdown_now.cancel();
+        self.lifecycle().shutdown_now().cancel();
         self.deregister();
     }
 
@@ -291,7 +291,7 @@ impl Drop for Handle {
         // After the end the server may still be draining. Its listener, which may have been the last
         // owner of this handle, is dropped when the drain begins, and must not skip the waits.
         if !self.entry.lifecycle.published().is_final() {
-            self.entry.lifecycle.shutdown_now.cancel();
+            self.entry.lifecycle.shutdown_now().cancel();
         }
         self.shared.leave(&self.entry);
     }

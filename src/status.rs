@@ -104,11 +104,12 @@ pub struct StatusWatch {
 }
 
 /// A status and the number of its publication, which health services acknowledge.
-pub(crate) type Numbered = (u64, Status);
+pub(crate) type Numbered = (u64, Arc<Status>);
 
 /// The published status, with the expiry after which it is not valid any more.
 ///
-/// It needs a tenth of the memory of `tokio::sync::watch`, and each of ten thousand registrations has one.
+/// The status is shared with the reconciler, which compares the next one with it. The cell needs a
+/// tenth of the memory of `tokio::sync::watch`, and each of ten thousand registrations has one.
 #[derive(Debug)]
 pub(crate) struct StatusCell {
     /// The status, and since when it has been of this kind.
@@ -183,7 +184,8 @@ impl StatusWatch {
     ///
     /// Cancel safe.
     pub async fn changed(&mut self) -> Option<Status> {
-        self.next().await.map(|(_, status)| status)
+        let (_, status) = self.next().await?;
+        Some(Arc::unwrap_or_clone(status))
     }
 
     /// Waits for a status for which `wanted` is true, beginning with the current one; `None` if the
@@ -193,13 +195,13 @@ impl StatusWatch {
     pub async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         let mut published = self.seen().1;
         loop {
-            let status = self.cell.at_expiry(published.clone());
+            let status = self.cell.at_expiry(&published);
             if wanted(&status) {
                 return Some(status);
             }
             // A renewal that arrives at the last moment extends the expiry without a publication.
             let look_again = async {
-                match status == published {
+                match status == *published {
                     true => std::future::pending().await,
                     false => sleep(LOOK_AGAIN).await,
                 }
@@ -253,8 +255,9 @@ impl fmt::Debug for StatusWatch {
 
 impl StatusCell {
     pub(crate) fn new(expiry: Arc<LeaseExpiry>) -> Self {
+        let status = Status::Registering { reason: None };
         Self {
-            published: Mutex::new(((0, Status::Registering { reason: None }), clock::now())),
+            published: Mutex::new(((0, Arc::new(status)), clock::now())),
             changed: Notify::new(),
             expiry,
         }
@@ -270,7 +273,7 @@ impl StatusCell {
 
     /// The status that holds now.
     pub(crate) fn get(&self) -> Status {
-        self.at_expiry(self.published().1)
+        self.at_expiry(&self.published().1)
     }
 
     /// The status that was published last.
@@ -281,7 +284,7 @@ impl StatusCell {
     /// The status that holds now, and since when it has been of this kind.
     pub(crate) fn get_since(&self) -> (Status, Instant) {
         let ((_, published), since) = self.lock().clone();
-        match self.at_expiry(published) {
+        match self.at_expiry(&published) {
             Status::Lost { since, reason } => (Status::Lost { since, reason }, since),
             status => (status, since),
         }
@@ -291,15 +294,15 @@ impl StatusCell {
     /// are the same.
     pub(crate) fn publish(
         &self,
-        next: Status,
+        next: Arc<Status>,
         takes: impl FnOnce(&Status) -> bool,
-    ) -> Option<Status> {
+    ) -> Option<Arc<Status>> {
         let mut guard = self.lock();
         let ((number, published), since) = &mut *guard;
         if *published == next || !takes(published) {
             return None;
         }
-        if std::mem::discriminant(published) != std::mem::discriminant(&next) {
+        if std::mem::discriminant(&**published) != std::mem::discriminant(&*next) {
             *since = clock::now();
         }
         let last = std::mem::replace(published, next);
@@ -310,12 +313,12 @@ impl StatusCell {
     }
 
     /// The status now for a published one: nothing is held under a lease that may have expired.
-    fn at_expiry(&self, published: Status) -> Status {
+    fn at_expiry(&self, published: &Status) -> Status {
         if !published.is_registered() {
-            return published;
+            return published.clone();
         }
         match self.expiry.passed() {
-            None => published,
+            None => published.clone(),
             Some(since) => Status::Lost {
                 since,
                 reason: "the lease expired unconfirmed".into(),
@@ -343,10 +346,10 @@ mod tests {
     async fn the_final_status_is_shown_once_whenever_it_comes() {
         for _ in 0..20_000 {
             let cell = Arc::new(StatusCell::new(Arc::default()));
-            cell.publish(Status::Deregistering, |_| true);
+            cell.publish(Arc::new(Status::Deregistering), |_| true);
             let mut watch = cell.watch();
             let publish = tokio::spawn(async move {
-                cell.publish(Status::Deregistered, |_| true);
+                cell.publish(Arc::new(Status::Deregistered), |_| true);
             });
             assert_eq!(watch.changed().await, Some(Status::Deregistered));
             assert_eq!(watch.changed().await, None);
@@ -361,7 +364,7 @@ mod tests {
         let cell = Arc::new(StatusCell::new(expiry.clone()));
         let mut watch = cell.watch();
         expiry.set(clock::now() + 5 * second);
-        cell.publish(registered(), |_| true);
+        cell.publish(Arc::new(registered()), |_| true);
         assert_eq!(watch.changed().await, Some(registered()));
         tokio::time::advance(5 * second - Duration::from_millis(1)).await;
         assert_eq!(cell.get(), registered());
@@ -386,7 +389,7 @@ mod tests {
         let expiry = Arc::new(LeaseExpiry::default());
         let cell = Arc::new(StatusCell::new(expiry.clone()));
         expiry.set(clock::now() + Duration::from_secs(5));
-        cell.publish(registered(), |_| true);
+        cell.publish(Arc::new(registered()), |_| true);
         clock::tests::suspend(Duration::from_millis(4_999));
         assert_eq!(cell.get(), registered());
         clock::tests::suspend(Duration::from_millis(1));

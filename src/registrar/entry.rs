@@ -183,7 +183,7 @@ impl Entry {
     ) -> Desired {
         let spec = self.spec();
         if spec.leaving {
-            let now = self.lifecycle.shutdown_now.is_cancelled();
+            let now = self.lifecycle.shutdown_now().is_cancelled();
             return Desired::Gone { now };
         }
         if not_ready.is_some() || !spec.pauses.is_empty() {

@@ -135,7 +135,7 @@ impl Registry {
         }
         let lifecycle = Lifecycle::new(
             self.config.drain,
-            self.shutdown_now.child_token(),
+            self.shutdown_now.clone(),
             runtime,
             self.lease_expiry.clone(),
         );

@@ -13,6 +13,7 @@ use crate::logging::rounded;
 use crate::observer::{Observers, Transition, Write, WriteReason};
 use crate::stats::RegistrationStats;
 use crate::status::{Registered, Status};
+use std::sync::Arc;
 
 /// The service and key of a log line.
 #[derive(Debug, Clone)]
@@ -40,7 +41,7 @@ pub(crate) fn stats(registry: &Registry, entry: &Entry) -> RegistrationStats {
 /// Publishes a status. It is logged if its kind has changed.
 ///
 /// Never panics, whatever the subscriber of the log and the observers do.
-pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
+pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<Status>) {
     let observers = &registry.config.observers;
     announce(registry, entry);
     if let Some(registered) = next.registered() {
@@ -50,7 +51,7 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Status) {
         return;
     };
     // Not under a lock: the subscriber may be slow, and may read the status.
-    if std::mem::discriminant(&last) != std::mem::discriminant(&next) {
+    if std::mem::discriminant(&*last) != std::mem::discriminant(&*next) {
         let log = || log(registry, &Subject::of(entry), &last, &next);
         isolated(|| entry.lifecycle.in_span(log));
     }
@@ -123,7 +124,7 @@ pub(super) fn wrote(
 
 /// The registration has ended with this final status. A task runs the drain.
 pub(super) fn ended(registry: &Registry, entry: &Entry, last: Status) {
-    publish(registry, entry, last);
+    publish(registry, entry, Arc::new(last));
     let (subject, lifecycle) = (Subject::of(entry), entry.lifecycle.clone());
     let begun = lifecycle.drain().clone();
     let begin = subject.clone();

@@ -351,7 +351,7 @@ impl Drop for RuntimeGuard {
                     reason: "the runtime ended".into(),
                 },
             };
-            report::publish(&self.0, &entry, last);
+            report::publish(&self.0, &entry, Arc::new(last));
             entry.lifecycle.drain_now();
         }
     }

@@ -42,7 +42,7 @@ impl Reconciler {
             let deadline = Some(deadline);
             self.deregistrations.insert(id, Deregistration { deadline });
             self.keys.withdraw(id);
-            self.act(Action::Publish(id, Status::Deregistering));
+            self.act(Action::Publish(id, Arc::new(Status::Deregistering)));
             begun.push(id);
         }
         if !begun.is_empty() {

@@ -126,7 +126,7 @@ pub(crate) enum Action {
     /// Report a transaction to observers: the number of keys for each reason, and the error.
     Wrote(Vec<(WriteReason, usize)>, Option<String>),
     /// Publish a status.
-    Publish(EntryId, Status),
+    Publish(EntryId, Arc<Status>),
     /// Wait, at most 50 ms, until the health services of these entries have reported the statuses that were
     /// published before.
     AwaitHealth(Vec<EntryId>),

@@ -77,7 +77,7 @@ pub(crate) struct Reconciler {
     settings: Settings,
     rng: fastrand::Rng,
     /// The entries that should be there, each with the status that was published last.
-    entries: BTreeMap<EntryId, Status>,
+    entries: BTreeMap<EntryId, Arc<Status>>,
     /// The entries that are being deregistered.
     deregistrations: BTreeMap<EntryId, Deregistration>,
     /// Entries whose keys could not be made, and when to try again.
@@ -123,6 +123,8 @@ pub(crate) struct Reconciler {
 
 /// After a failure of our own or of the user's code.
 pub(super) const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// For how many actions the queue keeps its memory.
+const KEPT_ACTIONS: usize = 64;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 
 // === impl Reconciler ===
@@ -207,7 +209,12 @@ impl Reconciler {
 
     /// The next action. Perform it, and report its results, before the next event.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if action.is_none() {
+            // After a status of each of 10,000 entries the queue would keep 2 MiB.
+            self.actions.shrink_to(KEPT_ACTIONS);
+        }
+        action
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due, if nothing else happens.
@@ -366,7 +373,7 @@ impl Reconciler {
     }
 
     fn add_entry(&mut self, id: EntryId) {
-        let new = || Status::Registering { reason: None };
+        let new = || Arc::new(Status::Registering { reason: None });
         self.entries.entry(id).or_insert_with(new);
     }
 
@@ -392,7 +399,7 @@ impl Reconciler {
                 self.failed.insert(id);
                 self.retry_failed_at = Some(now + RESTART_PAUSE);
                 // Its earlier keys are still there.
-                if !self.entries.get(&id).is_some_and(Status::is_registered) {
+                if !self.status(id).is_some_and(Status::is_registered) {
                     self.publish(id, Status::Lost { since: now, reason });
                 }
             }

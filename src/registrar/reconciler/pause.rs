@@ -14,7 +14,7 @@ use tokio::time::Instant;
 impl Reconciler {
     /// Withholds the keys of an entry. Returns whether health has to report it before they are deleted.
     pub(super) fn pause(&mut self, now: Instant, id: EntryId, reasons: Arc<[Arc<str>]>) -> bool {
-        let Some(last) = self.entries.get(&id) else {
+        let Some(last) = self.status(id) else {
             return false;
         };
         let was_registered = last.is_registered();
@@ -36,7 +36,7 @@ impl Reconciler {
 
     /// Stops withholding the keys of an entry, if they were withheld.
     pub(super) fn resume(&mut self, now: Instant, id: EntryId) {
-        if matches!(self.entries.get(&id), Some(Status::Paused { .. })) {
+        if matches!(self.status(id), Some(Status::Paused { .. })) {
             let registering = Status::Registering { reason: None };
             let next = self.status_for(now, id, &registering);
             self.publish(id, next);

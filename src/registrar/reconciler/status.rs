@@ -64,7 +64,7 @@ impl Reconciler {
         let owners = ops.iter().filter_map(|op| self.keys.owner(op.key()));
         for id in owners.collect::<Vec<_>>() {
             let reason = reason.clone();
-            match self.entries.get(&id) {
+            match self.status(id) {
                 Some(Status::Registering { .. }) => {
                     self.publish(
                         id,
@@ -111,7 +111,7 @@ impl Reconciler {
 
     /// The reason for writing the keys of an entry.
     pub(super) fn write_reason(&self, id: EntryId) -> WriteReason {
-        match self.entries.get(&id) {
+        match self.status(id) {
             Some(Status::Paused { .. }) => WriteReason::Resumed,
             Some(Status::Lost { .. }) => WriteReason::LeaseLost,
             Some(status) if status.is_registered() => WriteReason::Updated,
@@ -134,7 +134,7 @@ impl Reconciler {
     }
 
     fn publish_current(&mut self, now: Instant, id: EntryId) {
-        if let Some(last) = self.entries.get(&id) {
+        if let Some(last) = self.status(id) {
             let next = self.status_for(now, id, last);
             self.publish(id, next);
         }
@@ -142,11 +142,17 @@ impl Reconciler {
 
     pub(super) fn publish(&mut self, id: EntryId, next: Status) {
         if let Some(last) = self.entries.get_mut(&id)
-            && *last != next
+            && **last != next
         {
-            *last = next.clone();
+            *last = Arc::new(next);
+            let next = last.clone();
             self.act(Action::Publish(id, next));
         }
+    }
+
+    /// The status of an entry that should be there, as it was published last.
+    pub(super) fn status(&self, id: EntryId) -> Option<&Status> {
+        self.entries.get(&id).map(|status| &**status)
     }
 
     pub(super) fn status_for(&self, now: Instant, id: EntryId, last: &Status) -> Status {
