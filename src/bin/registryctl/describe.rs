@@ -8,8 +8,7 @@ use crate::list::first_answer;
 use crate::server::Server;
 use crate::source::{Source, Ttl, Ttls};
 use crate::target::Target;
-use crate::{Failure, Scope, process};
-use std::io::{Write as _, stdout};
+use crate::{Failure, Scope, print, process};
 use std::process::ExitCode;
 use std::time::Duration;
 use tonic_etcd::HEALTH_NAME;
@@ -28,12 +27,11 @@ pub(crate) async fn run(
     instance: &str,
     dialer: &Dialer,
 ) -> Result<ExitCode, Failure> {
-    let limit = source.limit();
     let (connection, listing) = first_answer(source).await?;
     let target = Target::find(instance, listing.entries, scope)?;
     let leases = target.entries.iter().map(|it| it.lease);
     let ttls = connection.ttls(leases).await;
-    let own = own(&target, dialer, limit).await;
+    let own = own(&target, dialer).await;
     let mut lines = Lines::default();
     lines.push("", "ETCD", "SERVER");
     lines.keys(&target, &ttls, own.as_ref().ok().map(|(own, _)| own));
@@ -46,20 +44,17 @@ pub(crate) async fn run(
         }
         Err(reason) => lines.push("introspection", "", reason),
     }
-    lines.reach(&target, dialer, limit).await;
-    let mut out = stdout().lock();
-    for [what, etcd, server] in &lines.0 {
+    lines.reach(&target, dialer).await;
+    let differences = match &own {
+        Ok((own, _)) => differences(&target, own),
+        Err(_) => vec![],
+    };
+    let lines = lines.0.iter().map(|[what, etcd, server]| {
         let [first, second] = WIDTHS;
         let line = format!("{what:<first$}  {etcd:<second$}  {server}");
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    let differences = own
-        .as_ref()
-        .ok()
-        .map_or_else(Vec::new, |(own, _)| differences(&target, own));
-    for difference in &differences {
-        writeln!(out, "! {difference}")?;
-    }
+        line.trim_end().to_owned()
+    });
+    print(lines.chain(differences.iter().map(|it| format!("! {it}"))))?;
     Ok(match differences.is_empty() && !target.entries.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -67,14 +62,10 @@ pub(crate) async fn run(
 }
 
 /// What the server reports on this registration and on its process, or why it reports nothing.
-async fn own(
-    target: &Target,
-    dialer: &Dialer,
-    limit: Duration,
-) -> Result<(Registration, Process), String> {
+async fn own(target: &Target, dialer: &Dialer) -> Result<(Registration, Process), String> {
     let asked = async {
         let address = target.dialled()?;
-        let server = Server::connect(address, dialer, limit).await?;
+        let server = Server::connect(address, dialer).await?;
         let address = address.to_string();
         let is_wanted = |it: &Registration| {
             let has_key = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
@@ -181,7 +172,7 @@ impl Lines {
         self.push("formats", "", escape(own.formats.join(", ")));
     }
 
-    async fn reach(&mut self, target: &Target, dialer: &Dialer, limit: Duration) {
+    async fn reach(&mut self, target: &Target, dialer: &Dialer) {
         let Ok(address) = target.dialled() else {
             return self.push("address", "none that can be dialled", "");
         };
@@ -189,11 +180,11 @@ impl Lines {
             true => String::new(),
             false => address.to_string(),
         };
-        let wire = dialer.probe(address, limit).await;
+        let wire = dialer.probe(address).await;
         let wire_text = escape(wire.text());
         self.push("address", etcd, format!("{address} {wire_text}"));
         if wire == Wire::Http2 {
-            let [server, registration] = ask_health(address, dialer, limit).await;
+            let [server, registration] = ask_health(address, dialer).await;
             self.push(
                 "health",
                 "",

@@ -37,19 +37,21 @@ pub(crate) struct DialArgs {
 pub(crate) struct Dialer {
     tls: Option<ClientTlsConfig>,
     name: Option<String>,
+    /// For one connection, and for one answer.
+    pub(crate) limit: Duration,
 }
 
 // === impl Dialer ===
 
 impl Dialer {
     /// Reads the files.
-    pub(crate) fn new(args: &DialArgs) -> Result<Self, Failure> {
+    pub(crate) fn new(args: &DialArgs, limit: Duration) -> Result<Self, Failure> {
         let identity = args.server_cert_file.as_deref();
         let identity = identity.zip(args.server_key_file.as_deref());
         let ca = args.server_ca_file.as_deref();
         let tls = ca.map(|ca| tls::config(ca, identity, None)).transpose()?;
         let name = args.server_tls_name.clone();
-        Ok(Self { tls, name })
+        Ok(Self { tls, name, limit })
     }
 
     /// Connects. Not bounded.
@@ -69,7 +71,8 @@ impl Dialer {
     }
 
     /// Probes what answers at the address. With TLS the result is [`Wire::Http2`] if the handshake succeeds.
-    pub(crate) async fn probe(&self, address: &Address, limit: Duration) -> Wire {
+    pub(crate) async fn probe(&self, address: &Address) -> Wire {
+        let limit = self.limit;
         match Wire::probe(&address.host(), address.port(), limit).await {
             Wire::Http2 if self.tls.is_some() => Wire::Plaintext,
             Wire::Tls if self.tls.is_some() => match timeout(limit, self.dial(address)).await {

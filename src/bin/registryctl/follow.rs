@@ -5,6 +5,7 @@
 
 use crate::entry::Entry;
 use crate::source::{Event, Source, Ttls};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -31,7 +32,7 @@ const PULSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Follows until the receiver is dropped. `leases`: the leases whose remaining time to read.
+/// Follows until it is dropped. `leases`: the leases whose remaining time to read.
 pub(crate) async fn follow(
     source: Source,
     updates: mpsc::Sender<Update>,
@@ -40,64 +41,51 @@ pub(crate) async fn follow(
     let mut pause = FIRST_PAUSE;
     for member in 0.. {
         let mut worked = false;
-        let Err(why) = once(&source, member, &updates, &leases, &mut worked).await else {
-            return;
-        };
-        if updates.send(Update::Outage(why)).await.is_err() {
-            return;
-        }
-        pause = if worked {
-            FIRST_PAUSE
-        } else {
-            (pause * 2).min(LONGEST_PAUSE)
+        let Err(why) = once(&source, member, &updates, &leases, &mut worked).await;
+        let _ = updates.send(Update::Outage(why)).await;
+        pause = match worked {
+            true => FIRST_PAUSE,
+            false => (pause * 2).min(LONGEST_PAUSE),
         };
         sleep(pause).await;
     }
 }
 
-/// Uses one connection until it fails. `Ok` when the receiver is dropped.
+/// Uses one connection until it fails.
 async fn once(
     source: &Source,
     member: usize,
     updates: &mpsc::Sender<Update>,
     leases: &watch::Receiver<Vec<i64>>,
     worked: &mut bool,
-) -> Result<(), String> {
+) -> Result<Infallible, String> {
     let connection = source.connect(member).await?;
     let listing = connection.list().await?;
     let mut watch = connection.watch(&listing).await?;
     *worked = true;
+    // Who receives them drops us when it ends.
+    let tell = async |update| drop(updates.send(update).await);
     let (endpoint, entries) = (connection.endpoint.clone(), listing.entries);
-    if updates
-        .send(Update::Listed { endpoint, entries })
-        .await
-        .is_err()
-    {
-        return Ok(());
-    }
+    tell(Update::Listed { endpoint, entries }).await;
     let pulse = async {
         loop {
             let wanted = leases.borrow().clone();
             connection.alive().await?;
             if !wanted.is_empty() {
-                let left = connection.ttls(wanted).await;
-                if updates.send(Update::Left(left)).await.is_err() {
-                    return Ok(());
-                }
+                tell(Update::Left(connection.ttls(wanted).await)).await;
             }
             sleep(PULSE).await;
         }
     };
     let events = async {
         loop {
-            let events = watch.next().await?;
-            if updates.send(Update::Happened(events)).await.is_err() {
-                return Ok(());
-            }
+            let events = watch.next().await;
+            let events = events.map_err(|why| format!("{}: {why}", connection.endpoint))?;
+            tell(Update::Happened(events)).await;
         }
     };
     tokio::select! {
         ended = pulse => ended,
-        ended = events => ended.map_err(|why: String| format!("{}: {why}", connection.endpoint)),
+        ended = events => ended,
     }
 }

@@ -4,9 +4,9 @@ use crate::call_error::CallError;
 use crate::entry::{Entry, escape_json};
 use crate::source::{Connection, Listing, Source, Ttl, Ttls};
 use crate::table::{Table, cells};
-use crate::{Failure, Scope, screen};
+use crate::{Failure, Scope, print, screen};
 use serde::Serialize;
-use std::io::{BufWriter, IsTerminal, Write, stdout};
+use std::io::{IsTerminal, stdout};
 
 /// One line of `--json`.
 #[derive(Debug, Serialize)]
@@ -36,14 +36,10 @@ pub(crate) async fn run(source: &Source, scope: &Scope, json: bool) -> Result<()
         eprintln!("nothing is registered under {}", scope.scans.join(", "));
     }
     let width = stdout().is_terminal().then(|| screen::size().0);
-    let mut out = BufWriter::new(stdout().lock());
-    for line in match json {
+    print(match json {
         true => json_lines(&listing.entries, scope, &ttls),
         false => table(&listing.entries, scope, &ttls, width),
-    } {
-        writeln!(out, "{line}")?;
-    }
-    out.flush()?;
+    })?;
     Ok(())
 }
 

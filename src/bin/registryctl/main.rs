@@ -56,7 +56,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use dial::{DialArgs, Dialer};
 use scope::{Scope, ScopeArgs};
 use source::Source;
-use std::io;
+use std::io::{self, BufWriter, Write as _, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -176,6 +176,14 @@ fn usage<T>(why: impl Into<String>) -> Result<T, Failure> {
     Err(Failure::Usage(why.into()))
 }
 
+fn print(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
+    let mut out = BufWriter::new(stdout().lock());
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
@@ -212,9 +220,19 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             service,
             json,
             dial,
-        } => return doctor::run(source, &scope, service, &Dialer::new(dial)?, *json).await,
+        } => {
+            return doctor::run(
+                source,
+                &scope,
+                service,
+                &Dialer::new(dial, doctor::PROBE_TIMEOUT)?,
+                *json,
+            )
+            .await;
+        }
         Command::Describe { instance, dial } => {
-            return describe::run(&source, &scope, instance, &Dialer::new(dial)?).await;
+            return describe::run(&source, &scope, instance, &Dialer::new(dial, args.timeout)?)
+                .await;
         }
         Command::Pause {
             instance,
@@ -222,14 +240,23 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             pause_name,
             dial,
         } => {
-            let dialer = Dialer::new(dial)?;
+            let dialer = Dialer::new(dial, args.timeout)?;
             pause::pause(&source, &scope, instance, &dialer, pause_name, reason).await?;
         }
         Command::Resume {
             instance,
             pause_name,
             dial,
-        } => pause::resume(&source, &scope, instance, &Dialer::new(dial)?, pause_name).await?,
+        } => {
+            pause::resume(
+                &source,
+                &scope,
+                instance,
+                &Dialer::new(dial, args.timeout)?,
+                pause_name,
+            )
+            .await?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

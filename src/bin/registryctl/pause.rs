@@ -6,8 +6,7 @@ use crate::list::first_answer;
 use crate::server::Server;
 use crate::source::Source;
 use crate::target::Target;
-use crate::{Failure, Scope};
-use std::io::{Write as _, stdout};
+use crate::{Failure, Scope, print};
 use tonic_etcd::introspection::pb::PauseRequest;
 
 pub(crate) async fn pause(
@@ -20,7 +19,7 @@ pub(crate) async fn pause(
 ) -> Result<(), Failure> {
     let target = target(source, scope, instance).await?;
     let address = target.dialled()?;
-    let server = Server::connect(address, dialer, source.limit()).await?;
+    let server = Server::connect(address, dialer).await?;
     let request = PauseRequest {
         service: target.service.clone(),
         name: name.to_owned(),
@@ -28,11 +27,10 @@ pub(crate) async fn pause(
     };
     let paused = server.pause(request).await?;
     let name = escape(name);
-    writeln!(
-        stdout(),
-        "paused {}; to bring it back: registryctl resume {address} --pause-name {name}",
-        registrations(paused)
-    )?;
+    let paused = registrations(paused);
+    print([format!(
+        "paused {paused}; to bring it back: registryctl resume {address} --pause-name {name}"
+    )])?;
     Ok(())
 }
 
@@ -44,9 +42,9 @@ pub(crate) async fn resume(
     name: &str,
 ) -> Result<(), Failure> {
     let target = target(source, scope, instance).await?;
-    let server = Server::connect(target.dialled()?, dialer, source.limit()).await?;
+    let server = Server::connect(target.dialled()?, dialer).await?;
     let resumed = server.resume(name).await?;
-    writeln!(stdout(), "resumed {}", registrations(resumed))?;
+    print([format!("resumed {}", registrations(resumed))])?;
     Ok(())
 }
 

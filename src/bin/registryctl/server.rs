@@ -27,11 +27,8 @@ const MAX_PAGES: usize = 100;
 // === impl Server ===
 
 impl Server {
-    pub(crate) async fn connect(
-        address: &Address,
-        dialer: &Dialer,
-        limit: Duration,
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn connect(address: &Address, dialer: &Dialer) -> Result<Self, Failure> {
+        let limit = dialer.limit;
         let dialled = timeout(limit, dialer.dial(address)).await;
         let channel = dialled.unwrap_or_else(|_| Err(no_answer(limit)));
         let failed = |reason: String| Failure::Other(format!("{address}: {reason}"));

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
 
 /// What is shown.
 pub(crate) struct View {
@@ -54,6 +55,7 @@ async fn show(
     let (sender, mut updates) = mpsc::channel(AT_ONCE);
     let (wanted, leases) = watch::channel(vec![]);
     let follower = tokio::spawn(follow(source, sender, leases));
+    let _follower = AbortOnDropHandle::new(follower);
     let mut resized = signal(SignalKind::window_change())?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -71,7 +73,6 @@ async fn show(
             view.take(update, sink)?;
         }
     }
-    follower.abort();
     Ok(())
 }
 

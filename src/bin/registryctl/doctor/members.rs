@@ -39,9 +39,13 @@ pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Co
         looks = join_all((0..source.len()).map(|member| look(source, member))).await;
     }
     let all = looks.len();
-    let (answers, silences): (Vec<_>, Vec<_>) = looks.into_iter().partition(Result::is_ok);
-    let answers: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
-    let silences: Vec<_> = silences.into_iter().filter_map(Result::err).collect();
+    let (mut answers, mut silences) = (vec![], vec![]);
+    for look in looks {
+        match look {
+            Ok(answer) => answers.push(answer),
+            Err(silence) => silences.push(silence),
+        }
+    }
     for answer in &answers {
         describe(answer, report);
     }

@@ -15,16 +15,15 @@ use crate::call_error::{CallError, ErrorKind};
 use crate::dial::Dialer;
 use crate::formats::FormatName;
 use crate::source::{Connection, Source};
-use crate::{Failure, Scope};
+use crate::{Failure, Scope, print};
 use clap::ValueEnum as _;
 use report::{Report, Verdict};
-use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 use tonic_etcd::format::Plain;
 
 /// The timeout of one connection or answer of a server; that of etcd is `--timeout`.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many other keys are read to find a similar name.
 const OTHER_KEYS: i64 = 20_000;
 
@@ -37,15 +36,10 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, Failure> {
     let mut report = Report::new(service);
     check(&mut source, scope, dialer, &mut report).await;
-    let mut out = stdout().lock();
-    match json {
-        true => writeln!(out, "{}", report.json())?,
-        false => {
-            for line in report.lines() {
-                writeln!(out, "{line}")?;
-            }
-        }
-    }
+    print(match json {
+        true => vec![report.json()],
+        false => report.lines(),
+    })?;
     Ok(ExitCode::from(report.verdict().exit_code()))
 }
 
@@ -67,7 +61,7 @@ async fn check(source: &mut Source, scope: &Scope, dialer: &Dialer, report: &mut
     let ttls = connection.ttls(leases).await;
     keys::leases(&found, &ttls, report);
     keys::addresses(&found, is_local(source), report);
-    servers::check(found, dialer, PROBE_TIMEOUT, report).await;
+    servers::check(found, dialer, report).await;
 }
 
 fn not_listed(error: &CallError, scope: &Scope, report: &mut Report) {

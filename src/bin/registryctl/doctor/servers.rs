@@ -9,7 +9,6 @@ use crate::dial::Dialer;
 use futures_util::StreamExt as _;
 use std::error::Error as _;
 use std::fmt;
-use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -43,17 +42,10 @@ const BROKEN: &str = "transport error";
 /// How many servers are checked at once.
 const AT_ONCE: usize = 64;
 
-pub(crate) async fn check(
-    found: Vec<Found>,
-    dialer: &Dialer,
-    limit: Duration,
-    report: &mut Report,
-) {
-    let looks = found.into_iter().map(|it| look(it, dialer, limit));
-    let looks: Vec<_> = futures_util::stream::iter(looks)
-        .buffered(AT_ONCE)
-        .collect()
-        .await;
+pub(crate) async fn check(found: Vec<Found>, dialer: &Dialer, report: &mut Report) {
+    let looks = found.into_iter().map(|it| look(it, dialer));
+    let looks = futures_util::stream::iter(looks).buffered(AT_ONCE);
+    let looks: Vec<_> = looks.collect().await;
     let all = looks.len();
     let (up, down): (Vec<_>, Vec<_>) = looks.iter().partition(|it| it.wire == Wire::Http2);
     for look in down.iter().filter(|it| it.wire != Wire::Tls).take(MOST) {
@@ -117,11 +109,11 @@ fn health(up: &[&Look], report: &mut Report) {
     }
 }
 
-async fn look(found: Found, dialer: &Dialer, limit: Duration) -> Look {
+async fn look(found: Found, dialer: &Dialer) -> Look {
     let Found { key, address, .. } = found;
-    let wire = dialer.probe(&address, limit).await;
+    let wire = dialer.probe(&address).await;
     let health = match wire {
-        Wire::Http2 => Some(ask_health(&address, dialer, limit).await),
+        Wire::Http2 => Some(ask_health(&address, dialer).await),
         _ => None,
     };
     Look {
@@ -133,7 +125,7 @@ async fn look(found: Found, dialer: &Dialer, limit: Duration) -> Look {
 }
 
 /// Of the server, and of its registration.
-pub(crate) async fn ask_health(address: &Address, dialer: &Dialer, limit: Duration) -> [Health; 2] {
+pub(crate) async fn ask_health(address: &Address, dialer: &Dialer) -> [Health; 2] {
     let asked = async {
         let mut client = HealthClient::new(dialer.dial(address).await?);
         Ok::<_, String>([
@@ -142,7 +134,7 @@ pub(crate) async fn ask_health(address: &Address, dialer: &Dialer, limit: Durati
         ])
     };
     let failed = |reason: String| [Health::Failed(reason), Health::Unknown];
-    match timeout(limit, asked).await {
+    match timeout(dialer.limit, asked).await {
         Ok(Ok(both)) => both,
         Ok(Err(reason)) => failed(reason),
         Err(_) => failed("no answer in time".to_owned()),
