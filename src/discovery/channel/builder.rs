@@ -2,8 +2,7 @@
 
 use super::BalancedChannel;
 use super::addresses::Addresses;
-use super::dial::Dialer;
-use super::pool::{Pool, WhyNone};
+use super::pool::Pool;
 use super::reconnect::{self, Source};
 use super::subset::Subset;
 use crate::connector::Connector;
@@ -11,12 +10,11 @@ use crate::discovery::changes::Change;
 use crate::error::BuildError;
 use crate::observer::{Observer, Observers};
 use crate::random;
-use crate::resolver::Resolver;
 use http::Uri;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::Stream;
@@ -26,14 +24,10 @@ use tokio_util::task::AbortOnDropHandle;
 #[must_use]
 pub struct BalancedChannelBuilder {
     source: Source,
-    name: Option<String>,
-    ready_timeout: Duration,
-    dialer: Dialer,
+    /// What the channel will have, as it is configured so far.
+    pool: Pool,
     subset: Option<usize>,
     subset_id: Option<String>,
-    health_service: Option<String>,
-    why_none: Option<WhyNone>,
-    observers: Observers,
 }
 
 const SHORTEST_PING: Duration = Duration::from_millis(100);
@@ -57,45 +51,33 @@ impl BalancedChannelBuilder {
     pub(crate) fn new(changes: impl Stream<Item = Change> + Send + 'static) -> Self {
         Self {
             source: Box::pin(changes),
-            name: None,
-            ready_timeout: Duration::from_secs(2),
-            dialer: Dialer {
-                connect_timeout: Duration::from_secs(1),
-                keep_alive_interval: Duration::from_secs(10),
-                keep_alive_timeout: Duration::from_secs(3),
-                connector: None,
-                resolver: Resolver::default(),
-                stream_freed: Arc::default(),
-            },
+            pool: Pool::default(),
             subset: None,
             subset_id: None,
-            health_service: None,
-            why_none: None,
-            observers: Observers::default(),
         }
     }
 
     /// Sets the reason in errors while the source has no instances.
     pub(crate) fn why_none(mut self, why: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.why_none = Some(Box::new(why));
+        self.pool.why_none = Some(Box::new(why));
         self
     }
 
     pub(crate) fn observers(mut self, observers: Observers) -> Self {
-        self.observers = observers;
+        self.pool.observers = observers;
         self
     }
 
     /// Adds an observer of the endpoints' states, and of calls that are sent again. May be called several times. The
     /// observers of a [`Discovery`](crate::discovery::Discovery) observe its channels already.
     pub fn observer(mut self, observer: impl Observer) -> Self {
-        self.observers.add(observer);
+        self.pool.observers.add(observer);
         self
     }
 
     /// The name of the service in errors and logs. Default: the name of the first instance.
     pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        self.pool.name = OnceLock::from(name.into());
         self
     }
 
@@ -106,14 +88,14 @@ impl BalancedChannelBuilder {
     /// An endpoint accepts no call while it is not connected, and while its limit of open streams is reached
     /// (`MAX_CONCURRENT_STREAMS`; 200 by default in tonic's servers).
     pub fn ready_timeout(mut self, limit: Duration) -> Self {
-        self.ready_timeout = limit;
+        self.pool.ready_timeout = limit;
         self
     }
 
     /// How long one connect may take, with the HTTP/2 handshake. Default: 1 s.
     /// [`Duration::MAX`]: until the operating system gives up.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.dialer.connect_timeout = limit;
+        self.pool.dialer.connect_timeout = limit;
         self
     }
 
@@ -124,14 +106,14 @@ impl BalancedChannelBuilder {
     /// When a server answers that the pings are too many, the interval for it is doubled.
     /// [`Duration::MAX`]: no pings.
     pub fn http2_keep_alive_interval(mut self, interval: Duration) -> Self {
-        self.dialer.keep_alive_interval = interval;
+        self.pool.dialer.keep_alive_interval = interval;
         self
     }
 
     /// How long to wait for the answer to a ping before its connection is closed. Default: 3 s.
     /// The calls on it then fail with `UNAVAILABLE`, and later calls go to other endpoints.
     pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
-        self.dialer.keep_alive_timeout = timeout;
+        self.pool.dialer.keep_alive_timeout = timeout;
         self
     }
 
@@ -166,7 +148,7 @@ impl BalancedChannelBuilder {
         C: Future<Output = io::Result<T>> + Send + 'static,
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.dialer.connector = Some(Connector::new(connect));
+        self.pool.dialer.connector = Some(Connector::new(connect));
         self
     }
 
@@ -177,7 +159,7 @@ impl BalancedChannelBuilder {
     #[cfg(feature = "health")]
     #[cfg_attr(docsrs, doc(cfg(feature = "health")))]
     pub fn health_check(mut self, service: impl Into<String>) -> Self {
-        self.health_service = Some(service.into());
+        self.pool.health_service = Some(service.into());
         self
     }
 
@@ -189,31 +171,17 @@ impl BalancedChannelBuilder {
     pub fn build(self) -> Result<BalancedChannel, BuildError> {
         self.check()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let Self {
-            source,
-            name,
-            ready_timeout,
-            dialer,
-            subset,
-            subset_id,
-            health_service,
-            why_none,
-            observers,
-        } = self;
-        let pool = Pool::new(dialer, ready_timeout, health_service, why_none, observers);
-        let pool = Arc::new(pool);
-        if let Some(name) = name {
-            pool.set_name(&name);
-        }
-        let id = subset_id.unwrap_or_else(|| format!("{:016x}", random::id(|| fastrand::u64(..))));
-        let addresses = Addresses::new(Subset::new(subset, &id));
-        let task = runtime.spawn(reconnect::run(pool.clone(), source, addresses));
+        let pool = Arc::new(self.pool);
+        let id = self.subset_id;
+        let id = id.unwrap_or_else(|| format!("{:016x}", random::id(|| fastrand::u64(..))));
+        let addresses = Addresses::new(Subset::new(self.subset, &id));
+        let task = runtime.spawn(reconnect::run(pool.clone(), self.source, addresses));
         let _task = Arc::new(AbortOnDropHandle::new(task));
         Ok(BalancedChannel { pool, _task })
     }
 
     fn check(&self) -> Result<(), BuildError> {
-        let dialer = &self.dialer;
+        let dialer = &self.pool.dialer;
         let settings = [
             (
                 dialer.connect_timeout.is_zero(),
@@ -249,9 +217,9 @@ impl BalancedChannelBuilder {
 impl fmt::Debug for BalancedChannelBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BalancedChannelBuilder")
-            .field("name", &self.name)
-            .field("ready_timeout", &self.ready_timeout)
-            .field("dialer", &self.dialer)
+            .field("name", &self.pool.name())
+            .field("ready_timeout", &self.pool.ready_timeout)
+            .field("dialer", &self.pool.dialer)
             .field("subset", &self.subset)
             .finish_non_exhaustive()
     }

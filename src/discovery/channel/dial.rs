@@ -48,6 +48,19 @@ const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 // === impl Dialer ===
 
+impl Default for Dialer {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(1),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(3),
+            connector: None,
+            resolver: Resolver::default(),
+            stream_freed: Arc::default(),
+        }
+    }
+}
+
 impl Dialer {
     /// Connects within the time limit. The error is a text for people.
     ///
@@ -136,11 +149,8 @@ mod tests {
         let addrs = vec![hole.addr(), listener.local_addr().unwrap()];
         let dialer = Dialer {
             connect_timeout: Duration::from_secs(5),
-            keep_alive_interval: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(3),
-            connector: None,
             resolver: Resolver::new(move |_, _| std::future::ready(Ok(addrs.clone()))),
-            stream_freed: Arc::default(),
+            ..Dialer::default()
         };
         let serving = tokio::spawn(async move {
             loop {

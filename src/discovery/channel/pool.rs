@@ -40,16 +40,14 @@ pub(super) struct Pool {
     /// Limits the connects at the same time: ten thousand at once would exceed the process's limit of file
     /// descriptors, and the last ones would time out.
     pub(super) connecting: Semaphore,
-    name: OnceLock<String>,
-    why_none: Option<WhyNone>,
-    observers: Observers,
+    pub(super) name: OnceLock<String>,
+    /// Returns why the source has no instances.
+    pub(super) why_none: Option<Box<dyn Fn() -> String + Send + Sync>>,
+    pub(super) observers: Observers,
     /// How often calls were sent again.
     resent: AtomicU64,
     endpoints: Mutex<Endpoints>,
 }
-
-/// Returns why the source has no instances.
-pub(super) type WhyNone = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The subchannels, and the number of them in each state.
 #[derive(Debug, Default)]
@@ -84,27 +82,6 @@ const SHOWN: usize = 3;
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(
-        dialer: Dialer,
-        ready_timeout: Duration,
-        health_service: Option<String>,
-        why_none: Option<WhyNone>,
-        observers: Observers,
-    ) -> Self {
-        Self {
-            ready: ReadySet::default(),
-            dialer,
-            ready_timeout,
-            health_service,
-            connecting: Semaphore::new(CONNECTING_AT_ONCE),
-            name: OnceLock::new(),
-            why_none,
-            observers,
-            resent: AtomicU64::new(0),
-            endpoints: Mutex::default(),
-        }
-    }
-
     /// Sets the name of the service in errors and logs; the first name stays.
     pub(super) fn set_name(&self, name: &str) {
         self.name.get_or_init(|| name.to_owned());
@@ -225,6 +202,24 @@ impl Pool {
         self.endpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The defaults of a channel, without endpoints.
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            ready: ReadySet::default(),
+            dialer: Dialer::default(),
+            ready_timeout: Duration::from_secs(2),
+            health_service: None,
+            connecting: Semaphore::new(CONNECTING_AT_ONCE),
+            name: OnceLock::new(),
+            why_none: None,
+            observers: Observers::default(),
+            resent: AtomicU64::new(0),
+            endpoints: Mutex::default(),
+        }
     }
 }
 
