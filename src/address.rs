@@ -440,65 +440,56 @@ mod tests {
             "eth0 192.168.1.5",
             "eth1 10.0.0.7",
         ];
+        let v6 = ["lo ::1", "eth0 fe80::1", "eth0 2001:db8::7"];
         let dual = [
             "lo ::1",
             "eth0 fe80::1",
             "eth0 2001:db8::7",
             "eth1 10.0.0.7",
         ];
-        let v6 = ["lo ::1", "eth0 fe80::1", "eth0 2001:db8::7"];
-        for (bound, sources, list, expected) in [
-            // The route to etcd, if there is one.
-            (
-                "0.0.0.0:1",
-                &["10.0.0.7", "192.168.1.5"][..],
-                &docker_first[..],
-                "10.0.0.7:1",
-            ),
-            (
-                "0.0.0.0:1",
-                &["::ffff:10.0.0.7"],
-                &docker_first,
-                "10.0.0.7:1",
-            ),
-            // etcd on this machine: the default route, and not the first interface.
-            (
-                "0.0.0.0:1",
-                &["127.0.0.1", "10.0.0.7"],
-                &docker_first,
-                "10.0.0.7:1",
-            ),
-            ("[::]:1", &["::1", "10.0.0.7"], &docker_first, "10.0.0.7:1"),
-            // etcd in a container on this machine.
-            (
-                "0.0.0.0:1",
-                &["172.17.0.1", "10.0.0.7"],
-                &docker_first,
-                "10.0.0.7:1",
-            ),
-            ("0.0.0.0:1", &["172.18.0.1"], &docker_first, "192.168.1.5:1"),
-            // No default route.
-            ("0.0.0.0:1", &["127.0.0.1"], &docker_first, "192.168.1.5:1"),
-            ("0.0.0.0:1", &[], &docker_first, "192.168.1.5:1"),
-            // Only a container network: use it.
-            ("0.0.0.0:1", &[], &docker_first[..2], "172.17.0.1:1"),
-            (
-                "0.0.0.0:1",
-                &["127.0.0.1"],
-                &docker_first[..1],
-                "127.0.0.1:1",
-            ),
-            ("0.0.0.0:1", &[], &[], "127.0.0.1:1"),
-            // IPv6 only where the listener has it, and never of the link alone.
-            ("0.0.0.0:1", &["2001:db8::7"], &dual, "10.0.0.7:1"),
-            ("[::]:1", &["2001:db8::7"], &dual, "[2001:db8::7]:1"),
-            ("[::]:1", &["fe80::1"], &v6, "[2001:db8::7]:1"),
-            ("[::]:1", &[], &dual, "10.0.0.7:1"),
-        ] {
+        check(
+            &docker_first,
+            &[
+                // The route to etcd, if there is one.
+                ("0.0.0.0:1", "10.0.0.7 192.168.1.5", "10.0.0.7:1"),
+                ("0.0.0.0:1", "::ffff:10.0.0.7", "10.0.0.7:1"),
+                // etcd on this machine: the default route, and not the first interface.
+                ("0.0.0.0:1", "127.0.0.1 10.0.0.7", "10.0.0.7:1"),
+                ("[::]:1", "::1 10.0.0.7", "10.0.0.7:1"),
+                // etcd in a container on this machine.
+                ("0.0.0.0:1", "172.17.0.1 10.0.0.7", "10.0.0.7:1"),
+                ("0.0.0.0:1", "172.18.0.1", "192.168.1.5:1"),
+                // No default route.
+                ("0.0.0.0:1", "127.0.0.1", "192.168.1.5:1"),
+                ("0.0.0.0:1", "", "192.168.1.5:1"),
+            ],
+        );
+        // Only a container network: use it.
+        check(&docker_first[..2], &[("0.0.0.0:1", "", "172.17.0.1:1")]);
+        let loopback = ("0.0.0.0:1", "127.0.0.1", "127.0.0.1:1");
+        check(&docker_first[..1], &[loopback]);
+        check(&[], &[("0.0.0.0:1", "", "127.0.0.1:1")]);
+        // IPv6 only where the listener has it, and never of the link alone.
+        check(
+            &dual,
+            &[
+                ("0.0.0.0:1", "2001:db8::7", "10.0.0.7:1"),
+                ("[::]:1", "2001:db8::7", "[2001:db8::7]:1"),
+                ("[::]:1", "", "10.0.0.7:1"),
+            ],
+        );
+        check(&v6, &[("[::]:1", "fe80::1", "[2001:db8::7]:1")]);
+    }
+
+    /// On a machine with these interfaces: what is bound, the sources, and what is advertised.
+    #[track_caller]
+    fn check(list: &[&str], cases: &[(&str, &str, &str)]) {
+        for (bound, sources, expected) in cases {
             let bound = Bound::check(bound.parse().unwrap()).unwrap();
-            let ips = candidates(&ips(sources), &interfaces(list));
+            let sources: Vec<_> = sources.split_whitespace().collect();
+            let ips = candidates(&ips(&sources), &interfaces(list));
             let address = bound.resolve(&ips).to_string();
-            assert_eq!(address, expected, "{bound:?}, {sources:?}, {list:?}");
+            assert_eq!(address, *expected, "{bound:?}, {sources:?}, {list:?}");
         }
     }
 

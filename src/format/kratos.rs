@@ -203,52 +203,29 @@ mod tests {
 
     #[test]
     fn the_endpoint_of_the_right_scheme_is_read() {
-        let value = r#"{"name":"greeter","endpoints":["http://10.1.2.3:8000","grpcs://10.1.2.3:9443","grpc://10.1.2.3:9000/?isSecure=false"]}"#;
-        let address = |format: &Kratos| {
-            let read = read(format, value).unwrap();
-            assert_eq!(read.get_id(), "a1", "of the key");
-            read.get_address().map(str::to_owned)
-        };
-        assert_eq!(address(&Kratos::new()).as_deref(), Some("10.1.2.3:9000"));
-        let secure = Kratos::new().secure(true);
-        assert_eq!(address(&secure).as_deref(), Some("10.1.2.3:9443"));
-    }
-
-    #[test]
-    fn in_a_mixed_fleet_each_instance_is_read_with_or_without_tls() {
+        let formats = [
+            Kratos::new(),
+            Kratos::new().secure(true),
+            Kratos::new().mixed(),
+        ];
+        let plain = |address| Some((address, false));
+        let secure = |address| Some((address, true));
         let both = r#""grpc://a:1","grpcs://a:2""#;
-        // The endpoints, and the address that is read with both kinds, without TLS, and with TLS only.
+        let path = r#""http://a:3","grpcs://a:2","grpc://a:1/?isSecure=false""#;
+        // The endpoints, and the address that each format reads.
         for (endpoints, reads) in [
-            (
-                r#""grpc://a:1""#,
-                [Some(("a:1", false)), Some(("a:1", false)), None],
-            ),
-            (
-                r#""GRPCS://a:2""#,
-                [Some(("a:2", true)), None, Some(("a:2", true))],
-            ),
-            (
-                both,
-                [
-                    Some(("a:2", true)),
-                    Some(("a:1", false)),
-                    Some(("a:2", true)),
-                ],
-            ),
+            (r#""grpc://a:1""#, [plain("a:1"), None, plain("a:1")]),
+            (r#""GRPCS://a:2""#, [None, secure("a:2"), secure("a:2")]),
+            (both, [plain("a:1"), secure("a:2"), secure("a:2")]),
+            (path, [plain("a:1"), secure("a:2"), secure("a:2")]),
             (r#""http://a:3""#, [None; 3]),
         ] {
             let value = format!(r#"{{"name":"greeter","endpoints":[{endpoints}]}}"#);
-            let formats = [
-                Kratos::new().mixed(),
-                Kratos::new(),
-                Kratos::new().secure(true),
-            ];
-            for (format, expected) in formats.into_iter().zip(reads) {
-                let read = read(&format, &value).ok();
-                let read = read
-                    .as_ref()
-                    .map(|it| (it.get_address().unwrap(), it.is_secure()));
-                assert_eq!(read, expected, "{format:?}: {endpoints}");
+            for (format, expected) in formats.iter().zip(reads) {
+                let found = read(format, &value).ok();
+                let found = found.as_ref().inspect(|it| assert_eq!(it.get_id(), "a1"));
+                let found = found.map(|it| (it.get_address().unwrap(), it.is_secure()));
+                assert_eq!(found, expected, "{format:?}: {endpoints}");
             }
         }
         let error = read(&Kratos::new().mixed(), r#"{"name":"greeter"}"#).unwrap_err();
