@@ -3,7 +3,7 @@
 use crate::call_error::CallError;
 use crate::entry::{Entry, escape_json};
 use crate::source::{Connection, Listing, Source, Ttl, Ttls};
-use crate::table::{Table, cells};
+use crate::table::table;
 use crate::{Failure, Scope, print, screen};
 use serde::Serialize;
 use std::io::{IsTerminal, stdout};
@@ -36,9 +36,11 @@ pub(crate) async fn run(source: &Source, scope: &Scope, json: bool) -> Result<()
         eprintln!("nothing is registered under {}", scope.scans.join(", "));
     }
     let width = stdout().is_terminal().then(|| screen::size().0);
+    let rows = listing.entries.iter();
+    let rows = rows.map(|entry| (entry, entry.written.to_string()));
     print(match json {
         true => json_lines(&listing.entries, scope, &ttls),
-        false => table(&listing.entries, scope, &ttls, width),
+        false => table("REVISION", rows, scope, &ttls).lines(width),
     })?;
     Ok(())
 }
@@ -61,15 +63,6 @@ pub(crate) async fn first_answer(source: &Source) -> Result<(Connection, Listing
     Err(Failure::Other(format!(
         "cannot list what is registered:\n  {said}"
     )))
-}
-
-fn table(entries: &[Entry], scope: &Scope, ttls: &Ttls, width: Option<usize>) -> Vec<String> {
-    let mut table = Table::new(["NAME", "ADDRESS", "LEASE", "TTL LEFT", "REVISION", "VALUE"]);
-    for entry in entries {
-        let ([name, address, lease, left], rest) = cells(entry, scope, ttls);
-        table.push([name, address, lease, left, entry.written.to_string(), rest]);
-    }
-    table.lines(width)
 }
 
 fn json_lines(entries: &[Entry], scope: &Scope, ttls: &Ttls) -> Vec<String> {

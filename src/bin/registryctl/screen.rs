@@ -3,7 +3,7 @@
 use crate::Scope;
 use crate::entry::escape;
 use crate::registry::{Change, short};
-use crate::table::{Table, cells, cut};
+use crate::table::{cut, table};
 use crate::watch::View;
 use std::collections::BTreeSet;
 use std::env;
@@ -87,21 +87,16 @@ impl Screen {
 
     fn lines(&self, view: &View, width: usize, rows: usize) -> (Vec<String>, Vec<i64>) {
         let now = Instant::now();
-        let mut table = Table::new(["NAME", "ADDRESS", "LEASE", "TTL LEFT", "AGE", "VALUE"]);
-        let mut leases = vec![];
-        for known in view.registry.iter().take(rows) {
-            let entry = &known.entry;
-            let ([name, address, lease, left], rest) = cells(entry, &view.scope, &view.ttls);
-            table.push([name, address, lease, left, known.age(now), rest]);
-            leases.push(entry.lease);
-        }
+        let known = || view.registry.iter().take(rows);
+        let aged = known().map(|it| (&it.entry, it.age(now)));
+        let table = table("AGE", aged, &view.scope, &view.ttls);
         let title = cut(&title(view, rows), width);
         let mut lines = vec![title, self.state(view, width, now)];
         lines.extend(table.lines(Some(width)));
         if let Some(head) = lines.get_mut(2) {
             *head = self.paint("1", head);
         }
-        (lines, leases)
+        (lines, known().map(|it| it.entry.lease).collect())
     }
 
     fn state(&self, view: &View, width: usize, now: Instant) -> String {

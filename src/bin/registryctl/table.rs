@@ -1,7 +1,7 @@
 //! Rows and columns. Pure: aligns and cuts texts that are escaped already.
 
 use crate::Scope;
-use crate::entry::Entry;
+use crate::entry::{Entry, Shown};
 use crate::source::{Ttl, Ttls};
 
 /// A table; the last column has the remaining width.
@@ -19,13 +19,13 @@ const GAP: &str = "  ";
 // === impl Table ===
 
 impl<const N: usize> Table<N> {
-    pub(crate) fn new(head: [&str; N]) -> Self {
+    fn new(head: [&str; N]) -> Self {
         Self {
             rows: vec![head.map(str::to_owned)],
         }
     }
 
-    pub(crate) fn push(&mut self, row: [String; N]) {
+    fn push(&mut self, row: [String; N]) {
         self.rows.push(row);
     }
 
@@ -57,20 +57,33 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// The first columns of every table: name, address, lease and its remaining time.
-pub(crate) fn cells(entry: &Entry, scope: &Scope, ttls: &Ttls) -> ([String; 4], String) {
-    let shown = entry.shown(scope);
-    let left = match ttls.get(&entry.lease) {
-        _ if entry.lease == 0 => "none".to_owned(),
-        None => "?".to_owned(),
-        Some(Ttl::Gone) => "gone".to_owned(),
-        Some(Ttl::Left { seconds, .. }) => format!("{seconds}s"),
-    };
-    let lease = match entry.lease {
-        0 => "-".to_owned(),
-        lease => format!("{lease:016x}"),
-    };
-    ([shown.name, shown.address, lease, left], shown.rest)
+/// A table of entries. `what` is the head of the column before the values; each entry brings its cell.
+pub(crate) fn table<'a>(
+    what: &str,
+    entries: impl Iterator<Item = (&'a Entry, String)>,
+    scope: &Scope,
+    ttls: &Ttls,
+) -> Table<6> {
+    let mut table = Table::new(["NAME", "ADDRESS", "LEASE", "TTL LEFT", what, "VALUE"]);
+    for (entry, what) in entries {
+        let Shown {
+            name,
+            address,
+            rest,
+        } = entry.shown(scope);
+        let lease = match entry.lease {
+            0 => "-".to_owned(),
+            lease => format!("{lease:016x}"),
+        };
+        let left = match ttls.get(&entry.lease) {
+            _ if entry.lease == 0 => "none".to_owned(),
+            None => "?".to_owned(),
+            Some(Ttl::Gone) => "gone".to_owned(),
+            Some(Ttl::Left { seconds, .. }) => format!("{seconds}s"),
+        };
+        table.push([name, address, lease, left, what, rest]);
+    }
+    table
 }
 
 /// At most `width` characters, with a mark if the text was cut.
@@ -125,11 +138,9 @@ mod tests {
             }),
         ] {
             let ttls = ttl.map(|ttl| (entry.lease, ttl)).into_iter().collect();
-            assert_eq!(
-                cells(&entry, &scope, &ttls).0[2],
-                "00000000000007a5",
-                "{ttl:?}"
-            );
+            let rows = [(&entry, String::new())].into_iter();
+            let table = super::table("AGE", rows, &scope, &ttls);
+            assert_eq!(table.rows[1][2], "00000000000007a5", "{ttl:?}");
         }
     }
 

@@ -5,11 +5,13 @@ use crate::registry::{Change, Registry};
 use crate::screen::{Lines, Outage, Screen, Sink};
 use crate::source::{Event, Source, Ttls};
 use crate::{Failure, Scope};
+use futures_util::FutureExt as _;
+use futures_util::future::select_all;
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, stdout};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
@@ -32,16 +34,16 @@ const AT_ONCE: usize = 64;
 const REASONS: usize = 8;
 
 pub(crate) async fn run(source: Source, scope: Scope) -> Result<(), Failure> {
-    let mut stop = Stop::listen()?;
+    let stop = stopped()?;
     let mut view = View::new(scope);
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     if stdout().is_terminal() && !dumb {
         let screen = Screen::enter()?;
-        let shown = show(source, &mut view, &screen, &mut stop).await;
+        let shown = show(source, &mut view, &screen, stop).await;
         screen.leave(&view)?;
         Ok(shown?)
     } else {
-        Ok(show(source, &mut view, &Lines::new(), &mut stop).await?)
+        Ok(show(source, &mut view, &Lines::new(), stop).await?)
     }
 }
 
@@ -50,7 +52,7 @@ async fn show(
     source: Source,
     view: &mut View,
     sink: &impl Sink,
-    stop: &mut Stop,
+    mut stop: impl Future<Output = ()> + Unpin,
 ) -> io::Result<()> {
     let (sender, mut updates) = mpsc::channel(AT_ONCE);
     let (wanted, leases) = watch::channel(vec![]);
@@ -64,7 +66,7 @@ async fn show(
         wanted.send_replace(sink.draw(view)?);
         tokio::select! {
             biased;
-            () = stop.requested() => break,
+            () = &mut stop => break,
             count = updates.recv_many(&mut batch, AT_ONCE) => if count == 0 { break },
             _ = resized.recv() => {}
             _ = tick.tick() => {}
@@ -132,27 +134,14 @@ impl View {
     }
 }
 
-/// The signals that end a watch.
-struct Stop {
-    signals: [tokio::signal::unix::Signal; 3],
-}
-
-impl Stop {
-    fn listen() -> io::Result<Self> {
-        let signals = [
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ];
-        Ok(Self { signals })
-    }
-
-    async fn requested(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.signals;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
+/// Resolves at the first signal that ends a watch.
+fn stopped() -> io::Result<impl Future<Output = ()> + Unpin> {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let signals: Vec<_> = kinds.into_iter().map(signal).collect::<io::Result<_>>()?;
+    let received = |mut signal: Signal| Box::pin(async move { signal.recv().await });
+    Ok(select_all(signals.into_iter().map(received)).map(drop))
 }
