@@ -6,9 +6,9 @@
 //!         -> watch, and send a probe when there are no events
 //!
 //! why the watch ended                        next
-//! Room: keys were skipped, and there         list on the same connection
-//!       may be room for them now
-//! Failed                                     wait; another member or the same (`Rotation`)
+//! keys were skipped, and there may be room    list on the same connection
+//! for them now
+//! it failed                                  wait; another member or the same (`Rotation`)
 //! ```
 //!
 //! etcd may have *another* history at our revision. An etcd that lost its data counts revisions from 1. It accepts a
@@ -20,8 +20,7 @@ use super::reflector::Reflector;
 use super::store::SHORTEST_TTL;
 use crate::backoff::Backoff;
 use crate::etcd::{
-    Endpoints, Rotation, RpcError, RpcErrorKind, Session, WatchReplies, WatchRequests,
-    WatchResponse, with_timeout,
+    Endpoints, Rotation, RpcError, RpcErrorKind, Session, WatchReplies, WatchRequests, with_timeout,
 };
 use futures_util::FutureExt as _;
 use std::convert::Infallible;
@@ -43,20 +42,6 @@ pub(super) struct Watcher {
     connected_since: Option<Instant>,
     /// A watch from the store's revision was requested, and has not answered yet.
     is_resuming: bool,
-}
-
-/// Why a watch ended.
-enum Ended {
-    /// Keys were skipped, and there may be room for them now.
-    Room,
-    Failed(RpcError),
-}
-
-/// The next event of an open watch.
-enum Next {
-    Response(Result<WatchResponse, RpcError>),
-    Deadline,
-    Quiet,
 }
 
 /// An open watch.
@@ -109,9 +94,7 @@ impl Watcher {
     /// Never ends; after a panic it starts again.
     pub(super) async fn run(mut self) {
         loop {
-            if let Ok(never) = AssertUnwindSafe(self.run_sessions()).catch_unwind().await {
-                match never {}
-            }
+            let Err(_panic) = AssertUnwindSafe(self.run_sessions()).catch_unwind().await;
             (self.connected_since, self.is_resuming) = (None, false);
             self.reflector.on_panic();
             sleep(RESTART_PAUSE).await;
@@ -120,10 +103,7 @@ impl Watcher {
 
     async fn run_sessions(&mut self) -> Infallible {
         loop {
-            let error = match self.run_session().await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            };
+            let Err(error) = self.run_session().await;
             let pause = self.on_disconnect(&error);
             sleep(pause).await;
         }
@@ -144,10 +124,8 @@ impl Watcher {
         }
         loop {
             let mut watch = self.open_watch(&session).await?;
-            match self.run_watch(&session, &mut watch).await {
-                Ended::Failed(error) => return Err(error),
-                Ended::Room => self.reflector.list(&session).await?,
-            }
+            self.run_watch(&session, &mut watch).await?;
+            self.reflector.list(&session).await?;
         }
     }
 
@@ -171,34 +149,26 @@ impl Watcher {
         })
     }
 
-    async fn run_watch(&mut self, session: &Session, watch: &mut Watch) -> Ended {
+    /// Runs until there may be room for keys that were skipped.
+    async fn run_watch(&mut self, session: &Session, watch: &mut Watch) -> Result<(), RpcError> {
         let mut probe_at = Instant::now() + self.quiet();
         loop {
-            let next = tokio::select! {
+            tokio::select! {
                 biased;
-                response = watch.replies.next() => Next::Response(response),
-                () = self.reflector.deadline() => Next::Deadline,
-                () = sleep_until(probe_at) => Next::Quiet,
-            };
-            let done = match next {
-                Next::Deadline => {
+                response = watch.replies.next() => {
+                    watch.count = None;
+                    self.reflector.on_response(&watch.endpoint, response?)?;
+                }
+                () = self.reflector.deadline() => {
                     self.reflector.expire();
                     continue;
                 }
-                Next::Response(response) => {
-                    watch.count = None;
-                    response
-                        .and_then(|response| self.reflector.on_response(&watch.endpoint, response))
-                }
-                Next::Quiet => self.probe(session, watch).await,
-            };
-            if let Err(error) = done {
-                return Ended::Failed(error);
+                () = sleep_until(probe_at) => self.probe(session, watch).await?,
             }
             self.is_resuming = false;
             probe_at = Instant::now() + self.quiet();
             if self.reflector.wants_list() {
-                return Ended::Room;
+                return Ok(());
             }
         }
     }
