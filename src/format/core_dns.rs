@@ -201,17 +201,14 @@ impl Format for CoreDns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{full, greeter, written};
+    use crate::format::tests::{full, greeter, writes};
 
     const KEY: &str = "/skydns/local/skydns/greeter/a1";
 
     #[test]
     fn the_domain_is_reversed_and_the_host_has_no_brackets() {
         let value = r#"{"host":"10.1.2.3","port":9000,"priority":10,"weight":100,"ttl":5}"#;
-        assert_eq!(
-            written(&CoreDns::new(), &greeter(), "10.1.2.3:9000"),
-            (KEY.to_owned(), value.to_owned())
-        );
+        writes(&CoreDns::new(), &greeter(), "10.1.2.3:9000", [KEY, value]);
         let format = CoreDns::new()
             .domain("Example.org.")
             .path("/dns/")
@@ -222,13 +219,8 @@ mod tests {
             name: "greeter.v1.Greeter".to_owned(),
             ..full()
         };
-        assert_eq!(
-            written(&format, &service, "[2001:db8::1]:9000"),
-            (
-                "/dns/org/example/greeter/v1/greeter/a1".to_owned(),
-                value.to_owned()
-            )
-        );
+        let key = "/dns/org/example/greeter/v1/greeter/a1";
+        writes(&format, &service, "[2001:db8::1]:9000", [key, value]);
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn strings(metadata: Option<serde_json::Value>) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{greeter, written};
+    use crate::format::tests::{greeter, writes, written};
 
     const KEY: &str = "greeter/10.1.2.3:9000";
     const VALUE: &str = r#"{"Op":0,"Addr":"10.1.2.3:9000","Metadata":null}"#;
@@ -110,20 +110,14 @@ mod tests {
     #[test]
     fn key_and_value_are_those_of_the_endpoint_manager() {
         let format = EtcdNaming::new();
-        assert_eq!(
-            written(&format, &greeter(), "10.1.2.3:9000"),
-            (KEY.to_owned(), VALUE.to_owned())
-        );
+        writes(&format, &greeter(), "10.1.2.3:9000", [KEY, VALUE]);
         for (prefix, key) in [
             ("services", "services/greeter/[2001:db8::1]:9000"),
             ("/services/", "/services/greeter/[2001:db8::1]:9000"),
         ] {
             let format = EtcdNaming::new().prefix(prefix);
-            assert_eq!(
-                written(&format, &greeter(), "[2001:db8::1]:9000").0,
-                key,
-                "{prefix}"
-            );
+            let (written, _) = written(&format, &greeter(), "[2001:db8::1]:9000");
+            assert_eq!(written, key, "{prefix}");
         }
     }
 

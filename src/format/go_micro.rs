@@ -153,17 +153,14 @@ impl Format for GoMicro {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{full, greeter, written};
+    use crate::format::tests::{full, greeter, writes};
 
     const KEY: &str = "/micro/registry/greeter/a1";
     const VALUE: &str = r#"{"name":"greeter","version":"v1","metadata":null,"endpoints":[],"nodes":[{"metadata":{"protocol":"grpc","registry":"etcd","server":"grpc","transport":"grpc","zone":"eu-1"},"id":"a1","address":"10.1.2.3:9000"}]}"#;
 
     #[test]
     fn key_and_value_are_those_of_go_micros_grpc_server() {
-        assert_eq!(
-            written(&GoMicro::new(), &full(), "10.1.2.3:9000"),
-            (KEY.to_owned(), VALUE.to_owned())
-        );
+        writes(&GoMicro::new(), &full(), "10.1.2.3:9000", [KEY, VALUE]);
     }
 
     #[test]

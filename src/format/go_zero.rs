@@ -68,23 +68,14 @@ impl Format for GoZero {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{full, written};
+    use crate::format::tests::{full, writes};
 
     #[test]
     fn the_value_is_the_bare_address() {
-        for (format, addr, key) in [
-            (GoZero::new(), "10.1.2.3:9000", "greeter/a1"),
-            (
-                GoZero::new().prefix("rpc/"),
-                "[2001:db8::1]:9000",
-                "rpc/greeter/a1",
-            ),
-        ] {
-            assert_eq!(
-                written(&format, &full(), addr),
-                (key.to_owned(), addr.to_owned())
-            );
-        }
+        let (v4, v6) = ("10.1.2.3:9000", "[2001:db8::1]:9000");
+        writes(&GoZero::new(), &full(), v4, ["greeter/a1", v4]);
+        let below = GoZero::new().prefix("rpc/");
+        writes(&below, &full(), v6, ["rpc/greeter/a1", v6]);
     }
 
     #[test]

@@ -113,29 +113,18 @@ impl Format for Kitex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{full, greeter, written};
+    use crate::format::tests::{full, greeter, writes};
 
     const KEY: &str = "kitex/registry-etcd/greeter/10.1.2.3:9000";
 
     #[test]
     fn key_and_value_are_those_of_kitex_own_registry() {
         let value = r#"{"network":"tcp","address":"10.1.2.3:9000","weight":10,"tags":null}"#;
-        assert_eq!(
-            written(&Kitex::new(), &greeter(), "10.1.2.3:9000"),
-            (KEY.to_owned(), value.to_owned())
-        );
+        writes(&Kitex::new(), &greeter(), "10.1.2.3:9000", [KEY, value]);
         let value = r#"{"network":"tcp","address":"[2001:db8::1]:9000","weight":20,"tags":{"zone":"eu-1"}}"#;
-        assert_eq!(
-            written(
-                &Kitex::new().prefix("/ours/"),
-                &full(),
-                "[2001:db8::1]:9000"
-            ),
-            (
-                "/ours/greeter/[2001:db8::1]:9000".to_owned(),
-                value.to_owned()
-            )
-        );
+        let ours = Kitex::new().prefix("/ours/");
+        let key = "/ours/greeter/[2001:db8::1]:9000";
+        writes(&ours, &full(), "[2001:db8::1]:9000", [key, value]);
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl Format for Kratos {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{full, greeter, written};
+    use crate::format::tests::{full, greeter, writes, written};
 
     const KEY: &str = "/microservices/greeter/a1";
 
@@ -189,16 +189,11 @@ mod tests {
     #[test]
     fn key_and_value_are_those_of_kratos_own_registrar() {
         let value = r#"{"id":"a1","name":"greeter","version":"v1","metadata":{"weight":"20","zone":"eu-1"},"endpoints":["grpc://10.1.2.3:9000"]}"#;
-        assert_eq!(
-            written(&Kratos::new(), &full(), "10.1.2.3:9000"),
-            (KEY.to_owned(), value.to_owned())
-        );
+        writes(&Kratos::new(), &full(), "10.1.2.3:9000", [KEY, value]);
         let value = r#"{"id":"a1","name":"greeter","version":"","metadata":{},"endpoints":["grpcs://[2001:db8::1]:9000"]}"#;
         let format = Kratos::new().namespace("/ours/").secure(true);
-        assert_eq!(
-            written(&format, &greeter(), "[2001:db8::1]:9000"),
-            ("/ours/greeter/a1".to_owned(), value.to_owned())
-        );
+        let key = "/ours/greeter/a1";
+        writes(&format, &greeter(), "[2001:db8::1]:9000", [key, value]);
     }
 
     #[test]

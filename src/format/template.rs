@@ -59,19 +59,7 @@ impl KeyTemplate {
             reason: reason.to_owned(),
         };
         let parts = parse(template).map_err(|reason| refuse(&reason))?;
-        let name = parts.iter().position(|p| *p == Part::Field(Field::Name));
-        // `{name}` must be a whole segment and not the last one: otherwise the keys of `greeter` and
-        // of `greeter2` share a prefix, and a list of one has the keys of the other.
-        let whole = name.is_some_and(|at| {
-            let before = at.checked_sub(1).and_then(|i| parts.get(i));
-            let starts = match before {
-                None => true,
-                Some(Part::Text(text)) => text.ends_with('/'),
-                Some(Part::Field(_)) => false,
-            };
-            starts && matches!(parts.get(at + 1), Some(Part::Text(text)) if text.starts_with('/'))
-        });
-        if !whole {
+        if !name_is_whole(&parts) {
             return Err(refuse(
                 "{name} must stand alone between slashes with more behind it, \
                  as in {prefix}/{name}/{ip}/{pid}",
@@ -164,6 +152,21 @@ impl Part {
             Self::Field(_) => "x".to_owned(),
         }
     }
+}
+
+/// `{name}` must be a whole segment and not the last one: otherwise the keys of `greeter` and of
+/// `greeter2` share a prefix, and a list of one has the keys of the other.
+fn name_is_whole(parts: &[Part]) -> bool {
+    let name = Part::Field(Field::Name);
+    let Some(at) = parts.iter().position(|part| *part == name) else {
+        return false;
+    };
+    let starts = match parts[..at].last() {
+        None => true,
+        Some(Part::Text(text)) => text.ends_with('/'),
+        Some(Part::Field(_)) => false,
+    };
+    starts && matches!(parts.get(at + 1), Some(Part::Text(text)) if text.starts_with('/'))
 }
 
 fn host() -> String {

@@ -23,6 +23,13 @@ pub(super) fn written(format: &dyn Format, instance: &Instance, addr: &str) -> (
     (key, format.encode(instance, &address))
 }
 
+/// Key and value of an instance are these, byte for byte.
+#[track_caller]
+pub(super) fn writes(format: &dyn Format, instance: &Instance, addr: &str, expected: [&str; 2]) {
+    let (key, value) = written(format, instance, addr);
+    assert_eq!([&*key, &*value], expected);
+}
+
 fn all() -> [Arc<dyn Format>; 7] {
     [
         Arc::new(Plain::new()),

@@ -213,6 +213,7 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
         _ => args.scope.check()?,
     };
     let source = Source::new(&args.access, args.timeout, &scope.scans)?;
+    let dialer = |dial| Dialer::new(dial, args.timeout);
     match &args.command {
         Command::List { json } => list::run(&source, &scope, *json).await?,
         Command::Watch => watch::run(source, scope).await?,
@@ -221,18 +222,11 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             json,
             dial,
         } => {
-            return doctor::run(
-                source,
-                &scope,
-                service,
-                &Dialer::new(dial, doctor::PROBE_TIMEOUT)?,
-                *json,
-            )
-            .await;
+            let dialer = Dialer::new(dial, doctor::PROBE_TIMEOUT)?;
+            return doctor::run(source, &scope, service, &dialer, *json).await;
         }
         Command::Describe { instance, dial } => {
-            return describe::run(&source, &scope, instance, &Dialer::new(dial, args.timeout)?)
-                .await;
+            return describe::run(&source, &scope, instance, &dialer(dial)?).await;
         }
         Command::Pause {
             instance,
@@ -240,23 +234,14 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             pause_name,
             dial,
         } => {
-            let dialer = Dialer::new(dial, args.timeout)?;
+            let dialer = dialer(dial)?;
             pause::pause(&source, &scope, instance, &dialer, pause_name, reason).await?;
         }
         Command::Resume {
             instance,
             pause_name,
             dial,
-        } => {
-            pause::resume(
-                &source,
-                &scope,
-                instance,
-                &Dialer::new(dial, args.timeout)?,
-                pause_name,
-            )
-            .await?
-        }
+        } => pause::resume(&source, &scope, instance, &dialer(dial)?, pause_name).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

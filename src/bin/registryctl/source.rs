@@ -116,8 +116,9 @@ impl Source {
         &self.members[index % self.members.len()]
     }
 
-    pub(crate) fn without_user(&mut self) {
-        self.user = None;
+    /// Asks as nobody from now on. Whether there was a user.
+    pub(crate) fn drop_user(&mut self) -> bool {
+        self.user.take().is_some()
     }
 
     /// Connects to the member `index`, modulo their number.

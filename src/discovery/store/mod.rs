@@ -182,11 +182,9 @@ impl Store {
         if self.history_lost {
             return None;
         }
-        let mut present = self
-            .entries
-            .iter()
-            .filter(|(key, _)| !self.missing.contains(key));
-        present.next().map(|(key, entry)| (key.clone(), entry.seen))
+        let mut entries = self.entries.iter();
+        let (key, entry) = entries.find(|(key, _)| !self.missing.contains(key))?;
+        Some((key.clone(), entry.seen))
     }
 
     pub(super) fn lose_history(&mut self) {
@@ -286,22 +284,31 @@ impl Store {
         // The same server under another key, which contains its lease or its pid.
         let address = instance.as_ref().ok().and_then(Instance::get_address);
         let formers = address.map_or(vec![], |address| self.missing.at(address));
-        let known = self.entries.get_key_value(&*key);
-        let key = known.map_or_else(|| key.into(), |(known, _)| known.clone());
-        let instance = instance.map(Arc::new);
         let entry = Entry {
             seen,
             epoch: self.epoch,
             weight,
-            instance: instance.clone(),
+            instance: instance.map(Arc::new),
         };
-        self.bytes += weight;
-        self.readable += usize::from(instance.is_ok());
+        self.insert(key, entry);
+        // After the new one, so that a channel keeps its connection to the address.
+        for former in formers {
+            is_back |= self.missing.remove(&former);
+            self.remove(&former);
+        }
+        self.settle(is_back, now);
+    }
+
+    fn insert(&mut self, key: String, entry: Entry) {
+        let known = self.entries.get_key_value(&*key);
+        let key = known.map_or_else(|| key.into(), |(known, _)| known.clone());
+        let (instance, reason) = split(entry.instance.clone());
+        self.bytes += entry.weight;
+        self.readable += usize::from(instance.is_some());
         let before = self.entries.insert(key.clone(), entry);
         self.bytes -= before.as_ref().map_or(0, |before| before.weight);
-        let (before, reason) = before.map_or((None, None), |it| split(it.instance));
-        let (instance, now_reason) = split(instance);
-        self.unreadable_changes += u64::from(reason != now_reason);
+        let (before, reason_before) = before.map_or((None, None), |it| split(it.instance));
+        self.unreadable_changes += u64::from(reason_before != reason);
         self.readable -= usize::from(before.is_some());
         if before != instance {
             self.updates.push(Update {
@@ -310,12 +317,6 @@ impl Store {
                 is_new: before.is_none(),
             });
         }
-        // After the new one, so that a channel keeps its connection to the address.
-        for former in formers {
-            is_back |= self.missing.remove(&former);
-            self.remove(&former);
-        }
-        self.settle(is_back, now);
     }
 
     /// A key was deleted, at `revision`.
@@ -349,11 +350,9 @@ impl Store {
     }
 
     fn miss(&mut self, key: &Arc<str>, now: Instant) {
-        let entry = self
-            .entries
-            .get(key)
-            .and_then(|entry| entry.instance.as_ref().ok());
-        let address = entry.map(|instance| instance.get_address().unwrap_or_default());
+        let entry = self.entries.get(key);
+        let instance = entry.and_then(|entry| entry.instance.as_ref().ok());
+        let address = instance.map(|instance| instance.get_address().unwrap_or_default());
         let until = deadline::after(now, self.limits.retention);
         self.missing.insert(key, address, until);
     }

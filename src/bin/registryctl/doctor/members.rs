@@ -25,36 +25,15 @@ struct Silence {
 
 /// Calls every member at once. Returns a connection to one that answers, if there is one.
 pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Connection> {
-    let mut looks = join_all((0..source.len()).map(|member| look(source, member))).await;
-    let no_users =
-        |it: &Result<_, Silence>| matches!(it, Err(it) if it.error.kind == ErrorKind::NoUsers);
-    if looks.iter().any(no_users) {
-        report.add(
-            Verdict::Warning,
-            "user",
-            "a user is given, but authentication is not enabled in this etcd",
-            "leave out --user, or enable it: etcdctl auth enable",
-        );
-        source.without_user();
-        looks = join_all((0..source.len()).map(|member| look(source, member))).await;
-    }
-    let all = looks.len();
-    let (mut answers, mut silences) = (vec![], vec![]);
-    for look in looks {
-        match look {
-            Ok(answer) => answers.push(answer),
-            Err(silence) => silences.push(silence),
-        }
-    }
+    let (answers, silences) = ask_all(source, report).await;
     for answer in &answers {
         describe(answer, report);
     }
     let led = answers.iter().position(|it| it.status.has_leader);
-    let leaderless = silences
-        .iter()
-        .filter(|it| it.error.kind == ErrorKind::NoLeader);
-    let up = answers.len() + leaderless.count();
+    let kinds = silences.iter().map(|it| it.error.kind);
+    let up = answers.len() + kinds.filter(|kind| *kind == ErrorKind::NoLeader).count();
     if led.is_none() && up > 0 {
+        let all = source.len();
         report.add(
             Verdict::Problem,
             CHECK,
@@ -70,8 +49,32 @@ pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Co
         let text = format!("{}: {}", silence.shown, silence.text());
         report.add(verdict, CHECK, text, silence.next_step());
     }
-    led.and_then(|led| answers.into_iter().nth(led))
-        .map(|it| it.connection)
+    let led = answers.into_iter().nth(led?)?;
+    Some(led.connection)
+}
+
+/// As the user that is given; without one, if etcd has no users.
+async fn ask_all(source: &mut Source, report: &mut Report) -> (Vec<Answer>, Vec<Silence>) {
+    loop {
+        let looks = join_all((0..source.len()).map(|member| look(source, member))).await;
+        let (mut answers, mut silences) = (vec![], vec![]);
+        for look in looks {
+            match look {
+                Ok(answer) => answers.push(answer),
+                Err(silence) => silences.push(silence),
+            }
+        }
+        let mut kinds = silences.iter().map(|it: &Silence| it.error.kind);
+        if !kinds.any(|kind| kind == ErrorKind::NoUsers) || !source.drop_user() {
+            return (answers, silences);
+        }
+        report.add(
+            Verdict::Warning,
+            "user",
+            "a user is given, but authentication is not enabled in this etcd",
+            "leave out --user, or enable it: etcdctl auth enable",
+        );
+    }
 }
 
 async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {

@@ -72,41 +72,49 @@ fn health(up: &[&Look], report: &mut Report) {
         let Some([server, registration]) = &look.health else {
             continue;
         };
-        let subject = format!("{}: {}", look.key, look.address);
-        let (check, text, next) = match (server, registration) {
-            // With TLS 1.3 a server refuses our certificate after the handshake, and its alert may be lost.
-            (Health::Failed(reason), _) if reason.starts_with(BROKEN) => (
-                "connect",
-                format!("{subject} ends the connection: {reason}"),
-                "look at its log; with TLS it may want a client certificate: check --server-cert-file",
-            ),
-            (Health::Failed(reason), _) | (_, Health::Failed(reason)) => (
-                "health",
-                format!("{subject}: the health service fails: {reason}"),
-                "the server is overloaded or hangs: look at its log",
-            ),
-            (Health::NotServing, _) => (
-                "health",
-                format!("{subject} says NOT_SERVING"),
-                "clients that ask for health leave it out: look at its log",
-            ),
-            (_, Health::NotServing) => (
-                "health",
-                format!("{subject} says NOT_SERVING for {HEALTH_NAME}: it does not hold its key"),
-                "it is paused, drains, yields to another or cannot reach etcd: look at its log",
-            ),
-            (Health::Serving, _) | (_, Health::Serving) => {
-                serving += 1;
-                continue;
-            }
-            _ => continue,
-        };
-        report.add(Verdict::Problem, check, text, next);
+        if let Some((check, text, next)) = fault(look, server, registration) {
+            report.add(Verdict::Problem, check, text, next);
+        } else if [server, registration].contains(&&Health::Serving) {
+            serving += 1;
+        }
     }
     if serving > 0 {
         let say = if serving == 1 { "says" } else { "say" };
         report.ok("health", format!("{} {say} SERVING", instances(serving)));
     }
+}
+
+/// What is wrong with the health of a server and of its registration: the check, a text, and what to do.
+fn fault(
+    look: &Look,
+    server: &Health,
+    registration: &Health,
+) -> Option<(&'static str, String, &'static str)> {
+    let subject = format!("{}: {}", look.key, look.address);
+    Some(match (server, registration) {
+        // With TLS 1.3 a server refuses our certificate after the handshake, and its alert may be lost.
+        (Health::Failed(reason), _) if reason.starts_with(BROKEN) => (
+            "connect",
+            format!("{subject} ends the connection: {reason}"),
+            "look at its log; with TLS it may want a client certificate: check --server-cert-file",
+        ),
+        (Health::Failed(reason), _) | (_, Health::Failed(reason)) => (
+            "health",
+            format!("{subject}: the health service fails: {reason}"),
+            "the server is overloaded or hangs: look at its log",
+        ),
+        (Health::NotServing, _) => (
+            "health",
+            format!("{subject} says NOT_SERVING"),
+            "clients that ask for health leave it out: look at its log",
+        ),
+        (_, Health::NotServing) => (
+            "health",
+            format!("{subject} says NOT_SERVING for {HEALTH_NAME}: it does not hold its key"),
+            "it is paused, drains, yields to another or cannot reach etcd: look at its log",
+        ),
+        _ => return None,
+    })
 }
 
 async fn look(found: Found, dialer: &Dialer) -> Look {
