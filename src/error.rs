@@ -238,21 +238,6 @@ pub struct AddressError {
 #[non_exhaustive]
 pub struct Stopped;
 
-/// A name or a segment of a key that readers would misread.
-#[derive(Debug)]
-pub(crate) struct NameError {
-    pub(crate) what: &'static str,
-    pub(crate) value: String,
-    pub(crate) reason: &'static str,
-}
-
-/// A format returned an error, or panicked.
-#[derive(Debug)]
-pub(crate) struct FormatError {
-    pub(crate) format: String,
-    pub(crate) reason: String,
-}
-
 // === impl BuildError ===
 
 impl BuildError {
@@ -264,26 +249,14 @@ impl BuildError {
             reason: reason.into(),
         }
     }
-}
 
-impl From<NameError> for BuildError {
-    fn from(error: NameError) -> Self {
-        let NameError {
-            what,
-            value,
-            reason,
-        } = error;
+    pub(crate) fn name(what: &'static str, value: &str, reason: &'static str) -> Self {
+        let value = shortened(value);
         Self::Name {
             what,
             value,
             reason,
         }
-    }
-}
-
-impl From<FormatError> for BuildError {
-    fn from(FormatError { format, reason }: FormatError) -> Self {
-        Self::Format { format, reason }
     }
 }
 
@@ -298,15 +271,9 @@ impl RegisterError {
             reason: reason.into(),
         }
     }
-}
 
-impl From<NameError> for RegisterError {
-    fn from(error: NameError) -> Self {
-        let NameError {
-            what,
-            value,
-            reason,
-        } = error;
+    pub(crate) fn name(what: &'static str, value: &str, reason: &'static str) -> Self {
+        let value = shortened(value);
         Self::Name {
             what,
             value,
@@ -315,9 +282,11 @@ impl From<NameError> for RegisterError {
     }
 }
 
-impl From<FormatError> for RegisterError {
-    fn from(FormatError { format, reason }: FormatError) -> Self {
-        Self::Format { format, reason }
+/// The beginning of a name that is very long.
+fn shortened(name: &str) -> String {
+    match name.len() > 64 {
+        true => name.chars().take(61).chain("...".chars()).collect(),
+        false => name.to_owned(),
     }
 }
 

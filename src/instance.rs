@@ -1,7 +1,7 @@
 //! [`Instance`]: one server under one service name.
 
 use crate::address::Address;
-use crate::error::{NameError, RegisterError};
+use crate::error::RegisterError;
 use crate::random;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -213,8 +213,9 @@ impl Instance {
 
     /// Refuses an instance that no format can write. Returns the explicit address.
     pub(crate) fn check(&self) -> Result<Option<Address>, RegisterError> {
-        check_segment("name", &self.name)?;
-        check_segment("id", &self.id)?;
+        for (what, value) in [("name", &self.name), ("id", &self.id)] {
+            check_segment(value).map_err(|reason| RegisterError::name(what, value, reason))?;
+        }
         Ok(self.address.as_deref().map(Address::parse).transpose()?)
     }
 
@@ -251,12 +252,12 @@ impl Instance {
     }
 }
 
-/// Refuses a text that is not one readable segment of a key.
+/// Refuses a text that is not one readable segment of a key, with the reason.
 ///
 /// With `/` or its encoded form one service could write below the prefix of another. Tools that treat keys as paths
 /// remove `.` and `..`. Control characters break terminals.
-pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), NameError> {
-    let reason = if value.is_empty() {
+pub(crate) fn check_segment(value: &str) -> Result<(), &'static str> {
+    Err(if value.is_empty() {
         "is empty: give it at least one character"
     } else if value == "." || value == ".." {
         "would be removed by tools that read keys as paths: choose another"
@@ -270,15 +271,6 @@ pub(crate) fn check_segment(what: &'static str, value: &str) -> Result<(), NameE
         "is longer than 255 bytes: shorten it"
     } else {
         return Ok(());
-    };
-    let mut value = value.to_owned();
-    if value.len() > 64 {
-        value = value.chars().take(61).chain("...".chars()).collect();
-    }
-    Err(NameError {
-        what,
-        value,
-        reason,
     })
 }
 

@@ -105,7 +105,8 @@ impl DiscoveryBuilder {
     /// [`BuildError::NoRuntime`]. A failure of etcd is no error.
     pub fn build(self) -> Result<Discovery, BuildError> {
         let service = self.target.strip_prefix("etcd:///").unwrap_or(&self.target);
-        check_segment("service name", service)?;
+        check_segment(service)
+            .map_err(|reason| BuildError::name("service name", service, reason))?;
         let prefix = self.prefix(service)?;
         let limit = self.etcd.attempt_limit().unwrap_or(ATTEMPT);
         if limit.is_zero() {

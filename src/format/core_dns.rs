@@ -2,7 +2,7 @@
 
 use super::{DecodeError, Format, KeyContext, check_segment, id_in, instance_at, json, positive};
 use crate::address::{Address, is_dns_name};
-use crate::error::{BuildError, FormatError, RegisterError};
+use crate::error::{BuildError, RegisterError};
 use crate::instance::Instance;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -86,13 +86,6 @@ impl CoreDns {
         self.ttl = seconds;
         self
     }
-
-    fn refuse(&self, reason: impl Into<String>) -> FormatError {
-        FormatError {
-            format: self.name().to_owned(),
-            reason: reason.into(),
-        }
-    }
 }
 
 impl Default for CoreDns {
@@ -107,15 +100,16 @@ impl Format for CoreDns {
     }
 
     fn check_settings(&self) -> Result<(), BuildError> {
-        check_segment("path", self.path.trim_matches('/'))?;
+        let path = self.path.trim_matches('/');
+        check_segment(path).map_err(|reason| BuildError::name("path", path, reason))?;
         if !is_dns_name(&self.domain) {
             let reason = format!("the domain {:?} is not a DNS name", self.domain);
-            return Err(self.refuse(reason).into());
+            return Err(BuildError::format(self.name(), reason));
         }
         if self.priority == 0 || self.ttl == 0 {
             let reason = "CoreDNS takes a priority of 0 for 10, and a TTL of 0 for 300: give at \
                           least 1";
-            return Err(self.refuse(reason).into());
+            return Err(BuildError::format(self.name(), reason));
         }
         Ok(())
     }
@@ -139,11 +133,11 @@ impl Format for CoreDns {
         if !is_dns_name(&whole) || name.ends_with('.') || name.split('.').any(wild) {
             let reason =
                 format!("{whole:?} cannot be a name in the DNS: choose another name or id");
-            return Err(self.refuse(reason).into());
+            return Err(RegisterError::format(self.name(), reason));
         }
         if id.contains('.') || id.chars().any(|c| c.is_ascii_uppercase()) {
             let reason = format!("the id {id:?} must be one label in lower case");
-            return Err(self.refuse(reason).into());
+            return Err(RegisterError::format(self.name(), reason));
         }
         let address = instance.address.as_deref().map(Address::parse);
         if let Some(host) = address.transpose()?.map(|address| address.host())
@@ -153,11 +147,11 @@ impl Format for CoreDns {
                 "the address {host:?} is a name, of which CoreDNS makes a CNAME record beside those \
                  of the other instances, which the DNS forbids: give an IP address"
             );
-            return Err(self.refuse(reason).into());
+            return Err(RegisterError::format(self.name(), reason));
         }
         if instance.weight == Some(0) {
             let reason = "CoreDNS takes a weight of 0 for 100: give at least 1";
-            return Err(self.refuse(reason).into());
+            return Err(RegisterError::format(self.name(), reason));
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ impl Format for GoZero {
     }
 
     fn check_settings(&self) -> Result<(), BuildError> {
-        Ok(super::check_optional_prefix(&self.prefix)?)
+        super::check_optional_prefix(&self.prefix)
     }
 
     fn key_prefix(&self, service: &str) -> String {

@@ -115,7 +115,7 @@ pub use plain::Plain;
 pub(crate) use key_context::could_be_same;
 pub(crate) use set::Formats;
 
-use crate::error::{BuildError, NameError, RegisterError};
+use crate::error::{BuildError, RegisterError};
 use crate::instance::Instance;
 use crate::instance::check_segment;
 use std::fmt;
@@ -244,17 +244,17 @@ fn below(prefix: &str, service: &str) -> String {
 }
 
 /// Refuses a prefix with an unreadable segment. Returns it without slashes at the end.
-fn check_prefix(what: &'static str, prefix: &str) -> Result<String, NameError> {
+fn check_prefix(what: &'static str, prefix: &str) -> Result<String, BuildError> {
     let trimmed = prefix.trim_end_matches('/');
     let segments = trimmed.strip_prefix('/').unwrap_or(trimmed);
     for segment in segments.split('/') {
-        check_segment(what, segment)?;
+        check_segment(segment).map_err(|reason| BuildError::name(what, segment, reason))?;
     }
     Ok(trimmed.to_owned())
 }
 
 /// The same for a prefix that may be empty.
-fn check_optional_prefix(prefix: &str) -> Result<(), NameError> {
+fn check_optional_prefix(prefix: &str) -> Result<(), BuildError> {
     match prefix {
         "" => Ok(()),
         prefix => check_prefix("prefix", prefix).map(drop),

@@ -2,7 +2,7 @@
 
 use super::{Format, KeyContext, could_be_same};
 use crate::address::Address;
-use crate::error::{BuildError, FormatError, RegisterError};
+use crate::error::{BuildError, RegisterError};
 use crate::instance::Instance;
 use crate::instance::MAX_VALUE;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ pub(crate) struct Formats {
 impl Formats {
     pub(crate) fn new(list: Vec<Arc<dyn Format>>) -> Result<Self, BuildError> {
         for format in &list {
-            contained(format, || format.check_settings())?;
+            contained(format, BuildError::format, || format.check_settings())?;
         }
         let formats = Self { list };
         formats.warn_of_overlap();
@@ -37,11 +37,11 @@ impl Formats {
         // An address that is not known yet is replaced by the longest possible one.
         let longest = Address::longest();
         for format in &self.list {
-            let len = contained(format, || {
+            let len = contained(format, RegisterError::format, || {
                 format.check(instance)?;
                 format.key(&KeyContext::outline(instance, address.as_ref()));
                 let value = format.encode(instance, address.as_ref().unwrap_or(&longest));
-                Ok::<_, RegisterError>(value.len())
+                Ok(value.len())
             })?;
             if len > MAX_VALUE {
                 return Err(RegisterError::ValueTooLarge {
@@ -121,8 +121,9 @@ impl Formats {
 }
 
 /// Runs `call`, and turns a panic into an error: a format may be the application's code.
-fn contained<T, E: From<FormatError>>(
+fn contained<T, E>(
     format: &Arc<dyn Format>,
+    refuse: fn(String, String) -> E,
     call: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
@@ -130,8 +131,7 @@ fn contained<T, E: From<FormatError>>(
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or(panic.downcast_ref::<&str>().copied());
         let reason = format!("it panicked: {}", said.unwrap_or("(no text)"));
-        let format = name.unwrap_or_default();
-        Err(FormatError { format, reason }.into())
+        Err(refuse(name.unwrap_or_default(), reason))
     })
 }
 

@@ -210,7 +210,6 @@ mod tests {
     use super::*;
     use crate::Instance;
     use crate::address::Address;
-    use crate::error::NameError;
     use crate::format::could_be_same;
     use proptest::prelude::*;
 
@@ -288,7 +287,7 @@ mod tests {
             assert!(
                 matches!(
                     check_prefix("prefix", bad),
-                    Err(NameError { what: "prefix", .. })
+                    Err(BuildError::Name { what: "prefix", .. })
                 ),
                 "{bad}"
             );
