@@ -1,7 +1,7 @@
 //! [`LeaseExpiry`]: until when the lease of a registrar certainly lives, for statuses and health checks.
 
 use crate::clock;
-use std::sync::{Mutex, PoisonError};
+use crate::lock::Lock;
 use tokio::time::Instant;
 
 /// The worker sets it; each status and each health check compares it with the current time. After the
@@ -9,25 +9,21 @@ use tokio::time::Instant;
 ///
 /// All registrations of a registrar share one, because they share a lease.
 #[derive(Debug, Default)]
-pub(crate) struct LeaseExpiry(Mutex<Option<Instant>>);
+pub(crate) struct LeaseExpiry(Lock<Option<Instant>>);
 
 impl LeaseExpiry {
     /// The current lease certainly lives until `at`, by [`clock::now`]. Set it before publishing a status that
     /// depends on this lease.
     pub(crate) fn set(&self, at: Instant) {
-        *self.lock() = Some(at);
+        *self.0.lock() = Some(at);
     }
 
     /// When the lease expired, if it may have.
     pub(crate) fn passed(&self) -> Option<Instant> {
-        self.lock().filter(|at| *at <= clock::now())
+        self.0.lock().filter(|at| *at <= clock::now())
     }
 
     pub(crate) fn get(&self) -> Option<Instant> {
-        *self.lock()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 }

@@ -96,6 +96,7 @@ mod lease;
 mod lease_expiry;
 mod lifecycle;
 mod listeners;
+mod lock;
 mod logging;
 mod member_stats;
 #[cfg(feature = "metrics")]

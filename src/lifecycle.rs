@@ -9,9 +9,10 @@
 use crate::drain::{Drain, DrainTimeouts};
 use crate::isolated::IsolatedSpan;
 use crate::lease_expiry::LeaseExpiry;
+use crate::lock::Lock;
 use crate::status::{Status, StatusCell, StatusWatch};
 use std::future::Future;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -33,7 +34,7 @@ pub(crate) struct Lifecycle {
     shutdown_now: OnceLock<CancellationToken>,
     drain: OnceLock<Arc<Drain>>,
     /// The number of the last publication that each health service has reported.
-    health_acks: Mutex<Vec<watch::Receiver<u64>>>,
+    health_acks: Lock<Vec<watch::Receiver<u64>>>,
 }
 
 /// How long to wait for all health services together. They are tasks of ours that only store a value; a
@@ -57,7 +58,7 @@ impl Lifecycle {
             registrar_shutdown_now,
             shutdown_now: OnceLock::new(),
             drain: OnceLock::new(),
-            health_acks: Mutex::default(),
+            health_acks: Lock::default(),
         }
     }
 
@@ -141,19 +142,12 @@ impl Lifecycle {
     /// Adds a health service. It sends the number of the last publication that it has reported.
     #[cfg(feature = "health")]
     pub(crate) fn add_health(&self, acks: watch::Receiver<u64>) {
-        self.health_acks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(acks);
+        self.health_acks.lock().push(acks);
     }
 
     async fn acknowledged(&self) {
         let (number, _) = self.status.published();
-        let acks = self
-            .health_acks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let acks = self.health_acks.lock().clone();
         for mut ack in acks {
             let _ = ack.wait_for(|reported| *reported >= number).await;
         }

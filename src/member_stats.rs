@@ -103,7 +103,7 @@ pub(crate) fn disconnected(members: &mut [MemberStats]) {
     }
 }
 
-/// A request failed at a member. Members for which `exists` is false are removed.
+/// A request failed at a member. Members for which `exists` is false and that are not connected are removed.
 pub(crate) fn failed(
     members: &mut Vec<MemberStats>,
     error: &RpcError,
@@ -111,7 +111,8 @@ pub(crate) fn failed(
     exists: impl Fn(&str) -> bool,
 ) {
     entry(members, error.endpoint()).on_error(error, now);
-    members.retain(|member| exists(&member.endpoint));
+    let is_connected = |member: &MemberStats| member.state == MemberState::Connected;
+    members.retain(|member| is_connected(member) || exists(&member.endpoint));
 }
 
 fn entry<'a>(members: &'a mut Vec<MemberStats>, endpoint: &Arc<str>) -> &'a mut MemberStats {

@@ -15,6 +15,7 @@
 //!
 //! [The manual](crate::manual::metrics) lists the metrics with their units and labels.
 
+use crate::lock::Lock;
 use crate::observer::{Connection, InstancesChange, Observer, Renewal, Transition, Write};
 use crate::status::Status;
 use metrics::{
@@ -23,7 +24,7 @@ use metrics::{
 };
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 #[cfg(feature = "discovery")]
 use crate::discovery::channel::ConnectivityState;
@@ -72,7 +73,7 @@ struct Channels {
 }
 
 /// Handles for each service, made at its first event.
-struct ByService<T>(Mutex<HashMap<String, Arc<T>>>);
+struct ByService<T>(Lock<HashMap<String, Arc<T>>>);
 
 const STATES: [&str; 8] = [
     "registering",
@@ -313,7 +314,7 @@ impl Channels {
 
 impl<T> ByService<T> {
     fn get(&self, service: &str, make: impl FnOnce(&str) -> T) -> Arc<T> {
-        let mut handles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handles = self.0.lock();
         if let Some(made) = handles.get(service) {
             return made.clone();
         }
@@ -325,6 +326,6 @@ impl<T> ByService<T> {
 
 impl<T> Default for ByService<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Lock::default())
     }
 }

@@ -1,8 +1,9 @@
 //! The statistics of a registration at one moment, for polling.
 
-use crate::member_stats::MemberStats;
+use crate::lock::Lock;
+use crate::member_stats::{MemberState, MemberStats};
 use crate::status::Status;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A registration, as it was when [`Registration::stats`](crate::Registration::stats) was called.
@@ -49,22 +50,22 @@ pub struct EtcdStats {
     pub members: Vec<MemberStats>,
 }
 
-/// Where a registrar keeps its [`EtcdStats`]: one for all registrations.
+/// Where a registrar keeps its [`EtcdStats`]: one for all registrations. `endpoint` is derived from the members.
 #[derive(Debug, Default)]
-pub(crate) struct EtcdStatsCell(Mutex<EtcdStats>);
+pub(crate) struct EtcdStatsCell(Lock<EtcdStats>);
 
 // === impl EtcdStatsCell ===
 
 impl EtcdStatsCell {
     pub(crate) fn get(&self) -> EtcdStats {
-        self.lock().clone()
+        let mut stats = self.0.lock().clone();
+        let is_connected = |member: &&MemberStats| member.state == MemberState::Connected;
+        let connected = stats.members.iter().find(is_connected);
+        stats.endpoint = connected.map(|member| member.endpoint.clone());
+        stats
     }
 
     pub(crate) fn set(&self, change: impl FnOnce(&mut EtcdStats)) {
-        change(&mut self.lock());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, EtcdStats> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        change(&mut self.0.lock());
     }
 }

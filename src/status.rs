@@ -4,9 +4,10 @@
 
 use crate::clock;
 use crate::lease_expiry::LeaseExpiry;
+use crate::lock::Lock;
 use std::fmt;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -113,7 +114,7 @@ pub(crate) type Numbered = (u64, Arc<Status>);
 #[derive(Debug)]
 pub(crate) struct StatusCell {
     /// The status, and since when it has been of this kind.
-    published: Mutex<(Numbered, Instant)>,
+    published: Lock<(Numbered, Instant)>,
     changed: Notify,
     expiry: Arc<LeaseExpiry>,
 }
@@ -257,7 +258,7 @@ impl StatusCell {
     pub(crate) fn new(expiry: Arc<LeaseExpiry>) -> Self {
         let status = Status::Registering { reason: None };
         Self {
-            published: Mutex::new(((0, Arc::new(status)), clock::now())),
+            published: Lock::new(((0, Arc::new(status)), clock::now())),
             changed: Notify::new(),
             expiry,
         }
@@ -266,7 +267,7 @@ impl StatusCell {
     /// A watch that has returned the current status already.
     pub(crate) fn watch(self: &Arc<Self>) -> StatusWatch {
         StatusWatch {
-            seen: self.lock().0.0,
+            seen: self.published.lock().0.0,
             cell: self.clone(),
         }
     }
@@ -278,12 +279,12 @@ impl StatusCell {
 
     /// The status that was published last.
     pub(crate) fn published(&self) -> Numbered {
-        self.lock().0.clone()
+        self.published.lock().0.clone()
     }
 
     /// The status that holds now, and since when it has been of this kind.
     pub(crate) fn get_since(&self) -> (Status, Instant) {
-        let ((_, published), since) = self.lock().clone();
+        let ((_, published), since) = self.published.lock().clone();
         match self.at_expiry(&published) {
             Status::Lost { since, reason } => (Status::Lost { since, reason }, since),
             status => (status, since),
@@ -297,7 +298,7 @@ impl StatusCell {
         next: Arc<Status>,
         takes: impl FnOnce(&Status) -> bool,
     ) -> Option<Arc<Status>> {
-        let mut guard = self.lock();
+        let mut guard = self.published.lock();
         let ((number, published), since) = &mut *guard;
         if *published == next || !takes(published) {
             return None;
@@ -324,12 +325,6 @@ impl StatusCell {
                 reason: "the lease expired unconfirmed".into(),
             },
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (Numbered, Instant)> {
-        self.published
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

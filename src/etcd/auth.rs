@@ -9,11 +9,12 @@
 use super::members::Members;
 use super::rpc_error::{RpcError, RpcErrorKind, with_timeout};
 use crate::isolated::in_current_span;
+use crate::lock::Lock;
 use etcd_client as client;
 use http::{HeaderValue, Request, Response};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -25,7 +26,7 @@ use tower_service::Service;
 pub(super) struct User {
     name: String,
     password: String,
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Held by the task that authenticates.
     authenticating: Arc<tokio::sync::Mutex<()>>,
 }
@@ -78,19 +79,19 @@ impl User {
         Self {
             name,
             password,
-            state: Mutex::default(),
+            state: Lock::default(),
             authenticating: Arc::default(),
         }
     }
 
     /// The current token, unless it was refused.
     pub(super) fn token(&self) -> Option<Token> {
-        self.state().token.clone()
+        self.state.lock().token.clone()
     }
 
     /// etcd refused the token with that number. A newer token stays.
     pub(super) fn refuse(&self, number: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.token.as_ref().is_some_and(|now| now.number == number) {
             state.token = None;
         }
@@ -110,10 +111,10 @@ impl User {
     ) -> Result<Token, RpcError> {
         let begun = Instant::now();
         let turn = self.authenticating.clone().lock_owned().await;
-        if let Some(outcome) = self.state().outcome_since(begun, endpoint) {
+        if let Some(outcome) = self.state.lock().outcome_since(begun, endpoint) {
             return outcome;
         }
-        let not_before = self.state().not_before;
+        let not_before = self.state.lock().not_before;
         if let Some(at) = not_before {
             sleep_until(at).await;
         }
@@ -123,7 +124,7 @@ impl User {
         let (at, members) = (endpoint.clone(), members.clone());
         let asking = async move {
             let asked = user.ask(&client, &at).await;
-            let outcome = user.state().asked(asked, &at, &members);
+            let outcome = user.state.lock().asked(asked, &at, &members);
             drop(turn);
             outcome
         };
@@ -150,10 +151,6 @@ impl User {
         // Neither shown by Debug nor kept in HPACK's table.
         token.set_sensitive(true);
         Ok(token)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -371,8 +368,14 @@ mod tests {
     #[test]
     fn only_the_token_that_was_refused_is_dropped() {
         let user = User::new("me".to_owned(), "secret".to_owned());
-        let first = user.state().give(Some(HeaderValue::from_static("first")));
-        let second = user.state().give(Some(HeaderValue::from_static("second")));
+        let first = user
+            .state
+            .lock()
+            .give(Some(HeaderValue::from_static("first")));
+        let second = user
+            .state
+            .lock()
+            .give(Some(HeaderValue::from_static("second")));
         user.refuse(first.number());
         assert_eq!(user.token().map(|now| now.number), Some(second.number));
         user.refuse(second.number());

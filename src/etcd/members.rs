@@ -5,9 +5,10 @@ use super::rpc_error::{RpcError, with_timeout};
 use crate::address::is_localhost;
 use crate::error::BuildError;
 use crate::isolated::in_current_span;
+use crate::lock::Lock;
 use etcd_client::ClusterClient;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -22,7 +23,8 @@ pub(super) struct Members {
 #[derive(Debug)]
 pub(super) struct MemberList {
     interval: Duration,
-    found: Mutex<Arc<[Member]>>,
+    /// Those that the last list named.
+    found: Lock<Arc<[Member]>>,
 }
 
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -45,8 +47,8 @@ impl Members {
 
     /// The members of the last list, and the configured ones, each once.
     pub(super) fn all(&self) -> Vec<Member> {
-        let found = self.synced.as_ref().map(|list| list.found());
-        let mut all = found.map_or_else(Vec::new, |found| found.to_vec());
+        let found = self.synced.as_ref().map(|list| list.found.lock().to_vec());
+        let mut all = found.unwrap_or_default();
         for member in &*self.configured {
             if !all.iter().any(|other| other.shown() == member.shown()) {
                 all.push(member.clone());
@@ -90,7 +92,7 @@ impl MemberList {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval,
-            found: Mutex::new([].into()),
+            found: Lock::new([].into()),
         }
     }
 
@@ -106,12 +108,6 @@ impl MemberList {
             }),
             false => Ok(()),
         }
-    }
-
-    /// The members that the last list named.
-    fn found(&self) -> Arc<[Member]> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.clone()
     }
 
     /// Never ends.
@@ -149,7 +145,7 @@ impl MemberList {
         if members.is_empty() {
             return;
         }
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.found.lock();
         let shown = |members: &[Member]| {
             members
                 .iter()
@@ -191,7 +187,8 @@ mod tests {
         let endpoints = Etcd::new(configured).check().unwrap();
         let list = MemberList::new(Duration::from_secs(60));
         list.replace(urls.iter().copied(), &endpoints.members.configured);
-        list.found().iter().map(|m| m.shown().to_string()).collect()
+        let found = list.found.lock();
+        found.iter().map(|m| m.shown().to_string()).collect()
     }
 
     #[test]

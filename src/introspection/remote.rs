@@ -2,16 +2,16 @@
 
 use super::pb;
 use super::sources::{Position, Sources};
+use crate::lock::Lock;
 use crate::registrar::{Pause, PauseError};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tonic::Status;
 
 /// See the [module](self). They end with the service, and so with its server.
 #[derive(Debug)]
 pub(super) struct RemotePauses {
     allowed: bool,
-    by_name: Mutex<BTreeMap<String, Vec<Pause>>>,
+    by_name: Lock<BTreeMap<String, Vec<Pause>>>,
 }
 
 /// The most names at once.
@@ -24,7 +24,7 @@ impl RemotePauses {
     pub(super) fn new(allowed: bool) -> Self {
         Self {
             allowed,
-            by_name: Mutex::default(),
+            by_name: Lock::default(),
         }
     }
 
@@ -43,7 +43,7 @@ impl RemotePauses {
         if reason.trim().is_empty() {
             return Err(Status::invalid_argument("reason is empty: say why"));
         }
-        let mut by_name = self.lock();
+        let mut by_name = self.by_name.lock();
         if by_name.len() >= MAX_NAMES && !by_name.contains_key(name) {
             let text = format!("there are {MAX_NAMES} remote pauses: resume one of them first");
             return Err(Status::resource_exhausted(text));
@@ -75,7 +75,7 @@ impl RemotePauses {
     /// Ends the pause of this name. Returns the number of registrations that it paused.
     pub(super) fn resume(&self, name: &str) -> Result<u32, Status> {
         self.check(name)?;
-        let Some(pauses) = self.lock().remove(name) else {
+        let Some(pauses) = self.by_name.lock().remove(name) else {
             return Err(Status::not_found("there is no remote pause of this name"));
         };
         let paused = pauses.len();
@@ -98,9 +98,5 @@ impl RemotePauses {
                 "name must be 1 to {MAX_NAME_BYTES} bytes of text, in one line"
             ))),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Pause>>> {
-        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

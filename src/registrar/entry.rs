@@ -8,8 +8,9 @@ use crate::error::{RegisterError, Stopped};
 use crate::format::{Formats, KeyContext};
 use crate::instance::Instance;
 use crate::lifecycle::Lifecycle;
+use crate::lock::Lock;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, MutexGuard, Once};
 
 /// One registration: one server under one or more service names.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(crate) struct Entry {
     pub(crate) lifecycle: Arc<Lifecycle>,
     /// Observers were called with its first status.
     pub(super) announced: Once,
-    spec: Mutex<Spec>,
+    spec: Lock<Spec>,
 }
 
 /// An instance, with its explicit address if it has one.
@@ -44,7 +45,7 @@ impl Entry {
             id,
             lifecycle: Arc::new(lifecycle),
             announced: Once::new(),
-            spec: Mutex::new(Spec {
+            spec: Lock::new(Spec {
                 instances,
                 bound: None,
                 armed: false,
@@ -201,7 +202,7 @@ impl Entry {
     }
 
     fn spec(&self) -> MutexGuard<'_, Spec> {
-        self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spec.lock()
     }
 }
 

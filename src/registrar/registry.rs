@@ -13,11 +13,12 @@ use crate::format::{Formats, could_be_same};
 use crate::instance::Instance;
 use crate::lease_expiry::LeaseExpiry;
 use crate::lifecycle::Lifecycle;
+use crate::lock::Lock;
 use crate::observer::Observers;
 use crate::stats::EtcdStatsCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -52,7 +53,7 @@ pub(crate) struct Registry {
     pub(crate) stats: EtcdStatsCell,
     /// Nobody can register any more.
     pub(crate) abandoned: CancellationToken,
-    entries: Mutex<Entries>,
+    entries: Lock<Entries>,
     changed: Notify,
 }
 
@@ -85,7 +86,7 @@ impl Registry {
         let shutdown = shutdown.child_token();
         let shutdown_now = shutdown_now.child_token();
         let abandoned = CancellationToken::new();
-        let (entries, changed) = (Mutex::default(), Notify::new());
+        let (entries, changed) = (Lock::default(), Notify::new());
         Self {
             config,
             shutdown,
@@ -390,6 +391,6 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }

@@ -220,10 +220,8 @@ impl Worker {
             (Action::Connect(member), _) => self.connect(member),
             (Action::Disconnect, link) => {
                 *link = Link::Closed;
-                self.registry.stats.set(|stats| {
-                    stats.endpoint = None;
-                    member_stats::disconnected(&mut stats.members);
-                });
+                let stats = &self.registry.stats;
+                stats.set(|stats| member_stats::disconnected(&mut stats.members));
             }
             (Action::CloseStreams, Link::Open(streams)) => streams.close(),
             (Action::Grant { lease, ttl }, Link::Open(streams)) => streams.grant(lease, ttl),
@@ -283,11 +281,8 @@ impl Worker {
             let observers = &config.observers;
             observers.connected(member.shown(), took, &session);
             if session.is_ok() {
-                let endpoint = member.shown();
-                registry.stats.set(|stats| {
-                    stats.endpoint = Some(endpoint.clone());
-                    member_stats::connected(&mut stats.members, endpoint);
-                });
+                let stats = &registry.stats;
+                stats.set(|stats| member_stats::connected(&mut stats.members, member.shown()));
             }
             session
         }));

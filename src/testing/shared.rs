@@ -1,9 +1,10 @@
 //! [`Shared`]: the model, its faults, and the tasks that wait for a change of it.
 
 use super::model::keyspace::Keyspace;
+use crate::lock::Lock;
 use etcd_client::proto::PbResponseHeader;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -17,7 +18,7 @@ const SWEEP: Duration = Duration::from_millis(500);
 
 /// State that the handle, the connector and the services share.
 pub(super) struct Shared {
-    state: Mutex<State>,
+    state: Lock<State>,
     changed: watch::Sender<()>,
 }
 
@@ -45,13 +46,13 @@ impl Shared {
             running: CancellationToken::new(),
         };
         Self {
-            state: Mutex::new(state),
+            state: Lock::new(state),
             changed: watch::Sender::new(()),
         }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Changes the state and wakes the tasks that wait for a change.
