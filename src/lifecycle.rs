@@ -10,7 +10,7 @@ use crate::drain::{Drain, DrainTimeouts};
 use crate::isolated::IsolatedSpan;
 use crate::lease_expiry::LeaseExpiry;
 use crate::lock::Lock;
-use crate::status::{Status, StatusCell, StatusWatch};
+use crate::status::{Status, StatusCell};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
-    status: Arc<StatusCell>,
+    pub(crate) status: Arc<StatusCell>,
     timeouts: DrainTimeouts,
     span: Arc<IsolatedSpan>,
     /// Where the registration was made. The worker may run, and end, elsewhere.
@@ -74,53 +74,24 @@ impl Lifecycle {
     }
 
     /// The server's side, if it is in use.
-    #[cfg(feature = "introspection")]
     pub(crate) fn server(&self) -> Option<&Drain> {
         self.drain.get().map(|drain| &**drain)
     }
 
-    /// The number of the status that was published last.
-    #[cfg(feature = "introspection")]
-    pub(crate) fn published_number(&self) -> u64 {
-        self.status.published().0
-    }
-
     /// How many requests are in flight.
     pub(crate) fn in_flight(&self) -> usize {
-        let drain = self.drain.get();
-        drain.map_or(0, |drain| drain.in_flight.count())
+        self.server().map_or(0, |drain| drain.in_flight.count())
     }
 
     /// Whether a server owns, or owned, a listener.
     pub(crate) fn has_listener(&self) -> bool {
-        self.drain
-            .get()
-            .is_some_and(|drain| drain.listeners.exist())
-    }
-
-    /// The status now, checked against the expiry of the lease.
-    pub(crate) fn status(&self) -> Status {
-        self.status.get()
-    }
-
-    /// The status now, and since when it is one of this kind.
-    pub(crate) fn status_since(&self) -> (Status, Instant) {
-        self.status.get_since()
-    }
-
-    /// The status that was published last.
-    pub(crate) fn published(&self) -> Arc<Status> {
-        self.status.published().1
+        self.server().is_some_and(|drain| drain.listeners.exist())
     }
 
     /// Whether deregistration has begun.
     pub(crate) fn is_leaving(&self) -> bool {
-        let status = self.published();
+        let (_, status) = self.status.published();
         status.is_final() || matches!(*status, Status::Deregistering)
-    }
-
-    pub(crate) fn watch(&self) -> StatusWatch {
-        self.status.watch()
     }
 
     /// Publishes a status. Returns the previous one if it is different.

@@ -81,13 +81,13 @@ impl Registration {
     /// The status now.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.lifecycle().status()
+        self.lifecycle().status.get()
     }
 
     /// A watch of the status.
     #[must_use]
     pub fn watch(&self) -> StatusWatch {
-        self.lifecycle().watch()
+        self.lifecycle().status.watch()
     }
 
     /// Waits until every key is in etcd. Serving does not require this.
@@ -290,7 +290,8 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // After the end the server may still be draining. Its listener, which may have been the last
         // owner of this handle, is dropped when the drain begins, and must not skip the waits.
-        if !self.entry.lifecycle.published().is_final() {
+        let (_, status) = self.entry.lifecycle.status.published();
+        if !status.is_final() {
             self.entry.lifecycle.shutdown_now().cancel();
         }
         self.shared.leave(&self.entry);
@@ -298,7 +299,7 @@ impl Drop for Handle {
 }
 
 pub(crate) async fn closed(lifecycle: &Lifecycle) -> Closed {
-    match lifecycle.watch().wait_for(Status::is_final).await {
+    match lifecycle.status.watch().wait_for(Status::is_final).await {
         Some(Status::LeftToExpire { ttl, reason }) => Closed::LeftToExpire { ttl, reason },
         _ => Closed::Deregistered,
     }

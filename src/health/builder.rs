@@ -185,7 +185,7 @@ impl RegistrationHealthBuilder {
 
     /// Starts the task that reports each status. It does not keep the registration alive.
     fn start(self, reporter: HealthReporter, lifecycle: &Lifecycle) {
-        let mut statuses = lifecycle.watch();
+        let mut statuses = lifecycle.status.watch();
         let (acknowledge, acks) = watch::channel(0);
         lifecycle.add_health(acks);
         tokio::spawn(async move {

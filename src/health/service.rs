@@ -133,7 +133,7 @@ impl Following {
     fn checked(&self, follows: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
         if follows
             && reported.status() == pb::ServingStatus::Serving
-            && !self.lifecycle.status().is_registered()
+            && !self.lifecycle.status.get().is_registered()
         {
             reported.set_status(pb::ServingStatus::NotServing);
         }

@@ -137,9 +137,9 @@ impl Watcher {
 impl Digest {
     fn of(entry: &Entry) -> Self {
         let lifecycle = &entry.lifecycle;
-        let status = lifecycle.status();
+        let status = lifecycle.status.get();
         Self {
-            status: lifecycle.published_number(),
+            status: lifecycle.status.published().0,
             is_registered: status.is_registered(),
             phase: snapshot::phase(&status, lifecycle.server()),
         }

@@ -24,7 +24,7 @@ pub(super) struct Subject {
 
 /// The statistics of a registration now.
 pub(crate) fn stats(registry: &Registry, entry: &Entry) -> RegistrationStats {
-    let (status, since) = entry.lifecycle.status_since();
+    let (status, since) = entry.lifecycle.status.get_since();
     RegistrationStats {
         services: entry.names(),
         since,
