@@ -21,7 +21,7 @@ pub(crate) struct Endpoints {
     pub(super) connector: Option<Connector>,
     pub(super) resolver: Resolver,
     #[cfg(feature = "_tls")]
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Tls,
 }
 
 // === impl Endpoints ===
@@ -123,23 +123,10 @@ impl Endpoints {
         match self.members.configured().iter().find(|m| m.uses_tls()) {
             Some(https) => {
                 let endpoint = tonic::transport::Endpoint::from(https.uri().clone());
-                self.secure(endpoint)
-                    .map(drop)
-                    .map_err(|reason| BuildError::Tls { reason })
+                let secured = self.tls.secure(endpoint).map(drop);
+                secured.map_err(|reason| BuildError::Tls { reason })
             }
             None => Ok(()),
-        }
-    }
-
-    /// The endpoint with TLS as configured; an error here is a mistake in the PEM.
-    #[cfg(feature = "_tls")]
-    pub(super) fn secure(
-        &self,
-        endpoint: tonic::transport::Endpoint,
-    ) -> Result<tonic::transport::Endpoint, String> {
-        match &self.tls {
-            Some(tls) => tls.secure(endpoint),
-            None => Tls::new().secure(endpoint),
         }
     }
 

@@ -76,12 +76,17 @@ impl Member {
     }
 
     pub(crate) fn host(&self) -> &str {
-        self.uri.host().unwrap_or_default().trim_matches(['[', ']'])
+        host(&self.uri)
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.uri.port_u16().unwrap_or_default()
     }
+}
+
+/// The host, without the brackets of an IPv6 address.
+fn host(uri: &Uri) -> &str {
+    uri.host().unwrap_or_default().trim_matches(['[', ']'])
 }
 
 /// Whether the scheme is supported, and the rest is only a host and a port.
@@ -96,7 +101,7 @@ fn check(uri: &Uri, wants_tls: bool) -> Result<(), &'static str> {
         Some("http" | "https") => {}
         _ => return Err("the scheme must be http or https"),
     }
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let host = host(uri);
     if host.parse::<IpAddr>().is_err() && !is_dns_name(host) {
         return Err("the host is neither an IP address nor a DNS name");
     }

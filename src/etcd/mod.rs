@@ -246,7 +246,7 @@ impl Etcd {
             connector: self.connector,
             resolver: self.resolver,
             #[cfg(feature = "_tls")]
-            tls: self.tls,
+            tls: self.tls.unwrap_or_default(),
         };
         endpoints.check()?;
         Ok(endpoints)

@@ -237,44 +237,30 @@ const HUNG_UP: [&str; 4] = [
     "reset by peer",
 ];
 
-fn classify(code: Code, text: &str) -> RpcErrorKind {
-    if text.contains("lease not found") {
-        return RpcErrorKind::LeaseGone;
-    }
-    if text.contains("lease already exists") {
-        return RpcErrorKind::LeaseExists;
-    }
+/// Texts that are more exact than their code.
+const MEANINGS: [(&str, RpcErrorKind); 11] = [
+    ("lease not found", RpcErrorKind::LeaseGone),
+    ("lease already exists", RpcErrorKind::LeaseExists),
+    ("invalid auth token", RpcErrorKind::Unauthenticated),
     // jwt tokens stay valid when users or roles change, and etcd then refuses them with InvalidArgument.
-    // An etcd that had no authentication before may have it now.
-    if [
-        "invalid auth token",
+    (
         "revision of auth store is old",
-        "user name is empty",
-    ]
-    .iter()
-    .any(|refusal| text.contains(refusal))
-    {
-        return RpcErrorKind::Unauthenticated;
-    }
-    if text.contains("required revision") {
-        return RpcErrorKind::Compacted;
-    }
+        RpcErrorKind::Unauthenticated,
+    ),
+    // An etcd that had no authentication before may have it now.
+    ("user name is empty", RpcErrorKind::Unauthenticated),
+    ("required revision", RpcErrorKind::Compacted),
     // etcd's own text; that of grpc-go in etcd or `grpc-proxy`; tonic's, for an answer that is too large.
-    if [
-        "request is too large",
-        "larger than max",
-        "message length too large",
-    ]
-    .iter()
-    .any(|refusal| text.contains(refusal))
-    {
-        return RpcErrorKind::TooLarge;
-    }
-    if text.contains("too many operations") {
-        return RpcErrorKind::TooManyOps;
-    }
-    if text.contains("permission denied") {
-        return RpcErrorKind::Denied;
+    ("request is too large", RpcErrorKind::TooLarge),
+    ("larger than max", RpcErrorKind::TooLarge),
+    ("message length too large", RpcErrorKind::TooLarge),
+    ("too many operations", RpcErrorKind::TooManyOps),
+    ("permission denied", RpcErrorKind::Denied),
+];
+
+fn classify(code: Code, text: &str) -> RpcErrorKind {
+    if let Some((_, kind)) = MEANINGS.iter().find(|(said, _)| text.contains(said)) {
+        return *kind;
     }
     match code {
         Code::Unauthenticated => RpcErrorKind::Unauthenticated,

@@ -118,6 +118,7 @@ async fn open(
     #[cfg(feature = "_tls")]
     let channel = match member.uses_tls() {
         true => endpoints
+            .tls
             .secure(channel)
             .map_err(|what| RpcError::broken(endpoint, what))?,
         false => channel,
