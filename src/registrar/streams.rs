@@ -100,40 +100,38 @@ impl Streams {
 
     pub(super) fn grant(&mut self, lease: i64, ttl: Duration) {
         let sent = clock::now();
-        let call = self.bounded(self.session.clone().grant(lease, ttl));
-        self.request(async move {
-            let result = call.await;
-            Event::Granted {
-                lease,
-                sent,
-                result,
-            }
+        let call = self.session.clone().grant(lease, ttl);
+        self.ask(call, move |result| Event::Granted {
+            lease,
+            sent,
+            result,
         });
     }
 
     pub(super) fn revoke(&mut self, lease: i64) {
-        let call = self.bounded(self.session.clone().revoke(lease));
-        self.request(async move {
-            let result = call.await;
-            Event::Revoked { lease, result }
-        });
+        let call = self.session.clone().revoke(lease);
+        self.ask(call, move |result| Event::Revoked { lease, result });
     }
 
     pub(super) fn read(&mut self, keys: Vec<Key>) {
-        let call = self.bounded(self.session.clone().look(keys.clone()));
-        self.request(async move {
-            let result = call.await;
-            Event::Read { keys, result }
-        });
+        let call = self.session.clone().look(keys.clone());
+        self.ask(call, move |result| Event::Read { keys, result });
     }
 
     pub(super) fn write(&mut self, lease: i64, ops: Vec<Op>, asks_replaced: bool) {
         let session = self.session.clone();
-        let call = self.bounded(session.apply(lease, ops.clone(), asks_replaced));
-        self.request(async move {
-            let result = call.await;
-            Event::Written { ops, result }
-        });
+        let call = session.apply(lease, ops.clone(), asks_replaced);
+        self.ask(call, move |result| Event::Written { ops, result });
+    }
+
+    /// Sends a request, whose result becomes an event.
+    fn ask<T: 'static>(
+        &mut self,
+        call: impl Future<Output = Result<T, RpcError>> + Send + 'static,
+        event: impl FnOnce(Result<T, RpcError>) -> Event + Send + 'static,
+    ) {
+        let call = self.bounded(call);
+        self.request(async move { event(call.await) });
     }
 
     /// Sends a request. It replaces one that is under way.
@@ -228,16 +226,8 @@ impl Watch {
 
 impl OpenWatch {
     async fn next(&mut self, session: &Session, limit: Duration) -> Event {
-        let overdue = self
-            .unanswered
-            .since
-            .map(|since| deadline::after(since, limit));
-        let overdue = async {
-            match overdue {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let since = self.unanswered.since;
+        let overdue = some(since.map(|since| sleep_until(deadline::after(since, limit))));
         let (requests, ids) = (&mut self.requests, &self.ids);
         let may_ask = self.unanswered.count == 0 || matches!(ids, WatchIds::Ours);
         let next = self.next.as_ref().filter(|_| may_ask);
@@ -335,7 +325,8 @@ impl Unanswered {
     }
 }
 
-async fn some<F: Future + Unpin>(future: Option<F>) -> F::Output {
+/// What comes of it, if there is anything to wait for.
+pub(super) async fn some<F: Future>(future: Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,

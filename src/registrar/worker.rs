@@ -7,7 +7,7 @@ use super::keep_alive::Call;
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
-use super::streams::Streams;
+use super::streams::{Streams, some};
 use crate::clock;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, local_addr};
@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// See the [module](self).
 struct Worker {
@@ -136,7 +136,7 @@ impl Worker {
                     self.note(&event);
                     reconciler.handle_event(clock::now(), event);
                 }
-                () = sleep_until_some(wake) => reconciler.handle_timeout(clock::now()),
+                () = some(wake.map(clock::sleep_until)) => reconciler.handle_timeout(clock::now()),
                 () = registry.changed() => {}
                 () = registry.abandoned.cancelled(), if !is_closed => {
                     is_closed = true;
@@ -305,13 +305,6 @@ async fn find_local_ip(registry: Arc<Registry>) -> Event {
     let ips = local_addr::local_ips(&config.members, interface, limit).await;
     registry.resolve(&ips);
     Event::LocalIpFound
-}
-
-async fn sleep_until_some(at: Option<Instant>) {
-    match at {
-        Some(at) => clock::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 // === impl Link ===
