@@ -1,25 +1,12 @@
 //! The next event of a run, drawn at random.
 
 use super::etcd::Stored;
-use super::world::{Entry, Link, Pending, Request, Stage, World};
+use super::world::{Entry, Link, Pending, Place, Request, Stage, World};
 use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::Event;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Where a request is under way.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Connect,
-    Request,
-    Renewal,
-    WatchRequest,
-    Authentication,
-    Response,
-    Overdue,
-    Timer,
-}
 
 /// The names that entries draw theirs from.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -86,39 +73,19 @@ impl World {
         }
     }
 
-    /// Where a request is under way that may progress now, or times out at `now`.
-    fn places(&self, is_wanted: impl Fn(Option<&Pending>) -> bool) -> ([Place; 6], usize) {
-        let (mut places, mut count) = ([Place::Timer; 6], 0);
-        let mut add = |place| {
-            places[count] = place;
-            count += 1;
-        };
-        match &self.link {
-            Link::Closed => {}
-            Link::Connecting(pending) => {
-                if is_wanted(Some(pending)) {
-                    add(Place::Connect);
-                }
-            }
-            Link::Open(session) => {
-                for (place, pending) in [
-                    (Place::Request, &session.request),
-                    (Place::Renewal, &session.renewal),
-                    (Place::WatchRequest, &session.watch_request),
-                    (Place::Authentication, &session.authentication),
-                ] {
-                    if pending.is_some() && is_wanted(pending.as_ref()) {
-                        add(place);
-                    }
-                }
-                let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
-                let has_news = || session.watches.values().any(news);
-                if is_wanted(None) && (!session.responses.is_empty() || has_news()) {
-                    add(Place::Response);
-                }
+    /// Where a wanted request is under way, or a wanted answer waits; `None`: one of the watch stream.
+    fn places(&self, is_wanted: impl Fn(Option<&Pending>) -> bool) -> Vec<Place> {
+        let pending = self.link.pending().into_iter();
+        let wanted = pending.filter(|(_, pending)| is_wanted(Some(pending)));
+        let mut places: Vec<Place> = wanted.map(|(place, _)| place).collect();
+        if let Link::Open(session) = &self.link {
+            let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
+            let has_news = || session.watches.values().any(news);
+            if is_wanted(None) && (!session.responses.is_empty() || has_news()) {
+                places.push(Place::Response);
             }
         }
-        (places, count)
+        places
     }
 
     /// A request or an answer arrives. With `may_fail`, some are lost.
@@ -129,14 +96,14 @@ impl World {
             Some(Stage::Answered(_)) | None => !faults.loses_answers,
             Some(Stage::Lost) => false,
         };
-        let (places, count) = self.places(can_move);
-        if count == 0 {
+        let places = self.places(can_move);
+        if places.is_empty() {
             if may_fail {
                 self.advance();
             }
             return false;
         }
-        let place = places[self.rng.usize(..count)];
+        let place = places[self.rng.usize(..places.len())];
         if matches!(place, Place::Response) {
             self.deliver_response();
             return true;
@@ -212,23 +179,14 @@ impl World {
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let requests: [Option<Instant>; 5] = match &self.link {
-            Link::Closed => [None; 5],
-            Link::Connecting(pending) => [Some(pending.deadline), None, None, None, None],
-            Link::Open(session) => {
-                let deadline = |pending: &Option<Pending>| pending.as_ref().map(|p| p.deadline);
-                [
-                    deadline(&session.request),
-                    deadline(&session.renewal),
-                    deadline(&session.watch_request),
-                    deadline(&session.authentication),
-                    session.overdue,
-                ]
-            }
+        let pending = self.link.pending().into_iter();
+        let overdue = match &self.link {
+            Link::Open(session) => session.overdue,
+            _ => None,
         };
-        requests
-            .into_iter()
-            .flatten()
+        pending
+            .map(|(_, pending)| pending.deadline)
+            .chain(overdue)
             .chain(self.reconciler.poll_timeout())
             .min()
     }
@@ -265,8 +223,7 @@ impl World {
         for _ in 0..100 {
             let now = self.now;
             let is_over = |pending: Option<&Pending>| pending.is_some_and(|p| p.deadline <= now);
-            let (places, count) = self.places(is_over);
-            let mut due: Vec<Place> = places[..count].to_vec();
+            let mut due = self.places(is_over);
             if matches!(&self.link, Link::Open(s) if s.overdue.is_some_and(|at| at <= now)) {
                 due.push(Place::Overdue);
             }
@@ -443,42 +400,35 @@ impl World {
         let names = free[first..first + count]
             .iter()
             .map(|name| (*name).to_owned());
-        let id = self.next_entry;
-        self.next_entry += 1;
         let entry = Entry {
             names: names.collect(),
             value: self.rng.u64(..1000),
             is_announced: self.rng.u8(..) < 200,
             needs_local_ip: self.rng.u8(..) < 20,
-            is_leaving: false,
             pauses: u32::from(self.rng.u8(..) < 30),
-            at_once: false,
             failures: u32::from(self.rng.u8(..) < 8),
+            ..Entry::default()
         };
-        self.entries.insert(id, entry);
+        let id = self.add(entry);
         self.touch(&[id]);
     }
 
     /// Many entries at once: more than one transaction accepts.
     pub(super) fn register_many(&mut self, count: usize) {
-        let mut ids = vec![];
-        for number in 0..count {
-            let id = self.next_entry;
-            self.next_entry += 1;
-            let entry = Entry {
-                names: vec![format!("many-{number}")],
-                value: 0,
-                is_announced: true,
-                needs_local_ip: false,
-                is_leaving: false,
-                pauses: 0,
-                at_once: false,
-                failures: 0,
-            };
-            self.entries.insert(id, entry);
-            ids.push(id);
-        }
+        let entry = |number| Entry {
+            names: vec![format!("many-{number}")],
+            is_announced: true,
+            ..Entry::default()
+        };
+        let ids: Vec<EntryId> = (0..count).map(|number| self.add(entry(number))).collect();
         self.touch(&ids);
+    }
+
+    fn add(&mut self, entry: Entry) -> EntryId {
+        let id = self.next_entry;
+        self.next_entry += 1;
+        self.entries.insert(id, entry);
+        id
     }
 
     fn act_as_other_client(&mut self) {

@@ -17,7 +17,7 @@
 //!
 //! Every write carries a lease by its type, which is I3.
 
-use super::etcd::Etcd;
+use super::etcd::{Etcd, Stored};
 use super::world::{Entry, Request};
 use crate::etcd::{Op, RpcErrorKind};
 use crate::registrar::ids::{EntryId, Key};
@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
+#[derive(Default)]
 pub(super) struct Checker {
     pub(super) violation: Option<String>,
     pub(super) yields: bool,
@@ -79,30 +80,9 @@ const MOST_ENTRIES_OF_A_TXN: usize = 30;
 impl Checker {
     pub(super) fn new(ttl: Duration, revoke_timeout: Duration) -> Self {
         Self {
-            violation: None,
-            yields: false,
-            keys_name_lease: false,
-            is_alone: false,
             ttl,
             revoke_timeout,
-            statuses: BTreeMap::new(),
-            acknowledged: None,
-            asked: BTreeMap::new(),
-            granted: BTreeSet::new(),
-            unrevoked: BTreeSet::new(),
-            abandoned: BTreeSet::new(),
-            left_to_expire: BTreeSet::new(),
-            leaving: BTreeMap::new(),
-            paused: Duration::ZERO,
-            unreported: BTreeSet::new(),
-            shown: BTreeMap::new(),
-            is_lease_gone: false,
-            expired: BTreeSet::new(),
-            stopped: None,
-            connects: VecDeque::new(),
-            is_finished: false,
-            paused_for: BTreeMap::new(),
-            are_isolated: false,
+            ..Self::default()
         }
     }
 
@@ -225,12 +205,9 @@ impl Checker {
         let due = self.paused_for.iter().filter(|(_, count)| **count >= 2);
         let due: Vec<&Entry> = due.filter_map(|(id, _)| entries.get(id)).collect();
         let found = etcd.keys.iter().find(|(key, stored)| {
-            let name = key.split('/').next().unwrap_or_default();
-            let is_its = due.iter().any(|e| e.names.iter().any(|its| its == name));
-            let is_ours = self.granted.contains(&stored.lease) && &*stored.value != "theirs";
-            let is_left =
-                self.left_to_expire.contains(name) || self.unrevoked.contains(&stored.lease);
-            is_its && is_ours && !is_left && !self.abandoned.contains(*key)
+            let is_its = due.iter().any(|entry| entry.has(key));
+            let is_unrevoked = self.unrevoked.contains(&stored.lease);
+            is_its && self.is_to_go(key, stored) && &*stored.value != "theirs" && !is_unrevoked
         });
         if let Some((key, _)) = found {
             self.violated(format!("I15: {key} is there, two transactions later"));
@@ -389,20 +366,19 @@ impl Checker {
             return;
         };
         for (key, stored) in &etcd.keys {
-            let name = key.split('/').next().unwrap_or_default();
-            let is_its = entry.names.iter().any(|its| its == name);
-            let is_others = || {
-                let others = entries.iter().filter(|(other, _)| **other != id);
-                others
-                    .flat_map(|(_, other)| &other.names)
-                    .any(|other| other == name)
-            };
-            let is_ours =
-                self.granted.contains(&stored.lease) && !self.left_to_expire.contains(name);
-            if is_its && is_ours && !self.abandoned.contains(key) && !is_others() {
+            let is_others = |(other, entry): (&EntryId, &Entry)| *other != id && entry.has(key);
+            if entry.has(key) && self.is_to_go(key, stored) && !entries.iter().any(is_others) {
                 self.violated(format!("I2: {id} is deregistered, and {key} is there"));
             }
         }
+    }
+
+    /// Whether nothing but the end of its entry is missing for this key to be gone.
+    fn is_to_go(&self, key: &Key, stored: &Stored) -> bool {
+        let name = key.split('/').next().unwrap_or_default();
+        self.granted.contains(&stored.lease)
+            && !self.left_to_expire.contains(name)
+            && !self.abandoned.contains(key)
     }
 
     fn check_write(&mut self, lease: i64, ops: &[Op], entries: &BTreeMap<EntryId, Entry>) {

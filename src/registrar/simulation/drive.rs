@@ -62,7 +62,6 @@ fn world(seed: u64, is_traced: bool) -> World {
         now,
         start: now,
         attempt: settings.attempt_timeout,
-        keys_name_lease: check.keys_name_lease,
         reconciler: Reconciler::new(settings, fastrand::Rng::with_seed(rng.u64(..))),
         etcd: Etcd {
             min_ttl: if rng.u8(..) < 20 {
@@ -194,7 +193,7 @@ fn converged(world: &World) -> Result<(), String> {
                 return Err(format!("{id} is paused, and is {status:?}"));
             }
         } else if entry.is_announced {
-            wanted.extend(entry.records(lease, world.keys_name_lease));
+            wanted.extend(entry.records(lease, world.check.keys_name_lease));
             if !matches!(status, Some(Status::Registered(_))) {
                 return Err(format!("{id} is {status:?}"));
             }

@@ -16,7 +16,6 @@ pub(super) struct World {
     pub(super) start: Instant,
     pub(super) rng: fastrand::Rng,
     pub(super) attempt: Duration,
-    pub(super) keys_name_lease: bool,
     pub(super) reconciler: Reconciler,
     pub(super) etcd: Etcd,
     pub(super) snapshot: Option<Etcd>,
@@ -70,6 +69,19 @@ pub(super) struct Session {
     pub(super) is_blind: bool,
 }
 
+/// Where a request is under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    Connect,
+    Request,
+    Renewal,
+    WatchRequest,
+    Authentication,
+    Response,
+    Overdue,
+    Timer,
+}
+
 /// A request that the worker waits for.
 pub(super) struct Pending {
     pub(super) request: Request,
@@ -100,6 +112,7 @@ pub(super) enum Request {
 }
 
 /// An entry, as handles see it.
+#[derive(Default)]
 pub(super) struct Entry {
     pub(super) names: Vec<String>,
     pub(super) value: u64,
@@ -293,7 +306,7 @@ impl World {
                     Desired::Failed("a bug".into())
                 }
                 (false, Some(lease)) if entry.is_announced && !entry.needs_local_ip => {
-                    Desired::Keys(entry.records(lease, self.keys_name_lease))
+                    Desired::Keys(entry.records(lease, self.check.keys_name_lease))
                 }
                 (false, _) => Desired::Waiting {
                     needs_local_ip: entry.is_announced && entry.needs_local_ip,
@@ -312,88 +325,56 @@ impl World {
 
     /// Applies a request to etcd. Returns its answer.
     pub(super) fn apply(&mut self, request: &Request, sent: Instant) -> Event {
-        let faults = self.faults;
-        let refused = if faults.forgot_token {
-            Some(RpcErrorKind::Unauthenticated)
-        } else {
-            match request {
-                Request::Write { .. } if faults.denies_writes => Some(RpcErrorKind::Denied),
-                Request::Read { .. } if faults.denies_reads => Some(RpcErrorKind::Denied),
-                Request::Grant { .. } | Request::Revoke { .. } if faults.denies_leases => {
-                    Some(RpcErrorKind::Denied)
-                }
-                Request::Write { .. } | Request::Grant { .. } | Request::Read { .. }
-                    if faults.is_exhausted =>
-                {
-                    Some(RpcErrorKind::ResourceExhausted)
-                }
-                _ => None,
-            }
-        };
-        if let Some(kind) = refused
-            && !matches!(request, Request::LocalIp | Request::Authenticate)
-        {
-            return self.failed(request, sent, kind);
+        let refused = self.refusal(request);
+        if refused.is_none() {
+            self.check.applied(request);
         }
-        let now = self.now;
-        // Another client has a lease with the id that we chose.
-        if let Request::Grant { lease, .. } = request
-            && self
-                .check
-                .asked
-                .get(lease)
-                .is_some_and(|(_, count)| *count == 1)
-            && !self.is_quiet
-            && self.rng.u8(..) < 2
-        {
-            return self.failed(request, sent, RpcErrorKind::LeaseExists);
-        }
-        self.check.applied(request);
-        let done = match request {
-            Request::Connect => Ok(Event::Connected(Ok(()))),
-            Request::LocalIp => Ok(Event::LocalIpFound),
-            Request::Authenticate => {
-                self.faults.forgot_token = false;
-                Ok(Event::Authenticated(Ok(())))
-            }
-            Request::Grant { lease, ttl } => self.etcd.grant(*lease, *ttl, now).map(|ttl| {
-                let (lease, result) = (*lease, Ok(ttl));
-                Event::Granted {
-                    lease,
-                    sent,
-                    result,
-                }
-            }),
-            Request::Revoke { lease } => {
-                self.etcd.revoke(*lease);
-                let (lease, result) = (*lease, Ok(()));
-                Ok(Event::Revoked { lease, result })
-            }
-            Request::Renew { lease, is_first } => self.etcd.renew(*lease, now).map(|ttl| {
-                let result = Ok(Some(ttl).filter(|_| !is_first));
-                Event::Renewed { sent, result }
-            }),
-            Request::Read { keys } => {
-                let (keys, result) = (keys.clone(), Ok(self.etcd.read(keys)));
-                Ok(Event::Read { keys, result })
-            }
-            Request::Write { lease, ops } => self.etcd.txn(*lease, ops).map(|applied| {
-                let (ops, result) = (ops.clone(), Ok(applied));
-                Event::Written { ops, result }
-            }),
-            Request::Watch { .. } | Request::Unwatch { .. } => Ok(Event::WatchRequested(Ok(()))),
-        };
-        done.unwrap_or_else(|kind| self.failed(request, sent, kind))
+        self.event(request, sent, refused)
     }
 
-    pub(super) fn failed(&self, request: &Request, sent: Instant, kind: RpcErrorKind) -> Event {
-        let error = RpcError::new(kind, &self.endpoint, format!("{kind:?}"));
-        match request.clone() {
-            Request::Connect => Event::Connected(Err(error)),
-            Request::LocalIp => Event::LocalIpFound,
-            Request::Authenticate => Event::Authenticated(Err(error)),
+    pub(super) fn failed(&mut self, request: &Request, sent: Instant, kind: RpcErrorKind) -> Event {
+        self.event(request, sent, Some(kind))
+    }
+
+    /// Why etcd refuses a request.
+    fn refusal(&mut self, request: &Request) -> Option<RpcErrorKind> {
+        let faults = self.faults;
+        match request {
+            Request::LocalIp | Request::Authenticate => None,
+            _ if faults.forgot_token => Some(RpcErrorKind::Unauthenticated),
+            Request::Write { .. } if faults.denies_writes => Some(RpcErrorKind::Denied),
+            Request::Read { .. } if faults.denies_reads => Some(RpcErrorKind::Denied),
+            Request::Grant { .. } | Request::Revoke { .. } if faults.denies_leases => {
+                Some(RpcErrorKind::Denied)
+            }
+            Request::Write { .. } | Request::Grant { .. } | Request::Read { .. }
+                if faults.is_exhausted =>
+            {
+                Some(RpcErrorKind::ResourceExhausted)
+            }
             Request::Grant { lease, .. } => {
-                let result = Err(error);
+                let asked = self.check.asked.get(lease);
+                let is_first = asked.is_some_and(|(_, count)| *count == 1);
+                // Another client has a lease with the id that we chose.
+                let is_taken = is_first && !self.is_quiet && self.rng.u8(..) < 2;
+                is_taken.then_some(RpcErrorKind::LeaseExists)
+            }
+            _ => None,
+        }
+    }
+
+    /// The event that a request ends with. Applies it to the model of etcd, unless it `failed`.
+    fn event(&mut self, request: &Request, sent: Instant, failed: Option<RpcErrorKind>) -> Event {
+        let now = self.now;
+        match request.clone() {
+            Request::Connect => Event::Connected(self.result(failed, |_| Ok(()))),
+            Request::LocalIp => Event::LocalIpFound,
+            Request::Authenticate => {
+                self.faults.forgot_token &= failed.is_some();
+                Event::Authenticated(self.result(failed, |_| Ok(())))
+            }
+            Request::Grant { lease, ttl } => {
+                let result = self.result(failed, |etcd| etcd.grant(lease, ttl, now));
                 Event::Granted {
                     lease,
                     sent,
@@ -401,26 +382,41 @@ impl World {
                 }
             }
             Request::Revoke { lease } => {
-                let result = Err(error);
+                let result = self.result(failed, |etcd| {
+                    etcd.revoke(lease);
+                    Ok(())
+                });
                 Event::Revoked { lease, result }
             }
-            Request::Renew { .. } => {
-                let result = Err(error);
+            Request::Renew { lease, is_first } => {
+                let ttl = self.result(failed, |etcd| etcd.renew(lease, now));
+                let result = ttl.map(|ttl| Some(ttl).filter(|_| !is_first));
                 Event::Renewed { sent, result }
             }
             Request::Read { keys } => {
-                let result = Err(error);
+                let result = self.result(failed, |etcd| Ok(etcd.read(&keys)));
                 Event::Read { keys, result }
             }
-            Request::Write { ops, .. } => {
-                let result = Err(error);
+            Request::Write { lease, ops } => {
+                let result = self.result(failed, |etcd| etcd.txn(lease, &ops));
                 Event::Written { ops, result }
             }
-            Request::Watch { .. } | Request::Unwatch { .. } => Event::WatchRequested(Err(error)),
+            Request::Watch { .. } | Request::Unwatch { .. } => {
+                Event::WatchRequested(self.result(failed, |_| Ok(())))
+            }
         }
     }
 
-    /// A request of the worker was answered, or timed out.
+    fn result<T>(
+        &mut self,
+        failed: Option<RpcErrorKind>,
+        apply: impl FnOnce(&mut Etcd) -> Result<T, RpcErrorKind>,
+    ) -> Result<T, RpcError> {
+        let result = failed.map_or_else(|| apply(&mut self.etcd), Err);
+        result.map_err(|kind| RpcError::new(kind, &self.endpoint, format!("{kind:?}")))
+    }
+
+    /// A request of the worker's was answered, or its time is over.
     pub(super) fn answer(&mut self, request: Request, event: Event) {
         let is_ok = matches!(event, Event::WatchRequested(Ok(())));
         match request {
@@ -485,9 +481,38 @@ impl World {
     }
 }
 
+// === impl Link ===
+
+impl Link {
+    /// The requests under way, and where each is.
+    pub(super) fn pending(&self) -> Vec<(Place, &Pending)> {
+        let session = match self {
+            Self::Closed => return vec![],
+            Self::Connecting(pending) => return vec![(Place::Connect, pending)],
+            Self::Open(session) => session,
+        };
+        let slots = [
+            (Place::Request, &session.request),
+            (Place::Renewal, &session.renewal),
+            (Place::WatchRequest, &session.watch_request),
+            (Place::Authentication, &session.authentication),
+        ];
+        let pending = slots
+            .into_iter()
+            .filter_map(|(place, slot)| Some((place, slot.as_ref()?)));
+        pending.collect()
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {
+    /// Whether a key is one of its.
+    pub(super) fn has(&self, key: &str) -> bool {
+        let name = key.split('/').next();
+        self.names.iter().any(|its| Some(&**its) == name)
+    }
+
     pub(super) fn records(&self, lease: i64, keys_name_lease: bool) -> Vec<(Key, Arc<str>)> {
         let value: Arc<str> = self.value.to_string().into();
         let key = |name: &String| match keys_name_lease {
