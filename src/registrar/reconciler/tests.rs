@@ -3,6 +3,10 @@
 use super::*;
 use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
 use crate::lease;
+use RpcErrorKind::{
+    Broken, Denied, LeaseExists, LeaseGone, ResourceExhausted, Timeout, Unauthenticated,
+    Unreachable,
+};
 
 const LEASE_TTL: Duration = Duration::from_secs(5);
 const REVISION: i64 = 5;
@@ -25,6 +29,10 @@ fn error(kind: RpcErrorKind) -> RpcError {
 
 fn failed<T>(kind: RpcErrorKind) -> Result<T, RpcError> {
     Err(error(kind))
+}
+
+fn desired(id: EntryId, desired: Desired) -> Event {
+    Event::Desired(vec![(id, desired)])
 }
 
 fn keys(value: &str) -> Desired {
@@ -65,7 +73,7 @@ impl Fixture {
 
     fn opening() -> Self {
         let mut this = Self::none();
-        this.handle(Event::Desired(vec![(1, WAITING)]));
+        this.handle(desired(1, WAITING));
         this
     }
 
@@ -78,7 +86,7 @@ impl Fixture {
     fn writing() -> Self {
         let mut this = Self::granting();
         this.handle(this.granted(Ok(LEASE_TTL)));
-        this.handle(Event::Desired(vec![(1, keys("v"))]));
+        this.handle(desired(1, keys("v")));
         this
     }
 
@@ -97,7 +105,7 @@ impl Fixture {
 
     fn reconnecting() -> Self {
         let mut this = Self::renewal_due();
-        this.handle(this.renewed(failed(RpcErrorKind::Timeout)));
+        this.handle(this.renewed(failed(Timeout)));
         this
     }
 
@@ -115,7 +123,7 @@ impl Fixture {
 
     fn authenticating() -> Self {
         let mut this = Self::held();
-        this.handle(Event::Watched(failed(RpcErrorKind::Unauthenticated)));
+        this.handle(Event::Watched(failed(Unauthenticated)));
         this
     }
 
@@ -127,7 +135,7 @@ impl Fixture {
 
     fn pausing() -> Self {
         let mut this = Self::held();
-        this.handle(Event::Desired(vec![(1, paused())]));
+        this.handle(desired(1, paused()));
         this
     }
 
@@ -140,7 +148,7 @@ impl Fixture {
 
     fn pausing_a_write() -> Self {
         let mut this = Self::writing();
-        this.handle(Event::Desired(vec![(1, paused())]));
+        this.handle(desired(1, paused()));
         this
     }
 
@@ -149,15 +157,15 @@ impl Fixture {
         let mut this = Self::granting();
         while !matches!(this.reconciler.lease, LeaseState::None) {
             this.handle(this.granted(Ok(LEASE_TTL)));
-            this.handle(Event::Desired(vec![(1, keys("v"))]));
-            this.handle(this.written(failed(RpcErrorKind::LeaseGone)));
+            this.handle(desired(1, keys("v")));
+            this.handle(this.written(failed(LeaseGone)));
         }
         this
     }
 
     fn revoking() -> Self {
         let mut this = Self::held();
-        this.handle(Event::Desired(vec![(1, Desired::Gone { now: false })]));
+        this.handle(desired(1, Desired::Gone { now: false }));
         this
     }
 
@@ -235,21 +243,13 @@ impl Fixture {
     fn drain(&mut self) {
         self.actions = std::iter::from_fn(|| self.reconciler.poll_action()).collect();
         for action in &self.actions {
-            match action {
-                Action::Disconnect | Action::CloseStreams => self.pending.clear(),
-                Action::Connect(_) => drop(self.pending.insert("Connect")),
-                Action::Grant { .. } => drop(self.pending.insert("Grant")),
-                Action::Revoke { .. } => drop(self.pending.insert("Revoke")),
-                Action::Renew { .. } => drop(self.pending.insert("Renew")),
-                Action::Read { .. } => drop(self.pending.insert("Read")),
-                Action::Write { ops, .. } => {
-                    self.ops = ops.clone();
-                    self.pending.insert("Write");
-                }
-                Action::Watch { .. } => drop(self.pending.insert("Watch")),
-                Action::Authenticate => drop(self.pending.insert("Authenticate")),
-                _ => {}
+            if matches!(action, Action::Disconnect | Action::CloseStreams) {
+                self.pending.clear();
             }
+            if let Action::Write { ops, .. } = action {
+                self.ops = ops.clone();
+            }
+            self.pending.extend(request(action));
         }
     }
 
@@ -327,71 +327,49 @@ impl Fixture {
 /// An event, the action that has to be under way for it, and how it is made.
 type Stimulus = (&'static str, &'static str, fn(&Fixture) -> Event);
 const EVENTS: [Stimulus; 30] = [
-    ("desired: a value", "", |_| {
-        Event::Desired(vec![(1, keys("w"))])
-    }),
-    ("desired: another entry", "", |_| {
-        Event::Desired(vec![(2, WAITING)])
-    }),
-    ("desired: paused", "", |_| {
-        Event::Desired(vec![(1, paused())])
-    }),
+    ("desired: a value", "", |_| desired(1, keys("w"))),
+    ("desired: another entry", "", |_| desired(2, WAITING)),
+    ("desired: paused", "", |_| desired(1, paused())),
     ("desired: gone", "", |_| {
-        Event::Desired(vec![(1, Desired::Gone { now: false })])
+        desired(1, Desired::Gone { now: false })
     }),
     ("desired: no keys, a format panicked", "", |_| {
-        Event::Desired(vec![(1, Desired::Failed("a bug".into()))])
+        desired(1, Desired::Failed("a bug".into()))
     }),
     ("stop", "", |_| Event::Stop),
     ("registry closed", "", |_| Event::RegistryClosed),
     ("connected", "Connect", |_| Event::Connected(Ok(()))),
     ("connection refused", "Connect", |_| {
-        Event::Connected(failed(RpcErrorKind::Unreachable))
+        Event::Connected(failed(Unreachable))
     }),
     ("granted", "Grant", |f| f.granted(Ok(LEASE_TTL))),
-    ("grant timed out", "Grant", |f| {
-        f.granted(failed(RpcErrorKind::Timeout))
-    }),
-    ("lease exists", "Grant", |f| {
-        f.granted(failed(RpcErrorKind::LeaseExists))
-    }),
+    ("grant timed out", "Grant", |f| f.granted(failed(Timeout))),
+    ("lease exists", "Grant", |f| f.granted(failed(LeaseExists))),
     ("renewed", "Renew", |f| f.renewed(Ok(None))),
-    ("renewal timed out", "Renew", |f| {
-        f.renewed(failed(RpcErrorKind::Timeout))
-    }),
+    ("renewal timed out", "Renew", |f| f.renewed(failed(Timeout))),
     ("renewal late, the lease lives", "Renew", Fixture::late),
-    ("lease not found", "Renew", |f| {
-        f.renewed(failed(RpcErrorKind::LeaseGone))
-    }),
+    ("lease not found", "Renew", |f| f.renewed(failed(LeaseGone))),
     ("revoked", "Revoke", |f| f.revoked(Ok(()))),
-    ("revoke timed out", "Revoke", |f| {
-        f.revoked(failed(RpcErrorKind::Timeout))
-    }),
+    ("revoke timed out", "Revoke", |f| f.revoked(failed(Timeout))),
     ("read: as it was", "Read", |f| f.read(Ok(Some(REVISION)))),
     ("read: no key", "Read", |f| f.read(Ok(None))),
-    ("read denied", "Read", |f| {
-        f.read(failed(RpcErrorKind::Denied))
-    }),
+    ("read denied", "Read", |f| f.read(failed(Denied))),
     ("written", "Write", |f| f.written(Ok(()))),
     ("write denied, with prev_kv", "Write", |f| {
-        f.written(failed(RpcErrorKind::Denied))
+        f.written(failed(Denied))
     }),
     ("write rejected, etcd is full", "Write", |f| {
-        f.written(failed(RpcErrorKind::ResourceExhausted))
+        f.written(failed(ResourceExhausted))
     }),
-    ("write timed out", "Write", |f| {
-        f.written(failed(RpcErrorKind::Timeout))
-    }),
+    ("write timed out", "Write", |f| f.written(failed(Timeout))),
     ("key deleted", "Watch", |f| f.watched(EventKind::Delete)),
     ("key taken by another lease", "Watch", |f| {
         let (lease, value) = (THEIRS, b"theirs".to_vec());
         f.watched(EventKind::Put { lease, value })
     }),
-    ("watch ended", "Watch", |_| {
-        Event::Watched(failed(RpcErrorKind::Broken))
-    }),
+    ("watch ended", "Watch", |_| Event::Watched(failed(Broken))),
     ("token refused", "Watch", |_| {
-        Event::Watched(failed(RpcErrorKind::Unauthenticated))
+        Event::Watched(failed(Unauthenticated))
     }),
     ("authenticated", "Authenticate", |_| {
         Event::Authenticated(Ok(()))
@@ -399,6 +377,25 @@ const EVENTS: [Stimulus; 30] = [
 ];
 
 // === the table ===
+
+fn described(fixture: &Fixture) -> Vec<String> {
+    fixture.actions.iter().map(describe).collect()
+}
+
+/// What an action begins that an event answers.
+fn request(action: &Action) -> Option<&'static str> {
+    Some(match action {
+        Action::Connect(_) => "Connect",
+        Action::Grant { .. } => "Grant",
+        Action::Revoke { .. } => "Revoke",
+        Action::Renew { .. } => "Renew",
+        Action::Read { .. } => "Read",
+        Action::Write { .. } => "Write",
+        Action::Watch { .. } => "Watch",
+        Action::Authenticate => "Authenticate",
+        _ => return None,
+    })
+}
 
 fn describe(action: &Action) -> String {
     let op = |op: &Op| match op {
@@ -414,20 +411,14 @@ fn describe(action: &Action) -> String {
     };
     match action {
         Action::ReadDesired(_) => "ReadDesired".into(),
-        Action::Connect(_) => "Connect".into(),
-        Action::Grant { .. } => "Grant".into(),
-        Action::Revoke { .. } => "Revoke".into(),
-        Action::Renew { .. } => "Renew".into(),
-        Action::Read { .. } => "Read".into(),
         Action::Write { ops, .. } => format!("Write {}", op(&ops[0])),
-        Action::Watch { .. } => "Watch".into(),
         Action::Unwatch { .. } => "Unwatch".into(),
         Action::Publish(_, next) => status(next),
         Action::End(_, next) => format!("End {}", status(next)),
         Action::AwaitHealth(_) => "AwaitHealth".into(),
         Action::LeaseExpiry(_) => "LeaseExpiry".into(),
         Action::Rival(..) => "Rival".into(),
-        other => format!("{other:?}"),
+        other => request(other).map_or_else(|| format!("{other:?}"), str::to_owned),
     }
 }
 
@@ -456,8 +447,10 @@ fn table() -> String {
     for (name, state) in STATES {
         add(name);
         let mut row = |event: &str, fixture: &Fixture| {
-            let actions: Vec<String> = fixture.actions.iter().map(describe).collect();
-            let (actions, next) = (actions.join(", "), next_state(&fixture.reconciler));
+            let (actions, next) = (
+                described(fixture).join(", "),
+                next_state(&fixture.reconciler),
+            );
             add(&format!("  {event:<35} {next:<17} {actions}"));
         };
         let (start, mut nothing) = (next_state(&state().reconciler), vec![]);
@@ -533,15 +526,14 @@ fn the_end_of_the_lease_is_published_before_an_answer_that_was_there_too() {
     fixture.now += LEASE_TTL * 2;
     let result = Ok(None);
     fixture.handle(Event::Renewed { sent, result });
-    let described: Vec<String> = fixture.actions.iter().map(describe).collect();
-    assert_eq!(described[..2], ["Lost", "AwaitHealth"]);
+    assert_eq!(described(&fixture)[..2], ["Lost", "AwaitHealth"]);
 }
 
 #[test]
 fn a_lease_id_in_use_is_left_and_ours_counts_from_its_first_request() {
     let mut fixture = Fixture::granting();
     let first = fixture.lease();
-    fixture.handle(fixture.granted(failed(RpcErrorKind::LeaseExists)));
+    fixture.handle(fixture.granted(failed(LeaseExists)));
     assert_ne!(
         fixture.lease(),
         first,
@@ -549,9 +541,9 @@ fn a_lease_id_in_use_is_left_and_ours_counts_from_its_first_request() {
     );
     let (second, sent) = (fixture.lease(), fixture.now);
     fixture.now += Duration::from_millis(600);
-    fixture.handle(fixture.granted(failed(RpcErrorKind::Timeout)));
+    fixture.handle(fixture.granted(failed(Timeout)));
     fixture.handle(Event::Connected(Ok(())));
-    fixture.handle(fixture.granted(failed(RpcErrorKind::LeaseExists)));
+    fixture.handle(fixture.granted(failed(LeaseExists)));
     let LeaseState::Held(lease) = &fixture.reconciler.lease else {
         panic!("{:?}", fixture.reconciler.lease);
     };
@@ -574,16 +566,12 @@ fn after_a_panic_the_lease_is_revoked_before_anybody_has_left() {
     assert!(fixture.actions.iter().any(is_deregistered));
 }
 
-fn described(fixture: &Fixture) -> Vec<String> {
-    fixture.actions.iter().map(describe).collect()
-}
-
 #[test]
 fn a_key_counts_as_held_again_once_its_deletion_has_failed() {
     let mut fixture = Fixture::pausing();
-    fixture.handle(Event::Desired(vec![(1, keys("v"))]));
+    fixture.handle(desired(1, keys("v")));
     assert_eq!(described(&fixture), ["Registering"]);
-    let rejected = failed(RpcErrorKind::ResourceExhausted);
+    let rejected = failed(ResourceExhausted);
     fixture.handle(fixture.written(rejected));
     assert_eq!(described(&fixture).last().unwrap(), "Registered");
 }
@@ -591,8 +579,8 @@ fn a_key_counts_as_held_again_once_its_deletion_has_failed() {
 #[test]
 fn a_key_whose_deletion_was_given_up_counts_as_held_once_it_was_read() {
     let mut fixture = Fixture::pausing();
-    fixture.handle(Event::Desired(vec![(1, keys("v"))]));
-    fixture.handle(fixture.written(failed(RpcErrorKind::Timeout)));
+    fixture.handle(desired(1, keys("v")));
+    fixture.handle(fixture.written(failed(Timeout)));
     assert_eq!(
         described(&fixture),
         ["Disconnect", "Registering", "Connect"]
@@ -606,7 +594,7 @@ fn a_key_whose_deletion_was_given_up_counts_as_held_once_it_was_read() {
 #[test]
 fn a_key_is_written_again_once_its_deletion_is_done() {
     let mut fixture = Fixture::pausing();
-    fixture.handle(Event::Desired(vec![(1, keys("w"))]));
+    fixture.handle(desired(1, keys("w")));
     fixture.handle(fixture.written(Ok(())));
     assert_eq!(described(&fixture)[..1], ["Write put"]);
     fixture.handle(fixture.written(Ok(())));
@@ -616,7 +604,7 @@ fn a_key_is_written_again_once_its_deletion_is_done() {
 #[test]
 fn a_write_that_was_given_up_is_deleted_when_it_lands_in_a_pause() {
     let mut fixture = Fixture::pausing_a_write();
-    fixture.handle(fixture.written(failed(RpcErrorKind::Timeout)));
+    fixture.handle(fixture.written(failed(Timeout)));
     fixture.handle(Event::Connected(Ok(())));
     fixture.handle(fixture.renewed(Ok(None)));
     assert_eq!(described(&fixture)[1..], ["Read"]);
@@ -632,15 +620,15 @@ fn a_write_that_was_given_up_is_deleted_when_it_lands_in_a_pause() {
 fn the_lease_that_is_lost_in_a_pause_is_replaced_without_a_word() {
     let mut fixture = Fixture::paused();
     fixture.pass_to_timeout();
-    fixture.handle(fixture.renewed(failed(RpcErrorKind::LeaseGone)));
+    fixture.handle(fixture.renewed(failed(LeaseGone)));
     assert_eq!(
         described(&fixture),
         ["CloseStreams", "AwaitHealth", "Grant"]
     );
     fixture.handle(fixture.granted(Ok(LEASE_TTL)));
     assert_eq!(described(&fixture), ["LeaseExpiry", "ReadDesired"]);
-    fixture.handle(Event::Desired(vec![(1, paused())]));
+    fixture.handle(desired(1, paused()));
     assert_eq!(described(&fixture), [""; 0]);
-    fixture.handle(Event::Desired(vec![(1, keys("w"))]));
+    fixture.handle(desired(1, keys("w")));
     assert_eq!(described(&fixture), ["Registering", "Write put"]);
 }
