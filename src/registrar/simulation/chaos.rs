@@ -115,36 +115,36 @@ impl World {
         let event = match std::mem::replace(&mut pending.stage, Stage::Lost) {
             Stage::Answered(event) => event,
             Stage::Lost => return false,
-            Stage::Sent => {
-                // It is lost, and times out.
-                if outcome < 8 {
-                    return self.keep(place, pending);
+            Stage::Sent => match self.arrive(&mut pending, outcome) {
+                Some(event) => event,
+                // It is lost or late, and may time out.
+                None => {
+                    self.note(|| {
+                        format!("   {place:?} was applied, or lost: {:?}", pending.request)
+                    });
+                    self.put_pending(place, pending);
+                    return true;
                 }
-                let event = match pending.request {
-                    Request::Connect if faults.refuses_connections => {
-                        let kind = RpcErrorKind::Unreachable;
-                        self.failed(&pending.request, pending.sent, kind)
-                    }
-                    _ => self.apply(&pending.request.clone(), pending.sent),
-                };
-                if outcome < 16 {
-                    return self.keep(place, pending);
-                }
-                if outcome < 40 || faults.loses_answers {
-                    pending.stage = Stage::Answered(event);
-                    return self.keep(place, pending);
-                }
-                event
-            }
+            },
         };
         self.answer(pending.request, event);
         true
     }
 
-    fn keep(&mut self, place: Place, pending: Pending) -> bool {
-        self.note(|| format!("   {place:?} was applied, or lost: {:?}", pending.request));
-        self.put_pending(place, pending);
-        true
+    /// A request that was sent arrives, or not. Returns the event if its answer arrives, too.
+    fn arrive(&mut self, pending: &mut Pending, outcome: u8) -> Option<Event> {
+        if outcome < 8 {
+            return None;
+        }
+        let event = self.apply(&pending.request, pending.sent);
+        if outcome < 16 {
+            return None;
+        }
+        if outcome < 40 || self.faults.loses_answers {
+            pending.stage = Stage::Answered(event);
+            return None;
+        }
+        Some(event)
     }
 
     fn deliver_response(&mut self) {

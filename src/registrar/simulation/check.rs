@@ -19,11 +19,11 @@
 
 use super::etcd::{Etcd, Stored};
 use super::world::{Entry, Request};
-use crate::etcd::{Op, RpcErrorKind};
+use crate::etcd::{Op, RpcError, RpcErrorKind};
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::{Action, Event};
 use crate::status::Status;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -61,7 +61,7 @@ pub(super) struct Checker {
     expired: BTreeSet<EntryId>,
     /// When the stop began, on the clock of `leaving`.
     stopped: Option<Instant>,
-    connects: VecDeque<Instant>,
+    connects: Vec<Instant>,
     is_finished: bool,
     /// For each paused entry: how many transactions in a row were applied since, without a failure.
     paused_for: BTreeMap<EntryId, u32>,
@@ -122,78 +122,71 @@ impl Checker {
         if matches!(event, Event::Stop | Event::StopNow) {
             self.stopped.get_or_insert(now - self.paused);
         }
-        let is_gone = |kind| kind == RpcErrorKind::LeaseGone;
-        self.count_transactions(event);
-        match event {
-            Event::Granted {
-                lease,
-                sent,
-                result: Ok(ttl),
-            } => {
-                self.acknowledged = Some((*lease, *sent, *ttl));
+        let failed = event.error().map(RpcError::kind);
+        self.acknowledge(event, failed);
+        self.count_transactions(event, failed);
+        match (event, failed) {
+            // A lease whose revoke is denied may be left to expire.
+            (Event::Revoked { lease, .. }, None | Some(RpcErrorKind::Denied)) => {
+                self.unrevoked.remove(lease);
             }
-            Event::Granted {
-                lease,
-                result: Err(error),
-                ..
-            } if error.kind() == RpcErrorKind::LeaseExists => {
+            (Event::Renewed { .. } | Event::Written { .. }, Some(kind)) => {
+                self.is_lease_gone = kind == RpcErrorKind::LeaseGone;
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes until when the lease lives, by this answer.
+    fn acknowledge(&mut self, event: &Event, failed: Option<RpcErrorKind>) {
+        match (event, &mut self.acknowledged) {
+            (
+                Event::Granted {
+                    lease,
+                    sent,
+                    result: Ok(ttl),
+                },
+                last,
+            ) => *last = Some((*lease, *sent, *ttl)),
+            (Event::Granted { lease, .. }, last) if failed == Some(RpcErrorKind::LeaseExists) => {
                 if let Some((first_sent, 2..)) = self.asked.get(lease) {
-                    self.acknowledged = Some((*lease, *first_sent, self.ttl));
+                    *last = Some((*lease, *first_sent, self.ttl));
                 }
             }
-            Event::Renewed {
-                sent,
-                result: Ok(granted),
-            } => {
-                if let Some((_, since, ttl)) = &mut self.acknowledged {
-                    *since = (*since).max(*sent);
-                    *ttl = granted.unwrap_or(*ttl);
-                }
+            (
+                Event::Renewed {
+                    sent,
+                    result: Ok(granted),
+                },
+                Some((_, since, ttl)),
+            ) => {
+                *since = (*since).max(*sent);
+                *ttl = granted.unwrap_or(*ttl);
             }
-            Event::RenewalLate {
-                seen_at, remaining, ..
-            } => {
-                if let Some((_, since, ttl)) = &mut self.acknowledged {
-                    *since = (*since).max(*seen_at + *remaining - *ttl);
-                }
-            }
-            Event::Revoked { lease, result } => {
-                let is_left = match result {
-                    Ok(()) => false,
-                    // Then the lease may be left to expire.
-                    Err(error) => error.kind() != RpcErrorKind::Denied,
-                };
-                if !is_left {
-                    self.unrevoked.remove(lease);
-                }
-            }
-            Event::Renewed {
-                result: Err(error), ..
-            } => self.is_lease_gone = is_gone(error.kind()),
-            Event::Written {
-                result: Err(error), ..
-            } => self.is_lease_gone = is_gone(error.kind()),
+            (
+                Event::RenewalLate {
+                    seen_at, remaining, ..
+                },
+                Some((_, since, ttl)),
+            ) => *since = (*since).max(*seen_at + *remaining - *ttl),
             _ => {}
         }
     }
 
     /// Counts the transactions since an entry was paused.
-    fn count_transactions(&mut self, event: &Event) {
-        match event {
-            Event::Written { result: Ok(_), .. } => {
+    fn count_transactions(&mut self, event: &Event, failed: Option<RpcErrorKind>) {
+        match (event, failed) {
+            (Event::Written { .. }, None) => {
                 self.paused_for.values_mut().for_each(|count| *count += 1);
             }
-            Event::Written { result: Err(_), .. } | Event::Connected(_) | Event::Read { .. } => {
+            (Event::Written { .. } | Event::Connected(_) | Event::Read { .. }, _) => {
                 self.paused_for.values_mut().for_each(|count| *count = 0);
             }
-            Event::Granted { .. } => self.are_isolated = false,
+            (Event::Granted { .. }, _) => self.are_isolated = false,
             _ => {}
         }
-        if let Event::Written {
-            result: Err(error), ..
-        } = event
-        {
-            self.are_isolated |= error.kind() == RpcErrorKind::Denied;
+        if matches!(event, Event::Written { .. }) {
+            self.are_isolated |= failed == Some(RpcErrorKind::Denied);
         }
     }
 
@@ -218,6 +211,7 @@ impl Checker {
         self.is_lease_gone = false;
     }
 
+    /// Checks an action. Long, with a branch for each action.
     pub(super) fn action(
         &mut self,
         action: &Action,
@@ -250,26 +244,13 @@ impl Checker {
                 self.check_reported();
                 self.check_write(*lease, ops, entries);
             }
-            Action::Connect(_) => {
-                self.connects.push_back(now);
-                let second = Duration::from_secs(1);
-                while self.connects.front().is_some_and(|at| *at + second <= now) {
-                    self.connects.pop_front();
-                }
-                if self.connects.len() > MOST_CONNECTS_A_SECOND {
-                    self.violated("I8: a storm of connections");
-                }
-            }
+            Action::Connect(_) => self.connects(now),
             Action::Disconnect if self.is_lease_gone => {
                 self.violated("I8: the end of a lease cost the connection");
             }
             Action::Finish => {
                 self.is_finished = true;
-                let bound = self.revoke_timeout + SLACK;
-                if self
-                    .stopped
-                    .is_some_and(|since| now - self.paused > since + bound)
-                {
+                if self.stopped.is_some_and(|since| self.is_late(since, now)) {
                     self.violated("I10: a stop takes longer than the revoke timeout");
                 }
                 if !entries.is_empty() {
@@ -278,6 +259,20 @@ impl Checker {
             }
             _ => {}
         }
+    }
+
+    fn connects(&mut self, now: Instant) {
+        let second = Duration::from_secs(1);
+        self.connects.push(now);
+        self.connects.retain(|at| now < *at + second);
+        if self.connects.len() > MOST_CONNECTS_A_SECOND {
+            self.violated("I8: a storm of connections");
+        }
+    }
+
+    /// Whether what began at `since` takes longer than the revoke timeout.
+    fn is_late(&self, since: Instant, now: Instant) -> bool {
+        now - self.paused > since + self.revoke_timeout + SLACK
     }
 
     fn published(&mut self, id: EntryId, status: &Status, now: Instant) {
@@ -312,14 +307,17 @@ impl Checker {
             _ => {}
         }
         if let Some(registered) = status.registered() {
-            let lease = registered.lease;
-            let before = self.shown.insert(id, (lease, false));
-            if before.is_some_and(|(last, is_told)| last != lease && !is_told) {
-                self.violated("I13: health did not report that the lease was lost");
-            }
-            if !self.granted.contains(&lease) {
-                self.violated(format!("I5: {lease:x} was not granted to us"));
-            }
+            self.check_shown(id, registered.lease);
+        }
+    }
+
+    fn check_shown(&mut self, id: EntryId, lease: i64) {
+        let before = self.shown.insert(id, (lease, false));
+        if before.is_some_and(|(last, is_told)| last != lease && !is_told) {
+            self.violated("I13: health did not report that the lease was lost");
+        }
+        if !self.granted.contains(&lease) {
+            self.violated(format!("I5: {lease:x} was not granted to us"));
         }
     }
 
@@ -350,7 +348,7 @@ impl Checker {
         now: Instant,
     ) {
         let since = self.leaving.remove(&id);
-        if since.is_none_or(|since| now - self.paused > since + self.revoke_timeout + SLACK) {
+        if since.is_none_or(|since| self.is_late(since, now)) {
             self.violated(format!(
                 "I10: {id} ends too late, or without having begun: {status:?}"
             ));
@@ -408,9 +406,7 @@ impl Checker {
                 "I6: an answer was handled before the expiry of the lease of {id}"
             ));
         }
-        let bound = self.revoke_timeout + SLACK;
-        let is_late = |since: &&Instant| now - self.paused > **since + bound;
-        if self.leaving.values().any(|since| is_late(&since)) {
+        if self.leaving.values().any(|since| self.is_late(*since, now)) {
             self.violated("I10: an entry that leaves has not ended");
         }
         for status in self.statuses.values() {

@@ -36,23 +36,8 @@ pub(super) fn run(seed: u64, is_traced: bool) -> Result<u64, String> {
 
 fn world(seed: u64, is_traced: bool) -> World {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let ttl = SEC * [2, 5, 5, 10, 60][rng.usize(..5)];
-    let settings = Settings {
-        ttl,
-        attempt_timeout: lease::default_attempt(ttl),
-        endpoints: crate::Etcd::new(
-            ["http://one:2379", "http://two:2379"][..rng.usize(1..=2)].to_vec(),
-        )
-        .check()
-        .unwrap(),
-        random_id: |rng| rng.u64(..),
-        revoke_timeout: [SEC, SEC, SEC / 5, SEC * 3][rng.usize(..4)],
-        on_conflict: match rng.u8(..) < 80 {
-            true => OnConflict::Yield,
-            false => OnConflict::TakeOver,
-        },
-    };
-    let mut check = Checker::new(ttl, settings.revoke_timeout);
+    let settings = settings(&mut rng);
+    let mut check = Checker::new(settings.ttl, settings.revoke_timeout);
     check.yields = settings.on_conflict == OnConflict::Yield;
     check.keys_name_lease = rng.u8(..) < 30;
     check.is_alone = rng.u8(..) < 60;
@@ -92,6 +77,22 @@ fn world(seed: u64, is_traced: bool) -> World {
     world
 }
 
+fn settings(rng: &mut fastrand::Rng) -> Settings {
+    let ttl = SEC * [2, 5, 5, 10, 60][rng.usize(..5)];
+    let members = &["http://one:2379", "http://two:2379"][..rng.usize(1..=2)];
+    Settings {
+        ttl,
+        attempt_timeout: lease::default_attempt(ttl),
+        endpoints: crate::Etcd::new(members).check().unwrap(),
+        random_id: |rng| rng.u64(..),
+        revoke_timeout: [SEC, SEC, SEC / 5, SEC * 3][rng.usize(..4)],
+        on_conflict: match rng.u8(..) < 80 {
+            true => OnConflict::Yield,
+            false => OnConflict::TakeOver,
+        },
+    }
+}
+
 fn faults(world: &mut World, steps: usize) {
     world.note(|| "faults".to_owned());
     world.is_quiet = false;
@@ -108,46 +109,20 @@ fn quiet(world: &mut World) {
     if world.check.violation.is_some() {
         return;
     }
-    world.note(|| "quiet".to_owned());
-    world.is_quiet = true;
-    world.faults = Faults::default();
-    while !world.abandoned.is_empty() {
-        world.apply_abandoned();
-    }
-    if matches!(&world.link, Link::Open(session) if session.is_blind) {
-        world.cut();
-    }
-    // Another client's lease expires some time; revoking it saves events.
-    world.etcd.revoke(1);
-    let foreign = |w: &World| -> Vec<_> {
-        let foreign = |key: &&_| !w.check.granted.contains(&w.etcd.keys[*key].lease);
-        w.etcd.keys.keys().filter(foreign).cloned().collect()
-    };
-    if world.check.yields {
-        for key in foreign(world) {
-            world.etcd.set(&key, None);
-        }
-    }
+    end_faults(world);
     // Requests that were lost before are noticed by then.
     let settled = world.now + world.attempt * 2;
     let bound = world.now + SEC * 36 + world.check.ttl;
     loop {
-        let Err(wrong) = converged(world) else {
-            if world.now > settled {
-                break;
+        match converged(world) {
+            Ok(()) if world.now > settled => break,
+            Err(wrong) if world.now > bound => {
+                let what = format!("I1: not as it should be after 36 s without a fault: {wrong}");
+                return world.check.violated(what);
             }
-            proceed(world);
-            continue;
-        };
-        if world.now > bound {
-            world.check.violated(format!(
-                "I1: not as it should be after 36 s without a fault: {wrong}"
-            ));
+            _ if world.check.violation.is_some() => return,
+            _ => proceed(world),
         }
-        if world.check.violation.is_some() {
-            return;
-        }
-        proceed(world);
     }
     let until = world.now + world.check.ttl.max(world.etcd.min_ttl) * 2;
     while world.now < until && world.check.violation.is_none() {
@@ -165,6 +140,27 @@ fn quiet(world: &mut World) {
         world
             .check
             .violated(format!("I7: leases {alive:x?} live, we hold {held:x?}"));
+    }
+}
+
+fn end_faults(world: &mut World) {
+    world.note(|| "quiet".to_owned());
+    world.is_quiet = true;
+    world.faults = Faults::default();
+    while !world.abandoned.is_empty() {
+        world.apply_abandoned();
+    }
+    if matches!(&world.link, Link::Open(session) if session.is_blind) {
+        world.cut();
+    }
+    // Another client's lease expires some time; revoking it saves events.
+    world.etcd.revoke(1);
+    if world.check.yields {
+        let keys = world.etcd.keys.iter();
+        let foreign = keys.filter(|(_, stored)| !world.check.granted.contains(&stored.lease));
+        for key in foreign.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            world.etcd.set(&key, None);
+        }
     }
 }
 

@@ -179,6 +179,7 @@ impl World {
         self.check.end_of_actions();
     }
 
+    /// Long, with a branch for each action.
     fn perform(&mut self, action: Action) {
         match action {
             Action::ReadDesired(ids) => {
@@ -341,6 +342,7 @@ impl World {
         let faults = self.faults;
         match request {
             Request::LocalIp | Request::Authenticate => None,
+            Request::Connect if faults.refuses_connections => Some(RpcErrorKind::Unreachable),
             _ if faults.forgot_token => Some(RpcErrorKind::Unauthenticated),
             Request::Write { .. } if faults.denies_writes => Some(RpcErrorKind::Denied),
             Request::Read { .. } if faults.denies_reads => Some(RpcErrorKind::Denied),
@@ -363,7 +365,8 @@ impl World {
         }
     }
 
-    /// The event that a request ends with. Applies it to the model of etcd, unless it `failed`.
+    /// The event that a request ends with. Applies it to the model of etcd, unless it `failed`. Long, with a branch
+    /// for each request.
     fn event(&mut self, request: &Request, sent: Instant, failed: Option<RpcErrorKind>) -> Event {
         let now = self.now;
         match request.clone() {
