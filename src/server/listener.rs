@@ -54,6 +54,18 @@ mod sealed {
 
 pub(super) use sealed::{Accept, Convert};
 
+// === impl Listener ===
+
+impl<L: Listener> IntoListener for L {}
+
+impl<L: Listener> Convert for L {
+    type Listener = Self;
+
+    fn convert(self) -> io::Result<Self> {
+        Ok(self)
+    }
+}
+
 // === impl TcpListener ===
 
 impl Listener for TcpListener {}
@@ -77,16 +89,6 @@ impl Accept for TcpListener {
 
     fn accepted(self) -> TcpIncoming {
         TcpIncoming::from(self).with_nodelay(Some(true))
-    }
-}
-
-impl IntoListener for TcpListener {}
-
-impl Convert for TcpListener {
-    type Listener = Self;
-
-    fn convert(self) -> io::Result<Self> {
-        Ok(self)
     }
 }
 
@@ -126,18 +128,6 @@ impl Accept for UnixListener {
 
     fn accepted(self) -> UnixListenerStream {
         UnixListenerStream::new(self)
-    }
-}
-
-#[cfg(unix)]
-impl IntoListener for UnixListener {}
-
-#[cfg(unix)]
-impl Convert for UnixListener {
-    type Listener = Self;
-
-    fn convert(self) -> io::Result<Self> {
-        Ok(self)
     }
 }
 

@@ -35,14 +35,7 @@ impl FakeEtcd {
     ///
     /// If there still is a key after that time.
     pub async fn assert_gone(&self, prefix: &str, within: Duration) {
-        let gone = self.until(within, || match self.below(prefix) {
-            None => Some(()),
-            Some(_) => None,
-        });
-        if gone.await.is_none() {
-            let key = self.below(prefix);
-            panic!("after {within:?} there still is {key:?}")
-        }
+        self.gone(prefix, within, |_| {}).await;
     }
 
     /// Waits until there is no key below `prefix`, and checks that the server at `address` accepts connections until
@@ -60,13 +53,21 @@ impl FakeEtcd {
         address: SocketAddr,
         within: Duration,
     ) {
-        let gone = self.until(within, || {
-            let key = self.below(prefix);
+        let connect = |key: Option<&str>| {
             // Not tokio's connect: while that is pending, a paused clock would advance.
             if let Err(error) = TcpStream::connect_timeout(&address, CONNECT) {
-                let when = key.as_deref().unwrap_or("when its keys were gone");
+                let when = key.unwrap_or("when its keys were gone");
                 panic!("{address} is closed, and there is {when}: {error}");
             }
+        };
+        self.gone(prefix, within, connect).await;
+    }
+
+    /// Waits until there is no key below `prefix`. Calls `check` with each key found, and once without one.
+    async fn gone(&self, prefix: &str, within: Duration, check: impl Fn(Option<&str>)) {
+        let gone = self.until(within, || {
+            let key = self.below(prefix);
+            check(key.as_deref());
             key.is_none().then_some(())
         });
         if gone.await.is_none() {
