@@ -24,20 +24,19 @@ use tokio_util::sync::CancellationToken;
 #[must_use = "a builder does nothing until it is built"]
 pub struct RegistrarBuilder {
     etcd: Etcd,
-    prefix: Option<String>,
-    key: Option<String>,
     formats: Vec<Arc<dyn Format>>,
-    /// The index of the default `Plain` in `formats`, whose settings `prefix` and `key` are.
-    plain: Option<usize>,
+    /// The plain format with `prefix` and `key`.
+    plain: Plain,
+    /// The index of the default `Plain` in `formats`, which `plain` replaces.
+    plain_at: Option<usize>,
     ttl: Duration,
     on_conflict: OnConflict,
     allow_loopback: bool,
     advertise_interface: Option<String>,
     dedicated_thread: bool,
     readiness: Option<Readiness>,
-    deregistration_delay: Duration,
     revoke_timeout: Duration,
-    drain_timeout: Duration,
+    drain: DrainTimeouts,
     shutdown: CancellationToken,
     shutdown_now: CancellationToken,
     #[cfg(feature = "signals")]
@@ -64,19 +63,20 @@ impl RegistrarBuilder {
     fn new(etcd: Etcd) -> Self {
         Self {
             etcd,
-            prefix: None,
-            key: None,
             formats: vec![],
-            plain: None,
+            plain: Plain::new(),
+            plain_at: None,
             ttl: Duration::from_secs(5),
             on_conflict: OnConflict::default(),
             allow_loopback: false,
             advertise_interface: None,
             dedicated_thread: false,
             readiness: None,
-            deregistration_delay: Duration::from_secs(1),
             revoke_timeout: Duration::from_secs(1),
-            drain_timeout: Duration::from_secs(30),
+            drain: DrainTimeouts {
+                deregistration_delay: Duration::from_secs(1),
+                drain: Duration::from_secs(30),
+            },
             shutdown: CancellationToken::new(),
             shutdown_now: CancellationToken::new(),
             #[cfg(feature = "signals")]
@@ -88,7 +88,7 @@ impl RegistrarBuilder {
     /// What every key of the [plain](Plain) format begins with. Default: `/services`. Slashes at
     /// the end are dropped.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = Some(prefix.into());
+        self.plain = self.plain.prefix(prefix);
         self
     }
 
@@ -98,7 +98,7 @@ impl RegistrarBuilder {
     /// is in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
     /// whole segment and not the last one. The rest must be unique for each server of a fleet.
     pub fn key(mut self, template: impl Into<String>) -> Self {
-        self.key = Some(template.into());
+        self.plain = self.plain.key(template);
         self
     }
 
@@ -126,7 +126,7 @@ impl RegistrarBuilder {
     pub fn format(mut self, format: impl Format) -> Self {
         let plain = (&format as &dyn Any).downcast_ref::<Plain>();
         if plain.is_some_and(Plain::is_default) {
-            self.plain = Some(self.formats.len());
+            self.plain_at = Some(self.formats.len());
         }
         self.formats.push(Arc::new(format));
         self
@@ -192,7 +192,7 @@ impl RegistrarBuilder {
     /// Clients that poll need their interval and 1 s more: 6 s for kitex, which polls every 5 s, and
     /// for CoreDNS with its TTL of 5 s. The [formats](crate::format) say which value each reader needs.
     pub fn deregistration_delay(mut self, delay: Duration) -> Self {
-        self.deregistration_delay = delay;
+        self.drain.deregistration_delay = delay;
         self
     }
 
@@ -205,7 +205,7 @@ impl RegistrarBuilder {
     /// How long requests in flight may take once the server has stopped accepting. Default: 30 s.
     /// Requests that are left then end with `UNAVAILABLE`.
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
-        self.drain_timeout = limit;
+        self.drain.drain = limit;
         self
     }
 
@@ -256,23 +256,12 @@ impl RegistrarBuilder {
     /// that is not in whole seconds, out of range, or too short for the attempt timeout. With
     /// `shutdown_on_signals`, [`BuildError::NoRuntime`] outside of a runtime, and
     /// [`BuildError::Signals`] if the handlers cannot be installed.
-    pub fn build(mut self) -> Result<Registrar, BuildError> {
+    pub fn build(self) -> Result<Registrar, BuildError> {
         let ttl = check_ttl(self.ttl)?;
-        let attempt = self
-            .etcd
-            .attempt_limit()
-            .unwrap_or_else(|| lease::default_attempt(ttl));
-        if attempt.is_zero() || !lease::fits(ttl, attempt) {
-            return Err(BuildError::Timing {
-                reason: format!(
-                    "an attempt timeout of {attempt:?} does not fit a TTL of {ttl:?}: three attempts \
-                 must fit between two renewals, so use {:?} or less, or a longer TTL",
-                    lease::default_attempt(ttl)
-                ),
-            });
-        }
+        let attempt = self.etcd.attempt_limit();
+        let attempt = check_attempt(attempt.unwrap_or(lease::default_attempt(ttl)), ttl)?;
         let config = Config {
-            formats: Formats::new(self.take_formats()?)?,
+            formats: Formats::new(with_plain(self.formats, self.plain, self.plain_at)?)?,
             members: self.etcd.check()?,
             advertised: self
                 .advertise_interface
@@ -286,10 +275,7 @@ impl RegistrarBuilder {
             observers: self.observers,
             readiness: self.readiness.map(Readiness::check).transpose()?,
             revoke_timeout: self.revoke_timeout,
-            drain: DrainTimeouts {
-                deregistration_delay: self.deregistration_delay,
-                drain: self.drain_timeout,
-            },
+            drain: self.drain,
         };
         // The last check, so that no handlers are installed for a configuration that cannot work.
         #[cfg(feature = "signals")]
@@ -302,47 +288,49 @@ impl RegistrarBuilder {
             self.shutdown_now,
         )))
     }
+}
 
-    /// The formats; the default `Plain` gets prefix and key.
-    fn take_formats(&mut self) -> Result<Vec<Arc<dyn Format>>, BuildError> {
-        let mut formats = std::mem::take(&mut self.formats);
-        let mut plain = Plain::new();
-        if let Some(prefix) = self.prefix.take() {
-            plain = plain.prefix(prefix);
+/// The formats; `plain` replaces the default `Plain`.
+fn with_plain(
+    mut formats: Vec<Arc<dyn Format>>,
+    plain: Plain,
+    at: Option<usize>,
+) -> Result<Vec<Arc<dyn Format>>, BuildError> {
+    match at {
+        _ if formats.is_empty() => formats.push(Arc::new(plain)),
+        Some(at) => formats[at] = Arc::new(plain),
+        None if plain.is_default() => {}
+        None => {
+            let reason = "prefix and key of the builder are settings of Plain::new(), which is \
+                          not among its formats: use Plain::new().prefix(..).key(..)";
+            return Err(BuildError::format("plain", reason));
         }
-        if let Some(key) = self.key.take() {
-            plain = plain.key(key);
-        }
-        match self.plain {
-            _ if formats.is_empty() => formats.push(Arc::new(plain)),
-            Some(at) => formats[at] = Arc::new(plain),
-            None if plain.is_default() => {}
-            None => {
-                let reason = "prefix and key of the builder are settings of Plain::new(), which is \
-                              not among its formats: use Plain::new().prefix(..).key(..)";
-                return Err(BuildError::format("plain", reason));
-            }
-        }
-        Ok(formats)
     }
+    Ok(formats)
 }
 
 fn check_ttl(ttl: Duration) -> Result<Duration, BuildError> {
-    if ttl.subsec_nanos() != 0 {
-        return Err(BuildError::Timing {
-            reason: format!("a TTL of {ttl:?} is not possible: etcd counts in whole seconds"),
-        });
+    let reason = if ttl.subsec_nanos() != 0 {
+        format!("a TTL of {ttl:?} is not possible: etcd counts in whole seconds")
+    } else if !TTL_SECONDS.contains(&ttl.as_secs()) {
+        let (least, most) = (TTL_SECONDS.start(), TTL_SECONDS.end());
+        format!("a TTL of {ttl:?} is not possible: etcd takes {least} s to {most} s")
+    } else {
+        return Ok(ttl);
+    };
+    Err(BuildError::Timing { reason })
+}
+
+fn check_attempt(attempt: Duration, ttl: Duration) -> Result<Duration, BuildError> {
+    if !attempt.is_zero() && lease::fits(ttl, attempt) {
+        return Ok(attempt);
     }
-    if !TTL_SECONDS.contains(&ttl.as_secs()) {
-        return Err(BuildError::Timing {
-            reason: format!(
-                "a TTL of {ttl:?} is not possible: etcd takes {} s to {} s",
-                TTL_SECONDS.start(),
-                TTL_SECONDS.end()
-            ),
-        });
-    }
-    Ok(ttl)
+    let reason = format!(
+        "an attempt timeout of {attempt:?} does not fit a TTL of {ttl:?}: three attempts must fit between \
+         two renewals, so use {:?} or less, or a longer TTL",
+        lease::default_attempt(ttl)
+    );
+    Err(BuildError::Timing { reason })
 }
 
 #[cfg(test)]
