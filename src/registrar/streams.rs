@@ -5,10 +5,10 @@
 
 use super::ids::Key;
 use super::keep_alive::{Call, KeepAlive};
-use super::reconciler::Event;
+use super::reconciler::{Action, Event};
 use crate::clock;
 use crate::deadline;
-use crate::etcd::{Op, RpcError, Session, WatchReplies, WatchRequests, with_timeout};
+use crate::etcd::{RpcError, Session, WatchReplies, WatchRequests, WatchResponse, with_timeout};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
@@ -85,46 +85,56 @@ impl Streams {
     }
 
     /// Drops all requests and streams, and keeps the session.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         self.request = None;
         self.keep_alive = KeepAlive::Closed;
         self.watch = Watch::Closed;
         self.authenticating = None;
     }
 
-    /// Authenticates. Its limits are longer than those of a request.
-    pub(super) fn authenticate(&mut self) {
-        self.watch = Watch::Closed;
-        self.authenticating = Some(Box::pin(self.session.clone().replace_token()));
-    }
-
-    pub(super) fn grant(&mut self, lease: i64, ttl: Duration) {
-        let sent = clock::now();
-        let call = self.session.clone().grant(lease, ttl);
-        self.ask(call, move |result| Event::Granted {
-            lease,
-            sent,
-            result,
-        });
-    }
-
-    pub(super) fn revoke(&mut self, lease: i64) {
-        let call = self.session.clone().revoke(lease);
-        self.ask(call, move |result| Event::Revoked { lease, result });
-    }
-
-    pub(super) fn read(&mut self, keys: Vec<Key>) {
-        let call = self.session.clone().look(keys.clone());
-        self.ask(call, move |result| Event::Read { keys, result });
-    }
-
-    pub(super) fn write(&mut self, lease: i64, ops: Vec<Op>, asks_replaced: bool) {
+    /// Begins an action that needs the session.
+    pub(super) fn begin(&mut self, action: Action) {
         let session = self.session.clone();
-        let call = session.apply(lease, ops.clone(), asks_replaced);
-        self.ask(call, move |result| Event::Written { ops, result });
+        match action {
+            Action::Grant { lease, ttl } => {
+                let sent = clock::now();
+                self.ask(session.grant(lease, ttl), move |result| Event::Granted {
+                    lease,
+                    sent,
+                    result,
+                });
+            }
+            Action::Revoke { lease } => {
+                let call = session.revoke(lease);
+                self.ask(call, move |result| Event::Revoked { lease, result });
+            }
+            Action::Read { keys } => {
+                let call = session.look(keys.clone());
+                self.ask(call, move |result| Event::Read { keys, result });
+            }
+            Action::Write {
+                lease,
+                ops,
+                asks_replaced,
+            } => {
+                let call = session.apply(lease, ops.clone(), asks_replaced);
+                self.ask(call, move |result| Event::Written { ops, result });
+            }
+            Action::Renew { lease } => self.keep_alive.renew(&session, lease, self.limit),
+            Action::Watch { key, id, from } => self.watch(key, id, from),
+            Action::Unwatch { id } => self.unwatch(id),
+            // Its limits are longer than those of a request.
+            Action::Authenticate => {
+                self.watch = Watch::Closed;
+                self.authenticating = Some(Box::pin(session.replace_token()));
+            }
+            Action::CloseStreams => self.close(),
+            // The worker performs the actions that need no session.
+            _ => {}
+        }
     }
 
-    /// Sends a request, whose result becomes an event.
+    /// Sends a request; `event` turns its result into an event.
     fn ask<T: 'static>(
         &mut self,
         call: impl Future<Output = Result<T, RpcError>> + Send + 'static,
@@ -139,11 +149,7 @@ impl Streams {
         self.request = Some(Box::pin(call));
     }
 
-    pub(super) fn renew(&mut self, lease: i64) {
-        self.keep_alive.renew(&self.session, lease, self.limit);
-    }
-
-    pub(super) fn watch(&mut self, key: Key, id: i64, from: i64) {
+    fn watch(&mut self, key: Key, id: i64, from: i64) {
         match &mut self.watch {
             Watch::Open(open) => open.next = Some(WatchRequest::Add { key, id, from }),
             Watch::Closed | Watch::Opening(..) => {
@@ -153,7 +159,7 @@ impl Streams {
         }
     }
 
-    pub(super) fn unwatch(&mut self, id: i64) {
+    fn unwatch(&mut self, id: i64) {
         if let Watch::Open(open) = &mut self.watch {
             open.next = Some(WatchRequest::Remove { id });
         }
@@ -240,20 +246,7 @@ impl OpenWatch {
         };
         tokio::select! {
             biased;
-            reply = self.replies.next() => {
-                Event::Watched(reply.map(|mut reply| {
-                    if reply.created {
-                        self.unanswered.answered(Instant::now());
-                        if reply.ended.is_none() {
-                            self.ids.created(reply.id);
-                        }
-                    }
-                    if let Some((id, _)) = &mut reply.ended {
-                        *id = self.ids.ours(*id);
-                    }
-                    reply
-                }))
-            }
+            reply = self.replies.next() => Event::Watched(reply.map(|reply| self.noted(reply))),
             result = pin!(asked) => {
                 if let Some(WatchRequest::Add { id, .. }) = self.next.take() {
                     self.unanswered.asked(Instant::now());
@@ -266,6 +259,20 @@ impl OpenWatch {
                 Event::Watched(Err(RpcError::timeout(session.endpoint(), limit)))
             }
         }
+    }
+
+    /// Notes an answer. Returns it with our ids.
+    fn noted(&mut self, mut reply: WatchResponse) -> WatchResponse {
+        if reply.created {
+            self.unanswered.answered(Instant::now());
+            if reply.ended.is_none() {
+                self.ids.created(reply.id);
+            }
+        }
+        if let Some((id, _)) = &mut reply.ended {
+            *id = self.ids.ours(*id);
+        }
+        reply
     }
 }
 
@@ -325,7 +332,7 @@ impl Unanswered {
     }
 }
 
-/// What comes of it, if there is anything to wait for.
+/// Awaits a future, if there is one. Cancel safe if the future is.
 pub(super) async fn some<F: Future>(future: Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,

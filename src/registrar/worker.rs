@@ -216,59 +216,49 @@ impl Worker {
     }
 
     fn perform(&mut self, action: Action) {
-        match (action, &mut self.link) {
-            (Action::Connect(member), _) => self.connect(member),
-            (Action::Disconnect, link) => {
-                *link = Link::Closed;
-                let stats = &self.registry.stats;
+        let Registry { config, stats, .. } = &*self.registry;
+        match action {
+            Action::Connect(member) => self.connect(member),
+            Action::Disconnect => {
+                self.link = Link::Closed;
                 stats.set(|stats| member_stats::disconnected(&mut stats.members));
             }
-            (Action::CloseStreams, Link::Open(streams)) => streams.close(),
-            (Action::Grant { lease, ttl }, Link::Open(streams)) => streams.grant(lease, ttl),
-            (Action::Revoke { lease }, Link::Open(streams)) => streams.revoke(lease),
-            (Action::Renew { lease }, Link::Open(streams)) => {
-                streams.renew(lease);
-                let now = clock::now();
-                let stats = &self.registry.stats;
-                stats.set(|stats| stats.renewal_sent = Some(now));
+            Action::LeaseExpiry(at) => self.registry.lease_expiry.set(at),
+            Action::Wrote(reasons, error) => {
+                report::wrote(&config.observers, reasons, error.as_deref());
             }
-            (Action::Read { keys }, Link::Open(streams)) => streams.read(keys),
-            (
-                Action::Write {
-                    lease,
-                    ops,
-                    asks_replaced,
-                },
-                Link::Open(streams),
-            ) => streams.write(lease, ops, asks_replaced),
-            (Action::Watch { key, id, from }, Link::Open(streams)) => streams.watch(key, id, from),
-            (Action::Unwatch { id }, Link::Open(streams)) => streams.unwatch(id),
-            (Action::Authenticate, Link::Open(streams)) => streams.authenticate(),
-            (Action::FindLocalIp, Link::Open(streams)) => {
-                streams.request(find_local_ip(self.registry.clone()));
-            }
-            (Action::Wrote(reasons, error), _) => {
-                let observers = &self.registry.config.observers;
-                report::wrote(observers, reasons, error.as_deref());
-            }
-            (Action::Rival(id, rival), _) => {
+            Action::Rival(id, rival) => {
                 if let Some(entry) = self.registry.entry(id) {
                     report::rival(&entry, &rival);
                 }
             }
-            (Action::LeaseExpiry(at), _) => self.registry.lease_expiry.set(at),
-            (Action::Publish(id, status), _) => {
+            Action::Publish(id, status) => {
                 if let Some(entry) = self.registry.entry(id) {
                     report::publish(&self.registry, &entry, status);
                 }
             }
-            (Action::End(id, status), _) => {
+            Action::End(id, status) => {
                 if let Some(entry) = self.registry.forget(id) {
                     report::ended(&self.registry, &entry, status);
                 }
             }
-            // The other actions need an open session, or are performed by `perform_all`.
-            _ => {}
+            action => self.send(action),
+        }
+    }
+
+    /// Begins an action that needs an open connection.
+    fn send(&mut self, action: Action) {
+        let Link::Open(streams) = &mut self.link else {
+            return;
+        };
+        if let Action::FindLocalIp = action {
+            return streams.request(find_local_ip(self.registry.clone()));
+        }
+        let is_renewal = matches!(action, Action::Renew { .. });
+        streams.begin(action);
+        if is_renewal {
+            let (stats, now) = (&self.registry.stats, clock::now());
+            stats.set(|stats| stats.renewal_sent = Some(now));
         }
     }
 
