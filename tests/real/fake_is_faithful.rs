@@ -41,10 +41,8 @@ async fn reads_and_writes_answer_alike() {
         said.note("all", c.get("", Some(all())).await);
         let newest = all().with_sort(SortTarget::Mod, SortOrder::Descend);
         said.note("sorted", c.get("", Some(newest)).await);
-        said.note(
-            "since",
-            c.get("", Some(all().with_min_mod_revision(4))).await,
-        );
+        let since = all().with_min_mod_revision(4);
+        said.note("since", c.get("", Some(since)).await);
         said.note("past", c.get("a/", Some(prefix().with_revision(2))).await);
         let backwards = GetOptions::new().with_range("a");
         said.note("backwards", c.get("b", Some(backwards)).await);
@@ -52,10 +50,8 @@ async fn reads_and_writes_answer_alike() {
         said.note("delete none", c.delete("a/3", None).await);
         let with_prev = DeleteOptions::new().with_prefix().with_prev_key();
         said.note("delete", c.delete("a/", Some(with_prev)).await);
-        said.note(
-            "past of deleted",
-            c.get("a/1", Some(prefix().with_revision(5))).await,
-        );
+        let past = prefix().with_revision(5);
+        said.note("past of deleted", c.get("a/1", Some(past)).await);
         said.note("born again", c.put("a/1", "new", None).await);
         said.note("and seen", c.get("a/1", None).await);
 
@@ -75,10 +71,8 @@ async fn reads_and_writes_answer_alike() {
 #[tokio::test]
 async fn leases_without_values_answer_alike() {
     let said = both(async |mut c, said| {
-        let id = LeaseGrantOptions::new().with_id(9);
-        c.lease_grant(60, Some(id)).await.expect("a lease");
-        let under = Some(PutOptions::new().with_lease(9));
-        c.put("a", "x", under).await.expect("a put");
+        c.lease_grant(60, id(9)).await.expect("a lease");
+        c.put("a", "x", under(9)).await.expect("a put");
         let keys_only = || GetOptions::new().with_keys_only();
         let by_value = || keys_only().with_sort(SortTarget::Value, SortOrder::Ascend);
         let by_key = || keys_only().with_sort(SortTarget::Key, SortOrder::Ascend);
@@ -89,11 +83,8 @@ async fn leases_without_values_answer_alike() {
         said.note("by value", c.get("a", Some(by_value())).await.map(lease_of));
         let past = by_value().with_revision(2);
         said.note("before", c.get("a", Some(past)).await.map(lease_of));
-        let txn = Txn::new().and_then([
-            TxnOp::get("a", Some(keys_only())),
-            TxnOp::get("a", Some(by_value())),
-        ]);
-        said.note("in a transaction", c.txn(txn).await);
+        let both = [keys_only(), by_value()].map(|options| TxnOp::get("a", Some(options)));
+        said.note("in a transaction", c.txn(all(both)).await);
     })
     .await;
     said.has("by value: Some((9, 2, \"\"))");
@@ -109,7 +100,6 @@ fn lease_of(reply: etcd_client::GetResponse) -> Option<(i64, i64, String)> {
 #[tokio::test]
 async fn refusals_have_the_same_codes_and_texts() {
     let said = both(async |mut c, said| {
-        let under = |lease| Some(PutOptions::new().with_lease(lease));
         said.note("no key", c.put("", "x", None).await);
         said.note("read no key", c.get("", None).await);
         said.note("delete no key", c.delete("", None).await);
@@ -117,26 +107,17 @@ async fn refusals_have_the_same_codes_and_texts() {
         said.note("revoke", c.lease_revoke(7).await);
         said.note("renew", c.lease_keep_alive(7).await.map(|_| ()));
         said.note("huge", c.put("a", vec![0; 1536 * 1024], None).await);
-        said.note(
-            "largest",
-            c.put("a", vec![0; 1536 * 1024 - 1024], None).await,
-        );
-        said.note(
-            "future",
-            c.get("a", Some(GetOptions::new().with_revision(99))).await,
-        );
+        let largest = vec![0; 1536 * 1024 - 1024];
+        said.note("largest", c.put("a", largest, None).await);
+        let at = |revision| Some(GetOptions::new().with_revision(revision));
+        said.note("future", c.get("a", at(99)).await);
         said.note("compact future", c.compact(99, None).await);
         said.note("compact", c.compact(2, None).await);
         said.note("compact again", c.compact(2, None).await);
-        said.note(
-            "past",
-            c.get("a", Some(GetOptions::new().with_revision(1))).await,
-        );
+        said.note("past", c.get("a", at(1)).await);
         said.note("too long", c.lease_grant(9_000_000_001, None).await);
-        said.note(
-            "auth",
-            c.update_user(Some(("u".to_owned(), "p".to_owned()))).await,
-        );
+        let user = ("u".to_owned(), "p".to_owned());
+        said.note("auth", c.update_user(Some(user)).await);
     })
     .await;
     said.has("no lease: NotFound: etcdserver: requested lease not found");
@@ -152,45 +133,30 @@ async fn transactions_answer_alike() {
         let put = |key: &str, value: &str| TxnOp::put(key, value, None);
         let get = |key: &str| TxnOp::get(key, None);
         let delete = |key: &str| TxnOp::delete(key, None);
-        c.lease_grant(60, Some(LeaseGrantOptions::new().with_id(5)))
-            .await
-            .expect("a lease");
-        let under = PutOptions::new().with_lease(5);
+        c.lease_grant(60, id(5)).await.expect("a lease");
         let create = Txn::new()
             .when([Compare::version("k", CompareOp::Equal, 0)])
-            .and_then([TxnOp::put("k", "1", Some(under)), put("l", "2"), get("k")])
+            .and_then([TxnOp::put("k", "1", under(5)), put("l", "2"), get("k")])
             .or_else([get("k")]);
         said.note("created", c.txn(create.clone()).await);
         said.note("is there", c.txn(create).await);
 
+        let (version, lease) = (Compare::version, Compare::lease);
+        let (created, modified) = (Compare::create_revision, Compare::mod_revision);
+        use CompareOp::{Equal, Greater, Less, NotEqual};
         let holds = [
-            ("version", Compare::version("k", CompareOp::Equal, 1)),
-            ("create", Compare::create_revision("k", CompareOp::Less, 3)),
-            ("mod", Compare::mod_revision("k", CompareOp::Greater, 2)),
-            ("lease", Compare::lease("k", CompareOp::Equal, 5)),
-            ("other lease", Compare::lease("l", CompareOp::NotEqual, 5)),
-            ("value", Compare::value("k", CompareOp::Equal, "1")),
-            (
-                "greater value",
-                Compare::value("k", CompareOp::Greater, "0"),
-            ),
-            (
-                "missing value",
-                Compare::value("none", CompareOp::NotEqual, "x"),
-            ),
-            (
-                "missing mod",
-                Compare::mod_revision("none", CompareOp::Equal, 0),
-            ),
-            ("missing lease", Compare::lease("none", CompareOp::Equal, 0)),
-            (
-                "range",
-                Compare::version("", CompareOp::Equal, 1).with_prefix(),
-            ),
-            (
-                "empty range",
-                Compare::version("x", CompareOp::Greater, 0).with_prefix(),
-            ),
+            ("version", version("k", Equal, 1)),
+            ("create", created("k", Less, 3)),
+            ("mod", modified("k", Greater, 2)),
+            ("lease", lease("k", Equal, 5)),
+            ("other lease", lease("l", NotEqual, 5)),
+            ("value", Compare::value("k", Equal, "1")),
+            ("greater value", Compare::value("k", Greater, "0")),
+            ("missing value", Compare::value("none", NotEqual, "x")),
+            ("missing mod", modified("none", Equal, 0)),
+            ("missing lease", lease("none", Equal, 0)),
+            ("range", version("", Equal, 1).with_prefix()),
+            ("empty range", version("x", Greater, 0).with_prefix()),
         ];
         for (what, compare) in holds {
             said.note(what, c.txn(Txn::new().when([compare])).await);
@@ -204,76 +170,46 @@ async fn transactions_answer_alike() {
             delete("none"),
             get("l"),
         ];
-        said.note("mixed", c.txn(Txn::new().and_then(mixed)).await);
-        said.note(
-            "no change",
-            c.txn(Txn::new().and_then([get("k"), delete("none")])).await,
-        );
+        said.note("mixed", c.txn(all(mixed)).await);
+        let no_change = [get("k"), delete("none")];
+        said.note("no change", c.txn(all(no_change)).await);
         said.note("empty", c.txn(Txn::new()).await);
 
         let inner = Txn::new()
             .when([Compare::version("n", CompareOp::Equal, 0)])
             .and_then([put("inner", "then")])
             .or_else([put("inner", "else")]);
-        let outer = Txn::new().and_then([put("n", "before"), TxnOp::txn(inner)]);
+        let outer = all([put("n", "before"), TxnOp::txn(inner)]);
         said.note("nested sees the state before", c.txn(outer).await);
 
-        let no_lease = TxnOp::put("b", "2", Some(PutOptions::new().with_lease(9)));
-        let half = Txn::new().and_then([put("a", "1"), no_lease.clone()]);
+        let no_lease = TxnOp::put("b", "2", under(9));
+        let half = all([put("a", "1"), no_lease.clone()]);
         said.note("no lease", c.txn(half).await);
         said.note("nothing of it", c.get("a", None).await);
-        let other_branch = Txn::new().and_then([put("a", "1")]).or_else([no_lease]);
+        let other_branch = all([put("a", "1")]).or_else([no_lease]);
         said.note("lease of the other branch", c.txn(other_branch).await);
 
-        said.note(
-            "twice",
-            c.txn(Txn::new().and_then([put("x", "1"), put("x", "2")]))
-                .await,
-        );
-        said.note(
-            "put and delete",
-            c.txn(Txn::new().and_then([put("x", "1"), delete("x")]))
-                .await,
-        );
+        let twice = [put("x", "1"), put("x", "2")];
+        said.note("twice", c.txn(all(twice)).await);
+        let put_and_delete = [put("x", "1"), delete("x")];
+        said.note("put and delete", c.txn(all(put_and_delete)).await);
         let range = TxnOp::delete("w", Some(DeleteOptions::new().with_range("y")));
-        said.note(
-            "put in range",
-            c.txn(Txn::new().and_then([put("x", "1"), range])).await,
-        );
-        said.note(
-            "deleted twice",
-            c.txn(Txn::new().and_then([delete("x"), delete("x")])).await,
-        );
-        let either = Txn::new()
-            .and_then([put("x", "1")])
-            .or_else([put("x", "2")]);
+        said.note("put in range", c.txn(all([put("x", "1"), range])).await);
+        let deleted_twice = [delete("x"), delete("x")];
+        said.note("deleted twice", c.txn(all(deleted_twice)).await);
+        let either = all([put("x", "1")]).or_else([put("x", "2")]);
         said.note("either", c.txn(either.clone()).await);
-        said.note(
-            "nested either",
-            c.txn(Txn::new().and_then([TxnOp::txn(either.clone())]))
-                .await,
-        );
+        let nested_either = [TxnOp::txn(either.clone())];
+        said.note("nested either", c.txn(all(nested_either)).await);
         let nested_twice = [put("x", "0"), TxnOp::txn(either)];
-        said.note(
-            "nested twice",
-            c.txn(Txn::new().and_then(nested_twice)).await,
-        );
-        said.note("no key", c.txn(Txn::new().and_then([put("", "1")])).await);
+        said.note("nested twice", c.txn(all(nested_twice)).await);
+        said.note("no key", c.txn(all([put("", "1")])).await);
 
-        let many = |count: usize| {
-            (0..count)
-                .map(|i| put(&format!("many/{i}"), ""))
-                .collect::<Vec<_>>()
-        };
-        said.note(
-            "128",
-            c.txn(Txn::new().and_then(many(128)))
-                .await
-                .map(|t| t.succeeded()),
-        );
-        said.note("129", c.txn(Txn::new().and_then(many(129))).await);
+        let many = |count: usize| Vec::from_iter((0..count).map(|i| put(&format!("many/{i}"), "")));
+        said.note("128", c.txn(all(many(128))).await.map(|t| t.succeeded()));
+        said.note("129", c.txn(all(many(129))).await);
         said.note("129 else", c.txn(Txn::new().or_else(many(129))).await);
-        let deep = |count| Txn::new().and_then([TxnOp::txn(Txn::new().and_then(many(count)))]);
+        let deep = |count| all([TxnOp::txn(all(many(count)))]);
         said.note("127 nested", c.txn(deep(127)).await.map(|t| t.succeeded()));
         said.note("128 nested", c.txn(deep(128)).await);
     })
@@ -286,8 +222,6 @@ async fn transactions_answer_alike() {
 #[tokio::test]
 async fn leases_answer_alike() {
     let said = both(async |mut c, said| {
-        let id = |id| Some(LeaseGrantOptions::new().with_id(id));
-        let under = |lease| Some(PutOptions::new().with_lease(lease));
         let with_keys = || Some(LeaseTimeToLiveOptions::new().with_keys());
         said.note("grant", c.lease_grant(60, id(1)).await);
         said.note("grant again", c.lease_grant(60, id(1)).await);
@@ -295,19 +229,15 @@ async fn leases_answer_alike() {
         said.note("zero", c.lease_grant(0, id(3)).await);
         said.note("negative", c.lease_grant(-5, id(4)).await);
         said.note("longest", c.lease_grant(9_000_000_000, id(5)).await);
-        said.note(
-            "chosen by etcd",
-            c.lease_grant(60, None).await.map(|l| l.id() > 0),
-        );
+        let chosen = c.lease_grant(60, None).await;
+        said.note("chosen by etcd", chosen.map(|l| l.id() > 0));
 
         said.note("put", c.put("b", "", under(1)).await);
         said.note("put", c.put("a", "", under(1)).await);
         let both_keys = c.lease_time_to_live(1, with_keys()).await;
         // In no particular order.
-        said.note(
-            "its keys",
-            both_keys.map(|l| l.keys().iter().map(|key| key.len()).collect::<Vec<_>>()),
-        );
+        let lengths = both_keys.map(|l| Vec::from_iter(l.keys().iter().map(Vec::len)));
+        said.note("its keys", lengths);
         said.note("moved", c.put("a", "", under(2)).await);
         said.note("moved", c.lease_time_to_live(1, with_keys()).await);
         said.note("without", c.put("a", "", None).await);
@@ -321,10 +251,8 @@ async fn leases_answer_alike() {
         said.note("renewed", replies.message().await);
         said.note("two keys", c.put("c", "", under(1)).await);
         said.note("revoke", c.lease_revoke(1).await);
-        said.note(
-            "all gone",
-            c.get("", Some(GetOptions::new().with_all_keys())).await,
-        );
+        let all_keys = GetOptions::new().with_all_keys();
+        said.note("all gone", c.get("", Some(all_keys)).await);
         requests.keep_alive().await.expect("a request");
         said.note("renewed after", replies.message().await);
         said.note("revoke empty", c.lease_revoke(5).await);
@@ -337,16 +265,13 @@ async fn leases_answer_alike() {
 #[tokio::test]
 async fn leases_run_out_alike() {
     let said = both(async |mut c, said| {
-        let granted = c
-            .lease_grant(2, Some(LeaseGrantOptions::new().with_id(1)))
-            .await;
-        let granted = granted.map(|l| (l.ttl(), Instant::now())).expect("a lease");
-        let under = Some(PutOptions::new().with_lease(1));
-        c.put("a", "", under.clone()).await.expect("a put");
-        c.put("b", "", under).await.expect("a put");
+        c.lease_grant(2, id(1)).await.expect("a lease");
+        let granted = Instant::now();
+        c.put("a", "", under(1)).await.expect("a put");
+        c.put("b", "", under(1)).await.expect("a put");
         let mut watch = open(&mut c, "", WatchOptions::new().with_all_keys()).await;
         said.note("gone", next_of(&mut watch).await);
-        let lived = granted.1.elapsed();
+        let lived = granted.elapsed();
         let (least, most) = (Duration::from_millis(1990), Duration::from_millis(2900));
         said.note("in time", Ok((least..most).contains(&lived)));
         said.note("renewal", c.lease_keep_alive(1).await.map(|_| ()));
@@ -362,9 +287,7 @@ async fn leases_run_out_alike() {
 #[tokio::test]
 async fn a_renewal_that_is_just_too_late_is_answered_that_the_lease_is_gone() {
     both(async |mut c, said| {
-        c.lease_grant(2, Some(LeaseGrantOptions::new().with_id(1)))
-            .await
-            .expect("a lease");
+        c.lease_grant(2, id(1)).await.expect("a lease");
         let (mut requests, mut replies) = c.lease_keep_alive(1).await.expect("a keep-alive");
         tokio::time::sleep(Duration::from_millis(2005)).await;
         requests.keep_alive().await.expect("a request");
@@ -400,19 +323,15 @@ async fn watches_answer_alike() {
             TxnOp::delete("a/2", None),
             TxnOp::put("b", "", None),
         ];
-        c.txn(Txn::new().and_then(ops)).await.expect("revision 5");
+        c.txn(all(ops)).await.expect("revision 5");
         said.note("txn", next_of(&mut news).await);
         said.note("one", next_of(&mut one).await);
         said.note("the future is here", next_of(&mut future).await);
         said.note("only deletes", next_of(&mut deletes).await);
         said.note("only puts", next_of(&mut puts).await);
         said.note("only puts", next_of(&mut puts).await);
-        said.note(
-            "silence",
-            Ok(timeout(Duration::from_millis(200), news.message())
-                .await
-                .is_err()),
-        );
+        let silence = timeout(Duration::from_millis(200), news.message()).await;
+        said.note("silence", Ok(silence.is_err()));
     })
     .await;
     said.has("silence: true");
@@ -421,29 +340,22 @@ async fn watches_answer_alike() {
 #[tokio::test]
 async fn several_watches_on_one_stream_answer_alike() {
     both(async |mut c, said| {
-        let options = WatchOptions::new;
-        let (mut ask, mut answers) = c
-            .watch("a", Some(options().with_watch_id(7)))
-            .await
-            .expect("a watch")
-            .split();
+        let options = || Some(WatchOptions::new());
+        let with_id = |id| Some(WatchOptions::new().with_watch_id(id));
+        let (mut ask, mut answers) = c.watch("a", with_id(7)).await.expect("a watch").split();
         said.note("chosen id", answers.message().await);
-        ask.watch("a", Some(options())).await.expect("a request");
-        said.note("given id", answers.message().await);
-        ask.watch("b", Some(options().with_watch_id(1)))
-            .await
-            .expect("a request");
-        said.note("taken by choice", answers.message().await);
-        ask.watch("c", Some(options())).await.expect("a request");
-        said.note("next given id", answers.message().await);
-        ask.watch("a", Some(options().with_watch_id(7)))
-            .await
-            .expect("a request");
-        said.note("duplicate", answers.message().await);
-        ask.watch("b", Some(options().with_range("a")))
-            .await
-            .expect("a request");
-        said.note("empty range", answers.message().await);
+        let backwards = Some(WatchOptions::new().with_range("a"));
+        let more = [
+            ("given id", "a", options()),
+            ("taken by choice", "b", with_id(1)),
+            ("next given id", "c", options()),
+            ("duplicate", "a", with_id(7)),
+            ("empty range", "b", backwards),
+        ];
+        for (what, key, options) in more {
+            ask.watch(key, options).await.expect("a request");
+            said.note(what, answers.message().await);
+        }
         c.put("b", "", None).await.expect("a put");
         said.note("event", answers.message().await);
         ask.cancel(1).await.expect("a request");
@@ -517,18 +429,8 @@ async fn tokens_are_refused_alike() {
 async fn refused(mut stale: Client, mut without: Client, said: &mut Transcript) {
     said.note("get", stale.get("a", None).await);
     said.note("put", stale.put("a", "", None).await);
-    said.note(
-        "txn",
-        stale
-            .txn(Txn::new().and_then([TxnOp::get("a", None)]))
-            .await,
-    );
-    said.note(
-        "grant",
-        stale
-            .lease_grant(5, Some(LeaseGrantOptions::new().with_id(1)))
-            .await,
-    );
+    said.note("txn", stale.txn(all([TxnOp::get("a", None)])).await);
+    said.note("grant", stale.lease_grant(5, id(1)).await);
     said.note("revoke", stale.lease_revoke(1).await);
     said.note("renew", stale.lease_keep_alive(1).await.map(|_| ()));
     said.note("ttl", stale.lease_time_to_live(1, None).await);
@@ -536,12 +438,7 @@ async fn refused(mut stale: Client, mut without: Client, said: &mut Transcript) 
     said.note("watch", watch.message().await);
     said.note("get without", without.get("a", None).await);
     said.note("put without", without.put("a", "", None).await);
-    said.note(
-        "grant without",
-        without
-            .lease_grant(5, Some(LeaseGrantOptions::new().with_id(1)))
-            .await,
-    );
+    said.note("grant without", without.lease_grant(5, id(1)).await);
     said.note("revoke without", without.lease_revoke(1).await);
 }
 
@@ -562,6 +459,19 @@ async fn both(ask: impl AsyncFn(Client, &mut Transcript)) -> Transcript {
 
     compare(&real, &fake);
     real
+}
+
+fn id(id: i64) -> Option<LeaseGrantOptions> {
+    Some(LeaseGrantOptions::new().with_id(id))
+}
+
+fn under(lease: i64) -> Option<PutOptions> {
+    Some(PutOptions::new().with_lease(lease))
+}
+
+/// A transaction without conditions.
+fn all(ops: impl Into<Vec<TxnOp>>) -> Txn {
+    Txn::new().and_then(ops)
 }
 
 fn compare(real: &Transcript, fake: &Transcript) {
