@@ -3,15 +3,15 @@
 use crate::log::Log;
 use crate::setup::{LONG, MS, SEC};
 use crate::support::eventually;
-use greeter::pb::{HelloRequest, StreamRequest};
+use greeter::hellos;
+use greeter::pb::{HelloReply, HelloRequest};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_etcd::BuildError;
 use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
@@ -43,12 +43,37 @@ async fn counts(client: &mut Client, calls: u32) -> HashMap<String, u32> {
     counts
 }
 
-fn stream(count: u32) -> StreamRequest {
-    StreamRequest {
-        name: "x".to_owned(),
-        count,
-        interval_ms: 100,
+/// Begins a call, and returns its answer.
+fn hello_begun(client: &Client) -> JoinHandle<Result<String, Status>> {
+    let mut client = client.clone();
+    tokio::spawn(async move { hello(&mut client).await })
+}
+
+/// A stream of greetings, one every 100 ms.
+async fn stream(client: &mut Client, count: u32) -> Streaming<HelloReply> {
+    let hellos = client.stream_hellos(hellos(count, 100)).await;
+    hellos.unwrap().into_inner()
+}
+
+/// The number of greetings until the stream ends without an error.
+async fn rest_of(hellos: &mut Streaming<HelloReply>) -> u32 {
+    let mut count = 0;
+    while hellos.message().await.unwrap().is_some() {
+        count += 1;
     }
+    count
+}
+
+/// A call whose first greeting comes after 100 ms, with a deadline.
+async fn stream_within(client: &mut Client, deadline: Duration) -> Result<(), Status> {
+    let mut request = Request::new(hellos(1, 100));
+    request.set_timeout(deadline);
+    client.stream_hellos(request).await.map(drop)
+}
+
+/// The calls that were sent to any endpoint.
+fn calls(balanced: &BalancedChannel) -> u64 {
+    balanced.endpoints().iter().map(|e| e.calls).sum()
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,8 +89,7 @@ async fn calls_follow_the_weights_and_a_new_weight_is_no_new_connection() {
     assert!((2250..2550).contains(&weighed[&address(1)]), "{weighed:?}");
     assert_eq!(weighed.get(&address(2)), None);
     assert_eq!((1..=3).map(|n| net.connects(&address(n))).max(), Some(1));
-    let calls: u64 = balanced.endpoints().iter().map(|e| e.calls).sum();
-    assert_eq!(calls, 6000);
+    assert_eq!(calls(&balanced), 6000);
     assert!(balanced.endpoints().iter().all(|e| e.in_flight == 0));
 }
 
@@ -107,25 +131,15 @@ async fn an_empty_set_is_waited_for_or_fails_fast_and_says_why() {
     let net = Net::default();
     for (wait, expected) in [(Duration::ZERO, Duration::ZERO), (SEC * 2, SEC * 2)] {
         let (registry, builder) = net.balanced();
-        let mut client = Client::new(
-            builder
-                .named("greeter")
-                .ready_timeout(wait)
-                .build()
-                .unwrap(),
-        );
+        let builder = builder.named("greeter").ready_timeout(wait);
+        let mut client = Client::new(builder.build().unwrap());
         let start = Instant::now();
         let status = hello(&mut client).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
-        assert_eq!(
-            status.message(),
-            r#"no endpoint of "greeter": none registered"#
-        );
-        assert!(
-            start.elapsed() - expected <= MS * 2,
-            "{:?}",
-            start.elapsed()
-        );
+        let none = r#"no endpoint of "greeter": none registered"#;
+        assert_eq!(status.message(), none);
+        let waited = start.elapsed();
+        assert!(waited - expected <= MS * 2, "{waited:?}");
         (1..=5).for_each(|n| registry.put(&address(n), 100));
         sleep(MS).await;
         let status = hello(&mut client).await.unwrap_err();
@@ -142,8 +156,7 @@ async fn an_empty_set_is_waited_for_or_fails_fast_and_says_why() {
 async fn a_call_that_waits_goes_on_when_the_first_endpoint_appears() {
     let net = Net::default();
     let (registry, builder) = net.balanced();
-    let mut client = Client::new(builder.build().unwrap());
-    let waiting = tokio::spawn(async move { hello(&mut client).await });
+    let waiting = hello_begun(&Client::new(builder.build().unwrap()));
     sleep(SEC).await;
     net.serve(&address(1));
     registry.put(&address(1), 100);
@@ -156,10 +169,8 @@ async fn the_deadline_of_a_call_covers_its_wait_and_its_answer() {
     let (registry, builder) = net.balanced();
     let mut client = Client::new(builder.build().unwrap());
     let mut expire = async || {
-        let mut request = Request::new(stream(1));
-        request.set_timeout(MS * 700);
         let start = Instant::now();
-        let status = client.stream_hellos(request).await.unwrap_err();
+        let status = stream_within(&mut client, MS * 700).await.unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
         assert!(start.elapsed() - MS * 700 <= MS * 2);
     };
@@ -177,7 +188,7 @@ async fn a_stream_survives_the_removal_of_its_key_and_counts_until_dropped() {
     let mut client = Client::new(balanced.clone());
     registry.gone(&address(2));
     ready(&balanced, 1).await;
-    let mut hellos = client.stream_hellos(stream(20)).await.unwrap().into_inner();
+    let mut hellos = stream(&mut client, 20).await;
     hellos.message().await.unwrap();
     assert_eq!(balanced.endpoints()[0].in_flight, 1);
     registry.put(&address(2), 100);
@@ -189,30 +200,18 @@ async fn a_stream_survives_the_removal_of_its_key_and_counts_until_dropped() {
     })
     .await;
     assert_eq!(hello(&mut client).await.unwrap(), address(2));
-    let mut more = 1;
-    while hellos.message().await.unwrap().is_some() {
-        more += 1;
-    }
-    assert_eq!(more, 20);
+    assert_eq!(rest_of(&mut hellos).await, 19);
     drop(hellos);
-    let wires = || net.0.lock().unwrap()[&address(1)].wires[0].is_finished();
-    eventually("the connection ends after its last stream", LONG, || {
-        wires().then_some(()).ok_or("open".to_owned())
-    })
-    .await;
+    net.disconnected(&address(1)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropping_the_last_clone_ends_all_but_what_is_in_flight() {
     let (net, registry, balanced) = Net::greeters(2).await;
     let mut client = Client::new(balanced.clone());
-    let mut hellos = client.stream_hellos(stream(5)).await.unwrap().into_inner();
+    let mut hellos = stream(&mut client, 5).await;
     drop((client, balanced));
-    let mut seen = 0;
-    while hellos.message().await.unwrap().is_some() {
-        seen += 1;
-    }
-    assert_eq!(seen, 5);
+    assert_eq!(rest_of(&mut hellos).await, 5);
     drop(hellos);
     sleep(SEC).await;
     for host in net.0.lock().unwrap().values() {
@@ -228,19 +227,16 @@ async fn a_black_hole_fails_its_calls_at_the_keepalive_and_gets_no_more() {
     let mut client = Client::new(balanced.clone());
     hello(&mut client).await.unwrap();
     net.freeze(&address(1));
-    let mut caught = client.clone();
     let start = Instant::now();
-    let caught = tokio::spawn(async move { (hello(&mut caught).await, Instant::now()) });
+    let caught = hello_begun(&client);
+    let caught = tokio::spawn(async move { (caught.await.unwrap(), Instant::now()) });
     sleep(MS).await;
     net.serve(&address(2));
     registry.put(&address(2), 100);
     ready(&balanced, 2).await;
     for _ in 0..20 {
-        assert_eq!(
-            hello(&mut client).await.unwrap(),
-            address(2),
-            "the less loaded"
-        );
+        let called = hello(&mut client).await.unwrap();
+        assert_eq!(called, address(2), "the less loaded");
     }
     let (answer, at) = caught.await.unwrap();
     let status = answer.unwrap_err();
@@ -266,25 +262,14 @@ async fn a_call_waits_no_longer_for_a_stream_than_for_an_endpoint() {
     let mut client = Client::new(balanced.clone());
     let mut streams = vec![];
     for _ in 0..4 {
-        let hellos = client.stream_hellos(stream(1_000_000)).await.unwrap();
-        streams.push(hellos.into_inner());
+        streams.push(stream(&mut client, 1_000_000).await);
     }
     let start = Instant::now();
-    let mut request = Request::new(stream(1));
-    request.set_timeout(SEC * 30);
-    let status = client.stream_hellos(request).await.unwrap_err();
+    let status = stream_within(&mut client, SEC * 30).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert!(
-        start.elapsed() - SEC * 2 <= MS * 10,
-        "{:?}",
-        start.elapsed()
-    );
-    let calls: Vec<_> = (0..100)
-        .map(|_| {
-            let mut client = client.clone();
-            tokio::spawn(async move { hello(&mut client).await })
-        })
-        .collect();
+    let waited = start.elapsed();
+    assert!(waited - SEC * 2 <= MS * 10, "{waited:?}");
+    let calls = Vec::from_iter((0..100).map(|_| hello_begun(&client)));
     sleep(SEC).await;
     drop(streams.pop());
     for call in calls {
@@ -406,11 +391,8 @@ async fn rolling(rounds: usize, callers: usize, pause: Duration) -> (u64, Vec<St
 async fn a_graceful_shutdown_under_load_fails_no_call() {
     let (calls, failures) = rolling(30, 8, MS * 10).await;
     assert!(calls > 1_000, "{calls}");
-    assert!(
-        failures.is_empty(),
-        "{} of {calls}: {failures:?}",
-        failures.len()
-    );
+    let failed = failures.len();
+    assert_eq!(failed, 0, "of {calls}: {failures:?}");
 }
 
 /// The same on many threads, where everything races.
@@ -418,15 +400,9 @@ async fn a_graceful_shutdown_under_load_fails_no_call() {
 async fn a_graceful_shutdown_under_load_on_many_threads_fails_no_call() {
     let rounds = std::env::var("ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
     let (calls, failures) = rolling(rounds, 32, MS * 10).await;
-    println!(
-        "{rounds} rounds, {calls} calls, {} failures",
-        failures.len()
-    );
-    assert!(
-        failures.is_empty(),
-        "{} of {calls}: {failures:?}",
-        failures.len()
-    );
+    let failed = failures.len();
+    println!("{rounds} rounds, {calls} calls, {failed} failures");
+    assert_eq!(failed, 0, "of {calls}: {failures:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -439,18 +415,16 @@ async fn the_longest_times_mean_for_ever() {
         .http2_keep_alive_interval(Duration::MAX)
         .keep_alive_timeout(Duration::MAX);
     let mut client = Client::new(longest.build().unwrap());
-    let mut caught = client.clone();
-    let waiting = tokio::spawn(async move { hello(&mut caught).await });
+    let waiting = hello_begun(&client);
     sleep(SEC * 60 * 60 * 24).await;
     net.serve(&address(1));
     registry.put(&address(1), 100);
     assert_eq!(waiting.await.unwrap().unwrap(), address(1));
-    let mut request = Request::new(stream(3));
-    request
-        .metadata_mut()
-        .insert("grpc-timeout", "99999999H".parse().unwrap());
-    let hellos = client.stream_hellos(request).await.unwrap();
-    assert_eq!(hellos.into_inner().collect::<Vec<_>>().await.len(), 3);
+    let mut request = Request::new(hellos(3, 100));
+    let longest = "99999999H".parse().unwrap();
+    request.metadata_mut().insert("grpc-timeout", longest);
+    let answer = client.stream_hellos(request).await.unwrap();
+    assert_eq!(rest_of(&mut answer.into_inner()).await, 3);
     // One keepalive is sent, and its answer is waited for.
     let (registry, builder) = net.balanced();
     let builder = builder.http2_keep_alive_interval(MS * 100);
@@ -458,9 +432,7 @@ async fn the_longest_times_mean_for_ever() {
     registry.put(&address(1), 100);
     ready(&balanced, 1).await;
     net.freeze(&address(1));
-    let mut request = Request::new(stream(1));
-    request.set_timeout(SEC * 60);
-    let status = Client::new(balanced).stream_hellos(request).await;
+    let status = stream_within(&mut Client::new(balanced), SEC * 60).await;
     assert_eq!(status.unwrap_err().code(), Code::DeadlineExceeded);
 }
 
@@ -479,32 +451,21 @@ async fn that_no_endpoint_is_left_is_logged_unless_the_channel_ends() {
     ready(&balanced, 1).await;
     let before = log.text();
     drop(balanced);
-    eventually("the end of its connection", LONG, || {
-        let hosts = net.0.lock().unwrap();
-        let open = hosts[&address(1)]
-            .wires
-            .iter()
-            .any(|wire| !wire.is_finished());
-        (!open).then_some(()).ok_or("open".to_owned())
-    })
-    .await;
+    net.disconnected(&address(1)).await;
     assert_eq!(log.text(), before);
 }
 
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_and_named() {
     let builder = || BalancedChannel::builder_from(tokio_stream::pending());
+    let (zero, kept_alive) = (Duration::ZERO, builder().http2_keep_alive_interval(SEC));
+    let (interval, timeout) = ("http2_keep_alive_interval", "keep_alive_timeout");
     for (builder, setter) in [
         (builder().subset(0), "subset"),
-        (builder().connect_timeout(Duration::ZERO), "connect_timeout"),
-        (
-            builder().http2_keep_alive_interval(Duration::ZERO),
-            "http2_keep_alive_interval",
-        ),
-        (
-            builder().keep_alive_timeout(Duration::ZERO),
-            "keep_alive_timeout",
-        ),
+        (builder().connect_timeout(zero), "connect_timeout"),
+        (builder().http2_keep_alive_interval(zero), interval),
+        (builder().keep_alive_timeout(zero), timeout),
+        (kept_alive.keep_alive_timeout(zero), timeout),
     ] {
         let error = builder.build().unwrap_err();
         assert!(

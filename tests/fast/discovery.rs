@@ -650,8 +650,7 @@ async fn the_error_of_a_call_without_an_endpoint_has_the_last_etcd_error() {
     let discovery = discovery(&fake);
     let mut client = Client::new(discovery.channel().build().unwrap());
     let mut message = async || {
-        let name = "x".to_owned();
-        let called = client.say_hello(HelloRequest { name }).await;
+        let called = client.say_hello(HelloRequest::default()).await;
         called.unwrap_err().message().to_owned()
     };
     let said = message().await;
@@ -710,8 +709,7 @@ async fn of_a_mixed_fleet_each_server_is_dialled_as_it_says() {
     let mut client = Client::new(balanced.clone());
     let mut greeted = BTreeSet::new();
     for _ in 0..50 {
-        let name = "x".to_owned();
-        let reply = client.say_hello(HelloRequest { name }).await.unwrap();
+        let reply = client.say_hello(HelloRequest::default()).await.unwrap();
         greeted.insert(reply.into_inner().message);
     }
     assert_eq!(greeted.len(), 3, "{greeted:?}");
@@ -722,8 +720,7 @@ async fn of_a_mixed_fleet_each_server_is_dialled_as_it_says() {
     ready(&balanced, 3).await;
     assert!(dialled.lock().unwrap().contains("https://a:1/"));
     // Without a connector there is no TLS.
-    let name = "x".to_owned();
-    let refused = Client::new(plain).say_hello(HelloRequest { name }).await;
+    let refused = Client::new(plain).say_hello(HelloRequest::default()).await;
     let reason = "https://a:1: it speaks TLS: give the channel a connector that does";
     let message = refused.unwrap_err().message().to_owned();
     assert!(message.contains(reason), "{message}");

@@ -23,8 +23,8 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
     observer.wait_for_no_key(&key, LONG).await;
     let is_paused = |status: &Status| matches!(status, Status::Paused { .. });
     status_within(LONG, &server.registration, is_paused).await;
-    let name = "x".to_owned();
-    let reply = server.client().await.say_hello(HelloRequest { name }).await;
+    let mut client = server.client().await;
+    let reply = client.say_hello(HelloRequest::default()).await;
     reply.expect("it serves on");
     // Two renewals at least.
     sleep(SEC * 4).await;
@@ -84,8 +84,8 @@ async fn a_server_that_is_not_ready_serves_unseen_until_it_is() {
     observer.wait_for_key(&key, LONG).await;
     is_ready.store(false, Ordering::SeqCst);
     observer.wait_for_no_key(&key, LONG).await;
-    let name = "x".to_owned();
-    let reply = server.client().await.say_hello(HelloRequest { name }).await;
+    let mut client = server.client().await;
+    let reply = client.say_hello(HelloRequest::default()).await;
     reply.expect("it serves on");
     server.shutdown.cancel();
     server.ended().await;

@@ -2,7 +2,7 @@
 
 use super::net::{Client, Net, address};
 use super::raw::call_sent_again;
-use super::{hello, stream};
+use super::{hello, stream_within};
 use crate::panics::subscribe;
 use crate::setup::{LONG, MS};
 use std::collections::BTreeMap;
@@ -12,7 +12,6 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use tokio::time::timeout;
-use tonic::Request;
 use tracing::field::{Empty, Field, Visit};
 use tracing::span::{Id, Record};
 use tracing::subscriber::DefaultGuard;
@@ -136,9 +135,7 @@ async fn a_call_that_is_cancelled_or_times_out_names_its_endpoint_too() {
     let mut client = Client::new(balanced);
     let cancelled = in_span(declares_all(), hello(&mut client));
     timeout(MS, cancelled).await.unwrap_err();
-    let mut request = Request::new(stream(1));
-    request.set_timeout(MS);
-    let expired = in_span(declares_all(), client.stream_hellos(request));
+    let expired = in_span(declares_all(), stream_within(&mut client, MS));
     expired.await.unwrap_err();
     let address = "server.address=\"10.0.0.1\"";
     let port = "server.port=9000";

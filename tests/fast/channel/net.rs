@@ -159,6 +159,16 @@ impl Net {
         hosts[address].frozen.send_replace(true);
     }
 
+    /// Waits until no connection to `address` is open.
+    pub async fn disconnected(&self, address: &str) {
+        eventually("the end of its connections", LONG, || {
+            let hosts = self.0.lock().unwrap();
+            let ended = hosts[address].wires.iter().all(JoinHandle::is_finished);
+            ended.then_some(()).ok_or("open".to_owned())
+        })
+        .await;
+    }
+
     pub fn connects(&self, address: &str) -> usize {
         self.0.lock().unwrap()[address].connects
     }

@@ -1,7 +1,7 @@
 //! Servers that report, or do not report, that they have not processed a call whose body they have read.
 
-use super::hello;
 use super::net::{Client, Net, address, ready};
+use super::{calls, hello, hello_begun};
 use crate::setup::{MS, SEC};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::{Instant, sleep};
@@ -22,6 +22,14 @@ enum Act {
     Close,
     /// It closes the connection on headers already.
     CloseOnHeaders,
+}
+
+fn goaway(last: u32, code: u32) -> Act {
+    Act::GoAway { last, code }
+}
+
+fn reset(code: u32) -> Act {
+    Act::Reset { code }
 }
 
 const DATA: u8 = 0;
@@ -82,6 +90,16 @@ async fn listen(io: &mut DuplexStream, act: Act) -> Option<()> {
     }
 }
 
+/// Makes that server listen at the first address.
+fn listen_and_act(net: &Net, act: Act) {
+    let mut arriving = net.listen(&address(1), CancellationToken::new());
+    tokio::spawn(async move {
+        while let Some(io) = arriving.recv().await {
+            tokio::spawn(speak(io, act));
+        }
+    });
+}
+
 /// A fleet of the server that acts, with by far the greatest weight, and a greeter.
 async fn fleet(act: Act) -> BalancedChannel {
     fleet_with(act, |builder| builder).await
@@ -91,8 +109,7 @@ async fn fleet(act: Act) -> BalancedChannel {
 pub async fn call_sent_again(
     change: impl Fn(BalancedChannelBuilder) -> BalancedChannelBuilder,
 ) -> BalancedChannel {
-    let code = REFUSED_STREAM;
-    let balanced = fleet_with(Act::Reset { code }, change).await;
+    let balanced = fleet_with(reset(REFUSED_STREAM), change).await;
     hello(&mut Client::new(balanced.clone())).await.unwrap();
     balanced
 }
@@ -102,12 +119,7 @@ async fn fleet_with(
     change: impl Fn(BalancedChannelBuilder) -> BalancedChannelBuilder,
 ) -> BalancedChannel {
     let net = Net::default();
-    let mut arriving = net.listen(&address(1), CancellationToken::new());
-    tokio::spawn(async move {
-        while let Some(io) = arriving.recv().await {
-            tokio::spawn(speak(io, act));
-        }
-    });
+    listen_and_act(&net, act);
     net.serve(&address(2));
     let (registry, builder) = net.balanced();
     registry.put(&address(1), 1_000_000_000);
@@ -132,25 +144,14 @@ async fn call(act: Act, name: &str) -> (Result<String, Status>, BalancedChannel)
 #[tokio::test(start_paused = true)]
 async fn a_call_that_the_server_has_not_processed_is_sent_to_another_one() {
     for act in [
-        Act::GoAway {
-            last: 0,
-            code: NO_ERROR,
-        },
-        Act::GoAway {
-            last: 0,
-            code: ENHANCE_YOUR_CALM,
-        },
-        Act::Reset {
-            code: REFUSED_STREAM,
-        },
+        goaway(0, NO_ERROR),
+        goaway(0, ENHANCE_YOUR_CALM),
+        reset(REFUSED_STREAM),
     ] {
         let name = "x".repeat(60_000);
         let (reply, _) = call(act, &name).await;
         let expected = format!("Hello {name}! {}", address(2));
-        assert!(
-            reply.as_ref().is_ok_and(|reply| *reply == expected),
-            "{act:?}"
-        );
+        assert!(reply.is_ok_and(|reply| reply == expected), "{act:?}");
     }
 }
 
@@ -158,52 +159,34 @@ async fn a_call_that_the_server_has_not_processed_is_sent_to_another_one() {
 async fn what_it_may_have_worked_on_is_never_repeated() {
     for (act, code) in [
         (Act::Close, Code::Unavailable),
-        (Act::Reset { code: CANCEL }, Code::Cancelled),
+        (reset(CANCEL), Code::Cancelled),
     ] {
         let (reply, balanced) = call(act, "x").await;
         assert_eq!(reply.unwrap_err().code(), code, "{act:?}");
-        let calls: u64 = balanced.endpoints().iter().map(|e| e.calls).sum();
-        assert_eq!(calls, 1, "{act:?}");
+        assert_eq!(calls(&balanced), 1, "{act:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_too_large_to_be_kept_is_not_sent_again() {
-    let act = Act::GoAway {
-        last: 0,
-        code: NO_ERROR,
-    };
-    let (reply, _) = call(act, &"x".repeat(70_000)).await;
+    let (reply, _) = call(goaway(0, NO_ERROR), &"x".repeat(70_000)).await;
     let status = reply.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_a_goaway_the_old_connection_finishes_and_a_new_one_is_made() {
-    let act = Act::GoAway {
-        last: 1,
-        code: NO_ERROR,
-    };
     let net = Net::default();
-    let mut arriving = net.listen(&address(1), CancellationToken::new());
-    tokio::spawn(async move {
-        while let Some(io) = arriving.recv().await {
-            tokio::spawn(speak(io, act));
-        }
-    });
+    listen_and_act(&net, goaway(1, NO_ERROR));
     let (registry, builder) = net.balanced();
     registry.put(&address(1), 1);
     let balanced = builder.build().unwrap();
     ready(&balanced, 1).await;
     let client = Client::new(balanced.clone());
-    let spawn = || {
-        let mut client = client.clone();
-        tokio::spawn(async move { hello(&mut client).await })
-    };
-    let first = spawn();
+    let first = hello_begun(&client);
     sleep(MS).await;
     assert_eq!(net.connects(&address(1)), 1);
-    let second = spawn();
+    let second = hello_begun(&client);
     sleep(MS * 100).await;
     assert_eq!(net.connects(&address(1)), 2, "the second call found it out");
     assert!(!first.is_finished() && !second.is_finished());
@@ -217,8 +200,7 @@ async fn a_request_without_a_body_that_may_have_arrived_is_never_repeated() {
     let request = request.body(Body::empty()).unwrap();
     let status = balanced.clone().oneshot(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    let calls: u64 = balanced.endpoints().iter().map(|e| e.calls).sum();
-    assert_eq!(calls, 1);
+    assert_eq!(calls(&balanced), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +212,7 @@ async fn a_server_that_accepts_no_streams_gets_no_calls_until_it_does() {
         write(&mut io, SETTINGS, 0, &max_streams(0)).await;
         sleep(SEC * 10).await;
         write(&mut io, SETTINGS, 0, &max_streams(1)).await;
-        listen(&mut io, Act::Reset { code: CANCEL }).await;
+        listen(&mut io, reset(CANCEL)).await;
     });
     let (registry, builder) = net.balanced();
     registry.put(&address(1), 1_000_000_000);
