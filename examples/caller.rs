@@ -10,6 +10,7 @@ mod access;
 mod event;
 mod formats;
 mod greeter;
+mod log;
 #[cfg(feature = "metrics")]
 mod prometheus;
 
@@ -19,7 +20,7 @@ use event::Event;
 use formats::FormatName;
 use greeter::pb::HelloRequest;
 use greeter::pb::greeter_client::GreeterClient;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -104,15 +105,7 @@ enum Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        // Otherwise it would report a closed stderr on stderr, and panic.
-        .log_internal_errors(false)
-        .init();
+    log::start("info");
     match run(&Args::parse()).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_failed) => ExitCode::FAILURE,

@@ -9,6 +9,7 @@ mod formats;
 mod greeter;
 #[cfg(feature = "introspection")]
 mod introspection;
+mod log;
 #[cfg(feature = "metrics")]
 mod prometheus;
 
@@ -17,7 +18,7 @@ use clap::Parser;
 use formats::FormatName;
 use greeter::MyGreeter;
 use greeter::pb::greeter_server::GreeterServer;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -106,15 +107,7 @@ struct Usage(String);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        // Otherwise it would report a closed stderr on stderr, and panic.
-        .log_internal_errors(false)
-        .init();
+    log::start("info");
     match run(Args::parse()).await {
         Ok(closed) => {
             say(&closed);

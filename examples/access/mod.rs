@@ -68,16 +68,10 @@ impl Access {
         let identity = self.identity()?;
         match &self.cacert {
             Some(cacert) => {
-                for file in [
-                    Some(cacert),
-                    identity.map(|it| it.0),
-                    identity.map(|it| it.1),
-                ] {
-                    let file = file.into_iter();
-                    for file in file {
-                        std::fs::metadata(file)
-                            .map_err(|error| format!("{}: {error}", file.display()))?;
-                    }
+                let identity_files = identity.into_iter().flat_map(|(cert, key)| [cert, key]);
+                for file in std::iter::once(cacert).chain(identity_files) {
+                    std::fs::metadata(file)
+                        .map_err(|error| format!("{}: {error}", file.display()))?;
                 }
                 self.secure(etcd, cacert, identity)
             }

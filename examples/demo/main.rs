@@ -24,6 +24,8 @@ mod timeline;
 
 #[path = "../greeter/mod.rs"]
 mod greeter;
+#[path = "../log/mod.rs"]
+mod log;
 
 /// The real etcd process and the watcher are those of the tests. They panic where a test would: when there is no etcd.
 #[path = "../../tests/support"]
@@ -37,7 +39,6 @@ mod support {
 
 use clap::Parser;
 use setup::Setup;
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,13 +76,7 @@ struct Stops {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    log::start("off");
 
     // A step that panics has failed, and the demo continues. Print only one line for it.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));

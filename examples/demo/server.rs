@@ -1,9 +1,10 @@
 //! [`Server`]: the registered server. [`Server::start`] has all the code that a user of the library writes.
 
 use crate::greeter::MyGreeter;
+use crate::greeter::hellos;
+use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::greeter::pb::greeter_server::GreeterServer;
-use crate::greeter::pb::{HelloRequest, StreamRequest};
 use crate::timeline::Fail;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -74,11 +75,8 @@ impl Server {
     pub(crate) async fn call(addr: SocketAddr) -> Result<String, Fail> {
         let call = async {
             let mut client = GreeterClient::new(connect(addr).await?);
-            let reply = client
-                .say_hello(HelloRequest {
-                    name: "demo".to_owned(),
-                })
-                .await;
+            let name = "demo".to_owned();
+            let reply = client.say_hello(HelloRequest { name }).await;
             reply.map_err(|status| status.to_string())
         };
         match timeout(CALL, call).await {
@@ -93,11 +91,7 @@ impl Server {
 
     /// Begins a request that takes two seconds. Gives how many of its [`GREETINGS`] came.
     pub(crate) async fn stream(addr: SocketAddr) -> Result<JoinHandle<usize>, Fail> {
-        let request = StreamRequest {
-            name: "demo".to_owned(),
-            count: GREETINGS as u32,
-            interval_ms: GREETING_EVERY.as_millis() as u32,
-        };
+        let request = hellos(GREETINGS as u32, GREETING_EVERY.as_millis() as u32);
         let expected = "a stream of greetings that begins";
         let channel = connect(addr)
             .await

@@ -1,7 +1,8 @@
 //! Calls on schedule, whether or not earlier ones have come back.
 
+use crate::greeter::hellos;
+use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::{HelloRequest, StreamRequest};
 use crate::ledger::{Kind, Ledger};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,17 +103,13 @@ async fn call<T: Channel>(
     mut client: GreeterClient<T>,
     deadline: Duration,
 ) -> Result<(), Status> {
-    let name = "fleet".to_owned();
     if kind == Kind::Unary {
+        let name = "fleet".to_owned();
         let mut request = Request::new(HelloRequest { name });
         request.set_timeout(deadline);
         return client.say_hello(request).await.map(drop);
     }
-    let mut request = Request::new(StreamRequest {
-        name,
-        count: MESSAGES,
-        interval_ms: 100,
-    });
+    let mut request = Request::new(hellos(MESSAGES, 100));
     request.set_timeout(deadline);
     let mut hellos = client.stream_hellos(request).await?.into_inner();
     let mut received = 0;
@@ -121,8 +118,9 @@ async fn call<T: Channel>(
     }
     match received {
         MESSAGES => Ok(()),
-        received => Err(Status::data_loss(format!(
-            "{received} of {MESSAGES} messages"
-        ))),
+        received => {
+            let received = format!("{received} of {MESSAGES} messages");
+            Err(Status::data_loss(received))
+        }
     }
 }

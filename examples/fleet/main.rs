@@ -40,6 +40,8 @@ mod workdir;
 
 #[path = "../greeter/mod.rs"]
 mod greeter;
+#[path = "../log/mod.rs"]
+mod log;
 
 /// The real etcd process is that of the tests. It panics where a test would: when there is none.
 #[path = "../../tests/support"]
@@ -52,7 +54,6 @@ mod support {
 
 use args::{Args, Role, Scenario};
 use clap::Parser;
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use table::Table;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,13 +64,7 @@ type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log::start("off");
     let mut args = Args::parse();
     let done = match args.role.take() {
         None => direct(args).await,
