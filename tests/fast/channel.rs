@@ -27,12 +27,14 @@ async fn hello(client: &mut Client) -> Result<String, Status> {
     let name = "x".to_owned();
     let reply = client.say_hello(HelloRequest { name }).await?;
     let who = reply.extensions().get::<AnsweredBy>();
-    assert!(
-        who.is_some_and(|who| who.address().starts_with("10.0.0.")),
-        "{who:?}"
-    );
+    let is_one = who.is_some_and(|who| who.address().starts_with("10.0.0."));
+    assert!(is_one, "{who:?}");
     let message = reply.into_inner().message;
     Ok(message.trim_start_matches("Hello x! ").to_owned())
+}
+
+fn is_failing(state: &ConnectivityState) -> bool {
+    matches!(state, ConnectivityState::TransientFailure { .. })
 }
 
 async fn counts(client: &mut Client, calls: u32) -> HashMap<String, u32> {
@@ -103,11 +105,8 @@ async fn one_that_died_is_out_at_once_and_back_when_it_returns() {
         assert_eq!(hello(&mut client).await.unwrap(), address(2));
     }
     sleep(SEC * 60).await;
-    let down = balanced.endpoints().swap_remove(0);
-    assert!(
-        matches!(down.state, ConnectivityState::TransientFailure { .. }),
-        "{down:?}"
-    );
+    let down = balanced.endpoints().swap_remove(0).state;
+    assert!(is_failing(&down), "{down:?}");
     net.serve(&address(1));
     sleep(SEC * 5).await;
     assert_eq!(counts(&mut client, 100).await.len(), 2);
@@ -290,10 +289,7 @@ async fn only_endpoints_whose_health_is_serving_are_called() {
     sleep(SEC).await;
     // The first does not know the name; the second has no health service at all.
     let unhealthy = balanced.endpoints().swap_remove(0).state;
-    assert!(
-        matches!(unhealthy, ConnectivityState::TransientFailure { .. }),
-        "{unhealthy:?}"
-    );
+    assert!(is_failing(&unhealthy), "{unhealthy:?}");
     assert_eq!(counts(&mut client, 50).await.len(), 1);
     for (status, servers) in [
         (tonic_health::ServingStatus::Serving, 2),
@@ -313,13 +309,9 @@ async fn only_endpoints_whose_health_is_serving_are_called() {
         .await;
     sleep(MS).await;
     let status = hello(&mut client).await.unwrap_err();
-    assert!(
-        status.message().ends_with(
-            "1 known, none ready: \
-             10.0.0.1:9000: its health service says that it does not serve"
-        ),
-        "{status}"
-    );
+    let reason = "10.0.0.1:9000: its health service says that it does not serve";
+    let end = format!("1 known, none ready: {reason}");
+    assert!(status.message().ends_with(&end), "{status}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -468,10 +460,8 @@ async fn settings_that_cannot_work_are_refused_and_named() {
         (kept_alive.keep_alive_timeout(zero), timeout),
     ] {
         let error = builder.build().unwrap_err();
-        assert!(
-            matches!(error, BuildError::Setting { name, .. } if name == setter),
-            "{error}"
-        );
+        let is_named = matches!(error, BuildError::Setting { name, .. } if name == setter);
+        assert!(is_named, "{error}");
     }
 }
 

@@ -7,7 +7,6 @@ use crate::support::fake::{FakeEtcd, Reply, Rpc};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
-use tonic::Code;
 use tonic_etcd::Etcd;
 use tonic_etcd::discovery::{Change, Changes, Discovery};
 use tonic_etcd::format::Kratos;
@@ -186,10 +185,7 @@ async fn while_etcd_is_away_the_last_set_stays_and_the_error_is_shown() {
     watch.wait_for(|now| now.watch_error().is_none()).await;
     assert!(back.elapsed() <= 600 * MS, "{:?}", back.elapsed());
     let per_second = fake.count(Rpc::Connect) as f64 / 3600.0;
-    assert!(
-        (1.5..=4.5).contains(&per_second),
-        "{per_second} connects a second"
-    );
+    assert!((1.5..=4.5).contains(&per_second), "{per_second}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,11 +205,8 @@ async fn an_etcd_that_lost_its_data_removes_no_instance_while_servers_return() {
     put(&fake, [2]);
     sleep(SEC * 9 / 10).await;
     assert_eq!(shown(&discovery), [0, 1, 2, 3, 9]);
-    assert_eq!(
-        news(&mut changes).await,
-        ["+00009"],
-        "who came back never left"
-    );
+    // Those who came back never left.
+    assert_eq!(news(&mut changes).await, ["+00009"]);
     shows(&discovery, [0, 1, 2, 9], SEC / 5).await;
     assert_eq!(news(&mut changes).await, ["-00003"]);
 }
@@ -262,10 +255,8 @@ async fn the_same_keys_and_revisions_under_other_leases_are_another_history() {
     fake.put(&key(2), &json(2, "v1"), 2);
     fake.up();
     shows(&discovery, [0, 2], SEC).await;
-    assert_eq!(
-        discovery.snapshot().get(&key(0)).unwrap().get_version(),
-        Some("v2")
-    );
+    let snapshot = discovery.snapshot();
+    assert_eq!(snapshot.get(&key(0)).unwrap().get_version(), Some("v2"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -341,11 +332,8 @@ async fn a_large_fleet_is_read_in_pages_at_one_revision_up_to_the_limit() {
     let mut pages = fake.history();
     pages.retain(|call| call.rpc == Rpc::Range);
     assert_eq!(pages.len(), 3);
-    assert!(
-        pages[1..]
-            .iter()
-            .all(|page| page.revision == all.snapshot().revision())
-    );
+    let revision = all.snapshot().revision();
+    assert!(pages[1..].iter().all(|page| page.revision == revision));
     let some = builder().max_instances(1500).build().unwrap();
     let snapshot = some.ready().await;
     assert_eq!((snapshot.len(), snapshot.skipped()), (1500, 1000));
@@ -376,25 +364,14 @@ async fn all_readers_share_one_watch_which_ends_with_the_last_of_them() {
 async fn a_discovery_that_may_not_read_reports_it_and_retries_slowly() {
     let fake = FakeEtcd::new();
     for _ in 0..100 {
-        fake.script(
-            Rpc::Range,
-            Reply::Error(Code::PermissionDenied, "etcdserver: permission denied"),
-        );
+        fake.script(Rpc::Range, Reply::DENIED);
     }
     let discovery = discovery(&fake);
     sleep(SEC * 300).await;
-    let snapshot = discovery.snapshot();
-    assert!(
-        snapshot
-            .watch_error()
-            .unwrap()
-            .contains("permission denied")
-    );
-    assert!(
-        (10..=15).contains(&fake.count(Rpc::Range)),
-        "{}",
-        fake.count(Rpc::Range)
-    );
+    let error = discovery.snapshot().watch_error().unwrap().to_owned();
+    assert!(error.contains("permission denied"), "{error}");
+    let ranges = fake.count(Rpc::Range);
+    assert!((10..=15).contains(&ranges), "{ranges}");
     fake.clear();
     assert!(discovery.ready().await.is_empty());
 }
@@ -546,8 +523,7 @@ async fn on_a_slow_link_what_was_missed_is_read_in_pages() {
 async fn of_two_members_that_refuse_differently_the_other_is_used() {
     let fake = FakeEtcd::new();
     put(&fake, 0..3);
-    let denied = Reply::Error(Code::PermissionDenied, "etcdserver: permission denied");
-    fake.member("one").always(Rpc::Range, denied);
+    fake.member("one").always(Rpc::Range, Reply::DENIED);
     for _ in 0..8 {
         let etcd = etcd(&fake, &["one", "two"]);
         let discovery = Discovery::builder(etcd, "greeter").build().unwrap();
@@ -602,10 +578,8 @@ async fn the_first_list_says_what_is_watched_and_later_ones_do_not() {
         format!(r#"watching service=greeter prefix={PREFIX} revision={revision} found=3"#);
     let lines = log.lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(
-        lines[0].contains("INFO") && lines[0].contains(&expected),
-        "{lines:?}"
-    );
+    let line = &lines[0];
+    assert!(line.contains("INFO") && line.contains(&expected), "{line}");
     fake.wipe();
     sleep(SEC * 5).await;
     let text = log.text();
@@ -629,11 +603,7 @@ async fn in_an_outage_there_is_at_most_one_line_a_second_also_at_debug() {
         sleep(MS * 100).await;
     }
     let lines = log.lines().split_off(before);
-    assert!(
-        (20..=124).contains(&lines.len()),
-        "{}: {lines:#?}",
-        lines.len()
-    );
+    assert!((20..=124).contains(&lines.len()), "{lines:#?}");
     for line in &lines {
         assert!(line.contains("service=greeter"), "{line}");
         assert!(line.contains(&format!("prefix={PREFIX}")), "{line}");
@@ -658,18 +628,13 @@ async fn the_error_of_a_call_without_an_endpoint_has_the_last_etcd_error() {
     assert!(said.starts_with(expected), "{said}");
     fake.up();
     discovery.ready().await;
-    let none = format!(
-        "none registered under {PREFIX} at revision {}",
-        fake.revision()
-    );
-    assert_eq!(
-        message().await,
-        format!(r#"no endpoint of "greeter": {none}"#)
-    );
+    let revision = fake.revision();
+    let none = format!("none registered under {PREFIX} at revision {revision}");
+    let expected = format!(r#"no endpoint of "greeter": {none}"#);
+    assert_eq!(message().await, expected);
     fake.down();
     sleep(SEC * 10).await;
-    let expected =
-        format!(r#"no endpoint of "greeter": {none}; etcd cannot be watched: http://etcd"#);
+    let expected = expected + "; etcd cannot be watched: http://etcd";
     let said = message().await;
     assert!(said.starts_with(&expected), "{said}");
 }

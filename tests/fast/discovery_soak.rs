@@ -1,6 +1,7 @@
 //! Random faults and random changes, from a seed: without faults a reader has what etcd has, and has reported
 //! every difference (I9). `DISCOVERY_SEED=7 cargo test ... discovery_soak` runs one seed again.
 
+use crate::discovery::json;
 use crate::setup::SEC;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};
 use fastrand::Rng;
@@ -126,12 +127,8 @@ impl Run {
             3 => self.fake.put(&key, "not an instance", 0),
             4 => self.fake.put("/elsewhere", "x", 0),
             _ => {
-                let version = self.rng.u8(..);
-                let value = format!(
-                    r#"{{"name":"greeter","id":"{id}","address":"10.0.0.1:{}","version":"{version}"}}"#,
-                    1000 + id
-                );
-                self.fake.put(&key, &value, 0);
+                let version = self.rng.u8(..).to_string();
+                self.fake.put(&key, &json(id, &version), 0);
             }
         }
     }

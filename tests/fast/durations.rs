@@ -120,16 +120,12 @@ mod discovery {
     use super::*;
     use crate::channel::greeter::{hellos, pb::HelloRequest};
     use crate::channel::net::{Client, Net, Registry, address};
+    use crate::discovery::{key, put};
     use tonic_etcd::discovery::channel::BalancedChannelBuilder;
     use tonic_etcd::discovery::{Discovery, DiscoveryBuilder};
 
     async fn follow_through_an_outage(setup: &Setup, builder: DiscoveryBuilder, what: &str) {
-        let put = |id: usize| {
-            let key = format!("/services/greeter/{id}");
-            let value = format!(r#"{{"name":"greeter","id":"{id}","address":"10.0.0.1:{id}"}}"#);
-            setup.fake.put(&key, &value, 0);
-        };
-        (1..=3).for_each(put);
+        put(&setup.fake, 1..=3);
         let discovery = match builder.build() {
             Ok(discovery) => discovery,
             Err(BuildError::Timing { .. }) => return,
@@ -149,9 +145,9 @@ mod discovery {
         setup.fake.down();
         sleep(SEC * 20).await;
         setup.fake.up();
-        put(4);
+        put(&setup.fake, [4]);
         count(4, "watched again").await;
-        setup.fake.delete("/services/greeter/1");
+        setup.fake.delete(&key(1));
         count(3, "a deletion is believed").await;
     }
 

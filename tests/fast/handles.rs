@@ -40,16 +40,9 @@ async fn a_registrar_and_its_handles_show_themselves_in_one_line() {
 #[cfg(feature = "discovery")]
 #[tokio::test(start_paused = true)]
 async fn a_discovery_and_its_handles_show_themselves_in_one_line() {
-    use tonic_etcd::discovery::Discovery;
-
     let setup = Setup::new();
-    for id in 1..=100 {
-        let value = format!(r#"{{"name":"greeter","id":"{id}","address":"10.0.0.1:{id}"}}"#);
-        setup
-            .fake
-            .put(&format!("/services/greeter/{id}"), &value, 0);
-    }
-    let discovery = Discovery::builder(setup.etcd(), "greeter").build().unwrap();
+    crate::discovery::put(&setup.fake, 1..=100);
+    let discovery = crate::discovery::discovery(&setup.fake);
     let channel = discovery.channel().build().unwrap();
     assert_shown(
         &channel,

@@ -94,11 +94,8 @@ async fn our_name_serves_while_the_key_is_held_and_the_overall_one_is_left() {
     assert_eq!(next(&mut stream).await, Some(Serving as i32));
     setup.fake.down();
     sleep(SEC * 3).await;
-    assert_eq!(
-        check(&mut client, HEALTH_NAME).await,
-        Serving as i32,
-        "the lease still lives"
-    );
+    // The lease still lives.
+    assert_eq!(check(&mut client, HEALTH_NAME).await, Serving as i32);
     assert_eq!(next(&mut stream).await, Some(NotServing as i32));
     assert_eq!(check(&mut client, "").await, Serving as i32);
     setup.fake.up();
@@ -148,10 +145,8 @@ async fn on_shutdown_our_names_stop_serving_before_the_key_goes() {
     for stream in &mut streams {
         assert_eq!(next(stream).await, Some(NotServing as i32));
     }
-    assert!(
-        setup.fake.keys().contains_key(KEY),
-        "health first, then the key"
-    );
+    // Health first, then the key.
+    assert!(setup.fake.keys().contains_key(KEY));
     registration.closed().await;
     assert!(setup.fake.keys().is_empty());
     for stream in &mut streams {
@@ -173,10 +168,8 @@ async fn in_a_pause_our_own_name_stops_serving_before_the_key_goes() {
     for stream in &mut streams {
         assert_eq!(next(stream).await, Some(NotServing as i32));
     }
-    assert!(
-        setup.fake.keys().contains_key(KEY),
-        "health first, then the key"
-    );
+    // Health first, then the key.
+    assert!(setup.fake.keys().contains_key(KEY));
     sleep(SEC).await;
     assert!(setup.fake.keys().is_empty());
     assert_eq!(check(&mut client, HEALTH_NAME).await, NotServing as i32);

@@ -52,14 +52,9 @@ async fn the_key_is_withheld_until_every_followed_name_is_serving() {
     assert_eq!(pause_reasons(&registration), not_serving);
     set(&reporter, GREETER, Serving).await;
     sleep(MS).await;
-    assert_eq!(
-        pause_reasons(&registration),
-        "not ready: health of \"db\" is UNKNOWN"
-    );
-    assert_eq!(
-        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
-        (1, 0)
-    );
+    let unknown = "not ready: health of \"db\" is UNKNOWN";
+    assert_eq!(pause_reasons(&registration), unknown);
+    assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 0]);
     set(&reporter, "db", Serving).await;
     let start = Instant::now();
     registration.registered().await.unwrap();
@@ -83,10 +78,8 @@ async fn the_key_is_withheld_before_the_followed_names_are_looked_at() {
     drop(context);
     announce(&registration);
     sleep(SEC * 10).await;
-    assert_eq!(
-        pause_reasons(&registration),
-        "not ready: no health name has been looked at"
-    );
+    let none = "not ready: no health name has been looked at";
+    assert_eq!(pause_reasons(&registration), none);
     assert_eq!(setup.count(Rpc::Txn), 0);
     stuck.shutdown_background();
 }

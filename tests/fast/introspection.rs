@@ -102,10 +102,8 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
         panic!("{shown:?}");
     };
     let held = setup.fake.keys()[KEY].clone();
-    assert_eq!(
-        (&told.keys[..], told.lease),
-        (&[KEY.to_owned()][..], held.lease)
-    );
+    assert_eq!(told.keys, [KEY]);
+    assert_eq!(told.lease, held.lease);
     assert_eq!(told.formats, ["plain"]);
     assert!(told.revision > 0 && told.state_age_ms < 60_000, "{told:?}");
     let instance = &told.instances[0];
@@ -126,10 +124,8 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
     let pause = registration.pause("warming cache").unwrap();
     assert_eq!(next_state(&mut stream).await, Paused);
     let told = &list(&mut client).await.registrations[0];
-    assert_eq!(
-        (&told.pauses[..], told.lease),
-        (&["warming cache".to_owned()][..], 0)
-    );
+    assert_eq!(told.pauses, ["warming cache"]);
+    assert_eq!(told.lease, 0);
     drop(pause);
     let mut last = next_state(&mut stream).await;
     while last != Registered {
@@ -380,10 +376,8 @@ async fn a_watch_shows_the_shutdown_and_ends_when_the_server_drains() {
     let all = [Unspecified, Deregistering, Delay, Draining];
     let mut expected = all.iter();
     // One that takes less than the interval may be missing.
-    assert!(
-        phases.iter().all(|it| expected.any(|next| next == it)),
-        "{phases:?}"
-    );
+    let in_order = phases.iter().all(|it| expected.any(|next| next == it));
+    assert!(in_order, "{phases:?}");
     assert!(phases.ends_with(&[Delay, Draining]), "{phases:?}");
 }
 
@@ -405,8 +399,8 @@ async fn each_member_of_etcd_is_reported_with_its_state_and_last_error() {
     assert_eq!(states(&endpoints().await), [Untried; 3]);
 
     down("a");
-    let denied = Reply::Error(Code::PermissionDenied, "etcdserver: permission denied");
-    setup.fake.member("b").always(Rpc::LeaseGrant, denied);
+    let b = setup.fake.member("b");
+    b.always(Rpc::LeaseGrant, Reply::DENIED);
     down("c");
     let registration = announced_by(&registrar, greeter());
     sleep(SEC * 20).await;
@@ -423,10 +417,8 @@ async fn each_member_of_etcd_is_reported_with_its_state_and_last_error() {
     let seen = endpoints().await;
     assert_eq!(states(&seen)[2], Connected, "{seen:#?}");
     assert!(seen[2].is_connected && seen[2].failing_for_ms.is_none());
-    assert!(
-        seen[2].last_error.contains("refused"),
-        "it stays: {seen:#?}"
-    );
+    // It stays.
+    assert!(seen[2].last_error.contains("refused"), "{seen:#?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -474,19 +466,15 @@ async fn discoveries_and_channels_are_reported_with_their_errors() {
     let mut stream = watch(&mut client).await;
     let first = stream.message().await.unwrap().unwrap();
     let told = &first.process.unwrap().discoveries[0];
-    assert_eq!(
-        (&*told.service, &*told.prefix),
-        ("greeter", "/services/greeter/")
-    );
+    assert_eq!(told.service, "greeter");
+    assert_eq!(told.prefix, "/services/greeter/");
     assert_eq!((told.instances, told.skipped, told.missing), (3, 1, 0));
     assert!(told.revision > 0 && told.watch_error.is_empty(), "{told:?}");
     let [skipped] = &told.skipped_by_reason[..] else {
         panic!("{told:?}");
     };
-    assert_eq!(
-        (skipped.keys, &*skipped.example),
-        (1, "/services/greeter/unreadable")
-    );
+    assert_eq!(skipped.keys, 1);
+    assert_eq!(skipped.example, "/services/greeter/unreadable");
     assert!(skipped.reason.contains("is not the JSON of an instance"));
     let age = |process: &Process| process.discoveries[0].answer_age_ms;
     let age_now = age(&list(&mut client).await.process.unwrap());

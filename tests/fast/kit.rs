@@ -161,10 +161,8 @@ async fn a_port_that_closes_before_its_key_is_deleted_is_reported() {
     etcd.add("greeter", address);
     drop(listener);
     let said = panicked(etcd.assert_gone_before_close(SERVICES, address, SEC)).await;
-    assert!(
-        said.contains("is closed, and there is /services/greeter/"),
-        "{said}"
-    );
+    let expected = "is closed, and there is /services/greeter/";
+    assert!(said.contains(expected), "{said}");
     etcd.delete(&format!("/services/greeter/{address}"));
     let said = panicked(etcd.assert_gone_before_close(SERVICES, address, SEC)).await;
     assert!(said.contains("when its keys were gone"), "{said}");
@@ -186,10 +184,8 @@ async fn a_token_given_to_tonic_instead_of_the_registrar_is_found() {
     etcd.assert_registered(SERVICES, SEC).await;
     shutdown.cancel();
     let said = panicked(etcd.assert_gone_before_close(SERVICES, address, SEC)).await;
-    assert!(
-        said.contains("is closed, and there is /services/greeter/"),
-        "{said}"
-    );
+    let expected = "is closed, and there is /services/greeter/";
+    assert!(said.contains(expected), "{said}");
 }
 
 /// In real time, with a delay that no slow machine outlasts: the server is still there when the test looks.

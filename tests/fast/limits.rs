@@ -37,11 +37,8 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
             setup.fake.restart();
             sleep(SEC * 5).await;
         }
-        assert_eq!(
-            setup.fake.revision(),
-            revision,
-            "{policy:?}: in two reconnects"
-        );
+        let now = setup.fake.revision();
+        assert_eq!(now, revision, "{policy:?}: in two reconnects");
         assert_eq!(log.text().matches("rejected a write").count(), 0);
 
         // The limit is kept for the next lease, too.
@@ -49,10 +46,7 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
         setup.fake.wipe();
         setup.keys_are(40, SEC * 3).await;
         let sent = setup.count(Rpc::Txn) - before;
-        assert!(
-            sent <= txns - 2,
-            "{policy:?}: {sent} transactions after a wipe"
-        );
+        assert!(sent <= txns - 2, "{policy:?}: {sent} after a wipe");
 
         // A deregistration is not too long either.
         for registration in &registrations[1..] {
@@ -93,10 +87,8 @@ async fn one_value_that_is_too_large_delays_no_other_key() {
     let sent = setup.count(Rpc::Txn);
     assert!(sent <= 6, "{sent} transactions for 41 keys");
     let reason = registering_reason(&large);
-    assert!(
-        reason.contains("raise etcd's --max-request-bytes"),
-        "{reason}"
-    );
+    let hint = "raise etcd's --max-request-bytes";
+    assert!(reason.contains(hint), "{reason}");
     sleep(SEC * 120).await;
     let sent = setup.count(Rpc::Txn) - sent;
     assert!(sent <= 4, "{sent} more attempts in 120 s");

@@ -122,13 +122,9 @@ async fn through_everything(setup: &Setup) -> Registration {
     sleep(SEC).await;
     setup.fake.put(KEY, "theirs", 0);
     sleep(SEC).await;
-    setup.fake.script(
-        Rpc::Txn,
-        Reply::Error(
-            Code::ResourceExhausted,
-            "etcdserver: mvcc: database space exceeded",
-        ),
-    );
+    let full = "etcdserver: mvcc: database space exceeded";
+    let full = Reply::Error(Code::ResourceExhausted, full);
+    setup.fake.script(Rpc::Txn, full);
     setup.fake.delete(KEY);
     sleep(SEC * 5).await;
     status(&registration, is_registered).await;
@@ -150,11 +146,9 @@ async fn yields(setup: &Setup) {
 
 #[test]
 fn each_line_of_the_registrar_names_service_and_key_or_their_number() {
-    let registrar = contract();
-    let registrar = registrar
-        .iter()
-        .filter(|row| row.target == "tonic_etcd::registrar");
-    for row in registrar {
+    let mut registrar = contract();
+    registrar.retain(|row| row.target == "tonic_etcd::registrar");
+    for row in &registrar {
         let keys = ["key", "keys", "ops", "registrations", "address"];
         let has_key = keys.iter().any(|key| row.fields.contains(*key));
         assert!(row.fields.contains("service") && has_key, "{row:?}");
@@ -164,16 +158,14 @@ fn each_line_of_the_registrar_names_service_and_key_or_their_number() {
 /// Discovery and a channel, through an outage, a value that cannot be decoded, and endpoints that fail.
 #[cfg(feature = "discovery")]
 async fn discovers(setup: &Setup) {
-    use tonic_etcd::discovery::Discovery;
-    let refuse = |_| async {
-        let refused = std::io::ErrorKind::ConnectionRefused;
-        Err::<tokio::io::DuplexStream, _>(refused.into())
-    };
-    let discovery = Discovery::builder(setup.etcd(), "greeter").build().unwrap();
-    let channel = discovery.channel().connector(refuse).build().unwrap();
+    let discovery = crate::discovery::discovery(&setup.fake);
+    let channel = discovery
+        .channel()
+        .connector(crate::channel::net::refuse)
+        .build()
+        .unwrap();
     discovery.ready().await;
-    let json = r#"{"name":"greeter","id":"1","address":"10.0.0.1:1"}"#;
-    setup.fake.put("/services/greeter/1", json, 0);
+    crate::discovery::put(&setup.fake, [1]);
     setup.fake.put("/services/greeter/2", "{", 0);
     sleep(SEC).await;
     setup.fake.down();

@@ -1,6 +1,8 @@
 //! The metrics, as Prometheus reads them, compared with the table in the manual.
 
+use crate::channel::net::refuse;
 use crate::channel::raw::call_sent_again;
+use crate::discovery::{key, put};
 use crate::setup::{
     KEY, SEC, Setup, announce, announced_by, greeter, is_lost, is_paused, is_registered, register,
     status,
@@ -94,10 +96,8 @@ async fn states_and_counts_follow_a_registration_through_its_states() {
     setup.fake.up();
     status(&registration, is_registered).await;
     assert_eq!(scrape.states(), only("registered"));
-    assert_eq!(
-        (scrape.transitions("lost"), scrape.transitions("registered")),
-        (1.0, 2.0)
-    );
+    let transitions = ["lost", "registered"].map(|to| scrape.transitions(to));
+    assert_eq!(transitions, [1.0, 2.0]);
 
     let pause = registration.pause("warming cache").unwrap();
     status(&registration, is_paused).await;
@@ -143,47 +143,29 @@ async fn what_is_dropped_is_in_no_gauge_any_more() {
         .await;
     let discovery = Discovery::builder(setup.etcd(), "greeter").observer(observer);
     let discovery = discovery.build().unwrap();
-    let refuse = |_| async {
-        Err::<tokio::io::DuplexStream, _>(std::io::ErrorKind::ConnectionRefused.into())
-    };
     let channel = discovery.channel().connector(refuse).build().unwrap();
     setup.fake.put("/services/greeter/broken", "{", 0);
     sleep(SEC).await;
     let instances = scrape.gauge("tonic_etcd_discovery_instances");
-    assert_eq!(
-        (instances["skipped"], instances.get("missing")),
-        (2.0, None),
-        "{KEY} has no JSON"
-    );
-    setup.fake.put(
-        "/services/greeter/1",
-        r#"{"name":"greeter","id":"1","address":"10.0.0.1:1"}"#,
-        0,
-    );
+    assert_eq!(instances["skipped"], 2.0, "{KEY} has no JSON");
+    assert_eq!(instances.get("missing"), None);
+    put(&setup.fake, [1]);
     sleep(SEC).await;
     assert_eq!(scrape.gauge("tonic_etcd_discovery_instances")["found"], 1.0);
     let endpoints = scrape.gauge("tonic_etcd_endpoints");
     assert_eq!(endpoints.values().sum::<f64>(), 1.0, "{endpoints:?}");
-    setup.fake.delete("/services/greeter/1");
+    setup.fake.delete(&key(1));
     sleep(SEC).await;
     assert_eq!(scrape.gauge("tonic_etcd_endpoints"), BTreeMap::new());
-    setup.fake.put(
-        "/services/greeter/2",
-        r#"{"name":"greeter","id":"2","address":"10.0.0.1:2"}"#,
-        0,
-    );
+    put(&setup.fake, [2]);
     sleep(SEC).await;
-    assert_eq!(
-        scrape.gauge("tonic_etcd_endpoints").values().sum::<f64>(),
-        1.0
-    );
+    let endpoints = scrape.gauge("tonic_etcd_endpoints");
+    assert_eq!(endpoints.values().sum::<f64>(), 1.0, "{endpoints:?}");
     drop((channel, discovery));
     sleep(SEC).await;
     assert_eq!(scrape.gauge("tonic_etcd_endpoints"), BTreeMap::new());
-    assert_eq!(
-        scrape.gauge("tonic_etcd_discovery_instances"),
-        BTreeMap::new()
-    );
+    let instances = scrape.gauge("tonic_etcd_discovery_instances");
+    assert_eq!(instances, BTreeMap::new());
     drop(registration);
 }
 
@@ -236,14 +218,10 @@ async fn every_metric_of_the_manual_is_emitted_and_no_other() {
     sleep(SEC * 3).await;
     let channel = call_sent_again(|builder| builder.observer(observer.clone())).await;
     assert_eq!(channel.stats().resent, 1);
-    assert_eq!(
-        (channel.stats().endpoints.len(), channel.stats().service),
-        (2, "greeter".to_owned())
-    );
-    assert_eq!(
-        scrape.value("tonic_etcd_calls_resent_total{service=\"greeter\"}"),
-        1.0
-    );
+    assert_eq!(channel.stats().endpoints.len(), 2);
+    assert_eq!(channel.stats().service, "greeter");
+    let resent = "tonic_etcd_calls_resent_total{service=\"greeter\"}";
+    assert_eq!(scrape.value(resent), 1.0);
     assert_eq!(emitted(&scrape), contract());
     drop((registration, discovery));
 }

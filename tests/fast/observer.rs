@@ -166,10 +166,8 @@ async fn observers_get_renewals_and_connections_with_their_errors() {
     let connections = notes.connections.lock().unwrap().clone();
     assert_eq!(connections.first().unwrap(), "http://etcd:2379 ok");
     assert_eq!(connections.last().unwrap(), "http://etcd:2379 ok");
-    assert!(
-        connections.contains(&"http://etcd:2379 failed".to_owned()),
-        "{connections:?}"
-    );
+    let failed = "http://etcd:2379 failed".to_owned();
+    assert!(connections.contains(&failed), "{connections:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,11 +181,9 @@ async fn an_observer_that_panics_changes_nothing_for_the_registration() {
     registration.deregister();
     registration.closed().await;
     let transitions = notes.transitions.lock().unwrap().clone();
-    assert_eq!(
-        transitions.last().unwrap(),
-        "deregistering -> deregistered",
-        "the next observer is told all the same"
-    );
+    // The next observer is told all the same.
+    let last = transitions.last().unwrap();
+    assert_eq!(last, "deregistering -> deregistered");
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,17 +328,13 @@ async fn a_drain_logs_the_requests_it_waits_for_and_those_it_ends() {
         for line in &lines {
             assert!(line.contains(&format!("key={KEY}")), "{line}");
         }
-        assert!(
-            lines[0].contains("INFO") && lines[0].contains("draining"),
-            "{lines:#?}"
-        );
+        assert!(lines[0].contains("INFO"), "{lines:#?}");
+        assert!(lines[0].contains("draining"), "{lines:#?}");
         assert!(lines[0].ends_with("in_flight=2"), "{lines:#?}");
         assert!(lines[1].contains(end), "{lines:#?}");
         let left = if answers_after > SEC * 30 { 2 } else { 0 };
-        assert!(
-            lines[1].ends_with(&format!("in_flight={left}")),
-            "{lines:#?}"
-        );
+        let left = format!("in_flight={left}");
+        assert!(lines[1].ends_with(&left), "{lines:#?}");
         drop(requests);
     }
 }

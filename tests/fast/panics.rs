@@ -291,20 +291,16 @@ async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
     let registrar = builder.format(Buggy(broken.clone())).build().unwrap();
     let error = registrar.register(greeter()).unwrap_err();
     assert!(matches!(error, RegisterError::Format { .. }), "{error:?}");
-    assert!(
-        error.to_string().contains("it cannot be written"),
-        "{error}"
-    );
+    let reason = error.to_string();
+    assert!(reason.contains("it cannot be written"), "{reason}");
 
     broken.store(false, Ordering::Relaxed);
     let registration = announced_by(&registrar, greeter());
     registered_within(LONG, &registration).await;
     broken.store(true, Ordering::Relaxed);
     let updated = registration.update(|instance| instance.value("w"));
-    assert!(
-        matches!(updated, Err(RegisterError::Format { .. })),
-        "{updated:?}"
-    );
+    let is_refused = matches!(updated, Err(RegisterError::Format { .. }));
+    assert!(is_refused, "{updated:?}");
     sleep(SEC).await;
     assert_eq!(&*setup.fake.keys()[KEY].value, "v");
     assert!(matches!(registration.status(), Status::Registered(_)));

@@ -37,10 +37,8 @@ async fn a_pause_is_one_transaction_and_so_is_the_return() {
     sleep(SEC * 60).await;
     let calls = requests(&setup, before);
     assert_eq!(calls.len(), 1, "{calls:?}");
-    assert_eq!(
-        (calls[0].rpc, &*calls[0].deletes),
-        (Rpc::Txn, &[KEY.to_owned()][..])
-    );
+    assert_eq!(calls[0].rpc, Rpc::Txn);
+    assert_eq!(calls[0].deletes, [KEY]);
     assert_eq!((setup.puts(), setup.deletes()), (1, 1));
 
     drop(pause);
@@ -64,10 +62,8 @@ async fn the_keys_come_back_with_the_end_of_the_last_pause() {
     let same_reason = registration.pause("b").unwrap();
     sleep(SEC).await;
     assert_eq!(pause_reasons(&registration), "warming cache|b|b");
-    assert_eq!(
-        registration.status().to_string(),
-        "paused: warming cache; b; b"
-    );
+    let shown = registration.status().to_string();
+    assert_eq!(shown, "paused: warming cache; b; b");
     assert!(!registration.status().is_registered());
     drop((first, second));
     sleep(SEC).await;
@@ -87,16 +83,10 @@ async fn a_server_that_is_paused_before_it_is_bound_appears_after_that() {
     announce(&registration);
     sleep(SEC * 60).await;
     assert_eq!(pause_reasons(&registration), "warming cache");
-    assert_eq!(
-        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
-        (1, 0)
-    );
+    assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 0]);
     drop(pause);
     status(&registration, is_registered).await;
-    assert_eq!(
-        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
-        (1, 1)
-    );
+    assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,25 +209,15 @@ async fn the_lease_that_is_lost_in_a_pause_is_replaced_without_a_warning() {
     setup.fake.wipe();
     sleep(SEC * 10).await;
     assert_eq!((setup.count(Rpc::LeaseGrant), setup.puts()), (3, 1));
-    assert!(
-        timeout(MS, watch.changed()).await.is_err(),
-        "{}",
-        watch.get()
-    );
+    let changed = timeout(MS, watch.changed()).await;
+    assert!(changed.is_err(), "{}", watch.get());
     drop(pause);
     status(&registration, is_registered).await;
     assert_eq!(setup.fake.keys().len(), 1);
     let lines = log.lines();
-    assert!(
-        !lines.iter().any(|line| line.contains("WARN")),
-        "{lines:#?}"
-    );
     let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
-    assert_eq!(
-        (count("paused"), count(": registered")),
-        (1, 2),
-        "{lines:#?}"
-    );
+    let counts = ["WARN", "paused", ": registered"].map(count);
+    assert_eq!(counts, [0, 1, 2], "{lines:#?}");
 }
 
 #[tokio::test(start_paused = true)]

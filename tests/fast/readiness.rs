@@ -81,10 +81,7 @@ async fn a_server_is_never_announced_before_its_probe_has_succeeded() {
         status(&registration, is_paused).await;
         sleep(SEC * 3600).await;
         assert_eq!(pause_reasons(&registration), reason);
-        assert_eq!(
-            (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
-            (1, 0)
-        );
+        assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 0]);
         assert!((1790..=1802).contains(&probe.asked()), "{}", probe.asked());
 
         probe.set(Outcome::Ok);
@@ -98,11 +95,8 @@ async fn before_the_first_answer_the_reason_is_that_the_probe_has_none() {
     let (setup, probe) = (Setup::new(), Probe::new(Outcome::Hang));
     let registration = announced(&setup, probe.readiness());
     sleep(SEC).await;
-    let shown = registration.status().to_string();
-    assert_eq!(
-        shown,
-        "paused: not ready: the readiness probe has not answered"
-    );
+    let expected = "paused: not ready: the readiness probe has not answered";
+    assert_eq!(registration.status().to_string(), expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,10 +113,7 @@ async fn three_failures_in_a_row_withhold_the_key_and_one_success_returns_it() {
         status(&registration, is_paused).await;
         let took = start.elapsed();
         let due = SEC * (5 + late);
-        assert!(
-            took + 50 * MS >= due && took <= due + 50 * MS,
-            "{outcome:?}: {took:?}"
-        );
+        assert!(took.abs_diff(due) <= 50 * MS, "{outcome:?}: {took:?}");
         setup.keys_are(0, SEC).await;
         probe.set(Outcome::Ok);
         let again = registered_within(SEC * 4 + 50 * MS, &registration).await;
@@ -166,10 +157,8 @@ async fn a_pause_and_a_probe_withhold_the_key_together() {
     let registration = announced(&setup, probe.readiness());
     let pause = registration.pause("warming cache").unwrap();
     sleep(SEC * 3).await;
-    assert_eq!(
-        pause_reasons(&registration),
-        "warming cache|not ready: the db\\nis down"
-    );
+    let expected = "warming cache|not ready: the db\\nis down";
+    assert_eq!(pause_reasons(&registration), expected);
     probe.set(Outcome::Ok);
     sleep(SEC * 3).await;
     assert_eq!(pause_reasons(&registration), "warming cache");

@@ -16,21 +16,13 @@ async fn the_lease_is_granted_early_and_one_transaction_makes_it_visible() {
     let setup = Setup::new();
     let registration = register(setup.builder());
     sleep(SEC).await;
-    assert_eq!(
-        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
-        (1, 0)
-    );
-    assert_eq!(
-        registration.status(),
-        status(&registration, |s| !s.is_registered()).await
-    );
+    assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 0]);
+    let seen = status(&registration, |s| !s.is_registered()).await;
+    assert_eq!(registration.status(), seen);
 
     announce(&registration);
     let registered = registration.registered().await.unwrap();
-    assert_eq!(
-        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
-        (1, 1)
-    );
+    assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 1]);
     let stored = &setup.fake.keys()[KEY];
     assert_eq!((&*stored.value, stored.lease), ("v", registered.lease));
     assert_eq!(registered.revision, stored.mod_revision);
@@ -77,10 +69,7 @@ async fn several_names_of_a_server_come_and_go_together() {
     let registered = registration.registered().await.unwrap();
     assert_eq!(registered.keys.len(), 3);
     assert_eq!(setup.fake.keys().len(), 3);
-    assert_eq!(
-        (setup.count(Rpc::LeaseGrant), setup.count(Rpc::Txn)),
-        (1, 1)
-    );
+    assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 1]);
     registration.deregister();
     assert_eq!(registration.closed().await, Closed::Deregistered);
     assert_eq!(setup.fake.keys().len(), 0);
@@ -95,10 +84,8 @@ async fn an_update_changes_the_value_in_place_under_the_same_lease() {
         .update(|instance| instance.value("new"))
         .unwrap();
     let after = setup.key_holds("new", LONG).await;
-    assert_eq!(
-        (after.lease, after.version),
-        (before.lease, before.version + 1)
-    );
+    assert_eq!(after.lease, before.lease);
+    assert_eq!(after.version, before.version + 1);
     let revision = |s: &Status| s.registered().map(|registered| registered.revision);
     status(&registration, |s| revision(s) == Some(after.mod_revision)).await;
     assert_eq!(setup.deletes(), 0);

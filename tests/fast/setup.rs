@@ -113,6 +113,10 @@ impl Setup {
     pub fn count(&self, rpc: Rpc) -> usize {
         self.fake.count(rpc)
     }
+
+    pub fn counts(&self, rpcs: [Rpc; 2]) -> [usize; 2] {
+        rpcs.map(|rpc| self.count(rpc))
+    }
 }
 
 pub const KEY: &str = "/services/greeter/10.0.0.1:9000";

@@ -143,11 +143,8 @@ async fn a_stop_during_a_renewal_or_before_its_repetition_is_as_quick() {
             setup.fake.script(Rpc::LeaseKeepAlive, reply.clone());
             sleep(SEC + 500 * MS + MS * after).await;
             setup.shutdown.cancel();
-            assert_eq!(
-                registration.closed().await,
-                Closed::Deregistered,
-                "{reply:?}"
-            );
+            let closed = registration.closed().await;
+            assert_eq!(closed, Closed::Deregistered, "{reply:?}");
             assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
         }
     }
@@ -248,10 +245,8 @@ async fn a_stopped_registration_accepts_no_change() {
     announce(&registration);
     sleep(SEC * 20).await;
     assert!(setup.fake.keys().is_empty());
-    assert!(
-        !setup.shutdown.is_cancelled(),
-        "the application's token is its own"
-    );
+    // The application's token is its own.
+    assert!(!setup.shutdown.is_cancelled());
 }
 
 #[tokio::test(start_paused = true)]
@@ -437,11 +432,8 @@ async fn a_registration_exists_while_a_handle_a_layer_or_a_service_does() {
         assert!(setup.fake.keys().contains_key(KEY), "{last} keeps it");
         let start = Instant::now();
         drop(kept);
-        assert_eq!(
-            closed.await,
-            Some(Status::Deregistered),
-            "{last} was the last"
-        );
+        let closed = closed.await;
+        assert_eq!(closed, Some(Status::Deregistered), "{last} was the last");
         assert!(start.elapsed() <= 10 * MS, "{last}: {:?}", start.elapsed());
         assert!(setup.fake.keys().is_empty(), "{last}");
     }

@@ -63,15 +63,10 @@ async fn a_host_that_does_not_exist_is_named_and_the_server_serves_meanwhile() {
     server.listening().await;
     sleep(SEC * 2).await;
     let output = server.output();
-    assert!(
-        output.contains("http://no-such-host.invalid:2379: "),
-        "{output}"
-    );
-    assert_eq!(
-        output.matches("out of reach").count(),
-        1,
-        "one line for one state: {output}"
-    );
+    let endpoint = "http://no-such-host.invalid:2379: ";
+    assert!(output.contains(endpoint), "{output}");
+    let lines = output.matches("out of reach").count();
+    assert_eq!(lines, 1, "one line for one state: {output}");
     server.signal("TERM");
     assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
 }

@@ -88,10 +88,8 @@ async fn refused_at(case: &str, endpoint: &str, etcd: Etcd) -> String {
         else {
             panic!("{case}: {status:?}");
         };
-        assert!(
-            reason.starts_with(&format!("{endpoint}: ")),
-            "{case}: {reason}"
-        );
+        let prefix = format!("{endpoint}: ");
+        assert!(reason.starts_with(&prefix), "{case}: {reason}");
         reasons.insert(reason.to_string());
     }
     let reasons = Vec::from_iter(reasons).join("; ");
@@ -163,10 +161,8 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection() {
 
     secured.etcd.kill().await;
     let suspect = statuses.changed().await;
-    assert!(
-        matches!(suspect, Some(Status::Suspect { .. })),
-        "{suspect:?}"
-    );
+    let is_suspect = matches!(suspect, Some(Status::Suspect { .. }));
+    assert!(is_suspect, "{suspect:?}");
     let theirs = new.sign("127.0.0.1");
     for (name, pem) in [
         ("certificate", &theirs.certificate),
@@ -180,18 +176,13 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection() {
     secured.etcd.wait_serving().await;
 
     let after = greeter.registration.registered().await.unwrap();
-    assert_eq!(
-        (before.lease, before.revision),
-        (after.lease, after.revision)
-    );
+    assert_eq!(before.lease, after.lease);
+    assert_eq!(before.revision, after.revision);
     let mut client = secured.etcd.client().await;
     let found = client.get(greeter.key(), None).await.unwrap();
     let kept = found.kvs().first().map(etcd_client::KeyValue::mod_revision);
-    assert_eq!(
-        kept,
-        Some(before.revision),
-        "neither deleted nor written again"
-    );
+    // Neither deleted nor written again.
+    assert_eq!(kept, Some(before.revision));
 }
 
 /// For large fleets instead of passwords.
@@ -232,10 +223,8 @@ async fn the_name_in_a_client_certificate_is_the_user_without_authenticating() {
     secured.etcd.start_again();
     secured.etcd.wait_answering().await;
     let after = greeter.registration.registered().await.unwrap();
-    assert_eq!(
-        (before.lease, before.revision),
-        (after.lease, after.revision)
-    );
+    assert_eq!(before.lease, after.lease);
+    assert_eq!(before.revision, after.revision);
     assert_eq!(secured.etcd.calls("Authenticate").await, 0);
 }
 

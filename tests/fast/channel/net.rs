@@ -216,6 +216,11 @@ impl Registry {
     }
 }
 
+/// A connector that nothing listens behind.
+pub async fn refuse(_: http::Uri) -> io::Result<DuplexStream> {
+    Err(io::ErrorKind::ConnectionRefused.into())
+}
+
 /// One direction of a connection. As with TCP, bytes that were sent before an end was closed for writing still
 /// arrive.
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {

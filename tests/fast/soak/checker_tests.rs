@@ -127,9 +127,8 @@ async fn a_put_after_the_end_is_found() {
 #[tokio::test(start_paused = true)]
 async fn a_foreign_key_that_is_overwritten_or_deleted_is_found() {
     let foreign = |record: &mut Record, put: Option<(&str, i64)>| {
-        record
-            .changes
-            .insert(0, change(record.start, 1, Some(("theirs", FOREIGN))));
+        let theirs = change(record.start, 1, Some(("theirs", FOREIGN)));
+        record.changes.insert(0, theirs);
         record.foreign_changes.push(0..1);
         record.changes[1] = change(at(record, 1.0), 2, put);
     };
@@ -139,20 +138,16 @@ async fn a_foreign_key_that_is_overwritten_or_deleted_is_found() {
         record.terms.yields = true;
     });
     assert_eq!(found.await, [checker::I5]);
-    assert_eq!(
-        broken(|record| foreign(record, ours)).await,
-        [""; 0],
-        "taken over"
-    );
+    let found = broken(|record| foreign(record, ours));
+    assert_eq!(found.await, [""; 0], "taken over");
     assert_eq!(broken(|record| foreign(record, None)).await, [checker::I5]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_write_in_a_quiet_period_is_found() {
     let found = broken(|record| {
-        record
-            .changes
-            .push(change(at(record, 10.0), 3, Some(("v0.0", LEASE))));
+        let put = change(at(record, 10.0), 3, Some(("v0.0", LEASE)));
+        record.changes.push(put);
     });
     assert_eq!(found.await, [checker::QUIET]);
 }
@@ -163,11 +158,8 @@ async fn a_status_that_stays_held_after_its_lease_is_reported() {
         let end = at(record, 14.0);
         record.calls.retain(|call| call.at < end);
     };
-    assert_eq!(
-        broken(cut_off).await,
-        [checker::I6],
-        "renewed at 13 s, and held at 20 s"
-    );
+    // Renewed at 13 s, and held at 20 s.
+    assert_eq!(broken(cut_off).await, [checker::I6]);
     let found = broken(|record| {
         let silence = at(record, 8.0)..at(record, 20.0);
         record.unanswered.push((None, silence));
@@ -218,14 +210,11 @@ async fn a_storm_of_attempts_is_found() {
     assert_eq!(broken(|record| storm(record, 0.15)).await, [""; 0]);
     let found = broken(|record| {
         storm(record, 0.15);
-        record
-            .unanswered
-            .push((None, at(record, 5.0)..at(record, 15.0)));
+        let silence = at(record, 5.0)..at(record, 15.0);
+        record.unanswered.push((None, silence));
     });
-    assert!(
-        found.await.contains(&checker::I8),
-        "a silent etcd gets fewer"
-    );
+    let found = found.await;
+    assert!(found.contains(&checker::I8), "a silent etcd gets fewer");
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,12 +226,8 @@ async fn a_stop_that_takes_too_long_is_reported() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_left_behind_is_found() {
-    assert_eq!(
-        broken(|record| record.rest.tasks = (2, 3)).await,
-        [checker::I12]
-    );
-    assert_eq!(
-        broken(|record| record.rest.connections = (0, 1)).await,
-        [checker::I12]
-    );
+    let task = broken(|record| record.rest.tasks = (2, 3));
+    assert_eq!(task.await, [checker::I12]);
+    let connection = broken(|record| record.rest.connections = (0, 1));
+    assert_eq!(connection.await, [checker::I12]);
 }

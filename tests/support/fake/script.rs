@@ -71,6 +71,11 @@ pub enum Reply {
     Cancel(&'static str),
 }
 
+impl Reply {
+    /// The error of etcd for a user without the permission.
+    pub const DENIED: Self = Self::Error(Code::PermissionDenied, "etcdserver: permission denied");
+}
+
 /// The rules in force.
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
