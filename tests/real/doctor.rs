@@ -52,13 +52,10 @@ impl Diagnosis {
     fn says(&self, code: i32, cause: &str, next: &str) {
         let last = self.text.lines().next_back().unwrap_or_default();
         assert!(last.contains("first cause: "), "{}", self.text);
-        assert!(
-            last.contains(cause),
-            "{cause:?} is no cause of:\n{}",
-            self.text
-        );
-        assert!(self.text.contains(next), "no {next:?} in:\n{}", self.text);
-        assert_eq!(self.code, code, "{}", self.text);
+        let text = &self.text;
+        assert!(last.contains(cause), "{cause:?} is no cause of:\n{text}");
+        assert!(text.contains(next), "no {next:?} in:\n{text}");
+        assert_eq!(self.code, code, "{text}");
     }
 
     #[track_caller]
@@ -171,31 +168,12 @@ async fn doctor_names_what_is_wrong_with_the_keys() {
     no_lease.await.unwrap();
 
     doctor(&at, &["greeter"]).await.is_healthy();
+    let none = "nothing is registered";
     for (service, code, cause, next) in [
-        (
-            "greter",
-            PROBLEM,
-            "nothing is registered",
-            "did you mean greeter?",
-        ),
-        (
-            "orders",
-            PROBLEM,
-            "nothing is registered",
-            "--prefix /other",
-        ),
-        (
-            "billing",
-            PROBLEM,
-            "nothing is registered",
-            "--format kratos",
-        ),
-        (
-            "absent",
-            PROBLEM,
-            "nothing is registered",
-            "no server of absent runs",
-        ),
+        ("greter", PROBLEM, none, "did you mean greeter?"),
+        ("orders", PROBLEM, none, "--prefix /other"),
+        ("billing", PROBLEM, none, "--format kratos"),
+        ("absent", PROBLEM, none, "no server of absent runs"),
         ("foreign", PROBLEM, "read as plain", "--format"),
         ("nowhere", PROBLEM, "0.0.0.0:9000", "mend what writes"),
         ("twice", WARNING, "registered by several", "left over"),
@@ -235,62 +213,32 @@ async fn doctor_names_what_is_wrong_with_the_servers() {
     let (http1, _http1) = answer(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let (tls, _tls) = answer(b"\x15\x03\x03\0\x02\x02\x46").await;
     let (closes, _closes) = answer(b"").await;
-    let refused = format!("127.0.0.1:{}", closed());
-    for (service, address, code, cause, next) in [
-        (
-            "ill",
-            ill.to_string(),
-            PROBLEM,
-            "says NOT_SERVING",
-            "its log",
-        ),
-        (
-            "lost",
-            lost.to_string(),
-            PROBLEM,
-            "does not hold its key",
-            "paused",
-        ),
-        (
-            "refused",
-            refused,
-            PROBLEM,
-            "cannot be connected to",
-            "listens there",
-        ),
-        (
-            "silent",
-            silent.local_addr().unwrap().to_string(),
-            PROBLEM,
-            "does not answer",
-            "hangs or is stopped",
-        ),
-        (
-            "http1",
-            http1.to_string(),
-            PROBLEM,
-            "HTTP/1",
-            "another server's",
-        ),
-        ("tls", tls.to_string(), WARNING, "want TLS", "with TLS"),
-        (
-            "closes",
-            closes.to_string(),
-            PROBLEM,
-            "closes the connection",
-            "log",
-        ),
-        (
-            "unknown",
-            "greeter.invalid:9000".to_owned(),
-            PROBLEM,
-            "cannot be resolved",
-            "host name",
-        ),
+    for (service, address) in [
+        ("ill", ill.to_string()),
+        ("lost", lost.to_string()),
+        ("refused", format!("127.0.0.1:{}", closed())),
+        ("silent", silent.local_addr().unwrap().to_string()),
+        ("http1", http1.to_string()),
+        ("closes", closes.to_string()),
+        ("unknown", "greeter.invalid:9000".to_owned()),
+        ("tls", tls.to_string()),
     ] {
         put(&mut client, &format!("/services/{service}/a/1"), address).await;
-        doctor(&at, &[service]).await.says(code, cause, next);
     }
+    for (service, cause, next) in [
+        ("ill", "says NOT_SERVING", "its log"),
+        ("lost", "does not hold its key", "paused"),
+        ("refused", "cannot be connected to", "listens there"),
+        ("silent", "does not answer", "hangs or is stopped"),
+        ("http1", "HTTP/1", "another server's"),
+        ("closes", "closes the connection", "log"),
+        ("unknown", "cannot be resolved", "host name"),
+    ] {
+        doctor(&at, &[service]).await.says(PROBLEM, cause, next);
+    }
+    doctor(&at, &["tls"])
+        .await
+        .says(WARNING, "want TLS", "with TLS");
 }
 
 #[tokio::test]
@@ -299,17 +247,11 @@ async fn doctor_names_what_is_wrong_with_the_endpoint() {
     let silent = silent.local_addr().map(|addr| (addr, silent)).unwrap();
     let (http1, _http1) = answer(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let (no_etcd, _serves) = serve([ServingStatus::Serving; 2]).await;
+    let refused = format!("127.0.0.1:{}", closed());
+    let unknown = "etcd.invalid:2379".to_owned();
     for (endpoint, cause, next) in [
-        (
-            format!("127.0.0.1:{}", closed()),
-            "cannot be connected to",
-            "--etcd",
-        ),
-        (
-            "etcd.invalid:2379".to_owned(),
-            "cannot be resolved",
-            "name in --etcd",
-        ),
+        (refused, "cannot be connected to", "--etcd"),
+        (unknown, "cannot be resolved", "name in --etcd"),
         (silent.0.to_string(), "does not answer", "hangs"),
         (http1.to_string(), "HTTP/1", "2379"),
         (no_etcd.to_string(), "etcd", "log of that member"),
@@ -332,16 +274,15 @@ async fn doctor_names_what_is_wrong_with_the_user() {
     let mut client = users::connect_as(&at, users::ROOT).await.unwrap();
     put(&mut client, "/services/greeter/a/1", good).await;
     doctor(&at, &with(&["greeter"])).await.is_healthy();
-    doctor(&at, &["greeter"])
-        .await
-        .says(PROBLEM, "user name is empty", "give --user");
     let wrong = ["greeter", "--user", name, "--password", "wrong"];
-    doctor(&at, &wrong)
-        .await
-        .says(PROBLEM, "authentication failed", "--password");
-    doctor(&at, &with(&["greeter", "--prefix", "/secret"]))
-        .await
-        .says(PROBLEM, "permission denied", "grant-permission");
+    let secret = with(&["greeter", "--prefix", "/secret"]);
+    for (flags, cause, next) in [
+        (&["greeter"][..], "user name is empty", "give --user"),
+        (&wrong, "authentication failed", "--password"),
+        (&secret, "permission denied", "grant-permission"),
+    ] {
+        doctor(&at, flags).await.says(PROBLEM, cause, next);
+    }
     // A role that may read and no more.
     client.role_add("reader").await.unwrap();
     let read = Permission::read("/services/greeter/").with_prefix();
@@ -353,11 +294,8 @@ async fn doctor_names_what_is_wrong_with_the_user() {
 
     let open = Etcd::start_with(&[]).await;
     put(&mut open.client().await, "/services/greeter/a/1", good).await;
-    doctor(&open.endpoint(), &with(&["greeter"])).await.says(
-        WARNING,
-        "authentication is not enabled",
-        "--user",
-    );
+    let diagnosis = doctor(&open.endpoint(), &with(&["greeter"])).await;
+    diagnosis.says(WARNING, "authentication is not enabled", "--user");
 }
 
 #[tokio::test]
@@ -374,20 +312,17 @@ async fn doctor_names_what_is_wrong_with_tls() {
     };
     let (right, wrong) = (write("right", &authority), write("wrong", &other));
     let trusts = |file| ["greeter", "--cacert", file];
-    doctor(&secured.endpoint, &trusts(&right))
-        .await
-        .is_healthy();
-    doctor(&secured.endpoint, &trusts(&wrong))
-        .await
-        .says(PROBLEM, "certificate", "--cacert");
+    let (right, wrong) = (trusts(&right), trusts(&wrong));
+    doctor(&secured.endpoint, &right).await.is_healthy();
     let plain = secured.endpoint.replace("https", "http");
-    doctor(&plain, &["greeter"])
-        .await
-        .says(PROBLEM, "wants TLS", "https://");
     let secure = secured.etcd.endpoint().replace("http", "https");
-    doctor(&secure, &trusts(&right))
-        .await
-        .says(PROBLEM, "without TLS", "try http://");
+    for (endpoint, flags, cause, next) in [
+        (&secured.endpoint, &wrong[..], "certificate", "--cacert"),
+        (&plain, &["greeter"], "wants TLS", "https://"),
+        (&secure, &right, "without TLS", "try http://"),
+    ] {
+        doctor(endpoint, flags).await.says(PROBLEM, cause, next);
+    }
 }
 
 #[tokio::test]
@@ -401,12 +336,8 @@ async fn doctor_dials_servers_with_tls_and_names_what_does_not_match() {
     let (named, _named) = serve_secured(&authority.sign("greeter.example"), None).await;
     let (asks, _asks) = serve_secured(&here, Some(&authority)).await;
     let (plain, _plain) = serve([ServingStatus::Serving; 2]).await;
-    for (service, addr) in [
-        ("open", open),
-        ("named", named),
-        ("asks", asks),
-        ("plain", plain),
-    ] {
+    let services = ["open", "named", "asks", "plain"];
+    for (service, addr) in services.into_iter().zip([open, named, asks, plain]) {
         put(&mut client, &format!("/services/{service}/a/1"), addr).await;
     }
     let files = tempfile::tempdir().unwrap();
@@ -425,30 +356,20 @@ async fn doctor_dials_servers_with_tls_and_names_what_does_not_match() {
         let args = [&[service], flags[0], flags[1]].concat();
         doctor(&at, &args).await.is_healthy();
     }
-    let fails = "the handshake fails";
+    let wrong = ["--server-ca-file", &*wrong];
+    let (fails, no_tls) = ("the handshake fails", "answers without TLS");
     // Its refusal comes during the handshake or after it.
-    for (service, flags, code, cause, next) in [
-        ("open", &[][..], WARNING, "want TLS", "--server-ca-file"),
-        (
-            "open",
-            &["--server-ca-file", &*wrong],
-            PROBLEM,
-            fails,
-            "--server-ca-file",
-        ),
-        ("named", &trusts, PROBLEM, fails, "--server-tls-name"),
-        ("asks", &trusts, PROBLEM, "connect: ", "--server-cert-file"),
-        (
-            "plain",
-            &trusts,
-            PROBLEM,
-            "answers without TLS",
-            "give it a certificate",
-        ),
+    for (service, flags, cause, next) in [
+        ("open", &wrong, fails, "--server-ca-file"),
+        ("named", &trusts, fails, "--server-tls-name"),
+        ("asks", &trusts, "connect: ", "--server-cert-file"),
+        ("plain", &trusts, no_tls, "give it a certificate"),
     ] {
-        let diagnosis = doctor(&at, &[&[service], flags].concat()).await;
-        diagnosis.says(code, cause, next);
+        let diagnosis = doctor(&at, &[&[service], &flags[..]].concat()).await;
+        diagnosis.says(PROBLEM, cause, next);
     }
+    let diagnosis = doctor(&at, &["open"]).await;
+    diagnosis.says(WARNING, "want TLS", "--server-ca-file");
     let missing = doctor(&at, &["open", "--server-ca-file", "no/such/file"]).await;
     assert_eq!(missing.code, PROBLEM, "{}", missing.text);
     assert!(missing.text.contains("no/such/file"), "{}", missing.text);
@@ -478,15 +399,13 @@ async fn doctor_names_what_is_wrong_with_the_members() {
     // It may have been the leader.
     cluster.leader().await;
     let began = Instant::now();
-    doctor(&at, flags)
-        .await
-        .says(WARNING, "cannot be connected to", "--etcd");
+    let diagnosis = doctor(&at, flags).await;
+    diagnosis.says(WARNING, "cannot be connected to", "--etcd");
     println!("doctor took {:?} with a dead member", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(15));
     cluster.members[1].kill().await;
     // After an election timeout the remaining member has noticed that there is no leader.
     sleep(Duration::from_secs(3)).await;
-    doctor(&at, flags)
-        .await
-        .says(PROBLEM, "no quorum", "bring members back");
+    let diagnosis = doctor(&at, flags).await;
+    diagnosis.says(PROBLEM, "no quorum", "bring members back");
 }
