@@ -1,11 +1,11 @@
 //! [`Registry`]: the entries that should exist. Handles change it and wake the worker.
 
-use super::entry::Entry;
+use super::entry::{Addressed, Entry};
 use super::ids::EntryId;
 use super::on_conflict::OnConflict;
 use super::readiness::Readiness;
 use super::shown::shown;
-use crate::address::{Address, AdvertisedInterface, Bound};
+use crate::address::{AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::error::{RegisterError, Stopped};
 use crate::etcd::Endpoints;
@@ -108,18 +108,7 @@ impl Registry {
             return Err(RegisterError::NoInstance);
         }
         let runtime = Handle::try_current().map_err(|_| RegisterError::NoRuntime)?;
-        let mut instances = instances
-            .into_iter()
-            .map(|instance| {
-                let address = self.config.formats.check(&instance)?;
-                if let Some(address) = &address {
-                    self.config.check_reach(&instance.name, address)?;
-                }
-                Ok((instance, address))
-            })
-            .collect::<Result<Vec<_>, RegisterError>>()?;
-        // Collecting results allocates room for four instances, and nearly all entries have one.
-        instances.shrink_to_fit();
+        let instances = self.check_instances(instances)?;
         let mut entries = self.lock();
         if entries.stopped || self.is_stopping() {
             return Err(Stopped.into());
@@ -150,17 +139,28 @@ impl Registry {
         Ok((entry, first))
     }
 
+    /// Refuses instances that cannot be written. Returns them with their explicit addresses.
+    fn check_instances(&self, instances: Vec<Instance>) -> Result<Vec<Addressed>, RegisterError> {
+        let checked = instances.into_iter().map(|instance| {
+            let address = self.config.formats.check(&instance)?;
+            if let Some(address) = &address {
+                self.config.check_reach(&instance.name, address)?;
+            }
+            Ok((instance, address))
+        });
+        let mut checked = checked.collect::<Result<Vec<_>, RegisterError>>()?;
+        // Collecting results allocates room for four instances, and nearly all entries have one.
+        checked.shrink_to_fit();
+        Ok(checked)
+    }
+
     /// Refuses instances that may get the key of another entry.
-    fn check_keys(
-        &self,
-        entries: &Entries,
-        instances: &[(Instance, Option<Address>)],
-    ) -> Result<(), RegisterError> {
+    fn check_keys(&self, entries: &Entries, instances: &[Addressed]) -> Result<(), RegisterError> {
         for (index, (instance, address)) in instances.iter().enumerate() {
             let formats = &self.config.formats;
             let keys = formats.outlines(instance, address.as_ref());
             let is_ours = |taken: &String| keys.iter().any(|key| could_be_same(key, taken));
-            let refuse_if_same = |(other, theirs): &(Instance, Option<Address>)| {
+            let refuse_if_same = |(other, theirs): &Addressed| {
                 if other.name != instance.name {
                     return Ok(());
                 }
