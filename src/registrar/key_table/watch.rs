@@ -31,7 +31,8 @@ impl KeyTable {
         self.to_unwatch.pop_front()
     }
 
-    /// A key was changed, by another client or by us.
+    /// A key was changed, by another client or by us. Long, because every combination of what happened and what is
+    /// desired is decided here.
     pub(crate) fn on_watch_event(&mut self, event: Event, now: Instant) {
         let Some((key, _)) = self.keys.get_key_value(event.key.as_str()) else {
             return;

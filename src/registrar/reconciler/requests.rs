@@ -163,6 +163,7 @@ impl Reconciler {
         }
     }
 
+    /// The answer to a write. Long, with a branch for each kind of error.
     pub(super) fn on_written(
         &mut self,
         now: Instant,

@@ -177,22 +177,10 @@ impl Reconciler {
         let lease = match &self.lease {
             LeaseState::Held(lease) if held => lease.id(),
             _ => {
-                let reason = match &self.connection_error {
-                    Some(problem) => problem.reason.clone(),
-                    None if contested => {
-                        "somebody rewrites the key again and again, waiting".into()
-                    }
-                    None if last.is_registered() => match missing {
-                        Some(WriteReason::Deleted) => {
-                            "the key was deleted, alone or with its lease"
-                        }
-                        Some(WriteReason::Overwritten) => "another client overwrote the key",
-                        _ => "the key was deleted or overwritten",
-                    }
-                    .into(),
-                    None => return last.clone(),
+                return match self.missing_reason(last, missing, contested) {
+                    Some(reason) => lost(last, now, reason),
+                    None => last.clone(),
                 };
-                return lost(last, now, reason);
             }
         };
         let registered = Registered {
@@ -209,6 +197,26 @@ impl Reconciler {
                 reason,
             },
         }
+    }
+
+    /// Why the keys of an entry are missing, if that changes its status.
+    fn missing_reason(
+        &self,
+        last: &Status,
+        missing: Option<WriteReason>,
+        contested: bool,
+    ) -> Option<Arc<str>> {
+        if let Some(problem) = &self.connection_error {
+            return Some(problem.reason.clone());
+        }
+        let reason = match missing {
+            _ if contested => "somebody rewrites the key again and again, waiting",
+            _ if !last.is_registered() => return None,
+            Some(WriteReason::Deleted) => "the key was deleted, alone or with its lease",
+            Some(WriteReason::Overwritten) => "another client overwrote the key",
+            _ => "the key was deleted or overwritten",
+        };
+        Some(reason.into())
     }
 }
 
