@@ -211,10 +211,9 @@ mod discovery {
         let setters: [Set<BalancedChannelBuilder>; 4] = [
             ("ready_timeout", BalancedChannelBuilder::ready_timeout),
             ("connect_timeout", BalancedChannelBuilder::connect_timeout),
-            (
-                "http2_keep_alive_interval",
-                BalancedChannelBuilder::http2_keep_alive_interval,
-            ),
+            ("http2_keep_alive_interval", |builder, d| {
+                builder.http2_keep_alive_interval(d)
+            }),
             ("keep_alive_timeout", |builder, d| {
                 builder.http2_keep_alive_interval(SEC).keep_alive_timeout(d)
             }),

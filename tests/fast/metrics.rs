@@ -138,9 +138,8 @@ async fn two_registrations_of_a_service_are_both_counted() {
 async fn what_is_dropped_is_in_no_gauge_any_more() {
     let (setup, scrape) = (Setup::new(), Scrape::start());
     let observer = MetricsObserver::new();
-    let registration = setup
-        .registered_with(setup.builder().observer(observer.clone()))
-        .await;
+    let builder = setup.builder().observer(observer.clone());
+    let registration = setup.registered_with(builder).await;
     let discovery = Discovery::builder(setup.etcd(), "greeter").observer(observer);
     let discovery = discovery.build().unwrap();
     let channel = discovery.channel().connector(refuse).build().unwrap();
@@ -210,9 +209,8 @@ fn emitted(scrape: &Scrape) -> BTreeMap<String, BTreeSet<String>> {
 async fn every_metric_of_the_manual_is_emitted_and_no_other() {
     let (setup, scrape) = (Setup::new(), Scrape::start());
     let observer = MetricsObserver::new();
-    let registration = setup
-        .registered_with(setup.builder().observer(observer.clone()))
-        .await;
+    let builder = setup.builder().observer(observer.clone());
+    let registration = setup.registered_with(builder).await;
     let discovery = Discovery::builder(setup.etcd(), "greeter").observer(observer.clone());
     let discovery = discovery.build().unwrap();
     sleep(SEC * 3).await;

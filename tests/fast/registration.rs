@@ -177,10 +177,8 @@ async fn two_registrations_of_one_key_are_refused_with_the_key() {
     let text = error.to_string();
     assert!(is_same && text.contains("/services/greeter/?/"), "{error}");
     let elsewhere = registrar.register(greeter().address("10.0.0.2:1"));
-    assert!(
-        matches!(elsewhere, Err(RegisterError::SameKey { .. })),
-        "the first may be bound there"
-    );
+    // The first may be bound there.
+    assert!(matches!(elsewhere, Err(RegisterError::SameKey { .. })));
 
     let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|at| Instance::new("other").address(at));
     let _both = registrar.register_all([a.clone(), b]).unwrap();

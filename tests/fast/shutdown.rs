@@ -88,23 +88,16 @@ async fn a_second_token_skips_the_waits() {
 const PHASES: [(&str, Rpc, Reply); 10] = [
     ("connecting", Rpc::Connect, Reply::Delay(MS_300)),
     ("connecting, refused", Rpc::Connect, Reply::Reset),
-    ("grant sent", Rpc::LeaseGrant, Reply::Delay(MS_300)),
-    (
-        "grant sent, applied late",
-        Rpc::LeaseGrant,
-        Reply::Late(MS_300),
-    ),
-    ("grant sent, reply lost", Rpc::LeaseGrant, Reply::DropReply),
-    (
-        "grant sent, connection cut",
-        Rpc::LeaseGrant,
-        Reply::ApplyThenReset,
-    ),
+    ("grant sent", GRANT, Reply::Delay(MS_300)),
+    ("grant sent, applied late", GRANT, Reply::Late(MS_300)),
+    ("grant sent, reply lost", GRANT, Reply::DropReply),
+    ("grant sent, connection cut", GRANT, Reply::ApplyThenReset),
     ("put sent", Rpc::Txn, Reply::Delay(MS_300)),
     ("put sent, applied late", Rpc::Txn, Reply::Late(MS_300)),
     ("put sent, reply lost", Rpc::Txn, Reply::DropReply),
     ("watch asked for", Rpc::Watch, Reply::Delay(MS_300)),
 ];
+const GRANT: Rpc = Rpc::LeaseGrant;
 const MS_300: std::time::Duration = std::time::Duration::from_millis(300);
 
 #[tokio::test(start_paused = true)]
