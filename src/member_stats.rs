@@ -25,7 +25,7 @@ pub struct MemberStats {
 pub enum MemberState {
     /// There is a connection to it.
     Connected,
-    /// There was one, which was not needed any more.
+    /// A connection to it was closed because it was not needed any more.
     Idle,
     /// It cannot be reached, does not answer, or ended the connection.
     Failing {

@@ -2,10 +2,10 @@
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRequest {
-    /// At most so many registrations. 0 means 100, more than 1000 means 1000. A page may have fewer.
+    /// The maximum number of registrations. 0 means 100, more than 1000 means 1000. A page may have fewer.
     #[prost(int32, tag = "1")]
     pub page_size: i32,
-    /// Empty for the first page, then next_page_token of the page before.
+    /// Empty for the first page, then next_page_token of the previous page.
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
     /// Only registrations under this service name. Empty: all.
@@ -34,16 +34,16 @@ pub struct WatchRequest {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchResponse {
-    /// Those that are new or have changed.
+    /// The registrations that are new or have changed.
     #[prost(message, repeated, tag = "1")]
     pub registrations: ::prost::alloc::vec::Vec<Registration>,
-    /// The ids of those that are gone.
+    /// The ids of the registrations that are gone.
     #[prost(string, repeated, tag = "2")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// If anything of it has changed.
+    /// Set if it has changed.
     #[prost(message, optional, tag = "3")]
     pub process: ::core::option::Option<Process>,
-    /// Nothing more has changed for now. False: the next message follows at once.
+    /// This message is the last one for the present state. False: the next message follows at once.
     #[prost(bool, tag = "4")]
     pub is_complete: bool,
 }
@@ -53,10 +53,10 @@ pub struct PauseRequest {
     /// Pauses all registrations under this service name. Empty: all of this process.
     #[prost(string, tag = "1")]
     pub service: ::prost::alloc::string::String,
-    /// Names the pause, for Resume: 1 to 64 bytes. A pause of the same name is replaced.
+    /// The name of the pause, for Resume: 1 to 64 bytes. A pause with the same name is replaced.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// Why, for people: one line. It is shown in status and log, after the name.
+    /// The reason, for people: one line. Status and log show it after the name.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
@@ -76,14 +76,14 @@ pub struct ResumeRequest {
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResumeResponse {
-    /// How many registrations were paused under that name.
+    /// How many registrations were paused with that name.
     #[prost(uint32, tag = "1")]
     pub registrations: u32,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Registration {
-    /// Names it within this process, and for as long as that runs.
+    /// Unique within this process, for as long as the process runs.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// At most 64.
@@ -91,29 +91,29 @@ pub struct Registration {
     pub instances: ::prost::alloc::vec::Vec<Instance>,
     #[prost(uint32, tag = "3")]
     pub instances_total: u32,
-    /// Those that are in etcd, or that were there last; at most 64. They are held while `lease` is not 0.
+    /// The keys that are in etcd, or that were there last; at most 64. They are held while `lease` is not 0.
     #[prost(string, repeated, tag = "4")]
     pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint32, tag = "5")]
     pub keys_total: u32,
-    /// The names of the formats that each instance is written in.
+    /// The names of the formats in which each instance is written.
     #[prost(string, repeated, tag = "6")]
     pub formats: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The lease that holds the keys; 0 if none is known to.
+    /// The lease that holds the keys; 0 if they are not known to be held.
     #[prost(int64, tag = "7")]
     pub lease: i64,
-    /// The revision at which the newest key was written; 0 if none is known to be there.
+    /// The revision at which the newest key was written; 0 if no key is known to be there.
     #[prost(int64, tag = "8")]
     pub revision: i64,
     #[prost(enumeration = "RegistrationState", tag = "9")]
     pub state: i32,
-    /// Why, for people. Empty where there is nothing to say.
+    /// The reason, for people. May be empty.
     #[prost(string, tag = "10")]
     pub reason: ::prost::alloc::string::String,
     /// Since when it is in this state.
     #[prost(uint64, tag = "11")]
     pub state_age_ms: u64,
-    /// Why the keys are withheld, a reason for each pause; at most 64.
+    /// Why the keys are withheld: a reason for each pause; at most 64.
     #[prost(string, repeated, tag = "12")]
     pub pauses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// The requests in flight that went through its layer.
@@ -121,7 +121,7 @@ pub struct Registration {
     pub in_flight: u64,
     #[prost(enumeration = "ShutdownPhase", tag = "14")]
     pub shutdown: i32,
-    /// In how long this phase ends at the latest, if that is known.
+    /// The time until this phase ends at the latest, if that is known.
     #[prost(uint64, optional, tag = "15")]
     pub shutdown_ends_in_ms: ::core::option::Option<u64>,
 }
@@ -132,11 +132,11 @@ pub struct Instance {
     pub service: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub id: ::prost::alloc::string::String,
-    /// Empty while it is not known.
+    /// Empty until it is known.
     #[prost(string, tag = "3")]
     pub address: ::prost::alloc::string::String,
 }
-/// What does not belong to one registration.
+/// What does not belong to a single registration.
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Process {
@@ -157,22 +157,22 @@ pub struct Registrar {
     pub endpoints: ::prost::alloc::vec::Vec<EtcdEndpoint>,
     #[prost(uint64, tag = "3")]
     pub ttl_ms: u64,
-    /// How long the lease surely lives, if there is one that does.
+    /// The time until the lease expires at the earliest. Not set if it may have expired, or if there is none.
     #[prost(uint64, optional, tag = "4")]
     pub lease_expires_in_ms: ::core::option::Option<u64>,
-    /// The lease that is held, or that was held last and may still live; 0 if there is none.
+    /// The lease that is held, or that was held last and may not have expired yet; 0 if there is none.
     #[prost(int64, tag = "7")]
     pub lease: i64,
-    /// When a renewal was last sent.
+    /// When the last renewal was sent.
     #[prost(uint64, optional, tag = "8")]
     pub renewal_sent_age_ms: ::core::option::Option<u64>,
-    /// When the renewal was sent that was acknowledged last.
+    /// When the last renewal that etcd acknowledged was sent.
     #[prost(uint64, optional, tag = "9")]
     pub renewal_acknowledged_age_ms: ::core::option::Option<u64>,
-    /// When the next one is due; 0 if it is overdue.
+    /// When the next renewal is due; 0 if it is overdue.
     #[prost(uint64, optional, tag = "10")]
     pub renewal_due_in_ms: ::core::option::Option<u64>,
-    /// What failed last, on whichever member. Empty if nothing has.
+    /// The last error, of any member. Empty if there was none.
     #[prost(string, tag = "11")]
     pub last_error: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "12")]
@@ -180,7 +180,7 @@ pub struct Registrar {
     /// Its shutdown has begun.
     #[prost(bool, tag = "5")]
     pub is_stopping: bool,
-    /// Why its readiness probe withholds all keys. Empty: it does not.
+    /// Why its readiness probe withholds all keys. Empty: it does not withhold them.
     #[prost(string, tag = "6")]
     pub not_ready: ::prost::alloc::string::String,
 }
@@ -194,10 +194,10 @@ pub struct EtcdEndpoint {
     pub is_connected: bool,
     #[prost(enumeration = "EtcdEndpointState", tag = "3")]
     pub state: i32,
-    /// For how long it has been failing or refusing, if it is.
+    /// How long it has been failing or refusing. Not set in other states.
     #[prost(uint64, optional, tag = "4")]
     pub failing_for_ms: ::core::option::Option<u64>,
-    /// What failed there last, at most 200 bytes. It stays when the member works again. Empty if nothing has.
+    /// The last error of this member, at most 200 bytes. It stays when the member works again. Empty if there was none.
     #[prost(string, tag = "5")]
     pub last_error: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "6")]
@@ -208,7 +208,7 @@ pub struct EtcdEndpoint {
 pub struct Discovery {
     #[prost(string, tag = "1")]
     pub service: ::prost::alloc::string::String,
-    /// What the keys that are watched begin with.
+    /// The prefix of the watched keys.
     #[prost(string, tag = "2")]
     pub prefix: ::prost::alloc::string::String,
     /// 0 before the first answer of etcd.
@@ -216,23 +216,23 @@ pub struct Discovery {
     pub revision: i64,
     #[prost(uint64, tag = "4")]
     pub instances: u64,
-    /// Those of them that are no longer in etcd, and are kept for the time being.
+    /// The instances among them that are no longer in etcd, and are kept for the retention time.
     #[prost(uint64, tag = "5")]
     pub missing: u64,
-    /// Keys that were passed over, because their values do not read or because there are too many.
+    /// Keys that were skipped, because their values cannot be decoded or because there are too many.
     #[prost(uint64, tag = "6")]
     pub skipped: u64,
-    /// Why etcd cannot be watched, so that the set may be out of date. Empty: it can.
+    /// Why etcd cannot be watched, so that the set may be out of date. Empty: it is watched.
     #[prost(string, tag = "7")]
     pub watch_error: ::prost::alloc::string::String,
     /// The keys of `skipped` by the reason, most first; at most 10.
     #[prost(message, repeated, tag = "8")]
     pub skipped_by_reason: ::prost::alloc::vec::Vec<Skipped>,
-    /// When etcd last answered; it is asked every second at least. Not set before its first answer.
+    /// When etcd last answered. A request is sent at least once a second. Not set before the first answer.
     #[prost(uint64, optional, tag = "9")]
     pub answer_age_ms: ::core::option::Option<u64>,
 }
-/// Keys that are passed over for one reason.
+/// Keys that are skipped for one reason.
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Skipped {
@@ -241,14 +241,14 @@ pub struct Skipped {
     pub reason: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub keys: u64,
-    /// One of them, at most 200 bytes of it. Empty: there was no room for any of them.
+    /// The first 200 bytes of one of the keys. Empty if there was no room for an example.
     #[prost(string, tag = "3")]
     pub example: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Channel {
-    /// The name it was given for this service.
+    /// Its name, from the builder.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// At most 1000 in all channels together, ordered by address.
@@ -266,12 +266,12 @@ pub struct ChannelEndpoint {
     pub weight: u32,
     #[prost(enumeration = "ConnectivityState", tag = "3")]
     pub state: i32,
-    /// What failed last, in TRANSIENT_FAILURE.
+    /// The last error, in TRANSIENT_FAILURE.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
     #[prost(uint64, tag = "5")]
     pub in_flight: u64,
-    /// The calls that were ever sent to it.
+    /// The number of calls sent to it since it was found.
     #[prost(uint64, tag = "6")]
     pub calls: u64,
 }
@@ -335,7 +335,7 @@ pub enum ShutdownPhase {
     Unspecified = 0,
     /// The keys are being removed; at most revoke_timeout.
     Deregistering = 1,
-    /// The keys are gone, and the server serves on for deregistration_delay.
+    /// The keys are gone, and the server continues to serve for deregistration_delay.
     Delay = 2,
     /// No new connections; requests in flight finish within drain_timeout.
     Draining = 3,
@@ -369,10 +369,10 @@ impl ShutdownPhase {
 #[repr(i32)]
 pub enum EtcdEndpointState {
     Unspecified = 0,
-    /// It was not needed so far.
+    /// No connection to it was tried yet.
     Untried = 1,
     Connected = 2,
-    /// There was a connection, which was not needed any more.
+    /// A connection to it was closed because it was not needed any more.
     Idle = 3,
     /// It cannot be reached, does not answer, or ended the connection.
     Failing = 4,
@@ -454,7 +454,7 @@ pub mod introspection_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Tells what this process has registered and discovered. Read-only, unless the server allows remote control.
+    /// Reports what this process has registered and discovered. Read-only, unless the server allows remote control.
     #[derive(Debug, Clone)]
     pub struct IntrospectionClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -535,7 +535,7 @@ pub mod introspection_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// One page of the registrations, in the order they were made in.
+        /// One page of the registrations, in the order in which they were made.
         pub async fn list(
             &mut self,
             request: impl tonic::IntoRequest<super::ListRequest>,
@@ -560,8 +560,8 @@ pub mod introspection_client {
             self.inner.unary(req, path, codec).await
         }
         /// All registrations, then each one that changes. Between two messages only the latest state is kept: several
-        /// changes may be seen as one. What changes with every request or renewal alone makes no message. The stream ends
-        /// when a server of this process begins to drain.
+        /// changes may be seen as one. Fields that change with each request or renewal cause no message by themselves. The
+        /// stream ends when a server of this process begins to drain.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -588,8 +588,8 @@ pub mod introspection_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Takes the keys of registrations out of etcd while their servers serve on. PERMISSION_DENIED without remote
-        /// control. The pause ends with Resume, or with the server.
+        /// Deletes the keys of registrations from etcd while their servers continue to serve. PERMISSION_DENIED without
+        /// remote control. The pause ends with Resume, or with the server.
         pub async fn pause(
             &mut self,
             request: impl tonic::IntoRequest<super::PauseRequest>,
@@ -613,7 +613,7 @@ pub mod introspection_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a pause that Pause has made.
+        /// Ends a pause that was made with Pause.
         pub async fn resume(
             &mut self,
             request: impl tonic::IntoRequest<super::ResumeRequest>,
@@ -652,7 +652,7 @@ pub mod introspection_server {
     /// Generated trait containing gRPC methods that should be implemented for use with IntrospectionServer.
     #[async_trait]
     pub trait Introspection: std::marker::Send + std::marker::Sync + 'static {
-        /// One page of the registrations, in the order they were made in.
+        /// One page of the registrations, in the order in which they were made.
         async fn list(
             &self,
             request: tonic::Request<super::ListRequest>,
@@ -664,25 +664,25 @@ pub mod introspection_server {
             + std::marker::Send
             + 'static;
         /// All registrations, then each one that changes. Between two messages only the latest state is kept: several
-        /// changes may be seen as one. What changes with every request or renewal alone makes no message. The stream ends
-        /// when a server of this process begins to drain.
+        /// changes may be seen as one. Fields that change with each request or renewal cause no message by themselves. The
+        /// stream ends when a server of this process begins to drain.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
-        /// Takes the keys of registrations out of etcd while their servers serve on. PERMISSION_DENIED without remote
-        /// control. The pause ends with Resume, or with the server.
+        /// Deletes the keys of registrations from etcd while their servers continue to serve. PERMISSION_DENIED without
+        /// remote control. The pause ends with Resume, or with the server.
         async fn pause(
             &self,
             request: tonic::Request<super::PauseRequest>,
         ) -> std::result::Result<tonic::Response<super::PauseResponse>, tonic::Status>;
-        /// Ends a pause that Pause has made.
+        /// Ends a pause that was made with Pause.
         async fn resume(
             &self,
             request: tonic::Request<super::ResumeRequest>,
         ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status>;
     }
-    /// Tells what this process has registered and discovered. Read-only, unless the server allows remote control.
+    /// Reports what this process has registered and discovered. Read-only, unless the server allows remote control.
     #[derive(Debug)]
     pub struct IntrospectionServer<T> {
         inner: Arc<T>,
