@@ -45,6 +45,8 @@ pub(super) struct Checker {
     pub(super) granted: BTreeSet<i64>,
     /// Leases whose revoke etcd has not confirmed.
     unrevoked: BTreeSet<i64>,
+    /// Leases whose revoke etcd denied. Keys under them stay until they expire, and `Yield` yields to them.
+    not_revocable: BTreeSet<i64>,
     /// Keys with a write that may be applied after it was given up.
     abandoned: BTreeSet<Key>,
     /// Names of entries that were left to expire: their keys may still be there after the next entry has left.
@@ -126,9 +128,13 @@ impl Checker {
         self.acknowledge(event, failed);
         self.count_transactions(event, failed);
         match (event, failed) {
-            // A lease whose revoke is denied may be left to expire.
-            (Event::Revoked { lease, .. }, None | Some(RpcErrorKind::Denied)) => {
+            (Event::Revoked { lease, .. }, None) => {
                 self.unrevoked.remove(lease);
+            }
+            // It may be left to expire.
+            (Event::Revoked { lease, .. }, Some(RpcErrorKind::Denied)) => {
+                self.unrevoked.remove(lease);
+                self.not_revocable.insert(*lease);
             }
             (Event::Renewed { .. } | Event::Written { .. }, Some(kind)) => {
                 self.is_lease_gone = kind == RpcErrorKind::LeaseGone;
@@ -301,7 +307,9 @@ impl Checker {
             Status::Lost { reason, .. } if self.is_alone && reason.contains("deleted") => {
                 self.violated(format!("I1: nobody touched the key, and yet {status:?}"));
             }
-            Status::Yielding { to_lease } if self.granted.contains(to_lease) => {
+            Status::Yielding { to_lease }
+                if self.granted.contains(to_lease) && !self.not_revocable.contains(to_lease) =>
+            {
                 self.violated(format!("I5: yields to our own lease {to_lease:x}"));
             }
             _ => {}

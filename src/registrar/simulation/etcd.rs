@@ -106,7 +106,11 @@ impl Etcd {
                 Op::Put { .. } | Op::Delete { .. } => None,
             };
             refused_by.push(refused);
-            replaced.push(self.keys.get(op.key()).map(|stored| Replaced {
+            let previous = self
+                .keys
+                .get(op.key())
+                .filter(|_| matches!(op, Op::Put { .. }));
+            replaced.push(previous.map(|stored| Replaced {
                 lease: stored.lease,
                 value: stored.value.as_bytes().to_vec(),
             }));
