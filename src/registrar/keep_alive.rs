@@ -5,11 +5,12 @@
 //! after 0.6 s counted as an outage, 30 of them a minute. So when a renewal has no answer after a third of
 //! the attempt timeout, we read the remaining time of the lease. If that is answered within the rest of the timeout, the
 //! connection works, and the reconciler decides whether to keep waiting. If not, the renewal has failed, no
-//! later than it would without the read.
+//! later than it would without the read. If the answer is that there is no such lease, or that the
+//! token is void, the renewal has failed with that.
 
 use super::reconciler::Event;
 use crate::clock;
-use crate::etcd::{KeepAliveStream, RpcError, Session, with_timeout};
+use crate::etcd::{KeepAliveStream, RpcError, RpcErrorKind, Session, with_timeout};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -125,6 +126,9 @@ async fn look(
     sleep_until(end).await;
     match remaining {
         Ok(remaining) => Ok((seen_at, remaining)),
-        Err(_) => Err(RpcError::timeout(&endpoint, limit)),
+        Err(error) => match error.kind() {
+            RpcErrorKind::LeaseGone | RpcErrorKind::Unauthenticated => Err(error),
+            _ => Err(RpcError::timeout(&endpoint, limit)),
+        },
     }
 }

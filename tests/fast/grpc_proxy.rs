@@ -59,6 +59,28 @@ async fn a_renewal_without_an_answer_is_given_up_while_the_lease_can_be_kept() {
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
 
+/// Each attempt to renew was given up before its answer, and the registration stayed lost for ever: found by the
+/// soak, with renewals answered a third of a TTL late.
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_noticed_also_if_renewals_are_answered_late() {
+    for late in [SEC, SEC * 2] {
+        let setup = Setup::new();
+        let registration = setup.registered().await;
+        let lease = setup.fake.keys()[KEY].lease;
+        setup.fake.always(Rpc::LeaseKeepAlive, Reply::Delay(late));
+        // For longer than the TTL: while it may live, a write finds out that it is gone.
+        setup.fake.down();
+        setup.fake.wipe();
+        sleep(SEC * 20).await;
+        setup.fake.up();
+        let is_back = || match setup.fake.keys().get(KEY) {
+            Some(key) if key.lease != lease && registration.status().is_registered() => Ok(()),
+            key => Err(format!("{key:?}, {}", registration.status())),
+        };
+        eventually("another lease", SEC * 10, is_back).await;
+    }
+}
+
 /// A member that hangs while a renewal is late has to be noticed as soon as otherwise.
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_noticed_in_time_also_while_a_renewal_is_late() {

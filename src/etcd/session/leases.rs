@@ -44,11 +44,15 @@ impl Session {
         }
     }
 
-    /// How long the lease `id` lives without another renewal, in whole seconds. Zero also if it does not
-    /// exist: only a renewal can tell a missing lease from one that is about to be extended.
+    /// How long the lease `id` lives without another renewal, in whole seconds. Zero while etcd is about to extend or
+    /// to revoke it.
+    ///
+    /// etcd answers a granted TTL of zero if there is no such lease: `LeaseTimeToLive` in etcd's
+    /// `api/v3rpc/lease.go`.
     pub(crate) async fn time_to_live(mut self, id: i64) -> Result<Duration, RpcError> {
         let reply = self.lease.time_to_live(id, None).await;
         let reply = reply.map_err(|error| self.error(&error))?;
+        time_to_live(reply.granted_ttl(), &self.peer.endpoint)?;
         Ok(Duration::from_secs(reply.ttl().try_into().unwrap_or(0)))
     }
 
