@@ -5,7 +5,7 @@
 
 use super::acts::{Act, Other};
 use super::record::Terms;
-use crate::support::fake::Reply;
+use crate::support::fake::{Reply, Rpc};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
@@ -46,6 +46,8 @@ impl Allowance {
             // Requests under way arrive that much later, also those that timed out.
             Act::Latency(_, most) => Duration::from_millis(*most),
             Act::Script(_, Reply::Delay(time) | Reply::Late(time)) => *time,
+            // While the member answers reads of the lease, the renewal is awaited for as long as the lease can be kept.
+            Act::Script(Rpc::LeaseKeepAlive, Reply::Never | Reply::DropReply) => terms.ttl,
             // Retried after 22 s to 30 s on purpose.
             Act::Script(_, Reply::Error(Code::PermissionDenied, _)) => SEC * 30,
             // A wrong answer about a lease that lives: its keys belong to another lease until it has expired.

@@ -11,6 +11,9 @@ use tokio::time::{Instant, sleep};
 /// Name and password, where etcd has users.
 pub const USER: (&str, &str) = ("me", "secret");
 
+/// The mark of a cut.
+pub const CUT: &str = "connections are cut";
+
 /// See the [module](self).
 #[derive(Debug, Clone, Default)]
 pub struct Conditions {
@@ -36,22 +39,13 @@ impl Conditions {
         let rng = &mut rng;
         let has_users = rng.bool();
         let seconds = |rng: &mut Rng, range| Duration::from_secs(rng.u64(range));
-        let all = Self {
+        Self {
             has_users,
             tokens_void: (has_users && rng.bool()).then(|| seconds(rng, 20..=300)),
             cuts: (rng.u8(0..3) == 0).then(|| seconds(rng, 8..=30)),
             late: match rng.u8(0..4) {
                 0 => ttl.mul_f64(*one(rng, &[0.05, 0.2, 0.33])),
                 _ => Duration::ZERO,
-            },
-        };
-        // Today the routine end of a connection makes a status `Suspect` for a moment, and a renewal answered after the
-        // limit of an attempt is taken for a silent member. `SOAK_ALL=1` shows it.
-        match std::env::var_os("SOAK_ALL") {
-            Some(_) => all,
-            None => Self {
-                has_users,
-                ..Self::default()
             },
         }
     }
@@ -88,7 +82,7 @@ impl Conditions {
         };
         let cuts = self
             .cuts
-            .map(|time| every(time, "connections are cut", FakeEtcd::cut_connections));
+            .map(|time| every(time, CUT, FakeEtcd::cut_connections));
         let tokens = self
             .tokens_void
             .map(|time| every(time, "tokens are void", FakeEtcd::forget_tokens));

@@ -63,8 +63,14 @@ impl World {
         self.fake.latency(Duration::ZERO..self.plan.latency);
         self.mark("quiet");
         let (now, terms) = (Instant::now(), self.record.terms.clone());
-        let settled = now + self.allowance.bound(&terms);
+        let bound = self.allowance.bound(&terms);
+        let mut settled = now + bound;
         sleep_until(settled).await;
+        // A connection that ends before its first renewal is answered is an outage: the recovery begins again.
+        if let Some(cut) = self.cut_since(now) {
+            settled = cut + bound;
+            sleep_until(settled).await;
+        }
         self.look(now, false);
         sleep_until((now + terms.ttl + 2 * SEC).max(settled + SEC)).await;
         self.look(now, true);

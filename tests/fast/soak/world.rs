@@ -1,7 +1,7 @@
 //! [`World`]: the fake etcd, the registrar on it, and the record of both.
 
 use super::allowance::Allowance;
-use super::conditions::Marks;
+use super::conditions::{CUT, Marks};
 use super::plan::Plan;
 use super::record::{Entry, Look, Record, Rest, Terms};
 use super::registrar::{Log, build, watch};
@@ -119,6 +119,13 @@ impl World {
 
     pub fn mark(&mut self, what: impl Into<String>) {
         self.record.marks.push((Instant::now(), what.into()));
+    }
+
+    /// When the conditions of the run last cut the connections, if that was at `at` or later.
+    pub fn cut_since(&self, at: Instant) -> Option<Instant> {
+        let marks = self.marks.lock().unwrap();
+        let is_cut = |mark: &&(Instant, String)| mark.0 >= at && mark.1 == CUT;
+        marks.iter().rev().find(is_cut).map(|(at, _)| *at)
     }
 
     pub fn register(&mut self, names: usize) {
