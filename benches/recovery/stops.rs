@@ -51,7 +51,7 @@ async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
         exits.push(ms(start, Instant::now()));
     }
     table.each_ms("SIGTERM: DELETE seen", 20.0, &deletes);
-    table.each_ms("SIGTERM, settle 0 s: the process has ended", 1000.0, &exits);
+    table.each_ms("SIGTERM, delay 0 s: the process has ended", 1000.0, &exits);
 }
 
 async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
@@ -69,7 +69,7 @@ async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
     }
     let seen = format!("{connected} connects, the first refused after {refused:.0?} ms");
     let holds = refused.is_some_and(|at| at >= 1000.0) && connected > 100;
-    let what = "between the DELETE and the end of settle (1 s) no connect is refused";
+    let what = "between the DELETE and the end of the delay (1 s) no connect is refused";
     table.holds(what, holds, &seen);
 }
 
