@@ -2,10 +2,11 @@
 
 use crate::instance::Instance;
 use crate::isolated::isolated;
+use crate::lock::Lock;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio_stream::Stream;
 use tokio_util::sync::DropGuard;
@@ -42,7 +43,7 @@ pub struct Changes {
 
 /// The changes that one reader has not read yet.
 #[derive(Debug, Default)]
-pub(super) struct Pending(Mutex<Inner>);
+pub(super) struct Pending(Lock<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -113,13 +114,12 @@ impl Stream for Changes {
 
 impl Pending {
     fn len(&self) -> usize {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.latest.len()
+        self.0.lock().latest.len()
     }
 
     /// A key changed; `None`: it is gone. `is_new`: there was no instance under it before.
     pub(super) fn push(&self, key: &Arc<str>, instance: Option<Arc<Instance>>, is_new: bool) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.0.lock();
         match inner.latest.get_mut(key) {
             // An instance that came and went unread is forgotten: otherwise different keys would add up.
             Some(latest) if latest.is_new && instance.is_none() => {
@@ -149,7 +149,7 @@ impl Pending {
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Change> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.0.lock();
         let next = inner.order.pop_first();
         let Some((key, latest)) = next.and_then(|(_, key)| inner.latest.remove_entry(&key)) else {
             inner.waker = Some(cx.waker().clone());
@@ -203,7 +203,7 @@ mod tests {
             pending.push(&key, None, false);
         }
         {
-            let inner = pending.0.lock().unwrap();
+            let inner = pending.0.lock();
             assert_eq!((inner.latest.len(), inner.order.len()), (1, 1));
         }
         assert!(matches!(next(&pending), Some(Change::Insert { key, .. }) if key == stays));

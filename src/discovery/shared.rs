@@ -4,8 +4,9 @@ use super::changes::Pending;
 use super::snapshot::Snapshot;
 use super::store::{Limits, Store};
 use crate::isolated::isolated;
+use crate::lock::Lock;
 use crate::observer::{Instances, InstancesChange, Observers};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ pub(super) struct Shared {
     service: Arc<str>,
     prefix: String,
     pub(super) observers: Observers,
-    state: Mutex<State>,
+    state: Lock<State>,
     version: watch::Sender<u64>,
 }
 
@@ -41,7 +42,7 @@ impl Shared {
             service,
             prefix,
             observers,
-            state: Mutex::new(State {
+            state: Lock::new(State {
                 store: Store::new(limits),
                 watch_error: None,
                 readers: vec![],
@@ -183,7 +184,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

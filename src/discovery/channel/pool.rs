@@ -4,11 +4,12 @@ use super::connectivity::ConnectivityState;
 use super::dial::Dialer;
 use super::ready_set::ReadySet;
 use super::subchannel::{Connection, Subchannel};
+use crate::lock::Lock;
 use crate::observer::{EndpointTransition, Observers, Resend};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -46,7 +47,7 @@ pub(super) struct Pool {
     pub(super) observers: Observers,
     /// How often calls were sent again.
     resent: AtomicU64,
-    endpoints: Mutex<Endpoints>,
+    endpoints: Lock<Endpoints>,
 }
 
 /// The subchannels, and the number of them in each state.
@@ -199,9 +200,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
-        self.endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.endpoints.lock()
     }
 }
 
@@ -218,7 +217,7 @@ impl Default for Pool {
             why_none: None,
             observers: Observers::default(),
             resent: AtomicU64::new(0),
-            endpoints: Mutex::default(),
+            endpoints: Lock::default(),
         }
     }
 }

@@ -6,23 +6,24 @@
 //!
 //! One allocation for a call, and no copy: the frames are [`Bytes`].
 
+use crate::lock::Lock;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tonic::Status;
 use tonic::body::Body;
 
 /// The body of one call, from which the bodies of its attempts are made.
 #[derive(Debug)]
-pub(super) struct ReplayBody(Arc<Mutex<Source>>);
+pub(super) struct ReplayBody(Arc<Lock<Source>>);
 
 /// The body of one attempt.
 #[derive(Debug)]
 pub(super) struct AttemptBody {
-    source: Arc<Mutex<Source>>,
+    source: Arc<Lock<Source>>,
     number: u32,
     /// How many of the kept frames were read.
     at: usize,
@@ -58,7 +59,7 @@ const LIMIT: usize = 64 * 1024;
 
 impl ReplayBody {
     pub(super) fn new(body: Body) -> Self {
-        Self(Arc::new(Mutex::new(Source {
+        Self(Arc::new(Lock::new(Source {
             body,
             kept: Vec::new(),
             size: 0,
@@ -70,7 +71,7 @@ impl ReplayBody {
 
     /// The body for the next attempt. Earlier bodies get no frames any more.
     pub(super) fn attempt(&self) -> AttemptBody {
-        let mut source = lock(&self.0);
+        let mut source = self.0.lock();
         source.current += 1;
         // hyper sends an empty body with the headers as a whole request, and never reads a frame:
         // then "nothing was read" does not mean "nothing was sent".
@@ -91,12 +92,12 @@ impl ReplayBody {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        lock(&self.0).progress
+        self.0.lock().progress
     }
 
     /// There is no other attempt: keep no frames from here on.
     pub(super) fn stop_keeping(&self) {
-        lock(&self.0).cap();
+        self.0.lock().cap();
     }
 }
 
@@ -111,7 +112,7 @@ impl http_body::Body for AttemptBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let mut source = lock(&this.source);
+        let mut source = this.source.lock();
         if source.current != this.number {
             let text = "this attempt was given up for another one";
             return Poll::Ready(Some(Err(Status::cancelled(text))));
@@ -139,12 +140,12 @@ impl http_body::Body for AttemptBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let source = lock(&self.source);
+        let source = self.source.lock();
         self.at >= source.kept.len() && (source.ended || source.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let source = lock(&self.source);
+        let source = self.source.lock();
         if source.kept.is_empty() && source.progress != Progress::Capped {
             source.body.size_hint()
         } else {
@@ -179,10 +180,6 @@ fn copy(frame: &Frame<Bytes>) -> Option<Frame<Bytes>> {
         let trailers: Option<HeaderMap> = frame.trailers_ref().cloned();
         trailers.map(Frame::trailers)
     })
-}
-
-fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
-    source.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

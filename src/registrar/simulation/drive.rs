@@ -112,11 +112,11 @@ fn quiet(world: &mut World) {
     end_faults(world);
     // Requests that were lost before are noticed by then. An authentication has the longest limit.
     let authentication = match &world.link {
-        Link::Open(session) => session.authentication.as_ref().map(|it| it.deadline),
+        Link::Open(session) => session.authentication.as_ref(),
         _ => None,
     };
-    let settled = authentication.map_or(world.now, |limit| limit.max(world.now));
-    let settled = settled + world.attempt * 2;
+    let noticed = authentication.map_or(world.now, |it| it.deadline.max(world.now));
+    let settled = noticed + world.attempt * 2;
     let bound = world.now + SEC * 36 + world.check.ttl;
     loop {
         match converged(world) {
