@@ -8,6 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Opens connections with the user's function.
@@ -36,6 +37,23 @@ impl Connector {
                 let connecting = AssertUnwindSafe(connecting.map_err(panicked)?);
                 let io = connecting.catch_unwind().await.map_err(panicked)??;
                 Ok(Box::new(io) as Box<dyn Io>)
+            })
+        }))
+    }
+
+    /// The same, with a limit for each attempt.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self(Arc::new(move |uri| {
+            let connecting = self.connect(uri);
+            Box::pin(async move {
+                let connected = tokio::time::timeout(limit, connecting).await;
+                let late = || {
+                    io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("no answer within {limit:?}"),
+                    )
+                };
+                connected.unwrap_or_else(|_| Err(late()))
             })
         }))
     }

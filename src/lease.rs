@@ -42,8 +42,7 @@ impl Lease {
     pub(crate) fn renewed(&mut self, ttl: Duration, sent: Instant, rng: &mut fastrand::Rng) {
         self.ttl = ttl;
         self.confirmed = self.confirmed.max(sent);
-        let interval = ttl / RENEWALS_PER_TTL;
-        let interval = interval.mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
+        let interval = interval(ttl).mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
         self.due = deadline::after(self.confirmed, interval);
     }
 
@@ -83,6 +82,11 @@ pub(crate) fn id_of(random: u64) -> i64 {
     i64::try_from(random >> 1).unwrap_or(i64::MAX).max(1)
 }
 
+/// How often a lease is renewed, without the jitter.
+pub(crate) fn interval(ttl: Duration) -> Duration {
+    ttl / RENEWALS_PER_TTL
+}
+
 /// The time to reserve when a renewal is late: for one attempt without an answer, and two more on other members.
 pub(crate) fn reserve(attempt: Duration) -> Duration {
     attempt.saturating_mul(3)
@@ -93,7 +97,7 @@ pub(crate) fn reserve(attempt: Duration) -> Duration {
 /// These have to fit in a TTL: the longest interval between renewals, one attempt without an answer,
 /// two more on other members, and a tenth of the TTL as margin.
 pub(crate) fn fits(ttl: Duration, attempt: Duration) -> bool {
-    let interval = (ttl / RENEWALS_PER_TTL).mul_f64(1.0 + JITTER);
+    let interval = interval(ttl).mul_f64(1.0 + JITTER);
     reserve(attempt).saturating_add(interval + ttl / 10) <= ttl
 }
 

@@ -103,6 +103,7 @@ mod member_stats;
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
 pub mod observer;
+mod patience;
 mod random;
 mod registrar;
 mod registration;

@@ -39,7 +39,8 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A registration has another status.
     fn on_transition(&self, transition: &Transition<'_>) {}
 
-    /// A renewal of the lease was acknowledged, or failed.
+    /// A renewal of the lease was acknowledged, or failed, or has no answer in time. In the last case it is called again
+    /// when the answer comes after all.
     fn on_renewal(&self, renewal: &Renewal<'_>) {}
 
     /// An attempt to connect to etcd ended.

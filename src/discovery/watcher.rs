@@ -113,7 +113,7 @@ impl Watcher {
     async fn run_session(&mut self) -> Result<Infallible, RpcError> {
         let member = self.rotation.member(&self.endpoints);
         let started = Instant::now();
-        let session = Session::connect(&self.endpoints, &member, self.limit).await;
+        let session = Session::connect(&self.endpoints, &member, self.limit, self.limit).await;
         self.reflector
             .on_attempt(member.shown(), started.elapsed(), &session);
         let session = session?;

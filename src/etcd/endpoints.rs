@@ -56,17 +56,18 @@ impl Endpoints {
     /// Opens connections to `member`; each attempt takes at most `limit`.
     pub(super) fn connector(&self, member: &Member, limit: Duration) -> Connector {
         if let Some(connector) = &self.connector {
-            return connector.clone();
+            return connector.clone().within(limit);
         }
         let (resolver, member) = (self.resolver.clone(), member.clone());
-        Connector::new(move |_| {
+        let connector = Connector::new(move |_| {
             let (resolver, member) = (resolver.clone(), member.clone());
             async move {
                 let connecting =
                     resolver.connect(member.host(), member.port(), member.turn(), limit);
                 connecting.await
             }
-        })
+        });
+        connector.within(limit)
     }
 
     /// Whether every member is certainly on another machine: given by an address that is not one of

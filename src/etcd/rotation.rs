@@ -61,7 +61,24 @@ impl Rotation {
         rng: &mut fastrand::Rng,
     ) -> Duration {
         self.note(error, endpoints, worked);
-        let pause = match error.kind() {
+        let pause = self.pause(error, worked, (refused, limit), now, rng);
+        match error.kind() {
+            // The member works: try it again, with another token or from another revision.
+            RpcErrorKind::Unauthenticated | RpcErrorKind::Compacted => pause,
+            _ => self.turn(endpoints, now).unwrap_or(pause),
+        }
+    }
+
+    /// How long to wait before the next attempt: see [`failed`](Self::failed).
+    pub(crate) fn pause(
+        &mut self,
+        error: &RpcError,
+        worked: Duration,
+        (refused, limit): (Duration, Duration),
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Duration {
+        match error.kind() {
             RpcErrorKind::Timeout => Duration::ZERO,
             RpcErrorKind::Denied => {
                 let again = now + DENIED_RETRY.mul_f64(0.75 + rng.f64() / 4.0);
@@ -70,12 +87,30 @@ impl Rotation {
             }
             RpcErrorKind::Unreachable => self.retry.failed_after(worked, refused, rng),
             _ => self.retry.failed_after(worked, limit, rng),
-        };
-        match error.kind() {
-            // The member works: try it again, with another token or from another revision.
-            RpcErrorKind::Unauthenticated | RpcErrorKind::Compacted => pause,
-            _ => self.turn(endpoints, now).unwrap_or(pause),
         }
+    }
+
+    /// The member that is `steps` ahead, and its place. One that denied a request is skipped if another has not.
+    pub(crate) fn ahead(
+        &self,
+        steps: usize,
+        endpoints: &Endpoints,
+        now: Instant,
+    ) -> (usize, Member) {
+        let first = self.index.wrapping_add(steps);
+        let mut places = (0..endpoints.len()).map(|more| first.wrapping_add(more));
+        let is_usable = |place: &usize| !self.is_denied(endpoints.members.at(*place).shown(), now);
+        let place = places.find(is_usable).unwrap_or(first);
+        (place, endpoints.members.at(place))
+    }
+
+    /// Moves to the member at a place that [`ahead`](Self::ahead) returned.
+    pub(crate) fn move_to(&mut self, place: usize) {
+        self.index = place;
+    }
+
+    fn is_denied(&self, shown: &Arc<str>, now: Instant) -> bool {
+        self.denied.get(shown).is_some_and(|again| *again > now)
     }
 
     /// Why no member works: the endpoints that failed since one last worked, with their errors.
@@ -88,7 +123,8 @@ impl Rotation {
         text
     }
 
-    fn note(&mut self, error: &RpcError, endpoints: &Endpoints, worked: Duration) {
+    /// Notes why a member does not work. `worked`: for how long the connection had worked.
+    pub(crate) fn note(&mut self, error: &RpcError, endpoints: &Endpoints, worked: Duration) {
         if !worked.is_zero() {
             self.failures.clear();
         }
@@ -105,9 +141,8 @@ impl Rotation {
     /// Whether another member has not denied a request yet.
     pub(crate) fn has_other(&self, endpoints: &Endpoints, now: Instant) -> bool {
         let ours = self.member(endpoints);
-        endpoints.members.any(|shown| {
-            shown != ours.shown() && self.denied.get(shown).is_none_or(|again| *again <= now)
-        })
+        let is_other = |shown: &Arc<str>| shown != ours.shown() && !self.is_denied(shown, now);
+        endpoints.members.any(is_other)
     }
 
     /// Moves to the next member that has not denied a request. If all have, moves to the one that may be tried

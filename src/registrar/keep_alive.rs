@@ -1,20 +1,18 @@
 //! [`KeepAlive`]: the stream of renewals, with at most one renewal under way.
 //!
-//! A renewal must be answered within the attempt timeout, unless a read shows that the lease lives. The reason is
-//! `etcd grpc-proxy`: it answers when it renews the lease itself, up to `TTL / 3` + 0.5 s late. Before, each answer
-//! after 0.6 s counted as an outage, 30 of them a minute. So when a renewal has no answer after a third of
-//! the attempt timeout, we read the remaining time of the lease. If that is answered within the rest of the timeout, the
-//! connection works, and the reconciler decides whether to keep waiting. If not, the renewal has failed, no
-//! later than it would without the read. If the answer is that there is no such lease, or that the
-//! token is void, the renewal has failed with that.
+//! `etcd grpc-proxy` answers a renewal when it renews the lease itself, up to `TTL / 3` + 0.5 s late. Before, each answer
+//! after 0.6 s counted as an outage, 30 of them a minute. So when a renewal is late, we read the remaining time of
+//! the lease. If that is answered, the connection works, and the reconciler keeps waiting. If the answer is that there
+//! is no such lease, or that the token is void, the renewal has failed with that. Without an answer nothing
+//! happens here: the reconciler knows when the renewal was sent.
 
 use super::reconciler::Event;
 use crate::clock;
-use crate::etcd::{KeepAliveStream, RpcError, RpcErrorKind, Session, with_timeout};
+use crate::etcd::{KeepAliveStream, RpcError, RpcErrorKind, Session};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 /// A call under way.
 pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -39,7 +37,7 @@ type Renewed = (Box<KeepAliveStream>, Option<Duration>);
 struct Look {
     session: Session,
     lease: i64,
-    limit: Duration,
+    late: Duration,
     /// When the read was sent, and how long the lease lives from then on.
     next: Call<Result<(Instant, Duration), RpcError>>,
 }
@@ -47,7 +45,7 @@ struct Look {
 // === impl KeepAlive ===
 
 impl KeepAlive {
-    pub(super) fn renew(&mut self, session: &Session, lease: i64, limit: Duration) {
+    pub(super) fn renew(&mut self, session: &Session, lease: i64, late: Duration) {
         let last = std::mem::replace(self, Self::Closed);
         let (sent, opener) = (clock::now(), session.clone());
         *self = Self::Renewing(Box::new(Renewal {
@@ -59,7 +57,7 @@ impl KeepAlive {
                 let ttl = stream.renew().await?;
                 Ok((stream, Some(ttl)))
             }),
-            look: Look::new(session.clone(), lease, limit),
+            look: Look::new(session.clone(), lease, late),
         }));
     }
 
@@ -76,8 +74,7 @@ impl KeepAlive {
             seen = &mut look.next => match seen {
                 Ok((seen_at, remaining)) => {
                     look.again();
-                    let error = RpcError::timeout(look.session.endpoint(), look.limit);
-                    return Event::RenewalLate { seen_at, remaining, error };
+                    return Event::RenewalLate { seen_at, remaining };
                 }
                 Err(error) => Err(error),
             },
@@ -94,41 +91,36 @@ impl KeepAlive {
 // === impl Look ===
 
 impl Look {
-    fn new(session: Session, lease: i64, limit: Duration) -> Self {
-        let next = Box::pin(look(session.clone(), lease, limit, limit - limit / 3));
+    fn new(session: Session, lease: i64, late: Duration) -> Self {
+        let next = Box::pin(look(session.clone(), lease, late));
         Self {
             session,
             lease,
-            limit,
+            late,
             next,
         }
     }
 
-    /// The connection has just worked: the next read has a whole attempt timeout.
+    /// The connection has just worked: the next read may take longer.
     fn again(&mut self) {
-        let (session, limit) = (self.session.clone(), self.limit);
-        self.next = Box::pin(look(session, self.lease, limit, limit));
+        self.next = Box::pin(look(self.session.clone(), self.lease, self.late * 2));
     }
 }
 
-/// Waits, then reads how long `lease` lives. Takes `limit` or longer, because nothing may be decided before a
-/// renewal has had that long.
+/// Waits, then reads how long `lease` lives.
 async fn look(
     session: Session,
     lease: i64,
-    limit: Duration,
-    answer_limit: Duration,
+    wait: Duration,
 ) -> Result<(Instant, Duration), RpcError> {
-    let end = Instant::now() + limit;
-    sleep(limit / 3).await;
-    let (seen_at, endpoint) = (clock::now(), session.endpoint().clone());
-    let remaining = with_timeout(answer_limit, &endpoint, session.time_to_live(lease)).await;
-    sleep_until(end).await;
-    match remaining {
+    sleep(wait).await;
+    let seen_at = clock::now();
+    match session.time_to_live(lease).await {
         Ok(remaining) => Ok((seen_at, remaining)),
         Err(error) => match error.kind() {
             RpcErrorKind::LeaseGone | RpcErrorKind::Unauthenticated => Err(error),
-            _ => Err(RpcError::timeout(&endpoint, limit)),
+            // The renewal ends with the connection, or is answered after all.
+            _ => std::future::pending().await,
         },
     }
 }

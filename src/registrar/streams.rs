@@ -1,24 +1,21 @@
 //! [`Streams`]: one session, and the requests and streams on it.
 //!
-//! At most one renewal, one other request and one watch request are under way. Each ends with an event within the
-//! attempt timeout. HTTP/2 pings cannot bound them: etcd refuses pings closer than 5 s, which is the TTL.
+//! At most one renewal, one other request and one watch request are under way. None has a time limit here: the reconciler
+//! knows when each was sent, and decides when another connection is tried. HTTP/2 pings cannot show that a
+//! member is dead: etcd refuses pings closer than 5 s, which is the TTL.
 
 use super::ids::Key;
 use super::keep_alive::{Call, KeepAlive};
 use super::reconciler::{Action, Event};
 use crate::clock;
-use crate::deadline;
-use crate::etcd::{RpcError, Session, WatchReplies, WatchRequests, WatchResponse, with_timeout};
+use crate::etcd::{RpcError, Session, WatchReplies, WatchRequests, WatchResponse};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
 
 /// See the [module](self).
 pub(super) struct Streams {
     session: Session,
-    limit: Duration,
     request: Option<Call<Event>>,
     keep_alive: KeepAlive,
     watch: Watch,
@@ -35,7 +32,8 @@ struct OpenWatch {
     requests: WatchRequests,
     replies: WatchReplies,
     next: Option<WatchRequest>,
-    unanswered: Unanswered,
+    /// Requests for a watch that etcd has not acknowledged.
+    unanswered: usize,
     ids: WatchIds,
 }
 
@@ -59,24 +57,12 @@ enum WatchIds {
     },
 }
 
-/// Watches that were requested and not answered yet.
-///
-/// If a request is lost on a stream that otherwise works, its key would not be watched until the
-/// connection ends.
-#[derive(Debug, Default)]
-struct Unanswered {
-    count: usize,
-    /// When the last one was answered, or the first one requested.
-    since: Option<Instant>,
-}
-
 // === impl Streams ===
 
 impl Streams {
-    pub(super) fn new(session: Session, limit: Duration) -> Self {
+    pub(super) fn new(session: Session) -> Self {
         Self {
             session,
-            limit,
             request: None,
             keep_alive: KeepAlive::Closed,
             watch: Watch::Closed,
@@ -120,10 +106,9 @@ impl Streams {
                 let call = session.apply(lease, ops.clone(), asks_replaced);
                 self.ask(call, move |result| Event::Written { ops, result });
             }
-            Action::Renew { lease } => self.keep_alive.renew(&session, lease, self.limit),
+            Action::Renew { lease, late } => self.keep_alive.renew(&session, lease, late),
             Action::Watch { key, id, from } => self.watch(key, id, from),
             Action::Unwatch { id } => self.unwatch(id),
-            // Its limits are longer than those of a request.
             Action::Authenticate => {
                 self.watch = Watch::Closed;
                 self.authenticating = Some(Box::pin(session.replace_token()));
@@ -140,7 +125,6 @@ impl Streams {
         call: impl Future<Output = Result<T, RpcError>> + Send + 'static,
         event: impl FnOnce(Result<T, RpcError>) -> Event + Send + 'static,
     ) {
-        let call = self.bounded(call);
         self.request(async move { event(call.await) });
     }
 
@@ -153,8 +137,8 @@ impl Streams {
         match &mut self.watch {
             Watch::Open(open) => open.next = Some(WatchRequest::Add { key, id, from }),
             Watch::Closed | Watch::Opening(..) => {
-                let call = self.bounded(self.session.clone().watch(key, id, from));
-                self.watch = Watch::Opening(id, call);
+                let call = self.session.clone().watch(key, id, from);
+                self.watch = Watch::Opening(id, Box::pin(call));
             }
         }
     }
@@ -165,21 +149,12 @@ impl Streams {
         }
     }
 
-    fn bounded<T: 'static>(
-        &self,
-        call: impl Future<Output = Result<T, RpcError>> + Send + 'static,
-    ) -> Call<Result<T, RpcError>> {
-        let (limit, endpoint) = (self.limit, self.session.endpoint().clone());
-        Box::pin(async move { with_timeout(limit, &endpoint, call).await })
-    }
-
     /// The next event. Cancel safe.
     ///
     /// Renewals are polled first, so that nothing delays them.
     pub(super) async fn next(&mut self) -> Event {
         let Self {
-            session,
-            limit,
+            session: _,
             request,
             keep_alive,
             watch,
@@ -192,7 +167,7 @@ impl Streams {
                 *request = None;
                 event
             }
-            event = watch.next(session, *limit) => event,
+            event = watch.next() => event,
             result = some(authenticating.as_mut()) => {
                 *authenticating = None;
                 Event::Authenticated(result)
@@ -204,16 +179,14 @@ impl Streams {
 // === impl Watch ===
 
 impl Watch {
-    async fn next(&mut self, session: &Session, limit: Duration) -> Event {
+    async fn next(&mut self) -> Event {
         match self {
             Self::Closed => std::future::pending().await,
             Self::Opening(id, call) => {
                 let (result, ids) = (call.await, WatchIds::Unknown(*id));
                 *self = Self::Closed;
                 Event::WatchRequested(result.map(|(requests, replies)| {
-                    let mut unanswered = Unanswered::default();
-                    unanswered.asked(Instant::now());
-                    let next = None;
+                    let (next, unanswered) = (None, 1);
                     *self = Self::Open(Box::new(OpenWatch {
                         requests,
                         replies,
@@ -223,7 +196,7 @@ impl Watch {
                     }));
                 }))
             }
-            Self::Open(open) => open.next(session, limit).await,
+            Self::Open(open) => open.next().await,
         }
     }
 }
@@ -231,11 +204,9 @@ impl Watch {
 // === impl OpenWatch ===
 
 impl OpenWatch {
-    async fn next(&mut self, session: &Session, limit: Duration) -> Event {
-        let since = self.unanswered.since;
-        let overdue = some(since.map(|since| sleep_until(deadline::after(since, limit))));
+    async fn next(&mut self) -> Event {
         let (requests, ids) = (&mut self.requests, &self.ids);
-        let may_ask = self.unanswered.count == 0 || matches!(ids, WatchIds::Ours);
+        let may_ask = self.unanswered == 0 || matches!(ids, WatchIds::Ours);
         let next = self.next.as_ref().filter(|_| may_ask);
         let asked = async {
             match next {
@@ -249,14 +220,10 @@ impl OpenWatch {
             reply = self.replies.next() => Event::Watched(reply.map(|reply| self.noted(reply))),
             result = pin!(asked) => {
                 if let Some(WatchRequest::Add { id, .. }) = self.next.take() {
-                    self.unanswered.asked(Instant::now());
+                    self.unanswered += 1;
                     self.ids.asked(id);
                 }
                 Event::WatchRequested(result)
-            }
-            () = overdue => {
-                self.unanswered = Unanswered::default();
-                Event::Watched(Err(RpcError::timeout(session.endpoint(), limit)))
             }
         }
     }
@@ -264,7 +231,7 @@ impl OpenWatch {
     /// Notes an answer. Returns it with our ids.
     fn noted(&mut self, mut reply: WatchResponse) -> WatchResponse {
         if reply.created {
-            self.unanswered.answered(Instant::now());
+            self.unanswered = self.unanswered.saturating_sub(1);
             if reply.ended.is_none() {
                 self.ids.created(reply.id);
             }
@@ -315,20 +282,6 @@ impl WatchIds {
         let ours = ours.map_or(id, |(ours, _)| *ours);
         ids.remove(&ours);
         ours
-    }
-}
-
-// === impl Unanswered ===
-
-impl Unanswered {
-    fn asked(&mut self, now: Instant) {
-        self.count += 1;
-        self.since.get_or_insert(now);
-    }
-
-    fn answered(&mut self, now: Instant) {
-        self.count = self.count.saturating_sub(1);
-        self.since = Some(now).filter(|_| self.count > 0);
     }
 }
 

@@ -10,7 +10,7 @@ use super::report;
 use super::streams::{Streams, some};
 use crate::clock;
 use crate::error::RegisterError;
-use crate::etcd::{Member, RpcError, Session, local_addr};
+use crate::etcd::{Member, RpcError, Session, local_addr, with_timeout};
 use crate::isolated::in_current_span;
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
@@ -23,18 +23,26 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// See the [module](self).
 struct Worker {
     registry: Arc<Registry>,
     link: Link,
+    beside: Beside,
 }
 
 enum Link {
     Closed,
     Connecting(Call<Result<Session, RpcError>>),
     Open(Box<Streams>),
+}
+
+/// Another connection, beside one that does not answer.
+enum Beside {
+    None,
+    Connecting(Call<Result<Session, RpcError>>),
+    Ready(Session),
 }
 
 /// Ends all entries when the runtime drops the worker, so that no caller waits for ever.
@@ -83,6 +91,7 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
         let mut worker = Worker {
             registry: registry.clone(),
             link: Link::Closed,
+            beside: Beside::None,
         };
         let run = worker.run(&mut reconciler);
         if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
@@ -132,7 +141,11 @@ impl Worker {
                 () = registry.shutdown.cancelled(), if !reconciler.is_stopping() => {
                     self.stop(reconciler, Event::Stop);
                 }
-                event = self.link.next(registry.config.attempt) => {
+                event = self.link.next() => {
+                    self.note(&event);
+                    reconciler.handle_event(clock::now(), event);
+                }
+                event = self.beside.next() => {
                     self.note(&event);
                     reconciler.handle_event(clock::now(), event);
                 }
@@ -148,32 +161,39 @@ impl Worker {
 
     /// Updates stats and observers after an event.
     fn note(&self, event: &Event) {
-        let Registry { config, stats, .. } = &*self.registry;
-        let now = clock::now();
         if let Some(error) = event.error() {
-            let text = error.to_string().into();
-            stats.set(|stats| {
-                stats.last_error = Some((now, text));
-                member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));
-            });
+            self.note_error(error);
         }
         let Event::Renewed { sent, result } = event else {
             return;
         };
         if result.is_ok() {
+            let stats = &self.registry.stats;
             stats.set(|stats| stats.renewal_acknowledged = Some(*sent));
         }
-        if config.observers.is_empty() {
+        self.note_renewal(*sent, result.as_ref().err());
+    }
+
+    fn note_renewal(&self, sent: Instant, error: Option<&RpcError>) {
+        let observers = &self.registry.config.observers;
+        if observers.is_empty() {
             return;
         }
-        let error = result.as_ref().err().map(RpcError::to_string);
+        let error = error.map(RpcError::to_string);
         let renewal = Renewal {
-            took: now.saturating_duration_since(*sent),
+            took: clock::now().saturating_duration_since(sent),
             error: error.as_deref(),
         };
-        config
-            .observers
-            .notify(|observer| observer.on_renewal(&renewal));
+        observers.notify(|observer| observer.on_renewal(&renewal));
+    }
+
+    fn note_error(&self, error: &RpcError) {
+        let Registry { config, stats, .. } = &*self.registry;
+        let (now, text) = (clock::now(), error.to_string().into());
+        stats.set(|stats| {
+            stats.last_error = Some((now, text));
+            member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));
+        });
     }
 
     fn stop(&mut self, reconciler: &mut Reconciler, event: Event) {
@@ -218,7 +238,20 @@ impl Worker {
     fn perform(&mut self, action: Action) {
         let Registry { config, stats, .. } = &*self.registry;
         match action {
-            Action::Connect(member) => self.connect(member),
+            Action::Connect { member, limit } => {
+                self.link = Link::Connecting(self.connect(member, limit, false));
+            }
+            Action::ConnectBeside { member, limit } => {
+                self.beside = Beside::Connecting(self.connect(member, limit, true));
+            }
+            Action::UseBeside => self.use_beside(),
+            Action::DropBeside => self.beside = Beside::None,
+            Action::Late { error, renewal } => {
+                self.note_error(&error);
+                if let Some(sent) = renewal {
+                    self.note_renewal(sent, Some(&error));
+                }
+            }
             Action::Disconnect => {
                 self.link = Link::Closed;
                 stats.set(|stats| member_stats::disconnected(&mut stats.members));
@@ -262,20 +295,44 @@ impl Worker {
         }
     }
 
-    fn connect(&mut self, member: Member) {
+    /// Opens a connection. One beside another has to answer a request too.
+    fn connect(
+        &self,
+        member: Member,
+        limit: Duration,
+        is_beside: bool,
+    ) -> Call<Result<Session, RpcError>> {
         let registry = self.registry.clone();
-        self.link = Link::Connecting(Box::pin(async move {
+        Box::pin(async move {
             let (config, started) = (&registry.config, clock::now());
-            let session = Session::connect(&config.members, &member, config.attempt).await;
+            let mut session =
+                Session::connect(&config.members, &member, config.attempt, limit).await;
+            if is_beside && let Ok(connected) = session {
+                let answer = connected.probe();
+                let answer = with_timeout(limit, member.shown(), answer).await;
+                session = answer.map(|()| connected);
+            }
             let took = clock::now().saturating_duration_since(started);
             let observers = &config.observers;
             observers.connected(member.shown(), took, &session);
-            if session.is_ok() {
+            if session.is_ok() && !is_beside {
                 let stats = &registry.stats;
                 stats.set(|stats| member_stats::connected(&mut stats.members, member.shown()));
             }
             session
-        }));
+        })
+    }
+
+    /// Uses the connection that was opened beside the first one.
+    fn use_beside(&mut self) {
+        let Beside::Ready(session) = std::mem::replace(&mut self.beside, Beside::None) else {
+            return;
+        };
+        self.registry.stats.set(|stats| {
+            member_stats::disconnected(&mut stats.members);
+            member_stats::connected(&mut stats.members, session.endpoint());
+        });
+        self.link = Link::Open(Box::new(Streams::new(session)));
     }
 }
 
@@ -301,7 +358,7 @@ async fn find_local_ip(registry: Arc<Registry>) -> Event {
 
 impl Link {
     /// The next event on it. Cancel safe.
-    async fn next(&mut self, limit: Duration) -> Event {
+    async fn next(&mut self) -> Event {
         match self {
             Self::Closed => std::future::pending().await,
             Self::Open(streams) => streams.next().await,
@@ -309,10 +366,24 @@ impl Link {
                 let result = call.await;
                 *self = Self::Closed;
                 Event::Connected(result.map(|session| {
-                    *self = Self::Open(Box::new(Streams::new(session, limit)));
+                    *self = Self::Open(Box::new(Streams::new(session)));
                 }))
             }
         }
+    }
+}
+
+// === impl Beside ===
+
+impl Beside {
+    /// The result of the attempt. Cancel safe.
+    async fn next(&mut self) -> Event {
+        let Self::Connecting(call) = self else {
+            return std::future::pending().await;
+        };
+        let result = call.await;
+        *self = Self::None;
+        Event::ConnectedBeside(result.map(|session| *self = Self::Ready(session)))
     }
 }
 

@@ -115,6 +115,8 @@ impl FakeEtcd {
     }
 
     /// Delays each request by `time` from now on; a request whose caller gives up before is not applied. Zero ends it.
+    ///
+    /// A registration waits for a slow etcd for as long as its lease allows. A delay of a TTL is an etcd that hangs.
     pub fn delay(&self, time: Duration) {
         self.shared.change(|state| state.delay = time);
     }

@@ -92,7 +92,7 @@ async fn a_lease_of_a_server_that_is_gone_runs_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delay_above_the_attempt_timeout_is_an_etcd_that_hangs() {
+async fn a_delay_is_a_slow_etcd_and_one_of_a_ttl_is_one_that_hangs() {
     let etcd = FakeEtcd::new();
     etcd.delay(100 * MS);
     let registration = register(etcd.etcd());
@@ -100,6 +100,10 @@ async fn a_delay_above_the_attempt_timeout_is_an_etcd_that_hangs() {
     etcd.assert_registered(SERVICES, SEC * 2).await;
     assert!(start.elapsed() >= 200 * MS, "a grant, then a write");
     etcd.delay(SEC);
+    sleep(SEC * 20).await;
+    etcd.assert_registered(SERVICES, SEC).await;
+    assert!(is_registered(&registration.status()));
+    etcd.delay(SEC * 5);
     status(&registration, is_lost).await;
     etcd.delay(Duration::ZERO);
     etcd.assert_registered(SERVICES, SEC).await;

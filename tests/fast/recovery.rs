@@ -2,11 +2,11 @@
 
 use crate::log::Log;
 use crate::setup::{
-    KEY, LONG, MS, SEC, Setup, announce, announced, greeter, is_lost, lost_reason,
-    registering_reason, status,
+    KEY, LONG, MS, SEC, Setup, announce, announced, assert_registered, greeter, is_lost,
+    lost_reason, registering_reason, status,
 };
-use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc, Stored};
+use crate::support::{eventually, registered_within};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Code;
@@ -302,15 +302,78 @@ async fn refused_connections_are_retried_at_once_but_never_in_a_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_etcd_gets_one_attempt_for_each_attempt_limit() {
+async fn a_silent_etcd_gets_few_requests_and_the_first_answer_counts() {
     let setup = Setup::new();
-    let _registration = setup.registered().await;
+    let registration = setup.registered().await;
     setup.fake.hang();
     sleep(SEC * 10).await;
-    let before = setup.count(Rpc::Connect);
+    let before = setup.fake.history().len();
     sleep(SEC * 60).await;
-    let attempts = setup.count(Rpc::Connect) - before;
-    assert!((90..=101).contains(&attempts), "{attempts} a minute");
+    let asked = setup.fake.history().len() - before;
+    assert!((3..=15).contains(&asked), "{asked} a minute");
+    assert!(is_lost(&registration.status()));
+    let connects = setup.count(Rpc::Connect);
+    setup.fake.resume();
+    let back = Instant::now();
+    registration.registered().await.unwrap();
+    assert!(back.elapsed() <= 50 * MS, "{:?}", back.elapsed());
+    assert_eq!(setup.count(Rpc::Connect), connects, "no other connection");
+}
+
+/// Each attempt that missed 0.6 s was given up with its connection and begun again, which kept a busy etcd busy.
+#[tokio::test(start_paused = true)]
+async fn a_busy_etcd_is_asked_once_and_its_late_answers_are_used() {
+    let setup = Setup::new();
+    setup.fake.latency(SEC..SEC * 3);
+    let registration = announced(setup.builder());
+    registered_within(SEC * 12, &registration).await;
+    assert_eq!(setup.counts([Rpc::Connect, Rpc::LeaseGrant]), [1, 1]);
+    assert_eq!(setup.counts([Rpc::Txn, Rpc::Watch]), [1, 1]);
+    setup.fake.latency(MS..2 * MS);
+    sleep(LONG).await;
+    assert_eq!(setup.count(Rpc::Connect), 1);
+    assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_member_is_tried_beside_and_what_answers_first_is_used() {
+    let members = ["http://one:1", "http://two:1"];
+    for (late, other_works) in [(800, false), (1500, false), (30_000, true)] {
+        let setup = Setup::new();
+        let etcd = Etcd::new(members).connector(setup.fake.connector());
+        let registration = setup.registered_with(setup.builder_on(etcd)).await;
+        let lease = registration.registered().await.unwrap().lease;
+        let first = setup.fake.history()[0].member.clone();
+        let other = if first == "one" { "two" } else { "one" };
+        if !other_works {
+            setup.fake.member(other).hang();
+        }
+        let late = Reply::Late(MS * late);
+        setup.fake.member(&first).script(Rpc::LeaseKeepAlive, late);
+        sleep(SEC * 6).await;
+        let last = setup.fake.calls(Rpc::LeaseKeepAlive).pop().unwrap();
+        assert_eq!(last.member == first, !other_works);
+        assert_eq!(registration.registered().await.unwrap().lease, lease);
+        assert_eq!((setup.puts(), setup.deletes()), (1, 0));
+        assert_eq!(setup.fake.connections_open(), 1, "the other one is dropped");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_requests_cost_no_connection_whatever_they_refuse() {
+    let busy = || Reply::Error(Code::ResourceExhausted, "etcdserver: too many requests");
+    for rpc in [Rpc::LeaseGrant, Rpc::LeaseKeepAlive, Rpc::Txn] {
+        let setup = Setup::new();
+        for _ in 0..4 {
+            setup.fake.script(rpc, busy());
+        }
+        let registration = announced(setup.builder());
+        registered_within(LONG, &registration).await;
+        sleep(SEC * 20).await;
+        assert_eq!(setup.count(Rpc::Connect), 1, "{rpc:?}");
+        assert_registered(&registration);
+        assert_eq!(setup.deletes(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -348,7 +411,7 @@ async fn a_full_etcd_renews_the_lease_and_accepts_the_key_once_it_has_room() {
     sleep(SEC * 60).await;
     assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Connect]), [1, 1]);
     let writes = setup.count(Rpc::Txn);
-    assert!((90..=250).contains(&writes), "{writes} attempts a minute");
+    assert!((36..=80).contains(&writes), "{writes} attempts a minute");
     let reason = registering_reason(&registration);
     assert!(reason.contains("database space exceeded"), "{reason}");
     setup.fake.clear();
@@ -380,7 +443,7 @@ async fn a_watch_whose_request_was_lost_is_requested_again() {
     let both = registrar.register_all(both).unwrap();
     announce(&both);
     both.registered().await.unwrap();
-    sleep(SEC * 2).await;
+    sleep(SEC * 6).await;
     for key in setup.fake.keys().into_keys().collect::<Vec<_>>() {
         setup.fake.delete(&key);
     }
@@ -477,11 +540,14 @@ async fn etcd_restored_from_any_snapshot_has_the_key_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_etcd_costs_nothing_until_it_exceeds_the_attempt_limit() {
+async fn a_slow_etcd_costs_nothing_while_the_lease_allows_to_wait() {
     let setup = Setup::new();
     setup.fake.latency(100 * MS..300 * MS);
     let registration = registered_without_a_break(&setup).await;
     setup.fake.latency(SEC..SEC + MS);
+    stays_registered(&setup, &registration).await;
+    assert_eq!(setup.count(Rpc::Connect), 1);
+    setup.fake.latency(SEC * 6..SEC * 7);
     lost_without_an_answer(&registration).await;
     setup.fake.latency(MS..2 * MS);
     sleep(SEC * 2).await;
@@ -504,20 +570,24 @@ async fn a_slow_link_costs_nothing_until_an_answer_exceeds_the_limit() {
 /// Registers, and stays registered for two minutes with one write.
 async fn registered_without_a_break(setup: &Setup) -> Registration {
     let registration = setup.registered().await;
+    stays_registered(setup, &registration).await;
+    registration
+}
+
+async fn stays_registered(setup: &Setup, registration: &Registration) {
     for _ in 0..120 {
         sleep(SEC).await;
         let status = registration.status();
         assert!(status.is_registered(), "{status:?}");
     }
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
-    registration
 }
 
 /// Within ten seconds it is lost, because no attempt is answered in time.
 async fn lost_without_an_answer(registration: &Registration) {
     sleep(SEC * 10).await;
     let reason = lost_reason(registration);
-    assert!(reason.contains("no answer within 600ms"), "{reason}");
+    assert!(reason.contains("no answer within"), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -536,7 +606,7 @@ async fn too_many_requests_are_answered_with_patience_and_cost_nothing() {
     let status = registration.status();
     assert!(status.is_registered(), "{status:?}");
     let asked = setup.fake.history().len() - before;
-    assert!((90..=330).contains(&asked), "{asked} requests a minute");
+    assert!((72..=120).contains(&asked), "{asked} requests a minute");
     setup.fake.clear();
     sleep(SEC * 2).await;
     assert_eq!(setup.fake.keys()[KEY].value, "w");

@@ -21,18 +21,21 @@ pub(crate) const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSI
 // === impl Session ===
 
 impl Session {
-    /// Connects within `limit`. With a user, the session uses the user's token. If there is no token yet,
-    /// it authenticates first, which has a longer limit of its own: see [`User::authenticate`].
+    /// Connects within `limit`, of which opening the transport (TCP) may take `attempt`: a TCP connect that is repeated
+    /// costs etcd nothing, and a TLS handshake does. With a user, the session uses the user's token. If there is no
+    /// token yet, it authenticates first, which has a longer limit of its own: see [`User::authenticate`].
     ///
     /// It sends no HTTP/2 pings: etcd refuses pings closer than 5 s, which is the default TTL. Renewals with a
     /// timeout are the heartbeat. Cancel safe.
     pub(crate) async fn connect(
         endpoints: &Endpoints,
         member: &Member,
+        attempt: Duration,
         limit: Duration,
     ) -> Result<Self, RpcError> {
         let endpoint = member.shown();
-        let channel = with_timeout(limit, endpoint, open(endpoints, member, limit)).await?;
+        let opening = open(endpoints, member, attempt, limit);
+        let channel = with_timeout(limit, endpoint, opening).await?;
         let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
         let members = &endpoints.members;
         let Some(user) = &endpoints.user else {
@@ -76,6 +79,15 @@ impl Session {
         }
     }
 
+    /// Reads something: a member that works answers or refuses it. Linearizable, so that a quorum has to answer.
+    pub(crate) async fn probe(&self) -> Result<(), RpcError> {
+        let read = self.kv.clone().get("\0", None).await;
+        match read.map_err(|error| self.error(&error)) {
+            Err(error) if !error.is_refusal() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Gets a new token after this one was refused, for another connection. Retries until there is one, or
     /// until it is denied. Cancel safe.
     pub(crate) async fn replace_token(self) -> Result<(), RpcError> {
@@ -106,6 +118,7 @@ impl Session {
 async fn open(
     endpoints: &Endpoints,
     member: &Member,
+    attempt: Duration,
     limit: Duration,
 ) -> Result<Channel, RpcError> {
     let endpoint = member.shown();
@@ -123,7 +136,7 @@ async fn open(
             .map_err(|what| RpcError::broken(endpoint, what))?,
         false => channel,
     };
-    let connector = endpoints.connector(member, limit);
+    let connector = endpoints.connector(member, attempt);
     let channel = channel.connect_with_connector(connector).await;
     channel.map_err(|error| RpcError::new(RpcErrorKind::Unreachable, endpoint, chain(&error)))
 }

@@ -115,7 +115,7 @@ impl Reconciler {
     }
 
     pub(super) fn on_revoked(&mut self, now: Instant, lease: i64, result: Result<(), RpcError>) {
-        self.request_done();
+        self.request_done(now, result.as_ref().err());
         match (&mut self.lease, result) {
             (LeaseState::Revoking(revoking), Ok(())) => {
                 revoking.leases.retain(|id| *id != lease);
@@ -131,6 +131,9 @@ impl Reconciler {
                 self.orphan_done(lease);
             }
             (_, Ok(())) => self.orphan_done(lease),
+            (_, Err(error)) if error.kind() == RpcErrorKind::ResourceExhausted => {
+                self.on_busy(now, error);
+            }
             (_, Err(error)) => self.on_disconnect(now, error),
         }
     }
@@ -143,6 +146,7 @@ impl Reconciler {
     pub(super) fn on_revoke_timeout(&mut self) {
         let reason = self.revoke_reason();
         self.disconnect(None);
+        self.drop_beside();
         self.on_released(Some(reason));
     }
 

@@ -38,7 +38,7 @@ impl Reconciler {
                 } else if is_over(revoking.grant_deadline) {
                     revoking.grant_deadline = None;
                     if let Connection::Open(open) = &mut self.connection {
-                        open.has_request = false;
+                        (open.has_request, open.request_sent) = (false, None);
                     }
                 }
             }
@@ -70,15 +70,19 @@ impl Reconciler {
     pub(super) fn plan_connection(&mut self, now: Instant) {
         match &self.connection {
             Connection::Closed { retry_at } => {
-                let is_due = retry_at.is_none_or(|at| at <= now);
+                let is_due = retry_at.is_none_or(|at| at <= now) && !self.beside.is_connecting;
                 if is_due && !matches!(self.lease, LeaseState::None) {
                     self.connection = Connection::Opening;
+                    let limit = self.connect_limit(now);
                     let member = self.rotation.member(&self.settings.endpoints);
-                    self.act(Action::Connect(member));
+                    self.act(Action::Connect { member, limit });
                 }
             }
             _ if !self.needs_session() => self.disconnect(None),
             _ => {}
+        }
+        if !self.needs_session() {
+            self.drop_beside();
         }
     }
 
@@ -97,33 +101,24 @@ impl Reconciler {
 
     /// A request failed for a reason that does not concern the lease: the connection is closed.
     pub(super) fn on_disconnect(&mut self, now: Instant, error: RpcError) {
-        let connected_since = match &self.connection {
-            Connection::Open(open) => open.connected_since,
-            _ => None,
-        };
-        let is_first = connected_since.is_none() && self.held_lease().is_none();
-        let error = if is_first { error.at_first() } else { error };
-        let reason = error.to_string();
-        if self.attempt_lines.take(ATTEMPT_LINES, now).is_ok() {
-            let (service, registrations) = (&self.services, self.entries.len());
-            logging::debug!(%service, registrations, %reason, "attempt failed");
-        }
-        let worked = connected_since.map_or(Duration::ZERO, |since| now - since);
+        let error = self.noted(now, error);
         // Balancers and members that restart end connections all the time, and tokens are replaced.
         // So it is reported only if the next attempt fails too.
-        let is_routine = connected_since.is_some()
+        let is_routine = self.connected_since().is_some()
             && self.held_lease().is_some()
             && !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);
+        if error.kind() == RpcErrorKind::Timeout {
+            self.patience.missed(&mut self.rng);
+        }
+        let (worked, limits) = (self.worked(now), self.pauses());
         let (rotation, rng) = (&mut self.rotation, &mut self.rng);
         if let LeaseState::Revoking(revoking) = &mut self.lease {
             revoking.grant_deadline = None;
-            revoking.last_error = Some(reason.into());
             rotation.advance();
             let retry = &mut rotation.retry;
             let pause = retry.failed_after(Duration::ZERO, REFUSED_PAUSE, rng);
             return self.disconnect(Some(now + pause));
         }
-        let limits = (REFUSED_PAUSE, self.settings.attempt_timeout);
         let endpoints = &self.settings.endpoints;
         let pause = rotation.failed(&error, endpoints, worked, limits, now, rng);
         let failures = rotation.failures();
@@ -133,6 +128,56 @@ impl Reconciler {
         }
     }
 
+    /// An attempt failed, and the connection stays.
+    pub(super) fn report_failure(&mut self, now: Instant, error: RpcError) {
+        let error = self.noted(now, error);
+        if !matches!(self.lease, LeaseState::Revoking(_)) {
+            let worked = self.worked(now);
+            let endpoints = &self.settings.endpoints;
+            self.rotation.note(&error, endpoints, worked);
+            self.set_degraded(now, &self.rotation.failures());
+        }
+    }
+
+    /// Notes an error: with advice if nothing has worked yet, in the log, and as the reason if a revoke fails.
+    fn noted(&mut self, now: Instant, error: RpcError) -> RpcError {
+        let is_first = self.connected_since().is_none() && self.held_lease().is_none();
+        let error = if is_first { error.at_first() } else { error };
+        let reason = error.to_string();
+        if self.attempt_lines.take(ATTEMPT_LINES, now).is_ok() {
+            let (service, registrations) = (&self.services, self.entries.len());
+            logging::debug!(%service, registrations, %reason, "attempt failed");
+        }
+        if let LeaseState::Revoking(revoking) = &mut self.lease {
+            revoking.last_error = Some(reason.into());
+        }
+        error
+    }
+
+    fn connected_since(&self) -> Option<Instant> {
+        match &self.connection {
+            Connection::Open(open) => open.connected_since,
+            _ => None,
+        }
+    }
+
+    /// For how long the connection has worked.
+    fn worked(&self, now: Instant) -> Duration {
+        let since = self.connected_since();
+        since.map_or(Duration::ZERO, |since| now - since)
+    }
+
+    /// The longest pauses after a refused connection, and after any other failure. The second one makes no more
+    /// requests than the renewals at rest.
+    pub(super) fn pauses(&self) -> (Duration, Duration) {
+        (REFUSED_PAUSE, self.renewal_interval())
+    }
+
+    pub(super) fn renewal_interval(&self) -> Duration {
+        let interval = lease::interval(self.settings.ttl);
+        interval.max(self.settings.attempt_timeout)
+    }
+
     pub(super) fn on_granted(
         &mut self,
         now: Instant,
@@ -140,8 +185,11 @@ impl Reconciler {
         sent: Instant,
         result: Result<Duration, RpcError>,
     ) {
-        self.request_done();
+        self.request_done(now, result.as_ref().err());
         match (&mut self.lease, result) {
+            (_, Err(error)) if error.kind() == RpcErrorKind::ResourceExhausted => {
+                self.on_busy(now, error);
+            }
             (LeaseState::Granting { id, .. }, Ok(ttl)) if *id == lease => {
                 self.on_lease_held(now, lease, ttl, sent);
             }
@@ -193,8 +241,12 @@ impl Reconciler {
         sent: Instant,
         result: Result<Option<Duration>, RpcError>,
     ) {
-        if let Connection::Open(open) = &mut self.connection {
-            open.is_renewing = false;
+        if let Connection::Open(open) = &mut self.connection
+            && let since = open.renewing_since.take()
+            && since == Some(sent)
+            && result.is_ok()
+        {
+            self.patience.answered(now.saturating_duration_since(sent));
         }
         match (&mut self.lease, &mut self.connection, result) {
             (LeaseState::Held(lease), Connection::Open(open), Ok(ttl)) => {
@@ -208,24 +260,21 @@ impl Reconciler {
     }
 
     /// Keep waiting for the answer while enough of the lease is left to reconnect if this connection fails.
-    pub(super) fn on_renewal_late(
-        &mut self,
-        now: Instant,
-        seen_at: Instant,
-        remaining: Duration,
-        error: RpcError,
-    ) {
+    pub(super) fn on_renewal_late(&mut self, now: Instant, seen_at: Instant, remaining: Duration) {
+        self.patience
+            .answered(now.saturating_duration_since(seen_at));
         let reserve = lease::reserve(self.settings.attempt_timeout);
         if let LeaseState::Held(lease) = &mut self.lease {
             lease.seen(remaining, seen_at);
             let expiry = lease.expiry();
             self.act(Action::LeaseExpiry(expiry));
-            if expiry < deadline::after(now, reserve) {
-                self.on_disconnect(now, error);
-            } else if let Connection::Open(open) = &mut self.connection {
+            if let Connection::Open(open) = &mut self.connection
+                && expiry >= deadline::after(now, reserve)
+            {
                 // The lease lives, and this connection works: writing keys need not wait for the
                 // renewal.
                 open.confirm_lease(seen_at);
+                open.renewing_since = Some(now);
             }
         }
     }
@@ -233,8 +282,23 @@ impl Reconciler {
     fn on_renewal_error(&mut self, now: Instant, error: RpcError) {
         match (error.kind(), &self.lease) {
             (RpcErrorKind::LeaseGone, LeaseState::Held(_)) => self.on_lease_lost(now, &error),
+            (RpcErrorKind::ResourceExhausted, LeaseState::Held(lease)) => {
+                let left = lease.expiry().saturating_duration_since(now);
+                let pause = self.busy_pause().min(left / 3);
+                if let Connection::Open(open) = &mut self.connection {
+                    open.renew_not_before = Some(now + pause);
+                }
+                let (error, worked) = (self.noted(now, error), self.worked(now));
+                self.rotation.note(&error, &self.settings.endpoints, worked);
+            }
             _ => self.on_disconnect(now, error),
         }
+    }
+
+    /// etcd has too many requests. The connection works, and another one would be one more request.
+    pub(super) fn on_busy(&mut self, now: Instant, error: RpcError) {
+        self.pause_requests(now);
+        self.report_failure(now, error);
     }
 
     /// Handles the error of any request but a renewal. While a refused token is replaced, the renewals

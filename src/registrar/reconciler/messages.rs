@@ -21,6 +21,8 @@ pub(crate) enum Event {
     /// Everything is to be deregistered, with one attempt to revoke the lease.
     StopNow,
     Connected(Result<(), RpcError>),
+    /// The other connection has answered a request, or the attempt failed.
+    ConnectedBeside(Result<(), RpcError>),
     Granted {
         lease: i64,
         sent: Instant,
@@ -32,11 +34,10 @@ pub(crate) enum Event {
         result: Result<Option<Duration>, RpcError>,
     },
     /// A renewal is not answered yet, but a read of the lease sent at `seen_at` was: the lease lives for
-    /// `remaining` from then on. `error`: the error to report if that is too short to keep waiting.
+    /// `remaining` from then on.
     RenewalLate {
         seen_at: Instant,
         remaining: Duration,
-        error: RpcError,
     },
     Revoked {
         lease: i64,
@@ -90,8 +91,19 @@ pub(crate) enum Desired {
 pub(crate) enum Action {
     /// Report [`Event::Desired`] for these entries.
     ReadDesired(Vec<EntryId>),
-    /// [`Event::Connected`].
-    Connect(Member),
+    /// [`Event::Connected`], within the limit.
+    Connect { member: Member, limit: Duration },
+    /// Open another connection beside the one that does not answer: [`Event::ConnectedBeside`], within the limit.
+    ConnectBeside { member: Member, limit: Duration },
+    /// Use the other connection, and drop the first one.
+    UseBeside,
+    /// Drop the other connection: the first one has answered.
+    DropBeside,
+    /// Report that a request has no answer in time; `renewal`: when it was sent, if it is a renewal.
+    Late {
+        error: RpcError,
+        renewal: Option<Instant>,
+    },
     /// Drop the session, and the requests and streams on it.
     Disconnect,
     /// Drop the requests and streams on the session, and keep the session.
@@ -100,8 +112,8 @@ pub(crate) enum Action {
     Grant { lease: i64, ttl: Duration },
     /// [`Event::Revoked`]. Replaces a request that is under way.
     Revoke { lease: i64 },
-    /// [`Event::Renewed`], after any number of [`Event::RenewalLate`].
-    Renew { lease: i64 },
+    /// [`Event::Renewed`], after any number of [`Event::RenewalLate`], the first one `late` after this.
+    Renew { lease: i64, late: Duration },
     /// [`Event::Read`].
     Read { keys: Vec<Key> },
     /// [`Event::Written`].
@@ -143,6 +155,7 @@ impl Event {
     pub(crate) fn error(&self) -> Option<&RpcError> {
         match self {
             Self::Connected(result)
+            | Self::ConnectedBeside(result)
             | Self::Authenticated(result)
             | Self::WatchRequested(result) => result.as_ref().err(),
             Self::Granted { result, .. } => result.as_ref().err(),

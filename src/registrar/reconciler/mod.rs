@@ -27,11 +27,13 @@
 //! | `messages.rs` | the input and output: `Event` and `Action` |
 //! | `state.rs` | the states of the lease, the connection and the entries that leave |
 //! | `lease_session.rs` | the lease and the connection: the next step of each |
+//! | `beside.rs` | a connection that does not answer, and another one beside it |
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
 //! | `pause.rs` | the keys of one entry are withheld, and come back |
 //! | `status.rs` | the status of each entry |
 
+mod beside;
 mod deregister;
 mod lease_session;
 mod messages;
@@ -52,8 +54,9 @@ use crate::backoff::{Backoff, Bucket};
 use crate::deadline;
 use crate::etcd::{Endpoints, Rotation};
 use crate::logging;
+use crate::patience::Patience;
 use crate::status::Status;
-use state::{Connection, Deregistration, LeaseState, Problem};
+use state::{Beside, Connection, Deregistration, LeaseState, Problem};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,6 +104,9 @@ pub(crate) struct Reconciler {
     needs_local_ip: bool,
 
     connection: Connection,
+    beside: Beside,
+    /// How long answers may take.
+    patience: Patience,
     /// Which member is used, and how long to wait before the next connection.
     rotation: Rotation,
 
@@ -133,6 +139,7 @@ impl Reconciler {
     pub(crate) fn new(settings: Settings, mut rng: fastrand::Rng) -> Self {
         Self {
             rotation: Rotation::new(Backoff::new(FIRST_RETRY, settings.ttl), &mut rng),
+            patience: Patience::new(settings.attempt_timeout, settings.ttl, &mut rng),
             rng,
             entries: BTreeMap::new(),
             deregistrations: BTreeMap::new(),
@@ -150,6 +157,7 @@ impl Reconciler {
             keys: KeyTable::new(0, settings.on_conflict),
             needs_local_ip: false,
             connection: Connection::Closed { retry_at: None },
+            beside: Beside::default(),
             connection_error: None,
             lease_error: None,
             write_error: None,
@@ -233,9 +241,16 @@ impl Reconciler {
             ),
         };
         let connection = match &self.connection {
-            Connection::Closed { retry_at } if self.needs_session() => *retry_at,
+            Connection::Closed { retry_at }
+                if self.needs_session() && !self.beside.is_connecting =>
+            {
+                *retry_at
+            }
             Connection::Closed { .. } | Connection::Opening => None,
-            Connection::Open(open) => self.next_request_due(open),
+            Connection::Open(open) => {
+                let due = [self.next_request_due(open), self.silence_due(open)];
+                due.into_iter().flatten().min()
+            }
         };
         deregistrations
             .chain(lease)
@@ -266,6 +281,7 @@ impl Reconciler {
             matches!(action, Publish(..) | AwaitHealth(_) | End(..) | Finish)
         });
         self.disconnect(Some(now + RESTART_PAUSE));
+        self.beside = Beside::default();
         self.set_lease_error(now, reason);
         match std::mem::replace(&mut self.lease, LeaseState::None) {
             LeaseState::None
@@ -298,20 +314,19 @@ impl Reconciler {
             Event::RegistryClosed => self.is_registry_closed = true,
             Event::Stop => self.on_stop(deadline::after(now, self.settings.revoke_timeout)),
             Event::StopNow => self.on_stop(deadline::after(now, self.one_attempt())),
-            Event::LocalIpFound => self.on_local_ip_found(),
+            Event::LocalIpFound => self.on_local_ip_found(now),
             Event::Authenticated(result) => self.on_authenticated(now, result),
             Event::Connected(result) => self.on_connected(now, result),
+            Event::ConnectedBeside(result) => self.on_connected_beside(now, result),
             Event::Granted {
                 lease,
                 sent,
                 result,
             } => self.on_granted(now, lease, sent, result),
             Event::Renewed { sent, result } => self.on_renewed(now, sent, result),
-            Event::RenewalLate {
-                seen_at,
-                remaining,
-                error,
-            } => self.on_renewal_late(now, seen_at, remaining, error),
+            Event::RenewalLate { seen_at, remaining } => {
+                self.on_renewal_late(now, seen_at, remaining);
+            }
             Event::Revoked { lease, result } => self.on_revoked(now, lease, result),
             Event::Read { keys, result } => self.on_read(now, keys, result),
             Event::Written { ops, result } => self.on_written(now, ops, result),
@@ -324,6 +339,7 @@ impl Reconciler {
     fn plan(&mut self, now: Instant) {
         self.plan_lease(now);
         self.plan_connection(now);
+        self.plan_beside(now);
         self.plan_requests(now);
         self.publish_changed(now);
         self.end_gone();

@@ -13,10 +13,15 @@ use tokio::time::Instant;
 impl Reconciler {
     /// When the next request is due, of those that wait only for a time.
     pub(super) fn next_request_due(&self, open: &OpenConnection) -> Option<Instant> {
-        let LeaseState::Held(lease) = &self.lease else {
-            return None;
+        let lease = match &self.lease {
+            LeaseState::None => return None,
+            LeaseState::Granting { .. } | LeaseState::Revoking(_) => {
+                return open.not_before.filter(|_| !open.has_request);
+            }
+            LeaseState::Held(lease) => lease,
         };
-        let renewal = (!open.is_renewing).then(|| lease.due());
+        let due = || open.renew_not_before.unwrap_or(lease.due());
+        let renewal = (!open.is_renewing()).then(due);
         // No key is written before the lease is confirmed, so no write becomes due either.
         let is_waiting = open.has_request || open.refused_token.is_some();
         let write = match open.is_lease_confirmed && !is_waiting {
@@ -32,8 +37,8 @@ impl Reconciler {
         };
         let action = match &mut self.lease {
             LeaseState::Held(_) => return self.plan_held(now),
-            _ if open.has_request => return,
             LeaseState::None => return,
+            _ if open.has_request || open.not_before.is_some_and(|at| at > now) => return,
             LeaseState::Granting {
                 id,
                 first_sent,
@@ -52,7 +57,8 @@ impl Reconciler {
                 None => return,
             },
         };
-        open.has_request = true;
+        (open.has_request, open.not_before) = (true, None);
+        open.request_sent = Some(now);
         self.act(action);
     }
 
@@ -64,21 +70,26 @@ impl Reconciler {
             return;
         };
         let (id, expiry) = (lease.id(), lease.expiry());
-        let is_due = !open.is_lease_confirmed || lease.due() <= now;
-        if is_due && !open.is_renewing {
-            open.is_renewing = true;
-            self.actions.push_back(Action::Renew { lease: id });
+        let is_due = match open.renew_not_before {
+            Some(at) => at <= now,
+            None => !open.is_lease_confirmed || lease.due() <= now,
+        };
+        if is_due && !open.is_renewing() {
+            (open.renewing_since, open.renew_not_before) = (Some(now), None);
+            let late = self.patience.late();
+            self.actions.push_back(Action::Renew { lease: id, late });
         }
         if !open.is_lease_confirmed || open.refused_token.is_some() {
             return;
         }
-        if !open.has_watch_request {
-            self.plan_watch();
+        let is_late = open.is_late();
+        if open.watch_request_sent.is_none() {
+            self.plan_watch(now);
         }
         let reads = self.keys.next_read();
         // A lease that expired on this connection, because the process was frozen, needs a
         // renewal to confirm that it lives.
-        if reads.is_empty() && expiry > now {
+        if reads.is_empty() && expiry > now && !is_late {
             self.set_healthy(now);
         }
         self.plan_read_or_write(now, id, reads);
@@ -92,6 +103,7 @@ impl Reconciler {
             return;
         }
         open.not_before = None;
+        open.request_sent = Some(now).filter(|_| !self.needs_local_ip);
         let action = if self.needs_local_ip {
             Action::FindLocalIp
         } else if !keys.is_empty() {
@@ -99,6 +111,7 @@ impl Reconciler {
         } else {
             let ops = self.keys.next_txn(now);
             if ops.is_empty() {
+                open.request_sent = None;
                 return;
             }
             let asks_replaced = self.keys.asks_replaced(&ops);
@@ -112,7 +125,7 @@ impl Reconciler {
         self.act(action);
     }
 
-    fn plan_watch(&mut self) {
+    fn plan_watch(&mut self, now: Instant) {
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
@@ -121,22 +134,31 @@ impl Reconciler {
             Action::Unwatch { id }
         } else if let Some((key, id, from)) = self.keys.next_watch() {
             open.is_watching = true;
+            open.watch_asked(now);
             Action::Watch { key, id, from }
         } else {
             return;
         };
-        open.has_watch_request = true;
+        open.watch_request_sent = Some(now);
         self.act(action);
     }
 
-    pub(super) fn request_done(&mut self) {
-        if let Connection::Open(open) = &mut self.connection {
-            open.has_request = false;
+    /// The request under way has ended. An answer of etcd shows how long it takes.
+    pub(super) fn request_done(&mut self, now: Instant, error: Option<&RpcError>) {
+        use RpcErrorKind::{Broken, Timeout, Unreachable};
+        let Connection::Open(open) = &mut self.connection else {
+            return;
+        };
+        open.has_request = false;
+        let is_answer =
+            error.is_none_or(|error| !matches!(error.kind(), Broken | Timeout | Unreachable));
+        if let Some(sent) = open.request_sent.take().filter(|_| is_answer) {
+            self.patience.answered(now.saturating_duration_since(sent));
         }
     }
 
-    pub(super) fn on_local_ip_found(&mut self) {
-        self.request_done();
+    pub(super) fn on_local_ip_found(&mut self, now: Instant) {
+        self.request_done(now, None);
         self.needs_local_ip = false;
     }
 
@@ -146,7 +168,7 @@ impl Reconciler {
         keys: Vec<Key>,
         result: Result<(i64, Vec<Option<KeyMeta>>), RpcError>,
     ) {
-        self.request_done();
+        self.request_done(now, result.as_ref().err());
         match result {
             Ok((revision, found)) => self.keys.on_read(&keys, revision, &found),
             Err(error) => match error.kind() {
@@ -170,7 +192,7 @@ impl Reconciler {
         ops: Vec<Op>,
         result: Result<Applied, RpcError>,
     ) {
-        self.request_done();
+        self.request_done(now, result.as_ref().err());
         self.report_write(&ops, result.as_ref().err());
         let error = match result {
             Ok(Applied {
@@ -217,21 +239,26 @@ impl Reconciler {
         self.entries.keys().any(|id| self.keys.view(*id).held)
     }
 
-    fn has_other_member(&self, now: Instant) -> bool {
+    pub(super) fn has_other_member(&self, now: Instant) -> bool {
         self.rotation.has_other(&self.settings.endpoints, now)
     }
 
-    fn pause_requests(&mut self, now: Instant) {
-        let (limit, rng) = (self.settings.attempt_timeout, &mut self.rng);
-        let pause = self.rotation.retry.failed_after(Duration::ZERO, limit, rng);
+    /// etcd rejected a request because it has too many, or is full.
+    pub(super) fn pause_requests(&mut self, now: Instant) {
+        let pause = self.busy_pause();
         if let Connection::Open(open) = &mut self.connection {
             open.not_before = Some(now + pause);
         }
     }
 
+    pub(super) fn busy_pause(&mut self) -> Duration {
+        let (limit, rng) = (self.renewal_interval(), &mut self.rng);
+        self.rotation.retry.failed_after(Duration::ZERO, limit, rng)
+    }
+
     pub(super) fn on_watch_requested(&mut self, now: Instant, result: Result<(), RpcError>) {
         if let Connection::Open(open) = &mut self.connection {
-            open.has_watch_request = false;
+            open.watch_request_sent = None;
         }
         if let Err(error) = result {
             self.on_error(now, error);
@@ -243,6 +270,11 @@ impl Reconciler {
             Ok(response) => response,
             Err(error) => return self.on_error(now, error),
         };
+        if let Connection::Open(open) = &mut self.connection
+            && response.created
+        {
+            open.watch_created(now);
+        }
         for event in response.events {
             self.keys.on_watch_event(event, now);
         }

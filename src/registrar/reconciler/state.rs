@@ -52,16 +52,39 @@ pub(super) struct OpenConnection {
     pub(super) connected_since: Option<Instant>,
     /// etcd has confirmed on this connection that the lease lives, in the answer to a grant, a renewal or a read of the lease.
     pub(super) is_lease_confirmed: bool,
-    pub(super) is_renewing: bool,
+    /// Since when the renewal under way waits: it was sent, or a read of the lease was answered meanwhile.
+    pub(super) renewing_since: Option<Instant>,
     pub(super) has_request: bool,
+    /// When the request under way was sent to etcd.
+    pub(super) request_sent: Option<Instant>,
     /// A request was rejected: the earliest time of the next one.
     pub(super) not_before: Option<Instant>,
+    /// A renewal was rejected: the time of the next one.
+    pub(super) renew_not_before: Option<Instant>,
     pub(super) is_watching: bool,
-    pub(super) has_watch_request: bool,
+    /// When the watch request under way was begun: to watch, or to cancel a watch.
+    pub(super) watch_request_sent: Option<Instant>,
+    /// Watches that etcd has not acknowledged, and since when it acknowledges none.
+    pub(super) unanswered_watches: u32,
+    pub(super) watch_since: Option<Instant>,
+    /// The request that waits longest is late: since when it waits.
+    pub(super) late_since: Option<Instant>,
     /// The error of a refused token. A new token is being requested, while the renewals continue.
     pub(super) refused_token: Option<RpcError>,
     /// Watches that we cancelled: their end is expected.
     pub(super) cancelled_watches: BTreeSet<i64>,
+}
+
+/// Another connection, which is tried while the current one does not answer. It is used once it has answered first.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) is_connecting: bool,
+    /// The place of its member in the rotation.
+    pub(super) place: usize,
+    /// Attempts that failed one after the other.
+    pub(super) failures: usize,
+    /// The earliest time of the next attempt.
+    pub(super) not_before: Option<Instant>,
 }
 
 /// An entry that is being deregistered.
@@ -85,6 +108,35 @@ impl OpenConnection {
     pub(super) fn confirm_lease(&mut self, sent: Instant) {
         self.connected_since.get_or_insert(sent);
         self.is_lease_confirmed = true;
+    }
+
+    /// Since when the request that waits longest waits for etcd.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        let watch = [self.watch_request_sent, self.watch_since];
+        let waiting = [self.renewing_since, self.request_sent]
+            .into_iter()
+            .chain(watch);
+        waiting.flatten().min()
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.late_since.is_some() && self.late_since == self.waiting_since()
+    }
+
+    pub(super) fn is_renewing(&self) -> bool {
+        self.renewing_since.is_some()
+    }
+
+    /// A watch was requested.
+    pub(super) fn watch_asked(&mut self, now: Instant) {
+        self.unanswered_watches += 1;
+        self.watch_since.get_or_insert(now);
+    }
+
+    /// etcd acknowledged a watch.
+    pub(super) fn watch_created(&mut self, now: Instant) {
+        self.unanswered_watches = self.unanswered_watches.saturating_sub(1);
+        self.watch_since = Some(now).filter(|_| self.unanswered_watches > 0);
     }
 }
 

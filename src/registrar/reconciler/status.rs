@@ -87,10 +87,13 @@ impl Reconciler {
     }
 
     pub(super) fn connection_reason(&self) -> Arc<str> {
-        let problem = self.connection_error.as_ref();
-        problem.map_or("etcd did not answer".into(), |problem| {
-            problem.reason.clone()
-        })
+        if let Some(problem) = &self.connection_error {
+            return problem.reason.clone();
+        }
+        match self.rotation.failures() {
+            none if none.is_empty() => "etcd did not answer".into(),
+            failures => failures.into(),
+        }
     }
 
     /// Publishes what changed in the key table.

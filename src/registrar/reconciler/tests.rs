@@ -46,6 +46,16 @@ fn paused() -> Desired {
     }
 }
 
+fn watch_created() -> Event {
+    Event::Watched(Ok(WatchResponse {
+        events: vec![],
+        created: true,
+        id: 1,
+        revision: REVISION,
+        ended: None,
+    }))
+}
+
 const WAITING: Desired = Desired::Waiting {
     needs_local_ip: false,
 };
@@ -94,6 +104,21 @@ impl Fixture {
         let mut this = Self::writing();
         this.handle(this.written(Ok(())));
         this.handle(Event::WatchRequested(Ok(())));
+        this.handle(watch_created());
+        this
+    }
+
+    /// The renewal has no answer in time.
+    fn late() -> Self {
+        let mut this = Self::renewal_due();
+        this.pass_to_timeout();
+        this
+    }
+
+    /// Another connection is being opened beside the silent one.
+    fn beside() -> Self {
+        let mut this = Self::late();
+        this.pass_to_timeout();
         this
     }
 
@@ -178,7 +203,7 @@ impl Fixture {
 
 /// Each state, with a way to get there.
 type State = (&'static str, fn() -> Fixture);
-const STATES: [State; 17] = [
+const STATES: [State; 19] = [
     ("None, Closed: nothing is registered", Fixture::none),
     ("None, Open: fresh leases are limited", Fixture::limited),
     ("Granting, Opening", Fixture::opening),
@@ -195,6 +220,8 @@ const STATES: [State; 17] = [
     ),
     ("Held, Open: paused", Fixture::paused),
     ("Held, Open: a renewal is due", Fixture::renewal_due),
+    ("Held, Open: the renewal is late", Fixture::late),
+    ("Held, Open: another connection is tried", Fixture::beside),
     ("Held, Open: the token was refused", Fixture::authenticating),
     ("Held, Opening: the connection broke", Fixture::reconnecting),
     (
@@ -222,6 +249,7 @@ impl Fixture {
     fn handle(&mut self, event: Event) {
         let answered = match &event {
             Event::Connected(_) => "Connect",
+            Event::ConnectedBeside(_) => "ConnectBeside",
             Event::Granted { .. } => "Grant",
             Event::Renewed { .. } => "Renew",
             Event::Revoked { .. } => "Revoke",
@@ -243,7 +271,10 @@ impl Fixture {
     fn drain(&mut self) {
         self.actions = std::iter::from_fn(|| self.reconciler.poll_action()).collect();
         for action in &self.actions {
-            if matches!(action, Action::Disconnect | Action::CloseStreams) {
+            if matches!(
+                action,
+                Action::Disconnect | Action::CloseStreams | Action::UseBeside
+            ) {
                 self.pending.clear();
             }
             if let Action::Write { ops, .. } = action {
@@ -276,11 +307,10 @@ impl Fixture {
         Event::Renewed { sent, result }
     }
 
-    fn late(&self) -> Event {
+    fn renewal_late(&self) -> Event {
         Event::RenewalLate {
             seen_at: self.now,
             remaining: LEASE_TTL,
-            error: RpcError::timeout(&"http://e:1".into(), Duration::from_millis(600)),
         }
     }
 
@@ -326,7 +356,7 @@ impl Fixture {
 
 /// An event, the action that has to be under way for it, and how it is made.
 type Stimulus = (&'static str, &'static str, fn(&Fixture) -> Event);
-const EVENTS: [Stimulus; 30] = [
+const EVENTS: [Stimulus; 32] = [
     ("desired: a value", "", |_| desired(1, keys("w"))),
     ("desired: another entry", "", |_| desired(2, WAITING)),
     ("desired: paused", "", |_| desired(1, paused())),
@@ -342,12 +372,22 @@ const EVENTS: [Stimulus; 30] = [
     ("connection refused", "Connect", |_| {
         Event::Connected(failed(Unreachable))
     }),
+    ("the other connection answers", "ConnectBeside", |_| {
+        Event::ConnectedBeside(Ok(()))
+    }),
+    ("the other connection is refused", "ConnectBeside", |_| {
+        Event::ConnectedBeside(failed(Unreachable))
+    }),
     ("granted", "Grant", |f| f.granted(Ok(LEASE_TTL))),
     ("grant timed out", "Grant", |f| f.granted(failed(Timeout))),
     ("lease exists", "Grant", |f| f.granted(failed(LeaseExists))),
     ("renewed", "Renew", |f| f.renewed(Ok(None))),
     ("renewal timed out", "Renew", |f| f.renewed(failed(Timeout))),
-    ("renewal late, the lease lives", "Renew", Fixture::late),
+    (
+        "renewal late, the lease lives",
+        "Renew",
+        Fixture::renewal_late,
+    ),
     ("lease not found", "Renew", |f| f.renewed(failed(LeaseGone))),
     ("revoked", "Revoke", |f| f.revoked(Ok(()))),
     ("revoke timed out", "Revoke", |f| f.revoked(failed(Timeout))),
@@ -385,7 +425,8 @@ fn described(fixture: &Fixture) -> Vec<String> {
 /// What an action begins that an event answers.
 fn request(action: &Action) -> Option<&'static str> {
     Some(match action {
-        Action::Connect(_) => "Connect",
+        Action::Connect { .. } => "Connect",
+        Action::ConnectBeside { .. } => "ConnectBeside",
         Action::Grant { .. } => "Grant",
         Action::Revoke { .. } => "Revoke",
         Action::Renew { .. } => "Renew",
@@ -418,6 +459,7 @@ fn describe(action: &Action) -> String {
         Action::AwaitHealth(_) => "AwaitHealth".into(),
         Action::LeaseExpiry(_) => "LeaseExpiry".into(),
         Action::Rival(..) => "Rival".into(),
+        Action::Late { .. } => "Late".into(),
         other => request(other).map_or_else(|| format!("{other:?}"), str::to_owned),
     }
 }

@@ -1,7 +1,7 @@
 //! The next event of a run, drawn at random.
 
 use super::etcd::Stored;
-use super::world::{Entry, Link, Pending, Place, Request, Stage, World};
+use super::world::{Beside, Entry, Link, Pending, Place, Request, Stage, World};
 use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::Event;
@@ -26,6 +26,7 @@ impl World {
             960..990 if !self.check.is_alone => self.act_as_other_client(),
             990..995 => self.freeze(),
             995..997 => self.panic(),
+            997 => self.renewal_late(),
             _ => self.advance(),
         }
     }
@@ -34,6 +35,7 @@ impl World {
     fn panic(&mut self) {
         self.note(|| "the worker panics".to_owned());
         self.drop_link();
+        self.beside = Beside::None;
         self.reconciler.handle_panic(self.now, "a bug");
         self.perform_all();
         self.handle_timeouts();
@@ -58,6 +60,13 @@ impl World {
                     None
                 }
             },
+            Place::ConnectBeside => match std::mem::replace(&mut self.beside, Beside::None) {
+                Beside::Connecting(pending) => Some(pending),
+                other => {
+                    self.beside = other;
+                    None
+                }
+            },
             place => self.slot(place)?.take(),
         }
     }
@@ -65,6 +74,7 @@ impl World {
     fn put_pending(&mut self, place: Place, pending: Pending) {
         match place {
             Place::Connect => self.link = Link::Connecting(pending),
+            Place::ConnectBeside => self.beside = Beside::Connecting(pending),
             place => {
                 if let Some(slot) = self.slot(place) {
                     *slot = Some(pending);
@@ -75,8 +85,9 @@ impl World {
 
     /// Where a wanted request is under way, or a wanted answer waits; `None`: one of the watch stream.
     fn places(&self, is_wanted: impl Fn(Option<&Pending>) -> bool) -> Vec<Place> {
-        let pending = self.link.pending().into_iter();
-        let wanted = pending.filter(|(_, pending)| is_wanted(Some(pending)));
+        let wanted = self
+            .pending_places()
+            .filter(|(_, pending)| is_wanted(Some(pending)));
         let mut places: Vec<Place> = wanted.map(|(place, _)| place).collect();
         if let Link::Open(session) = &self.link {
             let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
@@ -179,16 +190,10 @@ impl World {
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let pending = self.link.pending().into_iter();
-        let overdue = match &self.link {
-            Link::Open(session) => session.overdue,
-            _ => None,
-        };
-        pending
-            .map(|(_, pending)| pending.deadline)
-            .chain(overdue)
-            .chain(self.reconciler.poll_timeout())
-            .min()
+        let deadlines = self
+            .pending_places()
+            .filter_map(|(_, pending)| pending.deadline);
+        deadlines.chain(self.reconciler.poll_timeout()).min()
     }
 
     /// Time passes, at most until something is due.
@@ -222,11 +227,11 @@ impl World {
     fn finish_due(&mut self) {
         for _ in 0..100 {
             let now = self.now;
-            let is_over = |pending: Option<&Pending>| pending.is_some_and(|p| p.deadline <= now);
+            let is_over = |pending: Option<&Pending>| {
+                let deadline = pending.and_then(|pending| pending.deadline);
+                deadline.is_some_and(|at| at <= now)
+            };
             let mut due = self.places(is_over);
-            if matches!(&self.link, Link::Open(s) if s.overdue.is_some_and(|at| at <= now)) {
-                due.push(Place::Overdue);
-            }
             if self.reconciler.poll_timeout().is_some_and(|at| at <= now) {
                 due.push(Place::Timer);
             }
@@ -235,13 +240,6 @@ impl World {
             }
             match due[self.rng.usize(..due.len())] {
                 Place::Timer => self.handle_timeouts(),
-                Place::Overdue => {
-                    if let Link::Open(session) = &mut self.link {
-                        session.overdue = None;
-                    }
-                    let error = RpcError::timeout(&self.endpoint, self.attempt);
-                    self.handle(Event::Watched(Err(error)));
-                }
                 place => self.finish(place),
             }
         }
@@ -249,14 +247,9 @@ impl World {
     }
 
     fn finish(&mut self, place: Place) {
-        let Some(mut pending) = self.take_pending(place) else {
+        let Some(pending) = self.take_pending(place) else {
             return;
         };
-        if let Some(late) = self.renewal_late(&pending) {
-            pending.deadline = self.now + self.attempt;
-            self.put_pending(place, pending);
-            return self.handle(late);
-        }
         let Pending {
             request,
             sent,
@@ -277,24 +270,46 @@ impl World {
     }
 
     /// A renewal without an answer, while a read of its lease is answered.
-    fn renewal_late(&mut self, pending: &Pending) -> Option<Event> {
-        let Request::Renew { lease, .. } = pending.request else {
-            return None;
-        };
+    fn renewal_late(&mut self) {
         let faults = self.faults;
-        let is_silent = faults.hangs || faults.loses_answers || faults.forgot_token;
-        // Left out in the quiet period: when little of the lease is left, this would end the connection.
-        let is_silent = is_silent || self.is_quiet;
-        if is_silent || matches!(pending.stage, Stage::Answered(_)) || self.rng.bool() {
-            return None;
+        if faults.hangs || faults.loses_answers || faults.forgot_token {
+            return;
         }
+        let Link::Open(session) = &self.link else {
+            return;
+        };
+        let Some(Pending {
+            request: Request::Renew { lease, .. },
+            sent,
+            stage: Stage::Sent | Stage::Lost,
+            ..
+        }) = &session.renewal
+        else {
+            return;
+        };
         // The read was sent some time after the renewal, and the lease may have been renewed since.
-        let waited = self.attempt.mul_f64(self.rng.f64() * 2.0 / 3.0);
-        Some(Event::RenewalLate {
-            seen_at: self.now - waited,
-            remaining: self.etcd.remaining(lease, self.now)?,
-            error: RpcError::timeout(&self.endpoint, self.attempt),
-        })
+        let (lease, waits) = (*lease, self.now - *sent);
+        let Some(remaining) = self.etcd.remaining(lease, self.now) else {
+            return;
+        };
+        let seen_at = self.now - waits.min(self.attempt).mul_f64(self.rng.f64());
+        self.handle(Event::RenewalLate { seen_at, remaining });
+    }
+
+    /// The requests under way, and where each is.
+    pub(super) fn pending_places(&self) -> impl Iterator<Item = (Place, &Pending)> {
+        let beside = match &self.beside {
+            Beside::Connecting(pending) => Some((Place::ConnectBeside, pending)),
+            Beside::None | Beside::Ready => None,
+        };
+        self.link.pending().into_iter().chain(beside)
+    }
+
+    /// Whether a request from before `at` is still waited for.
+    pub(super) fn waits_since_before(&self, at: Instant) -> bool {
+        let is_mute = matches!(&self.link, Link::Open(session) if session.is_mute);
+        let mut waiting = self.pending_places();
+        is_mute || waiting.any(|(_, pending)| pending.sent <= at)
     }
 
     /// A request that was given up is applied late, or never.
@@ -307,7 +322,7 @@ impl World {
             .swap_remove(self.rng.usize(..self.abandoned.len()));
         let is_idle = matches!(
             request,
-            Request::Connect | Request::LocalIp | Request::Authenticate
+            Request::Connect | Request::ConnectBeside | Request::LocalIp | Request::Authenticate
         );
         // A second grant of a lease that has ended meanwhile would make the lease again. That takes so
         // long that it is left out.

@@ -250,7 +250,7 @@ impl Checker {
                 self.check_reported();
                 self.check_write(*lease, ops, entries);
             }
-            Action::Connect(_) => self.connects(now),
+            Action::Connect { .. } | Action::ConnectBeside { .. } => self.connects(now),
             Action::Disconnect if self.is_lease_gone => {
                 self.violated("I8: the end of a lease cost the connection");
             }

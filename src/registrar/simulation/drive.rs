@@ -2,7 +2,7 @@
 
 use super::check::Checker;
 use super::etcd::Etcd;
-use super::world::{Faults, Link, World};
+use super::world::{Beside, Faults, Link, World};
 use crate::lease;
 use crate::registrar::on_conflict::OnConflict;
 use crate::registrar::reconciler::{Event, Reconciler, Settings};
@@ -60,6 +60,7 @@ fn world(seed: u64, is_traced: bool) -> World {
         faults: Faults::default(),
         is_quiet: false,
         link: Link::Closed,
+        beside: Beside::None,
         abandoned: vec![],
         entries: BTreeMap::new(),
         next_entry: 1,
@@ -110,17 +111,17 @@ fn quiet(world: &mut World) {
         return;
     }
     end_faults(world);
-    // Requests that were lost before are noticed by then. An authentication has the longest limit.
-    let authentication = match &world.link {
-        Link::Open(session) => session.authentication.as_ref(),
-        _ => None,
-    };
-    let noticed = authentication.map_or(world.now, |it| it.deadline.max(world.now));
-    let settled = noticed + world.attempt * 2;
-    let bound = world.now + SEC * 36 + world.check.ttl;
+    let begun = world.now;
+    let bound = begun + SEC * 36 + world.check.ttl;
     loop {
         match converged(world) {
-            Ok(()) if world.now > settled => break,
+            // Requests that were lost before are noticed first.
+            Ok(()) if !world.waits_since_before(begun) => break,
+            Ok(()) if world.now > bound => {
+                return world
+                    .check
+                    .violated("I8: a request from before is waited for after 36 s");
+            }
             Err(wrong) if world.now > bound => {
                 let what = format!("I1: not as it should be after 36 s without a fault: {wrong}");
                 return world.check.violated(what);

@@ -22,6 +22,7 @@ pub(super) struct World {
     pub(super) faults: Faults,
     pub(super) is_quiet: bool,
     pub(super) link: Link,
+    pub(super) beside: Beside,
     /// Requests that were given up and may still be applied.
     pub(super) abandoned: Vec<Request>,
     pub(super) entries: BTreeMap<EntryId, Entry>,
@@ -54,6 +55,13 @@ pub(super) enum Link {
     Open(Box<Session>),
 }
 
+/// Another connection beside one that does not answer.
+pub(super) enum Beside {
+    None,
+    Connecting(Pending),
+    Ready,
+}
+
 #[derive(Default)]
 pub(super) struct Session {
     pub(super) request: Option<Pending>,
@@ -63,22 +71,22 @@ pub(super) struct Session {
     /// The keys that are watched, each with its next revision.
     pub(super) watches: BTreeMap<i64, (Key, i64)>,
     pub(super) responses: VecDeque<WatchResponse>,
-    /// When a watch request that was lost is noticed.
-    pub(super) overdue: Option<Instant>,
     /// A watch was denied. It is not requested again before the next connection.
     pub(super) is_blind: bool,
+    /// A watch was lost: etcd does not acknowledge it.
+    pub(super) is_mute: bool,
 }
 
 /// Where a request is under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
     Connect,
+    ConnectBeside,
     Request,
     Renewal,
     WatchRequest,
     Authentication,
     Response,
-    Overdue,
     Timer,
 }
 
@@ -86,7 +94,8 @@ pub(super) enum Place {
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) sent: Instant,
-    pub(super) deadline: Instant,
+    /// When the worker gives it up. Most requests have no limit there.
+    pub(super) deadline: Option<Instant>,
     pub(super) stage: Stage,
 }
 
@@ -100,6 +109,7 @@ pub(super) enum Stage {
 #[derive(Debug, Clone)]
 pub(super) enum Request {
     Connect,
+    ConnectBeside,
     Grant { lease: i64, ttl: Duration },
     Revoke { lease: i64 },
     Renew { lease: i64, is_first: bool },
@@ -188,7 +198,22 @@ impl World {
                 self.reconciler
                     .handle_event(self.now, Event::Desired(desired));
             }
-            Action::Connect(_) => self.link = Link::Connecting(self.pending(Request::Connect)),
+            Action::Connect { limit, .. } => {
+                self.link = Link::Connecting(self.limited(Request::Connect, limit));
+            }
+            Action::ConnectBeside { limit, .. } => {
+                self.beside = Beside::Connecting(self.limited(Request::ConnectBeside, limit));
+            }
+            Action::UseBeside => {
+                self.drop_link();
+                match std::mem::replace(&mut self.beside, Beside::None) {
+                    Beside::Ready => self.link = Link::Open(Box::default()),
+                    _ => self
+                        .check
+                        .violated("a connection is used that is not there"),
+                }
+            }
+            Action::DropBeside => self.beside = Beside::None,
             Action::Disconnect => self.drop_link(),
             Action::CloseStreams => {
                 if let Link::Open(session) = &mut self.link {
@@ -200,9 +225,17 @@ impl World {
             Action::Revoke { lease } => self.request(Request::Revoke { lease }),
             Action::Read { keys } => self.request(Request::Read { keys }),
             Action::Write { lease, ops, .. } => self.request(Request::Write { lease, ops }),
-            Action::FindLocalIp => self.request(Request::LocalIp),
+            Action::FindLocalIp => {
+                self.request(Request::LocalIp);
+                let limit = Some(self.now + self.attempt);
+                if let Link::Open(session) = &mut self.link
+                    && let Some(pending) = &mut session.request
+                {
+                    pending.deadline = limit;
+                }
+            }
             Action::Authenticate => self.authenticate(),
-            Action::Renew { lease } => {
+            Action::Renew { lease, .. } => {
                 let is_first = self.rng.bool();
                 let pending = self.pending(Request::Renew { lease, is_first });
                 if let Link::Open(session) = &mut self.link {
@@ -214,6 +247,7 @@ impl World {
             Action::Publish(..)
             | Action::LeaseExpiry(_)
             | Action::Rival(..)
+            | Action::Late { .. }
             | Action::Wrote(..) => {}
             // The health service takes its time.
             Action::AwaitHealth(_) => {
@@ -233,8 +267,15 @@ impl World {
         Pending {
             request,
             sent: self.now,
-            deadline: self.now + self.attempt,
+            deadline: None,
             stage: Stage::Sent,
+        }
+    }
+
+    fn limited(&self, request: Request, limit: Duration) -> Pending {
+        Pending {
+            deadline: Some(self.now + limit),
+            ..self.pending(request)
         }
     }
 
@@ -252,13 +293,11 @@ impl World {
     }
 
     fn authenticate(&mut self) {
-        let mut pending = self.pending(Request::Authenticate);
-        pending.deadline += self.attempt * 9;
+        let pending = self.limited(Request::Authenticate, self.attempt * 10);
         if let Link::Open(session) = &mut self.link {
             session.watches.clear();
             session.watch_request = None;
             session.responses.clear();
-            session.overdue = None;
             session.authentication = Some(pending);
         }
     }
@@ -342,7 +381,9 @@ impl World {
         let faults = self.faults;
         match request {
             Request::LocalIp | Request::Authenticate => None,
-            Request::Connect if faults.refuses_connections => Some(RpcErrorKind::Unreachable),
+            Request::Connect | Request::ConnectBeside if faults.refuses_connections => {
+                Some(RpcErrorKind::Unreachable)
+            }
             _ if faults.forgot_token => Some(RpcErrorKind::Unauthenticated),
             Request::Write { .. } if faults.denies_writes => Some(RpcErrorKind::Denied),
             Request::Read { .. } if faults.denies_reads => Some(RpcErrorKind::Denied),
@@ -371,6 +412,7 @@ impl World {
         let now = self.now;
         match request.clone() {
             Request::Connect => Event::Connected(self.result(failed, |_| Ok(()))),
+            Request::ConnectBeside => Event::ConnectedBeside(self.result(failed, |_| Ok(()))),
             Request::LocalIp => Event::LocalIpFound,
             Request::Authenticate => {
                 self.faults.forgot_token &= failed.is_some();
@@ -427,6 +469,12 @@ impl World {
                 self.link = Link::Open(Box::default());
             }
             Request::Connect => self.link = Link::Closed,
+            Request::ConnectBeside => {
+                self.beside = match event {
+                    Event::ConnectedBeside(Ok(())) => Beside::Ready,
+                    _ => Beside::None,
+                };
+            }
             Request::LocalIp => {
                 self.handle(event);
                 let waiting = self.entries.iter_mut().filter(|(_, e)| e.is_announced);
@@ -452,12 +500,11 @@ impl World {
 
     fn watched(&mut self, key: Key, id: i64, from: i64) {
         let is_lost = !self.is_quiet && self.rng.u8(..) < 8;
-        let overdue = self.now + self.attempt;
         let Link::Open(session) = &mut self.link else {
             return;
         };
         if is_lost {
-            session.overdue.get_or_insert(overdue);
+            session.is_mute = true;
         } else if self.faults.denies_reads {
             session.is_blind = true;
             self.respond(true, None);

@@ -1,0 +1,176 @@
+//! A connection that does not answer: when that is reported, and when another one is tried beside it.
+//!
+//! ```text
+//! sent ──(limit)──> late: reported ──(another member, or the patience for the only one)──> connect beside
+//!   the late answer comes first: the attempt beside is dropped
+//!   the other connection answers first: it is used, and the silent one is dropped
+//! ```
+//!
+//! No request is given up while nothing else works. A member that is slow because it is busy would only have
+//! more to do: the requests that were given up, and the same ones again.
+
+use super::state::{Connection, LeaseState, OpenConnection};
+use super::{Action, Reconciler};
+use crate::deadline;
+use crate::etcd::{RpcError, RpcErrorKind};
+use crate::lease;
+use crate::logging;
+use std::time::Duration;
+use tokio::time::Instant;
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// When the next step is due for a connection that does not answer.
+    pub(super) fn silence_due(&self, open: &OpenConnection) -> Option<Instant> {
+        let since = open.waiting_since()?;
+        match open.is_late() {
+            false => Some(self.late_at(since)),
+            true if self.beside.is_connecting => None,
+            true => Some(self.beside_at(since)),
+        }
+    }
+
+    pub(super) fn plan_beside(&mut self, now: Instant) {
+        let Connection::Open(open) = &mut self.connection else {
+            return;
+        };
+        if !open.is_late() {
+            open.late_since = None;
+            self.drop_beside();
+        }
+        let Connection::Open(open) = &self.connection else {
+            return;
+        };
+        let Some(since) = open.waiting_since() else {
+            return;
+        };
+        if !open.is_late() {
+            if now < self.late_at(since) {
+                return;
+            }
+            self.on_late(now, since);
+        }
+        if !self.beside.is_connecting && self.beside_at(since) <= now {
+            self.connect_beside(now);
+        }
+    }
+
+    /// The limit of an attempt that begins at `at`: shorter while the lease needs an answer soon.
+    pub(super) fn limit(&self, at: Instant) -> Duration {
+        let limit = self.patience.limit();
+        match self.unexpired(at) {
+            Some(expiry) => limit.min(((expiry - at) / 3).max(self.settings.attempt_timeout)),
+            None => limit,
+        }
+    }
+
+    /// How long to wait for a connect that begins now.
+    pub(super) fn connect_limit(&self, now: Instant) -> Duration {
+        match self.has_other_member(now) {
+            true => self.limit(now),
+            false => self.patience.alone(),
+        }
+    }
+
+    /// Until when the lease lives, if it is held and lives at `at`.
+    fn unexpired(&self, at: Instant) -> Option<Instant> {
+        match &self.lease {
+            LeaseState::Held(lease) => Some(lease.expiry()).filter(|expiry| *expiry > at),
+            _ => None,
+        }
+    }
+
+    fn late_at(&self, since: Instant) -> Instant {
+        deadline::after(since, self.limit(since))
+    }
+
+    /// When another connection is tried.
+    ///
+    /// With one member only, that can help against a dead connection, and makes a busy member busier. So it is tried once
+    /// while the lease can still be saved, unless answers are that slow, and then after a long wait.
+    fn beside_at(&self, since: Instant) -> Instant {
+        let at = match self.has_other_member(since) {
+            true => since,
+            false => self.alone_at(since),
+        };
+        at.max(self.beside.not_before.unwrap_or(at))
+    }
+
+    fn alone_at(&self, since: Instant) -> Instant {
+        let patient = deadline::after(since, self.patience.alone());
+        let reserve = lease::reserve(self.settings.attempt_timeout);
+        match self.unexpired(since) {
+            Some(expiry) if self.beside.failures == 0 => {
+                let expected = deadline::after(since, self.patience.expected());
+                let last = expiry.checked_sub(reserve).unwrap_or(since);
+                patient.min(last.max(expected))
+            }
+            _ => patient,
+        }
+    }
+
+    /// A request has no answer in time.
+    fn on_late(&mut self, now: Instant, since: Instant) {
+        let limit = logging::rounded(self.limit(since));
+        let member = self.rotation.member(&self.settings.endpoints);
+        let error = RpcError::timeout(member.shown(), limit);
+        let Connection::Open(open) = &mut self.connection else {
+            return;
+        };
+        open.late_since = Some(since);
+        let renewal = open.renewing_since.filter(|sent| *sent == since);
+        self.actions.push_back(Action::Late {
+            error: error.clone(),
+            renewal,
+        });
+        self.report_failure(now, error);
+    }
+
+    fn connect_beside(&mut self, now: Instant) {
+        let limit = self.connect_limit(now);
+        self.patience.missed(&mut self.rng);
+        self.beside.is_connecting = true;
+        let (ahead, endpoints) = (self.beside.failures + 1, &self.settings.endpoints);
+        let (place, member) = self.rotation.ahead(ahead, endpoints, now);
+        self.beside.place = place;
+        self.act(Action::ConnectBeside { member, limit });
+    }
+
+    pub(super) fn on_connected_beside(&mut self, now: Instant, result: Result<(), RpcError>) {
+        let error = match result {
+            Ok(()) => return self.use_beside(),
+            Err(error) => error,
+        };
+        self.beside.is_connecting = false;
+        self.beside.failures += 1;
+        if error.kind() == RpcErrorKind::Timeout {
+            self.patience.missed(&mut self.rng);
+        }
+        let limits = self.pauses();
+        let pause = self
+            .rotation
+            .pause(&error, Duration::ZERO, limits, now, &mut self.rng);
+        self.beside.not_before = Some(now + pause);
+        self.report_failure(now, error);
+    }
+
+    /// The other connection answered first.
+    fn use_beside(&mut self) {
+        self.rotation
+            .move_to(std::mem::take(&mut self.beside).place);
+        if let LeaseState::Revoking(revoking) = &mut self.lease {
+            revoking.grant_deadline = None;
+        }
+        self.keys.on_disconnect();
+        self.connection = Connection::Open(OpenConnection::default());
+        self.act(Action::UseBeside);
+    }
+
+    pub(super) fn drop_beside(&mut self) {
+        let beside = std::mem::take(&mut self.beside);
+        if beside.is_connecting {
+            self.act(Action::DropBeside);
+        }
+    }
+}
