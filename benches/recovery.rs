@@ -12,6 +12,8 @@
     unreachable_pub
 )]
 
+#[path = "recovery/bare.rs"]
+mod bare;
 #[path = "../examples/greeter/mod.rs"]
 mod greeter;
 #[path = "recovery/many.rs"]
@@ -28,6 +30,8 @@ mod pages;
 mod passwords;
 #[path = "recovery/pauses.rs"]
 mod pauses;
+#[path = "recovery/registrants.rs"]
+mod registrants;
 #[path = "recovery/scale.rs"]
 mod scale;
 #[path = "recovery/stops.rs"]
@@ -44,10 +48,10 @@ use table::Table;
 /// Times of recovery and shutdown
 #[derive(Parser)]
 struct Args {
-    /// What to measure: stops, pauses, repairs, scale, memory, many, passwords, outages, networks, quiet
+    /// What to measure: stops, pauses, repairs, scale, memory, many, passwords, registrants, outages, networks, quiet
     #[arg(long, env = "PARTS", value_delimiter = ',')]
     #[arg(
-        default_value = "stops,pauses,repairs,scale,memory,many,passwords,outages,networks,quiet"
+        default_value = "stops,pauses,repairs,scale,memory,many,passwords,registrants,outages,networks,quiet"
     )]
     parts: Vec<String>,
     /// Given to the processes of the part `memory`
@@ -79,6 +83,7 @@ async fn main() -> ExitCode {
             "memory" => memory::all(&table).await,
             "many" => many::all(&table).await,
             "passwords" => passwords::all(&table).await,
+            "registrants" => registrants::all(&table).await,
             // These wait most of the time: each has an etcd of its own, and they run concurrently.
             "outages" => outages::long(&table).await,
             "networks" => networks::all(&table).await,

@@ -26,6 +26,7 @@ mod plan;
 #[path = "etcd/users.rs"]
 pub mod users;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -219,6 +220,27 @@ impl Etcd {
         let line = page.lines().find(|line| line.starts_with(&label));
         let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
         count.unwrap_or_else(|| panic!("etcd does not count {metric} of {method}"))
+    }
+
+    /// The sums of a metric by the values of one of its labels.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn counters(&self, metric: &str, label: &str) -> BTreeMap<String, usize> {
+        let page = self.metrics().await;
+        let page = page.unwrap_or_else(|e| panic!("no metrics: {e}"));
+        let mut sums = BTreeMap::new();
+        for line in page.lines().filter(|line| line.starts_with(metric)) {
+            let value = line
+                .split_once(&format!("{label}=\""))
+                .zip(line.rsplit_once(' '));
+            let Some(((_, name), (_, count))) = value else {
+                continue;
+            };
+            let name = name.split('"').next().unwrap_or_default();
+            *sums.entry(name.to_owned()).or_default() += count.parse().unwrap_or(0);
+        }
+        sums
     }
 
     async fn metrics(&self) -> io::Result<String> {

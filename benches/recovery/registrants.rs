@@ -1,0 +1,413 @@
+//! Thousands of registrants of one etcd, each with a lease and a connection of its own, beside as many bare clients.
+//!
+//! All are in this process. A change of the machine affects both kinds, so compare their ratio. `REGISTRANTS=1000` chooses
+//! how many there are. `RUNS=5` repeats each measurement, alternately ours and bare.
+
+use crate::bare;
+use crate::support::etcd::Etcd;
+use crate::support::server::ms;
+use crate::table::{Stat, Table, median};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tonic_etcd::{Instance, Registrar, Registration};
+
+const SEC: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(5);
+/// For how long CPU time is counted, and the pause before.
+const REST: Duration = Duration::from_secs(10);
+/// A fleet that is not there by then counts as lost.
+const LONGEST: Duration = Duration::from_secs(90);
+/// The time between two counts of the keys. A count takes etcd less than a millisecond.
+const POLL: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Ours,
+    Bare,
+}
+
+/// Keeps the registrants there.
+enum Fleet {
+    Ours(Vec<(Registrar, Registration)>),
+    Bare(#[allow(dead_code)] JoinSet<()>),
+}
+
+/// What a fleet did.
+#[derive(Default)]
+struct Seen {
+    /// From the common start until all keys were there, in milliseconds.
+    start: f64,
+    start_cost: Cost,
+    rest: Cpu,
+    /// From when the empty etcd was ready until all keys were there.
+    wiped: f64,
+    wiped_cost: Cost,
+    rest_after_wipe: Cpu,
+    /// The fewest keys after a restart with data.
+    fewest: usize,
+    restart_cost: Cost,
+    rest_after_restart: Cpu,
+}
+
+/// What each registrant cost etcd.
+#[derive(Default)]
+struct Cost {
+    requests: f64,
+    failed: f64,
+    /// Connections that this machine accepted: those of other processes count too.
+    connections: f64,
+    methods: String,
+}
+
+/// In cores.
+#[derive(Default)]
+struct Cpu {
+    etcd: f64,
+    fleet: f64,
+}
+
+/// Counts that are compared with later ones.
+struct Mark {
+    started: BTreeMap<String, usize>,
+    handled: BTreeMap<String, usize>,
+    accepted: usize,
+}
+
+pub async fn all(table: &Table) {
+    let sizes = std::env::var("REGISTRANTS").unwrap_or_else(|_| "1000,5000".to_owned());
+    let runs = std::env::var("RUNS").map_or(1, |runs| runs.parse().expect("a number of runs"));
+    for size in sizes.split(',') {
+        let size: usize = size.parse().expect("numbers of registrants");
+        match descriptors() {
+            // One for each connection, and some.
+            Some(most) if most < size + 200 => {
+                let seen = format!("{most} file descriptors: raise `ulimit -n`");
+                table.holds(&format!("{size} registrants"), false, &seen);
+            }
+            _ => compare(table, size, runs).await,
+        }
+    }
+}
+
+async fn compare(table: &Table, size: usize, runs: usize) {
+    let (mut ours, mut bare) = (vec![], vec![]);
+    for _ in 0..runs {
+        bare.push(seen(Kind::Bare, size).await);
+        ours.push(seen(Kind::Ours, size).await);
+    }
+    let of = |seen: &[Seen], value: fn(&Seen) -> f64| {
+        median(&seen.iter().map(value).collect::<Vec<_>>())
+    };
+    let at_most = |what: &str, unit: &str, bound: f64, values: Vec<f64>| {
+        let what = format!("{size} registrants: {what}");
+        table.at_most(&what, unit, bound, Stat::Median, &values);
+    };
+    let each = |value: fn(&Seen) -> f64| ours.iter().map(value).collect::<Vec<_>>();
+    let against = |value: fn(&Seen) -> f64, bare: f64| {
+        ours.iter()
+            .map(|seen| value(seen) / bare)
+            .collect::<Vec<_>>()
+    };
+    let start = of(&bare, |seen| seen.start);
+    let what = format!(
+        "all registered from a common start ({:.0} ms), beside bare clients ({start:.0} ms)",
+        of(&ours, |seen| seen.start)
+    );
+    at_most(&what, "times", 1.5, against(|seen| seen.start, start));
+    at_most(
+        "requests for that, each",
+        "",
+        4.0,
+        each(|seen| seen.start_cost.requests),
+    );
+    // The connections of this benchmark itself, and of other processes, are among them.
+    at_most(
+        "connections for that, each",
+        "",
+        1.1,
+        each(|seen| seen.start_cost.connections),
+    );
+    let rest = of(&bare, |seen| seen.rest.etcd);
+    let what = format!("CPU of etcd at rest, beside bare clients ({rest:.3} of a core)");
+    at_most(&what, "times", 1.3, against(|seen| seen.rest.etcd, rest));
+    let what = format!(
+        "back after a wipe ({:.0} ms), beside the start of bare clients (their wipe: {:.0} ms)",
+        of(&ours, |seen| seen.wiped),
+        of(&bare, |seen| seen.wiped)
+    );
+    at_most(&what, "times", 3.0, against(|seen| seen.wiped, start));
+    at_most(
+        "requests for that, each",
+        "",
+        5.0,
+        each(|seen| seen.wiped_cost.requests),
+    );
+    let before = of(&ours, |seen| seen.rest.etcd);
+    let what = "CPU of etcd 10 s after that, beside before";
+    at_most(
+        what,
+        "times",
+        1.2,
+        against(|seen| seen.rest_after_wipe.etcd, before),
+    );
+    let lost = ours
+        .iter()
+        .map(|seen| (size - seen.fewest) as f64)
+        .collect();
+    at_most("keys lost in a restart with data", "", 0.0, lost);
+    at_most(
+        "requests for that, each",
+        "",
+        4.0,
+        each(|seen| seen.restart_cost.requests),
+    );
+    let what = "CPU of etcd after that, beside before";
+    at_most(
+        what,
+        "times",
+        1.2,
+        against(|seen| seen.rest_after_restart.etcd, before),
+    );
+    for (kind, all) in [("ours", &ours), ("bare", &bare)] {
+        for seen in all {
+            println!("  {size} {kind}: {}", seen.in_words());
+        }
+    }
+}
+
+impl Seen {
+    fn in_words(&self) -> String {
+        let cost = |what: &str, took: String, cost: &Cost, rest: &Cpu| {
+            let Cost {
+                requests,
+                failed,
+                connections,
+                methods,
+            } = cost;
+            let Cpu { etcd, fleet } = rest;
+            format!(
+                "{what} {took}: {requests:.2} requests ({failed:.2} failed) and {connections:.2} connections each, \
+                 {methods}; at rest etcd {etcd:.3}, the fleet {fleet:.3} of a core"
+            )
+        };
+        let fewest = format!("{} keys at least", self.fewest);
+        [
+            cost(
+                "start",
+                format!("{:.0} ms", self.start),
+                &self.start_cost,
+                &self.rest,
+            ),
+            cost(
+                "wipe",
+                format!("{:.0} ms", self.wiped),
+                &self.wiped_cost,
+                &self.rest_after_wipe,
+            ),
+            cost(
+                "restart",
+                fewest,
+                &self.restart_cost,
+                &self.rest_after_restart,
+            ),
+        ]
+        .join("\n    ")
+    }
+}
+
+async fn seen(kind: Kind, size: usize) -> Seen {
+    let mut seen = Seen::default();
+    let mut etcd = Etcd::start_with(&[]).await;
+    let mark = Mark::of(&etcd).await;
+    let (start, fleet) = (Instant::now(), Fleet::start(kind, size, &etcd.endpoint()));
+    (seen.start, seen.start_cost) = there(&etcd, size, start, &mark).await;
+    sleep(SEC * 5).await;
+    seen.rest = Cpu::of(&etcd).await;
+
+    etcd.kill().await;
+    etcd.wipe();
+    sleep(SEC).await;
+    let (serving, mark) = started_again(&mut etcd).await;
+    (seen.wiped, seen.wiped_cost) = there(&etcd, size, serving, &mark).await;
+    sleep(REST).await;
+    seen.rest_after_wipe = Cpu::of(&etcd).await;
+
+    etcd.kill().await;
+    sleep(SEC).await;
+    let (_, mark) = started_again(&mut etcd).await;
+    seen.fewest = fewest(&etcd).await;
+    seen.restart_cost = Cost::since(&etcd, &mark, size).await;
+    seen.rest_after_restart = Cpu::of(&etcd).await;
+    fleet.stop().await;
+    seen
+}
+
+impl Fleet {
+    fn start(kind: Kind, size: usize, endpoint: &str) -> Self {
+        match kind {
+            Kind::Bare => {
+                let one = |n| bare::hold(endpoint.to_owned(), n, TTL);
+                Self::Bare((0..size).map(one).collect())
+            }
+            Kind::Ours => Self::Ours((0..size).map(|n| registered(endpoint, n)).collect()),
+        }
+    }
+
+    async fn stop(self) {
+        if let Self::Ours(fleet) = self {
+            for (registrar, _) in &fleet {
+                registrar.shutdown();
+            }
+            for (_, registration) in &fleet {
+                registration.closed().await;
+            }
+        }
+    }
+}
+
+fn registered(endpoint: &str, n: usize) -> (Registrar, Registration) {
+    let registrar = Registrar::builder(tonic_etcd::Etcd::new([endpoint])).ttl(TTL);
+    let registrar = registrar.build().unwrap();
+    let instance = Instance::new(format!("service-{n}")).address("127.0.0.1:9000");
+    let registration = registrar.register(instance).unwrap();
+    let announced = registration.announce(([127, 0, 0, 1], 9000).into());
+    announced.unwrap();
+    (registrar, registration)
+}
+
+/// Starts it again, and returns when it was ready by its own log. A probe of ours would wait its turn among the requests
+/// of the fleet. The counts of an etcd that has just started are zero.
+async fn started_again(etcd: &mut Etcd) -> (Instant, Mark) {
+    const READY: &str = "ready to serve client requests";
+    let mark = Mark {
+        started: BTreeMap::new(),
+        handled: BTreeMap::new(),
+        accepted: accepted(),
+    };
+    let starts = etcd.log().matches(READY).count();
+    etcd.start_again();
+    while etcd.log().matches(READY).count() == starts {
+        sleep(POLL).await;
+    }
+    (Instant::now(), mark)
+}
+
+/// How long after `start` all keys are there, and what they cost since `mark`.
+async fn there(etcd: &Etcd, size: usize, start: Instant, mark: &Mark) -> (f64, Cost) {
+    let mut client = etcd.client().await;
+    while start.elapsed() < LONGEST && count(&mut client).await != Some(size) {
+        sleep(POLL).await;
+    }
+    let took = ms(start, Instant::now());
+    // Streams that are opened after the keys are there belong to it.
+    sleep(SEC).await;
+    (took, Cost::since(etcd, mark, size).await)
+}
+
+/// The fewest keys in three TTLs.
+async fn fewest(etcd: &Etcd) -> usize {
+    let (start, mut fewest) = (Instant::now(), usize::MAX);
+    let mut client = etcd.client().await;
+    while start.elapsed() < TTL * 3 {
+        fewest = fewest.min(count(&mut client).await.unwrap_or(usize::MAX));
+        sleep(POLL * 10).await;
+    }
+    fewest
+}
+
+/// How many keys there are. With a limit, because etcd may be overloaded.
+async fn count(client: &mut etcd_client::Client) -> Option<usize> {
+    let options = etcd_client::GetOptions::new().with_prefix();
+    let options = options.with_count_only();
+    let found = client.get("/services/", Some(options));
+    let found = timeout(SEC * 5, found).await.ok()?.ok()?;
+    Some(found.count() as usize)
+}
+
+/// How many file descriptors this process may have.
+fn descriptors() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+/// How many connections this machine has accepted.
+fn accepted() -> usize {
+    let counts = std::fs::read_to_string("/proc/net/snmp").unwrap_or_default();
+    let mut lines = counts.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let opens = pairs.find(|(name, _)| *name == "PassiveOpens");
+    opens.map_or(0, |(_, value)| value.parse().unwrap_or(0))
+}
+
+impl Mark {
+    async fn of(etcd: &Etcd) -> Self {
+        Self {
+            started: etcd
+                .counters("grpc_server_started_total", "grpc_method")
+                .await,
+            handled: etcd
+                .counters("grpc_server_handled_total", "grpc_code")
+                .await,
+            accepted: accepted(),
+        }
+    }
+}
+
+impl Cost {
+    async fn since(etcd: &Etcd, mark: &Mark, size: usize) -> Self {
+        let now = Mark::of(etcd).await;
+        let more = |now: &BTreeMap<String, usize>, before: &BTreeMap<String, usize>| {
+            let more = |(what, n): (&String, &usize)| {
+                (what.clone(), n - before.get(what).copied().unwrap_or(0))
+            };
+            // Ranges are those of this benchmark: no registrant sends any.
+            let mut more: BTreeMap<_, _> = now.iter().map(more).collect();
+            more.retain(|what, n| what != "Range" && *n > 0);
+            more
+        };
+        let (started, mut handled) = (
+            more(&now.started, &mark.started),
+            more(&now.handled, &mark.handled),
+        );
+        handled.remove("OK");
+        let each = |n: usize| n as f64 / size as f64;
+        Self {
+            requests: each(started.values().sum()),
+            failed: each(handled.values().sum()),
+            connections: each(now.accepted - mark.accepted),
+            methods: format!("{started:?} {handled:?}"),
+        }
+    }
+}
+
+impl Cpu {
+    /// For [`REST`] from now on.
+    async fn of(etcd: &Etcd) -> Self {
+        let pids = [etcd.pid().to_string(), "self".to_owned()];
+        let before = pids.each_ref().map(|pid| cpu_time(pid));
+        sleep(REST).await;
+        let after = pids.each_ref().map(|pid| cpu_time(pid));
+        let cores = |n: usize| (after[n] - before[n]) / REST.as_secs_f64();
+        Self {
+            etcd: cores(0),
+            fleet: cores(1),
+        }
+    }
+}
+
+/// Seconds that a process has used, by its user and system times in hundredths of a second.
+fn cpu_time(pid: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let (_, after_name) = stat.rsplit_once(')').unwrap_or_default();
+    let times = after_name.split_whitespace().skip(11).take(2);
+    times
+        .filter_map(|time| time.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
+}
