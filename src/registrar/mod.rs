@@ -32,6 +32,7 @@ mod entry;
 mod ids;
 mod keep_alive;
 mod key_table;
+mod link;
 mod on_conflict;
 mod pause;
 mod probe;

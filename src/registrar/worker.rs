@@ -4,6 +4,7 @@
 
 use super::ids::EntryId;
 use super::keep_alive::Call;
+use super::link::{Beside, Link};
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
@@ -30,19 +31,6 @@ struct Worker {
     registry: Arc<Registry>,
     link: Link,
     beside: Beside,
-}
-
-enum Link {
-    Closed,
-    Connecting(Call<Result<Session, RpcError>>),
-    Open(Box<Streams>),
-}
-
-/// Another connection, beside one that does not answer.
-enum Beside {
-    None,
-    Connecting(Call<Result<Session, RpcError>>),
-    Ready(Session),
 }
 
 /// Ends all entries when the runtime drops the worker, so that no caller waits for ever.
@@ -352,39 +340,6 @@ async fn find_local_ip(registry: Arc<Registry>) -> Event {
     let ips = local_addr::local_ips(&config.members, interface, limit).await;
     registry.resolve(&ips);
     Event::LocalIpFound
-}
-
-// === impl Link ===
-
-impl Link {
-    /// The next event on it. Cancel safe.
-    async fn next(&mut self) -> Event {
-        match self {
-            Self::Closed => std::future::pending().await,
-            Self::Open(streams) => streams.next().await,
-            Self::Connecting(call) => {
-                let result = call.await;
-                *self = Self::Closed;
-                Event::Connected(result.map(|session| {
-                    *self = Self::Open(Box::new(Streams::new(session)));
-                }))
-            }
-        }
-    }
-}
-
-// === impl Beside ===
-
-impl Beside {
-    /// The result of the attempt. Cancel safe.
-    async fn next(&mut self) -> Event {
-        let Self::Connecting(call) = self else {
-            return std::future::pending().await;
-        };
-        let result = call.await;
-        *self = Self::None;
-        Event::ConnectedBeside(result.map(|session| *self = Self::Ready(session)))
-    }
 }
 
 // === impl RuntimeGuard ===
