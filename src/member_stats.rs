@@ -68,7 +68,8 @@ impl MemberStats {
             | RpcErrorKind::Compacted
             | RpcErrorKind::TooLarge
             | RpcErrorKind::TooManyOps
-            | RpcErrorKind::ResourceExhausted => self.next,
+            | RpcErrorKind::ResourceExhausted
+            | RpcErrorKind::Busy => self.next,
         };
         // Only the next event shows whether the connection stays open.
         if self.state != MemberState::Connected {

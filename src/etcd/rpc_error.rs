@@ -40,6 +40,9 @@ pub(crate) enum RpcErrorKind {
     TooManyOps,
     /// This request was rejected, the connection works: repeat it later.
     ResourceExhausted,
+    /// etcd did not process this request in time, and may still do so; the connection works: repeat it later. A member
+    /// that lags behind its own log answers renewals so after 1 s (`waitAppliedIndex` in etcd's `v3_server.go`).
+    Busy,
     /// The connection or the member is not usable: try the next one.
     Broken,
     /// No connection was made: as `Broken`, but retry sooner, because an attempt is cheap.
@@ -103,6 +106,14 @@ impl RpcError {
             self.kind = RpcErrorKind::Denied;
         }
         self
+    }
+
+    /// The connection works, and the request should be repeated later.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(
+            self.kind,
+            RpcErrorKind::ResourceExhausted | RpcErrorKind::Busy
+        )
     }
 
     /// The member works, and has denied the request.
@@ -190,7 +201,7 @@ impl RpcError {
             reason
         };
         let kind = match classify(Code::Unknown, reason) {
-            RpcErrorKind::ResourceExhausted => RpcErrorKind::Broken,
+            RpcErrorKind::ResourceExhausted | RpcErrorKind::Busy => RpcErrorKind::Broken,
             other => other,
         };
         Self::new(kind, endpoint, what)
@@ -238,7 +249,7 @@ const HUNG_UP: [&str; 4] = [
 ];
 
 /// Texts that are more exact than their code.
-const MEANINGS: [(&str, RpcErrorKind); 11] = [
+const MEANINGS: [(&str, RpcErrorKind); 12] = [
     ("lease not found", RpcErrorKind::LeaseGone),
     ("lease already exists", RpcErrorKind::LeaseExists),
     ("invalid auth token", RpcErrorKind::Unauthenticated),
@@ -256,6 +267,7 @@ const MEANINGS: [(&str, RpcErrorKind); 11] = [
     ("message length too large", RpcErrorKind::TooLarge),
     ("too many operations", RpcErrorKind::TooManyOps),
     ("permission denied", RpcErrorKind::Denied),
+    ("waiting for the applied index", RpcErrorKind::Busy),
 ];
 
 fn classify(code: Code, text: &str) -> RpcErrorKind {
@@ -314,6 +326,11 @@ mod tests {
                 Code::NotFound,
                 "etcdserver: requested lease not found",
                 RpcErrorKind::LeaseGone,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, waiting for the applied index took too long",
+                RpcErrorKind::Busy,
             ),
             (
                 Code::FailedPrecondition,

@@ -131,9 +131,7 @@ impl Reconciler {
                 self.orphan_done(lease);
             }
             (_, Ok(())) => self.orphan_done(lease),
-            (_, Err(error)) if error.kind() == RpcErrorKind::ResourceExhausted => {
-                self.on_busy(now, error);
-            }
+            (_, Err(error)) if error.is_busy() => self.on_busy(now, error),
             (_, Err(error)) => self.on_disconnect(now, error),
         }
     }

@@ -187,9 +187,7 @@ impl Reconciler {
     ) {
         self.request_done(now, result.as_ref().err());
         match (&mut self.lease, result) {
-            (_, Err(error)) if error.kind() == RpcErrorKind::ResourceExhausted => {
-                self.on_busy(now, error);
-            }
+            (_, Err(error)) if error.is_busy() => self.on_busy(now, error),
             (LeaseState::Granting { id, .. }, Ok(ttl)) if *id == lease => {
                 self.on_lease_held(now, lease, ttl, sent);
             }
@@ -280,17 +278,24 @@ impl Reconciler {
     }
 
     fn on_renewal_error(&mut self, now: Instant, error: RpcError) {
-        match (error.kind(), &self.lease) {
-            (RpcErrorKind::LeaseGone, LeaseState::Held(_)) => self.on_lease_lost(now, &error),
-            (RpcErrorKind::ResourceExhausted, LeaseState::Held(lease)) => {
+        match &self.lease {
+            LeaseState::Held(lease) if error.is_busy() => {
                 let left = lease.expiry().saturating_duration_since(now);
                 let pause = self.busy_pause().min(left / 3);
                 if let Connection::Open(open) = &mut self.connection {
                     open.renew_not_before = Some(now + pause);
                 }
                 let (error, worked) = (self.noted(now, error), self.worked(now));
-                self.rotation.note(&error, &self.settings.endpoints, worked);
+                let endpoints = &self.settings.endpoints;
+                self.rotation.note(&error, endpoints, worked);
             }
+            _ => self.on_failure(now, error),
+        }
+    }
+
+    fn on_failure(&mut self, now: Instant, error: RpcError) {
+        match (error.kind(), &self.lease) {
+            (RpcErrorKind::LeaseGone, LeaseState::Held(_)) => self.on_lease_lost(now, &error),
             _ => self.on_disconnect(now, error),
         }
     }
@@ -306,10 +311,10 @@ impl Reconciler {
     pub(super) fn on_error(&mut self, now: Instant, error: RpcError) {
         let open = match &mut self.connection {
             Connection::Open(open) if open.is_lease_confirmed => open,
-            _ => return self.on_renewal_error(now, error),
+            _ => return self.on_failure(now, error),
         };
         if error.kind() != RpcErrorKind::Unauthenticated {
-            return self.on_renewal_error(now, error);
+            return self.on_failure(now, error);
         }
         if open.refused_token.is_none() {
             logging::debug!(service = %self.services, registrations = self.entries.len(), %error, "getting another token");

@@ -172,7 +172,7 @@ impl Reconciler {
         match result {
             Ok((revision, found)) => self.keys.on_read(&keys, revision, &found),
             Err(error) => match error.kind() {
-                RpcErrorKind::ResourceExhausted => self.pause_requests(now),
+                RpcErrorKind::ResourceExhausted | RpcErrorKind::Busy => self.pause_requests(now),
                 kind @ (RpcErrorKind::TooManyOps | RpcErrorKind::TooLarge) if keys.len() > 1 => {
                     logging::debug!(service = %self.services, %error, keys = keys.len(), "etcd takes fewer keys at once");
                     self.keys.on_read_too_large(&keys, kind);

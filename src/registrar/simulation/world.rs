@@ -395,6 +395,9 @@ impl World {
             {
                 Some(RpcErrorKind::ResourceExhausted)
             }
+            Request::Renew { .. } | Request::Revoke { .. } if faults.is_exhausted => {
+                Some(RpcErrorKind::Busy)
+            }
             Request::Grant { lease, .. } => {
                 let asked = self.check.asked.get(lease);
                 let is_first = asked.is_some_and(|(_, count)| *count == 1);
