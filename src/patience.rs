@@ -93,16 +93,12 @@ impl Patience {
         wait.mul_f64(0.6 + 0.4 * self.spread)
     }
 
-    /// When the other end is asked whether it lives: a third of the limit.
-    pub(crate) fn late(&self) -> Duration {
-        self.limit() / ROUND_TRIPS
-    }
-
     /// Within this time an answer is expected, by those before it.
     pub(crate) fn expected(&self) -> Duration {
-        self.round_trip.map_or(Duration::ZERO, |measured| {
+        let expected = self.round_trip.map_or(Duration::ZERO, |measured| {
             measured.mean + measured.deviation * 4
-        })
+        });
+        expected.max(self.attempt / ROUND_TRIPS)
     }
 
     fn usual(&self) -> Duration {
@@ -131,7 +127,7 @@ mod tests {
             patience.answered(2 * MS);
         }
         assert_eq!(patience.limit(), 600 * MS);
-        assert_eq!(patience.late(), 200 * MS);
+        assert_eq!(patience.expected(), 200 * MS);
     }
 
     #[test]
@@ -182,7 +178,7 @@ mod tests {
             for _ in 0..20 {
                 patience.missed(&mut rng);
                 assert!(patience.limit() >= attempt.min(SEC) / 8);
-                assert!(patience.alone() >= patience.late() / 4);
+                assert!(patience.alone() >= patience.expected() / 4);
             }
         }
     }

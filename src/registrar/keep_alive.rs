@@ -39,7 +39,7 @@ struct Look {
     lease: i64,
     late: Duration,
     /// When the read was sent, and how long the lease lives from then on.
-    next: Call<Result<(Instant, Duration), RpcError>>,
+    next: Call<Result<(Instant, Option<Duration>), RpcError>>,
 }
 
 // === impl KeepAlive ===
@@ -59,6 +59,11 @@ impl KeepAlive {
             }),
             look: Look::new(session.clone(), lease, late),
         }));
+    }
+
+    /// A stream on which a renewal was answered.
+    pub(super) fn idle(stream: KeepAliveStream) -> Self {
+        Self::Idle(Box::new(stream))
     }
 
     /// The result of the renewal under way. Cancel safe.
@@ -112,12 +117,13 @@ async fn look(
     session: Session,
     lease: i64,
     wait: Duration,
-) -> Result<(Instant, Duration), RpcError> {
+) -> Result<(Instant, Option<Duration>), RpcError> {
     sleep(wait).await;
     let seen_at = clock::now();
     match session.time_to_live(lease).await {
-        Ok(remaining) => Ok((seen_at, remaining)),
+        Ok(remaining) => Ok((seen_at, Some(remaining))),
         Err(error) => match error.kind() {
+            RpcErrorKind::Busy => Ok((seen_at, None)),
             RpcErrorKind::LeaseGone | RpcErrorKind::Unauthenticated => Err(error),
             // The renewal ends with the connection, or is answered after all.
             _ => std::future::pending().await,

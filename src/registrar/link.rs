@@ -1,9 +1,10 @@
 //! [`Link`]: the connection to etcd, and [`Beside`]: another one, which is opened while the first does not answer.
 
 use super::keep_alive::Call;
-use super::reconciler::Event;
+use super::reconciler::{Answer, Event, Question};
 use super::streams::Streams;
-use crate::etcd::{RpcError, Session};
+use crate::clock;
+use crate::etcd::{RpcError, RpcErrorKind, Session};
 
 /// The connection in use.
 pub(super) enum Link {
@@ -15,8 +16,8 @@ pub(super) enum Link {
 /// Another connection, beside one that does not answer.
 pub(super) enum Beside {
     None,
-    Connecting(Call<Result<Session, RpcError>>),
-    Ready(Session),
+    Connecting(Call<Result<(Streams, Answer), RpcError>>),
+    Ready(Box<Streams>),
 }
 
 // === impl Link ===
@@ -48,6 +49,58 @@ impl Beside {
         };
         let result = call.await;
         *self = Self::None;
-        Event::ConnectedBeside(result.map(|session| *self = Self::Ready(session)))
+        Event::ConnectedBeside(result.map(|(streams, answer)| {
+            *self = Self::Ready(Box::new(streams));
+            answer
+        }))
+    }
+}
+
+/// Sends the request that a connection has to answer before it is used.
+pub(super) async fn ask(
+    session: Session,
+    question: Question,
+) -> Result<(Streams, Answer), RpcError> {
+    let (sent, asked) = (clock::now(), session.clone());
+    match question {
+        Question::Grant { lease, ttl } => {
+            let result = asked.grant(lease, ttl).await;
+            let result = unless_failed(result, RpcErrorKind::LeaseExists)?;
+            let answer = Answer::Granted {
+                lease,
+                sent,
+                result,
+            };
+            Ok((Streams::new(session), answer))
+        }
+        Question::Renew { lease } => {
+            let result = asked.renewals(lease).await;
+            match unless_failed(result, RpcErrorKind::LeaseGone)? {
+                Ok(stream) => {
+                    let result = Ok(None);
+                    let streams = Streams::with_keep_alive(session, stream);
+                    Ok((streams, Answer::Renewed { sent, result }))
+                }
+                Err(gone) => {
+                    let result = Err(gone);
+                    Ok((Streams::new(session), Answer::Renewed { sent, result }))
+                }
+            }
+        }
+        Question::Read => {
+            asked.probe().await?;
+            Ok((Streams::new(session), Answer::Read))
+        }
+    }
+}
+
+/// An error of this kind is an answer, and any other a failure.
+fn unless_failed<T>(
+    result: Result<T, RpcError>,
+    answer: RpcErrorKind,
+) -> Result<Result<T, RpcError>, RpcError> {
+    match result {
+        Err(error) if error.kind() != answer => Err(error),
+        answered => Ok(answered),
     }
 }

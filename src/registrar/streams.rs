@@ -8,10 +8,11 @@ use super::ids::Key;
 use super::keep_alive::{Call, KeepAlive};
 use super::reconciler::{Action, Event};
 use crate::clock;
-use crate::etcd::{RpcError, Session, WatchReplies, WatchRequests, WatchResponse};
+use crate::etcd::{KeepAliveStream, RpcError, Session, WatchReplies, WatchRequests, WatchResponse};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 
 /// See the [module](self).
 pub(super) struct Streams {
@@ -67,6 +68,18 @@ impl Streams {
             keep_alive: KeepAlive::Closed,
             watch: Watch::Closed,
             authenticating: None,
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> &Arc<str> {
+        self.session.endpoint()
+    }
+
+    /// The session, and on it a stream of renewals.
+    pub(super) fn with_keep_alive(session: Session, keep_alive: KeepAliveStream) -> Self {
+        Self {
+            keep_alive: KeepAlive::idle(keep_alive),
+            ..Self::new(session)
         }
     }
 

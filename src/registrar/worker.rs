@@ -4,11 +4,11 @@
 
 use super::ids::EntryId;
 use super::keep_alive::Call;
-use super::link::{Beside, Link};
-use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
+use super::link::{self, Beside, Link};
+use super::reconciler::{Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
-use super::streams::{Streams, some};
+use super::streams::some;
 use crate::clock;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, local_addr, with_timeout};
@@ -227,11 +227,13 @@ impl Worker {
         let Registry { config, stats, .. } = &*self.registry;
         match action {
             Action::Connect { member, limit } => {
-                self.link = Link::Connecting(self.connect(member, limit, false));
+                self.link = Link::Connecting(self.connect(member, limit));
             }
-            Action::ConnectBeside { member, limit } => {
-                self.beside = Beside::Connecting(self.connect(member, limit, true));
-            }
+            Action::ConnectBeside {
+                member,
+                limit,
+                question,
+            } => self.connect_beside(member, limit, question),
             Action::UseBeside => self.use_beside(),
             Action::DropBeside => self.beside = Beside::None,
             Action::Late { error, renewal } => {
@@ -283,27 +285,11 @@ impl Worker {
         }
     }
 
-    /// Opens a connection. One beside another has to answer a request too.
-    fn connect(
-        &self,
-        member: Member,
-        limit: Duration,
-        is_beside: bool,
-    ) -> Call<Result<Session, RpcError>> {
+    fn connect(&self, member: Member, limit: Duration) -> Call<Result<Session, RpcError>> {
         let registry = self.registry.clone();
         Box::pin(async move {
-            let (config, started) = (&registry.config, clock::now());
-            let mut session =
-                Session::connect(&config.members, &member, config.attempt, limit).await;
-            if is_beside && let Ok(connected) = session {
-                let answer = connected.probe();
-                let answer = with_timeout(limit, member.shown(), answer).await;
-                session = answer.map(|()| connected);
-            }
-            let took = clock::now().saturating_duration_since(started);
-            let observers = &config.observers;
-            observers.connected(member.shown(), took, &session);
-            if session.is_ok() && !is_beside {
+            let session = connect(&registry, &member, limit).await;
+            if session.is_ok() {
                 let stats = &registry.stats;
                 stats.set(|stats| member_stats::connected(&mut stats.members, member.shown()));
             }
@@ -311,17 +297,37 @@ impl Worker {
         })
     }
 
+    fn connect_beside(&mut self, member: Member, limit: Duration, question: Question) {
+        let registry = self.registry.clone();
+        self.beside = Beside::Connecting(Box::pin(async move {
+            let session = connect(&registry, &member, limit).await?;
+            with_timeout(limit, member.shown(), link::ask(session, question)).await
+        }));
+    }
+
     /// Uses the connection that was opened beside the first one.
     fn use_beside(&mut self) {
-        let Beside::Ready(session) = std::mem::replace(&mut self.beside, Beside::None) else {
+        let Beside::Ready(streams) = std::mem::replace(&mut self.beside, Beside::None) else {
             return;
         };
         self.registry.stats.set(|stats| {
             member_stats::disconnected(&mut stats.members);
-            member_stats::connected(&mut stats.members, session.endpoint());
+            member_stats::connected(&mut stats.members, streams.endpoint());
         });
-        self.link = Link::Open(Box::new(Streams::new(session)));
+        self.link = Link::Open(streams);
     }
+}
+
+async fn connect(
+    registry: &Registry,
+    member: &Member,
+    limit: Duration,
+) -> Result<Session, RpcError> {
+    let (config, started) = (&registry.config, clock::now());
+    let session = Session::connect(&config.members, member, config.attempt, limit).await;
+    let took = clock::now().saturating_duration_since(started);
+    config.observers.connected(member.shown(), took, &session);
+    session
 }
 
 /// Waits for the health services of `entries`, at most 50 ms for all, and yields once to others that

@@ -10,7 +10,7 @@
 //! more to do: the requests that were given up, and the same ones again.
 
 use super::state::{Connection, LeaseState, OpenConnection};
-use super::{Action, Reconciler};
+use super::{Action, Answer, Question, Reconciler};
 use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::lease;
@@ -134,12 +134,33 @@ impl Reconciler {
         let (ahead, endpoints) = (self.beside.failures + 1, &self.settings.endpoints);
         let (place, member) = self.rotation.ahead(ahead, endpoints, now);
         self.beside.place = place;
-        self.act(Action::ConnectBeside { member, limit });
+        let question = self.question();
+        self.act(Action::ConnectBeside {
+            member,
+            limit,
+            question,
+        });
     }
 
-    pub(super) fn on_connected_beside(&mut self, now: Instant, result: Result<(), RpcError>) {
+    fn question(&mut self) -> Question {
+        match &mut self.lease {
+            LeaseState::Granting {
+                id,
+                first_sent: Some(_),
+                attempts,
+            } => {
+                *attempts += 1;
+                let (lease, ttl) = (*id, self.settings.ttl);
+                Question::Grant { lease, ttl }
+            }
+            LeaseState::Held(lease) => Question::Renew { lease: lease.id() },
+            _ => Question::Read,
+        }
+    }
+
+    pub(super) fn on_connected_beside(&mut self, now: Instant, result: Result<Answer, RpcError>) {
         let error = match result {
-            Ok(()) => return self.use_beside(),
+            Ok(answer) => return self.use_beside(now, answer),
             Err(error) => error,
         };
         self.beside.is_connecting = false;
@@ -156,7 +177,7 @@ impl Reconciler {
     }
 
     /// The other connection answered first.
-    fn use_beside(&mut self) {
+    fn use_beside(&mut self, now: Instant, answer: Answer) {
         self.rotation
             .move_to(std::mem::take(&mut self.beside).place);
         if let LeaseState::Revoking(revoking) = &mut self.lease {
@@ -165,6 +186,15 @@ impl Reconciler {
         self.keys.on_disconnect();
         self.connection = Connection::Open(OpenConnection::default());
         self.act(Action::UseBeside);
+        match answer {
+            Answer::Granted {
+                lease,
+                sent,
+                result,
+            } => self.on_granted(now, lease, sent, result),
+            Answer::Renewed { sent, result } => self.on_renewed(now, sent, result),
+            Answer::Read => {}
+        }
     }
 
     pub(super) fn drop_beside(&mut self) {

@@ -258,9 +258,17 @@ impl Reconciler {
     }
 
     /// Keep waiting for the answer while enough of the lease is left to reconnect if this connection fails.
-    pub(super) fn on_renewal_late(&mut self, now: Instant, seen_at: Instant, remaining: Duration) {
+    pub(super) fn on_renewal_late(
+        &mut self,
+        now: Instant,
+        seen_at: Instant,
+        remaining: Option<Duration>,
+    ) {
         self.patience
             .answered(now.saturating_duration_since(seen_at));
+        let Some(remaining) = remaining else {
+            return self.on_renewal_busy(now);
+        };
         let reserve = lease::reserve(self.settings.attempt_timeout);
         if let LeaseState::Held(lease) = &mut self.lease {
             lease.seen(remaining, seen_at);
@@ -277,11 +285,26 @@ impl Reconciler {
         }
     }
 
+    /// The member answers, and cannot say how long the lease lives. Another one may, if there is one.
+    fn on_renewal_busy(&mut self, now: Instant) {
+        let has_other = self.has_other_member(now);
+        if let Connection::Open(open) = &mut self.connection
+            && !has_other
+        {
+            open.renewing_since = Some(now);
+        }
+    }
+
     fn on_renewal_error(&mut self, now: Instant, error: RpcError) {
         match &self.lease {
             LeaseState::Held(lease) if error.is_busy() => {
                 let left = lease.expiry().saturating_duration_since(now);
-                let pause = self.busy_pause().min(left / 3);
+                let interval = self.renewal_interval();
+                let pause = match left.is_zero() {
+                    true => interval,
+                    false => interval.min(left / 3),
+                };
+                let pause = pause.mul_f64(0.5 + self.rng.f64() / 2.0);
                 if let Connection::Open(open) = &mut self.connection {
                     open.renew_not_before = Some(now + pause);
                 }

@@ -21,8 +21,8 @@ pub(crate) enum Event {
     /// Everything is to be deregistered, with one attempt to revoke the lease.
     StopNow,
     Connected(Result<(), RpcError>),
-    /// The other connection has answered a request, or the attempt failed.
-    ConnectedBeside(Result<(), RpcError>),
+    /// The other connection has answered, or the attempt failed.
+    ConnectedBeside(Result<Answer, RpcError>),
     Granted {
         lease: i64,
         sent: Instant,
@@ -34,10 +34,10 @@ pub(crate) enum Event {
         result: Result<Option<Duration>, RpcError>,
     },
     /// A renewal is not answered yet, but a read of the lease sent at `seen_at` was: the lease lives for
-    /// `remaining` from then on.
+    /// `remaining` from then on. `None`: the member answers, and is too busy to say it.
     RenewalLate {
         seen_at: Instant,
-        remaining: Duration,
+        remaining: Option<Duration>,
     },
     Revoked {
         lease: i64,
@@ -58,6 +58,30 @@ pub(crate) enum Event {
     /// A request to watch a key, or to cancel a watch, was sent.
     WatchRequested(Result<(), RpcError>),
     Watched(Result<WatchResponse, RpcError>),
+}
+
+/// What another connection has to answer before it is used: what the first connection does not answer. When etcd is busy, a
+/// read is answered long before a renewal, and a connection that was used because of it would be as late as the first one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Question {
+    Grant { lease: i64, ttl: Duration },
+    Renew { lease: i64 },
+    Read,
+}
+
+/// The answer to a [`Question`]. That there is no such lease is an answer, too.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Granted {
+        lease: i64,
+        sent: Instant,
+        result: Result<Duration, RpcError>,
+    },
+    Renewed {
+        sent: Instant,
+        result: Result<Option<Duration>, RpcError>,
+    },
+    Read,
 }
 
 /// The desired state of one entry.
@@ -93,8 +117,13 @@ pub(crate) enum Action {
     ReadDesired(Vec<EntryId>),
     /// [`Event::Connected`], within the limit.
     Connect { member: Member, limit: Duration },
-    /// Open another connection beside the one that does not answer: [`Event::ConnectedBeside`], within the limit.
-    ConnectBeside { member: Member, limit: Duration },
+    /// Open another connection beside the one that does not answer, and send a request on it:
+    /// [`Event::ConnectedBeside`], within the limit.
+    ConnectBeside {
+        member: Member,
+        limit: Duration,
+        question: Question,
+    },
     /// Use the other connection, and drop the first one.
     UseBeside,
     /// Drop the other connection: the first one has answered.
@@ -148,6 +177,31 @@ pub(crate) enum Action {
     Finish,
 }
 
+// === impl Answer ===
+
+impl Answer {
+    /// The event of the same answer on the connection in use.
+    #[cfg(test)]
+    pub(crate) fn as_event(&self) -> Option<Event> {
+        match self {
+            Self::Granted {
+                lease,
+                sent,
+                result,
+            } => Some(Event::Granted {
+                lease: *lease,
+                sent: *sent,
+                result: result.clone(),
+            }),
+            Self::Renewed { sent, result } => Some(Event::Renewed {
+                sent: *sent,
+                result: result.clone(),
+            }),
+            Self::Read => None,
+        }
+    }
+}
+
 // === impl Event ===
 
 impl Event {
@@ -155,9 +209,9 @@ impl Event {
     pub(crate) fn error(&self) -> Option<&RpcError> {
         match self {
             Self::Connected(result)
-            | Self::ConnectedBeside(result)
             | Self::Authenticated(result)
             | Self::WatchRequested(result) => result.as_ref().err(),
+            Self::ConnectedBeside(result) => result.as_ref().err(),
             Self::Granted { result, .. } => result.as_ref().err(),
             Self::Renewed { result, .. } => result.as_ref().err(),
             Self::Revoked { result, .. } => result.as_ref().err(),

@@ -44,7 +44,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use messages::{Action, Desired, Event};
+pub(crate) use messages::{Action, Answer, Desired, Event, Question};
 
 use super::ids::EntryId;
 use super::key_table::KeyTable;

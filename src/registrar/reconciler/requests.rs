@@ -76,7 +76,7 @@ impl Reconciler {
         };
         if is_due && !open.is_renewing() {
             (open.renewing_since, open.renew_not_before) = (Some(now), None);
-            let late = self.patience.late();
+            let late = self.patience.expected();
             self.actions.push_back(Action::Renew { lease: id, late });
         }
         if !open.is_lease_confirmed || open.refused_token.is_some() {

@@ -310,7 +310,7 @@ impl Fixture {
     fn renewal_late(&self) -> Event {
         Event::RenewalLate {
             seen_at: self.now,
-            remaining: LEASE_TTL,
+            remaining: Some(LEASE_TTL),
         }
     }
 
@@ -372,8 +372,11 @@ const EVENTS: [Stimulus; 32] = [
     ("connection refused", "Connect", |_| {
         Event::Connected(failed(Unreachable))
     }),
-    ("the other connection answers", "ConnectBeside", |_| {
-        Event::ConnectedBeside(Ok(()))
+    ("the other connection answers", "ConnectBeside", |f| {
+        Event::ConnectedBeside(Ok(Answer::Renewed {
+            sent: f.now,
+            result: Ok(None),
+        }))
     }),
     ("the other connection is refused", "ConnectBeside", |_| {
         Event::ConnectedBeside(failed(Unreachable))

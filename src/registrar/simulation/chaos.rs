@@ -293,6 +293,7 @@ impl World {
             return;
         };
         let seen_at = self.now - waits.min(self.attempt).mul_f64(self.rng.f64());
+        let remaining = Some(remaining).filter(|_| self.rng.u8(..) < 200);
         self.handle(Event::RenewalLate { seen_at, remaining });
     }
 
@@ -322,7 +323,7 @@ impl World {
             .swap_remove(self.rng.usize(..self.abandoned.len()));
         let is_idle = matches!(
             request,
-            Request::Connect | Request::ConnectBeside | Request::LocalIp | Request::Authenticate
+            Request::Connect | Request::ConnectBeside(_) | Request::LocalIp | Request::Authenticate
         );
         // A second grant of a lease that has ended meanwhile would make the lease again. That takes so
         // long that it is left out.

@@ -21,7 +21,7 @@ use super::etcd::{Etcd, Stored};
 use super::world::{Entry, Request};
 use crate::etcd::{Op, RpcError, RpcErrorKind};
 use crate::registrar::ids::{EntryId, Key};
-use crate::registrar::reconciler::{Action, Event};
+use crate::registrar::reconciler::{Action, Event, Question};
 use crate::status::Status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -106,12 +106,19 @@ impl Checker {
     }
 
     pub(super) fn applied(&mut self, request: &Request) {
-        if let Request::Grant { lease, .. } = request {
+        if let Request::Grant { lease, .. }
+        | Request::ConnectBeside(Question::Grant { lease, .. }) = request
+        {
             self.granted.insert(*lease);
         }
     }
 
     pub(super) fn before(&mut self, event: &Event, now: Instant) {
+        if let Event::ConnectedBeside(Ok(answer)) = event
+            && let Some(event) = answer.as_event()
+        {
+            return self.before(&event, now);
+        }
         if let Some((_, since, ttl)) = self.acknowledged
             && since + ttl <= now
         {
@@ -171,7 +178,8 @@ impl Checker {
             }
             (
                 Event::RenewalLate {
-                    seen_at, remaining, ..
+                    seen_at,
+                    remaining: Some(remaining),
                 },
                 Some((_, since, ttl)),
             ) => *since = (*since).max(*seen_at + *remaining - *ttl),
@@ -236,7 +244,11 @@ impl Checker {
                 self.violated(format!("I6: {at:?} but {:?}", self.acknowledged));
             }
             Action::End(id, status) => self.ended(*id, status, entries, etcd, now),
-            Action::Grant { lease, .. } => {
+            Action::Grant { lease, .. }
+            | Action::ConnectBeside {
+                question: Question::Grant { lease, .. },
+                ..
+            } => {
                 self.asked.entry(*lease).or_insert((now, 0)).1 += 1;
                 if let Some(left) = self.unrevoked.first() {
                     self.violated(format!("I7: {left:x} is not revoked before the next grant"));

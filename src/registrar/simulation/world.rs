@@ -5,7 +5,7 @@ use super::check::Checker;
 use super::etcd::Etcd;
 use crate::etcd::{Op, RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::{EntryId, Key};
-use crate::registrar::reconciler::{Action, Desired, Event, Reconciler};
+use crate::registrar::reconciler::{Action, Answer, Desired, Event, Question, Reconciler};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +109,7 @@ pub(super) enum Stage {
 #[derive(Debug, Clone)]
 pub(super) enum Request {
     Connect,
-    ConnectBeside,
+    ConnectBeside(Question),
     Grant { lease: i64, ttl: Duration },
     Revoke { lease: i64 },
     Renew { lease: i64, is_first: bool },
@@ -201,8 +201,11 @@ impl World {
             Action::Connect { limit, .. } => {
                 self.link = Link::Connecting(self.limited(Request::Connect, limit));
             }
-            Action::ConnectBeside { limit, .. } => {
-                self.beside = Beside::Connecting(self.limited(Request::ConnectBeside, limit));
+            Action::ConnectBeside {
+                limit, question, ..
+            } => {
+                let request = Request::ConnectBeside(question);
+                self.beside = Beside::Connecting(self.limited(request, limit));
             }
             Action::UseBeside => {
                 self.drop_link();
@@ -381,7 +384,7 @@ impl World {
         let faults = self.faults;
         match request {
             Request::LocalIp | Request::Authenticate => None,
-            Request::Connect | Request::ConnectBeside if faults.refuses_connections => {
+            Request::Connect | Request::ConnectBeside(_) if faults.refuses_connections => {
                 Some(RpcErrorKind::Unreachable)
             }
             _ if faults.forgot_token => Some(RpcErrorKind::Unauthenticated),
@@ -415,7 +418,9 @@ impl World {
         let now = self.now;
         match request.clone() {
             Request::Connect => Event::Connected(self.result(failed, |_| Ok(()))),
-            Request::ConnectBeside => Event::ConnectedBeside(self.result(failed, |_| Ok(()))),
+            Request::ConnectBeside(question) => {
+                Event::ConnectedBeside(self.answer_to(question, sent, failed))
+            }
             Request::LocalIp => Event::LocalIpFound,
             Request::Authenticate => {
                 self.faults.forgot_token &= failed.is_some();
@@ -455,6 +460,46 @@ impl World {
         }
     }
 
+    fn answer_to(
+        &mut self,
+        question: Question,
+        sent: Instant,
+        failed: Option<RpcErrorKind>,
+    ) -> Result<Answer, RpcError> {
+        if let Some(kind) = failed {
+            return self.result(Some(kind), |_| Ok(Answer::Read));
+        }
+        let now = self.now;
+        let (answer, failure) = match question {
+            Question::Read => return Ok(Answer::Read),
+            Question::Grant { lease, ttl } => {
+                let result = self.result(None, |etcd| etcd.grant(lease, ttl, now));
+                let failure = result.clone().err();
+                let answer = Answer::Granted {
+                    lease,
+                    sent,
+                    result,
+                };
+                (answer, failure)
+            }
+            Question::Renew { lease } => {
+                let result = self.result(None, |etcd| etcd.renew(lease, now).map(|_| None));
+                let failure = result.clone().err();
+                (Answer::Renewed { sent, result }, failure)
+            }
+        };
+        let is_answer = |error: &RpcError| {
+            matches!(
+                error.kind(),
+                RpcErrorKind::LeaseGone | RpcErrorKind::LeaseExists
+            )
+        };
+        match failure {
+            Some(error) if !is_answer(&error) => Err(error),
+            _ => Ok(answer),
+        }
+    }
+
     fn result<T>(
         &mut self,
         failed: Option<RpcErrorKind>,
@@ -472,9 +517,9 @@ impl World {
                 self.link = Link::Open(Box::default());
             }
             Request::Connect => self.link = Link::Closed,
-            Request::ConnectBeside => {
+            Request::ConnectBeside(_) => {
                 self.beside = match event {
-                    Event::ConnectedBeside(Ok(())) => Beside::Ready,
+                    Event::ConnectedBeside(Ok(_)) => Beside::Ready,
                     _ => Beside::None,
                 };
             }
