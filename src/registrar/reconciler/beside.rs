@@ -98,7 +98,12 @@ impl Reconciler {
     }
 
     fn alone_at(&self, since: Instant) -> Instant {
-        let patient = deadline::after(since, self.patience.alone());
+        let alone = match &self.lease {
+            // No key is there yet that could be lost.
+            LeaseState::Granting { .. } => self.patience.alone() * 2,
+            _ => self.patience.alone(),
+        };
+        let patient = deadline::after(since, alone);
         let reserve = lease::reserve(self.settings.attempt_timeout);
         match self.unexpired(since) {
             Some(expiry) if self.beside.failures == 0 => {
