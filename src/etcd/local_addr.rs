@@ -28,7 +28,7 @@ pub(crate) async fn local_ips(
     if let Some(chosen) = chosen {
         return chosen.ips(&interfaces());
     }
-    let to_etcd = timeout(limit, source_ip(endpoints)).await;
+    let to_etcd = timeout(limit, source_ip(endpoints, limit)).await;
     let default = ANYWHERE.map(|ip| source_address(SocketAddr::new(ip, PORT)));
     let sources = to_etcd.unwrap_or_default().into_iter();
     let sources: Vec<_> = sources.chain(default.into_iter().flatten()).collect();
@@ -46,10 +46,12 @@ pub(crate) fn interfaces() -> Vec<LocalIp> {
 }
 
 /// Our address on the route to the first member that can be resolved.
-async fn source_ip(endpoints: &Endpoints) -> Option<IpAddr> {
+async fn source_ip(endpoints: &Endpoints, limit: Duration) -> Option<IpAddr> {
     for member in endpoints.members.all() {
-        let addrs = endpoints.resolver.resolve(member.host(), member.port());
-        let Ok(addrs) = addrs.await else { continue };
+        let (host, port) = (member.host(), member.port());
+        let Ok(addrs) = endpoints.resolver.resolve(host, port, limit).await else {
+            continue;
+        };
         if let Some(ip) = addrs.into_iter().find_map(source_address) {
             return Some(ip);
         }
@@ -77,7 +79,7 @@ mod tests {
     async fn the_route_to_a_local_etcd_is_loopback() {
         let members = Etcd::new(["http://127.0.0.1:2379"]).check().unwrap();
         assert_eq!(
-            source_ip(&members).await,
+            source_ip(&members, Duration::from_secs(1)).await,
             Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
         );
     }

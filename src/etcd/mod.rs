@@ -191,10 +191,14 @@ impl Etcd {
 
     /// Looks up the names of members in another way than the system's resolver (`getaddrinfo`).
     ///
-    /// The function gets host and port, and is called for each connection. A name with several
-    /// addresses counts as that many members: after one that does not answer, the next one is tried.
-    /// TLS checks the name. The function is not called for IP addresses, nor with a
-    /// [`connector`](Self::connector). Dropping its future must abandon the lookup.
+    /// The function gets host and port. A name with several addresses counts as that many members: after one that does
+    /// not answer, the next one is tried. TLS checks the name. The function is not called for IP addresses, nor with a
+    /// [`connector`](Self::connector).
+    ///
+    /// One lookup of a name is under way at a time for an `Etcd` and its clones. It outlives the attempt to connect that
+    /// began it, and the next attempt uses its answer. An answer is used for a second. When a lookup fails, or takes
+    /// longer than a third of an attempt, the last known addresses are used. The future may be polled by several tasks,
+    /// one after the other; it is dropped after a minute without an answer, which must abandon the lookup.
     #[must_use]
     pub fn resolver<F, R>(mut self, lookup: F) -> Self
     where

@@ -23,6 +23,8 @@ mod certificates;
 mod cluster;
 #[cfg(feature = "discovery")]
 mod discovery;
+#[cfg(target_os = "linux")]
+mod dns;
 #[cfg(feature = "cli")]
 mod doctor;
 mod drain;
