@@ -399,4 +399,18 @@ mod tests {
             );
         }
     }
+
+    #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+    #[test]
+    fn files_without_a_certificate_are_refused_by_their_names() {
+        let (_empty, empty) = file("");
+        for set in [
+            &[("ETCDCTL_CACERT", &*empty)][..],
+            &[("ETCDCTL_CERT", &*empty), ("ETCDCTL_KEY", &*empty)],
+        ] {
+            let error = read(set).unwrap().check().unwrap_err();
+            assert!(matches!(error, BuildError::Tls { .. }), "{error}");
+            assert!(error.to_string().contains(&empty), "{error}");
+        }
+    }
 }

@@ -223,6 +223,11 @@ impl Etcd {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn get_resolver(&self) -> Resolver {
+        self.resolver.clone()
+    }
+
     pub(crate) fn attempt_limit(&self) -> Option<Duration> {
         self.attempt_timeout
     }

@@ -8,7 +8,7 @@ use crate::address::AdvertisedInterface;
 use crate::drain::DrainTimeouts;
 use crate::error::BuildError;
 use crate::etcd::Etcd;
-use crate::etcd::local_addr;
+use crate::etcd::local_addr::Interfaces;
 use crate::format::{Format, Formats, Plain};
 use crate::lease;
 use crate::observer::{Observer, Observers};
@@ -32,6 +32,7 @@ pub struct RegistrarBuilder {
     ttl: Duration,
     on_conflict: OnConflict,
     allow_loopback: bool,
+    interfaces: Interfaces,
     advertise_interface: Option<String>,
     dedicated_thread: bool,
     readiness: Option<Readiness>,
@@ -69,6 +70,7 @@ impl RegistrarBuilder {
             ttl: Duration::from_secs(5),
             on_conflict: OnConflict::default(),
             allow_loopback: false,
+            interfaces: Interfaces::default(),
             advertise_interface: None,
             dedicated_thread: false,
             readiness: None,
@@ -238,6 +240,13 @@ impl RegistrarBuilder {
         self
     }
 
+    /// Sets the interfaces of this machine.
+    #[cfg(test)]
+    pub(super) fn interfaces(mut self, interfaces: Interfaces) -> Self {
+        self.interfaces = interfaces;
+        self
+    }
+
     /// Adds an observer of what the registrar does. May be called several times. Default: none, at no cost.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.add(observer);
@@ -265,12 +274,13 @@ impl RegistrarBuilder {
             members: self.etcd.check()?,
             advertised: self
                 .advertise_interface
-                .map(|name| AdvertisedInterface::find(name, &local_addr::interfaces()))
+                .map(|name| AdvertisedInterface::find(name, &self.interfaces.list()))
                 .transpose()?,
             ttl,
             attempt,
             on_conflict: self.on_conflict,
             allow_loopback: self.allow_loopback,
+            interfaces: self.interfaces,
             dedicated_thread: self.dedicated_thread,
             observers: self.observers,
             readiness: self.readiness.map(Readiness::check).transpose()?,

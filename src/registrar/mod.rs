@@ -32,6 +32,7 @@ mod entry;
 mod ids;
 mod keep_alive;
 mod key_table;
+mod local_ip;
 mod on_conflict;
 mod pause;
 mod probe;
@@ -44,6 +45,8 @@ mod rivals;
 mod shown;
 #[cfg(test)]
 mod simulation;
+#[cfg(all(test, feature = "test-util"))]
+mod slow_dns;
 mod streams;
 #[cfg(all(test, feature = "test-util"))]
 mod suspended;

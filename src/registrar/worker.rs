@@ -4,13 +4,14 @@
 
 use super::ids::EntryId;
 use super::keep_alive::Call;
+use super::local_ip;
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
 use super::streams::{Streams, some};
 use crate::clock;
 use crate::error::RegisterError;
-use crate::etcd::{Member, RpcError, Session, local_addr};
+use crate::etcd::{Member, RpcError, Session};
 use crate::isolated::in_current_span;
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
@@ -252,7 +253,7 @@ impl Worker {
             return;
         };
         if let Action::FindLocalIp = action {
-            return streams.request(find_local_ip(self.registry.clone()));
+            return streams.request(local_ip::find(self.registry.clone()));
         }
         let is_renewal = matches!(action, Action::Renew { .. });
         streams.begin(action);
@@ -271,6 +272,7 @@ impl Worker {
             let observers = &config.observers;
             observers.connected(member.shown(), took, &session);
             if session.is_ok() {
+                local_ip::check(&registry);
                 let stats = &registry.stats;
                 stats.set(|stats| member_stats::connected(&mut stats.members, member.shown()));
             }
@@ -286,15 +288,6 @@ async fn await_health(registry: &Registry, entries: Vec<EntryId>) {
     let entries = entries.into_iter().filter_map(|id| registry.entry(id));
     health_acknowledged(entries.map(|entry| entry.lifecycle.clone()).collect()).await;
     tokio::task::yield_now().await;
-}
-
-/// Finds the local address of the route to etcd, for the entries that wait for it.
-async fn find_local_ip(registry: Arc<Registry>) -> Event {
-    let config = &registry.config;
-    let (interface, limit) = (config.advertised.as_ref(), config.attempt);
-    let ips = local_addr::local_ips(&config.members, interface, limit).await;
-    registry.resolve(&ips);
-    Event::LocalIpFound
 }
 
 // === impl Link ===

@@ -17,6 +17,8 @@ mod greeter;
 mod support;
 
 mod access;
+#[cfg(target_os = "linux")]
+mod addresses;
 mod bad_input;
 mod blocked;
 mod certificates;

@@ -400,11 +400,13 @@ impl World {
         let names = free[first..first + count]
             .iter()
             .map(|name| (*name).to_owned());
+        let is_anywhere = self.rng.u8(..) < 40;
         let entry = Entry {
             names: names.collect(),
             value: self.rng.u64(..1000),
             is_announced: self.rng.u8(..) < 200,
-            needs_local_ip: self.rng.u8(..) < 20,
+            needs_local_ip: is_anywhere,
+            is_anywhere,
             pauses: u32::from(self.rng.u8(..) < 30),
             failures: u32::from(self.rng.u8(..) < 8),
             ..Entry::default()
