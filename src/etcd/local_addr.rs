@@ -21,7 +21,7 @@ const PORT: u16 = 9;
 pub(crate) enum Interfaces {
     #[default]
     System,
-    #[cfg(test)]
+    #[cfg(all(test, feature = "test-util"))]
     Listed(std::sync::Arc<crate::lock::Lock<Vec<LocalIp>>>),
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn local_ips(
     if let Some(chosen) = chosen {
         return chosen.ips(&interfaces.list());
     }
-    #[cfg(test)]
+    #[cfg(all(test, feature = "test-util"))]
     if let Interfaces::Listed(_) = interfaces {
         return candidates(&[], &interfaces.list());
     }
@@ -55,7 +55,7 @@ impl Interfaces {
     /// The addresses of our interfaces, in the order in which the system lists them. Some 50 µs; none if the system
     /// does not tell.
     pub(crate) fn list(&self) -> Vec<LocalIp> {
-        #[cfg(test)]
+        #[cfg(all(test, feature = "test-util"))]
         if let Self::Listed(list) = self {
             return list.lock().clone();
         }

@@ -223,7 +223,7 @@ impl Etcd {
         self
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "test-util"))]
     pub(crate) fn get_resolver(&self) -> Resolver {
         self.resolver.clone()
     }

@@ -170,6 +170,7 @@ impl RpcError {
             _ if says(&"received fatal alert") => {
                 Some("check Tls::identity_pem: it may want another client certificate")
             }
+            RpcErrorKind::Unreachable if says(&"cannot look up") => Some("check the name, and DNS"),
             RpcErrorKind::Unreachable if https && hung_up => Some("check that it speaks TLS there"),
             RpcErrorKind::Unreachable => Some("check that etcd runs there"),
             RpcErrorKind::Broken if self.at_first && hung_up && https => {

@@ -241,7 +241,7 @@ impl RegistrarBuilder {
     }
 
     /// Sets the interfaces of this machine.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "test-util"))]
     pub(super) fn interfaces(mut self, interfaces: Interfaces) -> Self {
         self.interfaces = interfaces;
         self

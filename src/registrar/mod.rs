@@ -11,6 +11,7 @@
 //! | `draining.rs` | the entries that have ended and whose servers still run |
 //! | `entry.rs` | one registration, and its desired keys |
 //! | `ids.rs` | the identifiers of entries and keys |
+//! | `local_ip.rs` | the address of this machine, while its interfaces change |
 //! | `on_conflict.rs` | [`OnConflict`]: what to do about a key of another lease |
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
 //! | `reach.rs` | whether others can dial an address |
@@ -25,6 +26,8 @@
 //! | `streams.rs` | the requests and streams on one connection |
 //! | `keep_alive.rs` | the keep-alive stream on that connection |
 
+#[cfg(all(test, feature = "test-util"))]
+mod address_changes;
 mod builder;
 #[cfg(feature = "introspection")]
 mod draining;

@@ -110,12 +110,7 @@ impl Worker {
         let registry = self.registry.clone();
         let (mut is_shutdown_now, mut is_closed) = (false, false);
         loop {
-            let changed = registry.take_changed();
-            if !changed.is_empty() {
-                reconciler.set_services(registry.services());
-                let desired = self.desired(reconciler, changed);
-                reconciler.handle_event(clock::now(), Event::Desired(desired));
-            }
+            self.report_changes(reconciler);
             if self.perform_all(reconciler).await.is_break() {
                 return;
             }
@@ -135,6 +130,8 @@ impl Worker {
                 }
                 event = self.link.next(registry.config.attempt) => {
                     self.note(&event);
+                    // First: an address that is gone must not be written any more once another one is found.
+                    self.report_changes(reconciler);
                     reconciler.handle_event(clock::now(), event);
                 }
                 () = some(wake.map(clock::sleep_until)) => reconciler.handle_timeout(clock::now()),
@@ -144,6 +141,16 @@ impl Worker {
                     reconciler.handle_event(clock::now(), Event::RegistryClosed);
                 }
             }
+        }
+    }
+
+    /// Reports the desired state of the entries that changed.
+    fn report_changes(&self, reconciler: &mut Reconciler) {
+        let changed = self.registry.take_changed();
+        if !changed.is_empty() {
+            reconciler.set_services(self.registry.services());
+            let desired = self.desired(reconciler, changed);
+            reconciler.handle_event(clock::now(), Event::Desired(desired));
         }
     }
 

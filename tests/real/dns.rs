@@ -45,11 +45,7 @@ async fn lookups_that_wait_for_dns_take_no_thread_of_the_application() {
     let instances = instances.collect::<Vec<_>>();
     let before = threads();
     let channel = BalancedChannel::builder_from(tokio_stream::iter(instances)).build();
-    eventually("lookups are under way", LONG, || match dns.queries() {
-        0..8 => Err(format!("{} queries", dns.queries())),
-        _ => Ok(()),
-    })
-    .await;
+    lookups_begin(&dns, 8).await;
     let start = Instant::now();
     while start.elapsed() < SEC * 3 {
         let asked = Instant::now();
@@ -60,6 +56,57 @@ async fn lookups_that_wait_for_dns_take_no_thread_of_the_application() {
     let more = threads() - before;
     assert!(more < 12, "{more} threads");
     drop(channel.unwrap());
+}
+
+/// The end of a runtime waits for its blocking threads: a server that had stopped ended 10 s later.
+#[tokio::test]
+async fn a_lookup_under_way_does_not_delay_the_end_of_a_runtime() {
+    if !namespace::enter("dns::a_lookup_under_way_does_not_delay_the_end_of_a_runtime").await {
+        return;
+    }
+    let dns = Dns::start(None);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let entered = runtime.enter();
+    let registration = announced(Registrar::builder(library_etcd([
+        "http://etcd.example:2379",
+    ])));
+    drop(entered);
+    lookups_begin(&dns, 1).await;
+    let begun = Instant::now();
+    let ended = tokio::task::spawn_blocking(move || drop(runtime));
+    ended.await.unwrap();
+    assert!(begun.elapsed() < SEC * 3, "{:?}", begun.elapsed());
+    drop(registration);
+}
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn doctor_ends_although_a_name_is_still_looked_up() {
+    if !namespace::enter("dns::doctor_ends_although_a_name_is_still_looked_up").await {
+        return;
+    }
+    let etcd = EtcdProcess::start().await;
+    let dns = Dns::start(None);
+    let value = r#"{"name":"greeter","id":"a","address":"server.example:9000"}"#;
+    let mut client = etcd.client().await;
+    let put = client.put("/services/greeter/a", value, None);
+    put.await.unwrap();
+    let mut doctor = tokio::process::Command::new(env!("CARGO_BIN_EXE_registryctl"));
+    let doctor = doctor.args(["doctor", "--etcd", &etcd.endpoint(), "greeter"]);
+    let begun = Instant::now();
+    let output = doctor.kill_on_drop(true).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("no answer about the name in time"), "{text}");
+    assert!(dns.queries() > 0);
+    assert!(begun.elapsed() < SEC * 6, "{:?}", begun.elapsed());
+}
+
+async fn lookups_begin(dns: &Dns, count: usize) {
+    eventually("lookups are under way", LONG, || match dns.queries() {
+        begun if begun < count => Err(format!("{begun} queries")),
+        _ => Ok(()),
+    })
+    .await;
 }
 
 /// The number of threads of this process.

@@ -446,12 +446,11 @@ impl World {
         match request {
             Request::Connect if matches!(event, Event::Connected(Ok(()))) => {
                 self.link = Link::Open(Box::default());
-                self.handle(event);
-                return self.change_address();
+                self.change_address();
             }
             Request::Connect => self.link = Link::Closed,
+            // Reported before the event, as the worker does.
             Request::LocalIp => {
-                self.handle(event);
                 let waiting = self.entries.iter_mut().filter(|(_, e)| e.is_announced);
                 let ids: Vec<_> = waiting
                     .map(|(id, entry)| {
@@ -460,7 +459,7 @@ impl World {
                         *id
                     })
                     .collect();
-                return self.touch(&ids);
+                self.touch(&ids);
             }
             Request::Watch { key, id, from } if is_ok => self.watched(key, id, from),
             Request::Unwatch { id } if is_ok => {
