@@ -165,7 +165,8 @@ impl fmt::Debug for Tls {
     }
 }
 
-#[cfg(all(test, any(feature = "tls-ring", feature = "tls-aws-lc")))]
+#[cfg(test)]
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 mod tests {
     use super::*;
     use crate::error::BuildError;

@@ -174,6 +174,21 @@ async fn an_address_stays_until_there_is_another_one() {
     assert_eq!(machine.addresses(), ["10.1.0.6:9000"]);
 }
 
+/// A server may start before the network does.
+#[tokio::test(start_paused = true)]
+async fn loopback_is_left_once_others_can_dial_another_address() {
+    let machine = Machine::with(&[]);
+    let _registration = machine
+        .registered(Instance::new("greeter"), "0.0.0.0:9000")
+        .await;
+    machine.reconnect().await;
+    assert_eq!(machine.addresses(), ["127.0.0.1:9000"]);
+    machine.set(&["10.1.0.5"]);
+    machine.reconnect().await;
+    assert_eq!(machine.addresses(), ["10.1.0.5:9000"]);
+    assert_eq!(machine.warnings(MOVED), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_given_address_that_is_gone_stays_and_is_reported_once() {
     let explicit = Instance::new("greeter").address("10.1.0.5:9000");

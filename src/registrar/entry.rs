@@ -205,7 +205,7 @@ impl Entry {
         };
         last.is_gone = false;
         // Without an address that others can dial, the machine is being set up: the next connection checks again.
-        if !ips.iter().any(|ip| bound.serves(ip)) || last.address.is_one_of(ips) {
+        if !ips.iter().any(|ip| bound.serves(ip)) || last.is_usable(bound, ips) {
             return None;
         }
         let to = bound.resolve(ips);
@@ -213,27 +213,29 @@ impl Entry {
         Some(Moved { from, to })
     }
 
+    /// Whether it has an address that the machine may lose.
+    pub(super) fn depends_on_interfaces(&self) -> bool {
+        let spec = self.spec();
+        let may_go = |address: &Address| address.ip().is_some() && !address.is_loopback();
+        spec.found.is_some() || spec.given().any(may_go)
+    }
+
     /// Notes whether the address that was found is still one of ours, which are `ips`. Returns whether it is not.
     pub(super) fn check_found(&self, ips: &[IpAddr]) -> bool {
         let mut spec = self.spec();
-        let Some(found) = &mut spec.found else {
+        let Spec { bound, found, .. } = &mut *spec;
+        let (Some(bound), Some(found)) = (bound, found) else {
             return false;
         };
-        found.is_gone = !found.address.is_one_of(ips);
+        found.is_gone = !found.is_usable(bound, ips);
         found.is_gone
     }
 
     /// The addresses that the user gave, that were ours before and are not now, each once.
     pub(super) fn check_given(&self, ips: &[IpAddr]) -> Vec<Address> {
         let mut spec = self.spec();
-        let explicit = spec.instances.iter().map(|(_, address)| address.as_ref());
-        let is_bound = spec.instances.iter().any(|(_, address)| address.is_none());
-        let bound = match &spec.bound {
-            Some(Bound::Exact(address)) if is_bound => Some(address),
-            _ => None,
-        };
-        let given: Vec<_> = explicit.flatten().chain(bound).cloned().collect();
-        let (ours, others): (Vec<_>, Vec<_>) = given.into_iter().partition(|it| it.is_one_of(ips));
+        let given = spec.given().cloned();
+        let (ours, others): (Vec<_>, Vec<_>) = given.partition(|it| it.is_one_of(ips));
         let before = std::mem::take(&mut spec.local);
         spec.local = ours.iter().filter_map(Address::ip).collect();
         let is_gone = |address: &Address| address.is_one_of(&before);
@@ -274,6 +276,16 @@ impl Entry {
     }
 }
 
+// === impl Found ===
+
+impl Found {
+    /// Whether it is one of our addresses `ips`. The loopback address serves only until there is another one.
+    fn is_usable(&self, bound: &Bound, ips: &[IpAddr]) -> bool {
+        let is_last_resort = self.address.is_loopback() && ips.iter().any(|ip| bound.serves(ip));
+        self.address.is_one_of(ips) && !is_last_resort
+    }
+}
+
 // === impl Spec ===
 
 impl Spec {
@@ -291,6 +303,17 @@ impl Spec {
             Some(Bound::Exact(address)) => Some(address),
             _ => self.found.as_ref().map(|found| &found.address),
         }
+    }
+
+    /// The addresses that the user gave: to instances, or to the listener.
+    fn given(&self) -> impl Iterator<Item = &Address> {
+        let explicit = self.instances.iter().map(|(_, address)| address.as_ref());
+        let is_bound = self.instances.iter().any(|(_, address)| address.is_none());
+        let bound = match &self.bound {
+            Some(Bound::Exact(address)) if is_bound => Some(address),
+            _ => None,
+        };
+        explicit.flatten().chain(bound)
     }
 
     /// Keys and values, once they are to be written and every address is known.

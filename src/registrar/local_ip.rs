@@ -34,13 +34,18 @@ fn resolve(registry: &Registry, ips: &[IpAddr]) {
 /// Compares the addresses of all entries with the interfaces of this machine. Entries whose address is gone need
 /// another one after it.
 pub(super) fn check(registry: &Registry) {
+    let mut entries = registry.entries();
+    entries.retain(|entry| entry.depends_on_interfaces());
+    if entries.is_empty() {
+        return;
+    }
     let interfaces = registry.config.interfaces.list();
     let ips: Vec<IpAddr> = interfaces.iter().map(|interface| interface.ip).collect();
     // The system did not tell.
     if ips.is_empty() {
         return;
     }
-    for entry in registry.entries() {
+    for entry in entries {
         for address in entry.check_given(&ips) {
             report::address_is_gone(&entry, &address);
         }

@@ -26,7 +26,8 @@
 //! | `streams.rs` | the requests and streams on one connection |
 //! | `keep_alive.rs` | the keep-alive stream on that connection |
 
-#[cfg(all(test, feature = "test-util"))]
+#[cfg(test)]
+#[cfg(feature = "test-util")]
 mod address_changes;
 mod builder;
 #[cfg(feature = "introspection")]
@@ -48,7 +49,8 @@ mod rivals;
 mod shown;
 #[cfg(test)]
 mod simulation;
-#[cfg(all(test, feature = "test-util"))]
+#[cfg(test)]
+#[cfg(feature = "test-util")]
 mod slow_dns;
 mod streams;
 #[cfg(all(test, feature = "test-util"))]

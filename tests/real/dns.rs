@@ -55,7 +55,9 @@ async fn lookups_that_wait_for_dns_take_no_thread_of_the_application() {
     }
     let more = threads() - before;
     assert!(more < 12, "{more} threads");
-    drop(channel.unwrap());
+    let channel = channel.unwrap();
+    let states = format!("{:?}", channel.endpoints());
+    assert!(states.contains("looking up server-"), "{states}");
 }
 
 /// The end of a runtime waits for its blocking threads: a server that had stopped ended 10 s later.
