@@ -22,8 +22,8 @@ async fn a_dns_server_slower_than_an_attempt_prevents_no_registration() {
     registered_within(LONG, &registration).await;
     let answered = dns.first_answer().unwrap();
     assert!(answered.elapsed() < SEC * 3, "{:?}", answered.elapsed());
-    // A and AAAA.
-    assert_eq!(dns.queries(), 2);
+    // A and AAAA; on a busy machine glibc may ask for both again.
+    assert!(dns.queries() <= 4, "{} queries", dns.queries());
 }
 
 /// 400 lookups that wait for DNS took all threads on which the runtime runs blocking code.
