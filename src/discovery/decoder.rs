@@ -6,6 +6,7 @@ use crate::backoff::{Bucket, Rate};
 use crate::escaped::Escaped;
 use crate::etcd::KeyValue;
 use crate::format::{DecodeError, Format};
+use std::hash::{BuildHasher as _, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub(super) struct Decoder {
     format: Arc<dyn Format>,
     reasons: Reasons,
     warnings: Bucket,
+    hasher: RandomState,
 }
 
 /// A larger value is skipped without decoding it.
@@ -36,7 +38,12 @@ impl Decoder {
             format,
             reasons: Reasons::default(),
             warnings: Bucket::default(),
+            hasher: RandomState::new(),
         }
+    }
+
+    pub(super) fn digest(&self, value: &[u8]) -> u64 {
+        self.hasher.hash_one(value)
     }
 
     pub(super) fn read(&mut self, found: KeyValue) -> Reading {
@@ -57,6 +64,7 @@ impl Decoder {
         Reading {
             key,
             seen,
+            digest: self.digest(&value),
             instance: read.map_err(|error| self.reasons.shared(&error)),
         }
     }

@@ -11,8 +11,10 @@
 //!
 //! The missing keys are kept, each until a deadline of its own that later lost connections do not change.
 
+mod history;
 mod reading;
 
+pub(super) use history::{Check, Known, Sample};
 pub(super) use reading::Reading;
 
 use super::missing::Missing;
@@ -44,6 +46,8 @@ pub(super) struct Store {
     revision: i64,
     /// etcd does not have our history any more: a list is needed.
     history_lost: bool,
+    /// The last key that was deleted since the last list, unless it was put again.
+    last_deleted: Option<Arc<str>>,
     readable: usize,
     /// Counts changes of the keys that cannot be decoded, and of their reasons.
     unreadable_changes: u64,
@@ -84,6 +88,8 @@ struct Entry {
     /// The [`Store::epoch`] in which it was last seen.
     epoch: u64,
     weight: usize,
+    /// Of its value.
+    digest: u64,
     /// The instance, or why its value cannot be decoded.
     instance: Result<Arc<Instance>, Arc<str>>,
 }
@@ -104,6 +110,7 @@ impl Store {
             entries: BTreeMap::new(),
             revision: 0,
             history_lost: false,
+            last_deleted: None,
             readable: 0,
             unreadable_changes: 0,
             bytes: 0,
@@ -177,20 +184,6 @@ impl Store {
         (counts, self.revision > 0, self.unreadable_changes)
     }
 
-    /// A key to check whether etcd still has the same history, with its lease and revision.
-    pub(super) fn history_probe(&self) -> Option<(Arc<str>, KeyMeta)> {
-        if self.history_lost {
-            return None;
-        }
-        let mut entries = self.entries.iter();
-        let (key, entry) = entries.find(|(key, _)| !self.missing.contains(key))?;
-        Some((key.clone(), entry.seen))
-    }
-
-    pub(super) fn lose_history(&mut self) {
-        self.history_lost = true;
-    }
-
     /// etcd answered. Call it before the answer is applied.
     pub(super) fn on_answer(&mut self, now: Instant) {
         let silent = self.last_answer.replace(now).map(|last| now - last);
@@ -253,7 +246,7 @@ impl Store {
         }
         // Decided after the new keys are applied.
         for reading in readings {
-            self.put(reading, now);
+            self.set(reading, now);
         }
         if self.present() >= self.threshold {
             for key in self.missing.take_all() {
@@ -264,16 +257,25 @@ impl Store {
         // etcd may have lost its data, so the revision may be lower.
         self.revision = revision;
         self.history_lost = false;
+        self.last_deleted = None;
     }
 
     /// A key was put.
     pub(super) fn put(&mut self, reading: Reading, now: Instant) {
+        if !self.is_older(&reading.key, reading.seen.revision) {
+            self.set(reading, now);
+        }
+    }
+
+    fn set(&mut self, reading: Reading, now: Instant) {
         let Reading {
             key,
             seen,
+            digest,
             instance,
         } = reading;
         self.revision = self.revision.max(seen.revision);
+        self.last_deleted.take_if(|deleted| **deleted == *key);
         let mut is_back = self.missing.remove(&key);
         let weight = weight(&key, instance.as_ref().ok());
         if !self.has_room_for(&key, weight) {
@@ -288,6 +290,7 @@ impl Store {
             seen,
             epoch: self.epoch,
             weight,
+            digest,
             instance: instance.map(Arc::new),
         };
         self.insert(key, entry);
@@ -322,7 +325,11 @@ impl Store {
     /// A key was deleted, at `revision`.
     pub(super) fn delete(&mut self, key: &str, revision: i64, now: Instant) {
         self.revision = self.revision.max(revision);
+        if self.is_older(key, revision) {
+            return;
+        }
         self.has_room |= self.passed_over > 0;
+        self.last_deleted = Some(key.into());
         let Some((key, entry)) = self.entries.get_key_value(key) else {
             return;
         };
@@ -336,6 +343,12 @@ impl Store {
             self.remove(&key);
         }
         self.settle(false, now);
+    }
+
+    /// A change at `revision` is older than what a list that went on at newer revisions has found.
+    fn is_older(&self, key: &str, revision: i64) -> bool {
+        let known = self.entries.get(key);
+        known.is_some_and(|it| revision < it.seen.revision) && !self.missing.contains(key)
     }
 
     fn is_preserving(&self, now: Instant) -> bool {
