@@ -68,9 +68,6 @@ pub struct InstanceJson {
     pub secure: bool,
 }
 
-/// etcd refuses requests above 1.5 MiB; the rest of a request of ours is far smaller than the difference.
-pub(crate) const MAX_VALUE: usize = 1536 * 1024 - 4096;
-
 const MAX_SEGMENT: usize = 255;
 
 // === impl Instance ===

@@ -5,9 +5,8 @@ use super::store::Reading;
 use crate::backoff::{Bucket, Rate};
 use crate::escaped::Escaped;
 use crate::etcd::KeyValue;
-use crate::format::{DecodeError, Format};
+use crate::format::{self, DecodeError, Format};
 use std::hash::{BuildHasher as _, RandomState};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,8 +20,6 @@ pub(super) struct Decoder {
     hasher: RandomState,
 }
 
-/// A larger value is skipped without decoding it.
-const MAX_VALUE: usize = 64 * 1024;
 /// The rate of warnings about values that cannot be decoded; the snapshot has their number.
 const WARNINGS: Rate = Rate {
     burst: 5,
@@ -48,16 +45,7 @@ impl Decoder {
 
     pub(super) fn read(&mut self, found: KeyValue) -> Reading {
         let KeyValue { key, value, seen } = found;
-        let read = match value.len() {
-            // A format may be the user's code. A panic skips one value, and does not end the watch.
-            ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
-                self.format.decode(&self.service, &key, &value)
-            }))
-            .unwrap_or_else(|_| Err(DecodeError::new("made its format panic"))),
-            len => Err(DecodeError::new(format!(
-                "is {len} bytes long, {MAX_VALUE} at most are read"
-            ))),
-        };
+        let read = format::decode(&*self.format, &self.service, &key, &value);
         if let Err(reason) = &read {
             self.warn(&key, reason);
         }

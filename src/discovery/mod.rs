@@ -43,7 +43,7 @@
 //! | `changes.rs` | [`Changes`]: a stream of the changes of the set |
 //! | `snapshot.rs` | [`Snapshot`]: the instances at one revision |
 //! | `snapshot_watch.rs` | [`SnapshotWatch`]: the current snapshot, and each later one |
-//! | `store/` | turns lists and events into changes; self-preservation; pure |
+//! | `store/` | turns lists and events into changes; the check of the history; self-preservation; pure |
 //! | `missing.rs` | keys that are kept although etcd does not have them; pure |
 //! | `decoder.rs` | decodes a key and its value to an instance |
 //! | `skipped.rs` | [`Skipped`]: keys that are skipped, and why |

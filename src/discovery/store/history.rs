@@ -90,4 +90,10 @@ impl Store {
     pub(in crate::discovery) fn lose_history(&mut self) {
         self.history_lost = true;
     }
+
+    /// A change at `revision` is older than what a list that went on at newer revisions has found.
+    pub(super) fn is_older(&self, key: &str, revision: i64) -> bool {
+        let known = self.entries.get(key);
+        known.is_some_and(|it| revision < it.seen.revision) && !self.missing.contains(key)
+    }
 }

@@ -1,3 +1,4 @@
+use super::preservation::AFTER_SILENCE;
 use super::*;
 
 const SEC: Duration = Duration::from_secs(1);
