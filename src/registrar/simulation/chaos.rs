@@ -1,6 +1,5 @@
 //! The next event of a run, drawn at random.
 
-use super::etcd::Stored;
 use super::world::{Entry, Link, Pending, Place, Request, Stage, World};
 use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::{EntryId, Key};
@@ -488,17 +487,11 @@ impl World {
             for lease in snapshot.leases.keys().filter(|lease| Some(**lease) != held) {
                 self.check.granted.remove(lease);
             }
-            // A key that we deleted under a lease that we still have is back, and not in the key table
-            // any more. This is not handled.
-            let is_back = |(key, stored): &(&Key, &Stored)| {
-                let now = self.etcd.keys.get(*key).map(|stored| stored.lease);
-                Some(stored.lease) == held && now != held
-            };
-            let back = snapshot.keys.iter().filter(is_back);
-            let forgotten: Vec<Key> = back.map(|(key, _)| key.clone()).collect();
-            for key in forgotten {
-                snapshot.set(&key, None);
-            }
+            // Keys of paused entries may be back, until the next connection reads them.
+            self.check
+                .paused_for
+                .values_mut()
+                .for_each(|count| *count = 0);
             self.etcd = snapshot;
             self.abandoned.clear();
             self.cut();

@@ -66,7 +66,7 @@ pub(super) struct Checker {
     connects: Vec<Instant>,
     is_finished: bool,
     /// For each paused entry: how many transactions in a row were applied since, without a failure.
-    paused_for: BTreeMap<EntryId, u32>,
+    pub(super) paused_for: BTreeMap<EntryId, u32>,
     /// A write was denied under the current lease: keys may be written one by one.
     are_isolated: bool,
 }
