@@ -123,6 +123,11 @@ impl Reflector {
         if response.ended.is_none() {
             self.on_revision(endpoint, response.revision)?;
         }
+        self.on_changes(response)
+    }
+
+    /// A response that may be older than the store: its watch was open before the list.
+    pub(super) fn on_changes(&mut self, response: WatchResponse) -> Result<(), RpcError> {
         self.on_answer();
         let events: Vec<_> = response
             .events

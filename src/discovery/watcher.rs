@@ -44,6 +44,8 @@ pub(super) struct Watcher {
     connected_since: Option<Instant>,
     /// A watch from the store's revision was requested, and has not answered yet.
     is_resuming: bool,
+    /// etcd compacted the revision of the last list before it was watched.
+    was_compacted: bool,
 }
 
 /// An open watch.
@@ -64,6 +66,8 @@ struct EarlyWatch {
     bytes: usize,
 }
 
+/// The revision that a watch from now on follows: etcd takes a start revision of 0 for that.
+const NOW: i64 = -1;
 /// The most bytes of changes to keep while the set is listed. With more, the watch is opened again after the list.
 const MAX_EARLY: usize = 16 * 1024 * 1024;
 /// How long a watch may be quiet before a probe is sent. An answer must come
@@ -100,6 +104,7 @@ impl Watcher {
             rng,
             connected_since: None,
             is_resuming: false,
+            was_compacted: false,
         }
     }
 
@@ -154,24 +159,28 @@ impl Watcher {
     /// Lists all keys, and watches from the revision of the list on.
     ///
     /// A list of several pages takes longer, and etcd may compact the revision of the first one meanwhile. So the
-    /// watch is opened after the first page: a watch that is open loses nothing by that.
+    /// watch is opened after the first page: a watch that is open loses nothing by that. If even that was too late,
+    /// the next one is opened before the list.
     async fn list(&mut self, session: &Session) -> Result<Watch, RpcError> {
         let mut listing = self.reflector.begin_list();
-        self.reflector.next_page(session, &mut listing).await?;
-        let mut early = None;
-        if !listing.is_complete() {
-            let (watch, created) = self.open_watch(session, listing.revision).await?;
-            early = Some(EarlyWatch::new(watch, created));
-        }
+        let mut early = match self.was_compacted {
+            true => Some(self.open_watch(session, NOW).await?.into()),
+            false => None,
+        };
         while !listing.is_complete() {
-            let revision = listing.revision;
-            let mut page = pin!(self.reflector.next_page(session, &mut listing));
-            loop {
-                tokio::select! {
-                    biased;
-                    response = EarlyWatch::next(&mut early) => EarlyWatch::add(&mut early, response?, revision)?,
-                    page = &mut page => break page?,
+            let is_first = listing.revision == 0;
+            {
+                let mut page = pin!(self.reflector.next_page(session, &mut listing));
+                loop {
+                    tokio::select! {
+                        biased;
+                        response = EarlyWatch::next(&mut early) => EarlyWatch::add(&mut early, response?)?,
+                        page = &mut page => break page?,
+                    }
                 }
+            }
+            if is_first && early.is_none() && !listing.is_complete() {
+                early = Some(self.open_watch(session, listing.revision).await?.into());
             }
         }
         self.reflector.finish_list(listing);
@@ -182,7 +191,7 @@ impl Watcher {
             return self.resume(session).await;
         };
         for response in responses {
-            self.reflector.on_response(&watch.endpoint, response)?;
+            self.reflector.on_changes(response)?;
         }
         self.on_watching();
         Ok(watch)
@@ -231,7 +240,7 @@ impl Watcher {
                 }
                 () = sleep_until(probe_at) => self.probe(session, watch).await?,
             }
-            self.is_resuming = false;
+            (self.is_resuming, self.was_compacted) = (false, false);
             probe_at = Instant::now() + self.quiet();
             if self.reflector.wants_list() {
                 return Ok(());
@@ -285,6 +294,7 @@ impl Watcher {
     fn on_disconnect(&mut self, error: &RpcError) -> Duration {
         let is_late = error.kind() == RpcErrorKind::Timeout;
         let is_resuming = std::mem::take(&mut self.is_resuming);
+        self.was_compacted |= !is_resuming && error.kind() == RpcErrorKind::Compacted;
         if is_resuming && is_late || error.kind() == RpcErrorKind::TooLarge {
             // etcd sends all missed events in one answer, which may be too large for this link, or for us, each
             // time. A list has pages.
@@ -310,15 +320,17 @@ impl Watcher {
 
 // === impl EarlyWatch ===
 
-impl EarlyWatch {
-    fn new(watch: Watch, created: WatchResponse) -> Self {
+impl From<(Watch, WatchResponse)> for EarlyWatch {
+    fn from((watch, created): (Watch, WatchResponse)) -> Self {
         Self {
             watch,
             responses: vec![created],
             bytes: 0,
         }
     }
+}
 
+impl EarlyWatch {
     /// Cancel safe.
     async fn next(early: &mut Option<Self>) -> Result<WatchResponse, RpcError> {
         match early {
@@ -327,21 +339,13 @@ impl EarlyWatch {
         }
     }
 
-    /// Keeps a response for later, if there is room. `revision`: that of the list.
-    fn add(
-        early: &mut Option<Self>,
-        response: WatchResponse,
-        revision: i64,
-    ) -> Result<(), RpcError> {
+    /// Keeps a response for later, if there is room.
+    fn add(early: &mut Option<Self>, response: WatchResponse) -> Result<(), RpcError> {
         let Some(it) = early else {
             return Ok(());
         };
         if let Some((_, error)) = response.ended {
             return Err(error);
-        }
-        if response.revision < revision {
-            let what = "its revision went back while it was listed";
-            return Err(RpcError::broken(&it.watch.endpoint, what));
         }
         it.bytes += response.weight();
         it.responses.push(response);

@@ -487,11 +487,10 @@ impl World {
             for lease in snapshot.leases.keys().filter(|lease| Some(**lease) != held) {
                 self.check.granted.remove(lease);
             }
-            // Keys of paused entries may be back, until the next connection reads them.
-            self.check
-                .paused_for
-                .values_mut()
-                .for_each(|count| *count = 0);
+            // They are deleted again once they are read.
+            let is_back = |key: &&Key| !self.etcd.keys.contains_key(*key);
+            let back = snapshot.keys.keys().filter(is_back).cloned();
+            self.check.brought_back.extend(back);
             self.etcd = snapshot;
             self.abandoned.clear();
             self.cut();
