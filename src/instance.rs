@@ -10,7 +10,8 @@ use tonic::server::NamedService;
 /// One server under one service name, to be written to etcd.
 ///
 /// Only the name is required. The setters check nothing.
-/// [`Registrar::register`](crate::Registrar::register) checks everything, before any request is sent.
+/// [`Registrar::register`](crate::Registrar::register) checks everything, before any request is sent. What is
+/// written has at most [64 KiB](crate::format::MAX_VALUE), because readers skip more.
 ///
 /// ```
 /// use tonic_etcd::Instance;
