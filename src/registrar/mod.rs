@@ -103,8 +103,8 @@ impl Registrar {
     ///
     /// # Errors
     ///
-    /// [`RegisterError::Name`], [`RegisterError::Address`] and [`RegisterError::ValueTooLarge`] for an instance that
-    /// cannot be written, [`RegisterError::SameKey`] if another registration would write its key,
+    /// [`RegisterError::Name`], [`RegisterError::Address`], [`RegisterError::KeyTooLong`] and
+    /// [`RegisterError::ValueTooLarge`] for an instance that cannot be written, or that readers would skip, [`RegisterError::SameKey`] if another registration would write its key,
     /// [`RegisterError::Stopped`] after shutdown, [`RegisterError::NoRuntime`] outside of a tokio runtime,
     /// [`RegisterError::Thread`] if a dedicated thread cannot be started.
     pub fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {

@@ -24,6 +24,8 @@ mod deploy;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(feature = "discovery")]
+mod discovery_history;
+#[cfg(feature = "discovery")]
 mod discovery_hostile;
 #[cfg(feature = "discovery")]
 mod discovery_soak;

@@ -1,6 +1,5 @@
 //! The next event of a run, drawn at random.
 
-use super::etcd::Stored;
 use super::world::{Entry, Link, Pending, Place, Request, Stage, World};
 use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::{EntryId, Key};
@@ -490,17 +489,10 @@ impl World {
             for lease in snapshot.leases.keys().filter(|lease| Some(**lease) != held) {
                 self.check.granted.remove(lease);
             }
-            // A key that we deleted under a lease that we still have is back, and not in the key table
-            // any more. This is not handled.
-            let is_back = |(key, stored): &(&Key, &Stored)| {
-                let now = self.etcd.keys.get(*key).map(|stored| stored.lease);
-                Some(stored.lease) == held && now != held
-            };
-            let back = snapshot.keys.iter().filter(is_back);
-            let forgotten: Vec<Key> = back.map(|(key, _)| key.clone()).collect();
-            for key in forgotten {
-                snapshot.set(&key, None);
-            }
+            // They are deleted again once they are read.
+            let is_back = |key: &&Key| !self.etcd.keys.contains_key(*key);
+            let back = snapshot.keys.keys().filter(is_back).cloned();
+            self.check.brought_back.extend(back);
             self.etcd = snapshot;
             self.abandoned.clear();
             self.cut();
