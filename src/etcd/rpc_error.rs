@@ -157,6 +157,9 @@ impl RpcError {
         let says = |text: &&str| self.what.contains(*text);
         let hung_up = HUNG_UP.iter().any(says);
         let https = self.endpoint.starts_with("https:");
+        if let Some(advice) = crate::exhausted::advice(&self.what) {
+            return Some(advice);
+        }
         match self.kind {
             RpcErrorKind::Denied | RpcErrorKind::TooLarge | RpcErrorKind::TooManyOps => REFUSALS
                 .iter()
@@ -417,6 +420,13 @@ mod tests {
     #[test]
     fn each_error_has_its_advice() {
         for (endpoint, kind, what, at_first, advice) in [
+            (
+                "http://e:1",
+                RpcErrorKind::Unreachable,
+                "tcp connect error: Too many open files (os error 24)",
+                false,
+                "ulimit -n",
+            ),
             (
                 "https://e:1",
                 RpcErrorKind::Unreachable,

@@ -26,6 +26,7 @@ mod discovery;
 #[cfg(feature = "cli")]
 mod doctor;
 mod drain;
+mod exhausted;
 mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
