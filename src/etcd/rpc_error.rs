@@ -1,8 +1,9 @@
 //! [`RpcError`]: an error from etcd, and its kind. Errors are classified here and nowhere else.
 //!
 //! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
-//! `etcd-client` returns one as text only.
+//! `etcd-client` returns one as text only. They are escaped and cut here, after that: a proxy may write anything.
 
+use crate::escaped::foreign;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
@@ -60,7 +61,7 @@ impl RpcError {
         Self {
             kind,
             endpoint: endpoint.clone(),
-            what,
+            what: foreign(&what),
             at_first: false,
         }
     }
@@ -287,7 +288,8 @@ pub(crate) async fn with_timeout<T>(
     answer.unwrap_or_else(|_| Err(RpcError::timeout(endpoint, limit)))
 }
 
-/// An error and its causes in one line, without repetition.
+/// An error and its causes in one line, without repetition; escaped and cut, because a cause may be the word of a peer:
+/// GOAWAY carries a text, and so do certificates.
 ///
 /// tonic shows only "transport error"; "connection refused" is three causes deeper.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
@@ -303,7 +305,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         }
         cause = error.source();
     }
-    text
+    foreign(&text)
 }
 
 #[cfg(test)]

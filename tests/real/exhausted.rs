@@ -8,7 +8,7 @@ use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::server::ServerProcess;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 /// Starts the `server` example with 40 file descriptors at most.
@@ -85,4 +85,32 @@ async fn without_a_free_descriptor_a_server_serves_on_and_stops_as_usual() {
     let took = start.elapsed();
     assert!(took < SEC * 10, "far below the drain timeout: {took:?}");
     drop((waiting, more));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn without_a_free_descriptor_a_lost_etcd_is_reported_with_the_remedy() {
+    let mut etcd = Etcd::start().await;
+    let server = with_few_descriptors(&etcd);
+    server.registered().await;
+    let _waiting = clients(&server.url().await).await;
+    let says = |what: &'static str| {
+        eventually(what, LONG, || {
+            let output = server.output();
+            output.contains(what).then_some(()).ok_or(output)
+        })
+    };
+    says("cannot accept connections").await;
+    // Its descriptor is taken by a client that waits.
+    etcd.kill().await;
+    says("etcd is out of reach").await;
+    let (before, start) = (ticks(&server), Instant::now());
+    sleep(SEC * 2).await;
+    let share = (ticks(&server) - before) as f64 / start.elapsed().as_secs_f64() / 100.0;
+    assert!(share < 0.4, "{share} of a core");
+    let output = server.output();
+    assert!(output.contains("raise its limit, ulimit -n"), "{output}");
+    assert!(output.lines().count() < 20, "{output}");
+    server.signal("TERM");
+    assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
 }

@@ -31,6 +31,8 @@ mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
 #[cfg(feature = "cli")]
+mod hostile;
+#[cfg(feature = "cli")]
 mod introspection;
 mod listeners;
 #[cfg(feature = "metrics")]
