@@ -409,6 +409,22 @@ mod tests {
         next.unwrap().unwrap().unwrap();
     }
 
+    #[cfg(feature = "axum")]
+    #[tokio::test(start_paused = true)]
+    async fn axum_waits_for_a_listener_that_cannot_accept_and_is_cancel_safe() {
+        let (registration, listener) = (registration(), Exhausted::default());
+        let mut incoming = registration.incoming(listener.clone()).unwrap();
+        for _ in 0..60_000 {
+            let accept = ::axum::serve::Listener::accept(&mut incoming);
+            assert!(timeout(SEC / 1000, accept).await.is_err());
+        }
+        let accepts = listener.accepts.load(Ordering::Relaxed);
+        assert!((60..80).contains(&accepts), "{accepts} in a minute");
+        listener.is_free.store(true, Ordering::Relaxed);
+        let accept = ::axum::serve::Listener::accept(&mut incoming);
+        timeout(SEC, accept).await.unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_listener_that_cannot_accept_is_closed_when_the_drain_begins() {
         for count in [1, 3] {

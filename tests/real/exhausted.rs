@@ -94,8 +94,9 @@ async fn without_a_free_descriptor_a_lost_etcd_is_reported_with_the_remedy() {
     let server = with_few_descriptors(&etcd);
     server.registered().await;
     let _waiting = clients(&server.url().await).await;
+    let server = &server;
     let says = |what: &'static str| {
-        eventually(what, LONG, || {
+        eventually(what, LONG, move || {
             let output = server.output();
             output.contains(what).then_some(()).ok_or(output)
         })

@@ -1,7 +1,9 @@
 //! An etcd and a server, in one, that write control characters and very long texts into everything they can send, and
 //! one look at the output of each command of registryctl. `tests/fast/hostile_texts.rs` does the same to a process.
 
+use crate::setup::LONG;
 use crate::support::ports::free_addr;
+use crate::support::server::ServerProcess;
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
@@ -313,5 +315,39 @@ async fn no_text_of_a_peer_reaches_the_terminal_unescaped_or_whole() {
                 assert!(longest <= Some(SHOWN), "{context}: {longest:?} of {start}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_password_in_an_endpoint_is_shown_nowhere() {
+    for url in [
+        "http://me:canary@127.0.0.1:1",
+        "http://me:canary%40127.0.0.1:1",
+    ] {
+        for args in [
+            &["list"][..],
+            &["doctor", "greeter"],
+            &["watch"],
+            &["list", "--help"],
+        ] {
+            for by_environment in [false, true] {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
+                command.args(args);
+                match by_environment {
+                    true => command.env("ETCD_ENDPOINTS", url),
+                    false => command.args(["--etcd", url]),
+                };
+                let output = command.output().await.unwrap();
+                let text = [output.stdout, output.stderr].concat();
+                let text = String::from_utf8(text).unwrap();
+                assert!(
+                    !text.is_empty() && !text.contains("canary"),
+                    "{args:?}: {text}"
+                );
+            }
+        }
+        let server = ServerProcess::start(url, &[]);
+        assert_eq!(server.exit(LONG).await, 2);
+        assert!(!server.output().contains("canary"), "{}", server.output());
     }
 }

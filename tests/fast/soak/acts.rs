@@ -129,7 +129,11 @@ const ERRORS: [(Code, &str); 7] = [
         "etcdserver: mvcc: database space exceeded",
     ),
     (Code::ResourceExhausted, "etcdserver: too many requests"),
-    (Code::Unavailable, "etcdserver: no leader"),
+    // A proxy may add anything.
+    (
+        Code::Unavailable,
+        "etcdserver: no leader\x1b[2J\r\nINFO forged",
+    ),
     (Code::Unavailable, "etcdserver: request timed out"),
     (Code::Unauthenticated, "etcdserver: invalid auth token"),
     (Code::Unknown, "h2 protocol error"),
@@ -165,7 +169,7 @@ pub fn script(rng: &mut Rng, which: Script) -> Act {
         6 if rpc != Watch => Reply::Never,
         7 if which == Script::Any && matches!(rpc, LeaseKeepAlive | LeaseGrant) => Reply::TtlZero,
         8 if which == Script::Any => Reply::WrongId,
-        8 | 9 if rpc == Watch => Reply::Cancel("etcdserver: no leader"),
+        8 | 9 if rpc == Watch => Reply::Cancel("etcdserver: no leader\x1b[2J\r\nINFO forged"),
         _ => Reply::Error(code, text),
     };
     Act::Script(rpc, reply)
