@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_signal_cancels_one_token_the_second_the_other_the_third_ends() {
+    fn each_of_the_first_two_signals_cancels_its_token_and_the_third_ends() {
         // The application's own shutdown is no signal.
         for began_before in [false, true] {
             let mut stops = none();
@@ -264,7 +264,8 @@ mod tests {
     fn a_registrar_made_after_a_stop_is_stopped_by_the_next_signals() {
         let mut stops = none();
         stops.add(tokens());
-        (cancel(&mut stops), cancel(&mut stops));
+        cancel(&mut stops);
+        cancel(&mut stops);
         let [first, second] = tokens();
         stops.add([first.clone(), second.clone()]);
         assert_eq!(stops.effect(), Effect::Stops(EFFECTS[0]));
