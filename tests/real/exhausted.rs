@@ -105,9 +105,9 @@ async fn without_a_free_descriptor_a_lost_etcd_is_reported_with_the_remedy() {
     // Its descriptor is taken by a client that waits.
     etcd.kill().await;
     says("etcd is out of reach").await;
-    let (before, start) = (ticks(&server), Instant::now());
+    let (before, start) = (ticks(server), Instant::now());
     sleep(SEC * 2).await;
-    let share = (ticks(&server) - before) as f64 / start.elapsed().as_secs_f64() / 100.0;
+    let share = (ticks(server) - before) as f64 / start.elapsed().as_secs_f64() / 100.0;
     assert!(share < 0.4, "{share} of a core");
     let output = server.output();
     assert!(output.contains("raise its limit, ulimit -n"), "{output}");
