@@ -62,6 +62,8 @@ pub(crate) use entry::Entry;
 #[cfg(feature = "introspection")]
 pub(crate) use ids::EntryId;
 pub use on_conflict::OnConflict;
+#[cfg(feature = "introspection")]
+pub(crate) use pause::check_reason;
 pub use pause::{Pause, PauseError};
 pub use readiness::Readiness;
 pub(crate) use registry::Registry;

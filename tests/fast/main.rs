@@ -36,6 +36,8 @@ mod grpc_proxy;
 mod handles;
 mod health;
 mod health_followed;
+#[cfg(all(feature = "discovery", feature = "introspection"))]
+mod hostile_texts;
 #[cfg(feature = "introspection")]
 mod introspection;
 #[cfg(feature = "test-util")]

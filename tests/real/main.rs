@@ -30,9 +30,12 @@ mod dns;
 #[cfg(feature = "cli")]
 mod doctor;
 mod drain;
+mod exhausted;
 mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
+#[cfg(feature = "cli")]
+mod hostile;
 #[cfg(feature = "cli")]
 mod introspection;
 mod listeners;
