@@ -41,19 +41,20 @@ impl Connector {
         }))
     }
 
-    /// The same, with a limit for each attempt.
-    pub(crate) fn within(self, limit: Duration) -> Self {
+    /// The same, with a limit for each attempt. `reason`: why one took that long, if that is known.
+    pub(crate) fn within(
+        self,
+        limit: Duration,
+        reason: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
+    ) -> Self {
         Self(Arc::new(move |uri| {
-            let connecting = self.connect(uri);
+            let (connecting, reason) = (self.connect(uri), reason.clone());
             Box::pin(async move {
                 let connected = tokio::time::timeout(limit, connecting).await;
-                let late = || {
-                    io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("no answer within {limit:?}"),
-                    )
-                };
-                connected.unwrap_or_else(|_| Err(late()))
+                connected.unwrap_or_else(|_| {
+                    let reason = reason().unwrap_or_else(|| format!("no answer within {limit:?}"));
+                    Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+                })
             })
         }))
     }

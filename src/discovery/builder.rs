@@ -125,7 +125,7 @@ impl DiscoveryBuilder {
         let decoder = Decoder::new(service.clone(), self.format);
         let lister = Lister::new(prefix.clone(), limit, limits);
         let report = Report::new(service.clone(), prefix.clone(), limits);
-        let reflector = Reflector::new(shared.clone(), decoder, lister, report);
+        let reflector = Reflector::new(shared.clone(), decoder, prefix.clone(), lister, report);
         let watcher = Watcher::new(reflector, endpoints, prefix, limit);
         runtime.spawn(stop.clone().run_until_cancelled_owned(watcher.run()));
         let guard = Arc::new(stop.drop_guard());

@@ -53,12 +53,14 @@ impl Endpoints {
             .collect()
     }
 
-    /// Opens connections to `member`; each attempt takes at most `limit`.
+    /// Opens connections to `member`; each attempt takes at most `limit`. If it waited for the lookup of a name then, the
+    /// error says so.
     pub(super) fn connector(&self, member: &Member, limit: Duration) -> Connector {
         if let Some(connector) = &self.connector {
-            return connector.clone().within(limit);
+            return connector.clone().within(limit, || None);
         }
         let (resolver, member) = (self.resolver.clone(), member.clone());
+        let (lookups, host, port) = (resolver.clone(), member.host().to_owned(), member.port());
         let connector = Connector::new(move |_| {
             let (resolver, member) = (resolver.clone(), member.clone());
             async move {
@@ -67,7 +69,7 @@ impl Endpoints {
                 connecting.await
             }
         });
-        connector.within(limit)
+        connector.within(limit, move || lookups.unanswered(&host, port, limit))
     }
 
     /// Whether every member is certainly on another machine: given by an address that is not one of

@@ -29,12 +29,30 @@ pub(super) type Addressed = (Instance, Option<Address>);
 struct Spec {
     instances: Vec<Addressed>,
     bound: Option<Bound>,
+    /// Our address that was found for a listener bound to no particular one.
+    found: Option<Found>,
+    /// The IP addresses that the user gave, as far as they were on an interface of this machine.
+    local: Vec<IpAddr>,
     armed: bool,
     leaving: bool,
     /// The reason of each pause.
     pauses: Vec<Arc<str>>,
     /// Those that were in etcd last.
     keys: Arc<[Key]>,
+}
+
+#[derive(Debug)]
+struct Found {
+    address: Address,
+    /// It is on no interface any more.
+    is_gone: bool,
+}
+
+/// An address of this machine that was replaced by another one.
+#[derive(Debug)]
+pub(super) struct Moved {
+    pub(super) from: Address,
+    pub(super) to: Address,
 }
 
 // === impl Entry ===
@@ -48,6 +66,8 @@ impl Entry {
             spec: Lock::new(Spec {
                 instances,
                 bound: None,
+                found: None,
+                local: vec![],
                 armed: false,
                 leaving: false,
                 pauses: vec![],
@@ -74,7 +94,9 @@ impl Entry {
     /// Its server accepts connections, at `bound` if that is known.
     pub(super) fn arm(&self, bound: Option<Bound>) {
         let mut spec = self.spec();
-        spec.bound = bound.or(spec.bound.take());
+        if bound.is_some() && bound != spec.bound {
+            (spec.bound, spec.found) = (bound, None);
+        }
         spec.armed = true;
     }
 
@@ -167,10 +189,57 @@ impl Entry {
         self.spec().needs_local_ip()
     }
 
-    /// Sets the address that it is bound to: the best of our addresses `ips`.
-    pub(super) fn resolve(&self, ips: &[IpAddr]) {
+    /// Sets the address that others can dial: the best of our addresses `ips`. Returns it if it replaces an address that
+    /// is gone.
+    pub(super) fn resolve(&self, ips: &[IpAddr]) -> Option<Moved> {
         let mut spec = self.spec();
-        spec.bound = spec.bound.take().map(|b| Bound::Exact(b.resolve(ips)));
+        let Spec { bound, found, .. } = &mut *spec;
+        let bound = bound.as_ref()?;
+        let Some(last) = found else {
+            let address = bound.resolve(ips);
+            *found = Some(Found {
+                address,
+                is_gone: false,
+            });
+            return None;
+        };
+        last.is_gone = false;
+        // Without an address that others can dial, the machine is being set up: the next connection checks again.
+        if !ips.iter().any(|ip| bound.serves(ip)) || last.is_usable(bound, ips) {
+            return None;
+        }
+        let to = bound.resolve(ips);
+        let from = std::mem::replace(&mut last.address, to.clone());
+        Some(Moved { from, to })
+    }
+
+    /// Whether it has an address that the machine may lose.
+    pub(super) fn depends_on_interfaces(&self) -> bool {
+        let spec = self.spec();
+        let may_go = |address: &Address| address.ip().is_some() && !address.is_loopback();
+        spec.found.is_some() || spec.given().any(may_go)
+    }
+
+    /// Notes whether the address that was found is still one of ours, which are `ips`. Returns whether it is not.
+    pub(super) fn check_found(&self, ips: &[IpAddr]) -> bool {
+        let mut spec = self.spec();
+        let Spec { bound, found, .. } = &mut *spec;
+        let (Some(bound), Some(found)) = (bound, found) else {
+            return false;
+        };
+        found.is_gone = !found.is_usable(bound, ips);
+        found.is_gone
+    }
+
+    /// The addresses that the user gave, that were ours before and are not now, each once.
+    pub(super) fn check_given(&self, ips: &[IpAddr]) -> Vec<Address> {
+        let mut spec = self.spec();
+        let given = spec.given().cloned();
+        let (ours, others): (Vec<_>, Vec<_>) = given.partition(|it| it.is_one_of(ips));
+        let before = std::mem::take(&mut spec.local);
+        spec.local = ours.iter().filter_map(Address::ip).collect();
+        let is_gone = |address: &Address| address.is_one_of(&before);
+        others.into_iter().filter(is_gone).collect()
     }
 
     /// Its desired state; keys only if there is a lease to make them for.
@@ -193,6 +262,7 @@ impl Entry {
                 needs_local_ip: spec.needs_local_ip(),
             };
         }
+        let lease = lease.filter(|_| !spec.needs_local_ip());
         match lease.and_then(|lease| spec.records(formats, lease)) {
             Some(records) => Desired::Keys(records),
             None => Desired::Waiting {
@@ -206,22 +276,44 @@ impl Entry {
     }
 }
 
+// === impl Found ===
+
+impl Found {
+    /// Whether it is one of our addresses `ips`. The loopback address serves only until there is another one.
+    fn is_usable(&self, bound: &Bound, ips: &[IpAddr]) -> bool {
+        let is_last_resort = self.address.is_loopback() && ips.iter().any(|ip| bound.serves(ip));
+        self.address.is_one_of(ips) && !is_last_resort
+    }
+}
+
 // === impl Spec ===
 
 impl Spec {
-    /// Whether the address to advertise has yet to be found.
+    /// Whether the address to advertise has yet to be found, for the first time or again.
     fn needs_local_ip(&self) -> bool {
         self.armed
             && matches!(self.bound, Some(Bound::Any { .. }))
+            && self.found.as_ref().is_none_or(|found| found.is_gone)
             && self.instances.iter().any(|(_, address)| address.is_none())
     }
 
-    /// The address it is bound to, if others can dial that as it is.
+    /// The address it is bound to, or that was found for it.
     fn exact(&self) -> Option<&Address> {
         match &self.bound {
             Some(Bound::Exact(address)) => Some(address),
-            _ => None,
+            _ => self.found.as_ref().map(|found| &found.address),
         }
+    }
+
+    /// The addresses that the user gave: to instances, or to the listener.
+    fn given(&self) -> impl Iterator<Item = &Address> {
+        let explicit = self.instances.iter().map(|(_, address)| address.as_ref());
+        let is_bound = self.instances.iter().any(|(_, address)| address.is_none());
+        let bound = match &self.bound {
+            Some(Bound::Exact(address)) if is_bound => Some(address),
+            _ => None,
+        };
+        explicit.flatten().chain(bound)
     }
 
     /// Keys and values, once they are to be written and every address is known.

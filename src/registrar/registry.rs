@@ -9,6 +9,7 @@ use crate::address::{AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::error::{RegisterError, Stopped};
 use crate::etcd::Endpoints;
+use crate::etcd::local_addr::Interfaces;
 use crate::format::{Formats, could_be_same};
 use crate::instance::Instance;
 use crate::lease_expiry::LeaseExpiry;
@@ -17,7 +18,7 @@ use crate::lock::Lock;
 use crate::observer::Observers;
 use crate::stats::EtcdStatsCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -34,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) attempt: Duration,
     pub(crate) on_conflict: OnConflict,
     pub(crate) allow_loopback: bool,
+    pub(crate) interfaces: Interfaces,
     pub(crate) revoke_timeout: Duration,
     pub(crate) drain: DrainTimeouts,
     pub(crate) dedicated_thread: bool,
@@ -374,14 +376,6 @@ impl Registry {
     /// Resolves after something changed. Cancel safe, and misses nothing.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
-    }
-
-    /// The entries that are bound to no particular address get the best of our addresses `ips`.
-    pub(crate) fn resolve(&self, ips: &[IpAddr]) {
-        for entry in self.entries().iter().filter(|entry| entry.needs_local_ip()) {
-            entry.resolve(ips);
-            self.touch(entry.id);
-        }
     }
 
     /// Marks an entry as changed, and wakes the worker.

@@ -2,10 +2,11 @@
 //!
 //! Every log line names its service and its key.
 
-use super::entry::Entry;
+use super::entry::{Entry, Moved};
 use super::registry::Registry;
 use super::rivals::{Conflict, Rival};
 use super::shown::shown;
+use crate::address::Address;
 use crate::clock;
 use crate::drain::Drain;
 use crate::isolated::isolated;
@@ -102,6 +103,26 @@ pub(super) fn rival(entry: &Entry, rival: &Rival) {
                     Conflict::TakenOver => "took the key over from another client",
                 },
             );
+        });
+    });
+}
+
+/// The address of this machine that was advertised is gone, and another one is advertised instead.
+pub(super) fn address_changed(entry: &Entry, Moved { from, to }: &Moved) {
+    let Subject { service, key } = Subject::of(entry);
+    isolated(|| {
+        entry.lifecycle.in_span(|| {
+            crate::logging::warn!(%service, %key, %from, %to, "the address of this machine changed, moving the key");
+        });
+    });
+}
+
+/// An address that the user gave is on no interface of this machine any more.
+pub(super) fn address_is_gone(entry: &Entry, address: &Address) {
+    let Subject { service, key } = Subject::of(entry);
+    isolated(|| {
+        entry.lifecycle.in_span(|| {
+            crate::logging::warn!(%service, %key, %address, "this machine does not have the given address any more, keeping it");
         });
     });
 }

@@ -5,13 +5,14 @@
 use super::ids::EntryId;
 use super::keep_alive::Call;
 use super::link::{self, Beside, Link};
+use super::local_ip;
 use super::reconciler::{Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
 use super::streams::some;
 use crate::clock;
 use crate::error::RegisterError;
-use crate::etcd::{Member, RpcError, Session, local_addr, with_timeout};
+use crate::etcd::{Member, RpcError, Session, with_timeout};
 use crate::isolated::in_current_span;
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
@@ -106,12 +107,7 @@ impl Worker {
         let registry = self.registry.clone();
         let (mut is_shutdown_now, mut is_closed) = (false, false);
         loop {
-            let changed = registry.take_changed();
-            if !changed.is_empty() {
-                reconciler.set_services(registry.services());
-                let desired = self.desired(reconciler, changed);
-                reconciler.handle_event(clock::now(), Event::Desired(desired));
-            }
+            self.report_changes(reconciler);
             if self.perform_all(reconciler).await.is_break() {
                 return;
             }
@@ -131,6 +127,8 @@ impl Worker {
                 }
                 event = self.link.next() => {
                     self.note(&event);
+                    // First: an address that is gone must not be written any more once another one is found.
+                    self.report_changes(reconciler);
                     reconciler.handle_event(clock::now(), event);
                 }
                 event = self.beside.next() => {
@@ -144,6 +142,16 @@ impl Worker {
                     reconciler.handle_event(clock::now(), Event::RegistryClosed);
                 }
             }
+        }
+    }
+
+    /// Reports the desired state of the entries that changed.
+    fn report_changes(&self, reconciler: &mut Reconciler) {
+        let changed = self.registry.take_changed();
+        if !changed.is_empty() {
+            reconciler.set_services(self.registry.services());
+            let desired = self.desired(reconciler, changed);
+            reconciler.handle_event(clock::now(), Event::Desired(desired));
         }
     }
 
@@ -275,7 +283,7 @@ impl Worker {
             return;
         };
         if let Action::FindLocalIp = action {
-            return streams.request(find_local_ip(self.registry.clone()));
+            return streams.request(local_ip::find(self.registry.clone()));
         }
         let is_renewal = matches!(action, Action::Renew { .. });
         streams.begin(action);
@@ -327,6 +335,9 @@ async fn connect(
     let session = Session::connect(&config.members, member, config.attempt, limit).await;
     let took = clock::now().saturating_duration_since(started);
     config.observers.connected(member.shown(), took, &session);
+    if session.is_ok() {
+        local_ip::check(registry);
+    }
     session
 }
 
@@ -337,15 +348,6 @@ async fn await_health(registry: &Registry, entries: Vec<EntryId>) {
     let entries = entries.into_iter().filter_map(|id| registry.entry(id));
     health_acknowledged(entries.map(|entry| entry.lifecycle.clone()).collect()).await;
     tokio::task::yield_now().await;
-}
-
-/// Finds the local address of the route to etcd, for the entries that wait for it.
-async fn find_local_ip(registry: Arc<Registry>) -> Event {
-    let config = &registry.config;
-    let (interface, limit) = (config.advertised.as_ref(), config.attempt);
-    let ips = local_addr::local_ips(&config.members, interface, limit).await;
-    registry.resolve(&ips);
-    Event::LocalIpFound
 }
 
 // === impl RuntimeGuard ===

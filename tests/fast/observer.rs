@@ -143,7 +143,7 @@ async fn each_write_comes_with_the_reason_for_it() {
     setup.fake.script(Rpc::Txn, Reply::DropReply);
     setup.fake.delete(KEY);
     // The answer is waited for, for as long as nothing else can be tried, and then the connection is given up.
-    sleep(SEC * 5).await;
+    sleep(SEC * 10).await;
     assert_eq!(back().await, ["1 Differs"]);
 }
 

@@ -136,7 +136,7 @@ async fn a_pause_that_begins_while_a_write_is_under_way_leaves_no_key_behind() {
         sleep(MS * 100).await;
         assert_eq!(setup.count(Rpc::Txn), 1, "{reply:?}: it is under way");
         let pause = registration.pause("warming cache").unwrap();
-        sleep(SEC * 6).await;
+        sleep(SEC * 11).await;
         assert_eq!(pause_reasons(&registration), "warming cache", "{reply:?}");
         assert!(setup.fake.keys().is_empty(), "{reply:?}");
         assert_eq!((setup.puts(), setup.deletes()), (1, 1), "{reply:?}");

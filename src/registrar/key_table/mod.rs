@@ -6,12 +6,14 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `deleted.rs` | keys that an etcd restored from an older copy has again |
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
 //! | `limits.rs` | how much etcd accepts in one request |
 //! | `requests.rs` | transactions and reads: the next one, and what its answer changes |
 //! | `takeover.rs` | the lease and value that a takeover replaced |
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
+mod deleted;
 mod key_state;
 mod limits;
 mod requests;
@@ -25,6 +27,7 @@ use super::on_conflict::OnConflict;
 use super::rivals::Rival;
 use crate::etcd::Op;
 use crate::observer::WriteReason;
+use deleted::Deleted;
 use key_state::KeyState;
 use limits::Limits;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -43,6 +46,7 @@ pub(crate) struct KeyTable {
     dirty: BTreeSet<Key>,
     /// Keys to read before anything is written to them.
     unverified: BTreeSet<Key>,
+    deleted: Deleted,
     to_watch: VecDeque<Key>,
     to_unwatch: VecDeque<i64>,
     next_watch_id: i64,
@@ -82,6 +86,7 @@ impl KeyTable {
             entries: BTreeMap::new(),
             dirty: BTreeSet::new(),
             unverified: BTreeSet::new(),
+            deleted: Deleted::default(),
             to_watch: VecDeque::new(),
             to_unwatch: VecDeque::new(),
             next_watch_id: 1,
@@ -258,6 +263,7 @@ impl KeyTable {
         if state.watch_from != 0 && !state.is_watch_due {
             self.to_unwatch.push_back(state.watch_id);
         }
+        self.deleted.add(key, state.entry);
         self.keys.remove(key);
         self.dirty.remove(key);
     }

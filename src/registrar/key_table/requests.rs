@@ -1,7 +1,7 @@
 //! Transactions and reads: the next one, and what its answer changes.
 
 use super::KeyTable;
-use super::key_state::Observed;
+use super::key_state::{KeyState, Observed};
 use super::limits::Size;
 use crate::backoff::Rate;
 use crate::etcd::{KeyMeta, Op, RpcErrorKind};
@@ -172,6 +172,9 @@ impl KeyTable {
     pub(crate) fn on_read(&mut self, keys: &[Key], revision: i64, found: &[Option<KeyMeta>]) {
         for (key, found) in keys.iter().zip(found) {
             self.unverified.remove(key);
+            if found.is_some_and(|found| found.lease == self.lease) {
+                self.restore_if_deleted(key);
+            }
             let Some(state) = self.keys.get_mut(key) else {
                 continue;
             };
@@ -198,6 +201,7 @@ impl KeyTable {
                 };
                 let is_wanted = state.desired.is_some() || state.write_may_still_land;
                 if found.is_none() && !is_wanted {
+                    self.deleted.add(key, state.entry);
                     self.keys.remove(key);
                     continue;
                 }
@@ -209,6 +213,16 @@ impl KeyTable {
                 self.dirty.insert(key.clone());
             }
             self.remove_if_done(key);
+        }
+    }
+
+    /// A read has found this key under our lease: if we deleted it before etcd was restored, it is deleted again.
+    fn restore_if_deleted(&mut self, key: &Key) {
+        let entry = self.deleted.entry_of(key);
+        if let Some(entry) = entry.filter(|_| !self.keys.contains_key(key)) {
+            let state = KeyState::new(entry, self.next_watch_id);
+            self.next_watch_id += 1;
+            self.keys.insert(key.clone(), state);
         }
     }
 
@@ -239,6 +253,7 @@ impl KeyTable {
 
     /// The session ended: no request and no watch is left, and the observed state may be out of date.
     pub(crate) fn on_disconnect(&mut self) {
+        self.unverified.extend(self.deleted.keys().cloned());
         self.to_watch.clear();
         self.to_unwatch.clear();
         for (key, state) in &mut self.keys {

@@ -67,10 +67,15 @@ impl Reconciler {
 
     /// How long to wait for a connect that begins now.
     pub(super) fn connect_limit(&self, now: Instant) -> Duration {
-        match self.has_other_member(now) {
+        match self.may_try_another(now) {
             true => self.limit(now),
             false => self.patience.alone(),
         }
+    }
+
+    /// Whether there is a member that was not tried since the last answer. If none of them answers, they are busy.
+    fn may_try_another(&self, now: Instant) -> bool {
+        self.has_other_member(now) && self.beside.failures + 1 < self.settings.endpoints.len()
     }
 
     /// Until when the lease lives, if it is held and lives at `at`.
@@ -90,7 +95,7 @@ impl Reconciler {
     /// With one member only, that can help against a dead connection, and makes a busy member busier. So it is tried once
     /// while the lease can still be saved, unless answers are that slow, and then after a long wait.
     fn beside_at(&self, since: Instant) -> Instant {
-        let at = match self.has_other_member(since) {
+        let at = match self.may_try_another(since) {
             true => since,
             false => self.alone_at(since),
         };
@@ -98,12 +103,7 @@ impl Reconciler {
     }
 
     fn alone_at(&self, since: Instant) -> Instant {
-        let alone = match &self.lease {
-            // No key is there yet that could be lost.
-            LeaseState::Granting { .. } => self.patience.alone() * 2,
-            _ => self.patience.alone(),
-        };
-        let patient = deadline::after(since, alone);
+        let patient = deadline::after(since, self.patience.alone());
         let reserve = lease::reserve(self.settings.attempt_timeout);
         match self.unexpired(since) {
             Some(expiry) if self.beside.failures == 0 => {

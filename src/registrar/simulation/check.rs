@@ -67,6 +67,8 @@ pub(super) struct Checker {
     is_finished: bool,
     /// For each paused entry: how many transactions in a row were applied since, without a failure.
     paused_for: BTreeMap<EntryId, u32>,
+    /// Keys that a restored etcd has again, until they are written or deleted.
+    pub(super) brought_back: BTreeSet<Key>,
     /// A write was denied under the current lease: keys may be written one by one.
     are_isolated: bool,
 }
@@ -190,8 +192,10 @@ impl Checker {
     /// Counts the transactions since an entry was paused.
     fn count_transactions(&mut self, event: &Event, failed: Option<RpcErrorKind>) {
         match (event, failed) {
-            (Event::Written { .. }, None) => {
+            (Event::Written { ops, .. }, None) => {
                 self.paused_for.values_mut().for_each(|count| *count += 1);
+                self.brought_back
+                    .retain(|key| !ops.iter().any(|op| op.key() == key));
             }
             (Event::Written { .. } | Event::Connected(_) | Event::Read { .. }, _) => {
                 self.paused_for.values_mut().for_each(|count| *count = 0);
@@ -397,6 +401,7 @@ impl Checker {
         self.granted.contains(&stored.lease)
             && !self.left_to_expire.contains(name)
             && !self.abandoned.contains(key)
+            && !self.brought_back.contains(key)
     }
 
     fn check_write(&mut self, lease: i64, ops: &[Op], entries: &BTreeMap<EntryId, Entry>) {

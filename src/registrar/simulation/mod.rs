@@ -47,10 +47,10 @@
 //! | health is not waited for before the key goes in a pause | 1 | I13 |
 //! | a key that is being written when its entry is paused is forgotten and not deleted | 1 | I1 |
 //! | a read of the lease counts for the whole TTL, not for its remaining time | 0 | I6 |
+//! | keys that were deleted are not read again after a lost connection, and a restored etcd has them | 534 | I1 |
 //!
 //! Not handled, and left out here:
 //!
-//! * a restored snapshot brings back a key that was deleted since, under a lease that we still hold;
 //! * after a restore another client writes the key under our own lease, at a revision that we have seen before;
 //! * a watch that was denied is not requested again on the same connection.
 
