@@ -1,7 +1,7 @@
 //! What a server reports on the members of etcd, and on its discoveries.
 
-use crate::describe::span;
 use crate::entry::escape;
+use std::time::Duration;
 use tonic_etcd::introspection::pb::{Discovery, EtcdEndpoint, EtcdEndpointState, Process};
 
 /// The lines of the output, each with its name.
@@ -61,6 +61,16 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         told.push(("not watched", format!("{service}: {error}")));
     }
     told
+}
+
+pub(crate) fn span(ms: u64) -> String {
+    let duration = Duration::from_millis(ms);
+    // Show milliseconds only for short times.
+    let rounded = match ms >= 10_000 {
+        true => Duration::from_secs(duration.as_secs()),
+        false => duration,
+    };
+    humantime::format_duration(rounded).to_string()
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@
 use crate::access::Access;
 use crate::call_error::{CallError, ErrorKind, bounded, chain, failed};
 use crate::entry::Entry;
+use crate::failure::{Failure, usage};
 use crate::member::Member;
-use crate::{Failure, usage};
 use etcd_client::{
     AlarmAction, AlarmMember, AlarmType, Channel, Client, ConnectOptions, EventType, GetOptions,
     GetResponse, WatchOptions, WatchStream,

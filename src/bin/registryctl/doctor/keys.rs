@@ -2,8 +2,8 @@
 
 use super::addresses::implausible;
 use super::report::{Report, Verdict};
-use crate::Scope;
 use crate::entry::Entry;
+use crate::scope::Scope;
 use crate::source::{Ttl, Ttls};
 use std::collections::BTreeMap;
 use tonic_etcd::Instance;

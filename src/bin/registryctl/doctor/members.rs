@@ -1,7 +1,7 @@
 //! Checks etcd: each member, its version and alarms, and the cluster.
 
 use super::report::{Report, Verdict};
-use super::wire::Wire;
+use super::wire::{PROBE_TIMEOUT, Wire};
 use crate::call_error::{CallError, ErrorKind};
 use crate::source::{Connection, Source, Status};
 use futures_util::future::join_all;
@@ -93,7 +93,7 @@ async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {
         Err(error) => {
             let member = source.member(member);
             let (host, port) = member.host_and_port();
-            let limit = source.limit().min(super::PROBE_TIMEOUT);
+            let limit = source.limit().min(PROBE_TIMEOUT);
             let wire = match error.kind {
                 ErrorKind::Transport => Some(Wire::probe(host, port, limit).await),
                 _ => None,

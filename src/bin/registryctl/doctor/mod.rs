@@ -13,17 +13,16 @@ pub(crate) mod wire;
 
 use crate::call_error::{CallError, ErrorKind};
 use crate::dial::Dialer;
+use crate::failure::Failure;
 use crate::formats::FormatName;
+use crate::output::print;
+use crate::scope::Scope;
 use crate::source::{Connection, Source};
-use crate::{Failure, Scope, print};
 use clap::ValueEnum as _;
 use report::{Report, Verdict};
 use std::process::ExitCode;
-use std::time::Duration;
 use tonic_etcd::format::Plain;
 
-/// The timeout of one connection or answer of a server; that of etcd is `--timeout`.
-pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many other keys are read to find a similar name.
 const OTHER_KEYS: i64 = 20_000;
 
