@@ -157,7 +157,7 @@ impl Worker {
                 member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));
             });
         }
-        let Event::Renewed { sent, result } = event else {
+        let Event::Renewed { sent, result, .. } = event else {
             return;
         };
         if result.is_ok() {

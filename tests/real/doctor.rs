@@ -395,6 +395,14 @@ async fn doctor_names_what_is_wrong_with_the_members() {
     let off = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None);
     off.await.unwrap();
 
+    cluster.add_learner().await;
+    let learner = cluster.members.pop().unwrap();
+    let with_it = format!("{},{at}", learner.endpoint());
+    doctor(&with_it, flags)
+        .await
+        .says(WARNING, "is a learner", "member promote");
+    drop(learner);
+
     cluster.members[2].kill().await;
     // It may have been the leader.
     cluster.leader().await;

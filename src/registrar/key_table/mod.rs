@@ -6,12 +6,14 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `check.rs` | keys that are read although their watches are silent |
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
 //! | `limits.rs` | how much etcd accepts in one request |
 //! | `requests.rs` | transactions and reads: the next one, and what its answer changes |
 //! | `takeover.rs` | the lease and value that a takeover replaced |
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
+mod check;
 mod key_state;
 mod limits;
 mod requests;
@@ -46,6 +48,8 @@ pub(crate) struct KeyTable {
     to_watch: VecDeque<Key>,
     to_unwatch: VecDeque<i64>,
     next_watch_id: i64,
+    /// Where the next check of watched keys begins, among the keys of all entries.
+    next_checked: usize,
     /// Entries whose [`View`] may have changed.
     changed: BTreeSet<EntryId>,
     /// Other clients that wrote a key of ours, and were not reported yet.
@@ -85,6 +89,7 @@ impl KeyTable {
             to_watch: VecDeque::new(),
             to_unwatch: VecDeque::new(),
             next_watch_id: 1,
+            next_checked: 0,
             changed: BTreeSet::new(),
             rivals: vec![],
             may_not_ask: false,

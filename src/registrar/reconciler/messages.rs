@@ -29,6 +29,8 @@ pub(crate) enum Event {
     /// `None`: the TTL has not changed.
     Renewed {
         sent: Instant,
+        /// The member that answered; 0: not known.
+        member: u64,
         result: Result<Option<Duration>, RpcError>,
     },
     /// A renewal is not answered yet, but a read of the lease sent at `seen_at` was: the lease lives for

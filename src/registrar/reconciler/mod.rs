@@ -30,8 +30,10 @@
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
 //! | `pause.rs` | the keys of one entry are withheld, and come back |
+//! | `watch_check.rs`, `check_keys.rs` | reads keys now and then, because a watch may hang |
 //! | `status.rs` | the status of each entry |
 
+mod check_keys;
 mod deregister;
 mod lease_session;
 mod messages;
@@ -41,6 +43,7 @@ mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod watch_check;
 
 pub(crate) use messages::{Action, Desired, Event};
 
@@ -306,7 +309,16 @@ impl Reconciler {
                 sent,
                 result,
             } => self.on_granted(now, lease, sent, result),
-            Event::Renewed { sent, result } => self.on_renewed(now, sent, result),
+            Event::Renewed {
+                sent,
+                member,
+                result,
+            } => {
+                if let Connection::Open(open) = &mut self.connection {
+                    open.check.on_renewed(member);
+                }
+                self.on_renewed(now, sent, result);
+            }
             Event::RenewalLate {
                 seen_at,
                 remaining,

@@ -23,7 +23,9 @@ impl Reconciler {
             true => open.not_before.or_else(|| self.keys.next_retry()),
             false => None,
         };
-        renewal.into_iter().chain(write).min()
+        let may_check = open.is_lease_confirmed && !is_waiting;
+        let check = may_check.then(|| self.check_due()).flatten();
+        renewal.into_iter().chain(write).chain(check).min()
     }
 
     pub(super) fn plan_requests(&mut self, now: Instant) {
@@ -99,7 +101,7 @@ impl Reconciler {
         } else {
             let ops = self.keys.next_txn(now);
             if ops.is_empty() {
-                return;
+                return self.plan_check(now);
             }
             let asks_replaced = self.keys.asks_replaced(&ops);
             Action::Write {
@@ -147,6 +149,9 @@ impl Reconciler {
         result: Result<(i64, Vec<Option<KeyMeta>>), RpcError>,
     ) {
         self.request_done();
+        if let Some(check) = self.end_check() {
+            return self.on_checked(now, keys, check, result);
+        }
         match result {
             Ok((revision, found)) => self.keys.on_read(&keys, revision, &found),
             Err(error) => match error.kind() {
@@ -243,6 +248,11 @@ impl Reconciler {
             Ok(response) => response,
             Err(error) => return self.on_error(now, error),
         };
+        if let Connection::Open(open) = &mut self.connection
+            && response.created
+        {
+            open.check.on_created(now, response.member);
+        }
         for event in response.events {
             self.keys.on_watch_event(event, now);
         }

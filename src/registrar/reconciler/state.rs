@@ -1,5 +1,6 @@
 //! The states that the reconciler consists of. The other files change them.
 
+use super::watch_check::WatchCheck;
 use crate::etcd::RpcError;
 use crate::lease::Lease;
 use std::collections::BTreeSet;
@@ -62,6 +63,7 @@ pub(super) struct OpenConnection {
     pub(super) refused_token: Option<RpcError>,
     /// Watches that we cancelled: their end is expected.
     pub(super) cancelled_watches: BTreeSet<i64>,
+    pub(super) check: WatchCheck,
 }
 
 /// An entry that is being deregistered.

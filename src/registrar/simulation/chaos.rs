@@ -80,7 +80,7 @@ impl World {
         let mut places: Vec<Place> = wanted.map(|(place, _)| place).collect();
         if let Link::Open(session) = &self.link {
             let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
-            let has_news = || session.watches.values().any(news);
+            let has_news = || !session.is_mute && session.watches.values().any(news);
             if is_wanted(None) && (!session.responses.is_empty() || has_news()) {
                 places.push(Place::Response);
             }
@@ -155,6 +155,9 @@ impl World {
         if let Some(response) = session.responses.pop_front() {
             return self.handle(Event::Watched(Ok(response)));
         }
+        if session.is_mute {
+            return;
+        }
         let ids: Vec<i64> = session.watches.keys().copied().collect();
         let first = self.rng.usize(..ids.len().max(1));
         for index in 0..ids.len() {
@@ -171,6 +174,7 @@ impl World {
             return self.handle(Event::Watched(Ok(WatchResponse {
                 events,
                 created: false,
+                member: 0,
                 id: 0,
                 revision,
                 ended: None,
@@ -531,7 +535,7 @@ impl World {
     }
 
     fn break_something(&mut self) {
-        let what = self.rng.u32(0..10);
+        let what = self.rng.u32(0..if self.is_spread { 11 } else { 10 });
         self.note(|| format!("fault {what}"));
         match what {
             0 => self.faults.refuses_connections = true,
@@ -545,6 +549,11 @@ impl World {
             8 => {
                 self.etcd.extend_leases(self.now);
                 self.cut();
+            }
+            10 => {
+                if let Link::Open(session) = &mut self.link {
+                    session.is_mute = true;
+                }
             }
             _ => self.cut(),
         }

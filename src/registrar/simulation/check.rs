@@ -163,6 +163,7 @@ impl Checker {
                 Event::Renewed {
                     sent,
                     result: Ok(granted),
+                    ..
                 },
                 Some((_, since, ttl)),
             ) => {

@@ -21,6 +21,8 @@ pub(super) struct World {
     pub(super) snapshot: Option<Etcd>,
     pub(super) faults: Faults,
     pub(super) is_quiet: bool,
+    /// A proxy sends the watch stream to another member than renewals.
+    pub(super) is_spread: bool,
     pub(super) link: Link,
     /// Requests that were given up and may still be applied.
     pub(super) abandoned: Vec<Request>,
@@ -67,6 +69,8 @@ pub(super) struct Session {
     pub(super) overdue: Option<Instant>,
     /// A watch was denied. It is not requested again before the next connection.
     pub(super) is_blind: bool,
+    /// The member of the watch hangs: no event comes, and no watch is created.
+    pub(super) is_mute: bool,
 }
 
 /// Where a request is under way.
@@ -394,7 +398,11 @@ impl World {
             Request::Renew { lease, is_first } => {
                 let ttl = self.result(failed, |etcd| etcd.renew(lease, now));
                 let result = ttl.map(|ttl| Some(ttl).filter(|_| !is_first));
-                Event::Renewed { sent, result }
+                Event::Renewed {
+                    sent,
+                    member: 1,
+                    result,
+                }
             }
             Request::Read { keys } => {
                 let result = self.result(failed, |etcd| Ok(etcd.read(&keys)));
@@ -456,7 +464,7 @@ impl World {
         let Link::Open(session) = &mut self.link else {
             return;
         };
-        if is_lost {
+        if is_lost || session.is_mute {
             session.overdue.get_or_insert(overdue);
         } else if self.faults.denies_reads {
             session.is_blind = true;
@@ -474,6 +482,7 @@ impl World {
         let response = WatchResponse {
             events: vec![],
             created,
+            member: if self.is_spread { 2 } else { 1 },
             id: 0,
             revision: self.etcd.revision,
             ended: ended.map(|(id, kind)| (id, error(kind))),
