@@ -228,6 +228,13 @@ impl Connection {
         Ok(found.kvs().iter().map(|kv| Entry::from(kv).key()).collect())
     }
 
+    /// The lease that a key had before its last write; `None` if etcd does not know any more.
+    pub(crate) async fn former_lease(&self, entry: &Entry) -> Option<i64> {
+        let options = GetOptions::new().with_revision(entry.written - 1);
+        let found = self.get(&entry.key(), options).await.ok()?;
+        Some(found.kvs().first()?.lease())
+    }
+
     async fn get(&self, key: &str, options: GetOptions) -> Result<GetResponse, CallError> {
         let kv = self.client.kv_client();
         let mut kv = kv.max_decoding_message_size(MESSAGE_LIMIT);

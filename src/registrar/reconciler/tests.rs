@@ -590,7 +590,7 @@ fn a_key_that_is_gone_without_an_event_ends_the_connection() {
 }
 
 #[test]
-fn a_check_that_is_not_answered_is_repeated_and_ends_the_connection_at_last() {
+fn a_check_without_an_answer_is_repeated_then_ends_the_connection() {
     let mut fixture = watched_at(MEMBER + 1);
     for _ in 0..2 {
         time_to_next_check(&mut fixture);
