@@ -114,7 +114,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CHECKS: [(&str, fn(&[u8])); 4] = [
+    type Check = fn(&[u8]);
+
+    const CHECKS: [(&str, Check); 4] = [
         ("address", |data| address(&String::from_utf8_lossy(data))),
         ("key", |data| key(&String::from_utf8_lossy(data))),
         ("format", super::format),

@@ -9,6 +9,8 @@ use crate::source::{read, root};
 use std::io::Write as _;
 use std::process::Command;
 
+/// The version of rustdoc's JSON that `public-api` reads. It does not look itself.
+const FORMAT: u64 = 57;
 const LISTING: &str = "tests/fast/public_api/listing.txt";
 
 /// What rustdoc says about the crate with all features; `Err` if `public-api` cannot read it.
@@ -42,6 +44,14 @@ fn listing() -> Result<String, String> {
         String::from_utf8_lossy(&made.stderr)
     );
     let json = target.join("doc/tonic_etcd.json");
+    let written: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let format = &written["format_version"];
+    if *format != FORMAT {
+        return Err(format!(
+            "rustdoc writes format {format}, and public-api reads {FORMAT}"
+        ));
+    }
     let api = public_api::Builder::from_rustdoc_json(json)
         .omit_auto_trait_impls(true)
         .omit_blanket_impls(true)

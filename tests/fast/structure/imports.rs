@@ -203,7 +203,7 @@ fn path_of(attributes: &[Attribute]) -> Option<String> {
     let values = attributes
         .iter()
         .filter_map(|it| it.meta.require_name_value().ok());
-    let path = values
+    values
         .filter(|it| it.path.is_ident("path"))
         .find_map(|it| match &it.value {
             syn::Expr::Lit(literal) => match &literal.lit {
@@ -211,8 +211,7 @@ fn path_of(attributes: &[Attribute]) -> Option<String> {
                 _ => None,
             },
             _ => None,
-        });
-    path
+        })
 }
 
 /// The directory of a module's children, and its file.
