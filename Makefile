@@ -8,6 +8,12 @@
 TOOLS := scripts/tools
 # These features are off by default, and so are their tests.
 TESTED := --features tls,discovery,axum,introspection,test-util,cli,metrics
+# One set for all that is measured, so that the library is compiled once.
+MEASURED := --features discovery,introspection,metrics
+# Empty: long runs with what `make test` compiled, for a short look.
+PROFILE := --release
+# scripts/cargo-tool installs there.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-etcd test-etcds interop fuzz soak simulate bench measure fleet measure-cluster lint generate ci clean-tools
@@ -16,7 +22,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: ## show a registration through outages, changes by others and a shutdown (needs nothing running)
-	$(TOOLS) cargo run --release --example demo --features discovery
+	$(TOOLS) cargo run --release $(MEASURED) --example demo
 
 test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
 	$(TOOLS) cargo test --no-fail-fast $(TESTED)
@@ -26,20 +32,20 @@ test-fast: ## run only what needs no etcd and no real time
 	$(TOOLS) cargo test $(TESTED) --lib --test fast
 
 soak: ## run random faults for simulated hours: make soak HOURS=1000 SEED=7; HOURS=0 runs one seed again
-	HOURS=$(HOURS) SEED=$(SEED) $(TOOLS) cargo test --release $(TESTED) --test fast -- soak::long --ignored --nocapture
+	HOURS=$(HOURS) SEED=$(SEED) $(TOOLS) cargo test $(PROFILE) $(TESTED) --test fast -- soak::long --ignored --nocapture
 
 simulate: ## run the registrar's decisions against a model of etcd: make simulate EVENTS=10000000 SEED=7; EVENTS=0 runs one seed again
-	EVENTS=$(EVENTS) SEED=$(SEED) $(TOOLS) cargo test --release $(TESTED) --lib -- simulation::drive::for_many_events --ignored --nocapture
+	EVENTS=$(EVENTS) SEED=$(SEED) $(TOOLS) cargo test $(PROFILE) $(TESTED) --lib -- simulation::drive::for_many_events --ignored --nocapture
 
 bench: ## measure what the layer costs a request
-	$(TOOLS) cargo bench --features discovery,metrics --bench layer
+	$(TOOLS) cargo bench $(MEASURED) --bench layer
 
 measure: ## measure recovery and shutdown with a real etcd (20 minutes); PARTS=passwords,networks: only these; ETCD=3.7: with etcd 3.7
-	$(TOOLS) cargo build --release --features discovery --example server
-	$(TOOLS) cargo bench --features discovery,introspection,metrics --bench recovery
+	$(TOOLS) cargo build --release $(MEASURED) --example server
+	$(TOOLS) cargo bench $(MEASURED) --bench recovery
 
 fleet: ## restarts and outages under load, compared with a client written by hand (3 minutes); FLEET_SCENARIO=rolling: only this one
-	$(TOOLS) cargo run --release --example fleet --features discovery
+	$(TOOLS) cargo run --release $(MEASURED) --example fleet
 
 V := 3.7
 test-etcd: ## run the real suite on an etcd built with Go: make test-etcd V=3.7; with user and password: ETCD_USERS=1
@@ -59,14 +65,21 @@ interop: ## run our servers and clients against grpc-go, kratos and go-zero (nee
 	@echo "make interop: every test passed: grpc-go, kratos (its etcd registry: a stand-in) and go-zero, each way, also after a loss of data"
 
 ROUNDS := 20
-measure-cluster: ## repeat the faults of a three-member cluster, ROUNDS times (20: about twenty minutes)
+CLUSTER := cluster::
+measure-cluster: ## repeat the faults of a three-member cluster, ROUNDS times (20: about twenty minutes); CLUSTER=cluster::hang: one of them
 	$(TOOLS) cargo build $(TESTED) --examples
-	ROUNDS=$(ROUNDS) $(TOOLS) cargo test $(TESTED) --test real cluster:: -- --nocapture --test-threads=1
+	ROUNDS=$(ROUNDS) $(TOOLS) cargo test $(TESTED) --test real $(CLUSTER) -- --nocapture --test-threads=1
 
 FUZZ_SECONDS := 60
-fuzz: ## fuzz the parsers, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
-	for target in address key json format; do \
-	  $(TOOLS) cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+FUZZED := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+# Without a sanitizer: the crate has no `unsafe`, and sanitizers need nightly Rust.
+fuzz: ## fuzz the parsers, FUZZ_SECONDS each, two at a time (needs a C++ compiler)
+	scripts/cargo-tool fuzz
+	$(TOOLS) cargo fuzz build --sanitizer none
+	cd fuzz && mkdir -p $(FUZZED:%=corpus/%)
+	printf '%s\n' $(FUZZED) | $(TOOLS) xargs -P 2 -I NAME cargo fuzz run --sanitizer none NAME fuzz/corpus/NAME fuzz/seeds/NAME -- \
+	  -max_total_time=$(FUZZ_SECONDS) -verbosity=0
+	@echo "make fuzz: nothing found: $(FUZZED)"
 
 lint: ## check the formatting, clippy and the documentation's links
 	cargo fmt --check

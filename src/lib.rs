@@ -85,6 +85,9 @@ mod escaped;
 mod etcd;
 mod exhausted;
 pub mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "health")]
 mod health;
 mod in_flight;
@@ -131,59 +134,6 @@ pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
 pub use stats::{EtcdStats, RegistrationStats};
 pub use status::{Registered, Status, StatusWatch};
-
-/// The internal parsers, for the fuzzer.
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzzing {
-    use crate::address::Address;
-    use crate::format::{
-        CoreDns, EtcdNaming, Format, GoMicro, GoZero, KeyContext, Kitex, Kratos, Plain,
-    };
-    use crate::instance::Instance;
-
-    /// An address as it would be advertised.
-    pub fn address(text: &str) -> Result<String, String> {
-        Address::parse(text)
-            .map(|address| address.to_string())
-            .map_err(|e| e.to_string())
-    }
-
-    /// The key of an instance of `name`, if template, prefix and name are taken.
-    pub fn key(template: &str, prefix: &str, name: &str) -> Option<String> {
-        let instance = Instance::new(name).id("id");
-        instance.check().ok()?;
-        let address = Address::parse("10.0.0.1:9000").ok()?;
-        let context = KeyContext::new(&instance, &address, 1);
-        let format = Plain::new().prefix(prefix).key(template);
-        format.check_settings().ok()?;
-        Some(Format::key(&format, &context))
-    }
-
-    /// The instance that each format decodes from a value, and the same encoded and decoded again.
-    pub fn read(key: &str, value: &[u8]) -> Vec<(Instance, Option<Instance>)> {
-        let formats: [Box<dyn Format>; 9] = [
-            Box::new(Plain::new()),
-            Box::new(EtcdNaming::new()),
-            Box::new(Kratos::new()),
-            Box::new(Kratos::new().secure(true)),
-            Box::new(Kratos::new().mixed()),
-            Box::new(Kitex::new()),
-            Box::new(GoZero::new()),
-            Box::new(GoMicro::new()),
-            Box::new(CoreDns::new()),
-        ];
-        let again = |format: &Box<dyn Format>| {
-            let key = format.prefix("greeter") + key;
-            let read = format.read("greeter", &key, value).ok()?;
-            let address = Address::parse(read.get_address()?).ok()?;
-            let written = format.value(&read, &address);
-            let again = format.read("greeter", &key, written.as_bytes());
-            Some((read, again.ok()))
-        };
-        formats.iter().filter_map(again).collect()
-    }
-}
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}

@@ -1,7 +1,7 @@
 //! Shows a registration in outages, changes by others and a shutdown, in about twenty seconds.
 //!
 //! ```sh
-//! make demo              # or: cargo run --release --example demo
+//! make demo              # or: cargo run --release --features discovery --example demo
 //! ```
 //!
 //! It starts a real etcd on loopback and a greeter that is registered in it with the default settings, and causes one fault
@@ -20,6 +20,7 @@ mod health;
 mod server;
 mod setup;
 mod steps;
+mod stops;
 mod timeline;
 
 #[path = "../greeter/mod.rs"]
@@ -40,12 +41,9 @@ mod support {
 use clap::Parser;
 use setup::Setup;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use stops::Stops;
 use timeline::Timeline;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// Shows a registration in outages, changes by others and a shutdown, and checks every step.
 ///
@@ -60,17 +58,6 @@ struct Args {
     #[arg(long, env = "DEMO_DOWN", default_value = "1500ms", value_name = "TIME")]
     #[arg(value_parser = humantime::parse_duration)]
     down: Duration,
-}
-
-/// The tokens that SIGTERM cancels.
-#[derive(Debug, Clone, Default)]
-struct Stops {
-    /// Stops the server: the application's own shutdown token.
-    server: CancellationToken,
-    /// The demo is about to send SIGTERM to itself.
-    server_only: Arc<AtomicBool>,
-    /// Stops the demo.
-    demo: CancellationToken,
 }
 
 #[tokio::main]
@@ -101,7 +88,7 @@ async fn main() -> ExitCode {
 
 /// The whole demo. Says whether every step held.
 async fn run(args: Args, stops: Stops, timeline: &mut Timeline) -> bool {
-    match Setup::raise(args, stops).await {
+    match Setup::raise(args.down, stops).await {
         Ok(mut setup) => {
             timeline.note(&format!(
                 "etcd {} runs at {}, with its own data directory",
@@ -114,27 +101,4 @@ async fn run(args: Args, stops: Stops, timeline: &mut Timeline) -> bool {
         Err(fail) => timeline.failed(&fail),
     }
     timeline.curtain()
-}
-
-// === impl Stops ===
-
-impl Stops {
-    fn listen(&self) -> std::io::Result<()> {
-        let interrupt = signal(SignalKind::interrupt())?;
-        let terminate = signal(SignalKind::terminate())?;
-        tokio::spawn(self.clone().sort(interrupt, terminate));
-        Ok(())
-    }
-
-    async fn sort(self, mut interrupt: Signal, mut terminate: Signal) {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => self.demo.cancel(),
-                _ = terminate.recv() => match self.server_only.swap(false, Ordering::AcqRel) {
-                    true => self.server.cancel(),
-                    false => self.demo.cancel(),
-                },
-            }
-        }
-    }
 }

@@ -2,10 +2,10 @@
 
 use crate::health::HealthRecorder;
 use crate::server::Server;
+use crate::stops::Stops;
 use crate::support::etcd::Etcd;
 use crate::support::observer::{Event, Held, Kind, Observer};
 use crate::timeline::Fail;
-use crate::{Args, Stops};
 use etcd_client::{Client, Error};
 use futures_util::FutureExt as _;
 use std::panic::AssertUnwindSafe;
@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Everything the steps act on.
 pub(crate) struct Setup {
-    pub(crate) args: Args,
+    /// How long etcd is down when it keeps its data.
+    pub(crate) down: Duration,
     pub(crate) stops: Stops,
     pub(crate) etcd: Etcd,
     pub(crate) version: String,
@@ -48,7 +49,7 @@ const SHOWN: usize = 5;
 
 impl Setup {
     /// Starts etcd, and watches it before anything happens.
-    pub(crate) async fn raise(args: Args, stops: Stops) -> Result<Self, Fail> {
+    pub(crate) async fn raise(down: Duration, stops: Stops) -> Result<Self, Fail> {
         let etcd = guarded("an etcd of our own", async { Ok(Etcd::start().await) }).await?;
         let mut other = etcd.client().await;
         let version = request("the version of etcd", other.status())
@@ -58,7 +59,7 @@ impl Setup {
         let observer = Observer::start(etcd.endpoint(), PREFIX).await;
         let key = format!("{PREFIX}greeter/127.0.0.1/{}", std::process::id());
         Ok(Self {
-            args,
+            down,
             stops,
             etcd,
             version,

@@ -1,7 +1,6 @@
 //! [`Bar`]: the bound of a scenario; pure.
 
 use crate::ledger::Record;
-use crate::table::time;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -85,6 +84,16 @@ fn since(event: Instant, all: impl Iterator<Item = Instant>) -> Duration {
 impl Verdict {
     fn new(held: bool, seen: String) -> Self {
         Self { held, seen }
+    }
+}
+
+/// A duration as people read it.
+pub(crate) fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        0.0 => "0".to_owned(),
+        seconds if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        seconds => format!("{seconds:.2} s"),
     }
 }
 

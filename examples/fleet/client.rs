@@ -1,10 +1,10 @@
 //! [`Client`]: one client, with connections and a watch of its own.
 
-use crate::Problem;
 use crate::args::{Args, Who};
 use crate::ledger::Ledger;
 use crate::load::{self, Pace};
 use crate::naive::Naive;
+use crate::problem::Problem;
 use crate::serve::SERVICE;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -7,6 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
+/// How long a stream takes by itself: so many messages, so far apart, the first one at once.
+const STREAM: Duration = Duration::from_millis(100 * (MESSAGES as u64 - 1));
+pub(crate) const MESSAGES: u32 = 11;
+
 /// All calls of the clients of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -98,7 +102,7 @@ impl Record {
     pub(crate) fn is_bad(&self) -> bool {
         let own = match self.kind {
             Kind::Unary => Duration::ZERO,
-            Kind::Stream => crate::load::STREAM,
+            Kind::Stream => STREAM,
         };
         self.failure.is_some() || self.latency() > own + Duration::from_secs(1)
     }

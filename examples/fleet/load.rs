@@ -3,7 +3,7 @@
 use crate::greeter::hellos;
 use crate::greeter::pb::HelloRequest;
 use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::ledger::{Kind, Ledger};
+use crate::ledger::{Kind, Ledger, MESSAGES};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -45,9 +45,6 @@ where
     type Answer = B;
 }
 
-/// How long a stream takes by itself: so many messages, so far apart, the first one at once.
-pub(crate) const STREAM: Duration = Duration::from_millis(100 * (MESSAGES as u64 - 1));
-const MESSAGES: u32 = 11;
 /// In addition to the deadline of a call.
 const SLACK: Duration = Duration::from_secs(1);
 

@@ -21,6 +21,7 @@
 //! | `load.rs`, `ledger.rs` | calls on schedule, and their results |
 //! | `spread.rs`, `measure.rs` | how fast a change is seen, and its cost |
 //! | `table.rs`, `workdir.rs` | the printed table, and the directory of the processes |
+//! | `problem.rs` | an error that stops a scenario |
 
 mod args;
 mod bar;
@@ -29,6 +30,7 @@ mod ledger;
 mod load;
 mod measure;
 mod naive;
+mod problem;
 mod scenario;
 mod serve;
 mod servers;
@@ -54,13 +56,11 @@ mod support {
 
 use args::{Args, Role, Scenario};
 use clap::Parser;
+use problem::Problem;
 use std::process::ExitCode;
 use table::Table;
 use tokio::signal::unix::{SignalKind, signal};
 use workdir::Workdir;
-
-/// An error that stops a scenario, or a process of it.
-type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {

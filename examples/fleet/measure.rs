@@ -1,10 +1,10 @@
 //! One client in a process of its own: how fast it sees a change, and what that costs it.
 
-use crate::Problem;
 use crate::args::{Measure, Measured};
+use crate::bar::time;
 use crate::ledger::quantile;
+use crate::problem::Problem;
 use crate::serve::{PREFIX, SERVICE};
-use crate::table::time;
 use etcd_client::{Client, Txn, TxnOp};
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! What happens to the fleet, and what must hold then.
 
-use crate::Problem;
 use crate::args::{Args, Scenario, Who};
-use crate::bar::Bar;
+use crate::bar::{Bar, time};
 use crate::client::Client;
+use crate::problem::Problem;
 use crate::serve::PREFIX;
 use crate::setup::Setup;
-use crate::table::{Table, time};
+use crate::table::Table;
 use crate::workdir::Workdir;
 use etcd_client::GetOptions;
 use futures_util::future::join_all;

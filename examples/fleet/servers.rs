@@ -1,6 +1,6 @@
 //! [`Server`]: a server process, from outside.
 
-use crate::Problem;
+use crate::problem::Problem;
 use crate::support::etcd::guarded::Guarded;
 use crate::support::ports;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
 //! [`Setup`]: etcd, servers, clients and their load, for one scenario.
 
-use crate::Problem;
 use crate::args::{Args, Scenario, Who};
 use crate::bar::Verdict;
 use crate::client::Client;
 use crate::ledger::{Failure, Record, Summary};
+use crate::problem::Problem;
 use crate::servers::Server;
 use crate::side::Side;
 use crate::support::etcd::Etcd;

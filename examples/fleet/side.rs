@@ -1,11 +1,11 @@
 //! [`Side`]: the clients of one kind, the results of their calls, and their bounds.
 
-use crate::Problem;
 use crate::args::{Args, Who};
 use crate::bar::Bar;
 use crate::client::Client;
 use crate::ledger::{Failure, Kind, Ledger, Record};
 use crate::load::Pace;
+use crate::problem::Problem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;

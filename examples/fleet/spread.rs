@@ -1,7 +1,7 @@
 //! How fast one more instance is seen, and what it costs; from outside. See [`crate::measure`].
 
-use crate::Problem;
 use crate::measure::{self, put_all};
+use crate::problem::Problem;
 use crate::servers::{run, said};
 use crate::support::etcd::Etcd;
 use crate::support::ports;

@@ -1,9 +1,9 @@
 //! [`Table`]: a row for each scenario and client, in Markdown.
 
-use crate::Problem;
 use crate::args::{Scenario, Who};
-use crate::bar::Verdict;
+use crate::bar::{Verdict, time};
 use crate::ledger::Summary;
+use crate::problem::Problem;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -81,14 +81,4 @@ impl Table {
 /// Prints a line; the run continues if stdout is closed.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// A duration as people read it.
-pub(crate) fn time(time: Duration) -> String {
-    match time.as_secs_f64() {
-        0.0 => "0".to_owned(),
-        seconds if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
-        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
-        seconds => format!("{seconds:.2} s"),
-    }
 }

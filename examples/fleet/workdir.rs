@@ -1,6 +1,6 @@
 //! [`Workdir`]: the directory of the processes. It is kept after a failure.
 
-use crate::Problem;
+use crate::problem::Problem;
 use std::path::Path;
 use tempfile::TempDir;
 

@@ -56,18 +56,17 @@ impl Endpoints {
     /// Opens connections to `member`; each attempt takes at most `limit`. If it waited for the lookup of a name then, the
     /// error says so.
     pub(super) fn connector(&self, member: &Member, limit: Duration) -> Connector {
-        if let Some(connector) = &self.connector {
-            return connector.clone().within(limit, || None);
-        }
         let (resolver, member) = (self.resolver.clone(), member.clone());
         let (lookups, host, port) = (resolver.clone(), member.host().to_owned(), member.port());
-        let connector = Connector::new(move |_| {
-            let (resolver, member) = (resolver.clone(), member.clone());
-            async move {
-                let connecting =
-                    resolver.connect(member.host(), member.port(), member.turn(), limit);
-                connecting.await
-            }
+        let connector = self.connector.clone().unwrap_or_else(|| {
+            Connector::new(move |_| {
+                let (resolver, member) = (resolver.clone(), member.clone());
+                async move {
+                    let connecting =
+                        resolver.connect(member.host(), member.port(), member.turn(), limit);
+                    connecting.await
+                }
+            })
         });
         connector.within(limit, move || lookups.unanswered(&host, port, limit))
     }

@@ -185,6 +185,7 @@ impl RpcError {
             _ if says(&"received fatal alert") => {
                 Some("check Tls::identity_pem: it may want another client certificate")
             }
+            RpcErrorKind::Unreachable if says(&"no answer within") => None,
             RpcErrorKind::Unreachable if says(&"cannot look up") => Some("check the name, and DNS"),
             RpcErrorKind::Unreachable if https && hung_up => Some("check that it speaks TLS there"),
             RpcErrorKind::Unreachable => Some("check that etcd runs there"),

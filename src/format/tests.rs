@@ -289,13 +289,6 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), key in ".{0,20}") {
-        for format in all() {
-            let _ = format.decode("greeter", &key, &bytes);
-        }
-    }
-
-    #[test]
     fn nothing_is_read_without_a_dialable_address(
         instance in an_instance(), addr in an_addr(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
     ) {

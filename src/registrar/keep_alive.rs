@@ -85,11 +85,16 @@ impl KeepAlive {
             },
         };
         *self = Self::Closed;
+        let member = result.as_ref().map_or(0, |(stream, _)| stream.member());
         let result = result.map(|(stream, ttl)| {
             *self = Self::Idle(stream);
             ttl
         });
-        Event::Renewed { sent, result }
+        Event::Renewed {
+            sent,
+            member,
+            result,
+        }
     }
 }
 

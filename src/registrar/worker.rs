@@ -160,7 +160,7 @@ impl Worker {
         if let Some(error) = event.error() {
             self.note_error(error);
         }
-        let Event::Renewed { sent, result } = event else {
+        let Event::Renewed { sent, result, .. } = event else {
             return;
         };
         if result.is_ok() {

@@ -18,6 +18,7 @@ mod access;
 mod allocations;
 #[cfg(feature = "discovery")]
 mod channel;
+mod commands;
 #[cfg(feature = "tls")]
 mod config;
 mod deploy;

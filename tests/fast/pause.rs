@@ -43,7 +43,7 @@ async fn a_pause_is_one_transaction_and_so_is_the_return() {
 
     drop(pause);
     registration.registered().await.unwrap();
-    sleep(SEC * 60).await;
+    sleep(SEC * 50).await;
     let calls = requests(&setup, before);
     assert_eq!(calls.len(), 2, "{calls:?}");
     assert_eq!(setup.fake.keys()[KEY].lease, lease);

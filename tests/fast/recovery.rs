@@ -680,3 +680,64 @@ async fn a_panic_of_our_own_task_is_said_and_the_task_starts_again() {
     registration.closed().await;
     assert!(setup.fake.keys().is_empty());
 }
+
+/// A proxy sent the watch to a member that hung, and renewals to another: `Registered` was reported for 20 s without a key.
+#[tokio::test(start_paused = true)]
+async fn a_key_deleted_while_its_watch_hangs_is_written_again() {
+    for (elsewhere, within) in [(true, SEC * 7), (false, SEC * 62)] {
+        let setup = Setup::new();
+        if elsewhere {
+            setup.fake.watches_elsewhere();
+        }
+        let registration = setup.registered().await;
+        sleep(SEC * 30).await;
+        setup.fake.mute_watches();
+        sleep(SEC).await;
+        setup.fake.delete(KEY);
+        let deleted = Instant::now();
+        while setup.fake.keys().is_empty() {
+            sleep(100 * MS).await;
+            let waited = deleted.elapsed();
+            assert!(waited <= within, "{elsewhere}: no key after {waited:?}");
+        }
+        sleep(SEC * 30).await;
+        assert!(matches!(registration.status(), Status::Registered(_)));
+        assert_eq!(setup.puts(), 2);
+    }
+}
+
+/// At rest, a check costs one read a minute, or one a TTL if the watch is at another member than the renewals.
+#[tokio::test(start_paused = true)]
+async fn the_keys_of_a_silent_watch_are_read_seldom() {
+    for (elsewhere, reads) in [(true, 118..=121), (false, 9..=11)] {
+        let setup = Setup::new();
+        if elsewhere {
+            setup.fake.watches_elsewhere();
+        }
+        let registration = setup.registered().await;
+        let (before, connections) = (setup.count(Rpc::Txn), setup.fake.connections_open());
+        sleep(SEC * 600).await;
+        let seen = setup.count(Rpc::Txn) - before;
+        assert!(
+            reads.contains(&seen),
+            "{elsewhere}: {seen} reads in 10 minutes"
+        );
+        assert_eq!(setup.fake.connections_open(), connections);
+        assert_eq!(setup.puts(), 1);
+        drop(registration);
+    }
+}
+
+/// It never had a key: the log said that the key `none` expires with its lease.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_had_a_key_leaves_none_to_expire() {
+    let setup = Setup::new();
+    setup.fake.always(Rpc::LeaseGrant, Reply::Never);
+    let registration = announced(setup.builder());
+    sleep(SEC).await;
+    registration.deregister();
+    assert_eq!(
+        registration.closed().await,
+        tonic_etcd::Closed::Deregistered
+    );
+}

@@ -1,7 +1,7 @@
 //! Many keys in one process: one lease, one connection, as few transactions as etcd allows.
 
 use crate::setup::{SEC, Setup, all_registered, announced_by};
-use crate::support::fake::Rpc;
+use crate::support::fake::{Call, Rpc};
 use tokio::time::sleep;
 use tonic_etcd::{Closed, Instance, Registration};
 
@@ -40,9 +40,11 @@ async fn five_hundred_names_cost_no_more_than_one_when_idle() {
     let before = setup.fake.history().len();
     sleep(SEC * 60).await;
     let history = setup.fake.history().split_off(before);
-    let all_renew = history.iter().all(|call| call.rpc == Rpc::LeaseKeepAlive);
-    assert!(all_renew, "{history:?}");
-    let a_minute = history.len();
+    let renews = |call: &&Call| call.rpc == Rpc::LeaseKeepAlive;
+    let a_minute = history.iter().filter(renews).count();
+    // Of the watched keys: 128 at once.
+    let checks = history.len() - a_minute;
+    assert!((1..=4).contains(&checks), "{checks}: {history:?}");
     assert!((34..=38).contains(&a_minute), "{a_minute}");
     assert_eq!(setup.fake.connections_open(), 1);
 }

@@ -164,6 +164,8 @@ async fn doctor_names_what_is_wrong_with_the_keys() {
     put(&mut client, "/services/nowhere/a/1", "0.0.0.0:9000").await;
     put(&mut client, "/services/twice/a/1", good).await;
     put(&mut client, "/services/twice/b/1", good).await;
+    put(&mut client, "/services/both/10.0.0.1/1", good).await;
+    put(&mut client, "/services/both/10.0.0.1/1", good).await;
     let no_lease = client.put("/services/forever/a/1", good.to_string(), None);
     no_lease.await.unwrap();
 
@@ -177,6 +179,7 @@ async fn doctor_names_what_is_wrong_with_the_keys() {
         ("foreign", PROBLEM, "read as plain", "--format"),
         ("nowhere", PROBLEM, "0.0.0.0:9000", "mend what writes"),
         ("twice", WARNING, "registered by several", "left over"),
+        ("both", PROBLEM, "two servers take it", "{addr} or {id}"),
         ("forever", WARNING, "has no lease", "etcdctl del"),
     ] {
         doctor(&at, &[service]).await.says(code, cause, next);
@@ -394,6 +397,14 @@ async fn doctor_names_what_is_wrong_with_the_members() {
     doctor(&at, flags).await.says(PROBLEM, "NOSPACE", "disarm");
     let off = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None);
     off.await.unwrap();
+
+    cluster.add_learner().await;
+    let learner = cluster.members.pop().unwrap();
+    let with_it = format!("{},{at}", learner.endpoint());
+    doctor(&with_it, flags)
+        .await
+        .says(WARNING, "is a learner", "member promote");
+    drop(learner);
 
     cluster.members[2].kill().await;
     // It may have been the leader.

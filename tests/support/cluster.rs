@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use etcd_client::{Error, ResponseHeader};
+use etcd_client::{Error, MemberAddOptions, ResponseHeader};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::etcd::{Etcd, Plan, users};
@@ -130,6 +131,43 @@ impl Cluster {
         removed.expect("the old member is removed");
         self.members[index].kill().await;
         self.members[index] = member;
+    }
+
+    /// Adds a learner, and waits until it runs: it gets the data and does not vote.
+    ///
+    /// # Panics
+    /// When etcd does not let it join within half a minute.
+    pub async fn add_learner(&mut self) {
+        let plan = Plan::new("learner");
+        let deadline = Instant::now() + TIMEOUT;
+        let mut client = self.members[0].client().await;
+        let options = MemberAddOptions::new().with_is_learner();
+        while let Err(error) = client
+            .member_add([plan.peer_url()], Some(options.clone()))
+            .await
+        {
+            assert!(Instant::now() < deadline, "no learner is added: {error}");
+            sleep(Duration::from_millis(200)).await;
+        }
+        for member in &self.members {
+            member_knows(member, &plan.peer_url(), deadline).await;
+        }
+        let mut all: Vec<_> = self.members.iter().map(Etcd::membership).collect();
+        all.push(plan.membership());
+        let plan = plan
+            .in_cluster(&all.join(","))
+            .with_args(&["--initial-cluster-state=existing"])
+            .with_args(users::flags());
+        let mut member = Etcd::joining(plan, users::are_wanted());
+        member.start_again();
+        while TcpStream::connect(("127.0.0.1", member.client_port()))
+            .await
+            .is_err()
+        {
+            assert!(Instant::now() < deadline, "the learner does not start");
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.members.push(member);
     }
 
     async fn move_leader(&self, from: usize, to: usize) -> Result<(), Error> {

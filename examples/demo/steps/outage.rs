@@ -40,7 +40,7 @@ pub(super) async fn freeze(setup: &mut Setup, timeline: &mut Timeline) -> Result
 
 pub(super) async fn restart(setup: &mut Setup, timeline: &mut Timeline) -> Result<(), Fail> {
     let before = Before::now(setup).await?;
-    let down = setup.args.down;
+    let down = setup.down;
     setup.etcd.kill().await;
     timeline.note("etcd is gone");
     serves_on(setup, down).await?;

@@ -28,6 +28,8 @@ pub(crate) enum ErrorKind {
     NoUsers,
     /// This member has no leader: the cluster has no quorum.
     NoLeader,
+    /// This member is a learner: it answers almost nothing.
+    Learner,
     /// Another answer of etcd.
     Other,
 }
@@ -75,6 +77,7 @@ pub(crate) fn failed(error: etcd_client::Error) -> Failed {
         Code::PermissionDenied => ErrorKind::Denied,
         Code::Unauthenticated => ErrorKind::User,
         _ if says("no leader") => ErrorKind::NoLeader,
+        _ if says("not supported for learner") => ErrorKind::Learner,
         _ if says("authentication is not enabled") => ErrorKind::NoUsers,
         _ if says("authentication failed") || says("user name is empty") => ErrorKind::User,
         _ => ErrorKind::Other,

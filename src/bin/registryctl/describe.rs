@@ -4,13 +4,16 @@ use crate::dial::Dialer;
 use crate::doctor::servers::ask_health;
 use crate::doctor::wire::Wire;
 use crate::entry::{Entry, cut, escape, foreign};
+use crate::failure::Failure;
 use crate::list::first_answer;
+use crate::output::print;
+use crate::process;
+use crate::process::span;
+use crate::scope::Scope;
 use crate::server::Server;
 use crate::source::{Source, Ttl, Ttls};
 use crate::target::Target;
-use crate::{Failure, Scope, print, process};
 use std::process::ExitCode;
-use std::time::Duration;
 use tonic_etcd::HEALTH_NAME;
 use tonic_etcd::introspection::pb::{Process, Registration, ShutdownPhase};
 
@@ -197,14 +200,4 @@ impl Lines {
 /// What a value of an enum is called, without the name of the enum.
 fn words(name: &str, of: &str) -> String {
     name.trim_start_matches(of).to_lowercase().replace('_', " ")
-}
-
-pub(crate) fn span(ms: u64) -> String {
-    let duration = Duration::from_millis(ms);
-    // Show milliseconds only for short times.
-    let rounded = match ms >= 10_000 {
-        true => Duration::from_secs(duration.as_secs()),
-        false => duration,
-    };
-    humantime::format_duration(rounded).to_string()
 }

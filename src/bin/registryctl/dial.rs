@@ -2,7 +2,8 @@
 
 use crate::call_error::chain;
 use crate::doctor::wire::Wire;
-use crate::{Failure, tls};
+use crate::failure::Failure;
+use crate::tls;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! [`Entry`]: one key and its value, decoded as far as possible. Any client may have written them. So decoding
 //! never fails, and the output has no control characters for the terminal.
 
-use crate::Scope;
+use crate::scope::Scope;
 use etcd_client::KeyValue;
 use std::fmt::Write as _;
 use tonic_etcd::InstanceJson;

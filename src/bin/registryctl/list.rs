@@ -2,9 +2,12 @@
 
 use crate::call_error::CallError;
 use crate::entry::{Entry, escape_json};
+use crate::failure::Failure;
+use crate::output::print;
+use crate::scope::Scope;
+use crate::screen;
 use crate::source::{Connection, Listing, Source, Ttl, Ttls};
 use crate::table::table;
-use crate::{Failure, Scope, print, screen};
 use serde::Serialize;
 use std::io::{IsTerminal, stdout};
 

@@ -15,10 +15,12 @@
 //! | `dial.rs` | [`Dialer`]: how servers are dialled |
 //! | `source.rs` | [`Source`]: the one module that calls etcd |
 //! | `call_error.rs` | why a call to etcd failed |
+//! | `failure.rs` | why a command failed; pure |
 //! | `follow.rs` | list, watch, and again after every error |
 //! | `entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as possible |
 //! | `registry.rs` | the known entries, and since when; pure |
 //! | `table.rs` | rows and columns; pure |
+//! | `output.rs` | lines on stdout |
 //! | `list.rs`, `watch.rs` | the two commands |
 //! | `target.rs` | the server that a command names; pure |
 //! | `server.rs` | a connection to it, and its introspection service |
@@ -34,11 +36,13 @@ mod describe;
 mod dial;
 mod doctor;
 mod entry;
+mod failure;
 mod follow;
 #[path = "../../../examples/formats/mod.rs"]
 mod formats;
 mod list;
 mod member;
+mod output;
 mod pause;
 mod process;
 mod registry;
@@ -54,9 +58,10 @@ mod watch;
 use access::Access;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use dial::{DialArgs, Dialer};
-use scope::{Scope, ScopeArgs};
+use failure::Failure;
+use scope::ScopeArgs;
 use source::Source;
-use std::io::{self, BufWriter, Write as _, stdout};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -158,32 +163,6 @@ enum Command {
     },
 }
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    /// The command line or the environment is wrong.
-    #[error("{0}")]
-    Usage(String),
-    /// etcd or the server does not answer or refuses the call, or the named server is ambiguous or unknown.
-    #[error("{0}")]
-    Other(String),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
-
-/// The command line or the environment is wrong.
-fn usage<T>(why: impl Into<String>) -> Result<T, Failure> {
-    Err(Failure::Usage(why.into()))
-}
-
-fn print(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
-    let mut out = BufWriter::new(stdout().lock());
-    for line in lines {
-        writeln!(out, "{line}")?;
-    }
-    out.flush()
-}
-
 fn main() -> ExitCode {
     let args = Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
     let runtime = match tokio::runtime::Runtime::new() {
@@ -235,7 +214,7 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             json,
             dial,
         } => {
-            let dialer = Dialer::new(dial, doctor::PROBE_TIMEOUT)?;
+            let dialer = Dialer::new(dial, doctor::wire::PROBE_TIMEOUT)?;
             return doctor::run(source, &scope, service, &dialer, *json).await;
         }
         Command::Describe { instance, dial } => {

@@ -2,7 +2,8 @@
 
 use crate::access::Access;
 use crate::call_error::chain;
-use crate::{Failure, tls, usage};
+use crate::failure::{Failure, usage};
+use crate::tls;
 use http::Uri;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,11 +2,13 @@
 
 use crate::dial::Dialer;
 use crate::entry::escape;
+use crate::failure::Failure;
 use crate::list::first_answer;
+use crate::output::print;
+use crate::scope::Scope;
 use crate::server::Server;
 use crate::source::Source;
 use crate::target::Target;
-use crate::{Failure, Scope, print};
 use tonic_etcd::introspection::pb::PauseRequest;
 
 pub(crate) async fn pause(

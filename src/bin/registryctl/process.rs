@@ -1,6 +1,6 @@
 //! What a server reports on the members of etcd, and on its discoveries. `server.rs` has escaped its texts.
 
-use crate::describe::span;
+use std::time::Duration;
 use tonic_etcd::introspection::pb::{Discovery, EtcdEndpoint, EtcdEndpointState, Process};
 
 /// The lines of the output, each with its name.
@@ -56,6 +56,16 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         told.push(("not watched", format!("{service}: {}", it.watch_error)));
     }
     told
+}
+
+pub(crate) fn span(ms: u64) -> String {
+    let duration = Duration::from_millis(ms);
+    // Show milliseconds only for short times.
+    let rounded = match ms >= 10_000 {
+        true => Duration::from_secs(duration.as_secs()),
+        false => duration,
+    };
+    humantime::format_duration(rounded).to_string()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! [`Scope`]: the keys to read, and the formats that decode them.
 
+use crate::failure::{Failure, usage};
 use crate::formats::FormatName;
-use crate::{Failure, usage};
 use std::sync::Arc;
 use tonic_etcd::Instance;
 use tonic_etcd::format::{self, Format, Plain};

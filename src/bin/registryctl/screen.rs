@@ -1,15 +1,27 @@
 //! The output of a watch: a [`Screen`] on a terminal, or [`Lines`].
 
-use crate::Scope;
 use crate::entry::{cut, escape, foreign};
+use crate::registry::Registry;
 use crate::registry::{Change, short};
+use crate::scope::Scope;
+use crate::source::Ttls;
 use crate::table::table;
-use crate::watch::View;
 use std::collections::BTreeSet;
 use std::env;
 use std::io::{self, Write, stdout};
+use std::sync::Arc;
 use terminal_size::{Height, Width, terminal_size};
 use tokio::time::Instant;
+
+/// What is shown.
+pub(crate) struct View {
+    pub(crate) scope: Scope,
+    pub(crate) registry: Registry,
+    pub(crate) ttls: Ttls,
+    /// The member that answered last.
+    pub(crate) endpoint: Option<Arc<str>>,
+    pub(crate) outage: Option<Outage>,
+}
 
 /// The output of a watch.
 pub(crate) trait Sink {

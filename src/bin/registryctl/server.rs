@@ -1,9 +1,9 @@
 //! Calls the introspection service of a server: its registrations and pauses.
 
-use crate::Failure;
 use crate::call_error::no_answer;
 use crate::dial::Dialer;
 use crate::entry::{cut, escape, foreign};
+use crate::failure::Failure;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::Channel;

@@ -6,8 +6,8 @@
 use crate::access::Access;
 use crate::call_error::{CallError, ErrorKind, bounded, chain, failed};
 use crate::entry::{Entry, foreign};
+use crate::failure::{Failure, usage};
 use crate::member::Member;
-use crate::{Failure, usage};
 use etcd_client::{
     AlarmAction, AlarmMember, AlarmType, Channel, Client, ConnectOptions, EventType, GetOptions,
     GetResponse, WatchOptions, WatchStream,
@@ -226,6 +226,13 @@ impl Connection {
         let options = GetOptions::new().with_prefix().with_keys_only();
         let found = self.get(prefix, options.with_limit(limit)).await?;
         Ok(found.kvs().iter().map(|kv| Entry::from(kv).key()).collect())
+    }
+
+    /// The lease that a key had before its last write; `None` if etcd does not know any more.
+    pub(crate) async fn former_lease(&self, entry: &Entry) -> Option<i64> {
+        let options = GetOptions::new().with_revision(entry.written - 1);
+        let found = self.get(&entry.key(), options).await.ok()?;
+        Some(found.kvs().first()?.lease())
     }
 
     async fn get(&self, key: &str, options: GetOptions) -> Result<GetResponse, CallError> {

@@ -1,7 +1,7 @@
 //! Rows and columns. Pure: aligns and cuts texts that are escaped already.
 
-use crate::Scope;
 use crate::entry::{Entry, Shown, cut};
+use crate::scope::Scope;
 use crate::source::{Ttl, Ttls};
 
 /// A table; the last column has the remaining width.

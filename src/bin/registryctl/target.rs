@@ -1,7 +1,8 @@
 //! [`Target`]: the server that a command names. Pure.
 
 use crate::entry::{Entry, escape, foreign};
-use crate::{Failure, Scope};
+use crate::failure::Failure;
+use crate::scope::Scope;
 use std::collections::BTreeSet;
 use tonic_etcd::InstanceJson;
 use tonic_etcd::format::Address;

@@ -1,6 +1,6 @@
 //! Trust and identity from files, for etcd and for servers.
 
-use crate::Failure;
+use crate::failure::Failure;
 use std::fs;
 use std::path::Path;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};

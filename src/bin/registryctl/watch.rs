@@ -1,30 +1,20 @@
 //! `registryctl watch`: shows the registered servers and every change, until ctrl-c.
 
+use crate::failure::Failure;
 use crate::follow::{Update, follow};
 use crate::registry::{Change, Registry};
-use crate::screen::{Lines, Outage, Screen, Sink};
+use crate::scope::Scope;
+use crate::screen::{Lines, Outage, Screen, Sink, View};
 use crate::source::{Event, Source, Ttls};
-use crate::{Failure, Scope};
 use futures_util::FutureExt as _;
 use futures_util::future::select_all;
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, stdout};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
-
-/// What is shown.
-pub(crate) struct View {
-    pub(crate) scope: Scope,
-    pub(crate) registry: Registry,
-    pub(crate) ttls: Ttls,
-    /// The member that answered last.
-    pub(crate) endpoint: Option<Arc<str>>,
-    pub(crate) outage: Option<Outage>,
-}
 
 /// How often ages and remaining times are redrawn without changes.
 const TICK: Duration = Duration::from_secs(1);

@@ -11,6 +11,8 @@ pub(crate) struct KeepAliveStream {
     requests: client::LeaseKeeper,
     replies: client::LeaseKeepAliveStream,
     peer: Peer,
+    /// The member that answered last; 0: not known.
+    member: u64,
 }
 
 // === impl Session ===
@@ -70,6 +72,7 @@ impl Session {
             requests,
             replies,
             peer: self.peer,
+            member: 0,
         })
     }
 }
@@ -77,6 +80,10 @@ impl Session {
 // === impl KeepAliveStream ===
 
 impl KeepAliveStream {
+    pub(crate) fn member(&self) -> u64 {
+        self.member
+    }
+
     /// Sends one renewal and awaits its answer. Not cancel safe: after a cancelled call the next
     /// answer may belong to that renewal, so drop the stream.
     pub(crate) async fn renew(&mut self) -> Result<Duration, RpcError> {
@@ -85,6 +92,7 @@ impl KeepAliveStream {
         self.requests.keep_alive().await.map_err(error)?;
         let reply = self.replies.message().await.map_err(error)?;
         let reply = reply.ok_or_else(|| RpcError::broken(endpoint, "the renewal stream ended"))?;
+        self.member = reply.header().map_or(0, client::ResponseHeader::member_id);
         match reply.id() == self.requests.id() {
             true => time_to_live(reply.ttl(), endpoint),
             false => Err(RpcError::broken(

@@ -29,6 +29,8 @@ pub(crate) struct WatchResponse {
     /// The id of the watch. `etcd grpc-proxy` gives watches other ids than the requested
     /// ones.
     pub(crate) id: i64,
+    /// The member that sent it; 0: not known.
+    pub(crate) member: u64,
     /// The revision of the response.
     #[cfg_attr(not(feature = "discovery"), allow(dead_code))]
     pub(crate) revision: i64,
@@ -154,6 +156,7 @@ impl WatchReplies {
             events: reply.events().iter().filter_map(event).collect(),
             created: reply.created(),
             id: reply.watch_id(),
+            member: reply.header().map_or(0, client::ResponseHeader::member_id),
             revision: revision_of(reply.header()),
             ended,
         })

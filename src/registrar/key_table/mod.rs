@@ -6,6 +6,7 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `check.rs` | keys that are read although their watches are silent |
 //! | `deleted.rs` | keys that an etcd restored from an older copy has again |
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
 //! | `limits.rs` | how much etcd accepts in one request |
@@ -13,6 +14,7 @@
 //! | `takeover.rs` | the lease and value that a takeover replaced |
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
+mod check;
 mod deleted;
 mod key_state;
 mod limits;
@@ -50,6 +52,8 @@ pub(crate) struct KeyTable {
     to_watch: VecDeque<Key>,
     to_unwatch: VecDeque<i64>,
     next_watch_id: i64,
+    /// Where the next check of watched keys begins, among the keys of all entries.
+    next_checked: usize,
     /// Entries whose [`View`] may have changed.
     changed: BTreeSet<EntryId>,
     /// Other clients that wrote a key of ours, and were not reported yet.
@@ -90,6 +94,7 @@ impl KeyTable {
             to_watch: VecDeque::new(),
             to_unwatch: VecDeque::new(),
             next_watch_id: 1,
+            next_checked: 0,
             changed: BTreeSet::new(),
             rivals: vec![],
             may_not_ask: false,

@@ -197,7 +197,7 @@ impl Reconciler {
                 sent,
                 result,
             } => self.on_granted(now, lease, sent, result),
-            Answer::Renewed { sent, result } => self.on_renewed(now, sent, result),
+            Answer::Renewed { sent, result } => self.on_renewed(now, sent, 0, result),
             Answer::Read => {}
         }
     }

@@ -154,23 +154,19 @@ impl Reconciler {
         let LeaseState::Revoking(Revoking { leases, ttl, .. }) = lease else {
             return;
         };
+        for (id, deregistration) in std::mem::take(&mut self.deregistrations) {
+            if deregistration.deadline.is_some() {
+                let failure = failure.clone().filter(|_| self.may_have_keys(id));
+                let status = match failure {
+                    None => Status::Deregistered,
+                    Some(reason) => Status::LeftToExpire { ttl, reason },
+                };
+                self.act(Action::End(id, status));
+            }
+        }
         self.orphaned_leases.extend(leases);
         self.orphans_hold_keys &= !self.orphaned_leases.is_empty();
         self.keys.reset(0);
-        for (id, deregistration) in std::mem::take(&mut self.deregistrations) {
-            if deregistration.deadline.is_some() {
-                self.act(Action::End(
-                    id,
-                    match &failure {
-                        None => Status::Deregistered,
-                        Some(reason) => Status::LeftToExpire {
-                            ttl,
-                            reason: reason.clone(),
-                        },
-                    },
-                ));
-            }
-        }
         if self.entries.is_empty() {
             (self.connection_error, self.lease_error) = (None, None);
         }
@@ -205,14 +201,23 @@ impl Reconciler {
             return;
         }
         let (ttl, reason) = (self.granted_ttl(), self.revoke_reason());
-        for (id, deregistration) in &mut self.deregistrations {
-            if is_overdue(deregistration) {
-                deregistration.deadline = None;
-                let reason = reason.clone();
-                self.actions
-                    .push_back(Action::End(*id, Status::LeftToExpire { ttl, reason }));
-            }
+        let overdue = self.deregistrations.iter().filter(|(_, it)| is_overdue(it));
+        let ids: Vec<EntryId> = overdue.map(|(id, _)| *id).collect();
+        for id in ids {
+            let reason = reason.clone();
+            let status = match self.may_have_keys(id) {
+                true => Status::LeftToExpire { ttl, reason },
+                false => Status::Deregistered,
+            };
+            self.act(Action::End(id, status));
+            let deadline = None;
+            self.deregistrations.insert(id, Deregistration { deadline });
         }
+    }
+
+    /// Whether a key of this entry may be in etcd. A server that never had one leaves none to expire.
+    fn may_have_keys(&self, id: EntryId) -> bool {
+        self.orphans_hold_keys || !self.keys.is_gone(id)
     }
 
     fn granted_ttl(&self) -> Duration {

@@ -237,8 +237,12 @@ impl Reconciler {
         &mut self,
         now: Instant,
         sent: Instant,
+        member: u64,
         result: Result<Option<Duration>, RpcError>,
     ) {
+        if let Connection::Open(open) = &mut self.connection {
+            open.check.on_renewed(member);
+        }
         if let Connection::Open(open) = &mut self.connection
             && let since = open.renewing_since.take()
             && since == Some(sent)

@@ -31,6 +31,8 @@ pub(crate) enum Event {
     /// `None`: the TTL has not changed.
     Renewed {
         sent: Instant,
+        /// The member that answered; 0: not known.
+        member: u64,
         result: Result<Option<Duration>, RpcError>,
     },
     /// A renewal is not answered yet, but a read of the lease sent at `seen_at` was: the lease lives for
@@ -195,6 +197,7 @@ impl Answer {
             }),
             Self::Renewed { sent, result } => Some(Event::Renewed {
                 sent: *sent,
+                member: 0,
                 result: result.clone(),
             }),
             Self::Read => None,

@@ -31,9 +31,11 @@
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
 //! | `pause.rs` | the keys of one entry are withheld, and come back |
+//! | `watch_check.rs`, `check_keys.rs` | reads keys now and then, because a watch may hang |
 //! | `status.rs` | the status of each entry |
 
 mod beside;
+mod check_keys;
 mod deregister;
 mod lease_session;
 mod messages;
@@ -43,6 +45,7 @@ mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod watch_check;
 
 pub(crate) use messages::{Action, Answer, Desired, Event, Question};
 
@@ -323,7 +326,11 @@ impl Reconciler {
                 sent,
                 result,
             } => self.on_granted(now, lease, sent, result),
-            Event::Renewed { sent, result } => self.on_renewed(now, sent, result),
+            Event::Renewed {
+                sent,
+                member,
+                result,
+            } => self.on_renewed(now, sent, member, result),
             Event::RenewalLate { seen_at, remaining } => {
                 self.on_renewal_late(now, seen_at, remaining);
             }

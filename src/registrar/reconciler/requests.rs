@@ -28,7 +28,9 @@ impl Reconciler {
             true => open.not_before.or_else(|| self.keys.next_retry()),
             false => None,
         };
-        renewal.into_iter().chain(write).min()
+        let may_check = open.is_lease_confirmed && !is_waiting;
+        let check = may_check.then(|| self.check_due()).flatten();
+        renewal.into_iter().chain(write).chain(check).min()
     }
 
     pub(super) fn plan_requests(&mut self, now: Instant) {
@@ -112,7 +114,7 @@ impl Reconciler {
             let ops = self.keys.next_txn(now);
             if ops.is_empty() {
                 open.request_sent = None;
-                return;
+                return self.plan_check(now);
             }
             let asks_replaced = self.keys.asks_replaced(&ops);
             Action::Write {
@@ -169,6 +171,9 @@ impl Reconciler {
         result: Result<(i64, Vec<Option<KeyMeta>>), RpcError>,
     ) {
         self.request_done(now, result.as_ref().err());
+        if let Some(check) = self.end_check() {
+            return self.on_checked(now, keys, check, result);
+        }
         match result {
             Ok((revision, found)) => self.keys.on_read(&keys, revision, &found),
             Err(error) => match error.kind() {
@@ -274,6 +279,7 @@ impl Reconciler {
             && response.created
         {
             open.watch_created(now);
+            open.check.on_created(now, response.member);
         }
         for event in response.events {
             self.keys.on_watch_event(event, now);

@@ -1,5 +1,6 @@
 //! The states that the reconciler consists of. The other files change them.
 
+use super::watch_check::WatchCheck;
 use crate::etcd::RpcError;
 use crate::lease::Lease;
 use std::collections::BTreeSet;
@@ -73,6 +74,7 @@ pub(super) struct OpenConnection {
     pub(super) refused_token: Option<RpcError>,
     /// Watches that we cancelled: their end is expected.
     pub(super) cancelled_watches: BTreeSet<i64>,
+    pub(super) check: WatchCheck,
 }
 
 /// Another connection, which is tried while the current one does not answer. It is used once it has answered first.

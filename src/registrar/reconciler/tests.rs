@@ -4,13 +4,15 @@ use super::*;
 use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
 use crate::lease;
 use RpcErrorKind::{
-    Broken, Denied, LeaseExists, LeaseGone, ResourceExhausted, Timeout, Unauthenticated,
+    Broken, Busy, Denied, LeaseExists, LeaseGone, ResourceExhausted, Timeout, Unauthenticated,
     Unreachable,
 };
 
 const LEASE_TTL: Duration = Duration::from_secs(5);
 const REVISION: i64 = 5;
 const THEIRS: i64 = 8;
+/// The member that answers renewals, and has the watch.
+const MEMBER: u64 = 1;
 
 /// A reconciler and its last actions.
 struct Fixture {
@@ -52,6 +54,7 @@ fn watch_created() -> Event {
         created: true,
         id: 1,
         revision: REVISION,
+        member: 0,
         ended: None,
     }))
 }
@@ -303,8 +306,12 @@ impl Fixture {
     }
 
     fn renewed(&self, result: Result<Option<Duration>, RpcError>) -> Event {
-        let sent = self.now;
-        Event::Renewed { sent, result }
+        let (sent, member) = (self.now, MEMBER);
+        Event::Renewed {
+            sent,
+            member,
+            result,
+        }
     }
 
     fn renewal_late(&self) -> Event {
@@ -347,6 +354,7 @@ impl Fixture {
         Event::Watched(Ok(WatchResponse {
             events: vec![event],
             created: false,
+            member: MEMBER,
             id: 0,
             revision: REVISION + 1,
             ended: None,
@@ -564,13 +572,92 @@ fn no_state_stays_due_at_the_time_that_it_asked_for() {
     }
 }
 
+/// Renews until the next check. Returns how long that takes.
+fn time_to_next_check(fixture: &mut Fixture) -> Duration {
+    let start = fixture.now;
+    for _ in 0..100 {
+        fixture.pass_to_timeout();
+        match &*described(fixture).join(", ") {
+            "Renew" => fixture.handle(fixture.renewed(Ok(None))),
+            "Read" => return fixture.now - start,
+            other => panic!("{other}"),
+        }
+    }
+    panic!("no check");
+}
+
+/// The watch is created by `member`.
+fn watched_at(member: u64) -> Fixture {
+    let mut fixture = Fixture::held();
+    fixture.handle(Event::Watched(Ok(WatchResponse {
+        events: vec![],
+        created: true,
+        member,
+        id: 1,
+        revision: REVISION,
+        ended: None,
+    })));
+    fixture
+}
+
+#[test]
+fn a_watch_at_another_member_than_renewals_is_checked_once_a_ttl() {
+    let mut fixture = watched_at(MEMBER + 1);
+    for _ in 0..3 {
+        assert_eq!(time_to_next_check(&mut fixture), LEASE_TTL);
+        fixture.handle(fixture.read(Ok(Some(REVISION))));
+        assert_eq!(described(&fixture), [""; 0]);
+    }
+}
+
+#[test]
+fn a_watch_at_the_member_of_renewals_is_checked_every_12_ttls() {
+    let mut fixture = watched_at(MEMBER);
+    fixture.pass_to_timeout();
+    fixture.handle(fixture.renewed(Ok(None)));
+    let renewed = Duration::from_secs(2);
+    let took = time_to_next_check(&mut fixture);
+    assert!(
+        took <= LEASE_TTL * 12 && took + renewed > LEASE_TTL * 12,
+        "{took:?}"
+    );
+}
+
+#[test]
+fn a_key_that_is_gone_without_an_event_ends_the_connection() {
+    let mut fixture = watched_at(MEMBER + 1);
+    time_to_next_check(&mut fixture);
+    fixture.handle(fixture.read(Ok(None)));
+    assert_eq!(described(&fixture), [""; 0], "its event may be under way");
+    assert_eq!(time_to_next_check(&mut fixture), Duration::from_millis(600));
+    fixture.handle(fixture.read(Ok(None)));
+    assert_eq!(described(&fixture), ["Disconnect", "Connect"]);
+}
+
+#[test]
+fn a_check_of_a_busy_etcd_is_repeated_then_ends_the_connection() {
+    let mut fixture = watched_at(MEMBER + 1);
+    for _ in 0..2 {
+        time_to_next_check(&mut fixture);
+        fixture.handle(fixture.read(failed(Busy)));
+        assert_eq!(described(&fixture), [""; 0]);
+    }
+    time_to_next_check(&mut fixture);
+    fixture.handle(fixture.read(failed(Busy)));
+    assert_eq!(described(&fixture), ["Disconnect", "Connect"]);
+}
+
 #[test]
 fn the_end_of_the_lease_is_published_before_an_answer_that_was_there_too() {
     let mut fixture = Fixture::renewal_due();
     let sent = fixture.now;
     fixture.now += LEASE_TTL * 2;
     let result = Ok(None);
-    fixture.handle(Event::Renewed { sent, result });
+    fixture.handle(Event::Renewed {
+        sent,
+        member: MEMBER,
+        result,
+    });
     assert_eq!(described(&fixture)[..2], ["Lost", "AwaitHealth"]);
 }
 

@@ -90,7 +90,7 @@ impl World {
         let mut places: Vec<Place> = wanted.map(|(place, _)| place).collect();
         if let Link::Open(session) = &self.link {
             let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
-            let has_news = || session.watches.values().any(news);
+            let has_news = || !session.is_mute && session.watches.values().any(news);
             if is_wanted(None) && (!session.responses.is_empty() || has_news()) {
                 places.push(Place::Response);
             }
@@ -165,6 +165,9 @@ impl World {
         if let Some(response) = session.responses.pop_front() {
             return self.handle(Event::Watched(Ok(response)));
         }
+        if session.is_mute {
+            return;
+        }
         let ids: Vec<i64> = session.watches.keys().copied().collect();
         let first = self.rng.usize(..ids.len().max(1));
         for index in 0..ids.len() {
@@ -181,6 +184,7 @@ impl World {
             return self.handle(Event::Watched(Ok(WatchResponse {
                 events,
                 created: false,
+                member: 0,
                 id: 0,
                 revision,
                 ended: None,
@@ -307,9 +311,9 @@ impl World {
 
     /// Whether a request from before `at` is still waited for.
     pub(super) fn waits_since_before(&self, at: Instant) -> bool {
-        let is_mute = matches!(&self.link, Link::Open(session) if session.is_mute);
+        let has_lost = matches!(&self.link, Link::Open(session) if session.has_lost_watch);
         let mut waiting = self.pending_places();
-        is_mute || waiting.any(|(_, pending)| pending.sent <= at)
+        has_lost || waiting.any(|(_, pending)| pending.sent <= at)
     }
 
     /// A request that was given up is applied late, or never.
@@ -541,7 +545,7 @@ impl World {
     }
 
     fn break_something(&mut self) {
-        let what = self.rng.u32(0..10);
+        let what = self.rng.u32(0..if self.is_spread { 11 } else { 10 });
         self.note(|| format!("fault {what}"));
         match what {
             0 => self.faults.refuses_connections = true,
@@ -555,6 +559,11 @@ impl World {
             8 => {
                 self.etcd.extend_leases(self.now);
                 self.cut();
+            }
+            10 => {
+                if let Link::Open(session) = &mut self.link {
+                    session.is_mute = true;
+                }
             }
             _ => self.cut(),
         }

@@ -172,6 +172,7 @@ impl Checker {
                 Event::Renewed {
                     sent,
                     result: Ok(granted),
+                    ..
                 },
                 Some((_, since, ttl)),
             ) => {

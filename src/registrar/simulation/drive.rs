@@ -43,6 +43,7 @@ fn world(seed: u64, is_traced: bool) -> World {
     check.is_alone = rng.u8(..) < 60;
     let now = Instant::now();
     let is_large = rng.u8(..) < 3;
+    let is_spread = rng.u8(..) < 50;
     let mut world = World {
         now,
         start: now,
@@ -59,6 +60,7 @@ fn world(seed: u64, is_traced: bool) -> World {
         snapshot: None,
         faults: Faults::default(),
         is_quiet: false,
+        is_spread,
         link: Link::Closed,
         beside: Beside::None,
         abandoned: vec![],

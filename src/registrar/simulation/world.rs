@@ -21,6 +21,8 @@ pub(super) struct World {
     pub(super) snapshot: Option<Etcd>,
     pub(super) faults: Faults,
     pub(super) is_quiet: bool,
+    /// A proxy sends the watch stream to another member than renewals.
+    pub(super) is_spread: bool,
     pub(super) link: Link,
     pub(super) beside: Beside,
     /// Requests that were given up and may still be applied.
@@ -73,8 +75,10 @@ pub(super) struct Session {
     pub(super) responses: VecDeque<WatchResponse>,
     /// A watch was denied. It is not requested again before the next connection.
     pub(super) is_blind: bool,
-    /// A watch was lost: etcd does not acknowledge it.
+    /// The member of the watch hangs: no event comes, and no watch is acknowledged.
     pub(super) is_mute: bool,
+    /// A watch was lost: etcd does not acknowledge it.
+    pub(super) has_lost_watch: bool,
 }
 
 /// Where a request is under way.
@@ -448,7 +452,11 @@ impl World {
             Request::Renew { lease, is_first } => {
                 let ttl = self.result(failed, |etcd| etcd.renew(lease, now));
                 let result = ttl.map(|ttl| Some(ttl).filter(|_| !is_first));
-                Event::Renewed { sent, result }
+                Event::Renewed {
+                    sent,
+                    member: 1,
+                    result,
+                }
             }
             Request::Read { keys } => {
                 let result = self.result(failed, |etcd| Ok(etcd.read(&keys)));
@@ -574,8 +582,8 @@ impl World {
         let Link::Open(session) = &mut self.link else {
             return;
         };
-        if is_lost {
-            session.is_mute = true;
+        if is_lost || session.is_mute {
+            session.has_lost_watch = true;
         } else if self.faults.denies_reads {
             session.is_blind = true;
             self.respond(true, None);
@@ -592,6 +600,7 @@ impl World {
         let response = WatchResponse {
             events: vec![],
             created,
+            member: if self.is_spread { 2 } else { 1 },
             id: 0,
             revision: self.etcd.revision,
             ended: ended.map(|(id, kind)| (id, error(kind))),

@@ -28,11 +28,12 @@ struct Module {
 // === impl Sources ===
 
 impl Sources {
+    /// The crate with this root, such as `src/lib.rs`.
     pub(super) fn read(root: &Path) -> Self {
         let mut sources = Self {
             modules: BTreeMap::new(),
         };
-        sources.read_file(root, &root.join("lib.rs"), vec![]);
+        sources.read_file(root.parent().unwrap(), root, vec![]);
         sources
     }
 
@@ -136,7 +137,7 @@ impl Sources {
 
     fn read_file(&mut self, directory: &Path, file: &Path, path: ModulePath) {
         let (text, parsed) = (source::read(file), source::parse(file));
-        let name = file.strip_prefix(source::root().join("src")).unwrap();
+        let name = file.strip_prefix(source::root()).unwrap();
         let name = name.display().to_string();
         let tests = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
         let lines = text[..tests].lines().count();
@@ -168,13 +169,21 @@ impl Sources {
                     let name = inner.ident.to_string();
                     let mut path = path.clone();
                     path.push(name.clone());
-                    match &inner.content {
-                        Some((_, items)) => {
-                            self.read_module(directory, file.clone(), lines, path, items);
+                    let beside = source::root().join(&file);
+                    let elsewhere =
+                        path_of(&inner.attrs).map(|to| beside.parent().unwrap().join(to));
+                    match (&inner.content, elsewhere) {
+                        (Some((_, items)), elsewhere) => {
+                            let directory = elsewhere.unwrap_or_else(|| directory.join(name));
+                            self.read_module(&directory, file.clone(), lines, path, items);
                         }
-                        None => {
+                        (None, Some(file)) => {
+                            let file = file.canonicalize().unwrap();
+                            self.read_file(file.parent().unwrap(), &file, path);
+                        }
+                        (None, None) => {
                             let (directory, file) = find_module(directory, &name);
-                            self.read_file(&directory, &file, path);
+                            self.read_file(&directory, &file.canonicalize().unwrap(), path);
                         }
                     }
                 }
@@ -187,6 +196,22 @@ impl Sources {
         }
         self.modules.insert(path, module);
     }
+}
+
+/// The value of `#[path = "..."]`.
+fn path_of(attributes: &[Attribute]) -> Option<String> {
+    let values = attributes
+        .iter()
+        .filter_map(|it| it.meta.require_name_value().ok());
+    values
+        .filter(|it| it.path.is_ident("path"))
+        .find_map(|it| match &it.value {
+            syn::Expr::Lit(literal) => match &literal.lit {
+                syn::Lit::Str(text) => Some(text.value()),
+                _ => None,
+            },
+            _ => None,
+        })
 }
 
 /// The directory of a module's children, and its file.

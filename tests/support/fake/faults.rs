@@ -170,6 +170,11 @@ impl FakeEtcd {
         self.shared.state().watch_mutes += 1;
     }
 
+    /// A proxy sends each stream to another member: watches are answered by a member of their own.
+    pub fn watches_elsewhere(&self) {
+        self.shared.state().watches_elsewhere = true;
+    }
+
     /// Sets a rule for the next request of that kind that has no rule yet.
     pub fn script(&self, rpc: Rpc, reply: Reply) {
         self.shared.state().scripts.once(rpc, None, reply);

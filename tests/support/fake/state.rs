@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) watch_cancel: (u64, String),
     /// Streams of watches opened before this number went up say nothing any more.
     pub(super) watch_mutes: u64,
+    /// Watches are answered by a member of their own.
+    pub(super) watches_elsewhere: bool,
     /// Watches get ids of the fake's choice, not the requested ones.
     pub(super) own_watch_ids: bool,
     /// `--max-request-bytes`.
@@ -57,6 +59,7 @@ impl State {
             term: 2,
             watch_cancel: (0, String::new()),
             watch_mutes: 0,
+            watches_elsewhere: false,
             own_watch_ids: false,
             max_request_bytes: MAX_REQUEST_BYTES,
             denies_reads: false,

@@ -169,7 +169,12 @@ impl WatchStream {
         self.say(reply).await
     }
 
-    async fn say(&self, reply: PbWatchResponse) -> Result<(), Over> {
+    async fn say(&self, mut reply: PbWatchResponse) -> Result<(), Over> {
+        if self.shared.state().watches_elsewhere
+            && let Some(header) = &mut reply.header
+        {
+            header.member_id = !header.member_id;
+        }
         self.replies.send(Ok(reply)).await.map_err(|_| Over)
     }
 }

@@ -2,8 +2,8 @@
 
 use super::addresses::implausible;
 use super::report::{Report, Verdict};
-use crate::Scope;
 use crate::entry::Entry;
+use crate::scope::Scope;
 use crate::source::{Ttl, Ttls};
 use std::collections::BTreeMap;
 use tonic_etcd::Instance;
@@ -88,6 +88,27 @@ pub(crate) fn leases(found: &[Found], ttls: &Ttls, report: &mut Report) {
         let text = format!("{} held by a lease that is renewed", instances(held));
         report.ok("leases", text);
     }
+}
+
+/// Checks whether two servers write the same key: who had it before still renews its lease.
+pub(crate) fn contested(former: &[(&Entry, i64)], ttls: &Ttls, report: &mut Report) {
+    let is_alive = |lease: &i64| match ttls.get(lease) {
+        Some(Ttl::Left { seconds, granted }) => seconds * 3 > *granted,
+        _ => false,
+    };
+    let both = former.iter().filter(|(entry, lease)| {
+        let others = *lease != 0 && *lease != entry.lease;
+        others && is_alive(lease) && is_alive(&entry.lease)
+    });
+    let texts = both.map(|(entry, lease)| {
+        let (key, ours) = (entry.key(), entry.lease);
+        format!(
+            "{key}: two servers take it from each other, with leases {lease:016x} and {ours:016x}"
+        )
+    });
+    let next = "give each its own: {addr} or {id} in the template of the key; {ip}/{pid} is the same in containers \
+                with the host's network, where each has pid 1";
+    report.add_each(Verdict::Problem, "keys", texts.collect(), next);
 }
 
 /// Checks whether others can dial the addresses, as far as the addresses show it.
@@ -204,6 +225,17 @@ mod tests {
             let cause = report.first_cause().unwrap();
             assert_eq!(cause.verdict, expected, "{report:?}");
             assert!(cause.text.contains(told), "{told}: {report:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_two_living_servers_write_is_a_conflict() {
+        let key = entry("/services/greeter/10.1.2.3/1", "10.1.2.3:1", 7);
+        let ttls: Ttls = [(7, left(5)), (8, left(4)), (9, left(1))].into();
+        for (former, is_conflict) in [(8, true), (7, false), (9, false), (6, false), (0, false)] {
+            let mut report = Report::new("greeter");
+            contested(&[(&key, former)], &ttls, &mut report);
+            assert_eq!(report.first_cause().is_some(), is_conflict, "{former}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Checks etcd: each member, its version and alarms, and the cluster.
 
 use super::report::{Report, Verdict};
-use super::wire::Wire;
+use super::wire::{PROBE_TIMEOUT, Wire};
 use crate::call_error::{CallError, ErrorKind};
 use crate::source::{Connection, Source, Status};
 use futures_util::future::join_all;
@@ -29,9 +29,12 @@ pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Co
     for answer in &answers {
         describe(answer, report);
     }
-    let led = answers.iter().position(|it| it.status.has_leader);
+    let is_voter = |answer: &&Answer| !answer.status.is_learner;
+    let led = |it: &Answer| it.status.has_leader && !it.status.is_learner;
+    let led = answers.iter().position(led);
     let kinds = silences.iter().map(|it| it.error.kind);
-    let up = answers.len() + kinds.filter(|kind| *kind == ErrorKind::NoLeader).count();
+    let without_leader = kinds.filter(|kind| *kind == ErrorKind::NoLeader);
+    let up = answers.iter().filter(is_voter).count() + without_leader.count();
     if led.is_none() && up > 0 {
         let all = source.len();
         report.add(
@@ -45,7 +48,14 @@ pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Co
         None => Verdict::Problem,
         Some(_) => Verdict::Warning,
     };
+    for learner in answers.iter().filter(|it| it.status.is_learner) {
+        add_learner(&learner.connection.endpoint, verdict, report);
+    }
     for silence in &silences {
+        if silence.error.kind == ErrorKind::Learner {
+            add_learner(&silence.shown, verdict, report);
+            continue;
+        }
         let text = format!("{}: {}", silence.shown, silence.text());
         report.add(verdict, CHECK, text, silence.next_step());
     }
@@ -93,7 +103,7 @@ async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {
         Err(error) => {
             let member = source.member(member);
             let (host, port) = member.host_and_port();
-            let limit = source.limit().min(super::PROBE_TIMEOUT);
+            let limit = source.limit().min(PROBE_TIMEOUT);
             let wire = match error.kind {
                 ErrorKind::Transport => Some(Wire::probe(host, port, limit).await),
                 _ => None,
@@ -105,6 +115,13 @@ async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {
             })
         }
     }
+}
+
+/// A learner has the data, but answers reads and writes only once it is promoted.
+fn add_learner(endpoint: &str, verdict: Verdict, report: &mut Report) {
+    let text = format!("{endpoint}: is a learner, which refuses reads and writes of clients");
+    let next = "leave it out of the endpoints until it votes: etcdctl member promote ID";
+    report.add(verdict, CHECK, text, next);
 }
 
 fn describe(answer: &Answer, report: &mut Report) {

@@ -13,17 +13,18 @@ pub(crate) mod wire;
 
 use crate::call_error::{CallError, ErrorKind};
 use crate::dial::Dialer;
+use crate::failure::Failure;
 use crate::formats::FormatName;
+use crate::output::print;
+use crate::scope::Scope;
 use crate::source::{Connection, Source};
-use crate::{Failure, Scope, print};
 use clap::ValueEnum as _;
 use report::{Report, Verdict};
 use std::process::ExitCode;
-use std::time::Duration;
 use tonic_etcd::format::Plain;
 
-/// The timeout of one connection or answer of a server; that of etcd is `--timeout`.
-pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many keys are read as they were before their last write.
+const OVERWRITTEN: usize = 20;
 /// How many other keys are read to find a similar name.
 const OTHER_KEYS: i64 = 20_000;
 
@@ -57,9 +58,18 @@ async fn check(source: &mut Source, scope: &Scope, dialer: &Dialer, report: &mut
         return not_there(&connection, scope, report).await;
     }
     let found = keys::read(scope, &listing.entries, report);
+    let mut former = vec![];
+    let overwritten = listing.entries.iter().filter(|it| it.written > it.created);
+    for entry in overwritten.take(OVERWRITTEN) {
+        if let Some(lease) = connection.former_lease(entry).await {
+            former.push((entry, lease));
+        }
+    }
     let leases = listing.entries.iter().map(|it| it.lease);
+    let leases = leases.chain(former.iter().map(|(_, lease)| *lease));
     let ttls = connection.ttls(leases).await;
     keys::leases(&found, &ttls, report);
+    keys::contested(&former, &ttls, report);
     keys::addresses(&found, is_local(source), report);
     servers::check(found, dialer, report).await;
 }

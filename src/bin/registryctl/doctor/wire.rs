@@ -8,6 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+/// The timeout of one connection or answer of a server; that of etcd is `--timeout`.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The protocol at a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wire {
