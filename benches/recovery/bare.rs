@@ -7,14 +7,14 @@ use tokio::time::sleep;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Holds the key of the `n`th registrant until it is dropped.
-pub async fn hold(endpoint: String, n: usize, ttl: Duration) {
+/// Holds the key of the `n`th registrant until it is dropped. With `spread`, its renewals are at a time of its own.
+pub async fn hold(endpoint: String, n: usize, ttl: Duration, spread: bool) {
     let client = Client::connect([endpoint], None).await;
     let mut client = client.expect("an endpoint");
     let mut lease = None;
     loop {
         let held = match lease {
-            Some(id) => renew(&mut client, id, ttl).await,
+            Some(id) => renew(&mut client, id, ttl, spread).await,
             None => register(&mut client, n, ttl).await.map(|id| {
                 lease = Some(id);
             }),
@@ -41,8 +41,11 @@ async fn register(client: &mut Client, n: usize, ttl: Duration) -> Result<i64, E
 }
 
 /// Renews the lease until that fails.
-async fn renew(client: &mut Client, lease: i64, ttl: Duration) -> Result<(), Error> {
+async fn renew(client: &mut Client, lease: i64, ttl: Duration, spread: bool) -> Result<(), Error> {
     let (mut requests, mut replies) = client.lease_keep_alive(lease).await?;
+    if spread {
+        sleep((ttl / 3).mul_f64(fastrand::f64())).await;
+    }
     loop {
         sleep(ttl / 3).await;
         requests.keep_alive().await?;

@@ -31,6 +31,7 @@ mod discovery_hostile;
 #[cfg(feature = "discovery")]
 mod discovery_soak;
 mod durations;
+mod fleet;
 mod formats;
 mod generated_code;
 mod grpc_proxy;

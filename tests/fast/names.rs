@@ -53,6 +53,7 @@ fn the_checkers_use_the_ids_of_the_invariants_in_the_design() {
             used.extend(ids(&read(file)));
         }
     }
+    used.extend(ids(&read("tests/fast/fleet.rs")));
     // I11 is checked by a fleet under load.
     used.insert(11);
     assert_eq!(Vec::from_iter(used), listed);

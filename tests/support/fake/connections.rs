@@ -57,7 +57,7 @@ pub(super) async fn sweep_for_ever(shared: Arc<Shared>) {
 /// One connect, as a client sees it.
 pub(super) async fn connect(shared: Arc<Shared>, uri: Uri) -> io::Result<DuplexStream> {
     let member = uri.host().unwrap_or_default().to_owned();
-    let (number, reply, _) = shared.arrived(Call::new(Rpc::Connect, &member, 0));
+    let (number, reply, ..) = shared.arrived(Call::new(Rpc::Connect, &member, 0));
     match reply {
         Reply::Delay(delay) | Reply::Late(delay) => sleep(delay).await,
         Reply::Never | Reply::DropReply => std::future::pending().await,

@@ -253,7 +253,12 @@ impl Member<'_> {
 
 impl Shared {
     fn set(&self, member: Option<&str>, mode: Mode) {
-        self.change(|state| state.members.set(member, mode));
+        self.change(|state| {
+            state.members.set(member, mode);
+            if mode == Mode::Down {
+                state.queues.lose(member);
+            }
+        });
     }
 
     /// Revokes the leases that have expired, if the cluster runs.

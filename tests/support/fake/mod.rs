@@ -14,6 +14,7 @@
 //! | to | see |
 //! |---|---|
 //! | break things: down, wipe, hang, partition, one member only, scripted replies | [`faults`] |
+//! | overload it: a queue served at so many requests a second | [`capacity`] |
 //! | act as another client: put, delete, revoke, compact | [`other_clients`] |
 //! | see the requests and their effects | [`FakeEtcd::history`], [`FakeEtcd::changes`], [`FakeEtcd::keys`] |
 //!
@@ -26,6 +27,7 @@
 
 mod answer;
 mod auth;
+pub mod capacity;
 mod cluster_calls;
 mod connections;
 mod errors;
@@ -58,6 +60,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
+pub use capacity::Capacity;
 pub use members::Mode;
 pub use record::{Call, Change, Stored};
 pub use script::{Reply, Rpc};

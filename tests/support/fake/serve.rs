@@ -1,7 +1,7 @@
 //! How the fake handles one request: recorded, delayed, applied or not, answered or not.
 //!
 //! ```text
-//! arrives -> recorded -> its rule is taken -> (hung: waits) -> applied -> answered
+//! arrives -> recorded -> its rule is taken -> its turn in the queue -> (hung: waits) -> applied -> answered
 //!                             |                    |              |
 //!                     Never, Error, Reset     connection cut   DropReply, Delay, ...
 //! ```
@@ -20,9 +20,10 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::answer::Answer;
+use super::capacity::{Full, Ticket};
 use super::members::Mode;
 use super::notifier::{Listener, Notifier};
 use super::record::Call;
@@ -35,6 +36,10 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Notifies tasks that wait for a change of the state.
     notifier: Notifier,
+    /// Notifies watches, which are many: only of what they can notice.
+    pub(super) watchable: Notifier,
+    /// Notifies requests that wait their turn.
+    pub(super) capacities: Notifier,
     /// New connections, for the server.
     pub(super) inbox: mpsc::UnboundedSender<Pipe>,
     /// Ends every task.
@@ -57,6 +62,8 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             notifier: Notifier::default(),
+            watchable: Notifier::default(),
+            capacities: Notifier::default(),
             inbox,
             stop: CancellationToken::new(),
         }
@@ -69,11 +76,15 @@ impl Shared {
     /// Changes the state, records the changes of keys, and notifies all listeners.
     pub(super) fn change<R>(&self, how: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
-        let before = state.keyspace.store.revision();
+        let before = state.watchable();
         let result = how(&mut state);
-        state.note_changes(before);
+        state.note_changes(before.0);
+        let is_watchable = state.watchable() != before;
         drop(state);
         self.notifier.notify();
+        if is_watchable {
+            self.watchable.notify();
+        }
         result
     }
 
@@ -123,8 +134,9 @@ impl Shared {
         apply: impl FnOnce(&mut State) -> Result<A, Status>,
     ) -> Option<Result<A, Status>> {
         let rpc = call.rpc;
-        let (number, reply, latency) = self.arrived(call);
+        let (number, reply, latency, ticket) = self.arrived(call);
         sleep_unless_zero(latency).await;
+        self.turn(&caller.link.member, ticket).await;
         self.unfrozen(caller).await?;
         match reply {
             Reply::Never => return None,
@@ -162,16 +174,21 @@ impl Shared {
         Some(answer)
     }
 
-    /// Records a request and returns its rule.
-    pub(super) fn arrived(&self, call: Call) -> (usize, Reply, Duration) {
+    /// Records a request. Returns its rule, its latency and its place in the queue.
+    pub(super) fn arrived(&self, call: Call) -> (usize, Reply, Duration, Option<Ticket>) {
         let mut state = self.state();
-        let reply = state.scripts.next(call.rpc, &call.member);
+        let mut reply = state.scripts.next(call.rpc, &call.member);
         let latency = state.next_latency();
+        let place = state.queues.join(call.rpc, &call.member, call.at);
+        let ticket = place.unwrap_or_else(|Full| {
+            reply = Reply::Error(Code::ResourceExhausted, "etcdserver: too many requests");
+            None
+        });
         let number = state.calls.len();
         state.calls.push(call);
         drop(state);
         self.notifier.notify();
-        (number, reply, latency)
+        (number, reply, latency, ticket)
     }
 
     fn apply<A: Answer>(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::auth::Auth;
+use super::capacity::Queues;
 use super::members::Members;
 use super::model::keyspace::Keyspace;
 use super::record::{Call, Change};
@@ -22,6 +23,7 @@ pub(super) struct State {
     pub(super) auth: Auth,
     pub(super) members: Members,
     pub(super) scripts: Scripts,
+    pub(super) queues: Queues,
     /// The client URLs in the member list.
     pub(super) member_urls: Vec<String>,
     pub(super) calls: Vec<Call>,
@@ -53,6 +55,7 @@ impl State {
             auth: Auth::default(),
             members: Members::default(),
             scripts: Scripts::default(),
+            queues: Queues::default(),
             member_urls: Vec::new(),
             calls: Vec::new(),
             changes: Vec::new(),
@@ -74,6 +77,12 @@ impl State {
         for commit in self.keyspace.store.since(before + 1) {
             self.changes.extend(Change::of(commit, now));
         }
+    }
+
+    /// What watches can notice: a revision, a compaction, an order to cancel them.
+    pub(super) fn watchable(&self) -> (i64, i64, u64) {
+        let store = &self.keyspace.store;
+        (store.revision(), store.compacted(), self.watch_cancel.0)
     }
 
     /// How long the next request takes.

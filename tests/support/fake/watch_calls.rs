@@ -71,7 +71,7 @@ impl PbWatchService for WatchCalls {
 
 impl WatchStream {
     async fn run(mut self, mut requests: Streaming<PbWatchRequest>) -> Result<(), Over> {
-        let mut changes = self.shared.changes();
+        let mut changes = self.shared.watchable.listener();
         loop {
             tokio::select! {
                 biased;
