@@ -84,6 +84,18 @@ impl Bucket {
             Err(self.since.unwrap_or(now) + refill)
         }
     }
+
+    /// Takes a token for something that has happened already. What is owed is at most another burst.
+    pub(crate) fn take_anyway(&mut self, rate: Rate, now: Instant) {
+        if self.take(rate, now).is_err() {
+            self.spent = (self.spent + 1).min(rate.burst * 2);
+        }
+    }
+
+    /// Puts a token back that was taken for something that cost nothing.
+    pub(crate) fn give_back(&mut self) {
+        self.spent = self.spent.saturating_sub(1);
+    }
 }
 
 #[cfg(test)]
@@ -146,5 +158,12 @@ mod tests {
         assert_eq!(bucket.take(rate, start + 90 * MS), Ok(()));
         assert_eq!(bucket.take(rate, start + 90 * MS), Ok(()));
         assert!(bucket.take(rate, start + 90 * MS).is_err());
+        for _ in 0..9 {
+            bucket.take_anyway(rate, start + 90 * MS);
+        }
+        assert!(bucket.take(rate, start + 119 * MS).is_err(), "it owes two");
+        assert_eq!(bucket.take(rate, start + 120 * MS), Ok(()));
+        bucket.give_back();
+        assert_eq!(bucket.take(rate, start + 120 * MS), Ok(()));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::connectivity::ConnectivityState;
 use super::dial::Dialer;
+use super::lines::LineLimiter;
 use super::ready_set::ReadySet;
 use super::subchannel::{Connection, Subchannel};
 use crate::lock::Lock;
@@ -11,7 +12,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// One endpoint of a [`BalancedChannel`](super::BalancedChannel), at the time of the call that returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +40,6 @@ pub(super) struct Pool {
     pub(super) ready_timeout: Duration,
     /// The service whose health is checked at each endpoint, if health is checked.
     pub(super) health_service: Option<String>,
-    /// Limits the connects at the same time: ten thousand at once would exceed the process's limit of file
-    /// descriptors, and the last ones would time out.
-    pub(super) connecting: Semaphore,
     pub(super) name: OnceLock<String>,
     /// Returns why the source has no instances.
     pub(super) why_none: Option<Box<dyn Fn() -> String + Send + Sync>>,
@@ -48,6 +47,9 @@ pub(super) struct Pool {
     /// How often calls were sent again.
     resent: AtomicU64,
     endpoints: Lock<Endpoints>,
+    pub(super) lines: LineLimiter,
+    /// Notified when the state of the channel is not the one that was logged last.
+    unlogged: Notify,
 }
 
 /// The subchannels, and the number of them in each state.
@@ -56,7 +58,10 @@ struct Endpoints {
     by_address: BTreeMap<Arc<str>, Endpoint>,
     ready: usize,
     failing: usize,
-    warned: bool,
+    /// The state of the channel in its last log line.
+    logged: Reported,
+    /// The endpoint that became ready, or ceased to be, last.
+    last_change: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -67,16 +72,18 @@ struct Endpoint {
     failure: Option<Arc<str>>,
 }
 
-/// The change of the channel's state that follows from a change of one endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transition {
-    None,
-    FirstReady,
+/// The state of the channel, as its log lines have it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Reported {
+    #[default]
+    Nothing,
+    Ready,
     NoneReady,
     AllFailing,
 }
 
-const CONNECTING_AT_ONCE: usize = 256;
+/// A connection that is replaced within this time is no change of state.
+const REPLACED: Duration = Duration::from_millis(100);
 /// The most reasons in one error.
 const SHOWN: usize = 3;
 
@@ -100,13 +107,15 @@ impl Pool {
 
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
         let (service, address) = (self.name(), &*subchannel.address);
-        crate::logging::debug!(%service, %address, %state, "endpoint");
+        if self.lines.take_debug().is_ok() {
+            crate::logging::debug!(%service, %address, %state, "endpoint");
+        }
         let mut all = self.lock();
         let from = all.state_of(subchannel).cloned();
         let to = state.clone();
-        let transition = all.set_state(subchannel, state);
+        all.set_state(subchannel, state);
         drop(all);
-        self.log(address, transition);
+        self.log();
         // `None`: it was removed meanwhile.
         if from.is_some() {
             self.notify(address, from.as_ref(), Some(&to));
@@ -117,9 +126,9 @@ impl Pool {
     pub(super) fn remove(&self, address: &str) {
         let mut all = self.lock();
         let from = all.by_address.get(address).map(|it| it.state.clone());
-        let transition = all.remove(address);
+        all.remove(address);
         drop(all);
-        self.log(address, transition);
+        self.log();
         if from.is_some() {
             self.notify(address, from.as_ref(), None);
         }
@@ -182,21 +191,58 @@ impl Pool {
         }
     }
 
-    /// Logs a change of state. Dropping the channel logs nothing: its tasks end, and its states do not change.
-    fn log(&self, address: &str, transition: Transition) {
-        let service = self.name();
-        match transition {
-            Transition::None => {}
-            Transition::FirstReady => {
-                crate::logging::info!(%service, %address, "endpoints can be called")
-            }
-            Transition::NoneReady => {
-                crate::logging::info!(%service, %address, "no endpoint can be called")
-            }
-            Transition::AllFailing => {
-                crate::logging::warn!(%service, "every endpoint fails: {}", self.lock());
+    /// Logs the channel's state, if it is another one now.
+    fn log(&self) {
+        let state = self.lock().unreported();
+        match state {
+            Reported::Nothing => {}
+            Reported::NoneReady => self.unlogged.notify_one(),
+            Reported::Ready | Reported::AllFailing => {
+                if self.log_now().is_err() {
+                    self.unlogged.notify_one();
+                }
             }
         }
+    }
+
+    /// Logs what is not logged at once, when there may be a line and the state is still another one. Never ends; dropping the
+    /// channel logs nothing.
+    pub(super) async fn log_later(&self) {
+        loop {
+            self.unlogged.notified().await;
+            sleep(REPLACED).await;
+            while let Err(until) = self.log_now() {
+                sleep_until(until).await;
+            }
+        }
+    }
+
+    /// An error: when there may be a line.
+    fn log_now(&self) -> Result<(), Instant> {
+        let mut all = self.lock();
+        let state = all.unreported();
+        if state == Reported::Nothing {
+            return Ok(());
+        }
+        self.lines.take()?;
+        all.logged = state;
+        let reasons = all.to_string();
+        let address = all.last_change.clone().unwrap_or_default();
+        drop(all);
+        let service = self.name();
+        match state {
+            Reported::Nothing => {}
+            Reported::Ready => {
+                crate::logging::info!(%service, %address, "endpoints can be called")
+            }
+            Reported::NoneReady => {
+                crate::logging::info!(%service, %address, "no endpoint can be called")
+            }
+            Reported::AllFailing => {
+                crate::logging::warn!(%service, "every endpoint fails: {reasons}")
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
@@ -212,12 +258,13 @@ impl Default for Pool {
             dialer: Dialer::default(),
             ready_timeout: Duration::from_secs(2),
             health_service: None,
-            connecting: Semaphore::new(CONNECTING_AT_ONCE),
             name: OnceLock::new(),
             why_none: None,
             observers: Observers::default(),
             resent: AtomicU64::new(0),
             endpoints: Lock::default(),
+            lines: LineLimiter::default(),
+            unlogged: Notify::new(),
         }
     }
 }
@@ -252,10 +299,10 @@ impl Endpoints {
         Arc::ptr_eq(&endpoint.subchannel, subchannel).then_some(&endpoint.state)
     }
 
-    fn set_state(&mut self, subchannel: &Arc<Subchannel>, state: ConnectivityState) -> Transition {
+    fn set_state(&mut self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
         let found = self.by_address.get_mut(&subchannel.address);
         let Some(endpoint) = found.filter(|it| Arc::ptr_eq(&it.subchannel, subchannel)) else {
-            return Transition::None;
+            return;
         };
         let before = endpoint.counts();
         match &state {
@@ -267,31 +314,39 @@ impl Endpoints {
         }
         endpoint.state = state;
         let after = endpoint.counts();
-        self.count(before, after)
+        let address = subchannel.address.clone();
+        self.count(before, after, address);
     }
 
-    fn remove(&mut self, address: &str) -> Transition {
-        let removed = self.by_address.remove(address);
-        let before = removed.map_or((0, 0), |endpoint| endpoint.counts());
-        self.count(before, (0, 0))
+    fn remove(&mut self, address: &str) {
+        if let Some((address, endpoint)) = self.by_address.remove_entry(address) {
+            self.count(endpoint.counts(), (0, 0), address);
+        }
     }
 
     /// The state of one endpoint changed from `before` to `after`.
-    fn count(&mut self, before: (usize, usize), after: (usize, usize)) -> Transition {
-        let were_ready = self.ready;
+    fn count(&mut self, before: (usize, usize), after: (usize, usize), address: Arc<str>) {
+        if before.0 != after.0 {
+            self.last_change = Some(address);
+        }
         self.ready = self.ready + after.0 - before.0;
         self.failing = self.failing + after.1 - before.1;
-        if self.ready > 0 {
-            self.warned = false;
-        }
+    }
+
+    /// The state of the channel, if it is not the one that was logged last.
+    fn unreported(&self) -> Reported {
         let all_failing = self.failing > 0 && self.failing == self.by_address.len();
-        match (were_ready, self.ready) {
-            (_, 0) if all_failing && !std::mem::replace(&mut self.warned, true) => {
-                Transition::AllFailing
-            }
-            (0, 1..) => Transition::FirstReady,
-            (1.., 0) => Transition::NoneReady,
-            _ => Transition::None,
+        let state = match self.logged {
+            _ if self.ready > 0 => Reported::Ready,
+            // Until one can be called again, it is said once.
+            Reported::AllFailing => return Reported::Nothing,
+            _ if all_failing => Reported::AllFailing,
+            Reported::Nothing => return Reported::Nothing,
+            Reported::Ready | Reported::NoneReady => Reported::NoneReady,
+        };
+        match state == self.logged {
+            true => Reported::Nothing,
+            false => state,
         }
     }
 }
@@ -312,7 +367,7 @@ impl fmt::Display for Endpoints {
             );
         }
         if self.failing == 0 {
-            return f.write_str("none connected yet");
+            return f.write_str("none connected");
         }
         f.write_str("none ready: ")?;
         let failing = self.by_address.iter();
@@ -368,30 +423,34 @@ mod tests {
     }
 
     #[test]
-    fn each_transition_of_the_channel_is_logged_once() {
+    fn each_state_of_the_channel_is_reported_once() {
         use ConnectivityState::{Connecting, Ready};
         let mut all = Endpoints::default();
         let [a, b] = ["a:1", "b:1"].map(subchannel);
         for subchannel in [&a, &b] {
             all.insert(subchannel.clone());
         }
-        for (n, (subchannel, state, transition)) in [
-            (&a, Connecting, Transition::None),
-            (&a, Ready, Transition::FirstReady),
-            (&b, Ready, Transition::None),
-            (&a, failure("x"), Transition::None),
-            (&b, Connecting, Transition::NoneReady),
-            (&a, Connecting, Transition::None),
-            (&b, failure("y"), Transition::AllFailing),
-            (&b, Connecting, Transition::None),
-            (&b, failure("z"), Transition::None),
-            (&a, Ready, Transition::FirstReady),
-            (&a, failure("w"), Transition::AllFailing),
+        for (n, (subchannel, state, reported)) in [
+            (&a, Connecting, Reported::Nothing),
+            (&a, Ready, Reported::Ready),
+            (&b, Ready, Reported::Nothing),
+            (&a, failure("x"), Reported::Nothing),
+            (&b, Connecting, Reported::NoneReady),
+            (&a, Connecting, Reported::Nothing),
+            (&b, failure("y"), Reported::AllFailing),
+            (&b, Connecting, Reported::Nothing),
+            (&b, failure("z"), Reported::Nothing),
+            (&a, Ready, Reported::Ready),
+            (&a, failure("w"), Reported::AllFailing),
         ]
         .into_iter()
         .enumerate()
         {
-            assert_eq!(all.set_state(subchannel, state), transition, "{n}");
+            all.set_state(subchannel, state);
+            assert_eq!(all.unreported(), reported, "{n}");
+            if reported != Reported::Nothing {
+                all.logged = reported;
+            }
         }
         assert_eq!(all.to_string(), "2 known, none ready: a:1: w; b:1: z");
     }
@@ -404,15 +463,17 @@ mod tests {
             all.insert(subchannel.clone());
             all.set_state(subchannel, ConnectivityState::Ready);
         }
-        assert_eq!(all.set_state(&former, failure("x")), Transition::None);
+        all.logged = Reported::Ready;
+        all.set_state(&former, failure("x"));
+        assert_eq!(all.ready, 2, "another one had that address");
         all.set_state(&a, failure("x"));
-        assert_eq!(all.remove("b:1"), Transition::AllFailing);
-        assert_eq!(
-            all.set_state(&b, ConnectivityState::Ready),
-            Transition::None
-        );
+        all.remove("b:1");
+        assert_eq!(all.unreported(), Reported::AllFailing);
+        all.set_state(&b, ConnectivityState::Ready);
+        assert_eq!(all.ready, 0);
         all.set_state(&a, ConnectivityState::Ready);
-        assert_eq!(all.remove("a:1"), Transition::NoneReady);
+        all.remove("a:1");
+        assert_eq!(all.unreported(), Reported::NoneReady);
         assert_eq!(all.to_string(), "none registered");
     }
 }
