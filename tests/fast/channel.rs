@@ -16,7 +16,7 @@ use tonic_etcd::BuildError;
 use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
 mod caller_span;
-mod connections;
+pub mod connections;
 #[path = "../../examples/greeter/mod.rs"]
 pub mod greeter;
 pub mod net;

@@ -20,7 +20,7 @@ use tonic::Code;
 use tonic_etcd::discovery::channel::{BalancedChannel, BalancedChannelBuilder};
 
 /// A greeter that ends each of its connections.
-fn serve_ending(net: &Net, address: &str, ends: Ends) {
+pub fn serve_ending(net: &Net, address: &str, ends: Ends) {
     let mut arriving = net.listen(address, CancellationToken::new());
     let whoami = address.to_owned();
     let greeter = GreeterServer::new(MyGreeter { whoami });
