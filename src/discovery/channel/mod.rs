@@ -49,6 +49,7 @@
 //! | `caller_span.rs` | fields of the call on the span of the caller |
 //! | `stats.rs` | [`ChannelStats`] |
 //! | `pool.rs` | the subchannels and their states, shared by tasks and calls |
+//! | `endpoints.rs` | their states, and the state of the channel; pure |
 //! | `connectivity.rs` | [`ConnectivityState`] |
 //! | `lines.rs` | bounds the log lines |
 //! | `health.rs` | whether an endpoint serves, by its health service |
@@ -66,6 +67,7 @@ mod caller_span;
 mod connectivity;
 mod dial;
 mod dial_policy;
+mod endpoints;
 mod frames;
 mod health;
 mod keep_alive;
