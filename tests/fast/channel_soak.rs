@@ -114,7 +114,7 @@ impl Run {
             async { connected }
         });
         let run = Self {
-            is_alone: seed % 2 == 0,
+            is_alone: seed.is_multiple_of(2),
             rng: Rng::with_seed(seed),
             net,
             registry,

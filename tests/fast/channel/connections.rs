@@ -128,7 +128,7 @@ async fn a_good_address_among_20_000_dead_ones_is_ready_within_a_second() {
         let took = start.elapsed();
         assert!(took < SEC, "refuses {refuses}: {took:?}");
         // Nor do the dead ones delay it when its connection is lost.
-        sleep(SEC * 90).await;
+        sleep(SEC * 5).await;
         hello(&mut Client::new(balanced)).await.unwrap();
     }
 }
