@@ -278,7 +278,7 @@ async fn no_call_fails_while_there_is_a_good_endpoint() {
     };
     for seed in seeds {
         if let Err(what) = run(seed).await {
-            panic!("I16: seed {seed}: {what}");
+            panic!("I17: seed {seed}: {what}");
         }
     }
 }
