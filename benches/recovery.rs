@@ -14,6 +14,8 @@
 
 #[path = "recovery/bare.rs"]
 mod bare;
+#[path = "recovery/ending.rs"]
+mod ending;
 #[path = "../examples/greeter/mod.rs"]
 mod greeter;
 #[path = "recovery/many.rs"]
@@ -48,10 +50,10 @@ use table::Table;
 /// Times of recovery and shutdown
 #[derive(Parser)]
 struct Args {
-    /// What to measure: stops, pauses, repairs, scale, memory, many, passwords, registrants, outages, networks, names, quiet
+    /// What to measure: stops, pauses, repairs, channels, scale, memory, many, passwords, registrants, outages, networks, names, quiet
     #[arg(long, env = "PARTS", value_delimiter = ',')]
     #[arg(
-        default_value = "stops,pauses,repairs,scale,memory,many,passwords,registrants,outages,networks,names,quiet"
+        default_value = "stops,pauses,repairs,channels,scale,memory,many,passwords,registrants,outages,networks,names,quiet"
     )]
     parts: Vec<String>,
     /// Given to the processes of the part `memory`
@@ -79,6 +81,7 @@ async fn main() -> ExitCode {
             "stops" => stops::all(&table).await,
             "pauses" => pauses::all(&table).await,
             "repairs" => outages::quick(&table).await,
+            "channels" => ending::all(&table).await,
             "scale" => scale::all(&table).await,
             "memory" => memory::all(&table).await,
             "many" => many::all(&table).await,

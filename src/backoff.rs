@@ -84,6 +84,18 @@ impl Bucket {
             Err(self.since.unwrap_or(now) + refill)
         }
     }
+
+    /// Takes a token for something that has happened already. The debt, up to 15 bursts, is paid before the next token.
+    pub(crate) fn take_anyway(&mut self, rate: Rate, now: Instant) {
+        if self.take(rate, now).is_err() {
+            self.spent = (self.spent + 1).min(rate.burst.saturating_mul(16));
+        }
+    }
+
+    /// Puts a token back that was taken for something that cost nothing.
+    pub(crate) fn give_back(&mut self) {
+        self.spent = self.spent.saturating_sub(1);
+    }
 }
 
 #[cfg(test)]
@@ -146,5 +158,15 @@ mod tests {
         assert_eq!(bucket.take(rate, start + 90 * MS), Ok(()));
         assert_eq!(bucket.take(rate, start + 90 * MS), Ok(()));
         assert!(bucket.take(rate, start + 90 * MS).is_err());
+        for _ in 0..100 {
+            bucket.take_anyway(rate, start + 90 * MS);
+        }
+        assert!(
+            bucket.take(rate, start + 399 * MS).is_err(),
+            "the debt is 30"
+        );
+        assert_eq!(bucket.take(rate, start + 400 * MS), Ok(()));
+        bucket.give_back();
+        assert_eq!(bucket.take(rate, start + 400 * MS), Ok(()));
     }
 }

@@ -16,9 +16,11 @@ use tonic_etcd::BuildError;
 use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
 mod caller_span;
+pub mod connections;
 #[path = "../../examples/greeter/mod.rs"]
 pub mod greeter;
 pub mod net;
+mod pings;
 pub mod raw;
 
 use net::{Client, Net, address, ready, ready_at};

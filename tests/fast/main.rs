@@ -18,6 +18,8 @@ mod access;
 mod allocations;
 #[cfg(feature = "discovery")]
 mod channel;
+#[cfg(feature = "discovery")]
+mod channel_soak;
 mod commands;
 #[cfg(feature = "tls")]
 mod config;

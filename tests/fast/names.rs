@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 const MAX_NAME: usize = 70;
 
 /// The files that use the ids of invariants.
-const CHECKERS: [&str; 3] = [
+const CHECKERS: [&str; 4] = [
+    "tests/fast/channel_soak.rs",
     "tests/fast/soak",
     "tests/fast/discovery_soak.rs",
     "src/registrar/simulation",

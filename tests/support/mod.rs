@@ -25,6 +25,7 @@ use tonic_etcd::{Registered, Registration, Status};
 
 pub mod black_hole;
 pub mod cluster;
+pub mod ending;
 pub mod etcd;
 pub mod fake;
 pub mod grpc_proxy;

@@ -2,6 +2,7 @@
 
 use super::BalancedChannel;
 use super::addresses::Addresses;
+use super::keep_alive::PingInterval;
 use super::pool::Pool;
 use super::reconnect::{self, Source};
 use super::subset::Subset;
@@ -103,10 +104,12 @@ impl BalancedChannelBuilder {
     /// 10 s. Without an answer the connection is closed after the
     /// [`keep_alive_timeout`](Self::keep_alive_timeout).
     ///
-    /// When a server answers that the pings are too many, the interval for it is doubled.
-    /// [`Duration::MAX`]: no pings.
+    /// While the server answers pings and sends nothing else, it is pinged twice, once more when another call begins, and
+    /// then every five minutes: servers of grpc-go refuse more. TCP's own keepalive continues at the interval, on
+    /// connections that the channel opens itself. When a server answers that the pings are too many all the same
+    /// (`too_many_pings`), the interval is doubled for the whole channel. [`Duration::MAX`]: no pings.
     pub fn http2_keep_alive_interval(mut self, interval: Duration) -> Self {
-        self.pool.dialer.keep_alive_interval = interval;
+        self.pool.dialer.ping_interval = Arc::new(PingInterval::new(interval));
         self
     }
 
@@ -189,7 +192,7 @@ impl BalancedChannelBuilder {
                 "0 lets no connect succeed: give it 1 s",
             ),
             (
-                dialer.keep_alive_interval < SHORTEST_PING,
+                dialer.ping_interval.get() < SHORTEST_PING,
                 "http2_keep_alive_interval",
                 "servers refuse such pings: give it 1 s or more",
             ),

@@ -2,8 +2,9 @@
 //! is certain that no server has processed it.
 
 use super::caller_span::CallerSpan;
+use super::peer::Peer;
 use super::pool::Pool;
-use super::replay_body::{AttemptBody, Progress, ReplayBody};
+use super::replay_body::{AttemptBody, ReplayBody};
 use super::retry::{RetrySafety, classify, status};
 use super::subchannel::{CallGuard, Connection};
 use crate::etcd::chain;
@@ -43,8 +44,12 @@ struct Call {
 /// The result of one attempt.
 enum Attempt {
     Answered(Response<Body>),
-    /// Certainly not processed, for this reason.
-    Unprocessed(String),
+    /// Certainly not processed.
+    Unprocessed {
+        reason: String,
+        /// The connection served other calls, and its server ends it.
+        is_replaced: bool,
+    },
     Failed(Status),
 }
 
@@ -53,11 +58,15 @@ enum Attempt {
 struct ResponseBody {
     body: Incoming,
     address: Arc<str>,
+    peer: Arc<Peer>,
     in_flight: Option<CallGuard>,
 }
 
 /// How often a request is sent at most. Another attempt is needed only when a server refuses the call or leaves
 /// at that moment. When that happens five times in a row, a sixth attempt would not help.
+///
+/// Connections that served other calls do not count while the call may wait: of 500 calls at a server that ends each connection
+/// after 100, some are on the fifth connection. Each of them was answered 100 times, so that every call has its turn.
 const MAX_ATTEMPTS: usize = 5;
 
 const AGENT: HeaderValue = HeaderValue::from_static(crate::etcd::USER_AGENT);
@@ -83,27 +92,34 @@ async fn attempts(pool: &Pool, call: Call, mut span: CallerSpan) -> Result<Respo
     let wait_until = Instant::now().checked_add(pool.ready_timeout);
     let mut tried: Vec<Weak<Connection>> = Vec::new();
     let mut last: Option<String> = None;
-    while tried.len() < MAX_ATTEMPTS && call.body.progress() != Progress::Capped {
+    let (mut sent, mut futile) = (0, 0);
+    while futile < MAX_ATTEMPTS && call.body.is_kept() {
         let Some((connection, guard)) = available(pool, &tried, wait_until).await else {
             break;
         };
         if let Some(reason) = &last {
-            pool.on_resend(tried.len(), reason);
+            pool.on_resend(sent, reason);
         }
         span.picked(&connection.subchannel);
+        tried.retain(|it| it.strong_count() > 0);
         tried.push(Arc::downgrade(&connection));
+        sent += 1;
         match call.send(connection, guard).await {
             Attempt::Answered(response) => return Ok(response),
             Attempt::Failed(status) => return Err(status),
-            Attempt::Unprocessed(reason) => last = Some(reason),
+            Attempt::Unprocessed {
+                reason,
+                is_replaced,
+            } => {
+                last = Some(reason);
+                let may_wait = wait_until.is_none_or(|until| Instant::now() < until);
+                futile += usize::from(!(is_replaced && may_wait));
+            }
         }
     }
     Err(Status::unavailable(match last {
         None => pool.why_none(),
-        Some(reason) => format!(
-            "refused unprocessed by {} endpoints, last {reason}",
-            tried.len()
-        ),
+        Some(reason) => format!("refused unprocessed by {sent} endpoints, last {reason}"),
     }))
 }
 
@@ -157,6 +173,7 @@ async fn wait_for_one(pool: &Pool, tried: &[Weak<Connection>]) -> (Arc<Connectio
         // One waiter is woken for one stream. If that stream is on a connection that was tried already, this call
         // wakes the next waiter, and waits for no stream any more: two such calls could wake each other for ever.
         if let Some(picked) = pick(pool, tried) {
+            picked.0.peer.wake_next();
             return picked;
         }
         if !tried.is_empty() {
@@ -221,10 +238,11 @@ impl Call {
             .sender
             .clone()
             .try_send_request(self.request(&connection));
-        let connection = Arc::downgrade(&{ connection });
+        drop(connection);
         let error = match sending.await {
             Ok(response) => {
                 self.body.stop_keeping();
+                guard.peer().set_answered();
                 let who = AnsweredBy(guard.address().clone());
                 let mut response = response.map(|body| Body::new(ResponseBody::new(body, guard)));
                 response.extensions_mut().insert(who);
@@ -236,19 +254,21 @@ impl Call {
         let error = error.into_error();
         let safety = match unsent {
             true => RetrySafety::ConnectionDraining,
-            false => classify(&error, self.body.progress()),
+            false => classify(&error),
         };
         let address = guard.address();
         match safety {
-            RetrySafety::MaybeProcessed => return Attempt::Failed(status(address, error)),
-            RetrySafety::StreamRefused => {}
-            RetrySafety::ConnectionDraining => {
-                if let Some(connection) = connection.upgrade() {
-                    connection.set_draining();
-                }
+            RetrySafety::MaybeProcessed => {
+                let complaint = guard.peer().complaint();
+                return Attempt::Failed(status(address, error, complaint.as_ref()));
             }
+            RetrySafety::StreamRefused => {}
+            RetrySafety::ConnectionDraining => guard.peer().set_draining(),
         }
-        Attempt::Unprocessed(format!("{address}: {}", chain(&error)))
+        Attempt::Unprocessed {
+            reason: format!("{address}: {}", chain(&error)),
+            is_replaced: safety == RetrySafety::ConnectionDraining && guard.peer().was_useful(),
+        }
     }
 
     fn request(&self, connection: &Connection) -> Request<AttemptBody> {
@@ -267,6 +287,7 @@ impl ResponseBody {
     fn new(body: Incoming, guard: CallGuard) -> Self {
         Self {
             address: guard.address().clone(),
+            peer: guard.peer().clone(),
             in_flight: (!body.is_end_stream()).then_some(guard),
             body,
         }
@@ -290,7 +311,7 @@ impl http_body::Body for ResponseBody {
         if !goes_on {
             this.in_flight = None;
         }
-        polled.map_err(|error| status(&this.address, error))
+        polled.map_err(|error| status(&this.address, error, this.peer.complaint().as_ref()))
     }
 
     fn is_end_stream(&self) -> bool {

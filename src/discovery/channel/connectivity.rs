@@ -9,14 +9,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectivityState {
-    /// No connect was tried yet: a channel connects to at most 256 endpoints at a time.
+    /// No connect was tried yet: a channel makes at most 256 connects at a time.
     Idle,
     /// A connection is being made.
     Connecting,
     /// It gets its share of the calls.
     Ready,
     /// It cannot be reached, its connection was lost, or its health service says that it does not
-    /// serve. The next attempt is after at most 5 s.
+    /// serve. The next attempt is after at most 5 s, or 30 s if it was never connected and another endpoint is; with
+    /// very many such endpoints later, because a channel makes 32 attempts a second that fail.
     #[non_exhaustive]
     TransientFailure {
         /// The last error.

@@ -1,24 +1,31 @@
 //! [`Dialer`]: opens an HTTP/2 connection to an address.
 
+use super::keep_alive::{KeepAlive, PingInterval};
+use super::peer::Peer;
 use super::replay_body::AttemptBody;
-use super::settings::{SettingsIo, StreamQuota};
+use super::wire::Wire;
 use crate::connector::{Connector, Io};
 use crate::etcd::chain;
 use crate::resolver::Resolver;
 use http::Uri;
 use http::uri::Scheme;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// How connections are made.
 #[derive(Debug, Clone)]
 pub(super) struct Dialer {
     pub(super) connect_timeout: Duration,
-    pub(super) keep_alive_interval: Duration,
+    /// Shared by all connections of the channel.
+    pub(super) ping_interval: Arc<PingInterval>,
     pub(super) keep_alive_timeout: Duration,
     pub(super) connector: Option<Connector>,
     pub(super) resolver: Resolver,
@@ -30,21 +37,24 @@ pub(super) struct Dialer {
 pub(super) struct Dialled {
     pub(super) sender: Sender,
     pub(super) dispatch: Dispatch,
-    pub(super) quota: Arc<StreamQuota>,
+    pub(super) peer: Arc<Peer>,
+    /// The interval of its pings.
+    pub(super) ping_interval: Duration,
 }
 
 pub(super) type Sender = http2::SendRequest<AttemptBody>;
 /// Ends when no call can be sent on the connection any more; see [`super::reconnect`].
 pub(super) type Dispatch =
-    http2::Connection<TokioIo<SettingsIo<Box<dyn Io>>>, AttemptBody, TokioExecutor>;
+    http2::Connection<TokioIo<Wire<Box<dyn Io>>>, AttemptBody, TokioExecutor>;
 
 /// hyper's own defaults have this size but may change. HTTP/2's 64 KiB would limit a stream to
 /// 6 MB/s at a round trip of 10 ms. The connection has four times as much, so that a stream that
 /// nobody reads does not block the others.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
-/// Practically for ever. hyper adds durations to the clock, and panics on overflow.
-const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+/// The range of what kernels accept for TCP keepalive.
+const TCP_KEEPALIVE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(2 * 60 * 60);
 
 // === impl Dialer ===
 
@@ -52,7 +62,7 @@ impl Default for Dialer {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(1),
-            keep_alive_interval: Duration::from_secs(10),
+            ping_interval: Arc::new(PingInterval::new(Duration::from_secs(10))),
             keep_alive_timeout: Duration::from_secs(3),
             connector: None,
             resolver: Resolver::of_instances(),
@@ -66,24 +76,22 @@ impl Dialer {
     ///
     /// Of a name with several addresses the one numbered `turn` is tried first, and the others soon
     /// after it, so that one address that drops packets does not use up the limit.
-    pub(super) async fn dial(
-        &self,
-        origin: &Uri,
-        turn: usize,
-        keep_alive_interval: Duration,
-    ) -> Result<Dialled, String> {
+    pub(super) async fn dial(&self, origin: &Uri, turn: usize) -> Result<Dialled, String> {
         let limit = self.connect_timeout;
         let dialling = async {
             let io = self.open(origin, turn).await.map_err(|e| chain(&e))?;
-            let quota = Arc::new(StreamQuota::new(self.stream_freed.clone()));
-            let (io, settings) = SettingsIo::new(io, quota.clone());
-            let handshake = self.handshake(io, keep_alive_interval).await;
-            let (sender, dispatch) = handshake.map_err(|e| chain(&e))?;
+            let peer = Arc::new(Peer::new(self.stream_freed.clone()));
+            let ping_interval = self.ping_interval.get();
+            let timeout = self.keep_alive_timeout;
+            let keep_alive = KeepAlive::new(ping_interval, timeout, Instant::now());
+            let (wire, settings) = Wire::new(io, peer.clone(), keep_alive);
+            let (sender, dispatch) = handshake(wire).await.map_err(|e| chain(&e))?;
             match settings.await {
                 Ok(()) => Ok(Dialled {
                     sender,
                     dispatch,
-                    quota,
+                    peer,
+                    ping_interval,
                 }),
                 Err(_) => Err("it closed the connection, or does not speak HTTP/2".to_owned()),
             }
@@ -111,27 +119,31 @@ impl Dialer {
         let limit = self.connect_timeout;
         let host = origin.host().unwrap_or_default();
         let connecting = self.resolver.connect(host, port, turn, limit);
-        Ok(Box::new(connecting.await?))
+        let stream = connecting.await?;
+        self.keep_alive(&stream);
+        Ok(Box::new(stream))
     }
 
-    /// No pings while there are no streams: servers of grpc-go close the connection of a client that pings an idle
-    /// connection more often than every five minutes. A broken idle connection is noticed by
-    /// its first call, because pings begin with a call.
-    async fn handshake(
-        &self,
-        io: SettingsIo<Box<dyn Io>>,
-        keep_alive_interval: Duration,
-    ) -> hyper::Result<(Sender, Dispatch)> {
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(keep_alive_interval.min(FOR_EVER))
-            .keep_alive_timeout(self.keep_alive_timeout.min(FOR_EVER))
-            .keep_alive_while_idle(false)
-            .handshake(TokioIo::new(io))
-            .await
+    /// TCP's own keepalive. In a long silence pings are rare, but a host that is gone is noticed, and the entry of a NAT
+    /// does not expire.
+    fn keep_alive(&self, stream: &TcpStream) {
+        let (interval, timeout) = (self.ping_interval.get(), self.keep_alive_timeout);
+        let (shortest, longest) = (*TCP_KEEPALIVE.start(), *TCP_KEEPALIVE.end());
+        if interval <= longest {
+            let keep_alive = TcpKeepalive::new().with_time(interval.max(shortest));
+            let keep_alive = keep_alive.with_interval(timeout.clamp(shortest, longest));
+            // Without it the pings are left.
+            let _unsupported = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
+        }
     }
+}
+
+async fn handshake(wire: Wire<Box<dyn Io>>) -> hyper::Result<(Sender, Dispatch)> {
+    http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(TokioIo::new(wire))
+        .await
 }
 
 #[cfg(test)]
@@ -172,7 +184,7 @@ mod tests {
         });
         let name = Uri::from_static("http://greeter:9000");
         for turn in 0..2 {
-            let dialled = dialer.dial(&name, turn, dialer.keep_alive_interval).await;
+            let dialled = dialer.dial(&name, turn).await;
             assert!(dialled.is_ok(), "{turn}: {:?}", dialled.err());
         }
         serving.abort();

@@ -25,11 +25,11 @@ pub(super) async fn watch_health(
 mod grpc {
     use super::super::replay_body::ReplayBody;
     use super::super::subchannel::Connection;
-    use crate::backoff::Backoff;
+    use crate::backoff::{Backoff, Bucket, Rate};
     use http::Request;
     use std::time::Duration;
     use tokio::sync::watch;
-    use tokio::time::{Instant, sleep, timeout_at};
+    use tokio::time::{Instant, sleep, sleep_until, timeout_at};
     use tonic::body::Body;
     use tonic::{Code, Status};
     use tonic_health::pb::HealthCheckRequest;
@@ -44,6 +44,12 @@ mod grpc {
     const STALE_LIMIT: Duration = Duration::from_secs(5);
     const FIRST: Duration = Duration::from_millis(50);
     const CAP: Duration = Duration::from_secs(5);
+    /// How fast answers are read. While they are not, HTTP/2's window stops the server: one whose health changes all the time
+    /// costs its clients ten changes a second.
+    const ANSWERS: Rate = Rate {
+        burst: 20,
+        refill: Duration::from_millis(100),
+    };
 
     pub(super) async fn watch_health(service: &str, connection: &Connection, serving: Serving<'_>) {
         let mut backoff = Backoff::new(FIRST, STALE_LIMIT);
@@ -52,7 +58,7 @@ mod grpc {
         loop {
             let opened = Instant::now();
             // For the peer the watch is a stream like any other, and it may accept none.
-            if let Some(_stream) = connection.quota.try_acquire() {
+            if let Some(_stream) = connection.peer.try_acquire() {
                 let watched = watch_once(service, connection, &mut last_answer, serving).await;
                 match watched.map_err(|status| status.code()) {
                     // The server has no health service: it counts as serving.
@@ -97,7 +103,11 @@ mod grpc {
             .map_err(late)??
             .into_inner();
         let mut next = timeout_at(until, answers.message()).await.map_err(late)??;
+        let mut read = Bucket::default();
         while let Some(answer) = next {
+            while let Err(until) = read.take(ANSWERS, Instant::now()) {
+                sleep_until(until).await;
+            }
             report(serving, answer.status() == ServingStatus::Serving);
             next = answers
                 .message()

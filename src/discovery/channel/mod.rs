@@ -41,17 +41,22 @@
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`BalancedChannelBuilder`]: the settings |
-//! | `reconnect.rs` | the tasks: one reads the changes, one per address stays connected |
+//! | `reconnect.rs` | the tasks: one reads the changes and decides, one for each dial and its connection |
+//! | `dial_policy.rs` | which address is dialled next, and when; pure |
 //! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
 //! | `origin.rs` | where an instance is dialled, with TLS or without; pure |
 //! | `call.rs` | one call: its time, its attempts, its response |
 //! | `caller_span.rs` | fields of the call on the span of the caller |
 //! | `stats.rs` | [`ChannelStats`] |
 //! | `pool.rs` | the subchannels and their states, shared by tasks and calls |
+//! | `endpoints.rs` | their states, and the state of the channel; pure |
 //! | `connectivity.rs` | [`ConnectivityState`] |
+//! | `lines.rs` | bounds the log lines |
 //! | `health.rs` | whether an endpoint serves, by its health service |
 //! | `subchannel.rs` | an address, its connection, its calls in flight |
-//! | `dial.rs`, `settings.rs` | opens a connection to an address, and waits for the peer's `SETTINGS` |
+//! | `dial.rs` | opens a connection to an address, and waits for the peer's `SETTINGS` |
+//! | `wire.rs` | the bytes of a connection: what hyper does not show, and the pings |
+//! | `peer.rs`, `frames.rs`, `keep_alive.rs` | what the peer says, the frames in the bytes, and when to ping; the last two are pure |
 //! | `ready_set.rs`, `weighted_index.rs` | the connections that can be called, and the choice; pure |
 //! | `retry.rs`, `replay_body.rs` | whether a request may be sent again, and its body |
 
@@ -61,18 +66,24 @@ mod call;
 mod caller_span;
 mod connectivity;
 mod dial;
+mod dial_policy;
+mod endpoints;
+mod frames;
 mod health;
+mod keep_alive;
+mod lines;
 mod origin;
+mod peer;
 mod pool;
 mod ready_set;
 mod reconnect;
 mod replay_body;
 mod retry;
-mod settings;
 mod stats;
 mod subchannel;
 mod subset;
 mod weighted_index;
+mod wire;
 
 pub use builder::BalancedChannelBuilder;
 pub use call::AnsweredBy;

@@ -2,16 +2,17 @@
 
 use super::connectivity::ConnectivityState;
 use super::dial::Dialer;
+use super::endpoints::{Endpoint, Endpoints, Reported};
+use super::lines::LineLimiter;
 use super::ready_set::ReadySet;
 use super::subchannel::{Connection, Subchannel};
 use crate::lock::Lock;
 use crate::observer::{EndpointTransition, Observers, Resend};
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// One endpoint of a [`BalancedChannel`](super::BalancedChannel), at the time of the call that returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +39,6 @@ pub(super) struct Pool {
     pub(super) ready_timeout: Duration,
     /// The service whose health is checked at each endpoint, if health is checked.
     pub(super) health_service: Option<String>,
-    /// Limits the connects at the same time: ten thousand at once would exceed the process's limit of file
-    /// descriptors, and the last ones would time out.
-    pub(super) connecting: Semaphore,
     pub(super) name: OnceLock<String>,
     /// Returns why the source has no instances.
     pub(super) why_none: Option<Box<dyn Fn() -> String + Send + Sync>>,
@@ -48,38 +46,13 @@ pub(super) struct Pool {
     /// How often calls were sent again.
     resent: AtomicU64,
     endpoints: Lock<Endpoints>,
+    pub(super) lines: LineLimiter,
+    /// Notified when the state of the channel is not the one that was logged last.
+    unlogged: Notify,
 }
 
-/// The subchannels, and the number of them in each state.
-#[derive(Debug, Default)]
-struct Endpoints {
-    by_address: BTreeMap<Arc<str>, Endpoint>,
-    ready: usize,
-    failing: usize,
-    warned: bool,
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    subchannel: Arc<Subchannel>,
-    state: ConnectivityState,
-    /// Why it is not ready: kept from the failure until it is ready, through all attempts in between.
-    failure: Option<Arc<str>>,
-}
-
-/// The change of the channel's state that follows from a change of one endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transition {
-    None,
-    FirstReady,
-    NoneReady,
-    AllFailing,
-}
-
-const CONNECTING_AT_ONCE: usize = 256;
-/// The most reasons in one error.
-const SHOWN: usize = 3;
-
+/// A connection that is replaced within this time is no change of state.
+const REPLACED: Duration = Duration::from_millis(100);
 // === impl Pool ===
 
 impl Pool {
@@ -100,13 +73,15 @@ impl Pool {
 
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
         let (service, address) = (self.name(), &*subchannel.address);
-        crate::logging::debug!(%service, %address, %state, "endpoint");
+        if self.lines.take_debug().is_ok() {
+            crate::logging::debug!(%service, %address, %state, "endpoint");
+        }
         let mut all = self.lock();
         let from = all.state_of(subchannel).cloned();
         let to = state.clone();
-        let transition = all.set_state(subchannel, state);
+        all.set_state(subchannel, state);
         drop(all);
-        self.log(address, transition);
+        self.log();
         // `None`: it was removed meanwhile.
         if from.is_some() {
             self.notify(address, from.as_ref(), Some(&to));
@@ -117,9 +92,9 @@ impl Pool {
     pub(super) fn remove(&self, address: &str) {
         let mut all = self.lock();
         let from = all.by_address.get(address).map(|it| it.state.clone());
-        let transition = all.remove(address);
+        all.remove(address);
         drop(all);
-        self.log(address, transition);
+        self.log();
         if from.is_some() {
             self.notify(address, from.as_ref(), None);
         }
@@ -182,21 +157,58 @@ impl Pool {
         }
     }
 
-    /// Logs a change of state. Dropping the channel logs nothing: its tasks end, and its states do not change.
-    fn log(&self, address: &str, transition: Transition) {
-        let service = self.name();
-        match transition {
-            Transition::None => {}
-            Transition::FirstReady => {
-                crate::logging::info!(%service, %address, "endpoints can be called")
-            }
-            Transition::NoneReady => {
-                crate::logging::info!(%service, %address, "no endpoint can be called")
-            }
-            Transition::AllFailing => {
-                crate::logging::warn!(%service, "every endpoint fails: {}", self.lock());
+    /// Logs the channel's state, if it is another one now.
+    fn log(&self) {
+        let state = self.lock().unreported();
+        match state {
+            Reported::Nothing => {}
+            Reported::NoneReady => self.unlogged.notify_one(),
+            Reported::Ready | Reported::AllFailing => {
+                if self.log_now().is_err() {
+                    self.unlogged.notify_one();
+                }
             }
         }
+    }
+
+    /// Logs what is not logged at once, when there may be a line and the state is still another one. Never ends; dropping the
+    /// channel logs nothing.
+    pub(super) async fn log_later(&self) {
+        loop {
+            self.unlogged.notified().await;
+            sleep(REPLACED).await;
+            while let Err(until) = self.log_now() {
+                sleep_until(until).await;
+            }
+        }
+    }
+
+    /// An error: when there may be a line.
+    fn log_now(&self) -> Result<(), Instant> {
+        let mut all = self.lock();
+        let state = all.unreported();
+        if state == Reported::Nothing {
+            return Ok(());
+        }
+        self.lines.take()?;
+        all.logged = state;
+        let reasons = all.to_string();
+        let address = all.last_change.clone().unwrap_or_default();
+        drop(all);
+        let service = self.name();
+        match state {
+            Reported::Nothing => {}
+            Reported::Ready => {
+                crate::logging::info!(%service, %address, "endpoints can be called")
+            }
+            Reported::NoneReady => {
+                crate::logging::info!(%service, %address, "no endpoint can be called")
+            }
+            Reported::AllFailing => {
+                crate::logging::warn!(%service, "every endpoint fails: {reasons}")
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
@@ -212,12 +224,13 @@ impl Default for Pool {
             dialer: Dialer::default(),
             ready_timeout: Duration::from_secs(2),
             health_service: None,
-            connecting: Semaphore::new(CONNECTING_AT_ONCE),
             name: OnceLock::new(),
             why_none: None,
             observers: Observers::default(),
             resent: AtomicU64::new(0),
             endpoints: Lock::default(),
+            lines: LineLimiter::default(),
+            unlogged: Notify::new(),
         }
     }
 }
@@ -233,111 +246,6 @@ impl Drop for Pool {
     }
 }
 
-// === impl Endpoints ===
-
-impl Endpoints {
-    fn insert(&mut self, subchannel: Arc<Subchannel>) {
-        let address = subchannel.address.clone();
-        let endpoint = Endpoint {
-            subchannel,
-            state: ConnectivityState::Idle,
-            failure: None,
-        };
-        self.by_address.insert(address, endpoint);
-    }
-
-    /// `None`: it was removed.
-    fn state_of(&self, subchannel: &Arc<Subchannel>) -> Option<&ConnectivityState> {
-        let endpoint = self.by_address.get(&subchannel.address)?;
-        Arc::ptr_eq(&endpoint.subchannel, subchannel).then_some(&endpoint.state)
-    }
-
-    fn set_state(&mut self, subchannel: &Arc<Subchannel>, state: ConnectivityState) -> Transition {
-        let found = self.by_address.get_mut(&subchannel.address);
-        let Some(endpoint) = found.filter(|it| Arc::ptr_eq(&it.subchannel, subchannel)) else {
-            return Transition::None;
-        };
-        let before = endpoint.counts();
-        match &state {
-            ConnectivityState::Ready => endpoint.failure = None,
-            ConnectivityState::TransientFailure { reason } => {
-                endpoint.failure = Some(reason.clone());
-            }
-            ConnectivityState::Idle | ConnectivityState::Connecting => {}
-        }
-        endpoint.state = state;
-        let after = endpoint.counts();
-        self.count(before, after)
-    }
-
-    fn remove(&mut self, address: &str) -> Transition {
-        let removed = self.by_address.remove(address);
-        let before = removed.map_or((0, 0), |endpoint| endpoint.counts());
-        self.count(before, (0, 0))
-    }
-
-    /// The state of one endpoint changed from `before` to `after`.
-    fn count(&mut self, before: (usize, usize), after: (usize, usize)) -> Transition {
-        let were_ready = self.ready;
-        self.ready = self.ready + after.0 - before.0;
-        self.failing = self.failing + after.1 - before.1;
-        if self.ready > 0 {
-            self.warned = false;
-        }
-        let all_failing = self.failing > 0 && self.failing == self.by_address.len();
-        match (were_ready, self.ready) {
-            (_, 0) if all_failing && !std::mem::replace(&mut self.warned, true) => {
-                Transition::AllFailing
-            }
-            (0, 1..) => Transition::FirstReady,
-            (1.., 0) => Transition::NoneReady,
-            _ => Transition::None,
-        }
-    }
-}
-
-/// Why no endpoint can be called.
-impl fmt::Display for Endpoints {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = match self.by_address.len() {
-            0 => return f.write_str("none registered"),
-            known => known,
-        };
-        write!(f, "{known} known, ")?;
-        if self.ready > 0 {
-            return write!(
-                f,
-                "{} ready, each with as many calls as it accepts",
-                self.ready
-            );
-        }
-        if self.failing == 0 {
-            return f.write_str("none connected yet");
-        }
-        f.write_str("none ready: ")?;
-        let failing = self.by_address.iter();
-        let mut failing = failing.filter_map(|(address, it)| Some((address, it.failure.as_ref()?)));
-        for (n, (address, reason)) in failing.by_ref().take(SHOWN).enumerate() {
-            let separator = if n > 0 { "; " } else { "" };
-            write!(f, "{separator}{address}: {reason}")?;
-        }
-        match failing.count() {
-            0 => Ok(()),
-            more => write!(f, "; and {more} more"),
-        }
-    }
-}
-
-// === impl Endpoint ===
-
-impl Endpoint {
-    /// Its share of the numbers of ready and of failing endpoints: 0 or 1 for each.
-    fn counts(&self) -> (usize, usize) {
-        let ready = self.state == ConnectivityState::Ready;
-        (usize::from(ready), usize::from(self.failure.is_some()))
-    }
-}
-
 // === impl EndpointState ===
 
 impl From<&Endpoint> for EndpointState {
@@ -350,69 +258,5 @@ impl From<&Endpoint> for EndpointState {
             in_flight: subchannel.in_flight(),
             calls: subchannel.calls(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failure(reason: &str) -> ConnectivityState {
-        let reason = reason.into();
-        ConnectivityState::TransientFailure { reason }
-    }
-
-    fn subchannel(address: &str) -> Arc<Subchannel> {
-        let origin = http::Uri::default();
-        Arc::new(Subchannel::new(address.into(), origin, 1))
-    }
-
-    #[test]
-    fn each_transition_of_the_channel_is_logged_once() {
-        use ConnectivityState::{Connecting, Ready};
-        let mut all = Endpoints::default();
-        let [a, b] = ["a:1", "b:1"].map(subchannel);
-        for subchannel in [&a, &b] {
-            all.insert(subchannel.clone());
-        }
-        for (n, (subchannel, state, transition)) in [
-            (&a, Connecting, Transition::None),
-            (&a, Ready, Transition::FirstReady),
-            (&b, Ready, Transition::None),
-            (&a, failure("x"), Transition::None),
-            (&b, Connecting, Transition::NoneReady),
-            (&a, Connecting, Transition::None),
-            (&b, failure("y"), Transition::AllFailing),
-            (&b, Connecting, Transition::None),
-            (&b, failure("z"), Transition::None),
-            (&a, Ready, Transition::FirstReady),
-            (&a, failure("w"), Transition::AllFailing),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            assert_eq!(all.set_state(subchannel, state), transition, "{n}");
-        }
-        assert_eq!(all.to_string(), "2 known, none ready: a:1: w; b:1: z");
-    }
-
-    #[test]
-    fn the_last_ready_one_that_is_removed_leaves_none_or_those_that_fail() {
-        let mut all = Endpoints::default();
-        let [a, b, former] = ["a:1", "b:1", "a:1"].map(subchannel);
-        for subchannel in [&a, &b] {
-            all.insert(subchannel.clone());
-            all.set_state(subchannel, ConnectivityState::Ready);
-        }
-        assert_eq!(all.set_state(&former, failure("x")), Transition::None);
-        all.set_state(&a, failure("x"));
-        assert_eq!(all.remove("b:1"), Transition::AllFailing);
-        assert_eq!(
-            all.set_state(&b, ConnectivityState::Ready),
-            Transition::None
-        );
-        all.set_state(&a, ConnectivityState::Ready);
-        assert_eq!(all.remove("a:1"), Transition::NoneReady);
-        assert_eq!(all.to_string(), "none registered");
     }
 }

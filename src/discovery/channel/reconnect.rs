@@ -1,11 +1,13 @@
-//! The tasks of a channel: one reads the changes, and one for each address keeps it connected.
+//! The tasks of a channel: one reads the changes and decides, and one for each dial runs its connection to its end.
 //!
 //! ```text
-//! connect -> ready (while healthy) -> why did that end?
-//!    ConnectFailed   backoff
-//!    Lost            backoff; at once if it had worked for a while
-//!    Draining        the same; the calls in flight end where they are
+//! source -> run: DialPolicy -> a task: dial -> ready (while healthy) -> its end
+//!            ^                             |                              |
+//!            +-- connected, failed, gave way, ended (was it of use?) -----+
 //! ```
+//!
+//! A connection that its peer ends gracefully (`GOAWAY`) has ended for the policy as soon as it accepts no more calls, so
+//! that the next one is made while the calls in flight end where they are.
 //!
 //! How hyper (1.12) reports the end of a connection:
 //!
@@ -21,35 +23,58 @@
 use super::addresses::{AddressChange, Addresses};
 use super::connectivity::ConnectivityState;
 use super::dial::Dialled;
+use super::dial_policy::{DialDecision, DialPolicy, Ended, Id};
 use super::health;
 use super::origin::Origin;
 use super::pool::Pool;
-use super::retry::is_too_many_pings;
+use super::retry::lost;
 use super::subchannel::{Connection, Subchannel};
-use crate::backoff::Backoff;
 use crate::discovery::changes::Change;
 use crate::escaped::Escaped;
-use crate::etcd::chain;
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The source of the changes.
 pub(super) type Source = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
-/// Why a connection, or an attempt to connect, ended.
+/// What the task of a dial reports.
 #[derive(Debug)]
-enum Disconnect {
-    ConnectFailed(String),
-    /// It ended by itself, or with this error.
-    Lost(Option<hyper::Error>),
-    /// It accepts no more calls; those in flight continue.
-    Draining,
+enum DialEvent {
+    Connected,
+    Failed,
+    /// It was told to.
+    GaveWay,
+    Ended(Ended),
+}
+
+/// The addresses of a channel, and the tasks of their dials.
+struct Dials {
+    pool: Arc<Pool>,
+    policy: DialPolicy,
+    ids: HashMap<Origin, Id>,
+    targets: HashMap<Id, Target>,
+    next_id: Id,
+    events: mpsc::UnboundedSender<(Id, DialEvent)>,
+}
+
+/// One address.
+struct Target {
+    subchannel: Arc<Subchannel>,
+    /// How often it was dialled.
+    turn: usize,
+    dial: Option<Dial>,
+}
+
+/// The task of one dial, which also runs its connection.
+struct Dial {
+    /// `None`: it was told already.
+    give_way: Option<oneshot::Sender<()>>,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// Keeps a connection in the ready set until it is dropped.
@@ -58,108 +83,79 @@ struct ReadyGuard<'a> {
     connection: &'a Arc<Connection>,
 }
 
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// A connection that worked for so long is replaced without a wait.
-const RESET_BACKOFF_AFTER: Duration = Duration::from_secs(1);
-/// The longest interval of pings: TCP keepalive finds broken connections as fast.
-const RAREST_PING: Duration = Duration::from_secs(2 * 60 * 60);
-
 /// Keeps the addresses of the source connected. Dropping it ends everything except calls in flight.
 pub(super) async fn run(pool: Arc<Pool>, mut source: Source, mut addresses: Addresses) {
-    let mut subchannels = HashMap::new();
-    while let Some(change) = source.next().await {
-        if let Change::Insert { instance, .. } = &change {
-            pool.set_name(instance.name());
-        }
-        for change in addresses.apply(&change) {
-            match change {
-                AddressChange::Add(origin, weight) => {
-                    let added = add(&pool, &origin, weight);
-                    subchannels.extend(added.map(|added| (origin, added)));
-                }
-                AddressChange::SetWeight(origin, weight) => {
-                    if let Some((subchannel, _)) = subchannels.get(&origin) {
-                        subchannel.set_weight(weight);
-                    }
-                }
-                AddressChange::Remove(origin) => {
-                    if let Some((subchannel, _task)) = subchannels.remove(&origin) {
-                        pool.remove(&subchannel.address);
-                    }
-                }
+    let (events, mut reported) = mpsc::unbounded_channel();
+    let mut dials = Dials::new(pool.clone(), events);
+    let mut lines = pin!(pool.log_later());
+    let mut has_source = true;
+    loop {
+        let next = dials.policy.next_at();
+        let due = async {
+            match next {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            change = source.next(), if has_source => match change {
+                Some(change) => dials.apply(&mut addresses, &change),
+                // The last instances stay.
+                None => has_source = false,
+            },
+            Some((id, event)) = reported.recv() => dials.on_event(id, event),
+            () = due => {}
+            () = &mut lines => {}
         }
+        dials.dial();
         // A source that is always ready must not starve other tasks.
         tokio::task::consume_budget().await;
     }
-    // The source has ended: the last instances stay.
-    std::future::pending::<()>().await;
 }
 
-/// The subchannel, and the task that stays connected to it.
-fn add(
-    pool: &Arc<Pool>,
-    origin: &Origin,
-    weight: u32,
-) -> Option<(Arc<Subchannel>, AbortOnDropHandle<()>)> {
-    let address = origin.to_string();
-    let uri = match origin.uri() {
-        Ok(uri) => uri,
-        Err(error) => {
-            let service = pool.name();
-            crate::logging::warn!(%service, address = %Escaped::new(&address), %error, "not an address, left out");
-            return None;
-        }
-    };
-    let subchannel = Arc::new(Subchannel::new(address.into(), uri, weight));
-    pool.insert(subchannel.clone());
-    let task = tokio::spawn(reconnect(pool.clone(), subchannel.clone()));
-    Some((subchannel, AbortOnDropHandle::new(task)))
-}
-
-/// Keeps one address connected until the future is dropped. Cancel safe.
-async fn reconnect(pool: Arc<Pool>, subchannel: Arc<Subchannel>) {
-    let mut backoff = Backoff::new(FIRST_BACKOFF, RESET_BACKOFF_AFTER);
-    let mut rng = fastrand::Rng::new();
-    let mut ping = pool.dialer.keep_alive_interval;
-    for turn in 0.. {
-        let (lasted, disconnect) = connect_once(&pool, &subchannel, turn, ping).await;
-        if disconnect.is_too_many_pings() {
-            // gRPC requires this of clients (proposal A8). A server may complain only about streams
-            // without other frames, and only after a while.
-            ping = ping.saturating_mul(2).min(RAREST_PING).max(ping);
-        }
-        pool.set_state(&subchannel, failure(&disconnect.reason()));
-        sleep(backoff.failed_after(lasted, MAX_BACKOFF, &mut rng)).await;
-    }
-}
-
-/// Connects once, and runs the connection to its end. Returns why it ended and how long it worked.
-async fn connect_once(
+/// Dials, and runs the connection to its end. Cancel safe.
+async fn dial(
     pool: &Pool,
     subchannel: &Arc<Subchannel>,
     turn: usize,
-    ping: Duration,
-) -> (Duration, Disconnect) {
-    // The semaphore is never closed.
-    let permit = pool.connecting.acquire().await.ok();
+    give_way: oneshot::Receiver<()>,
+    report: impl Fn(DialEvent),
+) {
     pool.set_state(subchannel, ConnectivityState::Connecting);
-    let dialled = pool.dialer.dial(&subchannel.origin, turn, ping).await;
-    drop(permit);
-    match dialled {
-        Err(reason) => (Duration::ZERO, Disconnect::ConnectFailed(reason)),
-        Ok(dialled) => {
-            let since = Instant::now();
-            let disconnect = run_connection(pool, subchannel, dialled).await;
-            (since.elapsed(), disconnect)
+    let dialled = tokio::select! {
+        biased;
+        dialled = pool.dialer.dial(&subchannel.origin, turn) => dialled,
+        Ok(()) = give_way => return report(DialEvent::GaveWay),
+    };
+    let dialled = match dialled {
+        Ok(dialled) => dialled,
+        Err(reason) => {
+            pool.set_state(subchannel, failure(&reason));
+            return report(DialEvent::Failed);
         }
+    };
+    report(DialEvent::Connected);
+    let (since, peer, interval) = (Instant::now(), dialled.peer.clone(), dialled.ping_interval);
+    let reason = run_connection(pool, subchannel, dialled).await;
+    let complaint = peer.complaint();
+    if complaint.is_some_and(|it| it.is_too_many_pings()) {
+        pool.dialer.ping_interval.too_many(interval);
     }
+    let was_useful = peer.was_useful();
+    // The next connection is made at once.
+    if !was_useful {
+        pool.set_state(subchannel, failure(&reason));
+    }
+    report(DialEvent::Ended(Ended {
+        was_useful,
+        lasted: since.elapsed(),
+    }));
 }
 
-/// Keeps the connection in the ready set until it accepts no more calls.
-async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dialled) -> Disconnect {
-    let connection = Connection::new(subchannel.clone(), dialled.sender, dialled.quota);
+/// Keeps the connection in the ready set until it accepts no more calls. Returns why that is so.
+async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dialled) -> String {
+    let peer = dialled.peer.clone();
+    let connection = Connection::new(subchannel.clone(), dialled.sender, dialled.peer);
     let connection = Arc::new(connection);
     let mut dispatch = pin!(dialled.dispatch);
     let (report, mut serving) = watch::channel(None);
@@ -170,8 +166,15 @@ async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dial
         // The end first, so that a lost connection does not become ready.
         tokio::select! {
             biased;
-            end = &mut dispatch => return Disconnect::Lost(end.err()),
-            () = connection.draining() => return Disconnect::Draining,
+            end = &mut dispatch => return match (end, peer.complaint()) {
+                (Err(error), complaint) => lost(&error, complaint.as_ref()),
+                (Ok(()), Some(complaint)) => complaint.to_string(),
+                (Ok(()), None) => "the connection ended".to_owned(),
+            },
+            () = peer.draining() => return match peer.complaint() {
+                Some(complaint) => complaint.to_string(),
+                None => "it accepts no more calls on this connection".to_owned(),
+            },
             () = &mut health => {}
             _ = serving.changed() => {
                 let state = match *serving.borrow_and_update() {
@@ -196,20 +199,125 @@ fn failure(reason: &str) -> ConnectivityState {
     ConnectivityState::TransientFailure { reason }
 }
 
-// === impl Disconnect ===
+// === impl Dials ===
 
-impl Disconnect {
-    fn reason(&self) -> String {
-        match self {
-            Self::ConnectFailed(reason) => reason.clone(),
-            Self::Lost(Some(error)) => format!("connection lost: {}", chain(error)),
-            Self::Lost(None) => "the connection ended".to_owned(),
-            Self::Draining => "it accepts no more calls on this connection".to_owned(),
+impl Dials {
+    fn new(pool: Arc<Pool>, events: mpsc::UnboundedSender<(Id, DialEvent)>) -> Self {
+        Self {
+            pool,
+            policy: DialPolicy::new(fastrand::Rng::new()),
+            ids: HashMap::new(),
+            targets: HashMap::new(),
+            next_id: 0,
+            events,
         }
     }
 
-    fn is_too_many_pings(&self) -> bool {
-        matches!(self, Self::Lost(Some(error)) if is_too_many_pings(error))
+    fn apply(&mut self, addresses: &mut Addresses, change: &Change) {
+        if let Change::Insert { instance, .. } = change {
+            self.pool.set_name(instance.name());
+        }
+        for change in addresses.apply(change) {
+            match change {
+                AddressChange::Add(origin, weight) => self.add(origin, weight),
+                AddressChange::SetWeight(origin, weight) => {
+                    let id = self.ids.get(&origin);
+                    if let Some(target) = id.and_then(|id| self.targets.get(id)) {
+                        target.subchannel.set_weight(weight);
+                    }
+                }
+                AddressChange::Remove(origin) => {
+                    let Some(id) = self.ids.remove(&origin) else {
+                        continue;
+                    };
+                    self.policy.on_removed(id);
+                    if let Some(target) = self.targets.remove(&id) {
+                        self.pool.remove(&target.subchannel.address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, origin: Origin, weight: u32) {
+        let address = origin.to_string();
+        let uri = match origin.uri() {
+            Ok(uri) => uri,
+            Err(error) => {
+                let service = self.pool.name();
+                if self.pool.lines.take().is_ok() {
+                    crate::logging::warn!(%service, address = %Escaped::new(&address), %error, "not an address, left out");
+                }
+                return;
+            }
+        };
+        let subchannel = Arc::new(Subchannel::new(address.into(), uri, weight));
+        self.pool.insert(subchannel.clone());
+        let id = self.next_id;
+        self.next_id += 1;
+        self.ids.insert(origin, id);
+        let target = Target {
+            subchannel,
+            turn: 0,
+            dial: None,
+        };
+        self.targets.insert(id, target);
+        self.policy.on_added(id);
+    }
+
+    fn on_event(&mut self, id: Id, event: DialEvent) {
+        let now = Instant::now();
+        match event {
+            DialEvent::Connected => self.policy.on_connected(id),
+            DialEvent::Failed => self.policy.on_failed(id, now),
+            DialEvent::GaveWay => {
+                let is_failure = self.policy.on_gave_way(id, now);
+                if let (true, Some(target)) = (is_failure, self.targets.get(&id)) {
+                    let reason = "no answer to a connect yet, others are tried first";
+                    self.pool.set_state(&target.subchannel, failure(reason));
+                }
+            }
+            DialEvent::Ended(ended) => self.policy.on_ended(id, ended, now),
+        }
+    }
+
+    /// Does what is to be done now.
+    fn dial(&mut self) {
+        while let Some(decision) = self.policy.poll(Instant::now()) {
+            let (DialDecision::Dial(id) | DialDecision::GiveWay(id)) = decision;
+            let Some(target) = self.targets.get_mut(&id) else {
+                continue;
+            };
+            match decision {
+                DialDecision::Dial(id) => target.begin(&self.pool, id, &self.events),
+                DialDecision::GiveWay(_) => {
+                    let dial = target.dial.as_mut();
+                    let give_way = dial.and_then(|dial| dial.give_way.take());
+                    // If nobody listens it has ended already, and that event is in the queue.
+                    let _ended = give_way.map(|tell| tell.send(()));
+                }
+            }
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    fn begin(&mut self, pool: &Arc<Pool>, id: Id, events: &mpsc::UnboundedSender<(Id, DialEvent)>) {
+        let (tell, told) = oneshot::channel();
+        let (pool, subchannel) = (pool.clone(), self.subchannel.clone());
+        let (turn, events) = (self.turn, events.clone());
+        self.turn += 1;
+        let task = tokio::spawn(async move {
+            // If nobody listens the channel has ended, and so does this task.
+            let report = |event| drop(events.send((id, event)));
+            dial(&pool, &subchannel, turn, told, report).await;
+        });
+        self.dial = Some(Dial {
+            give_way: Some(tell),
+            _task: AbortOnDropHandle::new(task),
+        });
     }
 }
 

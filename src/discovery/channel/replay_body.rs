@@ -9,7 +9,7 @@
 use crate::lock::Lock;
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -29,17 +29,6 @@ pub(super) struct AttemptBody {
     at: usize,
 }
 
-/// How much the last attempt has read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// No frame was read, and the headers alone are not the whole request.
-    Unread,
-    /// All frames that were read are kept.
-    Kept,
-    /// More was read than is kept, or reading failed: no other attempt is possible.
-    Capped,
-}
-
 #[derive(Debug)]
 struct Source {
     body: Body,
@@ -47,7 +36,8 @@ struct Source {
     size: usize,
     /// The attempt that may read.
     current: u32,
-    progress: Progress,
+    /// More was read than is kept, or reading failed: no other attempt is possible.
+    is_capped: bool,
     ended: bool,
 }
 
@@ -64,7 +54,7 @@ impl ReplayBody {
             kept: Vec::new(),
             size: 0,
             current: 0,
-            progress: Progress::Unread,
+            is_capped: false,
             ended: false,
         })))
     }
@@ -73,17 +63,6 @@ impl ReplayBody {
     pub(super) fn attempt(&self) -> AttemptBody {
         let mut source = self.0.lock();
         source.current += 1;
-        // hyper sends an empty body with the headers as a whole request, and never reads a frame:
-        // then "nothing was read" does not mean "nothing was sent".
-        let ended = source.ended || source.body.is_end_stream();
-        let whole = ended && source.kept.is_empty();
-        if source.progress != Progress::Capped {
-            source.progress = if whole {
-                Progress::Kept
-            } else {
-                Progress::Unread
-            };
-        }
         AttemptBody {
             source: self.0.clone(),
             number: source.current,
@@ -91,8 +70,9 @@ impl ReplayBody {
         }
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        self.0.lock().progress
+    /// Whether another attempt could send all of it.
+    pub(super) fn is_kept(&self) -> bool {
+        !self.0.lock().is_capped
     }
 
     /// There is no other attempt: keep no frames from here on.
@@ -116,9 +96,6 @@ impl http_body::Body for AttemptBody {
         if source.current != this.number {
             let text = "this attempt was given up for another one";
             return Poll::Ready(Some(Err(Status::cancelled(text))));
-        }
-        if source.progress == Progress::Unread {
-            source.progress = Progress::Kept;
         }
         if let Some(frame) = source.kept.get(this.at).and_then(copy) {
             this.at += 1;
@@ -146,7 +123,7 @@ impl http_body::Body for AttemptBody {
 
     fn size_hint(&self) -> SizeHint {
         let source = self.source.lock();
-        if source.kept.is_empty() && source.progress != Progress::Capped {
+        if source.kept.is_empty() && !source.is_capped {
             source.body.size_hint()
         } else {
             SizeHint::default()
@@ -158,7 +135,7 @@ impl http_body::Body for AttemptBody {
 
 impl Source {
     fn keep(&mut self, frame: &Frame<Bytes>) {
-        if self.progress == Progress::Capped {
+        if self.is_capped {
             return;
         }
         self.size += frame.data_ref().map_or(0, Bytes::len);
@@ -169,7 +146,7 @@ impl Source {
     }
 
     fn cap(&mut self) {
-        self.progress = Progress::Capped;
+        self.is_capped = true;
         self.kept = Vec::new();
     }
 }
@@ -213,11 +190,10 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_was_read_is_read_again_from_its_start() {
         let replay = body(&[5, 6, 7]);
-        assert_eq!(replay.progress(), Progress::Unread);
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
         first.frame().await.unwrap().unwrap();
-        assert_eq!(replay.progress(), Progress::Kept);
+        assert!(replay.is_kept());
         let expected = vec![(0, 5), (1, 6), (2, 7)];
         assert_eq!(all(replay.attempt()).await, expected);
         assert_eq!(all(replay.attempt()).await, expected, "after its end too");
@@ -229,7 +205,6 @@ mod tests {
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
         let second = replay.attempt();
-        assert_eq!(replay.progress(), Progress::Unread);
         assert!(first.frame().await.unwrap().is_err());
         assert_eq!(all(second).await, vec![(0, 5), (1, 6)]);
     }
@@ -239,9 +214,9 @@ mod tests {
         let replay = body(&[LIMIT, 1, 9]);
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
-        assert_eq!(replay.progress(), Progress::Kept);
+        assert!(replay.is_kept());
         first.frame().await.unwrap().unwrap();
-        assert_eq!(replay.progress(), Progress::Capped);
+        assert!(!replay.is_kept());
         assert_eq!(all(first).await, vec![(2, 9)]);
     }
 
@@ -251,7 +226,7 @@ mod tests {
         let mut first = replay.attempt();
         first.frame().await.unwrap().unwrap();
         replay.stop_keeping();
-        assert_eq!(replay.progress(), Progress::Capped);
+        assert!(!replay.is_kept());
         assert_eq!(all(first).await, vec![(1, 6), (2, 7)]);
     }
 
@@ -260,15 +235,6 @@ mod tests {
         let frames = [Err::<Frame<Bytes>, _>(Status::internal("cannot encode"))];
         let replay = ReplayBody::new(Body::new(StreamBody::new(iter(frames))));
         assert!(replay.attempt().frame().await.unwrap().is_err());
-        assert_eq!(replay.progress(), Progress::Capped);
-    }
-
-    #[test]
-    fn the_headers_of_an_empty_body_count_as_sent() {
-        let replay = ReplayBody::new(Body::empty());
-        for _ in 0..2 {
-            assert!(http_body::Body::is_end_stream(&replay.attempt()));
-            assert_eq!(replay.progress(), Progress::Kept);
-        }
+        assert!(!replay.is_kept());
     }
 }

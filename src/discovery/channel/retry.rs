@@ -1,6 +1,6 @@
 //! [`RetrySafety`]: whether a failed call may be sent again; decided here and nowhere else.
 
-use super::replay_body::Progress;
+use super::frames::GoAway;
 use crate::etcd::chain;
 use std::error::Error as StdError;
 use tonic::Status;
@@ -17,7 +17,10 @@ pub(super) enum RetrySafety {
 }
 
 /// Classifies an error of hyper for a call whose request did not come back unsent.
-pub(super) fn classify(error: &hyper::Error, progress: Progress) -> RetrySafety {
+///
+/// A body that was not read proves nothing: hyper up to 1.9 sends the headers before it reads the body, and a server may begin
+/// with the headers. Only the server's own word counts.
+pub(super) fn classify(error: &hyper::Error) -> RetrySafety {
     match h2_error(error) {
         // h2 returns this error only for streams above the last one that the server has
         // accepted (RFC 9113, 6.8), and for streams that could not be opened any more.
@@ -29,31 +32,27 @@ pub(super) fn classify(error: &hyper::Error, progress: Progress) -> RetrySafety 
         {
             RetrySafety::StreamRefused
         }
-        // The connection was lost while the request waited in hyper for its stream. At most its
-        // headers were sent, followed by a cancellation: there was no message to process.
-        _ if progress == Progress::Unread => RetrySafety::ConnectionDraining,
         _ => RetrySafety::MaybeProcessed,
     }
 }
 
-/// The status of a call, or of a body, that failed finally.
-pub(super) fn status(address: &str, error: hyper::Error) -> Status {
+/// The status of a call, or of a body, that failed finally, on a connection that its peer ended with this complaint.
+pub(super) fn status(address: &str, error: hyper::Error, complaint: Option<&GoAway>) -> Status {
     let reset = h2_error(&error).is_some_and(h2::Error::is_reset);
     // A reset concerns this one stream, and tonic maps its codes to those of gRPC. All
     // other errors concern the connection, for which gRPC's code is `UNAVAILABLE`.
     if reset && !error.is_timeout() {
         return Status::from_error(Box::new(error));
     }
-    Status::unavailable(format!("{address}: connection lost: {}", chain(&error)))
+    Status::unavailable(format!("{address}: {}", lost(&error, complaint)))
 }
 
-/// Whether the server has ended the connection because of too many pings.
-pub(super) fn is_too_many_pings(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|error| {
-        error.is_go_away()
-            && error.is_remote()
-            && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
-    })
+/// Why a connection was lost. The peer's complaint comes first: what follows it is only the end of the connection.
+pub(super) fn lost(error: &hyper::Error, complaint: Option<&GoAway>) -> String {
+    match complaint {
+        Some(complaint) => format!("connection lost: {complaint}: {}", chain(error)),
+        None => format!("connection lost: {}", chain(error)),
+    }
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {

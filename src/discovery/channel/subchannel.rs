@@ -1,12 +1,12 @@
 //! [`Subchannel`]: one address, its load and its counters; [`Connection`]: one connection to it.
 
 use super::dial::Sender;
+use super::peer::{Peer, StreamPermit};
 use super::ready_set::{Candidate, Position};
-use super::settings::{StreamPermit, StreamQuota};
 use http::Uri;
 use http::uri::PathAndQuery;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
 
 /// One address that is kept connected.
@@ -26,10 +26,8 @@ pub(super) struct Subchannel {
 pub(super) struct Connection {
     pub(super) subchannel: Arc<Subchannel>,
     pub(super) sender: Sender,
-    pub(super) quota: Arc<StreamQuota>,
+    pub(super) peer: Arc<Peer>,
     position: Position,
-    draining: AtomicBool,
-    drain: Notify,
 }
 
 /// One call in flight. The body of the response holds it, because a stream lasts longer than the future that
@@ -37,7 +35,7 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct CallGuard {
     subchannel: Arc<Subchannel>,
-    _stream: StreamPermit,
+    stream: StreamPermit,
 }
 
 // === impl Subchannel ===
@@ -90,46 +88,30 @@ impl Subchannel {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(
-        subchannel: Arc<Subchannel>,
-        sender: Sender,
-        quota: Arc<StreamQuota>,
-    ) -> Self {
+    pub(super) fn new(subchannel: Arc<Subchannel>, sender: Sender, peer: Arc<Peer>) -> Self {
         Self {
             subchannel,
             sender,
-            quota,
+            peer,
             position: Position::default(),
-            draining: AtomicBool::new(false),
-            drain: Notify::new(),
         }
     }
 
     /// Whether it accepts a call now.
     pub(super) fn is_usable(&self) -> bool {
-        !self.draining.load(Relaxed) && !self.sender.is_closed() && self.quota.has_room()
+        !self.sender.is_closed() && self.peer.is_usable()
     }
 
     /// Counts a call, if the peer accepts one more stream.
     pub(super) fn start_call(&self) -> Option<CallGuard> {
-        let stream = self.quota.try_acquire()?;
+        let stream = self.peer.try_acquire()?;
+        self.peer.set_called();
         self.subchannel.in_flight.fetch_add(1, Relaxed);
         self.subchannel.calls.fetch_add(1, Relaxed);
         Some(CallGuard {
             subchannel: self.subchannel.clone(),
-            _stream: stream,
+            stream,
         })
-    }
-
-    /// The peer accepts no more calls on this connection; those in flight continue.
-    pub(super) fn set_draining(&self) {
-        self.draining.store(true, Relaxed);
-        self.drain.notify_one();
-    }
-
-    /// Waits for [`set_draining`](Self::set_draining). Cancel safe; for one task.
-    pub(super) async fn draining(&self) {
-        self.drain.notified().await;
     }
 }
 
@@ -152,6 +134,10 @@ impl Candidate for Connection {
 impl CallGuard {
     pub(super) fn address(&self) -> &Arc<str> {
         &self.subchannel.address
+    }
+
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        self.stream.peer()
     }
 }
 
