@@ -36,6 +36,8 @@ const ROUND_TRIPS: u32 = 3;
 /// for its first grants at a small etcd.
 const FIRST_ALONE: u32 = 2;
 const LONGEST_ALONE: u32 = 4;
+/// The longest attempt while nothing else can be tried, in multiples of `longest`.
+const LONGEST_LAST: u32 = 6;
 /// No wait for another member is longer, whatever the TTL.
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -95,12 +97,19 @@ impl Patience {
         wait.mul_f64(0.6 + 0.4 * self.spread)
     }
 
+    /// How long an attempt may take while nothing else can be tried. If it is given up, it is begun again.
+    pub(crate) fn last(&self) -> Duration {
+        let longest = self.longest.saturating_mul(LONGEST_LAST);
+        self.alone().saturating_mul(ROUND_TRIPS).min(longest)
+    }
+
     /// Within this time an answer is expected, by those before it.
     pub(crate) fn expected(&self) -> Duration {
         let expected = self.round_trip.map_or(Duration::ZERO, |measured| {
             measured.mean + measured.deviation * 4
         });
-        expected.max(self.attempt / ROUND_TRIPS)
+        let longest = self.longest.saturating_mul(LONGEST_ALONE);
+        expected.clamp(self.attempt / ROUND_TRIPS, longest)
     }
 
     fn usual(&self) -> Duration {

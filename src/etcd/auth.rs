@@ -190,6 +190,7 @@ async fn knows_token(
     anonymous: &client::Client,
     client: &client::Client,
     endpoint: &Arc<str>,
+    attempt: Duration,
     limit: Duration,
 ) -> Result<bool, RpcError> {
     let mut known = std::pin::pin!(read(client, endpoint));
@@ -199,7 +200,8 @@ async fn knows_token(
         known = &mut known => known,
         lives = lives => {
             lives?;
-            let known = tokio::time::timeout(limit / 2, known).await;
+            // Both were sent together.
+            let known = tokio::time::timeout(attempt, known).await;
             known.unwrap_or_else(|_| Err(RpcError::unknown_token(endpoint)))
         }
     };
@@ -303,13 +305,14 @@ impl Token {
         anonymous: &client::Client,
         channel: &Channel,
         endpoint: &Arc<str>,
+        attempt: Duration,
         limit: Duration,
     ) -> Result<bool, RpcError> {
         if self.value.is_none() {
             return Ok(true);
         }
         let client = client_on(self.channel(channel.clone()), endpoint).await?;
-        knows_token(anonymous, &client, endpoint, limit).await
+        knows_token(anonymous, &client, endpoint, attempt, limit).await
     }
 
     /// A channel for etcd-client that sends this token.

@@ -90,15 +90,17 @@ impl Rotation {
         }
     }
 
-    /// The member that is `steps` ahead, and its place. One that denied a request is skipped if another has not.
+    /// The other member that is `steps` ahead, and its place. One that denied a request is skipped if another has not.
     pub(crate) fn ahead(
         &self,
         steps: usize,
         endpoints: &Endpoints,
         now: Instant,
     ) -> (usize, Member) {
-        let first = self.index.wrapping_add(steps);
-        let mut places = (0..endpoints.len()).map(|more| first.wrapping_add(more));
+        let others = endpoints.len().saturating_sub(1).max(1);
+        let place = |step: usize| self.index.wrapping_add(1 + step % others);
+        let first = place(steps.saturating_sub(1));
+        let mut places = (0..others).map(|more| place(steps.saturating_sub(1) + more));
         let is_usable = |place: &usize| !self.is_denied(endpoints.members.at(*place).shown(), now);
         let place = places.find(is_usable).unwrap_or(first);
         (place, endpoints.members.at(place))

@@ -75,16 +75,14 @@ pub(super) async fn ask(
         }
         Question::Renew { lease } => {
             let result = asked.renewals(lease).await;
+            let renewed = |result| Answer::Renewed {
+                lease,
+                sent,
+                result,
+            };
             match unless_failed(result, RpcErrorKind::LeaseGone)? {
-                Ok(stream) => {
-                    let result = Ok(None);
-                    let streams = Streams::with_keep_alive(session, stream);
-                    Ok((streams, Answer::Renewed { sent, result }))
-                }
-                Err(gone) => {
-                    let result = Err(gone);
-                    Ok((Streams::new(session), Answer::Renewed { sent, result }))
-                }
+                Ok(stream) => Ok((Streams::with_keep_alive(session, stream), renewed(Ok(None)))),
+                Err(gone) => Ok((Streams::new(session), renewed(Err(gone)))),
             }
         }
         Question::Read => {

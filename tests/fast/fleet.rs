@@ -174,7 +174,7 @@ impl Trial {
         let due = seen.took.as_secs_f64() * 3.0 / TTL.as_secs_f64() * 1.1;
         let rest = self.rest() * 0.85..=self.rest() * 1.15;
         let rules = [
-            (seen.connects > 2.0, "more than 2 connects each".to_owned()),
+            (seen.connects > 3.0, "more than 3 connects each".to_owned()),
             (
                 seen.requests + seen.renewals > 4.0 + due,
                 format!("more requests than 4 and {due:.1} renewals each"),
@@ -218,7 +218,7 @@ impl Fleet {
         }));
     }
 
-    /// Twice the time that etcd needs for the bare work, and a TTL for those that wait.
+    /// Twice the time that etcd needs for the bare work, a TTL until a lease is lost, and one for those that wait then.
     fn allowed(&self) -> Duration {
         let all = self.trial.members().len() as f64;
         let lost = match self.trial.event {
@@ -227,7 +227,7 @@ impl Fleet {
         };
         let rate = self.trial.rest() * AMPLE * (all - lost) / all;
         let work = BARE_WORK * self.trial.size as f64;
-        TTL + Duration::from_secs_f64(2.0 * work / rate)
+        TTL * 2 + Duration::from_secs_f64(2.0 * work / rate)
     }
 
     async fn registered_within(&self, since: Instant, limit: Duration) -> Option<Duration> {

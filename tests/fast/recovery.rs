@@ -310,7 +310,7 @@ async fn a_silent_etcd_gets_few_requests_and_the_first_answer_counts() {
     let before = setup.fake.history().len();
     sleep(SEC * 60).await;
     let asked = setup.fake.history().len() - before;
-    assert!((3..=15).contains(&asked), "{asked} a minute");
+    assert!((1..=15).contains(&asked), "{asked} a minute");
     assert!(is_lost(&registration.status()));
     let connects = setup.count(Rpc::Connect);
     setup.fake.resume();

@@ -42,7 +42,13 @@ impl Session {
             return Ok(Self::new(&client, endpoint, None, members, limit));
         };
         let token = match user.token() {
-            Some(token) if token.is_known(&client, &channel, endpoint, limit).await? => token,
+            Some(token)
+                if token
+                    .is_known(&client, &channel, endpoint, attempt, limit)
+                    .await? =>
+            {
+                token
+            }
             unknown => {
                 unknown.inspect(|token| user.refuse(token.number()));
                 user.authenticate(&client, endpoint, members, limit).await?

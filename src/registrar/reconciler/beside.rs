@@ -56,13 +56,15 @@ impl Reconciler {
         }
     }
 
-    /// The limit of an attempt that begins at `at`: shorter while the lease needs an answer soon.
+    /// The limit of an attempt that begins at `at`: shorter while the lease needs an answer soon, but not shorter than
+    /// answers take anyway.
     pub(super) fn limit(&self, at: Instant) -> Duration {
         let limit = self.patience.limit();
-        match self.unexpired(at) {
+        let limit = match self.unexpired(at) {
             Some(expiry) => limit.min(((expiry - at) / 3).max(self.settings.attempt_timeout)),
             None => limit,
-        }
+        };
+        limit.max(self.patience.expected())
     }
 
     /// How long to wait for a connect that begins now.
@@ -73,9 +75,16 @@ impl Reconciler {
         }
     }
 
-    /// Whether there is a member that was not tried since the last answer. If none of them answers, they are busy.
+    /// Whether another member may answer that was not tried since the last answer.
     fn may_try_another(&self, now: Instant) -> bool {
-        self.has_other_member(now) && self.beside.failures + 1 < self.settings.endpoints.len()
+        let silent = self.beside.silent;
+        self.has_other_member(now) && (silent == 0 || silent < self.most_silent())
+    }
+
+    /// The most members that can be silent, the one in use included, while the others have a quorum. If more are,
+    /// there is no quorum, or they are busy, and more connections do not help.
+    fn most_silent(&self) -> usize {
+        self.settings.endpoints.len().saturating_sub(1) / 2
     }
 
     /// Until when the lease lives, if it is held and lives at `at`.
@@ -105,8 +114,10 @@ impl Reconciler {
     fn alone_at(&self, since: Instant) -> Instant {
         let patient = deadline::after(since, self.patience.alone());
         let reserve = lease::reserve(self.settings.attempt_timeout);
+        // A new connection that has not answered yet is most likely to a member that has many of them.
+        let may_be_dead = self.connected_since().is_some() && self.beside.failures == 0;
         match self.unexpired(since) {
-            Some(expiry) if self.beside.failures == 0 => {
+            Some(expiry) if may_be_dead => {
                 let expected = deadline::after(since, self.patience.expected());
                 let last = expiry.checked_sub(reserve).unwrap_or(since);
                 patient.min(last.max(expected))
@@ -133,7 +144,12 @@ impl Reconciler {
     }
 
     fn connect_beside(&mut self, now: Instant) {
-        let limit = self.connect_limit(now);
+        // While nothing else can be tried, an attempt that is given up is begun again.
+        let is_last = self.beside.silent + 2 > self.most_silent();
+        let limit = match is_last {
+            true => self.patience.last(),
+            false => self.limit(now),
+        };
         self.patience.missed(&mut self.rng);
         self.beside.is_connecting = true;
         let (ahead, endpoints) = (self.beside.failures + 1, &self.settings.endpoints);
@@ -171,6 +187,7 @@ impl Reconciler {
         self.beside.is_connecting = false;
         self.beside.failures += 1;
         if error.kind() == RpcErrorKind::Timeout {
+            self.beside.silent += 1;
             self.patience.missed(&mut self.rng);
         }
         let limits = self.pauses();
@@ -191,14 +208,25 @@ impl Reconciler {
         self.keys.on_disconnect();
         self.connection = Connection::Open(OpenConnection::default());
         self.act(Action::UseBeside);
-        match answer {
-            Answer::Granted {
-                lease,
-                sent,
-                result,
-            } => self.on_granted(now, lease, sent, result),
-            Answer::Renewed { sent, result } => self.on_renewed(now, sent, 0, result),
-            Answer::Read => {}
+        // The lease may be another one by now.
+        match (answer, &self.lease) {
+            (
+                Answer::Granted {
+                    lease,
+                    sent,
+                    result,
+                },
+                LeaseState::Granting { id, .. },
+            ) if *id == lease => self.on_granted(now, lease, sent, result),
+            (
+                Answer::Renewed {
+                    lease,
+                    sent,
+                    result,
+                },
+                LeaseState::Held(held),
+            ) if held.id() == lease => self.on_renewed(now, sent, 0, result),
+            _ => {}
         }
     }
 

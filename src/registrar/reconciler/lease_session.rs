@@ -154,7 +154,7 @@ impl Reconciler {
         error
     }
 
-    fn connected_since(&self) -> Option<Instant> {
+    pub(super) fn connected_since(&self) -> Option<Instant> {
         match &self.connection {
             Connection::Open(open) => open.connected_since,
             _ => None,

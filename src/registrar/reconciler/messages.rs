@@ -80,6 +80,7 @@ pub(crate) enum Answer {
         result: Result<Duration, RpcError>,
     },
     Renewed {
+        lease: i64,
         sent: Instant,
         result: Result<Option<Duration>, RpcError>,
     },
@@ -195,7 +196,7 @@ impl Answer {
                 sent: *sent,
                 result: result.clone(),
             }),
-            Self::Renewed { sent, result } => Some(Event::Renewed {
+            Self::Renewed { sent, result, .. } => Some(Event::Renewed {
                 sent: *sent,
                 member: 0,
                 result: result.clone(),

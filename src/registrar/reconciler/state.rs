@@ -85,6 +85,8 @@ pub(super) struct Beside {
     pub(super) place: usize,
     /// Attempts that failed one after the other.
     pub(super) failures: usize,
+    /// Those of them at members that accepted the connection and did not answer.
+    pub(super) silent: usize,
     /// The earliest time of the next attempt.
     pub(super) not_before: Option<Instant>,
 }

@@ -382,6 +382,7 @@ const EVENTS: [Stimulus; 32] = [
     }),
     ("the other connection answers", "ConnectBeside", |f| {
         Event::ConnectedBeside(Ok(Answer::Renewed {
+            lease: f.lease(),
             sent: f.now,
             result: Ok(None),
         }))

@@ -497,7 +497,12 @@ impl World {
             Question::Renew { lease } => {
                 let result = self.result(None, |etcd| etcd.renew(lease, now).map(|_| None));
                 let failure = result.clone().err();
-                (Answer::Renewed { sent, result }, failure)
+                let answer = Answer::Renewed {
+                    lease,
+                    sent,
+                    result,
+                };
+                (answer, failure)
             }
         };
         let is_answer = |error: &RpcError| {
