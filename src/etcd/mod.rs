@@ -60,8 +60,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// Its methods check nothing and connect to nothing. [`RegistrarBuilder::build`] checks the settings. The registrar
 /// connects when there is something to register, and retries for as long as it takes.
 ///
-/// One member is used at a time, chosen at random at first and kept while it answers; the next
-/// one takes over when an attempt fails or misses its deadline.
+/// One member is used at a time, chosen at random at first and kept while it answers. When an answer is late, the next one
+/// is tried beside it, and what answers first is used.
 ///
 /// `Debug` shows endpoints and the user, never a password or a private key.
 ///
@@ -163,9 +163,9 @@ impl Etcd {
         self
     }
 
-    /// How long one attempt (to connect, to renew, to write) may take before the next member is
-    /// tried. By default 0.6 s, or 12 % of a TTL below 5 s. An etcd whose round trips take longer
-    /// needs a longer limit and a longer TTL: the [status](crate::Status) says so.
+    /// How long an answer (to a connect, a renewal, a write) may take before it counts as late, and the next member is
+    /// tried beside it. By default 0.6 s, or 12 % of a TTL below 5 s. The limit grows by itself while answers take longer.
+    /// With one member only, a late answer is waited for as long as the lease allows. Late answers are used.
     ///
     /// Three attempts and a renewal interval must fit in a TTL; otherwise the registrar's
     /// [`build`](crate::RegistrarBuilder::build) returns an error.
