@@ -14,6 +14,8 @@
 
 #[path = "recovery/bare.rs"]
 mod bare;
+#[path = "recovery/cost.rs"]
+mod cost;
 #[path = "recovery/ending.rs"]
 mod ending;
 #[path = "../examples/greeter/mod.rs"]

@@ -4,10 +4,10 @@
 //! how many there are. `RUNS=5` repeats each measurement, alternately ours and bare.
 
 use crate::bare;
+use crate::cost::{Cost, Cpu, Mark};
 use crate::support::etcd::Etcd;
 use crate::support::server::ms;
 use crate::table::{Stat, Table, median};
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -53,30 +53,6 @@ struct Seen {
     fewest: usize,
     restart_cost: Cost,
     rest_after_restart: Cpu,
-}
-
-/// What each registrant cost etcd.
-#[derive(Default)]
-struct Cost {
-    requests: f64,
-    failed: f64,
-    /// Connections that this machine accepted: those of other processes count too.
-    connections: f64,
-    methods: String,
-}
-
-/// In cores.
-#[derive(Default)]
-struct Cpu {
-    etcd: f64,
-    fleet: f64,
-}
-
-/// Counts that are compared with later ones.
-struct Mark {
-    started: BTreeMap<String, usize>,
-    handled: BTreeMap<String, usize>,
-    accepted: usize,
 }
 
 pub async fn all(table: &Table) {
@@ -233,7 +209,7 @@ async fn seen(kind: Kind, size: usize) -> Seen {
     let (start, fleet) = (Instant::now(), Fleet::start(kind, size, &etcd.endpoint()));
     (seen.start, seen.start_cost) = there(&etcd, size, start, &mark).await;
     sleep(SEC * 5).await;
-    seen.rest = Cpu::of(&etcd).await;
+    seen.rest = Cpu::over(REST, &etcd).await;
     if kind == Kind::Spread {
         return seen;
     }
@@ -244,14 +220,14 @@ async fn seen(kind: Kind, size: usize) -> Seen {
     let (serving, mark) = started_again(&mut etcd).await;
     (seen.wiped, seen.wiped_cost) = there(&etcd, size, serving, &mark).await;
     sleep(REST).await;
-    seen.rest_after_wipe = Cpu::of(&etcd).await;
+    seen.rest_after_wipe = Cpu::over(REST, &etcd).await;
 
     etcd.kill().await;
     sleep(SEC).await;
     let (_, mark) = started_again(&mut etcd).await;
     seen.fewest = fewest(&etcd).await;
     seen.restart_cost = Cost::since(&etcd, &mark, size).await;
-    seen.rest_after_restart = Cpu::of(&etcd).await;
+    seen.rest_after_restart = Cpu::over(REST, &etcd).await;
     fleet.stop().await;
     seen
 }
@@ -294,11 +270,7 @@ fn registered(endpoint: &str, n: usize) -> (Registrar, Registration) {
 /// of the fleet. The counts of an etcd that has just started are zero.
 async fn started_again(etcd: &mut Etcd) -> (Instant, Mark) {
     const READY: &str = "ready to serve client requests";
-    let mark = Mark {
-        started: BTreeMap::new(),
-        handled: BTreeMap::new(),
-        accepted: accepted(),
-    };
+    let mark = Mark::of_a_new_etcd();
     let starts = etcd.log().matches(READY).count();
     etcd.start_again();
     while etcd.log().matches(READY).count() == starts {
@@ -346,81 +318,4 @@ fn descriptors() -> Option<usize> {
         .lines()
         .find(|line| line.starts_with("Max open files"))?;
     line.split_whitespace().nth(3)?.parse().ok()
-}
-
-/// How many connections this machine has accepted.
-fn accepted() -> usize {
-    let counts = std::fs::read_to_string("/proc/net/snmp").unwrap_or_default();
-    let mut lines = counts.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-    let mut pairs = names.split(' ').zip(values.split(' '));
-    let opens = pairs.find(|(name, _)| *name == "PassiveOpens");
-    opens.map_or(0, |(_, value)| value.parse().unwrap_or(0))
-}
-
-impl Mark {
-    async fn of(etcd: &Etcd) -> Self {
-        Self {
-            started: etcd
-                .counters("grpc_server_started_total", "grpc_method")
-                .await,
-            handled: etcd
-                .counters("grpc_server_handled_total", "grpc_code")
-                .await,
-            accepted: accepted(),
-        }
-    }
-}
-
-impl Cost {
-    async fn since(etcd: &Etcd, mark: &Mark, size: usize) -> Self {
-        let now = Mark::of(etcd).await;
-        let more = |now: &BTreeMap<String, usize>, before: &BTreeMap<String, usize>| {
-            let more = |(what, n): (&String, &usize)| {
-                (what.clone(), n - before.get(what).copied().unwrap_or(0))
-            };
-            // Ranges are those of this benchmark: no registrant sends any.
-            let mut more: BTreeMap<_, _> = now.iter().map(more).collect();
-            more.retain(|what, n| what != "Range" && *n > 0);
-            more
-        };
-        let (started, mut handled) = (
-            more(&now.started, &mark.started),
-            more(&now.handled, &mark.handled),
-        );
-        handled.remove("OK");
-        let each = |n: usize| n as f64 / size as f64;
-        Self {
-            requests: each(started.values().sum()),
-            failed: each(handled.values().sum()),
-            connections: each(now.accepted - mark.accepted),
-            methods: format!("{started:?} {handled:?}"),
-        }
-    }
-}
-
-impl Cpu {
-    /// For [`REST`] from now on.
-    async fn of(etcd: &Etcd) -> Self {
-        let pids = [etcd.pid().to_string(), "self".to_owned()];
-        let before = pids.each_ref().map(|pid| cpu_time(pid));
-        sleep(REST).await;
-        let after = pids.each_ref().map(|pid| cpu_time(pid));
-        let cores = |n: usize| (after[n] - before[n]) / REST.as_secs_f64();
-        Self {
-            etcd: cores(0),
-            fleet: cores(1),
-        }
-    }
-}
-
-/// Seconds that a process has used, by its user and system times in hundredths of a second.
-fn cpu_time(pid: &str) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let (_, after_name) = stat.rsplit_once(')').unwrap_or_default();
-    let times = after_name.split_whitespace().skip(11).take(2);
-    times
-        .filter_map(|time| time.parse::<f64>().ok())
-        .sum::<f64>()
-        / 100.0
 }

@@ -187,7 +187,9 @@ impl Reconciler {
     ) {
         self.request_done(now, result.as_ref().err());
         match (&mut self.lease, result) {
-            (_, Err(error)) if error.is_busy() => self.on_busy(now, error),
+            (LeaseState::Granting { .. }, Err(error)) if error.is_busy() => {
+                self.on_busy(now, error);
+            }
             (LeaseState::Granting { id, .. }, Ok(ttl)) if *id == lease => {
                 self.on_lease_held(now, lease, ttl, sent);
             }
