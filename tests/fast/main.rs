@@ -32,6 +32,7 @@ mod formats;
 mod generated_code;
 mod grpc_proxy;
 mod handles;
+mod handover;
 mod health;
 mod health_followed;
 #[cfg(feature = "introspection")]

@@ -44,6 +44,7 @@ impl KeyTable {
             }
             state.retry_at = None;
             state.writing = Some(state.desired.clone());
+            state.writer = state.entry;
             clean.push(key.clone());
             ops.push(op);
             if state.isolate {
@@ -87,6 +88,7 @@ impl KeyTable {
                     state.observed = Some(Observed::with_value(revision, value));
                     state.conflicting_lease = None;
                     state.is_unconfirmed = false;
+                    state.author = state.writer;
                     state.isolate = false;
                 }
                 (None, _) => state.observed = None,
@@ -190,6 +192,7 @@ impl KeyTable {
                 // It counts as held until then: otherwise the status became `Lost` for a moment.
                 state.observed = ours.map(|found| Observed::without_value(found.revision));
                 state.is_unconfirmed = false;
+                state.author = state.writer;
                 state.reason = WriteReason::Differs;
                 let theirs = found.filter(|found| found.lease != self.lease);
                 state.conflicting_lease = match self.on_conflict {

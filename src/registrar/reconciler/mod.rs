@@ -384,13 +384,9 @@ impl Reconciler {
         match desired {
             Desired::Waiting { needs_local_ip } => self.needs_local_ip |= needs_local_ip,
             Desired::Keys(records) if self.held_lease().is_some() => {
-                if let Err(key) = self.keys.set_desired(id, records) {
-                    // `register` refuses this where the key is known. With an address that is found
-                    // later, the key can still be the same.
-                    let reason = format!("another registration here has the key {key:?}");
+                // `register` and `update` refuse this. It can happen with a format that changes its keys.
+                if let Some(key) = self.keys.set_desired(id, records) {
                     logging::error!(service = %self.services, %key, "another registration here has the key");
-                    let reason = Some(reason.into());
-                    self.publish(id, Status::Registering { reason });
                 }
                 self.keys.set_reason(id, reason);
             }

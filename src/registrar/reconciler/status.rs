@@ -170,7 +170,19 @@ impl Reconciler {
             revision,
             conflicting_lease,
             contested,
+            waits_for,
         } = self.keys.view(id);
+        if let Some(key) = waits_for {
+            let reason = format!("another registration here has the key {key:?}").into();
+            // It may have been lost for another reason before.
+            return match last {
+                Status::Lost { since, .. } => Status::Lost {
+                    since: *since,
+                    reason,
+                },
+                last => lost(last, now, reason),
+            };
+        }
         if let Some(to_lease) = conflicting_lease {
             return Status::Yielding { to_lease };
         }

@@ -184,6 +184,10 @@ fn proceed(world: &mut World) {
 fn converged(world: &World) -> Result<(), String> {
     let lease = world.reconciler.held_lease().unwrap_or_default();
     let mut wanted = BTreeMap::new();
+    // Of several entries that want a name, the newest has it.
+    let wanting = world.entries.iter().filter(|(_, entry)| entry.wants_keys());
+    let names = wanting.flat_map(|(id, entry)| entry.names.iter().map(move |name| (name, id)));
+    let owners: BTreeMap<_, _> = names.collect();
     for (id, entry) in &world.entries {
         if entry.is_leaving {
             return Err(format!("{id} has not left"));
@@ -195,8 +199,19 @@ fn converged(world: &World) -> Result<(), String> {
             }
         } else if entry.is_announced {
             wanted.extend(entry.records(lease, world.check.keys_name_lease));
-            if !matches!(status, Some(Status::Registered(_))) {
-                return Err(format!("{id} is {status:?}"));
+            let has_all = entry.names.iter().all(|name| owners.get(name) == Some(&id));
+            let is_right = match status {
+                Some(Status::Registered(_)) => has_all,
+                Some(
+                    Status::Lost { reason, .. }
+                    | Status::Registering {
+                        reason: Some(reason),
+                    },
+                ) => !has_all && reason.contains("another registration here has the key"),
+                _ => false,
+            };
+            if !is_right {
+                return Err(format!("{id} is {status:?}, and has its names: {has_all}"));
             }
         }
     }

@@ -114,6 +114,7 @@ pub(super) enum Request {
 /// An entry, as handles see it.
 #[derive(Default)]
 pub(super) struct Entry {
+    pub(super) id: EntryId,
     pub(super) names: Vec<String>,
     pub(super) value: u64,
     pub(super) is_announced: bool,
@@ -516,8 +517,13 @@ impl Entry {
         self.names.iter().any(|its| Some(&**its) == name)
     }
 
+    /// Whether its keys should be in etcd.
+    pub(super) fn wants_keys(&self) -> bool {
+        self.is_announced && !self.needs_local_ip && !self.is_leaving && self.pauses == 0
+    }
+
     pub(super) fn records(&self, lease: i64, keys_name_lease: bool) -> Vec<(Key, Arc<str>)> {
-        let value: Arc<str> = self.value.to_string().into();
+        let value: Arc<str> = format!("{}:{}", self.id, self.value).into();
         let key = |name: &String| match keys_name_lease {
             true => format!("{name}/{lease}").into(),
             false => name.as_str().into(),
