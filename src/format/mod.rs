@@ -112,7 +112,7 @@ pub use kitex::Kitex;
 pub use kratos::Kratos;
 pub use plain::Plain;
 
-pub(crate) use key_context::could_be_same;
+pub(crate) use key_context::{could_be_same, under_lease};
 pub(crate) use set::Formats;
 
 use crate::error::{BuildError, RegisterError};

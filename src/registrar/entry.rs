@@ -1,16 +1,18 @@
 //! [`Entry`]: one registration, and its desired keys.
 
+use super::draft::Draft;
 use super::ids::{EntryId, Key};
 use super::reconciler::Desired;
 use super::shown::shown;
-use crate::address::{Address, Bound};
-use crate::error::{RegisterError, Stopped};
-use crate::format::{Formats, KeyContext};
-use crate::instance::Instance;
+use crate::error::Stopped;
 use crate::lifecycle::Lifecycle;
 use crate::lock::Lock;
 use std::net::IpAddr;
-use std::sync::{Arc, MutexGuard, Once};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard};
+
+#[cfg(feature = "introspection")]
+use crate::{address::Address, instance::Instance};
 
 /// One registration: one server under one or more service names.
 #[derive(Debug)]
@@ -18,18 +20,15 @@ pub(crate) struct Entry {
     pub(crate) id: EntryId,
     pub(crate) lifecycle: Arc<Lifecycle>,
     /// Observers were called with its first status.
-    pub(super) announced: Once,
+    announced: AtomicBool,
+    /// Its keys and values are being made.
+    rendering: AtomicBool,
     spec: Lock<Spec>,
 }
 
-/// An instance, with its explicit address if it has one.
-pub(super) type Addressed = (Instance, Option<Address>);
-
 #[derive(Debug)]
 struct Spec {
-    instances: Vec<Addressed>,
-    bound: Option<Bound>,
-    armed: bool,
+    draft: Arc<Draft>,
     leaving: bool,
     /// The reason of each pause.
     pauses: Vec<Arc<str>>,
@@ -40,15 +39,14 @@ struct Spec {
 // === impl Entry ===
 
 impl Entry {
-    pub(super) fn new(id: EntryId, lifecycle: Lifecycle, instances: Vec<Addressed>) -> Self {
+    pub(super) fn new(id: EntryId, lifecycle: Lifecycle, draft: Draft) -> Self {
         Self {
             id,
             lifecycle: Arc::new(lifecycle),
-            announced: Once::new(),
+            announced: AtomicBool::new(false),
+            rendering: AtomicBool::new(false),
             spec: Lock::new(Spec {
-                instances,
-                bound: None,
-                armed: false,
+                draft: Arc::new(draft),
                 leaving: false,
                 pauses: vec![],
                 keys: Arc::default(),
@@ -56,26 +54,46 @@ impl Entry {
         }
     }
 
+    pub(super) fn draft(&self) -> Arc<Draft> {
+        self.spec().draft.clone()
+    }
+
+    /// Replaces the draft, if it is still `before`.
+    pub(super) fn swap(&self, before: &Arc<Draft>, next: &Arc<Draft>) -> bool {
+        let mut spec = self.spec();
+        let is_same = Arc::ptr_eq(&spec.draft, before);
+        if is_same {
+            spec.draft = next.clone();
+        }
+        is_same
+    }
+
+    /// Whether observers have yet to be called with its first status.
+    pub(super) fn begin_announcement(&self) -> bool {
+        !self.announced.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether its keys and values are to be made by the caller. Afterwards call [`end_rendering`](Self::end_rendering).
+    pub(super) fn begin_rendering(&self) -> bool {
+        !self.rendering.swap(true, Ordering::Acquire)
+    }
+
+    pub(super) fn end_rendering(&self) {
+        self.rendering.store(false, Ordering::Release);
+    }
+
     /// Whether every instance has an explicit address.
     pub(crate) fn is_explicit(&self) -> bool {
-        let spec = self.spec();
-        spec.instances.iter().all(|(_, address)| address.is_some())
+        self.draft().is_explicit()
     }
 
     /// Whether any of its keys may have been written.
     pub(crate) fn is_armed(&self) -> bool {
-        self.spec().armed
+        self.draft().is_armed()
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
         self.spec().leaving
-    }
-
-    /// Its server accepts connections, at `bound` if that is known.
-    pub(super) fn arm(&self, bound: Option<Bound>) {
-        let mut spec = self.spec();
-        spec.bound = bound.or(spec.bound.take());
-        spec.armed = true;
     }
 
     /// Withholds its keys until [`resume`](Self::resume) is called with this very reason.
@@ -96,26 +114,9 @@ impl Entry {
         self.spec().leaving = true;
     }
 
-    /// Replaces each instance by what `change` makes of it. An error changes nothing.
-    pub(super) fn update(
-        &self,
-        mut change: impl FnMut(&Instance) -> Result<Instance, RegisterError>,
-    ) -> Result<(), RegisterError> {
-        let mut spec = self.spec();
-        if spec.leaving {
-            return Err(Stopped.into());
-        }
-        let instances = spec.instances.iter();
-        let next = instances.map(|(instance, address)| Ok((change(instance)?, address.clone())));
-        let mut next = next.collect::<Result<Vec<_>, RegisterError>>()?;
-        next.shrink_to_fit();
-        spec.instances = next;
-        Ok(())
-    }
-
     pub(crate) fn names(&self) -> Vec<String> {
-        let spec = self.spec();
-        let names = spec.instances.iter().map(|(it, _)| it.name.clone());
+        let draft = self.draft();
+        let names = draft.instances.iter().map(|it| it.instance.name.clone());
         names.collect()
     }
 
@@ -144,45 +145,27 @@ impl Entry {
         &self,
         mut look: impl FnMut(&Instance, Option<&Address>) -> T,
     ) -> Vec<T> {
-        let spec = self.spec();
-        let bound = spec.exact();
-        let instances = spec.instances.iter();
-        let looked =
-            instances.map(|(instance, explicit)| look(instance, explicit.as_ref().or(bound)));
+        let draft = self.draft();
+        let looked = draft.addressed().map(|(it, address)| look(it, address));
         looked.collect()
     }
 
-    pub(super) fn for_each(&self, look: impl FnMut(&Addressed)) {
-        self.spec().instances.iter().for_each(look);
-    }
-
-    pub(super) fn try_for_each(
-        &self,
-        look: impl FnMut(&Addressed) -> Result<(), RegisterError>,
-    ) -> Result<(), RegisterError> {
-        self.spec().instances.iter().try_for_each(look)
-    }
-
     pub(super) fn needs_local_ip(&self) -> bool {
-        self.spec().needs_local_ip()
+        self.draft().needs_local_ip()
     }
 
     /// Sets the address that it is bound to: the best of our addresses `ips`.
     pub(super) fn resolve(&self, ips: &[IpAddr]) {
         let mut spec = self.spec();
-        spec.bound = spec.bound.take().map(|b| Bound::Exact(b.resolve(ips)));
+        spec.draft = Arc::new(spec.draft.resolved(ips));
     }
 
-    /// Its desired state; keys only if there is a lease to make them for.
+    /// Its desired state; keys only under a lease.
     ///
     /// `not_ready` withholds them as a pause does.
-    pub(super) fn desired(
-        &self,
-        formats: &Formats,
-        lease: Option<i64>,
-        not_ready: Option<Arc<str>>,
-    ) -> Desired {
+    pub(super) fn desired(&self, lease: Option<i64>, not_ready: Option<Arc<str>>) -> Desired {
         let spec = self.spec();
+        let draft = spec.draft.clone();
         if spec.leaving {
             let now = self.lifecycle.shutdown_now().is_cancelled();
             return Desired::Gone { now };
@@ -190,52 +173,20 @@ impl Entry {
         if not_ready.is_some() || !spec.pauses.is_empty() {
             return Desired::Paused {
                 reasons: spec.pauses.iter().cloned().chain(not_ready).collect(),
-                needs_local_ip: spec.needs_local_ip(),
+                needs_local_ip: draft.needs_local_ip(),
             };
         }
-        match lease.and_then(|lease| spec.records(formats, lease)) {
-            Some(records) => Desired::Keys(records),
+        drop(spec);
+        match lease.and_then(|lease| draft.records(lease)) {
+            Some(Ok(records)) => Desired::Keys(records),
+            Some(Err(())) => Desired::Failed("internal error: a format panicked".into()),
             None => Desired::Waiting {
-                needs_local_ip: spec.needs_local_ip(),
+                needs_local_ip: draft.needs_local_ip(),
             },
         }
     }
 
     fn spec(&self) -> MutexGuard<'_, Spec> {
         self.spec.lock()
-    }
-}
-
-// === impl Spec ===
-
-impl Spec {
-    /// Whether the address to advertise has yet to be found.
-    fn needs_local_ip(&self) -> bool {
-        self.armed
-            && matches!(self.bound, Some(Bound::Any { .. }))
-            && self.instances.iter().any(|(_, address)| address.is_none())
-    }
-
-    /// The address it is bound to, if others can dial that as it is.
-    fn exact(&self) -> Option<&Address> {
-        match &self.bound {
-            Some(Bound::Exact(address)) => Some(address),
-            _ => None,
-        }
-    }
-
-    /// Keys and values, once they are to be written and every address is known.
-    fn records(&self, formats: &Formats, lease: i64) -> Option<Vec<(Key, Arc<str>)>> {
-        if !self.armed {
-            return None;
-        }
-        let bound = self.exact();
-        let mut records = vec![];
-        for (instance, explicit) in &self.instances {
-            let address = explicit.as_ref().or(bound)?;
-            let context = KeyContext::new(instance, address, lease);
-            records.extend(formats.records(&context, address));
-        }
-        Some(records)
     }
 }

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | `builder.rs` | [`RegistrarBuilder`]: all settings, checked in one place |
 //! | `draining.rs` | the entries that have ended and whose servers still run |
+//! | `changing.rs` | changes of a registration |
+//! | `draft.rs` | the instances of one registration, with their keys and values |
 //! | `entry.rs` | one registration, and its desired keys |
 //! | `ids.rs` | the identifiers of entries and keys |
 //! | `on_conflict.rs` | [`OnConflict`]: what to do about a key of another lease |
@@ -26,6 +28,8 @@
 //! | `keep_alive.rs` | the keep-alive stream on that connection |
 
 mod builder;
+mod changing;
+mod draft;
 #[cfg(feature = "introspection")]
 mod draining;
 mod entry;
@@ -114,6 +118,7 @@ impl Registrar {
     ) -> Result<Registration, RegisterError> {
         let (entry, first) = self.registry.add(instances.into_iter().collect())?;
         report::announce(&self.registry, &entry);
+        self.registry.touch(entry.id);
         if first {
             worker::start(self.registry.clone())?;
         }

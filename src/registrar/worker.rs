@@ -2,6 +2,7 @@
 //!
 //! It makes no decisions. Every await in it is bounded, and a stop is polled first.
 
+use super::entry::Entry;
 use super::ids::EntryId;
 use super::keep_alive::Call;
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
@@ -20,7 +21,7 @@ use crate::random;
 use crate::status::Status;
 use futures_util::FutureExt as _;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -179,24 +180,23 @@ impl Worker {
     fn stop(&mut self, reconciler: &mut Reconciler, event: Event) {
         // From here on no entry is added, so that the event covers all of them.
         self.registry.close();
-        let changed = self.registry.take_changed();
-        let desired = self.desired(reconciler, changed);
+        self.registry.take_changed();
+        let all = self
+            .registry
+            .entries()
+            .iter()
+            .map(|entry| entry.id)
+            .collect();
+        let desired = self.desired(reconciler, all);
         let now = clock::now();
         reconciler.handle_event(now, Event::Desired(desired));
         reconciler.handle_event(now, event);
     }
 
-    /// The desired state of these entries. Their formats are the user's code, which may panic.
     fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
-        let formats = &self.registry.config.formats;
         let (lease, not_ready) = (reconciler.held_lease(), self.registry.not_ready());
         let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
-        let desired = entries.map(|entry| {
-            let desired = || entry.desired(formats, lease, not_ready.clone());
-            let desired = catch_unwind(AssertUnwindSafe(desired))
-                .unwrap_or_else(|_| Desired::Failed("internal error: a format panicked".into()));
-            (entry.id, desired)
-        });
+        let desired = entries.map(|entry| (entry.id, entry.desired(lease, not_ready.clone())));
         desired.collect()
     }
 
@@ -205,6 +205,9 @@ impl Worker {
             match action {
                 Action::Finish => return ControlFlow::Break(()),
                 Action::ReadDesired(entries) => {
+                    let failed = entries.iter().filter_map(|id| self.registry.entry(*id));
+                    let failed = failed.filter(|entry| entry.draft().has_failed());
+                    render(&self.registry, failed.collect());
                     let desired = self.desired(reconciler, entries);
                     reconciler.handle_event(clock::now(), Event::Desired(desired));
                 }
@@ -293,8 +296,16 @@ async fn find_local_ip(registry: Arc<Registry>) -> Event {
     let config = &registry.config;
     let (interface, limit) = (config.advertised.as_ref(), config.attempt);
     let ips = local_addr::local_ips(&config.members, interface, limit).await;
-    registry.resolve(&ips);
+    render(&registry, registry.resolve(&ips));
     Event::LocalIpFound
+}
+
+/// Makes the keys and values of these entries, on another thread.
+fn render(registry: &Arc<Registry>, entries: Vec<Arc<Entry>>) {
+    if !entries.is_empty() {
+        let registry = registry.clone();
+        tokio::task::spawn_blocking(move || registry.render(&entries));
+    }
 }
 
 // === impl Link ===

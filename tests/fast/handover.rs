@@ -1,8 +1,8 @@
 //! A key that passes from one registration of a registrar to the next.
 
-use crate::setup::{KEY, SEC, Setup, announce, announced_by, greeter};
+use crate::setup::{KEY, SEC, Setup, announce, announced_by, greeter, status};
 use crate::support::registered_within;
-use tonic_etcd::{Registration, Status};
+use tonic_etcd::{Instance, Registration, Status};
 
 /// How the first registration gives its key up.
 const ENDS: [(&str, fn(Registration)); 3] = [
@@ -49,4 +49,46 @@ async fn a_key_registered_again_and_announced_later_is_written() {
         registered_within(SEC, &second).await;
         setup.key_holds("second", SEC).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_number_of_rounds_of_register_and_deregister_wait_for_nothing() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    for _ in 0..60 {
+        let registration = announced_by(&registrar, greeter());
+        registered_within(SEC / 10, &registration).await;
+        registration.deregister();
+        registration.closed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_lease_because_many_were_lost_says_so() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let registration = announced_by(&registrar, greeter());
+    let is_waiting = |it: &Status| {
+        it.to_string()
+            .contains("again and again: waiting for the next lease")
+    };
+    for _ in 0..40 {
+        let is_settled = |it: &Status| it.is_registered() || is_waiting(it);
+        let now = status(&registration, is_settled).await;
+        let Some(registered) = now.registered() else {
+            break;
+        };
+        setup.fake.revoke(registered.lease);
+        status(&registration, |it| !it.is_registered()).await;
+    }
+    assert!(
+        is_waiting(&registration.status()),
+        "{:?}",
+        registration.status()
+    );
+    // One that is new while the others wait says so too.
+    let other = announced_by(&registrar, Instance::new("other"));
+    status(&other, is_waiting).await;
+    registered_within(SEC * 6, &registration).await;
+    registered_within(SEC, &other).await;
 }

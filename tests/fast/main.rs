@@ -62,4 +62,5 @@ mod soak;
 mod source;
 mod structure;
 mod takeover;
+mod user_code;
 mod words;
