@@ -1,6 +1,7 @@
 //! The signals that stop the process: the first one gracefully, the second one without waits.
 
 use crate::error::BuildError;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
@@ -10,23 +11,62 @@ use tokio_util::sync::CancellationToken;
 /// Starts a task that cancels the first token on the first signal, and the second on the second.
 pub(crate) fn cancel_on_signals(tokens: [CancellationToken; 2]) -> Result<(), BuildError> {
     let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-    let mut signals = Signals::new().map_err(|source| BuildError::Signals { source })?;
-    runtime.spawn(forward(move |cx| signals.poll_recv(cx), tokens));
+    let signals = Signals::new().map_err(|source| BuildError::Signals { source })?;
+    // Made here and not in the task, because a runtime may end before it has polled the task once.
+    let rest = Rest(tokens.into_iter().zip(ACTIONS).collect());
+    runtime.spawn(forward(signals, rest));
     Ok(())
+}
+
+/// The signals that are still waited for: each cancels a token.
+///
+/// tokio's handlers stay when a runtime ends, and nobody would read them: the process would ignore SIGTERM. So a
+/// thread takes over then.
+struct Rest(VecDeque<(CancellationToken, &'static str)>);
+
+const ACTIONS: [&str; 2] = ["shutting down", "shutting down without waiting"];
+
+async fn forward(mut signals: Signals, rest: Rest) {
+    forward_from(move |cx| signals.poll_recv(cx), rest).await;
 }
 
 /// Only signals are counted. The first signal does not skip the waits of a shutdown that the application began,
 /// such as in a hook that runs before the orchestrator's SIGTERM.
-async fn forward<F>(mut next: F, tokens: [CancellationToken; 2])
+async fn forward_from<F>(mut next: F, mut rest: Rest)
 where
     F: FnMut(&mut Context<'_>) -> Poll<&'static str>,
 {
-    let what = ["shutting down", "shutting down without waiting"];
-    for (token, what) in tokens.into_iter().zip(what) {
+    while !rest.0.is_empty() {
         let signal = poll_fn(&mut next).await;
-        crate::logging::info!(signal, "{what}");
-        token.cancel();
+        if let Some((token, what)) = rest.0.pop_front() {
+            crate::logging::info!(signal, "{what}");
+            token.cancel();
+        }
     }
+}
+
+// === impl Rest ===
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        let rest = std::mem::take(&mut self.0);
+        if rest.iter().any(|(token, _)| !token.is_cancelled()) {
+            let thread = std::thread::Builder::new().name("tonic-etcd-signals".to_owned());
+            let _no_thread = thread.spawn(move || forward_here(rest));
+        }
+    }
+}
+
+fn forward_here(mut rest: VecDeque<(CancellationToken, &'static str)>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let Ok(runtime) = builder.enable_all().build() else {
+        return;
+    };
+    runtime.block_on(async {
+        if let Ok(signals) = Signals::new() {
+            forward(signals, Rest(std::mem::take(&mut rest))).await;
+        }
+    });
 }
 
 #[cfg(unix)]
@@ -90,7 +130,8 @@ mod tests {
                 Poll::Ready(Some(signal)) => Poll::Ready(signal),
                 _ => Poll::Pending,
             };
-            let forwarding = tokio::spawn(forward(next, tokens));
+            let rest = Rest(tokens.into_iter().zip(ACTIONS).collect());
+            let forwarding = tokio::spawn(forward_from(next, rest));
             if began_before {
                 first.cancel();
             }
@@ -104,5 +145,26 @@ mod tests {
             forwarding.await.unwrap();
             assert!(second.is_cancelled());
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn signals_are_not_swallowed_once_the_runtime_has_ended() {
+        let tokens = [CancellationToken::new(), CancellationToken::new()];
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let enter = runtime.enter();
+        cancel_on_signals(tokens.clone()).unwrap();
+        drop(enter);
+        drop(runtime);
+        let interrupt = format!("kill -INT {}; sleep 0.1", std::process::id());
+        for _ in 0..200 {
+            // The thread may not listen yet.
+            let mut shell = std::process::Command::new("sh");
+            assert!(shell.args(["-c", &interrupt]).status().unwrap().success());
+            if tokens.iter().all(CancellationToken::is_cancelled) {
+                return;
+            }
+        }
+        panic!("{tokens:?}");
     }
 }

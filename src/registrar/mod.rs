@@ -120,7 +120,8 @@ impl Registrar {
         report::announce(&self.registry, &entry);
         self.registry.touch(entry.id);
         if first {
-            worker::start(self.registry.clone())?;
+            let started = worker::start(self.registry.clone());
+            started.inspect_err(|_| self.registry.not_started(&entry))?;
         }
         if let Some((readiness, ended)) = self.registry.begin_probe() {
             probe::start(self.registry.clone(), readiness, ended);

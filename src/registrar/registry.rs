@@ -221,6 +221,12 @@ impl Registry {
         self.shutdown.is_cancelled() || self.shutdown_now.is_cancelled()
     }
 
+    /// The worker for this entry could not be started. The next entry tries again.
+    pub(super) fn not_started(&self, entry: &Entry) {
+        self.lock().running = false;
+        self.forget(entry.id);
+    }
+
     /// No entry will be added any more.
     pub(crate) fn close(&self) {
         let mut entries = self.lock();
@@ -243,6 +249,17 @@ impl Registry {
             "not ready: the readiness probe has not answered".into(),
         ));
         Some((readiness, ended))
+    }
+
+    /// The runtime of the probe has ended. The next registration starts it again.
+    pub(super) fn on_probe_ended(&self) {
+        let probe = self.lock().probe.take();
+        if let Some(probe) = probe {
+            drop(probe);
+            self.set_not_ready(Some(
+                "not ready: the runtime of the readiness probe has ended".into(),
+            ));
+        }
     }
 
     /// Sets why no entry may have keys; `None`: they may.

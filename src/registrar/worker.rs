@@ -20,8 +20,10 @@ use crate::observer::Renewal;
 use crate::random;
 use crate::status::Status;
 use futures_util::FutureExt as _;
+use std::future::Future;
+use std::io;
 use std::ops::ControlFlow;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -46,23 +48,41 @@ const MOST_PANICS_OF_A_STOP: u32 = 3;
 
 /// Starts the worker of `registry`, in the current runtime or on a thread of its own.
 pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
-    let is_dedicated = registry.config.dedicated_thread;
-    // Made here and not in the task, because a runtime may end before it has polled the task once.
-    let guard = RuntimeGuard(registry.clone());
-    let task = in_current_span(supervise(registry, guard));
-    if !is_dedicated {
-        tokio::spawn(task);
+    if !registry.config.dedicated_thread {
+        // Made here and not in the task, because a runtime may end before it has polled the task once.
+        let guard = RuntimeGuard(registry.clone());
+        tokio::spawn(in_current_span(supervise(registry, guard)));
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|source| RegisterError::Thread { source })?;
+    let task = in_current_span(async move {
+        let guard = RuntimeGuard(registry.clone());
+        supervise(registry, guard).await;
+    });
     let thread = std::thread::Builder::new().name("tonic-etcd".to_owned());
-    thread
-        .spawn(move || runtime.block_on(task))
-        .map(drop)
+    on_thread(task, |job| thread.spawn(job).map(drop))
         .map_err(|source| RegisterError::Thread { source })
+}
+
+/// Runs `task` on a runtime of its own, on the thread that `spawn` starts.
+///
+/// The runtime is made there: dropped here, as when there is no thread to be had, it panics.
+fn on_thread(
+    task: impl Future<Output = ()> + Send + 'static,
+    spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (began, begun) = std::sync::mpsc::sync_channel(1);
+    spawn(Box::new(move || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        match builder.enable_all().build() {
+            Err(error) => drop(began.send(Err(error))),
+            Ok(runtime) => {
+                let _ = began.send(Ok(()));
+                runtime.block_on(task);
+            }
+        }
+    }))?;
+    let ended = |_| Err(io::Error::other("the thread ended"));
+    begun.recv().unwrap_or_else(ended)
 }
 
 /// Runs workers until one finishes. The reconciler outlives a worker that panics, so that the next
@@ -303,8 +323,12 @@ async fn find_local_ip(registry: Arc<Registry>) -> Event {
 /// Makes the keys and values of these entries, on another thread.
 fn render(registry: &Arc<Registry>, entries: Vec<Arc<Entry>>) {
     if !entries.is_empty() {
-        let registry = registry.clone();
-        tokio::task::spawn_blocking(move || registry.render(&entries));
+        let (on_other, all) = (registry.clone(), entries.clone());
+        let spawn = || drop(tokio::task::spawn_blocking(move || on_other.render(&all)));
+        // It panics if there is no thread to be had.
+        if catch_unwind(AssertUnwindSafe(spawn)).is_err() {
+            registry.render(&entries);
+        }
     }
 }
 
@@ -343,5 +367,19 @@ impl Drop for RuntimeGuard {
             report::publish(&self.0, &entry, Arc::new(last));
             entry.lifecycle.drain_now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_thread_to_be_had_the_error_says_so() {
+        let no_thread = |_job| Err(io::Error::other("no thread"));
+        let error = on_thread(async {}, no_thread).unwrap_err();
+        assert_eq!(error.to_string(), "no thread");
+        let at_once = |job: Box<dyn FnOnce() + Send>| std::thread::Builder::new().spawn(job);
+        on_thread(async {}, |job| at_once(job).map(drop)).unwrap();
     }
 }

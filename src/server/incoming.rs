@@ -171,6 +171,9 @@ impl<L: Listener> Incoming<L> {
         let tcp = L::tcp_addr(first);
         registration.check_listener(drain.listeners.tcp().or(tcp), || format!("{first:?}"))?;
         drain.listeners.add(tcp);
+        if let Ok(runtime) = Handle::try_current() {
+            let _first = drain.runtime.set(runtime);
+        }
         Ok(Self {
             accepted: listeners.into_iter().map(L::accepted).collect(),
             local,

@@ -54,6 +54,7 @@ mod public_api;
 mod readiness;
 mod recovery;
 mod registration;
+mod runtimes;
 mod scale;
 mod setup;
 mod shutdown;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// One endpoint of a [`BalancedChannel`](super::BalancedChannel), at the time of the call that returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(super) struct Pool {
     /// Returns why the source has no instances.
     pub(super) why_none: Option<Box<dyn Fn() -> String + Send + Sync>>,
     pub(super) observers: Observers,
+    /// Its task has ended, with the runtime that it was built in: nothing connects any more.
+    pub(super) ended: CancellationToken,
     /// How often calls were sent again.
     resent: AtomicU64,
     endpoints: Lock<Endpoints>,
@@ -76,6 +79,8 @@ enum Transition {
     AllFailing,
 }
 
+const ENDED: &str =
+    "the runtime that the channel was built in has ended: build it where it is used";
 const CONNECTING_AT_ONCE: usize = 256;
 /// The most reasons in one error.
 const SHOWN: usize = 3;
@@ -128,7 +133,16 @@ impl Pool {
     /// The endpoints, ordered by address.
     pub(super) fn states(&self) -> Vec<EndpointState> {
         let all = self.lock();
-        all.by_address.values().map(EndpointState::from).collect()
+        let mut states: Vec<_> = all.by_address.values().map(EndpointState::from).collect();
+        drop(all);
+        if self.ended.is_cancelled() {
+            let reason: Arc<str> = ENDED.into();
+            for it in &mut states {
+                let reason = reason.clone();
+                it.state = ConnectivityState::TransientFailure { reason };
+            }
+        }
+        states
     }
 
     /// A call is sent again, after `tried` endpoints did not process it.
@@ -166,7 +180,12 @@ impl Pool {
     /// How many endpoints there are, and how many of them are ready.
     pub(super) fn counts(&self) -> (usize, usize) {
         let all = self.lock();
-        (all.by_address.len(), all.ready)
+        let ready = if self.ended.is_cancelled() {
+            0
+        } else {
+            all.ready
+        };
+        (all.by_address.len(), ready)
     }
 
     /// Why there is none to call: `no endpoint of "greeter": ...`.
@@ -175,6 +194,9 @@ impl Pool {
             "" => String::new(),
             name => format!(" of {name:?}"),
         };
+        if self.ended.is_cancelled() {
+            return format!("no endpoint{of}: {ENDED}");
+        }
         let is_empty = self.lock().by_address.is_empty();
         match &self.why_none {
             Some(why) if is_empty => format!("no endpoint{of}: {}", why()),
@@ -194,7 +216,9 @@ impl Pool {
                 crate::logging::info!(%service, %address, "no endpoint can be called")
             }
             Transition::AllFailing => {
-                crate::logging::warn!(%service, "every endpoint fails: {}", self.lock());
+                // Not under the lock: the subscriber is the application's code.
+                let failing = self.lock().to_string();
+                crate::logging::warn!(%service, "every endpoint fails: {failing}");
             }
         }
     }
@@ -216,6 +240,7 @@ impl Default for Pool {
             name: OnceLock::new(),
             why_none: None,
             observers: Observers::default(),
+            ended: CancellationToken::new(),
             resent: AtomicU64::new(0),
             endpoints: Lock::default(),
         }
