@@ -170,6 +170,7 @@ impl RegistrarBuilder {
     ///
     /// For servers whose handlers block their runtime: while every thread of it is blocked, a task
     /// cannot renew, and the lease is lost after a TTL. On a thread of its own it is kept.
+    /// It also outlives the runtime of `register`: the server may run in another one, and is drained there.
     /// The drawback: a server that hangs for ever stays registered too. So combine this with a health check
     /// that the handlers answer.
     pub fn dedicated_thread(mut self, dedicated: bool) -> Self {
@@ -229,8 +230,8 @@ impl RegistrarBuilder {
     /// tokens: the signals then stop the whole application. Only signals count: the first signal never skips the
     /// waits of a shutdown that the application has begun.
     ///
-    /// [`build`](Self::build) installs the handlers, and needs a tokio runtime then. They stay until the
-    /// process ends, as tokio's do: a third signal does nothing.
+    /// [`build`](Self::build) installs the handlers, and needs a tokio runtime then. Once that has ended, a thread
+    /// waits for the signals. The handlers stay until the process ends, as tokio's do: a third signal does nothing.
     #[cfg(feature = "signals")]
     #[cfg_attr(docsrs, doc(cfg(feature = "signals")))]
     pub fn shutdown_on_signals(mut self) -> Self {

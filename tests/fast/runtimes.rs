@@ -81,3 +81,58 @@ fn a_probe_whose_runtime_ended_is_named_and_begins_again_with_the_next() {
         registered_within(LIMIT, &registration).await;
     });
 }
+
+#[cfg(feature = "discovery")]
+#[test]
+fn calls_of_a_channel_whose_runtime_ended_fail_at_once_with_the_reason() {
+    use crate::channel::greeter::pb::{HelloRequest, greeter_client::GreeterClient};
+    use crate::channel::net::{Net, address, ready};
+    use tonic_etcd::discovery::channel::ConnectivityState;
+
+    let (servers, built_in) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+    let net = Net::default();
+    servers.block_on(async { net.serve(&address(1)) });
+    let balanced = built_in.block_on(async {
+        let (registry, builder) = net.balanced();
+        registry.put(&address(1), 100);
+        let balanced = builder.build().unwrap();
+        ready(&balanced, 1).await;
+        balanced
+    });
+    drop(built_in);
+    Runtime::new().unwrap().block_on(async {
+        let mut client = GreeterClient::new(balanced.clone());
+        let called = client.say_hello(HelloRequest {
+            name: "x".to_owned(),
+        });
+        let error = timeout(SEC, called).await.expect("it waits").unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("the runtime that the channel was built in has ended"),
+            "{error}"
+        );
+        assert_eq!(balanced.stats().ready, 0);
+        let state = &balanced.endpoints()[0].state;
+        assert!(
+            matches!(state, ConnectivityState::TransientFailure { .. }),
+            "{state}"
+        );
+    });
+}
+
+#[cfg(feature = "discovery")]
+#[test]
+fn a_discovery_whose_runtime_ended_says_so() {
+    let etcd = Runtime::new().unwrap();
+    let setup = etcd.block_on(async { Setup::new() });
+    let built_in = Runtime::new().unwrap();
+    let discovery = built_in.block_on(async {
+        let discovery = crate::discovery::discovery(&setup.fake);
+        discovery.ready().await;
+        discovery
+    });
+    drop(built_in);
+    let reason = "the runtime that the discovery was built in has ended";
+    assert_eq!(discovery.snapshot().watch_error(), Some(reason));
+}
