@@ -128,20 +128,20 @@ impl Draft {
         Some(records).filter(|records| !records.is_empty())
     }
 
-    /// The keys and values under this lease. The error: a format panicked.
-    pub(super) fn records(&self, lease: i64) -> Option<Result<Vec<(Key, Arc<str>)>, ()>> {
+    /// The keys and values under this lease.
+    pub(super) fn records(&self, lease: i64) -> Option<Vec<(Key, Arc<str>)>> {
         match &self.records {
-            Records::None => None,
-            Records::Failed => Some(Err(())),
+            Records::None | Records::Failed => None,
             Records::Made(records) => {
                 let filled = records
                     .iter()
                     .map(|(key, value)| (under_lease(key, lease), value.clone()));
-                Some(Ok(filled.collect()))
+                Some(filled.collect())
             }
         }
     }
 
+    /// Whether a format panicked when they were made.
     pub(super) fn has_failed(&self) -> bool {
         matches!(self.records, Records::Failed)
     }

@@ -178,8 +178,10 @@ impl Entry {
         }
         drop(spec);
         match lease.and_then(|lease| draft.records(lease)) {
-            Some(Ok(records)) => Desired::Keys(records),
-            Some(Err(())) => Desired::Failed("internal error: a format panicked".into()),
+            Some(records) => Desired::Keys(records),
+            None if lease.is_some() && draft.has_failed() => {
+                Desired::Failed("internal error: a format panicked".into())
+            }
             None => Desired::Waiting {
                 needs_local_ip: draft.needs_local_ip(),
             },

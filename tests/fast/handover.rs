@@ -4,8 +4,10 @@ use crate::setup::{KEY, SEC, Setup, announce, announced_by, greeter, status};
 use crate::support::registered_within;
 use tonic_etcd::{Instance, Registration, Status};
 
+type End = fn(Registration);
+
 /// How the first registration gives its key up.
-const ENDS: [(&str, fn(Registration)); 3] = [
+const ENDS: [(&str, End); 3] = [
     ("drop", drop),
     ("deregister", |it| it.deregister()),
     ("deregister_now", |it| it.deregister_now()),
