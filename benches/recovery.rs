@@ -44,10 +44,10 @@ use table::Table;
 /// Times of recovery and shutdown
 #[derive(Parser)]
 struct Args {
-    /// What to measure: stops, pauses, repairs, scale, memory, many, passwords, outages, networks, quiet
+    /// What to measure: stops, pauses, repairs, scale, memory, many, passwords, outages, networks, names, quiet
     #[arg(long, env = "PARTS", value_delimiter = ',')]
     #[arg(
-        default_value = "stops,pauses,repairs,scale,memory,many,passwords,outages,networks,quiet"
+        default_value = "stops,pauses,repairs,scale,memory,many,passwords,outages,networks,names,quiet"
     )]
     parts: Vec<String>,
     /// Given to the processes of the part `memory`
@@ -82,6 +82,7 @@ async fn main() -> ExitCode {
             // These wait most of the time: each has an etcd of its own, and they run concurrently.
             "outages" => outages::long(&table).await,
             "networks" => networks::all(&table).await,
+            "names" => networks::slow_dns(&table).await,
             "quiet" => networks::quiet(&table).await,
             other => table.holds(other, false, "there is no such part"),
         }

@@ -107,6 +107,19 @@ impl Address {
         self.port
     }
 
+    /// The IP address; `None` for a name.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match &self.host {
+            Host::Ip(ip) => Some(*ip),
+            Host::Name(_) => None,
+        }
+    }
+
+    /// Whether it is one of these IP addresses.
+    pub(crate) fn is_one_of(&self, ips: &[IpAddr]) -> bool {
+        self.ip().is_some_and(|ip| ips.contains(&ip))
+    }
+
     /// The host as it is written before a port.
     pub(crate) fn bracketed(&self) -> String {
         self.host.to_string()

@@ -143,13 +143,29 @@ pub enum RegisterError {
     #[error(transparent)]
     Address(#[from] AddressError),
 
-    /// A value that is too large for etcd.
-    #[error("the value of {name:?} has {len} bytes and etcd takes {max} at most: put less into it")]
+    /// A value that readers skip because of its size: more than [`MAX_VALUE`](crate::format::MAX_VALUE).
+    #[error(
+        "the value of {name:?} has {len} bytes, and readers take {max} at most: put less into it"
+    )]
     #[non_exhaustive]
     ValueTooLarge {
         /// The name of the instance.
         name: String,
         /// The size in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+
+    /// A key that readers skip because of its length: more than [`MAX_KEY`](crate::format::MAX_KEY).
+    #[error(
+        "the key of {name:?} has {len} bytes, and readers take {max} at most: give it a shorter prefix"
+    )]
+    #[non_exhaustive]
+    KeyTooLong {
+        /// The name of the instance.
+        name: String,
+        /// The length in bytes, with the longest possible address if that is not known yet.
         len: usize,
         /// The limit in bytes.
         max: usize,

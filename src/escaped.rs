@@ -1,4 +1,8 @@
 //! [`Escaped`]: a text that other clients wrote, such as a key in etcd, for a log line or an error.
+//! [`foreign`]: what a peer said, where it enters.
+//!
+//! etcd, a proxy before it or a server may write anything into an error. Such a text is classified first, and escaped and cut
+//! by the code that receives it. So a log, a status and a metric show any reason as it is.
 
 use std::fmt;
 
@@ -14,6 +18,13 @@ pub(crate) struct Escaped<'a> {
 
 /// Enough for real keys, too little to flood a log.
 const MAX_BYTES: usize = 200;
+/// Enough for the real errors of etcd, DNS and TLS, which name hosts and certificates.
+const MAX_FOREIGN_BYTES: usize = 400;
+
+/// What a peer, or the way to it, said: one line of at most 400 bytes. Escaping it again changes nothing.
+pub(crate) fn foreign(text: &str) -> String {
+    Escaped::at_most(text, MAX_FOREIGN_BYTES).to_string()
+}
 
 // === impl Escaped ===
 
@@ -69,6 +80,14 @@ mod tests {
         ];
         for (text, shown) in cases {
             assert_eq!(Escaped::new(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn escaping_a_text_again_changes_nothing() {
+        for text in ["a\n\x1b\u{202e}\\n\\", &"\x07ü".repeat(1000)] {
+            let once = foreign(text);
+            assert_eq!(foreign(&once), once);
         }
     }
 

@@ -10,7 +10,8 @@ use tonic::server::NamedService;
 /// One server under one service name, to be written to etcd.
 ///
 /// Only the name is required. The setters check nothing.
-/// [`Registrar::register`](crate::Registrar::register) checks everything, before any request is sent.
+/// [`Registrar::register`](crate::Registrar::register) checks everything, before any request is sent. What is
+/// written has at most [64 KiB](crate::format::MAX_VALUE), because readers skip more.
 ///
 /// ```
 /// use tonic_etcd::Instance;
@@ -67,9 +68,6 @@ pub struct InstanceJson {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secure: bool,
 }
-
-/// etcd refuses requests above 1.5 MiB; the rest of a request of ours is far smaller than the difference.
-pub(crate) const MAX_VALUE: usize = 1536 * 1024 - 4096;
 
 const MAX_SEGMENT: usize = 255;
 

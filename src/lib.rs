@@ -83,6 +83,7 @@ mod drain;
 mod error;
 mod escaped;
 mod etcd;
+mod exhausted;
 pub mod format;
 #[cfg(feature = "health")]
 mod health;

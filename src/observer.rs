@@ -114,7 +114,7 @@ pub enum WriteReason {
     /// It was not in etcd before.
     #[default]
     New,
-    /// [`Registration::update`](crate::Registration::update) changed its value.
+    /// [`Registration::update`](crate::Registration::update) changed its value, or the machine's address changed.
     Updated,
     /// The lease that it was under is gone.
     LeaseLost,

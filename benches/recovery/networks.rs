@@ -7,9 +7,10 @@ use crate::support::observer::Observer;
 use crate::support::proxy::Proxy;
 use crate::support::server::{ServerProcess, ms};
 use crate::table::Table;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tonic_etcd::discovery::Discovery;
 use tonic_etcd::{Instance, Registrar, Registration, Status};
 
@@ -29,6 +30,45 @@ pub async fn all(table: &Table) {
             &["--namespace=/tenant"]
         ),
     );
+}
+
+/// The name of etcd is looked up slower than an attempt of 0.6 s.
+pub async fn slow_dns(table: &Table) {
+    let etcd = Etcd::start().await;
+    let works = SocketAddr::from(([127, 0, 0, 1], etcd.client_port()));
+    for delay in [SEC.mul_f64(0.7), SEC * 3] {
+        let (mut after, mut lookups) = (vec![], 0);
+        for _ in 0..10 {
+            let answers = Arc::<Mutex<Vec<Instant>>>::default();
+            let answered = answers.clone();
+            let etcd = library_etcd(["http://etcd.example:2379"]).resolver(move |_, _| {
+                let answered = answered.clone();
+                async move {
+                    sleep(delay).await;
+                    answered.lock().unwrap().push(Instant::now());
+                    Ok(vec![works])
+                }
+            });
+            let registration = Registrar::builder(etcd).build().unwrap();
+            let registration = registration.register(Instance::new("greeter")).unwrap();
+            registration
+                .announce("127.0.0.1:9".parse().unwrap())
+                .unwrap();
+            let registered = timeout(SEC * 30, registration.registered()).await;
+            let now = Instant::now();
+            let answers = answers.lock().unwrap();
+            after.push(match registered {
+                Ok(Ok(_)) => ms(answers[0], now),
+                _ => f64::INFINITY,
+            });
+            lookups += answers.len();
+        }
+        let what = format!("DNS of {delay:?}: registered after its first answer");
+        table.each_ms(&what, 1000.0, &after);
+        let seen = format!("{lookups} lookups in 10 runs");
+        let what = format!("DNS of {delay:?}: one lookup");
+        table.holds(&what, lookups == 10, &seen);
+    }
 }
 
 /// A registration in this process, one in another, and a reader, all at the same endpoint.

@@ -14,7 +14,12 @@ pub(crate) const HEADING: &str = "etcd";
 #[derive(Debug, Args)]
 pub(crate) struct Access {
     /// Client URLs of etcd, separated by commas
-    #[arg(long, env = "ETCD_ENDPOINTS", default_value = "http://127.0.0.1:2379")]
+    #[arg(
+        long,
+        env = "ETCD_ENDPOINTS",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:2379"
+    )]
     #[arg(value_delimiter = ',', value_name = "URL", global = true, help_heading = HEADING)]
     pub(crate) etcd: Vec<String>,
     /// User of etcd, if it asks for one

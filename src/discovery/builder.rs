@@ -128,7 +128,7 @@ impl DiscoveryBuilder {
         let decoder = Decoder::new(service.clone(), self.format);
         let lister = Lister::new(prefix.clone(), limit, limits);
         let report = Report::new(service.clone(), prefix.clone(), limits);
-        let reflector = Reflector::new(shared.clone(), decoder, lister, report);
+        let reflector = Reflector::new(shared.clone(), decoder, prefix.clone(), lister, report);
         let watcher = Watcher::new(reflector, endpoints, prefix, limit);
         // Made here and not in the task, because a runtime may end before it has polled the task once.
         let ended = RuntimeGuard(shared.clone(), stop.clone());

@@ -5,8 +5,8 @@ use super::store::Reading;
 use crate::backoff::{Bucket, Rate};
 use crate::escaped::Escaped;
 use crate::etcd::KeyValue;
-use crate::format::{DecodeError, Format};
-use std::panic::AssertUnwindSafe;
+use crate::format::{self, DecodeError, Format};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -17,10 +17,9 @@ pub(super) struct Decoder {
     format: Arc<dyn Format>,
     reasons: Reasons,
     warnings: Bucket,
+    hasher: RandomState,
 }
 
-/// A larger value is skipped without decoding it.
-const MAX_VALUE: usize = 64 * 1024;
 /// The rate of warnings about values that cannot be decoded; the snapshot has their number.
 const WARNINGS: Rate = Rate {
     burst: 5,
@@ -36,27 +35,24 @@ impl Decoder {
             format,
             reasons: Reasons::default(),
             warnings: Bucket::default(),
+            hasher: RandomState::new(),
         }
+    }
+
+    pub(super) fn digest(&self, value: &[u8]) -> u64 {
+        self.hasher.hash_one(value)
     }
 
     pub(super) fn read(&mut self, found: KeyValue) -> Reading {
         let KeyValue { key, value, seen } = found;
-        let read = match value.len() {
-            // A format may be the user's code. A panic skips one value, and does not end the watch.
-            ..=MAX_VALUE => std::panic::catch_unwind(AssertUnwindSafe(|| {
-                self.format.decode(&self.service, &key, &value)
-            }))
-            .unwrap_or_else(|_| Err(DecodeError::new("made its format panic"))),
-            len => Err(DecodeError::new(format!(
-                "is {len} bytes long, {MAX_VALUE} at most are read"
-            ))),
-        };
+        let read = format::decode(&*self.format, &self.service, &key, &value);
         if let Err(reason) = &read {
             self.warn(&key, reason);
         }
         Reading {
             key,
             seen,
+            digest: self.digest(&value),
             instance: read.map_err(|error| self.reasons.shared(&error)),
         }
     }

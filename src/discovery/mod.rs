@@ -24,9 +24,11 @@
 //! The set is the state of etcd at some revision, and never older than the set before.
 //!
 //! * While etcd is unreachable the last set stays, for as long as it takes.
-//! * After a lost connection the watch continues at its last revision, if etcd still has the same history. An etcd that
-//!   lost its data would accept the watch from a revision that it has not reached, and send nothing. So otherwise
-//!   the set is listed again, and only differences are reported.
+//! * After a lost connection the watch continues at its last revision, if etcd had the same keys then. An etcd that
+//!   lost its data would accept the watch from a revision that it has not reached, and send nothing; one that was restored
+//!   from an older copy has other keys. So otherwise the set is listed again, and only differences are reported. Up to 100
+//!   keys are compared as a whole. Of more keys a sample is compared, and the set is listed once more within 50 ms for
+//!   each key.
 //! * After etcd lost its data, or was silent for 2 s or more, the set does not shrink to
 //!   less than half at once, because servers are still registering again. Missing instances
 //!   stay for [`retention`](DiscoveryBuilder::retention).
@@ -41,7 +43,7 @@
 //! | `changes.rs` | [`Changes`]: a stream of the changes of the set |
 //! | `snapshot.rs` | [`Snapshot`]: the instances at one revision |
 //! | `snapshot_watch.rs` | [`SnapshotWatch`]: the current snapshot, and each later one |
-//! | `store/` | turns lists and events into changes; self-preservation; pure |
+//! | `store/` | turns lists and events into changes; the check of the history; self-preservation; pure |
 //! | `missing.rs` | keys that are kept although etcd does not have them; pure |
 //! | `decoder.rs` | decodes a key and its value to an instance |
 //! | `skipped.rs` | [`Skipped`]: keys that are skipped, and why |

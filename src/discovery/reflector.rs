@@ -1,10 +1,10 @@
 //! [`Reflector`]: applies the answers of etcd to the store, and reports to readers and the log.
 
 use super::decoder::Decoder;
-use super::lister::{Listed, Lister};
+use super::lister::{Lister, Listing};
 use super::report::Report;
 use super::shared::Shared;
-use super::store::{Reading, Store};
+use super::store::{Check, Reading, Sample};
 use crate::etcd::{
     EventKind, KeyMeta, KeyValue, RpcError, RpcErrorKind, Session, WatchResponse, with_timeout,
 };
@@ -16,8 +16,11 @@ use tokio::time::{Instant, sleep_until};
 pub(super) struct Reflector {
     shared: Arc<Shared>,
     decoder: Decoder,
+    prefix: String,
     lister: Lister,
     listed_at: Option<Instant>,
+    /// When the set is listed, because a sample of it was as expected.
+    list_at: Option<Instant>,
     report: Report,
 }
 
@@ -30,14 +33,17 @@ impl Reflector {
     pub(super) fn new(
         shared: Arc<Shared>,
         decoder: Decoder,
+        prefix: String,
         lister: Lister,
         report: Report,
     ) -> Self {
         Self {
             shared,
             decoder,
+            prefix,
             lister,
             listed_at: None,
+            list_at: None,
             report,
         }
     }
@@ -61,24 +67,51 @@ impl Reflector {
         self.shared.store(|store| store.keys())
     }
 
-    /// Whether etcd still has the history of the store, so that the watch can continue at its revision.
+    /// Whether the watch may continue at the revision of the store, because etcd's keys were those of the store then.
+    /// `spread`: when to list within the time for it, from 0 to 1.
     pub(super) async fn history_continues(
-        &self,
+        &mut self,
         session: &Session,
         limit: Duration,
+        spread: f64,
     ) -> Result<bool, RpcError> {
-        let known = |store: &mut Store| (store.history_probe(), store.revision());
-        let (probe, revision) = self.shared.store(known);
-        let Some((key, seen)) = probe.filter(|_| revision > 0) else {
-            return Ok(false);
+        let known = self.shared.store(|store| (store.check(), store.revision()));
+        let continues = match known {
+            (Check::List, _) => return Ok(false),
+            (Check::Whole(known), revision) => {
+                let lister = &mut self.lister;
+                lister.are(known, session, &self.decoder, revision).await
+            }
+            (Check::Sample(sample), revision) => {
+                let due = Instant::now() + sample.list_within.mul_f64(spread);
+                let looked = self.is_as(sample, session, revision);
+                let looked = with_timeout(limit, session.endpoint(), looked).await;
+                // Later cuts do not postpone it.
+                let due = self.list_at.map_or(due, |at| at.min(due));
+                self.list_at = Some(due);
+                looked
+            }
         };
-        let look = session.clone().seen_at(&key, revision);
-        let there = with_timeout(limit, session.endpoint(), look).await;
-        match there {
-            Err(error) if error.kind() != RpcErrorKind::Compacted => return Err(error),
-            _ => self.on_answer(),
-        }
-        Ok(there.is_ok_and(|there| there == Some(seen)))
+        let continues = match continues.as_ref().map_err(RpcError::kind) {
+            // The latter: a `--max-txn-ops` that is too small for a sample.
+            Err(RpcErrorKind::Compacted | RpcErrorKind::TooManyOps) => false,
+            _ => continues?,
+        };
+        self.on_answer();
+        Ok(continues)
+    }
+
+    async fn is_as(
+        &self,
+        sample: Sample,
+        session: &Session,
+        revision: i64,
+    ) -> Result<bool, RpcError> {
+        let (keys, expected): (Vec<_>, Vec<_>) = sample.keys.into_iter().unzip();
+        let session = session.clone();
+        let (found, count) = session.sample(&self.prefix, &keys, revision).await?;
+        let is_count = |expected| i64::try_from(expected) == Ok(count);
+        Ok(found == expected && sample.count.is_none_or(is_count))
     }
 
     pub(super) fn on_response(
@@ -90,6 +123,11 @@ impl Reflector {
         if response.ended.is_none() {
             self.on_revision(endpoint, response.revision)?;
         }
+        self.on_changes(response)
+    }
+
+    /// A response that may be older than the store: its watch was open before the list.
+    pub(super) fn on_changes(&mut self, response: WatchResponse) -> Result<(), RpcError> {
         self.on_answer();
         let events: Vec<_> = response
             .events
@@ -158,16 +196,30 @@ impl Reflector {
         self.shared.on_answer();
     }
 
-    /// Lists all keys, and reports the differences.
-    pub(super) async fn list(&mut self, session: &Session) -> Result<(), RpcError> {
-        let on_page = || self.shared.on_answer();
-        let listing = self.lister.list(session, &mut self.decoder, on_page);
-        let Listed {
-            readings,
-            unread,
-            revision,
-        } = listing.await?;
+    /// Begins a list of all keys.
+    pub(super) fn begin_list(&self) -> Listing {
+        self.lister.begin()
+    }
+
+    pub(super) async fn next_page(
+        &mut self,
+        session: &Session,
+        listing: &mut Listing,
+    ) -> Result<(), RpcError> {
+        let page = self.lister.next_page(session, &mut self.decoder, listing);
+        page.await?;
+        self.shared.on_answer();
+        Ok(())
+    }
+
+    /// Applies a complete list, and reports the differences.
+    pub(super) fn finish_list(&mut self, listing: Listing) {
+        let unread = listing.unread();
+        let Listing {
+            readings, revision, ..
+        } = listing;
         let now = Instant::now();
+        self.list_at = None;
         if self.listed_at.replace(now).is_none() {
             self.report.listed(revision, readings.len() + unread);
         }
@@ -177,11 +229,13 @@ impl Reflector {
         });
         self.report.overflow(passed_over);
         self.report.missing(missing);
-        Ok(())
     }
 
-    /// Whether there may be room for keys that were skipped.
+    /// Whether there may be room for keys that were skipped, or what a sample did not prove is due.
     pub(super) fn wants_list(&self) -> bool {
+        if self.list_at.is_some_and(|at| at <= Instant::now()) {
+            return true;
+        }
         let may_list = self.listed_at.is_none_or(|at| at.elapsed() >= RELIST);
         may_list && self.shared.store(|store| store.has_room())
     }

@@ -1,30 +1,32 @@
 //! [`Watcher`]: the task that keeps the set up to date with etcd.
 //!
 //! ```text
-//! connect -> is it still the history of the store?  no:  list, and report the differences
-//!                                                   yes: continue at the store's revision
+//! connect -> are etcd's keys those of the store?  no:  list, and report the differences
+//!                                                 yes: continue at the store's revision
 //!         -> watch, and send a probe when there are no events
 //!
 //! why the watch ended                        next
 //! keys were skipped, and there may be room    list on the same connection
-//! for them now
+//! for them now; or the answer was a guess
 //! it failed                                  wait; another member or the same (`Rotation`)
 //! ```
 //!
 //! etcd may have *another* history at our revision. An etcd that lost its data counts revisions from 1. It accepts a
 //! watch from a revision it has not reached, and sends nothing; or it has passed that
-//! revision already, and the changes before it would be missed. So the watcher reads a key of the store
-//! as it was at the store's revision: lease ids are random, so no other history has the same lease there.
+//! revision already, and the changes before it would be missed. `store/history.rs` says what is compared, and why that is
+//! enough.
 
 use super::reflector::Reflector;
 use super::store::SHORTEST_TTL;
 use crate::backoff::Backoff;
 use crate::etcd::{
-    Endpoints, Rotation, RpcError, RpcErrorKind, Session, WatchReplies, WatchRequests, with_timeout,
+    Endpoints, Rotation, RpcError, RpcErrorKind, Session, WatchReplies, WatchRequests,
+    WatchResponse, with_timeout,
 };
 use futures_util::FutureExt as _;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -42,6 +44,8 @@ pub(super) struct Watcher {
     connected_since: Option<Instant>,
     /// A watch from the store's revision was requested, and has not answered yet.
     is_resuming: bool,
+    /// etcd compacted the revision of the last list before it was watched.
+    was_compacted: bool,
 }
 
 /// An open watch.
@@ -54,6 +58,18 @@ struct Watch {
     count: Option<i64>,
 }
 
+/// A watch that is open while the set is listed.
+struct EarlyWatch {
+    watch: Watch,
+    /// To be applied after the list.
+    responses: Vec<WatchResponse>,
+    bytes: usize,
+}
+
+/// The revision that a watch from now on follows: etcd takes a start revision of 0 for that.
+const NOW: i64 = -1;
+/// The most bytes of changes to keep while the set is listed. With more, the watch is opened again after the list.
+const MAX_EARLY: usize = 16 * 1024 * 1024;
 /// How long a watch may be quiet before a probe is sent. An answer must come
 /// before etcd counts as silent, on a slow link too.
 const QUIET: Duration = Duration::from_millis(SHORTEST_TTL.as_millis() as u64 / 2);
@@ -88,6 +104,7 @@ impl Watcher {
             rng,
             connected_since: None,
             is_resuming: false,
+            was_compacted: false,
         }
     }
 
@@ -117,36 +134,94 @@ impl Watcher {
         self.reflector
             .on_attempt(member.shown(), started.elapsed(), &session);
         let session = session?;
-        let reflector = &mut self.reflector;
-        self.is_resuming = reflector.history_continues(&session, self.limit).await?;
-        if !self.is_resuming {
-            reflector.list(&session).await?;
-        }
+        let (limit, spread) = (self.limit, self.rng.f64());
+        let continues = self.reflector.history_continues(&session, limit, spread);
+        self.is_resuming = continues.await?;
+        let mut watch = match self.is_resuming {
+            true => self.resume(&session).await?,
+            false => self.list(&session).await?,
+        };
         loop {
-            let mut watch = self.open_watch(&session).await?;
             self.run_watch(&session, &mut watch).await?;
-            self.reflector.list(&session).await?;
+            watch = self.list(&session).await?;
         }
     }
 
-    async fn open_watch(&mut self, session: &Session) -> Result<Watch, RpcError> {
+    /// Watches from the revision of the store on.
+    async fn resume(&mut self, session: &Session) -> Result<Watch, RpcError> {
+        let revision = self.reflector.revision();
+        let (watch, created) = self.open_watch(session, revision).await?;
+        self.reflector.on_response(&watch.endpoint, created)?;
+        self.on_watching();
+        Ok(watch)
+    }
+
+    /// Lists all keys, and watches from the revision of the list on.
+    ///
+    /// A list of several pages takes longer, and etcd may compact the revision of the first one meanwhile. So the
+    /// watch is opened after the first page: a watch that is open loses nothing by that. If even that was too late,
+    /// the next one is opened before the list.
+    async fn list(&mut self, session: &Session) -> Result<Watch, RpcError> {
+        let mut listing = self.reflector.begin_list();
+        let mut early = match self.was_compacted {
+            true => Some(self.open_watch(session, NOW).await?.into()),
+            false => None,
+        };
+        while !listing.is_complete() {
+            let is_first = listing.revision == 0;
+            {
+                let mut page = pin!(self.reflector.next_page(session, &mut listing));
+                loop {
+                    tokio::select! {
+                        biased;
+                        response = EarlyWatch::next(&mut early) => EarlyWatch::add(&mut early, response?)?,
+                        page = &mut page => break page?,
+                    }
+                }
+            }
+            if is_first && early.is_none() && !listing.is_complete() {
+                early = Some(self.open_watch(session, listing.revision).await?.into());
+            }
+        }
+        self.reflector.finish_list(listing);
+        let Some(EarlyWatch {
+            watch, responses, ..
+        }) = early
+        else {
+            return self.resume(session).await;
+        };
+        for response in responses {
+            self.reflector.on_changes(response)?;
+        }
+        self.on_watching();
+        Ok(watch)
+    }
+
+    /// Opens a watch on all changes after `revision`. Returns it with its first answer.
+    async fn open_watch(
+        &self,
+        session: &Session,
+        revision: i64,
+    ) -> Result<(Watch, WatchResponse), RpcError> {
         let endpoint = session.endpoint().clone();
-        let from = self.reflector.revision() + 1;
         let opening = async {
-            let stream = session.clone().watch_prefix(&self.prefix, from);
+            let stream = session.clone().watch_prefix(&self.prefix, revision + 1);
             let (requests, mut replies) = stream.await?;
             Ok((requests, replies.next().await?, replies))
         };
         let (requests, created, replies) = with_timeout(self.limit, &endpoint, opening).await?;
-        self.reflector.on_response(&endpoint, created)?;
-        self.connected_since = Some(Instant::now());
-        self.reflector.on_connected();
-        Ok(Watch {
+        let watch = Watch {
             replies,
             _requests: requests,
             endpoint,
             count: None,
-        })
+        };
+        Ok((watch, created))
+    }
+
+    fn on_watching(&mut self) {
+        self.connected_since = Some(Instant::now());
+        self.reflector.on_connected();
     }
 
     /// Runs until there may be room for keys that were skipped.
@@ -165,7 +240,7 @@ impl Watcher {
                 }
                 () = sleep_until(probe_at) => self.probe(session, watch).await?,
             }
-            self.is_resuming = false;
+            (self.is_resuming, self.was_compacted) = (false, false);
             probe_at = Instant::now() + self.quiet();
             if self.reflector.wants_list() {
                 return Ok(());
@@ -218,8 +293,10 @@ impl Watcher {
     /// The connection ended. Returns how long to wait before the next one.
     fn on_disconnect(&mut self, error: &RpcError) -> Duration {
         let is_late = error.kind() == RpcErrorKind::Timeout;
-        if std::mem::take(&mut self.is_resuming) && is_late {
-            // etcd sends all missed events in one answer, which may be too large for this link each
+        let is_resuming = std::mem::take(&mut self.is_resuming);
+        self.was_compacted |= !is_resuming && error.kind() == RpcErrorKind::Compacted;
+        if is_resuming && is_late || error.kind() == RpcErrorKind::TooLarge {
+            // etcd sends all missed events in one answer, which may be too large for this link, or for us, each
             // time. A list has pages.
             self.reflector.lose_history();
         }
@@ -238,5 +315,43 @@ impl Watcher {
             self.reflector.on_outage(error, self.rotation.failures());
         }
         pause
+    }
+}
+
+// === impl EarlyWatch ===
+
+impl From<(Watch, WatchResponse)> for EarlyWatch {
+    fn from((watch, created): (Watch, WatchResponse)) -> Self {
+        Self {
+            watch,
+            responses: vec![created],
+            bytes: 0,
+        }
+    }
+}
+
+impl EarlyWatch {
+    /// Cancel safe.
+    async fn next(early: &mut Option<Self>) -> Result<WatchResponse, RpcError> {
+        match early {
+            Some(early) => early.watch.replies.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Keeps a response for later, if there is room.
+    fn add(early: &mut Option<Self>, response: WatchResponse) -> Result<(), RpcError> {
+        let Some(it) = early else {
+            return Ok(());
+        };
+        if let Some((_, error)) = response.ended {
+            return Err(error);
+        }
+        it.bytes += response.weight();
+        it.responses.push(response);
+        if it.bytes > MAX_EARLY {
+            *early = None;
+        }
+        Ok(())
     }
 }

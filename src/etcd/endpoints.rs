@@ -3,6 +3,7 @@
 use super::auth::User;
 use super::member::Member;
 use super::members::Members;
+use super::rpc_error::{RpcError, RpcErrorKind};
 #[cfg(feature = "_tls")]
 use super::tls::Tls;
 use crate::address::{LocalIp, is_localhost};
@@ -67,6 +68,19 @@ impl Endpoints {
                 connecting.await
             }
         })
+    }
+
+    /// An attempt to connect to `member` failed after `limit`. If it waited for the lookup of a name, the error says so.
+    pub(super) fn explain(&self, error: RpcError, member: &Member, limit: Duration) -> RpcError {
+        let (host, port) = (member.host(), member.port());
+        let lookup = || self.resolver.unanswered(host, port, limit);
+        match Some(error.kind()).filter(|kind| *kind == RpcErrorKind::Timeout) {
+            Some(kind) => match lookup() {
+                Some(what) => RpcError::new(kind, member.shown(), what),
+                None => error,
+            },
+            None => error,
+        }
     }
 
     /// Whether every member is certainly on another machine: given by an address that is not one of

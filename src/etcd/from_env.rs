@@ -208,6 +208,7 @@ impl Variables<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::member::Given;
     use std::collections::BTreeMap;
 
     fn read(set: &[(&str, &str)]) -> Result<Etcd, BuildError> {
@@ -236,7 +237,8 @@ mod tests {
                 .into_iter()
                 .collect();
             let etcd = read(&set).unwrap();
-            assert_eq!(etcd.endpoints, expected);
+            let endpoints: Vec<_> = etcd.endpoints.iter().map(Given::url).collect();
+            assert_eq!(endpoints, expected);
             etcd.check().unwrap();
         }
     }
@@ -397,6 +399,20 @@ mod tests {
                 error.starts_with(set[0].0) && error.contains("tls-ring"),
                 "{error}"
             );
+        }
+    }
+
+    #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+    #[test]
+    fn files_without_a_certificate_are_refused_by_their_names() {
+        let (_empty, empty) = file("");
+        for set in [
+            &[("ETCDCTL_CACERT", &*empty)][..],
+            &[("ETCDCTL_CERT", &*empty), ("ETCDCTL_KEY", &*empty)],
+        ] {
+            let error = read(set).unwrap().check().unwrap_err();
+            assert!(matches!(error, BuildError::Tls { .. }), "{error}");
+            assert!(error.to_string().contains(&empty), "{error}");
         }
     }
 }

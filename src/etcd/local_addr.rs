@@ -16,6 +16,15 @@ const ANYWHERE: [IpAddr; 2] = [
 /// Any port: no packet is sent.
 const PORT: u16 = 9;
 
+/// The interfaces of this machine, or those of a test.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Interfaces {
+    #[default]
+    System,
+    #[cfg(all(test, feature = "test-util"))]
+    Listed(std::sync::Arc<crate::lock::Lock<Vec<LocalIp>>>),
+}
+
 /// Our addresses, the best one to advertise first; with a `chosen` interface only its own.
 ///
 /// Names of members are looked up each time, for `limit` at most, because the addresses of members may
@@ -23,33 +32,49 @@ const PORT: u16 = 9;
 pub(crate) async fn local_ips(
     endpoints: &Endpoints,
     chosen: Option<&AdvertisedInterface>,
+    interfaces: &Interfaces,
     limit: Duration,
 ) -> Vec<IpAddr> {
     if let Some(chosen) = chosen {
-        return chosen.ips(&interfaces());
+        return chosen.ips(&interfaces.list());
     }
-    let to_etcd = timeout(limit, source_ip(endpoints)).await;
+    #[cfg(all(test, feature = "test-util"))]
+    if let Interfaces::Listed(_) = interfaces {
+        return candidates(&[], &interfaces.list());
+    }
+    let to_etcd = timeout(limit, source_ip(endpoints, limit)).await;
     let default = ANYWHERE.map(|ip| source_address(SocketAddr::new(ip, PORT)));
     let sources = to_etcd.unwrap_or_default().into_iter();
     let sources: Vec<_> = sources.chain(default.into_iter().flatten()).collect();
-    candidates(&sources, &interfaces())
+    candidates(&sources, &interfaces.list())
 }
 
-/// The addresses of our interfaces, in the order in which the system lists them.
-pub(crate) fn interfaces() -> Vec<LocalIp> {
-    let list = if_addrs::get_if_addrs().unwrap_or_default();
-    let ips = list.into_iter().map(|interface| LocalIp {
-        ip: interface.ip(),
-        interface: interface.name,
-    });
-    ips.collect()
+// === impl Interfaces ===
+
+impl Interfaces {
+    /// The addresses of our interfaces, in the order in which the system lists them. Some 50 µs; none if the system
+    /// does not tell.
+    pub(crate) fn list(&self) -> Vec<LocalIp> {
+        #[cfg(all(test, feature = "test-util"))]
+        if let Self::Listed(list) = self {
+            return list.lock().clone();
+        }
+        let list = if_addrs::get_if_addrs().unwrap_or_default();
+        let ips = list.into_iter().map(|interface| LocalIp {
+            ip: interface.ip(),
+            interface: interface.name,
+        });
+        ips.collect()
+    }
 }
 
 /// Our address on the route to the first member that can be resolved.
-async fn source_ip(endpoints: &Endpoints) -> Option<IpAddr> {
+async fn source_ip(endpoints: &Endpoints, limit: Duration) -> Option<IpAddr> {
     for member in endpoints.members.all() {
-        let addrs = endpoints.resolver.resolve(member.host(), member.port());
-        let Ok(addrs) = addrs.await else { continue };
+        let (host, port) = (member.host(), member.port());
+        let Ok(addrs) = endpoints.resolver.resolve(host, port, limit).await else {
+            continue;
+        };
         if let Some(ip) = addrs.into_iter().find_map(source_address) {
             return Some(ip);
         }
@@ -77,7 +102,7 @@ mod tests {
     async fn the_route_to_a_local_etcd_is_loopback() {
         let members = Etcd::new(["http://127.0.0.1:2379"]).check().unwrap();
         assert_eq!(
-            source_ip(&members).await,
+            source_ip(&members, Duration::from_secs(1)).await,
             Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
         );
     }
@@ -89,7 +114,8 @@ mod tests {
             Ok(vec![])
         });
         let members = members.check().unwrap();
-        let ips = local_ips(&members, None, Duration::from_millis(10)).await;
+        let limit = Duration::from_millis(10);
+        let ips = local_ips(&members, None, &Interfaces::System, limit).await;
         assert!(ips.iter().any(IpAddr::is_loopback), "{ips:?}");
     }
 }

@@ -3,8 +3,13 @@
 use crate::address::is_dns_name;
 use crate::error::BuildError;
 use http::Uri;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// The URL of a member as the user gave it. It may have a password, which [`Member::parse`] refuses later.
+#[derive(Clone)]
+pub(super) struct Given(String);
 
 /// One member of the cluster.
 #[derive(Debug, Clone)]
@@ -15,24 +20,47 @@ pub(crate) struct Member {
     turn: usize,
 }
 
+// === impl Given ===
+
+impl Given {
+    pub(super) fn new(url: &str) -> Self {
+        Self(url.trim().to_owned())
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(without_credentials(&self.0), f)
+    }
+}
+
+/// A URL with user information must not appear in an error message, a log or `Debug`.
+fn without_credentials(url: &str) -> &str {
+    match url.contains('@') || url.contains("%40") {
+        true => "(not shown)",
+        false => url,
+    }
+}
+
 // === impl Member ===
 
 impl Member {
     /// Checks everything that can be checked without the network.
     pub(super) fn parse(given: &str, wants_tls: bool) -> Result<Self, BuildError> {
-        // A URL with credentials must not appear in an error message, a log or `Debug`.
-        if given.contains('@') {
-            return Err(BuildError::Endpoint {
-                endpoint: "(not shown)".to_owned(),
-                reason: "credentials do not belong in the URL: use Etcd::user".to_owned(),
-            });
-        }
+        let shown = without_credentials(given);
         let refuse = |reason: &str| {
             Err(BuildError::Endpoint {
-                endpoint: given.to_owned(),
+                endpoint: shown.to_owned(),
                 reason: reason.to_owned(),
             })
         };
+        if shown != given {
+            return refuse("credentials do not belong in the URL: use Etcd::user");
+        }
         let full = match given.split_once("://") {
             Some(_) => given.to_owned(),
             None if wants_tls => format!("https://{given}"),

@@ -42,6 +42,7 @@ pub(crate) use session::{KeyValue, Page, USER_AGENT};
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 
+use self::member::Given;
 use self::members::{MemberList, Members};
 use crate::connector::Connector;
 use crate::error::BuildError;
@@ -74,7 +75,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// [`RegistrarBuilder::build`]: crate::RegistrarBuilder::build
 #[derive(Debug, Clone)]
 pub struct Etcd {
-    endpoints: Vec<String>,
+    endpoints: Vec<Given>,
     user: Option<Arc<auth::User>>,
     attempt_timeout: Option<Duration>,
     connector: Option<Connector>,
@@ -99,7 +100,7 @@ impl Etcd {
         Self {
             endpoints: endpoints
                 .into_iter()
-                .map(|e| e.as_ref().to_owned())
+                .map(|endpoint| Given::new(endpoint.as_ref()))
                 .collect(),
             user: None,
             attempt_timeout: None,
@@ -191,10 +192,14 @@ impl Etcd {
 
     /// Looks up the names of members in another way than the system's resolver (`getaddrinfo`).
     ///
-    /// The function gets host and port, and is called for each connection. A name with several
-    /// addresses counts as that many members: after one that does not answer, the next one is tried.
-    /// TLS checks the name. The function is not called for IP addresses, nor with a
-    /// [`connector`](Self::connector). Dropping its future must abandon the lookup.
+    /// The function gets host and port. A name with several addresses counts as that many members: after one that does
+    /// not answer, the next one is tried. TLS checks the name. The function is not called for IP addresses, nor with a
+    /// [`connector`](Self::connector).
+    ///
+    /// One lookup of a name is under way at a time for an `Etcd` and its clones. It outlives the attempt to connect that
+    /// began it, and the next attempt uses its answer. An answer is used for a second. When a lookup fails, or takes
+    /// longer than a third of an attempt, the last known addresses are used. The future may be polled by several tasks,
+    /// one after the other; it is dropped after a minute without an answer, which must abandon the lookup.
     #[must_use]
     pub fn resolver<F, R>(mut self, lookup: F) -> Self
     where
@@ -219,6 +224,11 @@ impl Etcd {
         self
     }
 
+    #[cfg(all(test, feature = "test-util"))]
+    pub(crate) fn get_resolver(&self) -> Resolver {
+        self.resolver.clone()
+    }
+
     pub(crate) fn attempt_limit(&self) -> Option<Duration> {
         self.attempt_timeout
     }
@@ -238,7 +248,7 @@ impl Etcd {
         let configured = self
             .endpoints
             .iter()
-            .map(|endpoint| Member::parse(endpoint.trim(), wants_tls))
+            .map(|endpoint| Member::parse(endpoint.url(), wants_tls))
             .collect::<Result<Vec<_>, _>>()?;
         let endpoints = Endpoints {
             members: Members::new(configured, self.synced),
@@ -262,10 +272,22 @@ mod tests {
         let etcd = Etcd::new(["http://127.0.0.1:2379"]).user("me", "canary");
         assert!(!format!("{etcd:?}").contains("canary"));
         assert!(!format!("{:?}", etcd.check().unwrap()).contains("canary"));
-        let error = Etcd::new(["http://me:canary@127.0.0.1:2379"])
-            .check()
-            .unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("canary"));
-        assert!(error.to_string().contains("Etcd::user"));
+        for url in [
+            "http://me:canary@127.0.0.1:2379",
+            "me:canary@127.0.0.1:2379",
+            "http://me:canary%40127.0.0.1:2379",
+        ] {
+            let etcd = || Etcd::new([url]);
+            let registrar = crate::Registrar::builder(etcd());
+            assert!(!format!("{:?} {registrar:?}", etcd()).contains("canary"));
+            #[cfg(feature = "discovery")]
+            {
+                let discovery = crate::discovery::Discovery::builder(etcd(), "greeter");
+                assert!(!format!("{discovery:?}").contains("canary"));
+            }
+            let error = registrar.build().unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("canary"));
+            assert!(error.to_string().contains("Etcd::user"));
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! [`RpcError`]: an error from etcd, and its kind. Errors are classified here and nowhere else.
 //!
 //! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
-//! `etcd-client` returns one as text only.
+//! `etcd-client` returns one as text only. They are escaped and cut here, after that: a proxy may write anything.
 
+use crate::escaped::foreign;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
@@ -60,7 +61,7 @@ impl RpcError {
         Self {
             kind,
             endpoint: endpoint.clone(),
-            what,
+            what: foreign(&what),
             at_first: false,
         }
     }
@@ -157,6 +158,9 @@ impl RpcError {
         let says = |text: &&str| self.what.contains(*text);
         let hung_up = HUNG_UP.iter().any(says);
         let https = self.endpoint.starts_with("https:");
+        if let Some(advice) = crate::exhausted::advice(&self.what) {
+            return Some(advice);
+        }
         match self.kind {
             RpcErrorKind::Denied | RpcErrorKind::TooLarge | RpcErrorKind::TooManyOps => REFUSALS
                 .iter()
@@ -170,6 +174,7 @@ impl RpcError {
             _ if says(&"received fatal alert") => {
                 Some("check Tls::identity_pem: it may want another client certificate")
             }
+            RpcErrorKind::Unreachable if says(&"cannot look up") => Some("check the name, and DNS"),
             RpcErrorKind::Unreachable if https && hung_up => Some("check that it speaks TLS there"),
             RpcErrorKind::Unreachable => Some("check that etcd runs there"),
             RpcErrorKind::Broken if self.at_first && hung_up && https => {
@@ -284,7 +289,8 @@ pub(crate) async fn with_timeout<T>(
     answer.unwrap_or_else(|_| Err(RpcError::timeout(endpoint, limit)))
 }
 
-/// An error and its causes in one line, without repetition.
+/// An error and its causes in one line, without repetition; escaped and cut, because a cause may be the word of a peer:
+/// GOAWAY carries a text, and so do certificates.
 ///
 /// tonic shows only "transport error"; "connection refused" is three causes deeper.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
@@ -300,7 +306,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         }
         cause = error.source();
     }
-    text
+    foreign(&text)
 }
 
 #[cfg(test)]
@@ -417,6 +423,13 @@ mod tests {
     #[test]
     fn each_error_has_its_advice() {
         for (endpoint, kind, what, at_first, advice) in [
+            (
+                "http://e:1",
+                RpcErrorKind::Unreachable,
+                "tcp connect error: Too many open files (os error 24)",
+                false,
+                "ulimit -n",
+            ),
             (
                 "https://e:1",
                 RpcErrorKind::Unreachable,

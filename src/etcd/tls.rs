@@ -85,10 +85,16 @@ impl Tls {
     fn config(&self) -> Result<ClientTlsConfig, String> {
         let mut config = ClientTlsConfig::new().with_enabled_roots();
         if let Some(pem) = &self.ca {
-            config = config.ca_certificate(Certificate::from_pem(pem.read()?));
+            let ca = pem.read()?;
+            check(&ca, Holds::Certificate).map_err(|why| pem.named("the CA", &why))?;
+            config = config.ca_certificate(Certificate::from_pem(ca));
         }
         if let Some((certificate, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(certificate.read()?, key.read()?));
+            let (chain, secret) = (certificate.read()?, key.read()?);
+            check(&chain, Holds::Certificate)
+                .map_err(|why| certificate.named("the client certificate", &why))?;
+            check(&secret, Holds::Key).map_err(|why| key.named("the client key", &why))?;
+            config = config.identity(Identity::from_pem(chain, secret));
         }
         if let Some(name) = &self.domain {
             config = config.domain_name(name.clone());
@@ -107,6 +113,46 @@ impl Pem {
             }
         }
     }
+
+    /// The error of this PEM, by the name of its file if it has one.
+    fn named(&self, what: &str, why: &str) -> String {
+        match self {
+            Self::Given(_) => format!("{what} {why}"),
+            Self::File(path) => format!("{}: {what} {why}", path.display()),
+        }
+    }
+}
+
+/// What a PEM must hold.
+#[derive(Clone, Copy, PartialEq)]
+enum Holds {
+    Certificate,
+    Key,
+}
+
+/// Checks that a PEM holds what it must hold. tonic and rustls ignore what they do not know: roots without a
+/// certificate trust nobody, so that each connection would fail.
+fn check(pem: &[u8], must: Holds) -> Result<(), String> {
+    let text = String::from_utf8_lossy(pem);
+    let labels = text.lines().filter_map(|line| {
+        let label = line.trim().strip_prefix("-----BEGIN ")?;
+        label.strip_suffix("-----")
+    });
+    let labels: Vec<_> = labels.collect();
+    let has = |wanted: &str| labels.iter().any(|label| label.ends_with(wanted));
+    let (certificate, key) = (labels.contains(&"CERTIFICATE"), has("PRIVATE KEY"));
+    let is_encrypted = labels.contains(&"ENCRYPTED PRIVATE KEY") || text.contains("4,ENCRYPTED");
+    let advice = match must {
+        Holds::Certificate if certificate => return Ok(()),
+        Holds::Key if is_encrypted => "is encrypted: it has to be decrypted first",
+        Holds::Key if key => return Ok(()),
+        _ if text.trim().is_empty() => "is empty",
+        Holds::Certificate if key => "is a private key, and has no certificate",
+        Holds::Key if certificate => "is a certificate, and has no private key",
+        Holds::Certificate => "has no certificate in PEM",
+        Holds::Key => "has no private key in PEM",
+    };
+    Err(advice.to_owned())
 }
 
 impl fmt::Debug for Tls {
@@ -116,5 +162,113 @@ impl fmt::Debug for Tls {
             .field("identity", &self.identity.is_some())
             .field("domain", &self.domain)
             .finish()
+    }
+}
+
+#[cfg(test)]
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+mod tests {
+    use super::*;
+    use crate::error::BuildError;
+    use crate::etcd::Etcd;
+
+    const ENCRYPTED: &str =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    const OLD_ENCRYPTED: &str = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    const OTHER: &str = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+
+    /// A certificate and its key.
+    fn identity() -> (String, String) {
+        let key = rcgen::generate_simple_self_signed(["etcd".to_owned()]).unwrap();
+        (key.cert.pem(), key.signing_key.serialize_pem())
+    }
+
+    /// What `build` says about it.
+    fn built(tls: Tls) -> Result<(), String> {
+        let checked = Etcd::new(["https://etcd:2379"]).tls(tls).check();
+        match checked.map(drop) {
+            Err(BuildError::Tls { reason }) => Err(reason),
+            other => {
+                other.unwrap();
+                Ok(())
+            }
+        }
+    }
+
+    /// They were accepted, and each connection failed for ever.
+    #[test]
+    fn a_ca_without_a_certificate_is_refused_with_the_reason() {
+        let (certificate, key) = identity();
+        let both = format!("{key}{certificate}");
+        for (pem, expected) in [
+            (&*certificate, None),
+            (&both, None),
+            (
+                &format!("a comment\r\n{}", certificate.replace('\n', "\r\n")),
+                None,
+            ),
+            ("", Some("the CA is empty")),
+            (" \n", Some("the CA is empty")),
+            (
+                &key,
+                Some("the CA is a private key, and has no certificate"),
+            ),
+            (
+                ENCRYPTED,
+                Some("the CA is a private key, and has no certificate"),
+            ),
+            (OTHER, Some("the CA has no certificate in PEM")),
+            ("\u{30}\u{82}DER", Some("the CA has no certificate in PEM")),
+        ] {
+            let expected = expected.map_or(Ok(()), |why| Err(why.to_owned()));
+            assert_eq!(built(Tls::new().ca_pem(pem)), expected, "{pem}");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&file, pem).unwrap();
+            let shown = file.path().display().to_string();
+            let expected = expected.map_err(|why| format!("{shown}: {why}"));
+            assert_eq!(built(Tls::new().ca_file(file.path())), expected, "{pem}");
+        }
+        let error = built(Tls::new().ca_file("/no/such/file")).unwrap_err();
+        assert!(error.starts_with("/no/such/file: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_client_certificate_that_cannot_work_is_refused_with_the_reason() {
+        let (certificate, key) = identity();
+        let (_, other_key) = identity();
+        let both = format!("{key}{certificate}");
+        for (chain, secret, expected) in [
+            (&*certificate, &*key, ""),
+            (&both, &both, ""),
+            (
+                &key,
+                &certificate,
+                "the client certificate is a private key",
+            ),
+            ("", &key, "the client certificate is empty"),
+            (&certificate, "", "the client key is empty"),
+            (
+                &certificate,
+                &certificate,
+                "the client key is a certificate",
+            ),
+            (&certificate, ENCRYPTED, "the client key is encrypted"),
+            (&certificate, OLD_ENCRYPTED, "the client key is encrypted"),
+            (&certificate, OTHER, "the client key has no private key"),
+            (&certificate, &other_key, "keys"),
+        ] {
+            let refused = built(Tls::new().identity_pem(chain, secret));
+            match expected {
+                "" => refused.unwrap(),
+                expected => {
+                    let reason = refused.unwrap_err();
+                    assert!(
+                        reason.to_lowercase().contains(expected),
+                        "{reason}: {expected}"
+                    );
+                    assert!(!reason.contains("AAAA"), "{reason}");
+                }
+            }
+        }
     }
 }

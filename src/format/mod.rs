@@ -36,7 +36,8 @@
 //! # Reading
 //!
 //! [`Format::decode`] reads values that any client may have written. It ignores unknown fields. Optional fields may be
-//! missing or `null`. All other values are a [`DecodeError`]: the caller skips and counts them.
+//! missing or `null`. All other values are a [`DecodeError`]: the caller skips and counts them. Readers call it by
+//! [`decode`], with the limits that `register` has too: keys of [`MAX_KEY`] and values of [`MAX_VALUE`].
 //! Every decoded instance has an [`Address`] that can be dialled.
 //!
 //! # A format of your own
@@ -97,6 +98,7 @@ mod json;
 mod key_context;
 mod kitex;
 mod kratos;
+mod limits;
 mod plain;
 mod set;
 mod template;
@@ -110,6 +112,7 @@ pub use go_zero::GoZero;
 pub use key_context::KeyContext;
 pub use kitex::Kitex;
 pub use kratos::Kratos;
+pub use limits::{MAX_KEY, MAX_VALUE, decode};
 pub use plain::Plain;
 
 pub(crate) use key_context::{could_be_same, under_lease};

@@ -1,12 +1,14 @@
 //! [`Formats`]: the formats in which a registrar writes every instance.
 
-use super::{Format, KeyContext, could_be_same};
+use super::{Format, KeyContext, MAX_KEY, MAX_VALUE, could_be_same};
 use crate::address::Address;
 use crate::error::{BuildError, RegisterError};
 use crate::instance::Instance;
-use crate::instance::MAX_VALUE;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+/// The longest lease id, in decimal. A key may contain it.
+const LEASE_DIGITS: usize = 19;
 
 /// At least one format, with settings that work.
 #[derive(Debug)]
@@ -37,18 +39,22 @@ impl Formats {
         // An address that is not known yet is replaced by the longest possible one.
         let longest = Address::longest();
         for format in &self.list {
-            let len = contained(format, RegisterError::format, || {
+            let (key, value) = contained(format, RegisterError::format, || {
                 format.check(instance)?;
                 format.key(&KeyContext::outline(instance, address.as_ref(), 0));
-                let value = format.encode(instance, address.as_ref().unwrap_or(&longest));
-                Ok(value.len())
+                let address = address.as_ref().unwrap_or(&longest);
+                let key = format.key(&KeyContext::outline(instance, Some(address), 0));
+                let value = format.encode(instance, address);
+                Ok((key.len() + LEASE_DIGITS, value.len()))
             })?;
-            if len > MAX_VALUE {
-                return Err(RegisterError::ValueTooLarge {
-                    name: instance.name.clone(),
-                    len,
-                    max: MAX_VALUE,
-                });
+            let name = &instance.name;
+            if key > MAX_KEY {
+                let (name, len, max) = (name.clone(), key, MAX_KEY);
+                return Err(RegisterError::KeyTooLong { name, len, max });
+            }
+            if value > MAX_VALUE {
+                let (name, len, max) = (name.clone(), value, MAX_VALUE);
+                return Err(RegisterError::ValueTooLarge { name, len, max });
             }
         }
         self.check_keys(instance, address.as_ref())?;
@@ -153,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_etcd_would_refuse_is_refused_in_every_format() {
+    fn a_value_that_readers_skip_is_refused_in_every_format() {
         let plain = formats(vec![Arc::new(Plain::new())]);
         let fits = Instance::new("greeter").value("x".repeat(MAX_VALUE));
         plain.check(&fits).unwrap();
@@ -169,6 +175,25 @@ mod tests {
             );
         }
         plain.check(&of_kratos).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_readers_skip_is_refused_with_its_length() {
+        let key_of = |segments: usize| {
+            let prefix = "/x".repeat(segments);
+            formats(vec![Arc::new(Plain::new().prefix(prefix))])
+        };
+        // Without an address the longest possible one counts: 253 bytes.
+        let instance = Instance::new("greeter");
+        key_of(1900).check(&instance).unwrap();
+        let error = key_of(2015).check(&instance).unwrap_err();
+        let RegisterError::KeyTooLong { len, max, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!((4096..4400).contains(&len) && max == 4096, "{len}");
+        key_of(2015)
+            .check(&instance.address("10.0.0.1:9000"))
+            .unwrap();
     }
 
     #[test]

@@ -31,12 +31,14 @@
 //! | `batch.rs` | the registrations of one message |
 //! | `service.rs` | [`IntrospectionService`]: the requests, checked |
 //! | `watch.rs` | a stream of changes; the latest state wins |
+//! | `places.rs` | the streams that are open at once, a limited number |
 //! | `remote.rs` | pauses that clients have made |
 //! | `pb.rs`, `generated/` | generated from `proto/` by `make generate` |
 
 mod batch;
 mod builder;
 pub mod pb;
+mod places;
 mod process;
 mod remote;
 mod service;

@@ -2,8 +2,9 @@
 
 use super::pb;
 use super::sources::{Position, Sources};
+use crate::escaped::foreign;
 use crate::lock::Lock;
-use crate::registrar::{Pause, PauseError};
+use crate::registrar::{Pause, PauseError, check_reason};
 use std::collections::BTreeMap;
 use tonic::Status;
 
@@ -51,6 +52,9 @@ impl RemotePauses {
             return Err(Status::resource_exhausted(text));
         }
         let shown = format!("{name}: {reason}");
+        check_reason(&shown).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // What is left are characters that turn a line around or are invisible.
+        let shown = foreign(&shown);
         let mut pauses = BTreeMap::new();
         let mut is_stopped = false;
         for (position, registry, entry) in sources.after(Position::default(), service) {
@@ -75,6 +79,7 @@ impl RemotePauses {
         let replaced: Vec<Option<Pause>> = replaced.collect();
         drop(by_name);
         drop(replaced);
+        let (name, reason) = (foreign(name), foreign(reason));
         crate::logging::info!(name, reason, service, paused, "paused by a client");
         Ok(paused)
     }
@@ -87,6 +92,7 @@ impl RemotePauses {
         };
         let paused = pauses.len();
         drop(pauses);
+        let name = foreign(name);
         crate::logging::info!(name, paused, "resumed by a client");
         Ok(paused.try_into().unwrap_or(u32::MAX))
     }

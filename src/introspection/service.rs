@@ -3,6 +3,7 @@
 use super::batch::{Batch, MAX_REGISTRATIONS};
 use super::pb;
 use super::pb::introspection_server::Introspection;
+use super::places::Places;
 use super::process::process;
 use super::remote::RemotePauses;
 use super::snapshot;
@@ -12,19 +13,16 @@ use futures_util::stream::{self, Stream};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, async_trait};
 
 /// Reports what this process has registered and discovered. [`Introspection`](super::Introspection) builds it.
 pub struct IntrospectionService {
     sources: Arc<Sources>,
     remote: RemotePauses,
-    watches: Arc<Semaphore>,
+    watches: Arc<Places>,
 }
 
 const DEFAULT_PAGE: usize = 100;
-/// The most `Watch` streams at once.
-const MAX_WATCHES: usize = 16;
 /// The longest name of a service.
 const MAX_SERVICE: usize = 255;
 
@@ -35,7 +33,7 @@ impl IntrospectionService {
         Self {
             sources: Arc::new(sources),
             remote: RemotePauses::new(remote_control),
-            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            watches: Arc::default(),
         }
     }
 }
@@ -61,16 +59,14 @@ impl Introspection for IntrospectionService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let pb::WatchRequest { service } = request.into_inner();
         check_service(&service)?;
-        let permit = self.watches.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("there are {MAX_WATCHES} watches already"))
-        })?;
         // The next message is made when the connection has room for it, so nothing is buffered here.
         let watcher = Watcher::new(self.sources.clone(), service);
-        let messages = stream::unfold((watcher, permit), |(mut watcher, permit)| async move {
+        let messages = stream::unfold(watcher, |mut watcher| async move {
             let message = watcher.next().await?;
-            Some((Ok(message), (watcher, permit)))
+            Some((message, watcher))
         });
-        Ok(Response::new(Box::pin(messages)))
+        let place = self.watches.open(Box::pin(messages))?;
+        Ok(Response::new(Box::pin(place)))
     }
 
     async fn pause(

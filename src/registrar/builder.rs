@@ -8,7 +8,7 @@ use crate::address::AdvertisedInterface;
 use crate::drain::DrainTimeouts;
 use crate::error::BuildError;
 use crate::etcd::Etcd;
-use crate::etcd::local_addr;
+use crate::etcd::local_addr::Interfaces;
 use crate::format::{Format, Formats, Plain};
 use crate::lease;
 use crate::observer::{Observer, Observers};
@@ -32,6 +32,7 @@ pub struct RegistrarBuilder {
     ttl: Duration,
     on_conflict: OnConflict,
     allow_loopback: bool,
+    interfaces: Interfaces,
     advertise_interface: Option<String>,
     dedicated_thread: bool,
     readiness: Option<Readiness>,
@@ -69,6 +70,7 @@ impl RegistrarBuilder {
             ttl: Duration::from_secs(5),
             on_conflict: OnConflict::default(),
             allow_loopback: false,
+            interfaces: Interfaces::default(),
             advertise_interface: None,
             dedicated_thread: false,
             readiness: None,
@@ -230,12 +232,22 @@ impl RegistrarBuilder {
     /// tokens: the signals then stop the whole application. Only signals count: the first signal never skips the
     /// waits of a shutdown that the application has begun.
     ///
-    /// [`build`](Self::build) installs the handlers, and needs a tokio runtime then. Once that has ended, a thread
-    /// waits for the signals. The handlers stay until the process ends, as tokio's do: a third signal does nothing.
+    /// A third signal ends the process as if it had no handlers, for an application that does not end after its stop.
+    ///
+    /// [`build`](Self::build) installs the handlers. They stay until the process ends, and need no runtime of the
+    /// application: a thread of its own waits for signals, so that they also work while every thread of the
+    /// application is blocked.
     #[cfg(feature = "signals")]
     #[cfg_attr(docsrs, doc(cfg(feature = "signals")))]
     pub fn shutdown_on_signals(mut self) -> Self {
         self.on_signals = true;
+        self
+    }
+
+    /// Sets the interfaces of this machine.
+    #[cfg(all(test, feature = "test-util"))]
+    pub(super) fn interfaces(mut self, interfaces: Interfaces) -> Self {
+        self.interfaces = interfaces;
         self
     }
 
@@ -245,8 +257,7 @@ impl RegistrarBuilder {
         self
     }
 
-    /// Checks all settings and makes the registrar. It uses no network, and needs a runtime only with
-    /// `shutdown_on_signals`.
+    /// Checks all settings and makes the registrar. It uses no network, and needs no runtime.
     ///
     /// # Errors
     ///
@@ -255,8 +266,7 @@ impl RegistrarBuilder {
     /// settings of a format, and for prefix or key without a `Plain::new()`;
     /// [`BuildError::Setting`] for an interface to advertise and a readiness probe; [`BuildError::Timing`] for a TTL
     /// that is not in whole seconds, out of range, or too short for the attempt timeout. With
-    /// `shutdown_on_signals`, [`BuildError::NoRuntime`] outside of a runtime, and
-    /// [`BuildError::Signals`] if the handlers cannot be installed.
+    /// `shutdown_on_signals`, [`BuildError::Signals`] if the handlers cannot be installed.
     pub fn build(self) -> Result<Registrar, BuildError> {
         let ttl = check_ttl(self.ttl)?;
         let attempt = self.etcd.attempt_limit();
@@ -266,12 +276,13 @@ impl RegistrarBuilder {
             members: self.etcd.check()?,
             advertised: self
                 .advertise_interface
-                .map(|name| AdvertisedInterface::find(name, &local_addr::interfaces()))
+                .map(|name| AdvertisedInterface::find(name, &self.interfaces.list()))
                 .transpose()?,
             ttl,
             attempt,
             on_conflict: self.on_conflict,
             allow_loopback: self.allow_loopback,
+            interfaces: self.interfaces,
             dedicated_thread: self.dedicated_thread,
             observers: self.observers,
             readiness: self.readiness.map(Readiness::check).transpose()?,
@@ -407,13 +418,6 @@ mod tests {
             .register(crate::Instance::new("greeter"))
             .unwrap_err();
         assert!(matches!(error, RegisterError::NoRuntime));
-    }
-
-    #[cfg(feature = "signals")]
-    #[test]
-    fn signals_without_a_runtime_are_an_error_and_not_a_panic() {
-        let error = builder().shutdown_on_signals().build().unwrap_err();
-        assert!(matches!(error, BuildError::NoRuntime));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::error::{RegisterError, Stopped};
 use crate::format::could_be_same;
 use crate::instance::Instance;
 use std::cell::RefCell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// The registration that this thread changes, until this is dropped. The application's code that runs in a change (the
@@ -59,9 +61,31 @@ impl Registry {
         }
     }
 
-    /// Makes the keys and values of these entries. Their formats are the application's code: not for the worker.
-    pub(super) fn render(&self, entries: &[Arc<Entry>]) {
-        for entry in entries.iter().filter(|entry| entry.begin_rendering()) {
+    /// Makes the keys and values of these entries, on another thread: their formats are the application's code, and not for
+    /// the worker. Resolves when it is done.
+    pub(super) fn render(
+        self: &Arc<Self>,
+        entries: Vec<Arc<Entry>>,
+    ) -> impl Future<Output = ()> + use<> {
+        let mut rendering = None;
+        if !entries.is_empty() {
+            let (on_other, all) = (self.clone(), entries.clone());
+            let spawn = || tokio::task::spawn_blocking(move || on_other.render_here(&all));
+            // It panics if there is no thread to be had.
+            rendering = catch_unwind(AssertUnwindSafe(spawn)).ok();
+            if rendering.is_none() {
+                self.render_here(&entries);
+            }
+        }
+        async move {
+            if let Some(rendering) = rendering {
+                let _is_done_or_panicked = rendering.await;
+            }
+        }
+    }
+
+    fn render_here(&self, entries: &[Arc<Entry>]) {
+        for entry in entries {
             let _is_right_as_it_was = self.change(entry, &mut |draft| Ok(draft.clone()));
             entry.end_rendering();
         }

@@ -20,8 +20,24 @@ pub(crate) struct Draft {
     /// Tells ports that are not known yet from those of other registrations.
     number: u64,
     bound: Option<Bound>,
+    /// Our address that was found for a listener bound to no particular one.
+    found: Option<Found>,
     is_armed: bool,
     records: Records,
+}
+
+#[derive(Debug, Clone)]
+struct Found {
+    address: Address,
+    /// It is on no interface any more.
+    is_gone: bool,
+}
+
+/// An address of this machine that was replaced by another one.
+#[derive(Debug)]
+pub(super) struct Moved {
+    pub(super) from: Address,
+    pub(super) to: Address,
 }
 
 #[derive(Debug)]
@@ -52,7 +68,8 @@ impl Draft {
         number: u64,
         formats: &Formats,
     ) -> Result<Self, RegisterError> {
-        let (bound, is_armed, records) = (None, false, Records::None);
+        let (bound, found) = (None, None);
+        let (is_armed, records) = (false, Records::None);
         let checked = instances.into_iter().map(|instance| {
             let address = formats.check(&instance)?;
             let outlines = formats.outlines(&instance, address.as_ref(), number);
@@ -66,6 +83,7 @@ impl Draft {
             instances: checked.collect::<Result<_, RegisterError>>()?,
             number,
             bound,
+            found,
             is_armed,
             records,
         })
@@ -92,21 +110,48 @@ impl Draft {
 
     /// The server accepts connections, at `bound` if that is known.
     pub(super) fn armed(&self, bound: Option<&Bound>) -> Self {
+        let is_same = bound.is_none() || bound == self.bound.as_ref();
         Self {
             bound: bound.or(self.bound.as_ref()).cloned(),
+            found: self.found.clone().filter(|_| is_same),
             is_armed: true,
             ..self.clone()
         }
     }
 
-    /// The address that it is bound to is the best of our addresses `ips`. Keys and values are to be made.
-    pub(super) fn resolved(&self, ips: &[IpAddr]) -> Self {
-        let resolve = |bound: Bound| Bound::Exact(bound.resolve(ips));
-        Self {
-            bound: self.bound.clone().map(resolve),
-            records: Records::None,
-            ..self.clone()
+    /// Its address is the best of ours, `ips`; and what that replaces. Keys and values are to be made for another address.
+    pub(super) fn resolved(&self, ips: &[IpAddr]) -> (Self, Option<Moved>) {
+        let mut next = self.clone();
+        let Some(bound) = &self.bound else {
+            return (next, None);
+        };
+        if let Some(last) = &mut next.found {
+            last.is_gone = false;
+            // Without an address that others can dial, the machine is being set up: the next connection checks again.
+            if !ips.iter().any(|ip| bound.serves(ip)) || last.is_usable(bound, ips) {
+                return (next, None);
+            }
         }
+        let (to, is_gone) = (bound.resolve(ips), false);
+        let address = to.clone();
+        let last = next.found.replace(Found { address, is_gone });
+        next.records = Records::None;
+        let from = last.map(|last| last.address);
+        (next, from.map(|from| Moved { from, to }))
+    }
+
+    /// Whether the address that was found is still one of ours, `ips`, if that has changed.
+    pub(super) fn checked(&self, ips: &[IpAddr]) -> Option<Self> {
+        let (bound, found) = (self.bound.as_ref()?, self.found.as_ref()?);
+        let is_gone = !found.is_usable(bound, ips);
+        if is_gone == found.is_gone {
+            return None;
+        }
+        let address = found.address.clone();
+        Some(Self {
+            found: Some(Found { address, is_gone }),
+            ..self.clone()
+        })
     }
 
     /// Makes keys and values, once every address is known.
@@ -165,18 +210,47 @@ impl Draft {
         self.is_armed
     }
 
-    /// Whether the address to advertise has yet to be found.
+    /// Whether the address to advertise has yet to be found, for the first time or again.
     pub(super) fn needs_local_ip(&self) -> bool {
-        self.is_armed && matches!(self.bound, Some(Bound::Any { .. })) && !self.is_explicit()
+        self.is_armed
+            && matches!(self.bound, Some(Bound::Any { .. }))
+            && self.found.as_ref().is_none_or(|found| found.is_gone)
+            && !self.is_explicit()
+    }
+
+    /// Whether it has an address that the machine may lose.
+    pub(super) fn depends_on_interfaces(&self) -> bool {
+        let may_go = |address: &Address| address.ip().is_some() && !address.is_loopback();
+        self.found.is_some() || self.given().any(may_go)
+    }
+
+    /// The addresses that the user gave: to instances, or to the listener.
+    pub(super) fn given(&self) -> impl Iterator<Item = &Address> {
+        let bound = match &self.bound {
+            Some(Bound::Exact(address)) if !self.is_explicit() => Some(address),
+            _ => None,
+        };
+        let explicit = self.instances.iter().map(|it| it.address.as_ref());
+        explicit.flatten().chain(bound)
     }
 
     /// Each instance, with its address as far as that is known.
     pub(super) fn addressed(&self) -> impl Iterator<Item = (&Instance, Option<&Address>)> {
         let bound = match &self.bound {
             Some(Bound::Exact(address)) => Some(address),
-            _ => None,
+            _ => self.found.as_ref().map(|found| &found.address),
         };
         let instances = self.instances.iter();
         instances.map(move |it| (&it.instance, it.address.as_ref().or(bound)))
+    }
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Whether it is one of our addresses `ips`. The loopback address serves only until there is another one.
+    fn is_usable(&self, bound: &Bound, ips: &[IpAddr]) -> bool {
+        let is_last_resort = self.address.is_loopback() && ips.iter().any(|ip| bound.serves(ip));
+        self.address.is_one_of(ips) && !is_last_resort
     }
 }

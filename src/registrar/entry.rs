@@ -1,9 +1,10 @@
 //! [`Entry`]: one registration, and its desired keys.
 
-use super::draft::Draft;
+use super::draft::{Draft, Moved};
 use super::ids::{EntryId, Key};
 use super::reconciler::Desired;
 use super::shown::shown;
+use crate::address::Address;
 use crate::error::Stopped;
 use crate::lifecycle::Lifecycle;
 use crate::lock::Lock;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 #[cfg(feature = "introspection")]
-use crate::{address::Address, instance::Instance};
+use crate::instance::Instance;
 
 /// One registration: one server under one or more service names.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 struct Spec {
     draft: Arc<Draft>,
+    /// The IP addresses that the user gave, as far as they were on an interface of this machine.
+    local: Vec<IpAddr>,
     leaving: bool,
     /// The reason of each pause.
     pauses: Vec<Arc<str>>,
@@ -47,6 +50,7 @@ impl Entry {
             rendering: AtomicBool::new(false),
             spec: Lock::new(Spec {
                 draft: Arc::new(draft),
+                local: vec![],
                 leaving: false,
                 pauses: vec![],
                 keys: Arc::default(),
@@ -154,10 +158,40 @@ impl Entry {
         self.draft().needs_local_ip()
     }
 
-    /// Sets the address that it is bound to: the best of our addresses `ips`.
-    pub(super) fn resolve(&self, ips: &[IpAddr]) {
+    /// Sets the address that others can dial: the best of our addresses `ips`. Returns it if it replaces an address that
+    /// is gone.
+    pub(super) fn resolve(&self, ips: &[IpAddr]) -> Option<Moved> {
         let mut spec = self.spec();
-        spec.draft = Arc::new(spec.draft.resolved(ips));
+        let (next, moved) = spec.draft.resolved(ips);
+        spec.draft = Arc::new(next);
+        moved
+    }
+
+    /// Whether it has an address that the machine may lose.
+    pub(super) fn depends_on_interfaces(&self) -> bool {
+        self.draft().depends_on_interfaces()
+    }
+
+    /// Notes whether the address that was found is still one of ours, which are `ips`. Returns whether the worker has to
+    /// know: it is not, or it is again.
+    pub(super) fn check_found(&self, ips: &[IpAddr]) -> bool {
+        let mut spec = self.spec();
+        let Some(next) = spec.draft.checked(ips) else {
+            return spec.draft.needs_local_ip();
+        };
+        spec.draft = Arc::new(next);
+        true
+    }
+
+    /// The addresses that the user gave, that were ours before and are not now, each once.
+    pub(super) fn check_given(&self, ips: &[IpAddr]) -> Vec<Address> {
+        let mut spec = self.spec();
+        let given = spec.draft.given().cloned();
+        let (ours, others): (Vec<_>, Vec<_>) = given.partition(|it| it.is_one_of(ips));
+        let before = std::mem::take(&mut spec.local);
+        spec.local = ours.iter().filter_map(Address::ip).collect();
+        let is_gone = |address: &Address| address.is_one_of(&before);
+        others.into_iter().filter(is_gone).collect()
     }
 
     /// Its desired state; keys only under a lease.
@@ -177,6 +211,7 @@ impl Entry {
             };
         }
         drop(spec);
+        let lease = lease.filter(|_| !draft.needs_local_ip());
         match lease.and_then(|lease| draft.records(lease)) {
             Some(records) => Desired::Keys(records),
             None if lease.is_some() && draft.has_failed() => {

@@ -13,6 +13,7 @@
 //! | `draft.rs` | the instances of one registration, with their keys and values |
 //! | `entry.rs` | one registration, and its desired keys |
 //! | `ids.rs` | the identifiers of entries and keys |
+//! | `local_ip.rs` | the address of this machine, while its interfaces change |
 //! | `on_conflict.rs` | [`OnConflict`]: what to do about a key of another lease |
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
 //! | `reach.rs` | whether others can dial an address |
@@ -27,6 +28,9 @@
 //! | `streams.rs` | the requests and streams on one connection |
 //! | `keep_alive.rs` | the keep-alive stream on that connection |
 
+#[cfg(test)]
+#[cfg(feature = "test-util")]
+mod address_changes;
 mod builder;
 mod changing;
 mod draft;
@@ -36,6 +40,7 @@ mod entry;
 mod ids;
 mod keep_alive;
 mod key_table;
+mod local_ip;
 mod on_conflict;
 mod pause;
 mod probe;
@@ -48,6 +53,9 @@ mod rivals;
 mod shown;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+#[cfg(feature = "test-util")]
+mod slow_dns;
 mod streams;
 #[cfg(all(test, feature = "test-util"))]
 mod suspended;
@@ -58,6 +66,8 @@ pub(crate) use entry::Entry;
 #[cfg(feature = "introspection")]
 pub(crate) use ids::EntryId;
 pub use on_conflict::OnConflict;
+#[cfg(feature = "introspection")]
+pub(crate) use pause::check_reason;
 pub use pause::{Pause, PauseError};
 pub use readiness::Readiness;
 pub(crate) use registry::Registry;
@@ -99,8 +109,8 @@ impl Registrar {
     ///
     /// # Errors
     ///
-    /// [`RegisterError::Name`], [`RegisterError::Address`] and [`RegisterError::ValueTooLarge`] for an instance that
-    /// cannot be written, [`RegisterError::SameKey`] if another registration would write its key,
+    /// [`RegisterError::Name`], [`RegisterError::Address`], [`RegisterError::KeyTooLong`] and
+    /// [`RegisterError::ValueTooLarge`] for an instance that cannot be written, or that readers would skip, [`RegisterError::SameKey`] if another registration would write its key,
     /// [`RegisterError::Stopped`] after shutdown, [`RegisterError::NoRuntime`] outside of a tokio runtime,
     /// [`RegisterError::Thread`] if a dedicated thread cannot be started.
     pub fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {

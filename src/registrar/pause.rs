@@ -82,7 +82,8 @@ impl fmt::Debug for Pause {
     }
 }
 
-fn check_reason(reason: &str) -> Result<(), PauseError> {
+/// Refuses a reason that cannot be shown in one short line.
+pub(crate) fn check_reason(reason: &str) -> Result<(), PauseError> {
     let problem = if reason.trim().is_empty() {
         "is empty: say why the server steps aside".to_owned()
     } else if reason.len() > MAX_REASON_BYTES {

@@ -3,7 +3,6 @@
 use super::registry::Config;
 use crate::address::Address;
 use crate::error::{AddressError, RegisterError};
-use crate::etcd::local_addr;
 
 impl Config {
     /// Refuses an address that only this machine can dial if etcd is certainly on another machine, and so
@@ -17,7 +16,7 @@ impl Config {
         if !address.is_loopback() || self.allow_loopback {
             return Ok(());
         }
-        if members.are_remote(&local_addr::interfaces()) {
+        if members.are_remote(&self.interfaces.list()) {
             return Err(AddressError {
                 address: address.to_string(),
                 reason: "only this machine can dial it, and etcd is not on it: advertise another \

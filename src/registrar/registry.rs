@@ -10,6 +10,7 @@ use crate::address::{AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::error::{RegisterError, Stopped};
 use crate::etcd::Endpoints;
+use crate::etcd::local_addr::Interfaces;
 use crate::format::Formats;
 use crate::instance::Instance;
 use crate::lease_expiry::LeaseExpiry;
@@ -18,7 +19,7 @@ use crate::lock::Lock;
 use crate::observer::Observers;
 use crate::stats::EtcdStatsCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) attempt: Duration,
     pub(crate) on_conflict: OnConflict,
     pub(crate) allow_loopback: bool,
+    pub(crate) interfaces: Interfaces,
     pub(crate) revoke_timeout: Duration,
     pub(crate) drain: DrainTimeouts,
     pub(crate) dedicated_thread: bool,
@@ -333,15 +335,6 @@ impl Registry {
     /// Resolves after something changed. Cancel safe, and misses nothing.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
-    }
-
-    /// The entries that are bound to no particular address get the best of our addresses `ips`. Returns those whose
-    /// keys and values are to be made.
-    pub(crate) fn resolve(&self, ips: &[IpAddr]) -> Vec<Arc<Entry>> {
-        let mut entries = self.entries();
-        entries.retain(|entry| entry.needs_local_ip());
-        entries.iter().for_each(|entry| entry.resolve(ips));
-        entries
     }
 
     /// Marks an entry as changed, and wakes the worker.

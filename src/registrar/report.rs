@@ -2,10 +2,12 @@
 //!
 //! Every log line names its service and its key.
 
+use super::draft::Moved;
 use super::entry::Entry;
 use super::registry::Registry;
 use super::rivals::{Conflict, Rival};
 use super::shown::shown;
+use crate::address::Address;
 use crate::clock;
 use crate::drain::Drain;
 use crate::isolated::isolated;
@@ -119,6 +121,26 @@ fn remedy(entry: &Entry, key: &str) -> &'static str {
         true => "if it is another server: give one of the two another address or id",
         false => "if it is another server: put {addr} or {id} into the key template",
     }
+}
+
+/// The address of this machine that was advertised is gone, and another one is advertised instead.
+pub(super) fn address_changed(entry: &Entry, Moved { from, to }: &Moved) {
+    let Subject { service, key } = Subject::of(entry);
+    isolated(|| {
+        entry.lifecycle.in_span(|| {
+            crate::logging::warn!(%service, %key, %from, %to, "the address of this machine changed, moving the key");
+        });
+    });
+}
+
+/// An address that the user gave is on no interface of this machine any more.
+pub(super) fn address_is_gone(entry: &Entry, address: &Address) {
+    let Subject { service, key } = Subject::of(entry);
+    isolated(|| {
+        entry.lifecycle.in_span(|| {
+            crate::logging::warn!(%service, %key, %address, "this machine does not have the given address any more, keeping it");
+        });
+    });
 }
 
 /// Reports a transaction to observers.

@@ -2,16 +2,16 @@
 //!
 //! It makes no decisions. Every await in it is bounded, and a stop is polled first.
 
-use super::entry::Entry;
 use super::ids::EntryId;
 use super::keep_alive::Call;
+use super::local_ip;
 use super::reconciler::{Action, Desired, Event, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
 use super::streams::{Streams, some};
 use crate::clock;
 use crate::error::RegisterError;
-use crate::etcd::{Member, RpcError, Session, local_addr};
+use crate::etcd::{Member, RpcError, Session};
 use crate::isolated::in_current_span;
 use crate::lifecycle::health_acknowledged;
 use crate::logging;
@@ -23,7 +23,7 @@ use futures_util::FutureExt as _;
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -130,12 +130,7 @@ impl Worker {
         let registry = self.registry.clone();
         let (mut is_shutdown_now, mut is_closed) = (false, false);
         loop {
-            let changed = registry.take_changed();
-            if !changed.is_empty() {
-                reconciler.set_services(registry.services());
-                let desired = self.desired(reconciler, changed);
-                reconciler.handle_event(clock::now(), Event::Desired(desired));
-            }
+            self.report_changes(reconciler);
             if self.perform_all(reconciler).await.is_break() {
                 return;
             }
@@ -155,6 +150,8 @@ impl Worker {
                 }
                 event = self.link.next(registry.config.attempt) => {
                     self.note(&event);
+                    // First: an address that is gone must not be written any more once another one is found.
+                    self.report_changes(reconciler);
                     reconciler.handle_event(clock::now(), event);
                 }
                 () = some(wake.map(clock::sleep_until)) => reconciler.handle_timeout(clock::now()),
@@ -164,6 +161,16 @@ impl Worker {
                     reconciler.handle_event(clock::now(), Event::RegistryClosed);
                 }
             }
+        }
+    }
+
+    /// Reports the desired state of the entries that changed.
+    fn report_changes(&self, reconciler: &mut Reconciler) {
+        let changed = self.registry.take_changed();
+        if !changed.is_empty() {
+            reconciler.set_services(self.registry.services());
+            let desired = self.desired(reconciler, changed);
+            reconciler.handle_event(clock::now(), Event::Desired(desired));
         }
     }
 
@@ -227,7 +234,8 @@ impl Worker {
                 Action::ReadDesired(entries) => {
                     let failed = entries.iter().filter_map(|id| self.registry.entry(*id));
                     let failed = failed.filter(|entry| entry.draft().has_failed());
-                    render(&self.registry, failed.collect());
+                    let to_render = failed.filter(|entry| entry.begin_rendering());
+                    drop(self.registry.render(to_render.collect()));
                     let desired = self.desired(reconciler, entries);
                     reconciler.handle_event(clock::now(), Event::Desired(desired));
                 }
@@ -275,7 +283,7 @@ impl Worker {
             return;
         };
         if let Action::FindLocalIp = action {
-            return streams.request(find_local_ip(self.registry.clone()));
+            return streams.request(local_ip::find(self.registry.clone()));
         }
         let is_renewal = matches!(action, Action::Renew { .. });
         streams.begin(action);
@@ -294,6 +302,7 @@ impl Worker {
             let observers = &config.observers;
             observers.connected(member.shown(), took, &session);
             if session.is_ok() {
+                local_ip::check(&registry);
                 let stats = &registry.stats;
                 stats.set(|stats| member_stats::connected(&mut stats.members, member.shown()));
             }
@@ -309,27 +318,6 @@ async fn await_health(registry: &Registry, entries: Vec<EntryId>) {
     let entries = entries.into_iter().filter_map(|id| registry.entry(id));
     health_acknowledged(entries.map(|entry| entry.lifecycle.clone()).collect()).await;
     tokio::task::yield_now().await;
-}
-
-/// Finds the local address of the route to etcd, for the entries that wait for it.
-async fn find_local_ip(registry: Arc<Registry>) -> Event {
-    let config = &registry.config;
-    let (interface, limit) = (config.advertised.as_ref(), config.attempt);
-    let ips = local_addr::local_ips(&config.members, interface, limit).await;
-    render(&registry, registry.resolve(&ips));
-    Event::LocalIpFound
-}
-
-/// Makes the keys and values of these entries, on another thread.
-fn render(registry: &Arc<Registry>, entries: Vec<Arc<Entry>>) {
-    if !entries.is_empty() {
-        let (on_other, all) = (registry.clone(), entries.clone());
-        let spawn = || drop(tokio::task::spawn_blocking(move || on_other.render(&all)));
-        // It panics if there is no thread to be had.
-        if catch_unwind(AssertUnwindSafe(spawn)).is_err() {
-            registry.render(&entries);
-        }
-    }
 }
 
 // === impl Link ===

@@ -2,16 +2,9 @@
 
 use super::listener::Accept;
 use super::{Connection, Incoming, Listener};
-use crate::logging;
 use std::future::pending;
 use std::io;
-use std::time::Duration;
-use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
-
-/// How long axum's own listeners wait after an error that does not concern one connection, such as too many
-/// open files.
-const ERROR_DELAY: Duration = Duration::from_secs(1);
 
 /// Accepts as axum's own listeners do. Once the drain has begun, it accepts the backlog, closes the
 /// port and stays pending: [`drain_signal`](crate::Registration::drain_signal) ends `axum::serve`.
@@ -67,11 +60,8 @@ impl<L: Listener> ::axum::serve::Listener for Incoming<L> {
                         return (io, addr);
                     }
                 }
-                Some(Err(error)) if is_of_connection(&error) => {}
-                Some(Err(error)) => {
-                    logging::error!(%error, "cannot accept a connection");
-                    sleep(ERROR_DELAY).await;
-                }
+                // It pauses by itself.
+                Some(Err(_)) => {}
                 None => pending::<()>().await,
             }
         }
@@ -80,14 +70,4 @@ impl<L: Listener> ::axum::serve::Listener for Incoming<L> {
     fn local_addr(&self) -> io::Result<Self::Addr> {
         Ok(self.first_addr().clone())
     }
-}
-
-/// Whether the error concerns only one connection, not the listener.
-fn is_of_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    )
 }

@@ -1,9 +1,11 @@
 //! [`Incoming`]: the listener of a registered server.
 
 use super::Connection;
+use super::accept::Port;
 use super::listener::{Accept, IntoListener, Listener};
 use crate::drain::Drain;
 use crate::error::RegisterError;
+use crate::exhausted;
 use crate::logging;
 use crate::registration::Registration;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::TcpIncoming;
@@ -27,6 +30,9 @@ use tonic::transport::server::TcpIncoming;
 /// Its first poll announces the instance, because the server accepts from then on. When the drain begins, it
 /// accepts the connections in the kernel's backlog, closes the port and ends. Dropping it
 /// deregisters. Waiting for the next connection is cancel safe.
+///
+/// It yields no errors. When no connection can be accepted, such as without a free file descriptor, it
+/// tries again after a pause of 5 ms to 1 s, and logs at most one WARN a minute. Then a drain closes the port at once.
 ///
 /// # Several listeners
 ///
@@ -42,7 +48,7 @@ use tonic::transport::server::TcpIncoming;
 /// so set them here. The defaults are tonic's.
 pub struct Incoming<L: Listener = TcpListener> {
     /// Empty once the port is closed.
-    accepted: Vec<<L as Accept>::Accepted>,
+    ports: Vec<Port<L>>,
     local: Vec<<L as Accept>::Addr>,
     /// The index of the listener to poll next, so that a busy one does not starve the others.
     next: usize,
@@ -175,7 +181,7 @@ impl<L: Listener> Incoming<L> {
             let _first = drain.runtime.set(runtime);
         }
         Ok(Self {
-            accepted: listeners.into_iter().map(L::accepted).collect(),
+            ports: listeners.into_iter().map(Port::new).collect(),
             local,
             next: 0,
             is_polled: false,
@@ -203,21 +209,37 @@ impl<L: Listener> Incoming<L> {
         }
     }
 
-    /// The next connection that the kernel has accepted.
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<<L as Accept>::Io>> {
-        for _ in 0..self.accepted.len() {
-            self.next = (self.next + 1) % self.accepted.len();
-            let accepted = Pin::new(&mut self.accepted[self.next]);
-            if let Poll::Ready(Some(accepted)) = accepted.poll_next(cx) {
-                return Poll::Ready(accepted);
+    /// The next connection. Without one, and once the drain has begun, the ports can be closed.
+    fn poll_accept(&mut self, cx: &mut Context<'_>, stops: bool) -> Poll<<L as Accept>::Io> {
+        for _ in 0..self.ports.len() {
+            self.next = (self.next + 1) % self.ports.len();
+            // After an error once more: the waker of the pause is needed.
+            while let Poll::Ready(accepted) = self.ports[self.next].poll_accept(cx, stops) {
+                match accepted {
+                    Ok(io) => return Poll::Ready(io),
+                    Err(error) => self.report(&error),
+                }
+                if stops {
+                    break;
+                }
             }
         }
         Poll::Pending
     }
 
+    fn report(&self, error: &io::Error) {
+        if self.drain.is_begun() || !self.drain.listeners.may_warn(Instant::now()) {
+            return;
+        }
+        let error = error.to_string();
+        let advice = exhausted::advice(&error).unwrap_or("trying again every second");
+        let error = format_args!("{error} ({advice})");
+        logging::warn!(%error, "cannot accept connections, serving those that are open");
+    }
+
     fn close(&mut self) {
-        if !self.accepted.is_empty() {
-            self.accepted.clear();
+        if !self.ports.is_empty() {
+            self.ports.clear();
             self.drain.close_listener();
         }
     }
@@ -264,8 +286,9 @@ impl Incoming {
     }
 
     fn map(mut self, change: impl Fn(TcpIncoming) -> TcpIncoming) -> Self {
-        let accepted = std::mem::take(&mut self.accepted);
-        self.accepted = accepted.into_iter().map(change).collect();
+        let ports = std::mem::take(&mut self.ports);
+        let ports = ports.into_iter().map(|port| port.map(&change));
+        self.ports = ports.collect();
         self
     }
 }
@@ -276,16 +299,17 @@ impl<L: Listener> Stream for Incoming<L> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         this.announce();
-        if this.accepted.is_empty() {
+        if this.ports.is_empty() {
             return Poll::Ready(None);
         }
+        let stops = this.drain.is_begun() || this.drain_begun.as_mut().poll(cx).is_ready();
         // Connections in the kernel's backlog are served, also while draining: closing the port
         // would reset connections that are established for their clients.
-        if let Poll::Ready(accepted) = this.poll_accept(cx) {
+        if let Poll::Ready(io) = this.poll_accept(cx, stops) {
             let drain = this.drain.clone();
-            return Poll::Ready(Some(accepted.map(|io| Connection::new(io, drain))));
+            return Poll::Ready(Some(Ok(Connection::new(io, drain))));
         }
-        if !this.drain.is_begun() && this.drain_begun.as_mut().poll(cx).is_pending() {
+        if !stops {
             return Poll::Pending;
         }
         this.close();
@@ -305,5 +329,133 @@ impl<L: Listener> fmt::Debug for Incoming<L> {
         f.debug_struct("Incoming")
             .field("local_addr", &self.local)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::Etcd;
+    use crate::instance::Instance;
+    use crate::registrar::Registrar;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use tokio::io::DuplexStream;
+    use tokio::time::timeout;
+    use tokio_stream::StreamExt as _;
+
+    const SEC: Duration = Duration::from_secs(1);
+
+    /// A listener whose process has no file descriptor left, until `is_free`.
+    #[derive(Clone, Default)]
+    struct Exhausted {
+        is_free: Arc<AtomicBool>,
+        accepts: Arc<AtomicU32>,
+    }
+
+    impl Listener for Exhausted {}
+
+    impl Accept for Exhausted {
+        type Io = DuplexStream;
+        type Addr = u16;
+        type Accepted = Self;
+
+        fn local_addr(&self) -> io::Result<u16> {
+            Ok(0)
+        }
+
+        fn tcp_addr(_: &u16) -> Option<SocketAddr> {
+            None
+        }
+
+        fn peer_addr(_: &DuplexStream) -> io::Result<u16> {
+            Ok(0)
+        }
+
+        fn accepted(self) -> Self {
+            self
+        }
+    }
+
+    impl Stream for Exhausted {
+        type Item = io::Result<DuplexStream>;
+
+        fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            self.accepts.fetch_add(1, Ordering::Relaxed);
+            Poll::Ready(Some(match self.is_free.load(Ordering::Relaxed) {
+                true => Ok(tokio::io::duplex(1).0),
+                false => Err(io::Error::other("Too many open files")),
+            }))
+        }
+    }
+
+    fn registration() -> Registration {
+        let etcd = Etcd::new(["http://127.0.0.1:1"])
+            .connector(|_| std::future::pending::<io::Result<DuplexStream>>());
+        let registrar = Registrar::builder(etcd).build().unwrap();
+        let instance = Instance::new("greeter").address("10.0.0.1:9000");
+        registrar.register(instance).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_cannot_accept_is_asked_once_a_second() {
+        let (registration, listener) = (registration(), Exhausted::default());
+        let mut incoming = registration.incoming(listener.clone()).unwrap();
+        // Cancelled again and again, as in a `select!`: it pauses all the same.
+        for _ in 0..60_000 {
+            let next = timeout(SEC / 1000, incoming.next()).await;
+            assert!(next.is_err(), "{next:?}");
+        }
+        let accepts = listener.accepts.load(Ordering::Relaxed);
+        assert!((60..80).contains(&accepts), "{accepts} in a minute");
+        listener.is_free.store(true, Ordering::Relaxed);
+        let next = timeout(SEC, incoming.next()).await;
+        next.unwrap().unwrap().unwrap();
+    }
+
+    #[cfg(feature = "axum")]
+    #[tokio::test(start_paused = true)]
+    async fn axum_waits_for_a_listener_that_cannot_accept_and_is_cancel_safe() {
+        let (registration, listener) = (registration(), Exhausted::default());
+        let mut incoming = registration.incoming(listener.clone()).unwrap();
+        for _ in 0..60_000 {
+            let accept = ::axum::serve::Listener::accept(&mut incoming);
+            assert!(timeout(SEC / 1000, accept).await.is_err());
+        }
+        let accepts = listener.accepts.load(Ordering::Relaxed);
+        assert!((60..80).contains(&accepts), "{accepts} in a minute");
+        listener.is_free.store(true, Ordering::Relaxed);
+        let accept = ::axum::serve::Listener::accept(&mut incoming);
+        timeout(SEC, accept).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_cannot_accept_is_closed_when_the_drain_begins() {
+        for count in [1, 3] {
+            let (registration, listener) = (registration(), Exhausted::default());
+            let listeners = std::iter::repeat_n(listener, count);
+            let mut incoming = registration.incoming_all(listeners).unwrap();
+            assert!(timeout(SEC * 10, incoming.next()).await.is_err());
+            let drain = registration.lifecycle().drain().clone();
+            let start = Instant::now();
+            drain.begin();
+            assert!(incoming.next().await.is_none());
+            assert!(drain.listener_closed.is_cancelled());
+            assert_eq!(start.elapsed(), Duration::ZERO);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_can_accept_does_not_wait_for_another() {
+        let (registration, listener) = (registration(), Exhausted::default());
+        let good = Exhausted {
+            is_free: Arc::new(AtomicBool::new(true)),
+            ..Exhausted::default()
+        };
+        let mut incoming = registration.incoming_all([listener, good]).unwrap();
+        let start = Instant::now();
+        for _ in 0..100 {
+            incoming.next().await.unwrap().unwrap();
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `layer.rs`, `service.rs`, `future.rs`, `body.rs` | the tower middleware |
 //! | `incoming.rs`, `listener.rs` | the listener: its first poll shows that the server accepts |
+//! | `accept.rs` | accepts, and pauses when that fails, such as without a file descriptor |
 //! | `connection.rs` | one connection, which the drain can end |
 //! | `axum.rs` | the same listener for `axum::serve` |
 //! | `serve.rs` | [`ServeRegistered`]: all steps in the right order |
@@ -11,6 +12,7 @@
 //! None of it uses etcd: it uses a [`Registration`](crate::Registration) and the
 //! signals of its drain.
 
+mod accept;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;

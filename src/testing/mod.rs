@@ -53,6 +53,22 @@ impl FakeEtcd {
         Etcd::new(["http://fake-etcd:2379"]).connector(move |_| services::connect(shared.clone()))
     }
 
+    /// It is at the address of that `etcd`, which looks up its name as usual.
+    #[cfg(test)]
+    pub(crate) fn at_resolved(&self, etcd: Etcd) -> Etcd {
+        let (shared, resolver) = (self.shared.clone(), etcd.get_resolver());
+        etcd.connector(move |uri| {
+            let (shared, resolver) = (shared.clone(), resolver.clone());
+            async move {
+                let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16());
+                let limit = Duration::from_millis(600);
+                let found = resolver.resolve(host, port.unwrap_or_default(), limit);
+                found.await?;
+                services::connect(shared).await
+            }
+        })
+    }
+
     /// The current keys and values.
     #[must_use]
     pub fn keys(&self) -> BTreeMap<String, String> {

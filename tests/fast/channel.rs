@@ -23,7 +23,7 @@ pub mod raw;
 
 use net::{Client, Net, address, ready, ready_at};
 
-async fn hello(client: &mut Client) -> Result<String, Status> {
+pub async fn hello(client: &mut Client) -> Result<String, Status> {
     let name = "x".to_owned();
     let reply = client.say_hello(HelloRequest { name }).await?;
     let who = reply.extensions().get::<AnsweredBy>();

@@ -3,6 +3,7 @@
 
 use crate::discovery::json;
 use crate::setup::SEC;
+use crate::support::fake::faults::Snapshot;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ struct Run {
     changes: Changes,
     /// What the changes add up to.
     told: BTreeMap<String, String>,
+    /// A copy of etcd's data, to be restored.
+    copy: Option<Snapshot>,
     log: Vec<String>,
 }
 
@@ -43,6 +46,9 @@ struct Habits {
     is_old: bool,
     /// How long missing instances are kept.
     retention: Duration,
+    /// Keys that nobody changes: with many, not all keys are read after a lost connection. None on a slow link: after
+    /// some late answers pages have one key, and a list would take a minute.
+    others: usize,
 }
 
 // === impl Habits ===
@@ -62,6 +68,10 @@ impl Habits {
             retention: match rng.u8(0..4) {
                 0 => Duration::ZERO,
                 _ => Duration::from_secs(30),
+            },
+            others: match rng.u8(0..4) {
+                0 if !is_slow => 150,
+                _ => 0,
             },
         }
     }
@@ -88,6 +98,10 @@ impl Run {
         if habits.is_old {
             fake.like_3_6();
         }
+        for other in 0..habits.others {
+            let key = format!("{PREFIX}other-{other}");
+            fake.put(&key, &json(1000 + other, "v1"), 0);
+        }
         let members = MEMBERS[..rng.usize(1..=2)]
             .iter()
             .map(|member| format!("http://{member}:2379"));
@@ -101,6 +115,7 @@ impl Run {
             discovery,
             changes,
             told: BTreeMap::new(),
+            copy: None,
             log: vec![format!("{habits:?}")],
             habits,
         }
@@ -135,7 +150,7 @@ impl Run {
 
     fn fault(&mut self) {
         let member = MEMBERS[self.rng.usize(0..MEMBERS.len())];
-        let act = self.rng.u8(0..15);
+        let act = self.rng.u8(0..18);
         self.log.push(format!("act {act} at {member}"));
         match act {
             0 => self.fake.down(),
@@ -152,11 +167,30 @@ impl Run {
             11 => self.fake.member(member).down(),
             12 => self.fake.script(Rpc::Watch, Reply::Never),
             13 => self.fake.script(Rpc::Range, Reply::Reset),
+            14 => self.copy = Some(self.fake.snapshot()),
+            15..=16 => self.restore(),
             _ => self.fake.script(
                 Rpc::Range,
                 Reply::Error(Code::Unavailable, "etcdserver: request timed out"),
             ),
         }
+    }
+
+    /// Restores the copy, and writes: then etcd has fewer, as many or more revisions than before.
+    fn restore(&mut self) {
+        let Some(copy) = self.copy.take() else {
+            return;
+        };
+        let before = self.fake.revision();
+        self.fake.restore(&copy);
+        for _ in 0..self.rng.u8(0..4) {
+            self.write();
+        }
+        let missing = before - self.fake.revision() + self.rng.i64(-1..=1);
+        for _ in 0..missing.min(self.rng.i64(0..100)) {
+            self.fake.put("/elsewhere", "x", 0);
+        }
+        self.copy = Some(copy);
     }
 
     fn heal(&mut self) {

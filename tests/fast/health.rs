@@ -1,14 +1,17 @@
 //! The answers of the gRPC health service, and their order.
 
-use crate::setup::{KEY, MS, SEC, Setup, all_registered, announce, pipe, register};
+use crate::setup::{
+    KEY, MS, SEC, Setup, all_registered, announce, is_paused, is_registered, pipe, pipe_with,
+    register, status,
+};
 use crate::support::fake::{Reply, Rpc};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use tokio::runtime::Builder;
-use tokio::time::{Instant, advance, sleep};
+use tokio::time::{Instant, advance, sleep, timeout};
 use tonic::Streaming;
-use tonic::transport::Server;
+use tonic::transport::{Endpoint, Server};
 use tonic_etcd::{
     Closed, HEALTH_NAME, Instance, Registration, RegistrationHealth, RegistrationHealthBuilder,
     Status,
@@ -292,4 +295,47 @@ async fn health_that_does_not_acknowledge_costs_50_ms_for_all_together() {
     }
     assert!(start.elapsed() <= 70 * MS, "{:?}", start.elapsed());
     assert!(setup.fake.keys().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_are_not_read_keep_no_other_client_from_an_answer() {
+    let setup = Setup::new();
+    let registration = setup.registered().await;
+    let endpoint = Endpoint::from_static("http://server").initial_stream_window_size(1);
+    let (incoming, channel) = pipe_with(endpoint);
+    let server = Server::builder().add_service(registration.health_service());
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let mut client = HealthClient::new(channel.await);
+    let mut unread = vec![];
+    for _ in 0..500 {
+        let watch = client.watch(request(HEALTH_NAME)).await.unwrap();
+        unread.push(watch.into_inner());
+    }
+    for _ in 0..20 {
+        let pause = registration.pause("why").unwrap();
+        status(&registration, is_paused).await;
+        drop(pause);
+        status(&registration, is_registered).await;
+    }
+    let _pause = registration.pause("why").unwrap();
+    status(&registration, is_paused).await;
+    let checked = client.check(request(HEALTH_NAME)).await.unwrap();
+    assert_eq!(checked.get_ref().status(), NotServing);
+    let mut read = client
+        .watch(request(HEALTH_NAME))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(read.message().await.unwrap().unwrap().status(), NotServing);
+    // Two messages were on their way. After them comes the latest state, and nothing of what was between.
+    let last = unread.last_mut().unwrap();
+    let mut told = vec![];
+    while let Ok(message) = timeout(SEC, last.message()).await {
+        told.push(message.unwrap().unwrap().status());
+    }
+    assert_eq!(told[0], Serving);
+    assert!(
+        told.len() <= 3 && told.last() == Some(&NotServing),
+        "{told:?}"
+    );
 }

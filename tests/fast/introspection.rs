@@ -17,7 +17,7 @@ use tonic_etcd::introspection::pb::{
 use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection};
 use tonic_etcd::{Etcd, Instance, Registrar, Registration, Status};
 
-type Client = IntrospectionClient<Channel>;
+pub type Client = IntrospectionClient<Channel>;
 
 /// A client through a pipe inside the runtime, which takes so many bytes of a stream unread.
 async fn client_with(introspection: Introspection, window: u32) -> Client {
@@ -28,7 +28,7 @@ async fn client_with(introspection: Introspection, window: u32) -> Client {
     Client::new(channel.await)
 }
 
-async fn client(introspection: Introspection) -> Client {
+pub async fn client(introspection: Introspection) -> Client {
     client_with(introspection, 1 << 20).await
 }
 
@@ -58,7 +58,7 @@ async fn next_state(stream: &mut Streaming<WatchResponse>) -> RegistrationState 
     timeout(LONG, next).await.unwrap()
 }
 
-async fn list(client: &mut Client) -> ListResponse {
+pub async fn list(client: &mut Client) -> ListResponse {
     let list = client.list(ListRequest::default()).await.unwrap();
     list.into_inner()
 }
@@ -284,6 +284,48 @@ async fn hostile_requests_are_refused_or_clamped() {
     watches.clear();
     sleep(SEC).await;
     watch(&mut client).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_not_read_makes_room_for_another_one() {
+    let setup = Setup::new();
+    let (registrar, registration) = registered(&setup).await;
+    // No room for the rest of a message that is not read.
+    let mut client = client_with(Introspection::new().registrar(&registrar), 1).await;
+    let mut unread = vec![];
+    for _ in 0..16 {
+        unread.push(watch(&mut client).await);
+    }
+    let refused = client.watch(WatchRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let pause = registration.pause("why").unwrap();
+    sleep(SEC * 6).await;
+    drop(pause);
+    status(&registration, Status::is_registered).await;
+    // Each of these takes a place, and is read.
+    let mut read = vec![];
+    for _ in 0..16 {
+        let mut stream = watch(&mut client).await;
+        assert_eq!(next_state(&mut stream).await, RegistrationState::Registered);
+        read.push(stream);
+    }
+    for stream in &mut unread {
+        for state in [RegistrationState::Registered, RegistrationState::Paused] {
+            assert_eq!(next_state(stream).await, state);
+        }
+        let error = stream.message().await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{error}");
+    }
+    let refused = client.watch(WatchRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "all are read");
+    // Without a change, a client that does not read looks like one that does.
+    sleep(SEC * 60).await;
+    watch(&mut client).await;
+    let error = read[0].message().await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    let pause = registration.pause("why").unwrap();
+    assert_eq!(next_state(&mut read[1]).await, RegistrationState::Paused);
+    drop(pause);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,12 @@
-//! An etcd that accepts less in one request than by default, and a role that may not read.
+//! The limits of keys and values; an etcd that accepts less in one request than by default, and a role that may not read.
 
 use crate::log::Log;
 use crate::setup::{SEC, Setup, announced, announced_by, registering_reason};
 use crate::support::fake::{Reply, Rpc};
 use crate::support::registered_within;
 use tokio::time::sleep;
-use tonic_etcd::{Closed, Instance, OnConflict, Registrar, Registration};
+use tonic_etcd::format::{Format as _, MAX_KEY, MAX_VALUE, Plain};
+use tonic_etcd::{Closed, Instance, OnConflict, RegisterError, Registrar, Registration};
 
 /// `count` registrations of one registrar in etcd, each with a value of `size` bytes.
 async fn registered(registrar: &Registrar, count: usize, size: usize) -> Vec<Registration> {
@@ -18,6 +19,57 @@ async fn registered(registrar: &Registrar, count: usize, size: usize) -> Vec<Reg
         registered_within(SEC, registration).await;
     }
     registrations
+}
+
+/// Readers skipped values above 64 KiB, and the writer accepted 1.5 MiB: registered, and not found.
+#[cfg(feature = "discovery")]
+#[tokio::test(start_paused = true)]
+async fn a_value_at_the_limit_is_found_and_a_larger_one_is_refused() {
+    for policy in [OnConflict::TakeOver, OnConflict::Yield] {
+        let setup = Setup::new();
+        let registrar = setup.builder().on_conflict(policy).build().unwrap();
+        let address = "10.0.0.1:9000";
+        let padded = |len| {
+            let instance = Instance::new("greeter").id("a").address(address);
+            instance.metadata("pad", "x".repeat(len))
+        };
+        let rest = Plain::new().encode(&padded(0), &address.parse().unwrap());
+        let fits = MAX_VALUE - rest.len();
+        let refused = |result: Result<(), RegisterError>| {
+            let error = result.unwrap_err();
+            let RegisterError::ValueTooLarge { len, max, .. } = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!((len, max), (MAX_VALUE + 1, MAX_VALUE));
+        };
+        refused(registrar.register(padded(fits + 1)).map(drop));
+        sleep(SEC).await;
+        assert_eq!(setup.fake.history().len(), 0, "{policy:?}");
+
+        let registration = announced_by(&registrar, padded(fits));
+        registered_within(SEC, &registration).await;
+        let discovery = crate::discovery::discovery(&setup.fake);
+        let found = discovery.ready().await;
+        assert_eq!((found.len(), found.skipped()), (1, 0), "{policy:?}");
+        refused(registration.update(|_| padded(fits + 1)));
+        sleep(SEC).await;
+        assert!(registration.status().is_registered());
+    }
+}
+
+/// With the longest keys and values a transaction of etcd's default size still has several operations.
+#[tokio::test(start_paused = true)]
+async fn the_longest_keys_and_values_are_written_whatever_the_policy() {
+    for policy in [OnConflict::TakeOver, OnConflict::Yield] {
+        let setup = Setup::new();
+        let prefix = "/x".repeat(MAX_KEY / 2 - 200);
+        let builder = setup.builder().prefix(prefix).on_conflict(policy);
+        let registrar = builder.build().unwrap();
+        let registrations = registered(&registrar, 40, MAX_VALUE).await;
+        assert_eq!(setup.fake.keys().len(), registrations.len(), "{policy:?}");
+        let sent = setup.count(Rpc::Txn);
+        assert!(sent <= 8, "{policy:?}: {sent} transactions");
+    }
 }
 
 /// A transaction that was too long counted as denied: keys were written one at a time, and a read that

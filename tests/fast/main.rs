@@ -24,6 +24,8 @@ mod deploy;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(feature = "discovery")]
+mod discovery_history;
+#[cfg(feature = "discovery")]
 mod discovery_hostile;
 #[cfg(feature = "discovery")]
 mod discovery_soak;
@@ -35,6 +37,8 @@ mod handles;
 mod handover;
 mod health;
 mod health_followed;
+#[cfg(all(feature = "discovery", feature = "introspection"))]
+mod hostile_texts;
 #[cfg(feature = "introspection")]
 mod introspection;
 #[cfg(feature = "test-util")]

@@ -2,7 +2,7 @@
 
 use crate::log::Log;
 use crate::setup::{
-    KEY, LONG, MS, SEC, Setup, announce, announced, greeter, is_lost, lost_reason,
+    KEY, LONG, MS, SEC, Setup, announce, announced, announced_by, greeter, is_lost, lost_reason,
     registering_reason, status,
 };
 use crate::support::eventually;
@@ -474,6 +474,29 @@ async fn etcd_restored_from_any_snapshot_has_the_key_again() {
     assert_ne!(setup.fake.keys()[KEY].lease, lease);
     sleep(LONG).await;
     assert_eq!(setup.fake.keys()[KEY].value, "w");
+}
+
+/// The lease is alive in the copy, and our renewals would keep the key of the server that has left, or is paused.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_an_older_copy_brings_back_is_deleted_again() {
+    let setup = Setup::new();
+    let registrar = setup.builder().build().unwrap();
+    let names = ["stays", "leaves", "pauses"];
+    let all = names.map(|name| announced_by(&registrar, Instance::new(name)));
+    for registration in &all {
+        registration.registered().await.unwrap();
+    }
+    let copy = setup.fake.snapshot();
+    all[1].deregister();
+    all[1].closed().await;
+    let _pause = all[2].pause("warming up").unwrap();
+    setup.keys_are(1, SEC).await;
+    for _ in 0..3 {
+        setup.fake.restore(&copy);
+        assert_eq!(setup.fake.keys().len(), 3);
+        setup.keys_are(1, SEC).await;
+    }
+    assert!(all[0].status().is_registered());
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,6 +108,51 @@ async fn an_etcd_that_lost_its_data_is_listed_again_though_its_watch_is_silent()
     assert_eq!(calls.await.unwrap(), [""; 0]);
 }
 
+/// The reader showed what the other history had, for good: both have the same first key.
+#[tokio::test]
+async fn an_etcd_restored_from_an_older_copy_is_shown_as_it_is() {
+    let mut etcd = EtcdProcess::start().await;
+    let all: Vec<String> = ["a", "b", "c", "d", "e"]
+        .map(|id| format!("{PREFIX}{id}"))
+        .into();
+    for (n, key) in all.iter().enumerate() {
+        put(&etcd, key, n + 1).await;
+    }
+    etcd.kill().await;
+    etcd.copy();
+    let proxy = Proxy::to_port(etcd.client_port()).await;
+    for (removed, elsewhere) in [("c", 0), ("d", 3)] {
+        etcd.start_again();
+        etcd.wait_serving().await;
+        let discovery = discovery(&proxy.endpoint());
+        shows(&discovery, &all).await;
+        let delete = async |etcd: &EtcdProcess, id: &str| {
+            let key = format!("{PREFIX}{id}");
+            etcd.client().await.delete(key, None).await.unwrap();
+            let mut left = all.clone();
+            left.retain(|key| !key.ends_with(id));
+            left
+        };
+        let left = delete(&etcd, removed).await;
+        shows(&discovery, &left).await;
+        // It must not see the copy as it was.
+        proxy.set(Mode::Refuse);
+        proxy.reset();
+        etcd.kill().await;
+        etcd.put_back();
+        etcd.start_again();
+        etcd.wait_serving().await;
+        let left = delete(&etcd, "b").await;
+        for n in 0..elsewhere {
+            put(&etcd, "/elsewhere", n).await;
+        }
+        proxy.set(Mode::Forward);
+        shows(&discovery, &left).await;
+        etcd.kill().await;
+        etcd.put_back();
+    }
+}
+
 #[tokio::test]
 async fn what_happened_while_it_was_cut_off_is_seen_also_if_it_was_compacted() {
     let etcd = EtcdProcess::start().await;

@@ -391,6 +391,41 @@ async fn compaction_ends_watches_alike() {
     said.has("compact_revision: 3");
 }
 
+/// What a reader compares after a lost connection.
+#[tokio::test]
+async fn reads_of_the_past_answer_alike() {
+    let said = both(async |mut c, said| {
+        c.lease_grant(60, id(5)).await.expect("a lease");
+        for key in ["s/a", "s/b", "s/c"] {
+            c.put(key, "1", under(5)).await.expect("a put");
+        }
+        c.delete("s/b", None).await.expect("a deletion");
+        c.put("s/a", "2", None).await.expect("a put");
+        c.compact(4, None).await.expect("a compaction");
+        for revision in [3, 4, 5, 6, 7] {
+            let at = || GetOptions::new().with_revision(revision);
+            let by_value = at()
+                .with_keys_only()
+                .with_sort(SortTarget::Value, SortOrder::Ascend);
+            let count = at().with_prefix().with_count_only();
+            let sample = all([
+                TxnOp::get("s/a", Some(by_value.clone())),
+                TxnOp::get("s/b", Some(by_value)),
+                TxnOp::get("s/", Some(count)),
+            ]);
+            said.note(&format!("a sample at {revision}"), c.txn(sample).await);
+            let page = at().with_prefix().with_limit(2);
+            said.note(
+                &format!("a page at {revision}"),
+                c.get("s/", Some(page)).await,
+            );
+        }
+    })
+    .await;
+    said.has("required revision has been compacted");
+    said.has("required revision is a future revision");
+}
+
 #[tokio::test]
 async fn tokens_are_refused_alike() {
     let as_root = |password| Some(ConnectOptions::new().with_user("root", password));

@@ -17,18 +17,25 @@ mod greeter;
 mod support;
 
 mod access;
+#[cfg(target_os = "linux")]
+mod addresses;
 mod bad_input;
 mod blocked;
 mod certificates;
 mod cluster;
 #[cfg(feature = "discovery")]
 mod discovery;
+#[cfg(target_os = "linux")]
+mod dns;
 #[cfg(feature = "cli")]
 mod doctor;
 mod drain;
+mod exhausted;
 mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
+#[cfg(feature = "cli")]
+mod hostile;
 #[cfg(feature = "cli")]
 mod introspection;
 mod listeners;

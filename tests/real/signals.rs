@@ -4,8 +4,10 @@ use crate::greeter::hellos;
 use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
+use crate::support::eventually;
 use crate::support::observer::{Kind, Observer};
 use crate::support::server::{ServerProcess, health_client, health_request};
+use std::process::Command;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
@@ -47,6 +49,42 @@ async fn a_second_signal_skips_the_waits() {
     server.signal("TERM");
     assert_eq!(server.exit(LONG).await, 0, "{}", server.output());
     assert!(start.elapsed() < SEC * 5, "{:?}", start.elapsed());
+}
+
+/// Its main task hangs, or the only thread of its runtime does.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_third_signal_ends_a_process_that_hangs() {
+    let etcd = Etcd::start().await;
+    let workers = ["TOKIO_WORKER_THREADS=1"];
+    for (stream, variables) in [(r#">"$0""#, &[][..]), (r#"2>"$0""#, &workers)] {
+        for signal in [(15, "TERM"), (2, "INT")] {
+            let (server, _full) =
+                ServerProcess::start_with_full_pipe(&etcd.endpoint(), stream, variables);
+            let (number, name) = signal;
+            eventually("its handlers are installed", LONG, || {
+                let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
+                let status = status.map_err(|error| error.to_string())?;
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+                let caught = u64::from_str_radix(caught.unwrap_or_default().trim(), 16);
+                let is_caught = caught.unwrap_or_default() & (1 << (number - 1)) != 0;
+                is_caught.then_some(()).ok_or(status)
+            })
+            .await;
+            let mut sent = 0;
+            let code = eventually("the third signal ends it", LONG, || {
+                server.exit_code().ok_or_else(|| {
+                    sent += 1;
+                    let pid = server.pid().to_string();
+                    let _ = Command::new("kill").args(["-s", name, &pid]).status();
+                    format!("{sent} signals")
+                })
+            })
+            .await;
+            assert_eq!(code, 128 + number, "{stream} {name}");
+            assert!(sent >= 3, "{stream} {name}: {sent}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -164,6 +164,21 @@ impl Etcd {
         self.lacks_users.store(self.has_users, Ordering::Relaxed);
     }
 
+    /// Copies its data, for [`put_back`](Self::put_back).
+    pub fn copy(&self) {
+        assert!(
+            self.process.is_none(),
+            "copy the data of an etcd that is down"
+        );
+        self.plan.copy();
+    }
+
+    /// Replaces its data by the copy: the next start is an etcd that was restored.
+    pub fn put_back(&self) {
+        assert!(self.process.is_none(), "restore an etcd that is down");
+        self.plan.put_back();
+    }
+
     /// Freezes the process (SIGSTOP): connections stay open, nothing is answered.
     pub fn stop_signal(&self) {
         self.running().signal("STOP");

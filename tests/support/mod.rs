@@ -8,6 +8,7 @@
 //! | a network that delays, drops, resets | [`proxy::Proxy`] in front of any of the real ones | real |
 //! | etcd's own relay | [`grpc_proxy::GrpcProxy`] in front of a real one | real |
 //! | a registered server as a process: signals, exit codes | [`server::ServerProcess`] | real |
+//! | the system's resolver, interfaces that change | [`namespace`]: network namespaces | real |
 //! | the changes of keys, independently of the library | [`observer::Observer`], on all of them | both |
 //!
 //! Never use a real socket under a paused clock: while bytes are in the kernel no task is busy, so the clock jumps to
@@ -27,6 +28,8 @@ pub mod cluster;
 pub mod etcd;
 pub mod fake;
 pub mod grpc_proxy;
+#[cfg(target_os = "linux")]
+pub mod namespace;
 pub mod observer;
 pub mod ports;
 pub mod proxy;

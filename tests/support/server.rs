@@ -7,6 +7,7 @@ use super::etcd::guarded::Guarded;
 use super::etcd::users;
 use super::eventually;
 use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,16 +62,38 @@ impl ServerProcess {
     /// [`start`](Self::start) with a redirection as the shell writes it, in which `"$0"` is a pipe that has a reader until
     /// what is given besides is dropped.
     pub fn start_with_reader(etcd: &str, redirection: &str, flags: &[&str]) -> (Self, Reader) {
+        Self::start_with_pipe(etcd, redirection, flags, &[], 0)
+    }
+
+    /// The same with a reader that does not read, and a pipe that is full already: who writes to it hangs.
+    pub fn start_with_full_pipe(
+        etcd: &str,
+        redirection: &str,
+        variables: &[&str],
+    ) -> (Self, Reader) {
+        // The capacity of a pipe on Linux.
+        Self::start_with_pipe(etcd, redirection, &["--settle", "0s"], variables, 65536)
+    }
+
+    fn start_with_pipe(
+        etcd: &str,
+        redirection: &str,
+        flags: &[&str],
+        variables: &[&str],
+        filled: usize,
+    ) -> (Self, Reader) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let pipe = dir.path().join("pipe");
         let made = Command::new("mkfifo").arg(&pipe).status();
         assert!(made.expect("`mkfifo` runs").success(), "no pipe {pipe:?}");
         // To write, too: else this would wait for the server.
         let open = File::options().read(true).write(true).open(&pipe);
-        let end = open.unwrap_or_else(|e| panic!("{pipe:?}: {e}"));
+        let mut end = open.unwrap_or_else(|e| panic!("{pipe:?}: {e}"));
+        end.write_all(&vec![b'x'; filled]).expect("room for it");
         let script = format!("exec \"$@\" {redirection}");
         let pipe = pipe.display().to_string();
-        let server = Self::start_with_env(etcd, flags, &["sh", "-c", &script, &pipe]);
+        let variables = [variables, &["sh", "-c", &script, &pipe]].concat();
+        let server = Self::start_with_env(etcd, flags, &variables);
         (
             server,
             Reader {
@@ -103,6 +126,11 @@ impl ServerProcess {
     /// Sends `TERM`, `STOP`, `CONT`, `KILL`...
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
+    }
+
+    /// The exit code once it has ended by itself; after a signal 128 and its number.
+    pub fn exit_code(&self) -> Option<i32> {
+        self.process.exit_code()
     }
 
     /// Waits until it has ended by itself; returns the exit code.

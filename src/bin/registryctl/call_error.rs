@@ -1,5 +1,6 @@
 //! [`CallError`]: why a call to etcd failed.
 
+use crate::entry::foreign;
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,7 @@ pub(crate) fn failed(error: etcd_client::Error) -> Failed {
     let status = match &error {
         etcd_client::Error::GRpcStatus(status) => status,
         etcd_client::Error::TransportError(error) => return (ErrorKind::Transport, chain(error)),
-        other => return (ErrorKind::Other, other.to_string()),
+        other => return (ErrorKind::Other, foreign(other.to_string())),
     };
     if let Some(source) = status.source() {
         return (ErrorKind::Transport, chain(source));
@@ -78,10 +79,10 @@ pub(crate) fn failed(error: etcd_client::Error) -> Failed {
         _ if says("authentication failed") || says("user name is empty") => ErrorKind::User,
         _ => ErrorKind::Other,
     };
-    (kind, text.to_owned())
+    (kind, foreign(text))
 }
 
-/// An error and its causes, without repetitions.
+/// An error and its causes, without repetitions, escaped and cut: a cause may be the word of a peer.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -92,7 +93,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         }
         source = error.source();
     }
-    text
+    foreign(text)
 }
 
 pub(crate) fn no_answer(limit: Duration) -> String {

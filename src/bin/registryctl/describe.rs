@@ -3,7 +3,7 @@
 use crate::dial::Dialer;
 use crate::doctor::servers::ask_health;
 use crate::doctor::wire::Wire;
-use crate::entry::{Entry, escape};
+use crate::entry::{Entry, cut, escape, foreign};
 use crate::list::first_answer;
 use crate::server::Server;
 use crate::source::{Source, Ttl, Ttls};
@@ -20,6 +20,8 @@ struct Lines(Vec<[String; 3]>);
 
 /// The width of the first two columns; the last one has the rest.
 const WIDTHS: [usize; 2] = [12, 44];
+/// How many characters of a value are shown; `list --json` has all.
+const MAX_VALUE: usize = 1000;
 
 pub(crate) async fn run(
     source: &Source,
@@ -87,14 +89,13 @@ fn differences(target: &Target, own: &Registration) -> Vec<String> {
     let there = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
     let is_held = own.lease != 0;
     for key in own.keys.iter().filter(|key| is_held && !there(key)) {
-        let key = escape(key);
         found.push(format!(
             "the server says that it holds {key}, and it was not found in etcd"
         ));
     }
     let are_all_told = own.keys.len() == own.keys_total as usize;
     for entry in target.entries.iter().filter(|_| are_all_told) {
-        let key = escape(&entry.key);
+        let key = foreign(&entry.key);
         if !is_held || !own.keys.contains(&entry.key()) {
             found.push(format!(
                 "{key} is in etcd, and the server does not say that it holds it"
@@ -130,7 +131,7 @@ impl Lines {
             Some(_) => (here.clone(), here),
             None => (here, String::new()),
         };
-        let (etcd, server) = both(escape(&entry.key));
+        let (etcd, server) = both(foreign(&entry.key));
         self.push("key", etcd, server);
         let left = match ttls.get(&entry.lease) {
             Some(Ttl::Left { seconds, granted }) => format!(", {seconds} s of {granted} s left"),
@@ -148,19 +149,19 @@ impl Lines {
             format!("{written}, created at {created}"),
             revision,
         );
-        self.push("value", escape(&entry.value), "");
+        self.push("value", cut(&escape(&entry.value), MAX_VALUE), "");
     }
 
     fn own(&mut self, own: &Registration) {
         let since = format!(" for {}", span(own.state_age_ms));
         let reason = match &*own.reason {
             "" => String::new(),
-            reason => format!(": {}", escape(reason)),
+            reason => format!(": {reason}"),
         };
         let state = words(own.state().as_str_name(), "REGISTRATION_STATE_");
         self.push("state", "", format!("{state}{since}{reason}"));
         for pause in &own.pauses {
-            self.push("pause", "", escape(pause));
+            self.push("pause", "", pause);
         }
         if own.shutdown() != ShutdownPhase::Unspecified {
             let ends = own.shutdown_ends_in_ms.map(span);
@@ -169,7 +170,7 @@ impl Lines {
             self.push("shutdown", "", format!("{phase}{ends}"));
         }
         self.push("in flight", "", own.in_flight.to_string());
-        self.push("formats", "", escape(own.formats.join(", ")));
+        self.push("formats", "", own.formats.join(", "));
     }
 
     async fn reach(&mut self, target: &Target, dialer: &Dialer) {
@@ -181,8 +182,7 @@ impl Lines {
             false => address.to_string(),
         };
         let wire = dialer.probe(address).await;
-        let wire_text = escape(wire.text());
-        self.push("address", etcd, format!("{address} {wire_text}"));
+        self.push("address", etcd, format!("{address} {}", wire.text()));
         if wire == Wire::Http2 {
             let [server, registration] = ask_health(address, dialer).await;
             self.push(

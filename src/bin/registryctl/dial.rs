@@ -61,7 +61,7 @@ impl Dialer {
             None => "http",
         };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
-        let mut endpoint = endpoint.map_err(|error| error.to_string())?;
+        let mut endpoint = endpoint.map_err(|error| chain(&error))?;
         if let Some(tls) = &self.tls {
             let name = self.name.clone().unwrap_or_else(|| address.host());
             let secured = endpoint.tls_config(tls.clone().domain_name(name));

@@ -140,7 +140,27 @@ pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
     shown
 }
 
-/// The same for JSON, which stays equal: such characters occur only in its strings.
+/// What etcd, a server or the way to one said, where it enters: one line, of a bounded length. Escaping it again changes
+/// nothing.
+pub(crate) fn foreign(text: impl AsRef<[u8]>) -> String {
+    cut(&escape(text), MAX_FOREIGN)
+}
+
+/// In characters: enough for real errors, keys and addresses.
+const MAX_FOREIGN: usize = 400;
+
+/// At most `width` characters, with a mark if the text was cut.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if text.chars().nth(width).is_none() {
+        return text.to_owned();
+    }
+    text.chars()
+        .take(width.saturating_sub(1))
+        .chain((width > 0).then_some('…'))
+        .collect()
+}
+
+/// [`escape`] for JSON, which stays equal: such characters occur only in its strings.
 pub(crate) fn escape_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for char in json.chars() {

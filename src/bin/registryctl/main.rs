@@ -184,10 +184,23 @@ fn print(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     out.flush()
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
-    let failure = match run(&args).await {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(exit_code(&args));
+    // A lookup that DNS does not answer would be waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn exit_code(args: &Args) -> ExitCode {
+    let failure = match run(args).await {
         Ok(code) => return code,
         // The reader has closed the pipe: `registryctl list | head`.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {

@@ -34,7 +34,7 @@ impl Member {
     }
 
     fn new(url: &str, limit: Duration, tls: &Option<ClientTlsConfig>) -> Result<Self, Failure> {
-        if url.contains('@') {
+        if url.contains('@') || url.contains("%40") {
             return usage("--etcd: credentials belong into --user and --password");
         }
         let refuse = |why: &str| Failure::Usage(format!("--etcd {url:?}: {why}"));

@@ -1,7 +1,6 @@
-//! What a server reports on the members of etcd, and on its discoveries.
+//! What a server reports on the members of etcd, and on its discoveries. `server.rs` has escaped its texts.
 
 use crate::describe::span;
-use crate::entry::escape;
 use tonic_etcd::introspection::pb::{Discovery, EtcdEndpoint, EtcdEndpointState, Process};
 
 /// The lines of the output, each with its name.
@@ -13,7 +12,7 @@ pub(crate) fn lines(process: &Process) -> Vec<(&'static str, String)> {
 }
 
 fn member(it: &EtcdEndpoint) -> String {
-    let url = escape(&it.url);
+    let url = &it.url;
     let state = match it.state() {
         EtcdEndpointState::Connected => "connected",
         EtcdEndpointState::Idle => "not connected, not needed",
@@ -26,18 +25,15 @@ fn member(it: &EtcdEndpoint) -> String {
     };
     let since = it.failing_for_ms.map(|ms| format!(" for {}", span(ms)));
     let error = match (it.failing_for_ms, it.last_error_age_ms) {
-        (Some(_), Some(_)) => format!(": {}", escape(&it.last_error)),
-        (None, Some(age)) => {
-            let error = escape(&it.last_error);
-            format!("; {} ago: {error}", span(age))
-        }
+        (Some(_), Some(_)) => format!(": {}", it.last_error),
+        (None, Some(age)) => format!("; {} ago: {}", span(age), it.last_error),
         _ => String::new(),
     };
     format!("{url} {state}{}{error}", since.unwrap_or_default())
 }
 
 fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
-    let service = escape(&it.service);
+    let service = &it.service;
     let mut told = vec![(
         "discovery",
         format!(
@@ -46,10 +42,10 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         ),
     )];
     for skipped in &it.skipped_by_reason {
-        let reason = escape(&skipped.reason);
+        let reason = &skipped.reason;
         let example = match &*skipped.example {
             "" => String::new(),
-            key => format!(", such as {}", escape(key)),
+            key => format!(", such as {key}"),
         };
         told.push((
             "skipped",
@@ -57,8 +53,7 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         ));
     }
     if !it.watch_error.is_empty() {
-        let error = escape(&it.watch_error);
-        told.push(("not watched", format!("{service}: {error}")));
+        told.push(("not watched", format!("{service}: {}", it.watch_error)));
     }
     told
 }
@@ -74,7 +69,7 @@ mod tests {
             url: "http://a:1".to_owned(),
             state: state.into(),
             failing_for_ms,
-            last_error: "no\x1b".to_owned(),
+            last_error: "no".to_owned(),
             last_error_age_ms: age,
             ..EtcdEndpoint::default()
         };
@@ -83,11 +78,11 @@ mod tests {
             (endpoint(Connected, None, None), "http://a:1 connected"),
             (
                 endpoint(Connected, None, Some(3000)),
-                r"http://a:1 connected; 3s ago: no\u{1b}",
+                "http://a:1 connected; 3s ago: no",
             ),
             (
                 endpoint(Failing, Some(61_000), Some(1)),
-                r"http://a:1 failing for 1m 1s: no\u{1b}",
+                "http://a:1 failing for 1m 1s: no",
             ),
             (endpoint(Untried, None, None), "http://a:1 not tried"),
             (
@@ -112,7 +107,7 @@ mod tests {
             skipped: 9,
             revision: 57,
             skipped_by_reason: vec![
-                skipped("the value has no id", 7, "/services/greeter/\x1b[2J"),
+                skipped("the value has no id", 7, "/services/greeter/x"),
                 skipped("there are too many", 2, ""),
             ],
             watch_error: "http://a:1: refused".to_owned(),
@@ -129,7 +124,7 @@ mod tests {
             ),
             (
                 "skipped",
-                r"greeter: 7 keys: the value has no id, such as /services/greeter/\u{1b}[2J",
+                "greeter: 7 keys: the value has no id, such as /services/greeter/x",
             ),
             ("skipped", "greeter: 2 keys: there are too many"),
             ("not watched", "greeter: http://a:1: refused"),

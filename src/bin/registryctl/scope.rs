@@ -4,7 +4,7 @@ use crate::formats::FormatName;
 use crate::{Failure, usage};
 use std::sync::Arc;
 use tonic_etcd::Instance;
-use tonic_etcd::format::{Format, Plain};
+use tonic_etcd::format::{self, Format, Plain};
 
 /// The keys to read.
 #[derive(Debug, clap::Args)]
@@ -159,7 +159,7 @@ impl Scope {
                 continue;
             };
             for service in reader.services(below) {
-                let reason = match reader.format.decode(&service, key, value) {
+                let reason = match format::decode(&*reader.format, &service, key, value) {
                     Ok(instance) => return Some(Ok(instance)),
                     Err(error) => format!("read as {}: {error}", reader.format.name()),
                 };

@@ -1,9 +1,9 @@
 //! The output of a watch: a [`Screen`] on a terminal, or [`Lines`].
 
 use crate::Scope;
-use crate::entry::escape;
+use crate::entry::{cut, escape, foreign};
 use crate::registry::{Change, short};
-use crate::table::{cut, table};
+use crate::table::table;
 use crate::watch::View;
 use std::collections::BTreeSet;
 use std::env;
@@ -160,10 +160,10 @@ impl Sink for Lines {
             Change::Was(entry) => ('=', entry),
             Change::Appeared(entry) => ('+', entry),
             Change::Written(entry) => ('~', entry),
-            Change::Gone(key) => return self.say('-', &escape(key)),
+            Change::Gone(key) => return self.say('-', &foreign(key)),
         };
         let shown = entry.shown(scope);
-        let (key, lease, value) = (escape(&entry.key), entry.lease, cut(&shown.rest, 60));
+        let (key, lease, value) = (foreign(&entry.key), entry.lease, cut(&shown.rest, 60));
         let (name, address) = (shown.name, shown.address);
         self.say(
             sign,
@@ -186,7 +186,7 @@ impl Sink for Lines {
 impl Outage {
     fn text(&self, now: Instant) -> String {
         let since = short(now.saturating_duration_since(self.since));
-        format!("for {since}, showing the last known: {}", escape(&self.why))
+        format!("for {since}, showing the last known: {}", self.why)
     }
 }
 

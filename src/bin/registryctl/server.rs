@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::call_error::no_answer;
 use crate::dial::Dialer;
-use crate::entry::escape;
+use crate::entry::{cut, escape, foreign};
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -56,8 +56,9 @@ impl Server {
             let mut client = self.client.clone();
             let page = self.bounded(client.list(request)).await?;
             // Only the first page has it.
-            process = page.process.unwrap_or(process);
-            if let Some(found) = page.registrations.into_iter().find(&is_wanted) {
+            process = page.process.map_or(process, cleaned_process);
+            let mut registrations = page.registrations.into_iter().map(cleaned);
+            if let Some(found) = registrations.find(&is_wanted) {
                 return Ok(Some((found, process)));
             }
             page_token = page.next_page_token;
@@ -90,9 +91,57 @@ impl Server {
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
                 "it has no introspection service".to_owned()
             }
-            Ok(Err(status)) => escape(status.message()),
+            Ok(Err(status)) => foreign(status.message()),
             Err(_) => no_answer(self.limit),
         };
         Err(Failure::Other(format!("{}: {reason}", self.address)))
     }
+}
+
+/// The most texts of one list that are shown. A server of this crate sends at most 64 of each.
+const MOST: usize = 64;
+/// The longest key that a server of this crate sends.
+const KEY: usize = 1024;
+
+/// The registration as a server described it, which may be another one than it should be.
+fn cleaned(mut it: Registration) -> Registration {
+    it.instances.truncate(MOST);
+    for instance in &mut it.instances {
+        for text in [
+            &mut instance.service,
+            &mut instance.id,
+            &mut instance.address,
+        ] {
+            *text = foreign(&*text);
+        }
+    }
+    it.keys = it.keys.iter().map(|key| cut(&escape(key), KEY)).collect();
+    it.reason = foreign(it.reason);
+    for texts in [&mut it.pauses, &mut it.formats] {
+        texts.truncate(MOST);
+        texts.iter_mut().for_each(|text| *text = foreign(&*text));
+    }
+    it
+}
+
+fn cleaned_process(mut it: Process) -> Process {
+    it.registrars.truncate(MOST);
+    for registrar in &mut it.registrars {
+        registrar.endpoints.truncate(MOST);
+        for endpoint in &mut registrar.endpoints {
+            endpoint.url = foreign(&endpoint.url);
+            endpoint.last_error = foreign(&endpoint.last_error);
+        }
+    }
+    it.discoveries.truncate(MOST);
+    for discovery in &mut it.discoveries {
+        discovery.service = foreign(&discovery.service);
+        discovery.watch_error = foreign(&discovery.watch_error);
+        discovery.skipped_by_reason.truncate(MOST);
+        for skipped in &mut discovery.skipped_by_reason {
+            skipped.reason = foreign(&skipped.reason);
+            skipped.example = foreign(&skipped.example);
+        }
+    }
+    it
 }

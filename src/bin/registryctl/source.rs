@@ -5,7 +5,7 @@
 
 use crate::access::Access;
 use crate::call_error::{CallError, ErrorKind, bounded, chain, failed};
-use crate::entry::Entry;
+use crate::entry::{Entry, foreign};
 use crate::member::Member;
 use crate::{Failure, usage};
 use etcd_client::{
@@ -204,10 +204,10 @@ impl Connection {
         let alarms = match self.ask(alarms).await {
             Ok(found) => found.alarms().iter().map(shown_alarm).collect(),
             // Some users may not list alarms; the status has them, too.
-            Err(_) => status.errors().to_vec(),
+            Err(_) => status.errors().iter().take(AT_ONCE).map(foreign).collect(),
         };
         Ok(Status {
-            version: status.version().to_owned(),
+            version: foreign(status.version()),
             is_leader: status.leader() != 0 && status.leader() == member,
             has_leader: status.leader() != 0,
             is_learner: status.is_learner(),
@@ -293,7 +293,7 @@ impl Watch {
         }
         if news.canceled() {
             return Err(match news.compact_revision() {
-                0 => format!("the watch was cancelled: {}", news.cancel_reason()),
+                0 => format!("the watch was cancelled: {}", foreign(news.cancel_reason())),
                 revision => format!("history up to revision {revision} was compacted"),
             });
         }

@@ -1,7 +1,7 @@
 //! Rows and columns. Pure: aligns and cuts texts that are escaped already.
 
 use crate::Scope;
-use crate::entry::{Entry, Shown};
+use crate::entry::{Entry, Shown, cut};
 use crate::source::{Ttl, Ttls};
 
 /// A table; the last column has the remaining width.
@@ -84,17 +84,6 @@ pub(crate) fn table<'a>(
         table.push([name, address, lease, left, what, rest]);
     }
     table
-}
-
-/// At most `width` characters, with a mark if the text was cut.
-pub(crate) fn cut(text: &str, width: usize) -> String {
-    if text.chars().nth(width).is_none() {
-        return text.to_owned();
-    }
-    text.chars()
-        .take(width.saturating_sub(1))
-        .chain((width > 0).then_some('…'))
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! [`Target`]: the server that a command names. Pure.
 
-use crate::entry::{Entry, escape};
+use crate::entry::{Entry, escape, foreign};
 use crate::{Failure, Scope};
 use std::collections::BTreeSet;
 use tonic_etcd::InstanceJson;
@@ -89,7 +89,7 @@ fn not_found(wanted: &str) -> String {
 }
 
 fn ambiguous(wanted: &str, found: &[Entry]) -> String {
-    let keys = found.iter().take(MOST).map(|entry| escape(&entry.key));
+    let keys = found.iter().take(MOST).map(|entry| foreign(&entry.key));
     let more = found.len().saturating_sub(MOST);
     format!(
         "{} has {} keys of several servers: name one of them:\n  {}{}",

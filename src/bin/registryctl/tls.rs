@@ -11,7 +11,13 @@ pub(crate) fn config(
     identity: Option<(&Path, &Path)>,
     name: Option<&str>,
 ) -> Result<ClientTlsConfig, Failure> {
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+    let roots = read(ca)?;
+    // rustls takes it for no authority at all, and then trusts nobody.
+    if !String::from_utf8_lossy(&roots).contains("-----BEGIN CERTIFICATE-----") {
+        let reason = format!("{}: has no certificate in PEM", ca.display());
+        return Err(Failure::Usage(reason));
+    }
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(roots));
     if let Some((cert, key)) = identity {
         tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
     }

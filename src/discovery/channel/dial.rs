@@ -55,7 +55,7 @@ impl Default for Dialer {
             keep_alive_interval: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(3),
             connector: None,
-            resolver: Resolver::default(),
+            resolver: Resolver::of_instances(),
             stream_freed: Arc::default(),
         }
     }
@@ -89,7 +89,13 @@ impl Dialer {
             }
         };
         let dialled = tokio::time::timeout(limit, dialling).await;
-        dialled.unwrap_or_else(|_| Err(format!("no answer to a connect within {limit:?}")))
+        dialled.unwrap_or_else(|_| {
+            let (host, port) = (origin.host().unwrap_or_default(), origin.port_u16());
+            let lookup = self
+                .resolver
+                .unanswered(host, port.unwrap_or_default(), limit);
+            Err(lookup.unwrap_or_else(|| format!("no answer to a connect within {limit:?}")))
+        })
     }
 
     async fn open(&self, origin: &Uri, turn: usize) -> io::Result<Box<dyn Io>> {

@@ -1,23 +1,15 @@
 //! [`Store`]: the current instances. It applies lists and events, and returns the changes. Pure: the time
 //! is passed in.
-//!
-//! # Self-preservation
-//!
-//! Lists and events take effect at once, with two exceptions. A set does not shrink to less than half
-//!
-//! * by a list: an etcd that lost its data is empty until the servers are registered again;
-//! * by deletions in the first 5 s after etcd answered nothing for 2 s, its shortest TTL: when such an etcd continues, it
-//!   deletes the keys of whole fleets before the servers can renew their leases.
-//!
-//! The missing keys are kept, each until a deadline of its own that later lost connections do not change.
 
+mod history;
+mod preservation;
 mod reading;
 
+pub(super) use history::{Check, Known, Sample};
 pub(super) use reading::Reading;
 
 use super::missing::Missing;
 use super::skipped::{Skipped, by_reason};
-use crate::deadline;
 use crate::etcd::KeyMeta;
 use crate::instance::Instance;
 use crate::observer::Instances;
@@ -44,6 +36,8 @@ pub(super) struct Store {
     revision: i64,
     /// etcd does not have our history any more: a list is needed.
     history_lost: bool,
+    /// The last key that was deleted since the last list, unless it was put again.
+    last_deleted: Option<Arc<str>>,
     readable: usize,
     /// Counts changes of the keys that cannot be decoded, and of their reasons.
     unreadable_changes: u64,
@@ -84,18 +78,14 @@ struct Entry {
     /// The [`Store::epoch`] in which it was last seen.
     epoch: u64,
     weight: usize,
+    /// Of its value.
+    digest: u64,
     /// The instance, or why its value cannot be decoded.
     instance: Result<Arc<Instance>, Arc<str>>,
 }
 
 /// After so long without an answer leases may have expired: etcd's shortest TTL.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(2);
-/// How long deletions are subject to self-preservation after etcd was silent. After that, servers that run
-/// have registered again.
-const AFTER_SILENCE: Duration = Duration::from_secs(5);
-/// Servers that run register again within one second of each other.
-const STILL_MISSING_LIMIT: Duration = Duration::from_secs(1);
-
 // === impl Store ===
 
 impl Store {
@@ -104,6 +94,7 @@ impl Store {
             entries: BTreeMap::new(),
             revision: 0,
             history_lost: false,
+            last_deleted: None,
             readable: 0,
             unreadable_changes: 0,
             bytes: 0,
@@ -177,64 +168,6 @@ impl Store {
         (counts, self.revision > 0, self.unreadable_changes)
     }
 
-    /// A key to check whether etcd still has the same history, with its lease and revision.
-    pub(super) fn history_probe(&self) -> Option<(Arc<str>, KeyMeta)> {
-        if self.history_lost {
-            return None;
-        }
-        let mut entries = self.entries.iter();
-        let (key, entry) = entries.find(|(key, _)| !self.missing.contains(key))?;
-        Some((key.clone(), entry.seen))
-    }
-
-    pub(super) fn lose_history(&mut self) {
-        self.history_lost = true;
-    }
-
-    /// etcd answered. Call it before the answer is applied.
-    pub(super) fn on_answer(&mut self, now: Instant) {
-        let silent = self.last_answer.replace(now).map(|last| now - last);
-        let Some(silent) = silent.filter(|silent| *silent >= SHORTEST_TTL) else {
-            return;
-        };
-        self.epoch += 1;
-        self.set_threshold(now);
-        let window = AFTER_SILENCE.min(self.limits.retention);
-        self.preserved_until = Some(now + window);
-        // No server could register again meanwhile.
-        self.missing.postpone(silent);
-        self.settled_at = self.settled_at.map(|at| deadline::after(at, silent));
-    }
-
-    /// Sets the threshold to half of the instances; until self-preservation is over, of those before it.
-    fn set_threshold(&mut self, now: Instant) {
-        if self.missing.is_empty() && !self.is_preserving(now) {
-            self.threshold = 0;
-        }
-        if !self.limits.retention.is_zero() {
-            self.threshold = self.threshold.max(self.readable.div_ceil(2));
-        }
-    }
-
-    /// When [`expire`](Self::expire) has something to do.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.missing.first_deadline(), self.settled_at];
-        deadlines.into_iter().flatten().min()
-    }
-
-    /// Removes the keys that were missing for too long. Returns their number.
-    pub(super) fn expire(&mut self, now: Instant) -> usize {
-        let keys = match self.settled_at {
-            Some(at) if at <= now => self.missing.take_all(),
-            _ => self.missing.take_expired(now),
-        };
-        for key in &keys {
-            self.remove(key);
-        }
-        self.settle(false, now);
-        keys.len()
-    }
-
     /// Applies a list at `revision`, without `unread` keys that there was no room for.
     pub(super) fn list(
         &mut self,
@@ -253,7 +186,7 @@ impl Store {
         }
         // Decided after the new keys are applied.
         for reading in readings {
-            self.put(reading, now);
+            self.set(reading, now);
         }
         if self.present() >= self.threshold {
             for key in self.missing.take_all() {
@@ -264,16 +197,25 @@ impl Store {
         // etcd may have lost its data, so the revision may be lower.
         self.revision = revision;
         self.history_lost = false;
+        self.last_deleted = None;
     }
 
     /// A key was put.
     pub(super) fn put(&mut self, reading: Reading, now: Instant) {
+        if !self.is_older(&reading.key, reading.seen.revision) {
+            self.set(reading, now);
+        }
+    }
+
+    fn set(&mut self, reading: Reading, now: Instant) {
         let Reading {
             key,
             seen,
+            digest,
             instance,
         } = reading;
         self.revision = self.revision.max(seen.revision);
+        self.last_deleted.take_if(|deleted| **deleted == *key);
         let mut is_back = self.missing.remove(&key);
         let weight = weight(&key, instance.as_ref().ok());
         if !self.has_room_for(&key, weight) {
@@ -288,6 +230,7 @@ impl Store {
             seen,
             epoch: self.epoch,
             weight,
+            digest,
             instance: instance.map(Arc::new),
         };
         self.insert(key, entry);
@@ -322,7 +265,11 @@ impl Store {
     /// A key was deleted, at `revision`.
     pub(super) fn delete(&mut self, key: &str, revision: i64, now: Instant) {
         self.revision = self.revision.max(revision);
+        if self.is_older(key, revision) {
+            return;
+        }
         self.has_room |= self.passed_over > 0;
+        self.last_deleted = Some(key.into());
         let Some((key, entry)) = self.entries.get_key_value(key) else {
             return;
         };
@@ -338,37 +285,11 @@ impl Store {
         self.settle(false, now);
     }
 
-    fn is_preserving(&self, now: Instant) -> bool {
-        self.preserved_until.is_some_and(|until| now < until)
-    }
-
     fn has_room_for(&self, key: &str, weight: usize) -> bool {
         let known = self.entries.get(key);
         let others = self.bytes - known.map_or(0, |known| known.weight);
         (known.is_some() || self.entries.len() < self.limits.keys)
             && weight <= self.limits.bytes.saturating_sub(others)
-    }
-
-    fn miss(&mut self, key: &Arc<str>, now: Instant) {
-        let entry = self.entries.get(key);
-        let instance = entry.and_then(|entry| entry.instance.as_ref().ok());
-        let address = instance.map(|instance| instance.get_address().unwrap_or_default());
-        let until = deadline::after(now, self.limits.retention);
-        self.missing.insert(key, address, until);
-    }
-
-    /// The number of instances that etcd has, as far as we know.
-    fn present(&self) -> usize {
-        self.readable - self.missing.instances()
-    }
-
-    /// Once half are back, the others are kept for one second after the last one that came back.
-    fn settle(&mut self, is_back: bool, now: Instant) {
-        if self.missing.is_empty() || self.present() < self.threshold {
-            self.settled_at = None;
-        } else if is_back || self.settled_at.is_none() {
-            self.settled_at = Some(now + STILL_MISSING_LIMIT);
-        }
     }
 
     fn remove(&mut self, key: &str) {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub(in crate::discovery) struct Reading {
     pub(in crate::discovery) key: String,
     pub(in crate::discovery) seen: KeyMeta,
+    /// Of the value, to compare it with a later one. It is comparable within one discovery only.
+    pub(in crate::discovery) digest: u64,
     /// The instance, or why the value cannot be decoded.
     pub(in crate::discovery) instance: Result<Instance, Arc<str>>,
 }

@@ -1,3 +1,4 @@
+use super::preservation::AFTER_SILENCE;
 use super::*;
 
 const SEC: Duration = Duration::from_secs(1);
@@ -17,6 +18,7 @@ fn reading(key: &str, revision: i64) -> Reading {
     Reading {
         key: key.to_owned(),
         seen: KeyMeta { lease: 7, revision },
+        digest: 0,
         instance: Ok(at(key, key)),
     }
 }
@@ -282,13 +284,64 @@ fn there_is_room_for_so_many_bytes_and_they_are_given_back() {
 }
 
 #[test]
-fn the_history_is_identified_by_a_key_that_etcd_should_have() {
+fn up_to_a_hundred_keys_that_etcd_should_have_are_compared_as_a_whole() {
     let mut world = listed(&["a", "b", "c"]);
     assert_eq!(world.list(&["c"], 9), [""; 0]);
-    let (key, seen) = world.store.history_probe().unwrap();
-    assert_eq!((&*key, seen.revision), ("c", 9));
+    let Check::Whole(known) = world.store.check() else {
+        panic!("{:?}", world.store.check());
+    };
+    let [c] = &known[..] else {
+        panic!("{known:?}: a and b are missing");
+    };
+    assert_eq!((&*c.key, c.seen.revision), ("c", 9));
     world.store.lose_history();
-    assert!(world.store.history_probe().is_none());
+    assert!(matches!(world.store.check(), Check::List));
+    let unknown = Store::new(LIMITS);
+    assert!(matches!(unknown.check(), Check::List));
+    let empty = listed(&[]);
+    assert!(matches!(empty.store.check(), Check::Whole(known) if known.is_empty()));
+}
+
+#[test]
+fn of_more_keys_the_newest_write_and_deletion_and_the_count_are_compared() {
+    let keys: Vec<String> = (0..150).map(|n| format!("{n:03}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let many = Limits {
+        keys: 150,
+        ..LIMITS
+    };
+    let mut world = limited(many, &keys);
+    world.put(reading("070", 8));
+    world.delete("007");
+    let sample = |world: &World| match world.store.check() {
+        Check::Sample(it) => (it.keys, it.count, it.list_within),
+        other => panic!("{other:?}"),
+    };
+    let newest = |key: &str, revision| (key.into(), Some(KeyMeta { lease: 7, revision }));
+    let (found, count, within) = sample(&world);
+    assert_eq!(found, [newest("070", 8), ("007".into(), None)]);
+    assert_eq!((count, within), (Some(149), SEC * 149 / 20));
+    world.put(reading("007", 12));
+    assert_eq!(sample(&world).0, [newest("007", 12)], "it is back");
+    world.put(reading("one too many", 13));
+    assert_eq!(sample(&world).1, None);
+}
+
+#[test]
+fn a_change_before_the_page_that_has_its_key_is_not_applied() {
+    let mut world = listed(&["a", "b"]);
+    world.put(reading("b", 20));
+    assert_eq!(
+        world.put(Reading {
+            instance: Ok(at("x", "x")),
+            ..reading("b", 19)
+        }),
+        [""; 0]
+    );
+    world.store.delete("b", 18, world.now);
+    assert_eq!(world.updates(), [""; 0]);
+    world.store.delete("b", 21, world.now);
+    assert_eq!(world.updates(), ["-b"]);
 }
 
 /// The reasons with the number of keys and the example, as a snapshot has them.

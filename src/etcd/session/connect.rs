@@ -32,7 +32,8 @@ impl Session {
         limit: Duration,
     ) -> Result<Self, RpcError> {
         let endpoint = member.shown();
-        let channel = with_timeout(limit, endpoint, open(endpoints, member, limit)).await?;
+        let opened = with_timeout(limit, endpoint, open(endpoints, member, limit)).await;
+        let channel = opened.map_err(|error| endpoints.explain(error, member, limit))?;
         let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
         let members = &endpoints.members;
         let Some(user) = &endpoints.user else {

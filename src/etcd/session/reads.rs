@@ -34,9 +34,10 @@ pub(crate) struct KeyValue {
     pub(crate) seen: KeyMeta,
 }
 
-/// The largest size of a page, in bytes. A larger page is requested again with fewer keys.
+/// The largest answer, in bytes. A larger page is requested again with fewer keys. A message of a watch is only that large if
+/// etcd accepts larger requests than by default.
 #[cfg(feature = "discovery")]
-const MAX_PAGE: usize = 16 * 1024 * 1024;
+pub(super) const MAX_PAGE: usize = 16 * 1024 * 1024;
 
 // === impl Session ===
 
@@ -111,17 +112,31 @@ impl Session {
         Ok((revision_of(reply.header()), reply.count()))
     }
 
-    /// The lease and the revision of `key`, as they were at `revision`.
+    /// The lease and the revision of each of `keys`, and the number of keys below `prefix`, as they were at `revision`.
     #[cfg(feature = "discovery")]
-    pub(crate) async fn seen_at(
+    pub(crate) async fn sample(
         mut self,
-        key: &str,
+        prefix: &str,
+        keys: &[Arc<str>],
         revision: i64,
-    ) -> Result<Option<KeyMeta>, RpcError> {
-        let options = without_value().with_revision(revision);
-        let reply = self.kv.get(key, Some(options)).await;
-        let reply = reply.map_err(|error| self.error(&error))?;
-        Ok(reply.kvs().first().map(KeyMeta::of))
+    ) -> Result<(Vec<Option<KeyMeta>>, i64), RpcError> {
+        let get = |key: &Arc<str>| {
+            client::TxnOp::get(&**key, Some(without_value().with_revision(revision)))
+        };
+        let count = client::GetOptions::new()
+            .with_range(prefix_end(prefix))
+            .with_count_only()
+            .with_revision(revision);
+        let count = client::TxnOp::get(prefix, Some(count));
+        let ops: Vec<_> = keys.iter().map(get).chain([count]).collect();
+        let reply = self.kv.txn(client::Txn::new().and_then(ops)).await;
+        let replies = reply.map_err(|error| self.error(&error))?.op_responses();
+        match &replies[..] {
+            [found @ .., client::TxnOpResponse::Get(counted)] if found.len() == keys.len() => {
+                Ok((found.iter().map(seen).collect(), counted.count()))
+            }
+            _ => Err(self.broken("answered a transaction with fewer results than operations")),
+        }
     }
 }
 

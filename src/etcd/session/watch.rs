@@ -1,8 +1,8 @@
 //! Opens watches, and reads their responses.
 
-#[cfg(feature = "discovery")]
-use super::reads::prefix_end;
 use super::reads::revision_of;
+#[cfg(feature = "discovery")]
+use super::reads::{MAX_PAGE, prefix_end};
 use super::{Peer, Session};
 use crate::etcd::rpc_error::{RpcError, RpcErrorKind};
 use etcd_client as client;
@@ -50,6 +50,24 @@ pub(crate) enum EventKind {
     Delete,
 }
 
+// === impl WatchResponse ===
+
+#[cfg(feature = "discovery")]
+impl WatchResponse {
+    /// An estimate of the memory to keep it, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        const OVERHEAD: usize = 128;
+        let weight = |event: &Event| {
+            let value = match &event.kind {
+                EventKind::Put { value, .. } => value.len(),
+                EventKind::Delete => 0,
+            };
+            OVERHEAD + event.key.len() + value
+        };
+        OVERHEAD + self.events.iter().map(weight).sum::<usize>()
+    }
+}
+
 // === impl Session ===
 
 impl Session {
@@ -66,7 +84,7 @@ impl Session {
     /// Opens a stream with one watch on everything below `prefix`, from `revision` on.
     #[cfg(feature = "discovery")]
     pub(crate) async fn watch_prefix(
-        self,
+        mut self,
         prefix: &str,
         revision: i64,
     ) -> Result<(WatchRequests, WatchReplies), RpcError> {
@@ -74,6 +92,7 @@ impl Session {
         let options = watch_options(1, revision)
             .with_range(prefix_end(prefix))
             .with_fragment();
+        self.watch = self.watch.max_decoding_message_size(MAX_PAGE);
         self.open_watch(prefix, options).await
     }
 

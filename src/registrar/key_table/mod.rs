@@ -7,6 +7,7 @@
 //! | file | |
 //! |---|---|
 //! | `claims.rs` | which entry has a key that several desire |
+//! | `deleted.rs` | keys that an etcd restored from an older copy has again |
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
 //! | `limits.rs` | how much etcd accepts in one request |
 //! | `requests.rs` | transactions and reads: the next one, and what its answer changes |
@@ -14,6 +15,7 @@
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
 mod claims;
+mod deleted;
 mod key_state;
 mod limits;
 mod requests;
@@ -27,6 +29,7 @@ use super::on_conflict::OnConflict;
 use super::rivals::Rival;
 use crate::etcd::Op;
 use crate::observer::WriteReason;
+use deleted::Deleted;
 use key_state::KeyState;
 use limits::Limits;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -47,6 +50,7 @@ pub(crate) struct KeyTable {
     dirty: BTreeSet<Key>,
     /// Keys to read before anything is written to them.
     unverified: BTreeSet<Key>,
+    deleted: Deleted,
     to_watch: VecDeque<Key>,
     to_unwatch: VecDeque<i64>,
     next_watch_id: i64,
@@ -89,6 +93,7 @@ impl KeyTable {
             waiting: BTreeMap::new(),
             dirty: BTreeSet::new(),
             unverified: BTreeSet::new(),
+            deleted: Deleted::default(),
             to_watch: VecDeque::new(),
             to_unwatch: VecDeque::new(),
             next_watch_id: 1,
@@ -211,6 +216,7 @@ impl KeyTable {
         if state.watch_from != 0 && !state.is_watch_due {
             self.to_unwatch.push_back(state.watch_id);
         }
+        self.deleted.add(key, state.entry);
         self.keys.remove(key);
         self.dirty.remove(key);
     }

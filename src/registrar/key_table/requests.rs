@@ -1,7 +1,7 @@
 //! Transactions and reads: the next one, and what its answer changes.
 
 use super::KeyTable;
-use super::key_state::Observed;
+use super::key_state::{KeyState, Observed};
 use super::limits::Size;
 use crate::backoff::Rate;
 use crate::etcd::{KeyMeta, Op, RpcErrorKind};
@@ -174,6 +174,9 @@ impl KeyTable {
     pub(crate) fn on_read(&mut self, keys: &[Key], revision: i64, found: &[Option<KeyMeta>]) {
         for (key, found) in keys.iter().zip(found) {
             self.unverified.remove(key);
+            if found.is_some_and(|found| found.lease == self.lease) {
+                self.restore_if_deleted(key);
+            }
             let Some(state) = self.keys.get_mut(key) else {
                 continue;
             };
@@ -190,10 +193,14 @@ impl KeyTable {
                 // Under our lease but at another revision: most likely a write of ours whose
                 // answer was lost. Writing it again is harmless; reading every value back is not.
                 // It counts as held until then: otherwise the status became `Lost` for a moment.
+                let before = state.observed.take();
                 state.observed = ours.map(|found| Observed::without_value(found.revision));
                 state.is_unconfirmed = false;
                 state.author = state.writer;
-                state.reason = WriteReason::Differs;
+                // One that we deleted, and that another address or entry desires now, is as absent as before.
+                if before.is_some() || found.is_some() {
+                    state.reason = WriteReason::Differs;
+                }
                 let theirs = found.filter(|found| found.lease != self.lease);
                 state.conflicting_lease = match self.on_conflict {
                     OnConflict::Yield => theirs.map(|found| found.lease),
@@ -201,6 +208,7 @@ impl KeyTable {
                 };
                 let is_wanted = state.desired.is_some() || state.write_may_still_land;
                 if found.is_none() && !is_wanted {
+                    self.deleted.add(key, state.entry);
                     self.keys.remove(key);
                     continue;
                 }
@@ -212,6 +220,16 @@ impl KeyTable {
                 self.dirty.insert(key.clone());
             }
             self.remove_if_done(key);
+        }
+    }
+
+    /// A read has found this key under our lease: if we deleted it before etcd was restored, it is deleted again.
+    fn restore_if_deleted(&mut self, key: &Key) {
+        let entry = self.deleted.entry_of(key);
+        if let Some(entry) = entry.filter(|_| !self.keys.contains_key(key)) {
+            let state = KeyState::new(entry, self.next_watch_id);
+            self.next_watch_id += 1;
+            self.keys.insert(key.clone(), state);
         }
     }
 
@@ -242,6 +260,7 @@ impl KeyTable {
 
     /// The session ended: no request and no watch is left, and the observed state may be out of date.
     pub(crate) fn on_disconnect(&mut self) {
+        self.unverified.extend(self.deleted.keys().cloned());
         self.to_watch.clear();
         self.to_unwatch.clear();
         for (key, state) in &mut self.keys {

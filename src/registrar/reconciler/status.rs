@@ -247,6 +247,8 @@ impl Reconciler {
         let reason = match missing {
             _ if contested => "somebody rewrites the key again and again, waiting",
             _ if !last.is_registered() => return None,
+            // It moves to another address: until it is written, its former key is there.
+            Some(WriteReason::Updated) => return None,
             Some(WriteReason::Deleted) => "the key was deleted, alone or with its lease",
             Some(WriteReason::Overwritten) => "another client overwrote the key",
             _ => "the key was deleted or overwritten",

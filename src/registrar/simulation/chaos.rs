@@ -1,6 +1,5 @@
 //! The next event of a run, drawn at random.
 
-use super::etcd::Stored;
 use super::world::{Entry, Link, Pending, Place, Request, Stage, World};
 use crate::etcd::{RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::{EntryId, Key};
@@ -421,11 +420,13 @@ impl World {
         let names = free[first..first + count]
             .iter()
             .map(|name| (*name).to_owned());
+        let is_anywhere = self.rng.u8(..) < 40;
         let entry = Entry {
             names: names.collect(),
             value: self.rng.u64(..1000),
             is_announced: self.rng.u8(..) < 200,
-            needs_local_ip: self.rng.u8(..) < 20,
+            needs_local_ip: is_anywhere,
+            is_anywhere,
             pauses: u32::from(self.rng.u8(..) < 30),
             failures: u32::from(self.rng.u8(..) < 8),
             ..Entry::default()
@@ -510,17 +511,10 @@ impl World {
             for lease in snapshot.leases.keys().filter(|lease| Some(**lease) != held) {
                 self.check.granted.remove(lease);
             }
-            // A key that we deleted under a lease that we still have is back, and not in the key table
-            // any more. This is not handled.
-            let is_back = |(key, stored): &(&Key, &Stored)| {
-                let now = self.etcd.keys.get(*key).map(|stored| stored.lease);
-                Some(stored.lease) == held && now != held
-            };
-            let back = snapshot.keys.iter().filter(is_back);
-            let forgotten: Vec<Key> = back.map(|(key, _)| key.clone()).collect();
-            for key in forgotten {
-                snapshot.set(&key, None);
-            }
+            // They are deleted again once they are read.
+            let is_back = |key: &&Key| !self.etcd.keys.contains_key(*key);
+            let back = snapshot.keys.keys().filter(is_back).cloned();
+            self.check.brought_back.extend(back);
             self.etcd = snapshot;
             self.abandoned.clear();
             self.cut();

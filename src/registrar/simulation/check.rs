@@ -67,6 +67,8 @@ pub(super) struct Checker {
     is_finished: bool,
     /// For each paused entry: how many transactions in a row were applied since, without a failure.
     paused_for: BTreeMap<EntryId, u32>,
+    /// Keys that a restored etcd has again, until they are written or deleted.
+    pub(super) brought_back: BTreeSet<Key>,
     /// A write was denied under the current lease: keys may be written one by one.
     are_isolated: bool,
 }
@@ -182,8 +184,10 @@ impl Checker {
     /// Counts the transactions since an entry was paused.
     fn count_transactions(&mut self, event: &Event, failed: Option<RpcErrorKind>) {
         match (event, failed) {
-            (Event::Written { .. }, None) => {
+            (Event::Written { ops, .. }, None) => {
                 self.paused_for.values_mut().for_each(|count| *count += 1);
+                self.brought_back
+                    .retain(|key| !ops.iter().any(|op| op.key() == key));
             }
             (Event::Written { .. } | Event::Connected(_) | Event::Read { .. }, _) => {
                 self.paused_for.values_mut().for_each(|count| *count = 0);
@@ -205,9 +209,11 @@ impl Checker {
         let due: Vec<&Entry> = due.filter_map(|(id, _)| entries.get(id)).collect();
         let found = etcd.keys.iter().find(|(key, stored)| {
             let is_wanted = |entry: &Entry| entry.wants_keys() && entry.has(key);
-            let is_its = due.iter().any(|entry| entry.has(key)) && !entries.values().any(is_wanted);
+            // Not by another entry that had the key meanwhile.
+            let is_by = |entry: &&Entry| stored.value.starts_with(&format!("{}:", entry.id));
+            let is_its = due.iter().any(is_by) && !entries.values().any(is_wanted);
             let is_unrevoked = self.unrevoked.contains(&stored.lease);
-            is_its && self.is_to_go(key, stored) && &*stored.value != "theirs" && !is_unrevoked
+            is_its && self.is_to_go(key, stored) && !is_unrevoked
         });
         if let Some((key, _)) = found {
             self.violated(format!("I15: {key} is there, two transactions later"));
@@ -408,6 +414,7 @@ impl Checker {
         self.granted.contains(&stored.lease)
             && !self.left_to_expire.contains(name)
             && !self.abandoned.contains(key)
+            && !self.brought_back.contains(key)
     }
 
     fn check_write(&mut self, lease: i64, ops: &[Op], entries: &BTreeMap<EntryId, Entry>) {

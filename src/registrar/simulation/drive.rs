@@ -2,7 +2,7 @@
 
 use super::check::Checker;
 use super::etcd::Etcd;
-use super::world::{Faults, Link, World};
+use super::world::{Entry, Faults, Link, World};
 use crate::lease;
 use crate::registrar::on_conflict::OnConflict;
 use crate::registrar::reconciler::{Event, Reconciler, Settings};
@@ -184,10 +184,14 @@ fn proceed(world: &mut World) {
 fn converged(world: &World) -> Result<(), String> {
     let lease = world.reconciler.held_lease().unwrap_or_default();
     let mut wanted = BTreeMap::new();
-    // Of several entries that want a name, the newest has it.
+    // Of several entries that want a key, the newest has it.
+    let keys_of = |entry: &Entry| {
+        let records = entry.records(lease, world.check.keys_name_lease);
+        records.into_iter().map(|(key, _)| key)
+    };
     let wanting = world.entries.iter().filter(|(_, entry)| entry.wants_keys());
-    let names = wanting.flat_map(|(id, entry)| entry.names.iter().map(move |name| (name, id)));
-    let owners: BTreeMap<_, _> = names.collect();
+    let keys = wanting.flat_map(|(id, entry)| keys_of(entry).map(move |key| (key, id)));
+    let owners: BTreeMap<_, _> = keys.collect();
     for (id, entry) in &world.entries {
         if entry.is_leaving {
             return Err(format!("{id} has not left"));
@@ -199,7 +203,7 @@ fn converged(world: &World) -> Result<(), String> {
             }
         } else if entry.is_announced {
             wanted.extend(entry.records(lease, world.check.keys_name_lease));
-            let has_all = entry.names.iter().all(|name| owners.get(name) == Some(&id));
+            let has_all = keys_of(entry).all(|key| owners.get(&key) == Some(&id));
             let is_right = match status {
                 Some(Status::Registered(_)) => has_all,
                 Some(
@@ -211,7 +215,7 @@ fn converged(world: &World) -> Result<(), String> {
                 _ => false,
             };
             if !is_right {
-                return Err(format!("{id} is {status:?}, and has its names: {has_all}"));
+                return Err(format!("{id} is {status:?}, and has its keys: {has_all}"));
             }
         }
     }

@@ -119,6 +119,10 @@ pub(super) struct Entry {
     pub(super) value: u64,
     pub(super) is_announced: bool,
     pub(super) needs_local_ip: bool,
+    /// It is bound to no particular address.
+    pub(super) is_anywhere: bool,
+    /// How many times the address of the machine was found; the first one does not change the key.
+    pub(super) addresses: u32,
     pub(super) is_leaving: bool,
     /// The number of its pauses.
     pub(super) pauses: u32,
@@ -411,6 +415,23 @@ impl World {
         }
     }
 
+    /// At a new connection the address of the machine may be another one. Entries that are bound to no particular
+    /// address then need it.
+    fn change_address(&mut self) {
+        if self.is_quiet || self.rng.u8(..) >= 60 {
+            return;
+        }
+        let anywhere = self.entries.iter_mut().filter(|(_, it)| it.is_anywhere);
+        let found = anywhere.filter(|(_, it)| it.is_announced && it.addresses > 0);
+        let ids = found.map(|(id, entry)| {
+            entry.needs_local_ip = true;
+            *id
+        });
+        let ids: Vec<_> = ids.collect();
+        self.note(|| format!("the address changes, of {ids:?}"));
+        self.touch(&ids);
+    }
+
     fn result<T>(
         &mut self,
         failed: Option<RpcErrorKind>,
@@ -426,18 +447,20 @@ impl World {
         match request {
             Request::Connect if matches!(event, Event::Connected(Ok(()))) => {
                 self.link = Link::Open(Box::default());
+                self.change_address();
             }
             Request::Connect => self.link = Link::Closed,
+            // Reported before the event, as the worker does.
             Request::LocalIp => {
-                self.handle(event);
                 let waiting = self.entries.iter_mut().filter(|(_, e)| e.is_announced);
                 let ids: Vec<_> = waiting
                     .map(|(id, entry)| {
+                        entry.addresses += u32::from(entry.needs_local_ip);
                         entry.needs_local_ip = false;
                         *id
                     })
                     .collect();
-                return self.touch(&ids);
+                self.touch(&ids);
             }
             Request::Watch { key, id, from } if is_ok => self.watched(key, id, from),
             Request::Unwatch { id } if is_ok => {
@@ -448,7 +471,10 @@ impl World {
             }
             _ => {}
         }
-        self.handle(event);
+        // What was reported before may have been the end.
+        if !self.is_finished {
+            self.handle(event);
+        }
     }
 
     fn watched(&mut self, key: Key, id: i64, from: i64) {
@@ -524,9 +550,11 @@ impl Entry {
 
     pub(super) fn records(&self, lease: i64, keys_name_lease: bool) -> Vec<(Key, Arc<str>)> {
         let value: Arc<str> = format!("{}:{}", self.id, self.value).into();
-        let key = |name: &String| match keys_name_lease {
-            true => format!("{name}/{lease}").into(),
-            false => name.as_str().into(),
+        let key = |name: &String| match (keys_name_lease, self.addresses) {
+            (true, moved @ 2..) => format!("{name}/{lease}/{moved}").into(),
+            (true, _) => format!("{name}/{lease}").into(),
+            (false, moved @ 2..) => format!("{name}/{moved}").into(),
+            (false, _) => name.as_str().into(),
         };
         self.names
             .iter()

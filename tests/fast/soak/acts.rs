@@ -123,17 +123,33 @@ const CANCELLED: [&str; 3] = [
     "etcdserver: mvcc: watcher is closed",
 ];
 
+/// A text of etcd, to which a proxy has added what it likes.
+macro_rules! hostile {
+    ($text:literal) => {
+        concat!($text, "\x1b[2J\r\nINFO forged")
+    };
+}
+
 const ERRORS: [(Code, &str); 7] = [
     (
         Code::ResourceExhausted,
-        "etcdserver: mvcc: database space exceeded",
+        hostile!("etcdserver: mvcc: database space exceeded"),
     ),
-    (Code::ResourceExhausted, "etcdserver: too many requests"),
-    (Code::Unavailable, "etcdserver: no leader"),
-    (Code::Unavailable, "etcdserver: request timed out"),
-    (Code::Unauthenticated, "etcdserver: invalid auth token"),
-    (Code::Unknown, "h2 protocol error"),
-    (Code::PermissionDenied, "etcdserver: permission denied"),
+    (
+        Code::ResourceExhausted,
+        hostile!("etcdserver: too many requests"),
+    ),
+    (Code::Unavailable, hostile!("etcdserver: no leader")),
+    (Code::Unavailable, hostile!("etcdserver: request timed out")),
+    (
+        Code::Unauthenticated,
+        hostile!("etcdserver: invalid auth token"),
+    ),
+    (Code::Unknown, hostile!("h2 protocol error")),
+    (
+        Code::PermissionDenied,
+        hostile!("etcdserver: permission denied"),
+    ),
 ];
 
 /// The next request of a kind is treated in some way that a real etcd or network could bring about.
@@ -165,7 +181,7 @@ pub fn script(rng: &mut Rng, which: Script) -> Act {
         6 if rpc != Watch => Reply::Never,
         7 if which == Script::Any && matches!(rpc, LeaseKeepAlive | LeaseGrant) => Reply::TtlZero,
         8 if which == Script::Any => Reply::WrongId,
-        8 | 9 if rpc == Watch => Reply::Cancel("etcdserver: no leader"),
+        8 | 9 if rpc == Watch => Reply::Cancel(hostile!("etcdserver: no leader")),
         _ => Reply::Error(code, text),
     };
     Act::Script(rpc, reply)

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -103,6 +104,16 @@ impl Plan {
         }
     }
 
+    /// Copies its data, in place of an earlier copy.
+    pub(super) fn copy(&self) {
+        replace(&self.data_dir(), &self.copy_dir());
+    }
+
+    /// Replaces its data by the copy, which stays.
+    pub(super) fn put_back(&self) {
+        replace(&self.copy_dir(), &self.data_dir());
+    }
+
     fn args(&self) -> Vec<String> {
         let client_url = self.client_url();
         let mut client_urls = vec![client_url.clone()];
@@ -134,6 +145,35 @@ impl Plan {
     fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
+
+    fn copy_dir(&self) -> PathBuf {
+        self.dir.path().join("copy")
+    }
+}
+
+/// Makes `to` a copy of the directory `from`.
+fn replace(from: &Path, to: &Path) {
+    let copied = || {
+        if to.exists() {
+            fs::remove_dir_all(to)?;
+        }
+        copy_all(from, to)
+    };
+    copied()
+        .unwrap_or_else(|e| panic!("could not copy {} to {}: {e}", from.display(), to.display()));
+}
+
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_all(&entry.path(), &target)?,
+            false => fs::copy(entry.path(), target).map(|_| ())?,
+        }
+    }
+    Ok(())
 }
 
 /// `$ETCD`, else the `etcd` on the `PATH`.

@@ -169,12 +169,19 @@ mod tests {
     fn each_fault_of_keys_is_told() {
         let good = entry("/services/greeter/a/1", "10.1.2.3:1", 7);
         let other = |value: &str, lease| entry("/services/greeter/b/1", value, lease);
+        let large = format!("10.1.2.4:1{}", " ".repeat(64 * 1024));
         for (entries, expected, told) in [
             (vec![other("{\"a\":", 7)], Verdict::Problem, "read as plain"),
             (
                 vec![good.clone(), other("?", 7)],
                 Verdict::Warning,
                 "read as plain",
+            ),
+            // Discovery skips it.
+            (
+                vec![good.clone(), other(&large, 7)],
+                Verdict::Warning,
+                "65536 at most",
             ),
             (vec![other("10.1.2.4:1", 0)], Verdict::Warning, "no lease"),
             (

@@ -1,6 +1,6 @@
 //! [`Report`]: the findings, in the order of the checks. Pure.
 
-use crate::entry::{escape, escape_json};
+use crate::entry::{cut, escape, escape_json};
 use serde::Serialize;
 
 /// The severity of a finding. The worst one gives the exit code of the command.
@@ -59,6 +59,14 @@ impl Verdict {
     }
 }
 
+/// In characters.
+const MAX_TEXT: usize = 1000;
+
+/// The text of a finding in one line: the keys in it are those of others.
+fn bounded(text: impl Into<String>) -> String {
+    cut(&escape(text.into()), MAX_TEXT)
+}
+
 // === impl Report ===
 
 impl Report {
@@ -73,7 +81,7 @@ impl Report {
         self.findings.push(Finding {
             check,
             verdict: Verdict::Ok,
-            text: text.into(),
+            text: bounded(text),
             next_step: None,
         });
     }
@@ -88,8 +96,8 @@ impl Report {
         self.findings.push(Finding {
             check,
             verdict,
-            text: text.into(),
-            next_step: Some(next_step.into()),
+            text: bounded(text),
+            next_step: Some(bounded(next_step)),
         });
     }
 
@@ -128,20 +136,16 @@ impl Report {
         let mut lines = vec![];
         for finding in &self.findings {
             let (verdict, check) = (finding.verdict.shown(), finding.check);
-            let text = escape(&finding.text);
+            let text = &finding.text;
             lines.push(format!("{verdict:<8} {check:<12} {text}"));
             if let Some(next) = &finding.next_step {
-                lines.push(format!("{:<21} next: {}", "", escape(next)));
+                lines.push(format!("{:<21} next: {}", "", next));
             }
         }
         let service = escape(&self.service);
         lines.push(match self.first_cause() {
             None => format!("{service}: nothing wrong was found"),
-            Some(cause) => format!(
-                "{service}: first cause: {}: {}",
-                cause.check,
-                escape(&cause.text)
-            ),
+            Some(cause) => format!("{service}: first cause: {}: {}", cause.check, cause.text),
         });
         lines
     }

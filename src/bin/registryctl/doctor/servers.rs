@@ -6,6 +6,7 @@ use super::report::{MOST, Report, Verdict};
 use super::wire::Wire;
 use crate::call_error::chain;
 use crate::dial::Dialer;
+use crate::entry::foreign;
 use futures_util::StreamExt as _;
 use std::error::Error as _;
 use std::fmt;
@@ -163,7 +164,7 @@ async fn of(client: &mut HealthClient<Channel>, service: &str) -> Health {
             | Code::PermissionDenied => Health::Unknown,
             _ => Health::Failed(match status.source() {
                 Some(source) => chain(source),
-                None => status.message().to_owned(),
+                None => foreign(status.message()),
             }),
         },
     }
@@ -177,7 +178,7 @@ impl fmt::Display for Health {
             Self::Serving => f.write_str("SERVING"),
             Self::NotServing => f.write_str("NOT_SERVING"),
             Self::Unknown => f.write_str("not told"),
-            Self::Failed(reason) => f.write_str(&crate::entry::escape(reason)),
+            Self::Failed(reason) => f.write_str(reason),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! [`Wire`]: the protocol at a port, probed with the first bytes of HTTP/2.
 
+use crate::entry::foreign;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -55,7 +56,7 @@ impl Wire {
     pub(crate) async fn probe(host: &str, port: u16, limit: Duration) -> Self {
         let addrs: Vec<_> = match timeout(limit, lookup_host((host, port))).await {
             Ok(Ok(addrs)) => addrs.collect(),
-            Ok(Err(error)) => return Self::Unresolved(error.to_string()),
+            Ok(Err(error)) => return Self::Unresolved(foreign(error.to_string())),
             Err(_) => return Self::Unresolved("no answer about the name in time".to_owned()),
         };
         match Self::answer(&addrs, PREFACE, limit).await {
@@ -71,7 +72,7 @@ impl Wire {
     async fn answer(addrs: &[SocketAddr], question: &[u8], limit: Duration) -> Self {
         let mut stream = match timeout(limit, TcpStream::connect(addrs)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Self::Unreachable(error.to_string()),
+            Ok(Err(error)) => return Self::Unreachable(foreign(error.to_string())),
             Err(_) => return Self::Unreachable("no connection in time".to_owned()),
         };
         let asked = async {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `keys.rs` | I1, I2, and that no key is lost in a mild fault |
 //! | `writes.rs` | I3, I4, I5, and of I8 that there is no write in a quiet period |
-//! | `status.rs` | I6, I14 |
+//! | `status.rs` | I6, I14, I16 |
 //! | `leases.rs` | I7 |
 //! | `rate.rs` | I8 |
 //! | `ends.rs` | I10, I12 |
@@ -47,6 +47,7 @@ pub const I7: &str = "I7: at most one live lease for a registrar, and none for o
 pub const I8: &str = "I8: attempts are bounded";
 pub const I10: &str = "I10: a stop returns within the revoke timeout";
 pub const I12: &str = "I12: tasks and connections return to their base";
+pub const WORDS: &str = "I16: what a peer says is shown in one short line";
 pub const BUG: &str = "I14: no task of ours panics";
 
 /// All violations of a run, in the order of their times.

@@ -1,7 +1,7 @@
 //! I6: a status says that keys are held only while that is certain.
 
 use super::super::record::Record;
-use super::{BUG, I6, Violation, found};
+use super::{BUG, I6, Violation, WORDS, found};
 use crate::support::fake::{Call, Rpc};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,6 +11,8 @@ use tonic_etcd::Status;
 
 /// Timers are a millisecond coarse; a status is published in the same one.
 const SLACK: Duration = Duration::from_millis(3);
+/// A reason of each of eight members, in bytes.
+const LONGEST: usize = 8000;
 
 pub fn check(record: &Record, list: &mut Vec<Violation>) {
     let mut renewals: HashMap<i64, Vec<Instant>> = HashMap::new();
@@ -31,6 +33,10 @@ pub fn check(record: &Record, list: &mut Vec<Violation>) {
                 && reason.contains("internal error")
             {
                 list.push(found(BUG, *since, format!("entry {number}: {reason}")));
+            }
+            let shown = status.to_string();
+            if shown.contains(char::is_control) || shown.len() > LONGEST {
+                list.push(found(WORDS, *since, format!("entry {number}: {shown:?}")));
             }
             let Some(registered) = status.registered() else {
                 continue;

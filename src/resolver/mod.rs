@@ -1,22 +1,23 @@
 //! [`Resolver`]: resolves a host to its addresses, and connects to one of them by TCP.
 
+mod lookups;
+mod threads;
+
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use lookups::{Addresses, Lookups};
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// Looks names up. The default is the system's resolver (`getaddrinfo`).
-#[derive(Clone, Default)]
-pub(crate) struct Resolver(Option<Lookup>);
-
-type Lookup = Arc<dyn Fn(String, u16) -> Answer + Send + Sync>;
-type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+/// Looks names up. The default is the system's resolver (`getaddrinfo`), for the names of etcd's members. Clones share
+/// their lookups, and so do all that use the system's.
+#[derive(Clone)]
+pub(crate) struct Resolver(Arc<Lookups>);
 
 /// After so long without an answer the next address is tried as well: the "Connection Attempt
 /// Delay" of RFC 8305.
@@ -26,38 +27,73 @@ const NAMED: usize = 4;
 
 // === impl Resolver ===
 
+impl Default for Resolver {
+    fn default() -> Self {
+        static SYSTEM: LazyLock<Arc<Lookups>> = LazyLock::new(|| Arc::new(Lookups::system()));
+        Self(SYSTEM.clone())
+    }
+}
+
 impl Resolver {
     pub(crate) fn new<F, R>(lookup: F) -> Self
     where
         F: Fn(String, u16) -> R + Send + Sync + 'static,
         R: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
     {
-        Self(Some(Arc::new(move |host, port| {
-            Box::pin(lookup(host, port)) as Answer
-        })))
+        Self(Arc::new(Lookups::custom(lookup)))
+    }
+
+    /// The system's resolver, for the names of instances. They may be many: etcd's members do not wait for them.
+    #[cfg(feature = "discovery")]
+    pub(crate) fn of_instances() -> Self {
+        static SYSTEM: LazyLock<Arc<Lookups>> = LazyLock::new(|| Arc::new(Lookups::system()));
+        Self(SYSTEM.clone())
     }
 
     /// The addresses of a host, each once, at least one, in an order that is the same for each lookup.
     /// An IP address is returned without a lookup.
-    pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    ///
+    /// When the lookup fails, or takes longer than a third of `limit`, they are those of the last lookup of this
+    /// name, if there was one. Dropping the future abandons no lookup: whoever wants the name next gets its answer.
+    pub(crate) async fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+        limit: Duration,
+    ) -> io::Result<Vec<SocketAddr>> {
+        Ok(self.find(host, port, limit).await?.0)
+    }
+
+    /// As [`Resolver::resolve`], and why they are those of an earlier lookup.
+    async fn find(
+        &self,
+        host: &str,
+        port: u16,
+        limit: Duration,
+    ) -> io::Result<(Vec<SocketAddr>, Option<Arc<str>>)> {
         if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
+            return Ok((vec![SocketAddr::new(ip, port)], None));
         }
-        let found = match &self.0 {
-            Some(lookup) => lookup(host.to_owned(), port).await,
-            None => tokio::net::lookup_host((host, port))
-                .await
-                .map(Vec::from_iter),
+        let found = self.0.find(host, port, limit / 3).await;
+        let Addresses { addrs, outdated } =
+            found.map_err(|failed| io::Error::new(failed.kind, &*failed.text))?;
+        let mut addrs = addrs.to_vec();
+        if !self.0.is_custom() {
+            addrs.iter_mut().for_each(|addr| addr.set_port(port));
+        }
+        Ok((addrs, outdated))
+    }
+
+    /// The reason of an attempt that ended after `limit`, if it waited for the lookup of this name.
+    pub(crate) fn unanswered(&self, host: &str, port: u16, limit: Duration) -> Option<String> {
+        let nor = match self.0.is_waiting(host, port) {
+            (false, _) => return None,
+            (true, false) => "",
+            (true, true) => ", nor from its last known addresses",
         };
-        let mut addrs = found
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot look it up: {error}")))?;
-        // DNS servers shuffle their answers. `turn` needs a fixed order, to reach all.
-        addrs.sort_unstable();
-        addrs.dedup();
-        match addrs.is_empty() {
-            true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
-            false => Ok(addrs),
-        }
+        Some(format!(
+            "looking up {host}: no answer within {limit:?}{nor}"
+        ))
     }
 
     /// Connects to the host at one of its addresses, the first to answer, within an attempt of
@@ -74,10 +110,17 @@ impl Resolver {
         turn: usize,
         limit: Duration,
     ) -> io::Result<TcpStream> {
-        let mut addrs = self.resolve(host, port).await?;
+        let (mut addrs, outdated) = self.find(host, port, limit).await?;
         let first = turn % addrs.len();
         addrs.rotate_left(first);
-        let stream = first_to_answer(&addrs, DELAY.min(limit / 3)).await?;
+        let connected = first_to_answer(&addrs, DELAY.min(limit / 3)).await;
+        let stream = connected.map_err(|error| match outdated {
+            Some(why) => io::Error::new(
+                error.kind(),
+                format!("{why}; at its last known addresses: {error}"),
+            ),
+            None => error,
+        })?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -85,9 +128,9 @@ impl Resolver {
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Some(_) => "(custom)",
-            None => "(system)",
+        f.write_str(match self.0.is_custom() {
+            true => "(custom)",
+            false => "(system)",
         })
     }
 }
@@ -130,7 +173,7 @@ fn all_failed(mut failed: Vec<(&SocketAddr, io::Error)>) -> io::Error {
 }
 
 #[cfg(test)]
-#[path = "../tests/support/black_hole.rs"]
+#[path = "../../tests/support/black_hole.rs"]
 pub(crate) mod black_hole;
 
 #[cfg(test)]
@@ -161,10 +204,13 @@ mod tests {
             ("::1", "[::1]:7"),
             ("[::1]", "[::1]:7"),
         ] {
-            let addrs = never.resolve(host, 7).await.unwrap();
+            let addrs = never.resolve(host, 7, LIMIT).await.unwrap();
             assert_eq!(addrs, [addr.parse().unwrap()]);
         }
-        let local = Resolver::default().resolve("localhost", 7).await.unwrap();
+        let local = Resolver::default()
+            .resolve("localhost", 7, LIMIT)
+            .await
+            .unwrap();
         assert!(
             local.iter().all(|addr| addr.ip().is_loopback()),
             "{local:?}"
@@ -176,7 +222,10 @@ mod tests {
         let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|addr| addr.parse().unwrap());
         let shuffled = [vec![b, a, b], vec![a, b]];
         for addrs in shuffled {
-            assert_eq!(fixed(addrs).resolve("etcd", 1).await.unwrap(), [a, b]);
+            assert_eq!(
+                fixed(addrs).resolve("etcd", 1, LIMIT).await.unwrap(),
+                [a, b]
+            );
         }
     }
 
@@ -198,7 +247,7 @@ mod tests {
         let (_a, a) = listener().await;
         let (_b, b) = listener().await;
         let resolver = fixed([a, b]);
-        let order = resolver.resolve("etcd", 1).await.unwrap();
+        let order = resolver.resolve("etcd", 1, LIMIT).await.unwrap();
         for turn in 0..4 {
             let stream = resolver.connect("etcd", 1, turn, LIMIT).await.unwrap();
             assert_eq!(stream.peer_addr().unwrap(), order[turn % 2]);
@@ -216,6 +265,6 @@ mod tests {
         assert!(text.contains(&format!("{other}: ")), "{text}");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         let error = fixed([]).connect("etcd", 1, 0, LIMIT).await.unwrap_err();
-        assert_eq!(error.to_string(), "it has no address");
+        assert_eq!(error.to_string(), "etcd has no address");
     }
 }
