@@ -11,9 +11,10 @@
 use crate::in_flight::InFlight;
 use crate::listeners::Listeners;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,8 @@ pub(crate) struct Drain {
     /// Requests are counted, so that a count of 0 means that none is in flight.
     is_counted: AtomicBool,
     has_warned: AtomicBool,
+    /// Where the server runs, if it has a listener of ours: the drain runs there too.
+    pub(crate) runtime: OnceLock<Handle>,
 }
 
 const BEGUN: u8 = 1;

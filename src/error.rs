@@ -202,6 +202,12 @@ pub enum RegisterError {
         field: &'static str,
     },
 
+    /// The registration was changed from within a change of it: in the closure of `update`, or in a format.
+    #[error(
+        "a registration cannot be changed in the closure of its own update, nor by its format: do it afterwards"
+    )]
+    Nested,
+
     /// `register` was called with no instance at all.
     #[error("nothing to register: give at least one instance")]
     NoInstance,

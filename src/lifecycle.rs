@@ -25,7 +25,8 @@ pub(crate) struct Lifecycle {
     pub(crate) status: Arc<StatusCell>,
     timeouts: DrainTimeouts,
     span: Arc<IsolatedSpan>,
-    /// Where the registration was made. The worker may run, and end, elsewhere.
+    /// Where the registration was made. The worker may run, and end, elsewhere. So may the server: see
+    /// [`Drain::runtime`].
     runtime: Handle,
     /// Skips the waits that are left of every registration of the registrar.
     registrar_shutdown_now: CancellationToken,
@@ -36,6 +37,9 @@ pub(crate) struct Lifecycle {
     /// The number of the last publication that each health service has reported.
     health_acks: Lock<Vec<watch::Receiver<u64>>>,
 }
+
+/// Ends the drain when its runtime does: nobody can wait there any more, and the server may run elsewhere.
+struct RuntimeGuard(Arc<Lifecycle>);
 
 /// How long to wait for all health services together. They are tasks of ours that only store a value; a
 /// runtime too busy for that must not delay the deletion of the key any longer.
@@ -132,19 +136,33 @@ impl Lifecycle {
         done: impl FnOnce(&Drain, usize) + Send + 'static,
     ) {
         let this = self.clone();
+        // Made here and not in the task, which is dropped at once if the runtime has ended.
+        let guard = RuntimeGuard(self.clone());
         let drain = async move {
+            let _guard = guard;
             let drain = this.drain();
             let (cut, ()) = tokio::join!(drain.run(this.timeouts, this.shutdown_now()), begun);
             done(drain, cut);
             drain.reported.cancel();
         };
-        self.runtime.spawn(self.span.clone().instrument(drain));
+        let runtime = self.drain().runtime.get().unwrap_or(&self.runtime);
+        runtime.spawn(self.span.clone().instrument(drain));
     }
 
     /// Drains without waiting: the runtime and all its tasks have ended.
     pub(crate) fn drain_now(&self) {
         self.drain().run_now();
         self.drain().reported.cancel();
+    }
+}
+
+// === impl RuntimeGuard ===
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        if !self.0.drain().reported.is_cancelled() {
+            self.0.drain_now();
+        }
     }
 }
 

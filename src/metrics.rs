@@ -314,13 +314,13 @@ impl Channels {
 
 impl<T> ByService<T> {
     fn get(&self, service: &str, make: impl FnOnce(&str) -> T) -> Arc<T> {
-        let mut handles = self.0.lock();
-        if let Some(made) = handles.get(service) {
-            return made.clone();
-        }
-        let made = Arc::new(make(service));
-        handles.insert(service.to_owned(), made.clone());
-        made
+        let found = self.0.lock().get(service).cloned();
+        found.unwrap_or_else(|| {
+            // Not under the lock: the recorder is the application's code.
+            let made = Arc::new(make(service));
+            let mut handles = self.0.lock();
+            handles.entry(service.to_owned()).or_insert(made).clone()
+        })
     }
 }
 

@@ -14,8 +14,8 @@ use crate::discovery::channel::ConnectivityState;
 /// [`RegistrarBuilder::observer`](crate::RegistrarBuilder::observer) takes one, and so does the builder of a
 /// discovery. The feature `metrics` has one that records metrics: `MetricsObserver`.
 ///
-/// Our tasks call the methods, without holding a lock. The methods must not block, because a renewal
-/// waits for them. A panic in one is caught; only the panic hook prints it. There is no callback for
+/// Our tasks call the methods, without holding a lock: they may use all handles. They must not block, because a
+/// renewal waits for them, also with a dedicated thread. An observer that has slow work to do sends it to a task of its own. A panic in one is caught; only the panic hook prints it. There is no callback for
 /// single requests, except for those that are sent again.
 ///
 /// ```

@@ -114,13 +114,16 @@ impl Registration {
 
     /// Changes value, version, weight or metadata in place: the same keys, the same lease.
     ///
-    /// `change` is called once for each instance. Returns at once; the write follows, and then the
+    /// `change` is called once for each instance, and again if there was another change meanwhile. It may use all
+    /// handles, but not change this registration. Returns at once; the write follows, and then the
     /// [status](Status::Registered) has the new revision. After an error nothing is
     /// changed.
     ///
     /// # Errors
     ///
     /// [`RegisterError::Immutable`] for a change of name, id or address, [`RegisterError::ValueTooLarge`],
+    /// [`RegisterError::SameKey`] if a format makes the key of another registration of it,
+    /// [`RegisterError::Nested`] inside of another update of this registration,
     /// [`RegisterError::Stopped`] once deregistration has begun.
     pub fn update(
         &self,

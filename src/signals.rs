@@ -260,6 +260,27 @@ mod tests {
         }
     }
 
+    /// The runtime in which the registrar was built may end before the process does.
+    #[cfg(unix)]
+    #[test]
+    fn signals_are_not_swallowed_once_the_runtime_has_ended() {
+        let built_in = tokio::runtime::Runtime::new().unwrap();
+        let tokens = tokens();
+        built_in
+            .block_on(async { cancel_on_signals(tokens.clone()) })
+            .unwrap();
+        drop(built_in);
+        let waiting = tokio::runtime::Runtime::new().unwrap();
+        // Not one more: the third signal ends the process.
+        for token in tokens {
+            signal_hook::low_level::raise(signal_hook::consts::SIGINT).unwrap();
+            let cancelled = async { tokio::time::timeout(LIMIT, token.cancelled()).await };
+            waiting.block_on(cancelled).unwrap();
+        }
+    }
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
     #[test]
     fn a_registrar_made_after_a_stop_is_stopped_by_the_next_signals() {
         let mut stops = none();

@@ -53,6 +53,9 @@ impl Discovery {
     }
 }
 
+/// Reports the end of the runtime: nobody watches etcd any more, although there are handles.
+struct RuntimeGuard(Arc<Shared>, CancellationToken);
+
 // === impl DiscoveryBuilder ===
 
 impl DiscoveryBuilder {
@@ -127,7 +130,13 @@ impl DiscoveryBuilder {
         let report = Report::new(service.clone(), prefix.clone(), limits);
         let reflector = Reflector::new(shared.clone(), decoder, prefix.clone(), lister, report);
         let watcher = Watcher::new(reflector, endpoints, prefix, limit);
-        runtime.spawn(stop.clone().run_until_cancelled_owned(watcher.run()));
+        // Made here and not in the task, because a runtime may end before it has polled the task once.
+        let ended = RuntimeGuard(shared.clone(), stop.clone());
+        let watching = async move {
+            let _ended = ended;
+            watcher.run().await
+        };
+        runtime.spawn(stop.clone().run_until_cancelled_owned(watching));
         let guard = Arc::new(stop.drop_guard());
         Ok(Discovery {
             service,
@@ -147,6 +156,17 @@ impl DiscoveryBuilder {
                 self.format.name(),
                 format!("its prefix {prefix:?} must end with a slash, and be more than one"),
             )),
+        }
+    }
+}
+
+// === impl RuntimeGuard ===
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        if !self.1.is_cancelled() {
+            let reason = "the runtime that the discovery was built in has ended";
+            self.0.set_watch_error(Some(reason.into()));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! [`Changes`]: a stream of the changes of a set of instances.
 
 use crate::instance::Instance;
-use crate::isolated::isolated;
 use crate::lock::Lock;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -117,8 +116,14 @@ impl Pending {
         self.0.lock().latest.len()
     }
 
-    /// A key changed; `None`: it is gone. `is_new`: there was no instance under it before.
-    pub(super) fn push(&self, key: &Arc<str>, instance: Option<Arc<Instance>>, is_new: bool) {
+    /// A key changed; `None`: it is gone. `is_new`: there was no instance under it before. Returns the waker of the
+    /// reader, to be woken without a lock: an executor may run the reader in it.
+    pub(super) fn push(
+        &self,
+        key: &Arc<str>,
+        instance: Option<Arc<Instance>>,
+        is_new: bool,
+    ) -> Option<Waker> {
         let mut inner = self.0.lock();
         match inner.latest.get_mut(key) {
             // An instance that came and went unread is forgotten: otherwise different keys would add up.
@@ -126,7 +131,7 @@ impl Pending {
                 let number = latest.number;
                 inner.order.remove(&number);
                 inner.latest.remove(key);
-                return;
+                return None;
             }
             Some(latest) => latest.instance = instance,
             None => {
@@ -141,20 +146,20 @@ impl Pending {
                 inner.latest.insert(key.clone(), latest);
             }
         }
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            isolated(|| waker.wake());
-        }
+        inner.waker.take()
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Change> {
+        let waker = cx.waker().clone();
         let mut inner = self.0.lock();
         let next = inner.order.pop_first();
         let Some((key, latest)) = next.and_then(|(_, key)| inner.latest.remove_entry(&key)) else {
-            inner.waker = Some(cx.waker().clone());
+            let before = inner.waker.replace(waker);
+            drop(inner);
+            drop(before);
             return Poll::Pending;
         };
+        drop(inner);
         Poll::Ready(match latest.instance {
             Some(instance) => Change::Insert { key, instance },
             None => Change::Remove { key },

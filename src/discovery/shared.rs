@@ -134,12 +134,16 @@ impl Shared {
         if updates.is_empty() && after == before {
             return out;
         }
+        let mut wakers = vec![];
         for update in &updates {
             for reader in state.readers.iter().filter_map(Weak::upgrade) {
-                reader.push(&update.key, update.instance.clone(), update.is_new);
+                wakers.extend(reader.push(&update.key, update.instance.clone(), update.is_new));
             }
         }
         self.changed(state);
+        for waker in wakers {
+            isolated(|| waker.wake());
+        }
         self.notify_if_changed(before.0, after.0);
         out
     }

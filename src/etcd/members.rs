@@ -153,8 +153,10 @@ impl MemberList {
                 .collect::<Vec<_>>()
         };
         if shown(&found) != shown(&members) {
-            crate::logging::info!(members = ?shown(&members), "the members of etcd");
+            let now = shown(&members);
             *found = members.into();
+            drop(found);
+            crate::logging::info!(members = ?now, "the members of etcd");
         }
     }
 }

@@ -115,7 +115,7 @@ pub use kratos::Kratos;
 pub use limits::{MAX_KEY, MAX_VALUE, decode};
 pub use plain::Plain;
 
-pub(crate) use key_context::could_be_same;
+pub(crate) use key_context::{could_be_same, under_lease};
 pub(crate) use set::Formats;
 
 use crate::error::{BuildError, RegisterError};

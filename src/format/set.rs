@@ -41,9 +41,9 @@ impl Formats {
         for format in &self.list {
             let (key, value) = contained(format, RegisterError::format, || {
                 format.check(instance)?;
-                format.key(&KeyContext::outline(instance, address.as_ref()));
+                format.key(&KeyContext::outline(instance, address.as_ref(), 0));
                 let address = address.as_ref().unwrap_or(&longest);
-                let key = format.key(&KeyContext::outline(instance, Some(address)));
+                let key = format.key(&KeyContext::outline(instance, Some(address), 0));
                 let value = format.encode(instance, address);
                 Ok((key.len() + LEASE_DIGITS, value.len()))
             })?;
@@ -62,24 +62,32 @@ impl Formats {
     }
 
     /// Its keys, as far as they can be known without a lease, and perhaps without an address.
-    pub(crate) fn outlines(&self, instance: &Instance, address: Option<&Address>) -> Vec<String> {
-        let context = KeyContext::outline(instance, address);
+    /// `number` is that of the registration.
+    pub(crate) fn outlines(
+        &self,
+        instance: &Instance,
+        address: Option<&Address>,
+        number: u64,
+    ) -> Vec<String> {
+        let context = KeyContext::outline(instance, address, number);
         self.list
             .iter()
             .map(|format| format.key(&context))
             .collect()
     }
 
-    /// The keys and values to write.
+    /// The keys and values to write. [`under_lease`](super::under_lease) puts the lease into the keys.
     pub(crate) fn records(
         &self,
-        context: &KeyContext<'_>,
+        instance: &Instance,
         address: &Address,
-    ) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
-        self.list.iter().map(move |format| {
-            let value = format.encode(context.instance(), address);
-            (format.key(context).into(), value.into())
-        })
+    ) -> Vec<(Arc<str>, Arc<str>)> {
+        let context = KeyContext::before_lease(instance, address);
+        let records = self.list.iter().map(|format| {
+            let value = format.encode(instance, address);
+            (format.key(&context).into(), value.into())
+        });
+        records.collect()
     }
 
     /// Refuses two formats that would write one key.
@@ -88,7 +96,7 @@ impl Formats {
         instance: &Instance,
         address: Option<&Address>,
     ) -> Result<(), RegisterError> {
-        let keys = self.outlines(instance, address);
+        let keys = self.outlines(instance, address, 0);
         for (at, key) in keys.iter().enumerate() {
             let same = keys[..at]
                 .iter()
@@ -109,7 +117,7 @@ impl Formats {
     /// It is no error, because most readers skip values that they cannot read. But go-zero dials any value.
     fn warn_of_overlap(&self) {
         let sample = Instance::new("service");
-        for (at, key) in self.outlines(&sample, None).iter().enumerate() {
+        for (at, key) in self.outlines(&sample, None, 0).iter().enumerate() {
             for (other, format) in self.list.iter().enumerate() {
                 let prefix = format.key_prefix(sample.name());
                 if other != at && key.starts_with(&prefix) {

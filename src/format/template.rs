@@ -297,12 +297,12 @@ mod tests {
     #[test]
     fn parts_unknown_before_binding_may_collide_unless_the_port_differs() {
         let (a, b) = (Instance::new("greeter"), Instance::new("greeter"));
-        let outline = |template: &str, instance: &Instance| {
+        let outline = |template: &str, instance: &Instance, number| {
             KeyTemplate::new(template, "/services")
                 .unwrap()
-                .key(&KeyContext::outline(instance, None))
+                .key(&KeyContext::outline(instance, None, number))
         };
-        let same = |template| could_be_same(&outline(template, &a), &outline(template, &b));
+        let same = |template| could_be_same(&outline(template, &a, 1), &outline(template, &b, 2));
         assert!(same("{prefix}/{name}/{ip}/{pid}"));
         assert!(!same("{prefix}/{name}/{addr}"));
         assert!(!same("{prefix}/{name}/{ip}/{port}"));

@@ -1,4 +1,4 @@
-//! [`RemotePauses`]: the pauses of clients, each under a name.
+//! [`RemotePauses`]: the pauses of clients, each of one registration under a name.
 
 use super::pb;
 use super::sources::{Position, Sources};
@@ -12,7 +12,8 @@ use tonic::Status;
 #[derive(Debug)]
 pub(super) struct RemotePauses {
     allowed: bool,
-    by_name: Lock<BTreeMap<String, Vec<Pause>>>,
+    /// A name may be used for several registrations, by several calls: clients have a default.
+    by_name: Lock<BTreeMap<String, BTreeMap<Position, Pause>>>,
 }
 
 /// The most names at once.
@@ -29,7 +30,8 @@ impl RemotePauses {
         }
     }
 
-    /// Pauses every registration of the service. Returns their number.
+    /// Pauses every registration of the service. Returns their number. A registration that is paused under this name
+    /// already gets the new reason.
     pub(super) fn pause(
         &self,
         sources: &Sources,
@@ -53,11 +55,11 @@ impl RemotePauses {
         check_reason(&shown).map_err(|error| Status::invalid_argument(error.to_string()))?;
         // What is left are characters that turn a line around or are invisible.
         let shown = foreign(&shown);
-        let mut pauses = vec![];
+        let mut pauses = BTreeMap::new();
         let mut is_stopped = false;
-        for (_, registry, entry) in sources.after(Position::default(), service) {
+        for (position, registry, entry) in sources.after(Position::default(), service) {
             match Pause::new(registry, &entry, &shown) {
-                Ok(pause) => pauses.push(pause),
+                Ok(pause) => drop(pauses.insert(position, pause)),
                 Err(PauseError::Stopped(_)) => is_stopped = true,
                 Err(error) => return Err(Status::invalid_argument(error.to_string())),
             }
@@ -68,16 +70,21 @@ impl RemotePauses {
                 false => Status::not_found("this process has no such registration"),
             });
         };
-        // The new pause begins before the old one ends.
-        let before = by_name.insert(name.clone(), pauses);
+        let named = by_name.entry(name.clone()).or_default();
+        named.retain(|_, pause| !pause.is_over());
+        // The new pause of a registration begins before the old one ends.
+        let replaced = pauses
+            .into_iter()
+            .map(|(at, pause)| named.insert(at, pause));
+        let replaced: Vec<Option<Pause>> = replaced.collect();
         drop(by_name);
-        drop(before);
+        drop(replaced);
         let (name, reason) = (foreign(name), foreign(reason));
         crate::logging::info!(name, reason, service, paused, "paused by a client");
         Ok(paused)
     }
 
-    /// Ends the pause of this name. Returns the number of registrations that it paused.
+    /// Ends all pauses of this name. Returns the number of registrations that they paused.
     pub(super) fn resume(&self, name: &str) -> Result<u32, Status> {
         self.check(name)?;
         let Some(pauses) = self.by_name.lock().remove(name) else {

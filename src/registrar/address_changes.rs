@@ -1,14 +1,18 @@
 //! A registration on a fake etcd, while the addresses of the machine change (tests only).
 
+use super::draft::Draft;
 use super::{Registrar, RegistrarBuilder};
-use crate::address::LocalIp;
+use crate::address::{Address, Bound, LocalIp};
+use crate::error::RegisterError;
 use crate::etcd::local_addr::Interfaces;
+use crate::format::{DecodeError, Format, Formats, KeyContext, Plain};
 use crate::instance::Instance;
 use crate::lock::Lock;
 use crate::registration::Registration;
 use crate::testing::FakeEtcd;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -235,4 +239,80 @@ async fn a_paused_registration_comes_back_at_the_new_address() {
     drop(pause);
     sleep(SEC).await;
     assert_eq!(machine.addresses(), ["10.1.0.77:9000"]);
+}
+
+/// Notes the threads that call it.
+#[derive(Debug, Clone)]
+struct Noted(Plain, Arc<Lock<Vec<ThreadId>>>);
+
+impl Format for Noted {
+    fn name(&self) -> &str {
+        "noted"
+    }
+
+    fn key_prefix(&self, service: &str) -> String {
+        self.0.key_prefix(service)
+    }
+
+    fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
+        self.0.check(instance)
+    }
+
+    fn key(&self, context: &KeyContext<'_>) -> String {
+        self.1.lock().push(thread::current().id());
+        Format::key(&self.0, context)
+    }
+
+    fn encode(&self, instance: &Instance, address: &Address) -> String {
+        self.1.lock().push(thread::current().id());
+        self.0.encode(instance, address)
+    }
+
+    fn decode(&self, service: &str, key: &str, value: &[u8]) -> Result<Instance, DecodeError> {
+        self.0.decode(service, key, value)
+    }
+}
+
+/// The worker is a task of this thread, and a renewal would wait for the format.
+#[tokio::test(start_paused = true)]
+async fn the_key_of_a_new_address_is_not_made_in_the_worker() {
+    let machine = Machine::with(&["10.1.0.5"]);
+    let threads: Arc<Lock<Vec<ThreadId>>> = Arc::default();
+    let noted = Noted(Plain::new().key("{prefix}/{name}/{addr}"), threads.clone());
+    let interfaces = Interfaces::Listed(machine.interfaces.clone());
+    let builder = Registrar::builder(machine.etcd.etcd()).interfaces(interfaces);
+    let registrar = builder.format(noted).build().unwrap();
+    let registration = registrar.register(Instance::new("greeter")).unwrap();
+    registration
+        .announce("0.0.0.0:9000".parse().unwrap())
+        .unwrap();
+    registration.registered().await.unwrap();
+    threads.lock().clear();
+    machine.reconnect().await;
+    machine.set(&["10.1.0.77"]);
+    machine.etcd.wipe();
+    sleep(SEC * 5).await;
+    assert_eq!(machine.addresses(), ["10.1.0.77:9000"]);
+    let threads = threads.lock().clone();
+    assert!(!threads.is_empty() && threads.iter().all(|it| *it != thread::current().id()));
+}
+
+/// An update meanwhile was not reported to the worker, which found no address to replace.
+#[test]
+fn an_address_that_is_back_before_another_is_found_is_reported() {
+    let ip = |text: &str| [text.parse().unwrap()];
+    let (ours, others) = (ip("10.1.0.5"), ip("10.1.0.77"));
+    let formats = Formats::new(vec![Arc::new(Plain::new())]).unwrap();
+    let bound = Bound::check("0.0.0.0:9000".parse().unwrap()).unwrap();
+    let draft = Draft::new(vec![Instance::new("greeter")], 1, &formats).unwrap();
+    let (found, moved) = draft.armed(Some(&bound)).resolved(&ours);
+    assert!(moved.is_none() && found.checked(&ours).is_none());
+    let gone = found.checked(&others).unwrap();
+    assert!(gone.needs_local_ip() && gone.checked(&others).is_none());
+    let back = gone.checked(&ours).unwrap();
+    assert!(!back.needs_local_ip());
+    // Announced again at the same address it keeps what was found, and at another one it does not.
+    assert!(!back.armed(Some(&bound)).needs_local_ip());
+    let other = Bound::check("0.0.0.0:9001".parse().unwrap()).unwrap();
+    assert!(back.armed(Some(&other)).needs_local_ip());
 }

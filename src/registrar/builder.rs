@@ -172,6 +172,7 @@ impl RegistrarBuilder {
     ///
     /// For servers whose handlers block their runtime: while every thread of it is blocked, a task
     /// cannot renew, and the lease is lost after a TTL. On a thread of its own it is kept.
+    /// It also outlives the runtime of `register`: the server may run in another one, and is drained there.
     /// The drawback: a server that hangs for ever stays registered too. So combine this with a health check
     /// that the handlers answer.
     pub fn dedicated_thread(mut self, dedicated: bool) -> Self {

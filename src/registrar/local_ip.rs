@@ -10,24 +10,34 @@ use super::report;
 use crate::etcd::local_addr;
 use std::net::IpAddr;
 use std::sync::Arc;
+use tokio::time::timeout;
 
 /// Finds the local address of the route to etcd, for the entries that wait for it.
 pub(super) async fn find(registry: Arc<Registry>) -> Event {
     let config = &registry.config;
     let (chosen, limit) = (config.advertised.as_ref(), config.attempt);
     let ips = local_addr::local_ips(&config.members, chosen, &config.interfaces, limit).await;
-    resolve(&registry, &ips);
+    resolve(&registry, &ips).await;
     Event::LocalIpFound
 }
 
 /// The entries that are bound to no particular address get the best of our addresses `ips`.
-fn resolve(registry: &Registry, ips: &[IpAddr]) {
-    let entries = registry.entries();
-    for entry in entries.iter().filter(|entry| entry.needs_local_ip()) {
+async fn resolve(registry: &Arc<Registry>, ips: &[IpAddr]) {
+    let mut entries = registry.entries();
+    entries.retain(|entry| entry.needs_local_ip());
+    let mut has_moved = false;
+    for entry in &entries {
         if let Some(moved) = entry.resolve(ips) {
             report::address_changed(entry, &moved);
+            has_moved = true;
         }
         registry.touch(entry.id);
+    }
+    let rendered = registry.render(entries);
+    if has_moved {
+        // Before this request ends nothing is written, so neither is the former key. A format that is slow delays the
+        // other entries so long at most.
+        let _ = timeout(registry.config.attempt, rendered).await;
     }
 }
 

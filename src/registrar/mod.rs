@@ -9,6 +9,8 @@
 //! |---|---|
 //! | `builder.rs` | [`RegistrarBuilder`]: all settings, checked in one place |
 //! | `draining.rs` | the entries that have ended and whose servers still run |
+//! | `changing.rs` | changes of a registration |
+//! | `draft.rs` | the instances of one registration, with their keys and values |
 //! | `entry.rs` | one registration, and its desired keys |
 //! | `ids.rs` | the identifiers of entries and keys |
 //! | `local_ip.rs` | the address of this machine, while its interfaces change |
@@ -30,6 +32,8 @@
 #[cfg(feature = "test-util")]
 mod address_changes;
 mod builder;
+mod changing;
+mod draft;
 #[cfg(feature = "introspection")]
 mod draining;
 mod entry;
@@ -125,8 +129,10 @@ impl Registrar {
     ) -> Result<Registration, RegisterError> {
         let (entry, first) = self.registry.add(instances.into_iter().collect())?;
         report::announce(&self.registry, &entry);
+        self.registry.touch(entry.id);
         if first {
-            worker::start(self.registry.clone())?;
+            let started = worker::start(self.registry.clone());
+            started.inspect_err(|_| self.registry.not_started(&entry))?;
         }
         if let Some((readiness, ended)) = self.registry.begin_probe() {
             probe::start(self.registry.clone(), readiness, ended);

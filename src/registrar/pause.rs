@@ -57,6 +57,12 @@ impl Pause {
         })
     }
 
+    /// Whether deregistration has begun, so that it does nothing any more.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.entry.is_leaving() || self.entry.lifecycle.is_leaving()
+    }
+
     /// Why the keys are withheld.
     #[must_use]
     pub fn reason(&self) -> &str {

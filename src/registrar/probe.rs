@@ -23,8 +23,24 @@ const MAX_REASON_BYTES: usize = 200;
 
 /// Starts to probe, until `ended` is cancelled.
 pub(super) fn start(registry: Arc<Registry>, readiness: Readiness, ended: CancellationToken) {
-    let task = in_current_span(run(registry, readiness));
+    // Made here and not in the task, because a runtime may end before it has polled the task once.
+    let guard = RuntimeGuard(registry.clone(), ended.clone());
+    let task = in_current_span(async move {
+        let _guard = guard;
+        run(registry, readiness).await;
+    });
     tokio::spawn(ended.run_until_cancelled_owned(task));
+}
+
+/// Nobody asks the probe any more: the runtime has ended, and not the last registration.
+struct RuntimeGuard(Arc<Registry>, CancellationToken);
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        if !self.1.is_cancelled() {
+            self.0.on_probe_ended();
+        }
+    }
 }
 
 async fn run(registry: Arc<Registry>, readiness: Readiness) {

@@ -1,6 +1,7 @@
 //! [`Registry`]: the entries that should exist. Handles change it and wake the worker.
 
-use super::entry::{Addressed, Entry};
+use super::draft::Draft;
+use super::entry::Entry;
 use super::ids::EntryId;
 use super::on_conflict::OnConflict;
 use super::readiness::Readiness;
@@ -10,7 +11,7 @@ use crate::drain::DrainTimeouts;
 use crate::error::{RegisterError, Stopped};
 use crate::etcd::Endpoints;
 use crate::etcd::local_addr::Interfaces;
-use crate::format::{Formats, could_be_same};
+use crate::format::Formats;
 use crate::instance::Instance;
 use crate::lease_expiry::LeaseExpiry;
 use crate::lifecycle::Lifecycle;
@@ -19,6 +20,7 @@ use crate::observer::Observers;
 use crate::stats::EtcdStatsCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -56,14 +58,16 @@ pub(crate) struct Registry {
     /// Nobody can register any more.
     pub(crate) abandoned: CancellationToken,
     entries: Lock<Entries>,
-    changed: Notify,
+    pub(super) changed: Notify,
+    /// Numbers for [`Draft`]s.
+    drafts: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Entries {
-    entries: BTreeMap<EntryId, Arc<Entry>>,
-    by_name: BTreeMap<String, Vec<EntryId>>,
-    changed: BTreeSet<EntryId>,
+pub(super) struct Entries {
+    pub(super) entries: BTreeMap<EntryId, Arc<Entry>>,
+    pub(super) by_name: BTreeMap<String, Vec<EntryId>>,
+    pub(super) changed: BTreeSet<EntryId>,
     next: EntryId,
     running: bool,
     stopped: bool,
@@ -98,10 +102,12 @@ impl Registry {
             abandoned,
             entries,
             changed,
+            drafts: AtomicU64::new(1),
         }
     }
 
-    /// Adds an entry. The second value: this registrar has no worker yet.
+    /// Adds an entry. The worker finds it once it is [touched](Self::touch), or at a stop. The second value: this
+    /// registrar has no worker yet.
     pub(crate) fn add(
         &self,
         instances: Vec<Instance>,
@@ -110,20 +116,23 @@ impl Registry {
             return Err(RegisterError::NoInstance);
         }
         let runtime = Handle::try_current().map_err(|_| RegisterError::NoRuntime)?;
-        let instances = self.check_instances(instances)?;
+        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
+        let draft = Draft::new(instances, number, &self.config.formats)?;
+        for it in draft.instances.iter() {
+            if let Some(address) = &it.address {
+                self.config.check_reach(&it.instance.name, address)?;
+            }
+        }
         let mut entries = self.lock();
         if entries.stopped || self.is_stopping() {
             return Err(Stopped.into());
         }
-        self.check_keys(&entries, &instances)?;
+        entries.check_keys(None, &draft)?;
         entries.next += 1;
         let id = entries.next;
-        for (instance, _) in &instances {
-            entries
-                .by_name
-                .entry(instance.name.clone())
-                .or_default()
-                .push(id);
+        for it in draft.instances.iter() {
+            let name = it.instance.name.clone();
+            entries.by_name.entry(name).or_default().push(id);
         }
         let lifecycle = Lifecycle::new(
             self.config.drain,
@@ -131,61 +140,10 @@ impl Registry {
             runtime,
             self.lease_expiry.clone(),
         );
-        let entry = Arc::new(Entry::new(id, lifecycle, instances));
+        let entry = Arc::new(Entry::new(id, lifecycle, draft));
         entries.entries.insert(id, entry.clone());
-        // Under the same lock, so that a stop after this finds the entry among the changed ones.
-        entries.changed.insert(id);
         let first = !std::mem::replace(&mut entries.running, true);
-        drop(entries);
-        self.changed.notify_one();
         Ok((entry, first))
-    }
-
-    /// Refuses instances that cannot be written. Returns them with their explicit addresses.
-    fn check_instances(&self, instances: Vec<Instance>) -> Result<Vec<Addressed>, RegisterError> {
-        let checked = instances.into_iter().map(|instance| {
-            let address = self.config.formats.check(&instance)?;
-            if let Some(address) = &address {
-                self.config.check_reach(&instance.name, address)?;
-            }
-            Ok((instance, address))
-        });
-        let mut checked = checked.collect::<Result<Vec<_>, RegisterError>>()?;
-        // Collecting results allocates room for four instances, and nearly all entries have one.
-        checked.shrink_to_fit();
-        Ok(checked)
-    }
-
-    /// Refuses instances that may get the key of another entry.
-    fn check_keys(&self, entries: &Entries, instances: &[Addressed]) -> Result<(), RegisterError> {
-        for (index, (instance, address)) in instances.iter().enumerate() {
-            let formats = &self.config.formats;
-            let keys = formats.outlines(instance, address.as_ref());
-            let is_ours = |taken: &String| keys.iter().any(|key| could_be_same(key, taken));
-            let refuse_if_same = |(other, theirs): &Addressed| {
-                if other.name != instance.name {
-                    return Ok(());
-                }
-                let taken = formats.outlines(other, theirs.as_ref());
-                match taken.into_iter().find(is_ours) {
-                    None => Ok(()),
-                    Some(key) => Err(RegisterError::SameKey {
-                        name: other.name.clone(),
-                        key,
-                    }),
-                }
-            };
-            instances[..index].iter().try_for_each(refuse_if_same)?;
-            for id in entries.by_name.get(&instance.name).into_iter().flatten() {
-                let Some(entry) = entries.entries.get(id) else {
-                    continue;
-                };
-                if !entry.is_leaving() {
-                    entry.try_for_each(refuse_if_same)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The entry's listener is bound at `bound`, or at an unknown address if its instances have explicit ones.
@@ -197,9 +155,7 @@ impl Registry {
         let bound = local
             .map(|local| self.check_bound(entry, local))
             .transpose()?;
-        entry.arm(bound);
-        self.touch(entry.id);
-        Ok(())
+        self.change(entry, &mut |draft| Ok(draft.armed(bound.as_ref())))
     }
 
     /// Refuses a bound address that cannot be advertised, unless all instances have explicit addresses.
@@ -220,24 +176,6 @@ impl Registry {
         Ok(bound)
     }
 
-    pub(crate) fn update(
-        &self,
-        entry: &Entry,
-        change: &mut dyn FnMut(Instance) -> Instance,
-    ) -> Result<(), RegisterError> {
-        if self.is_stopping() {
-            return Err(Stopped.into());
-        }
-        entry.update(|instance| {
-            let next = change(instance.clone());
-            instance.check_update(&next)?;
-            self.config.formats.check(&next)?;
-            Ok(next)
-        })?;
-        self.touch(entry.id);
-        Ok(())
-    }
-
     /// Withholds the keys of the entry until [`resume`](Self::resume).
     pub(super) fn pause(&self, entry: &Entry, reason: &Arc<str>) -> Result<(), Stopped> {
         if self.is_stopping() {
@@ -256,8 +194,12 @@ impl Registry {
 
     /// Begins to deregister the entry.
     pub(crate) fn leave(&self, entry: &Entry) {
+        // Under one lock, so that the worker finds this before a new entry with the same keys, or with it.
+        let mut entries = self.lock();
         entry.leave();
-        self.touch(entry.id);
+        entries.changed.insert(entry.id);
+        drop(entries);
+        self.changed.notify_one();
     }
 
     pub(crate) fn stop(&self) {
@@ -279,6 +221,12 @@ impl Registry {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.shutdown.is_cancelled() || self.shutdown_now.is_cancelled()
+    }
+
+    /// The worker for this entry could not be started. The next entry tries again.
+    pub(super) fn not_started(&self, entry: &Entry) {
+        self.lock().running = false;
+        self.forget(entry.id);
     }
 
     /// No entry will be added any more.
@@ -305,6 +253,17 @@ impl Registry {
         Some((readiness, ended))
     }
 
+    /// The runtime of the probe has ended. The next registration starts it again.
+    pub(super) fn on_probe_ended(&self) {
+        let probe = self.lock().probe.take();
+        if let Some(probe) = probe {
+            drop(probe);
+            self.set_not_ready(Some(
+                "not ready: the runtime of the readiness probe has ended".into(),
+            ));
+        }
+    }
+
     /// Sets why no entry may have keys; `None`: they may.
     pub(super) fn set_not_ready(&self, reason: Option<Arc<str>>) {
         let mut entries = self.lock();
@@ -329,14 +288,14 @@ impl Registry {
         if entries.entries.is_empty() {
             entries.probe = None;
         }
-        entry.for_each(|(instance, _)| {
-            if let Some(ids) = entries.by_name.get_mut(&instance.name) {
+        for name in entry.names() {
+            if let Some(ids) = entries.by_name.get_mut(&name) {
                 ids.retain(|other| *other != id);
                 if ids.is_empty() {
-                    entries.by_name.remove(&instance.name);
+                    entries.by_name.remove(&name);
                 }
             }
-        });
+        }
         #[cfg(feature = "introspection")]
         entries.draining.add(&entry);
         Some(entry)
@@ -384,7 +343,7 @@ impl Registry {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Entries> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock()
     }
 }

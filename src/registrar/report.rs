@@ -2,7 +2,8 @@
 //!
 //! Every log line names its service and its key.
 
-use super::entry::{Entry, Moved};
+use super::draft::Moved;
+use super::entry::Entry;
 use super::registry::Registry;
 use super::rivals::{Conflict, Rival};
 use super::shown::shown;
@@ -66,20 +67,19 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<Status>) {
     }
 }
 
-/// Calls observers with the first status of the entry, before any other.
+/// Calls observers with the first status of the entry, unless somebody has done so. The worker finds the entry
+/// afterwards, so that this is before any other status, and it waits for nobody.
 pub(super) fn announce(registry: &Registry, entry: &Entry) {
     let observers = &registry.config.observers;
-    if observers.is_empty() {
+    if observers.is_empty() || !entry.begin_announcement() {
         return;
     }
-    entry.announced.call_once_force(|_| {
-        let transition = Transition {
-            services: &entry.names(),
-            from: None,
-            to: &Status::Registering { reason: None },
-        };
-        observers.notify(|observer| observer.on_transition(&transition));
-    });
+    let transition = Transition {
+        services: &entry.names(),
+        from: None,
+        to: &Status::Registering { reason: None },
+    };
+    observers.notify(|observer| observer.on_transition(&transition));
 }
 
 /// Another client wrote a key of this entry, or this entry took over its key.
@@ -92,11 +92,11 @@ pub(super) fn rival(entry: &Entry, rival: &Rival) {
         lease,
         value,
     } = rival;
-    let rival = format!("{lease:016x}");
+    let (rival, remedy) = (format!("{lease:016x}"), remedy(entry, key));
     isolated(|| {
         entry.lifecycle.in_span(|| {
             crate::logging::warn!(
-                %service, %key, lease = format_args!("{ours:016x}"), %rival, %value,
+                %service, %key, lease = format_args!("{ours:016x}"), %rival, %value, %remedy,
                 "{}", match conflict {
                     Conflict::TakenBack => "another client took the key over, taking it back",
                     Conflict::Left => "another client took the key over, leaving it",
@@ -105,6 +105,22 @@ pub(super) fn rival(entry: &Entry, rival: &Rival) {
             );
         });
     });
+}
+
+/// What to change if the rival is another server. Containers that share the host's network may all have process id 1:
+/// then the default key is the same for all of them.
+fn remedy(entry: &Entry, key: &str) -> &'static str {
+    let draft = entry.draft();
+    let is_distinct = draft.addressed().any(|(instance, address)| {
+        let port = address.map(|address| address.port().to_string());
+        let addr = address.map(ToString::to_string);
+        let parts = [Some(instance.get_id()), port.as_deref(), addr.as_deref()];
+        key.split('/').any(|segment| parts.contains(&Some(segment)))
+    });
+    match is_distinct {
+        true => "if it is another server: give one of the two another address or id",
+        false => "if it is another server: put {addr} or {id} into the key template",
+    }
 }
 
 /// The address of this machine that was advertised is gone, and another one is advertised instead.

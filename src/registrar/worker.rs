@@ -21,8 +21,10 @@ use crate::observer::Renewal;
 use crate::random;
 use crate::status::Status;
 use futures_util::FutureExt as _;
+use std::future::Future;
+use std::io;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -42,23 +44,41 @@ const MOST_PANICS_OF_A_STOP: u32 = 3;
 
 /// Starts the worker of `registry`, in the current runtime or on a thread of its own.
 pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
-    let is_dedicated = registry.config.dedicated_thread;
-    // Made here and not in the task, because a runtime may end before it has polled the task once.
-    let guard = RuntimeGuard(registry.clone());
-    let task = in_current_span(supervise(registry, guard));
-    if !is_dedicated {
-        tokio::spawn(task);
+    if !registry.config.dedicated_thread {
+        // Made here and not in the task, because a runtime may end before it has polled the task once.
+        let guard = RuntimeGuard(registry.clone());
+        tokio::spawn(in_current_span(supervise(registry, guard)));
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|source| RegisterError::Thread { source })?;
+    let task = in_current_span(async move {
+        let guard = RuntimeGuard(registry.clone());
+        supervise(registry, guard).await;
+    });
     let thread = std::thread::Builder::new().name("tonic-etcd".to_owned());
-    thread
-        .spawn(move || runtime.block_on(task))
-        .map(drop)
+    on_thread(task, |job| thread.spawn(job).map(drop))
         .map_err(|source| RegisterError::Thread { source })
+}
+
+/// Runs `task` on a runtime of its own, on the thread that `spawn` starts.
+///
+/// The runtime is made there: dropped here, as when there is no thread to be had, it panics.
+fn on_thread(
+    task: impl Future<Output = ()> + Send + 'static,
+    spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (began, begun) = std::sync::mpsc::sync_channel(1);
+    spawn(Box::new(move || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        match builder.enable_all().build() {
+            Err(error) => drop(began.send(Err(error))),
+            Ok(runtime) => {
+                let _ = began.send(Ok(()));
+                runtime.block_on(task);
+            }
+        }
+    }))?;
+    let ended = |_| Err(io::Error::other("the thread ended"));
+    begun.recv().unwrap_or_else(ended)
 }
 
 /// Runs workers until one finishes. The reconciler outlives a worker that panics, so that the next
@@ -195,24 +215,23 @@ impl Worker {
     fn stop(&mut self, reconciler: &mut Reconciler, event: Event) {
         // From here on no entry is added, so that the event covers all of them.
         self.registry.close();
-        let changed = self.registry.take_changed();
-        let desired = self.desired(reconciler, changed);
+        self.registry.take_changed();
+        let all = self
+            .registry
+            .entries()
+            .iter()
+            .map(|entry| entry.id)
+            .collect();
+        let desired = self.desired(reconciler, all);
         let now = clock::now();
         reconciler.handle_event(now, Event::Desired(desired));
         reconciler.handle_event(now, event);
     }
 
-    /// The desired state of these entries. Their formats are the user's code, which may panic.
     fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
-        let formats = &self.registry.config.formats;
         let (lease, not_ready) = (reconciler.held_lease(), self.registry.not_ready());
         let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
-        let desired = entries.map(|entry| {
-            let desired = || entry.desired(formats, lease, not_ready.clone());
-            let desired = catch_unwind(AssertUnwindSafe(desired))
-                .unwrap_or_else(|_| Desired::Failed("internal error: a format panicked".into()));
-            (entry.id, desired)
-        });
+        let desired = entries.map(|entry| (entry.id, entry.desired(lease, not_ready.clone())));
         desired.collect()
     }
 
@@ -221,6 +240,10 @@ impl Worker {
             match action {
                 Action::Finish => return ControlFlow::Break(()),
                 Action::ReadDesired(entries) => {
+                    let failed = entries.iter().filter_map(|id| self.registry.entry(*id));
+                    let failed = failed.filter(|entry| entry.draft().has_failed());
+                    let to_render = failed.filter(|entry| entry.begin_rendering());
+                    drop(self.registry.render(to_render.collect()));
                     let desired = self.desired(reconciler, entries);
                     reconciler.handle_event(clock::now(), Event::Desired(desired));
                 }
@@ -366,5 +389,19 @@ impl Drop for RuntimeGuard {
             report::publish(&self.0, &entry, Arc::new(last));
             entry.lifecycle.drain_now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_thread_to_be_had_the_error_says_so() {
+        let no_thread = |_job| Err(io::Error::other("no thread"));
+        let error = on_thread(async {}, no_thread).unwrap_err();
+        assert_eq!(error.to_string(), "no thread");
+        let at_once = |job: Box<dyn FnOnce() + Send>| std::thread::Builder::new().spawn(job);
+        on_thread(async {}, |job| at_once(job).map(drop)).unwrap();
     }
 }

@@ -177,6 +177,9 @@ impl<L: Listener> Incoming<L> {
         let tcp = L::tcp_addr(first);
         registration.check_listener(drain.listeners.tcp().or(tcp), || format!("{first:?}"))?;
         drain.listeners.add(tcp);
+        if let Ok(runtime) = Handle::try_current() {
+            let _first = drain.runtime.set(runtime);
+        }
         Ok(Self {
             ports: listeners.into_iter().map(Port::new).collect(),
             local,

@@ -387,6 +387,25 @@ async fn a_remote_pause_withholds_the_keys_until_it_is_resumed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_of_another_service_under_the_same_name_ends_no_pause() {
+    let setup = Setup::new();
+    let (registrar, _greeter) = registered(&setup).await;
+    let other = announced_by(&registrar, Instance::new("other"));
+    registered_within(SEC, &other).await;
+    let introspection = Introspection::new().registrar(&registrar);
+    let mut client = client(introspection.remote_control(true)).await;
+    for (service, left) in [("greeter", 1), ("other", 0)] {
+        let paused = client.pause(pause(service, "registryctl", "why")).await;
+        assert_eq!(paused.unwrap().into_inner().registrations, 1);
+        setup.keys_are(left, SEC).await;
+        sleep(SEC).await;
+        assert_eq!(setup.fake.keys().len(), left);
+    }
+    assert_eq!(resume(&mut client, "registryctl").await, Ok(2));
+    setup.keys_are(2, SEC).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_shows_the_shutdown_and_ends_when_the_server_drains() {
     let setup = Setup::new();
     let (registrar, registration) = registered(&setup).await;

@@ -166,7 +166,8 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Checks everything and starts to connect, in the background.
+    /// Checks everything and starts to connect, in the background, as tasks of the current runtime. Once that has
+    /// ended, calls fail at once.
     ///
     /// # Errors
     ///
@@ -178,7 +179,13 @@ impl BalancedChannelBuilder {
         let id = self.subset_id;
         let id = id.unwrap_or_else(|| format!("{:016x}", random::id(|| fastrand::u64(..))));
         let addresses = Addresses::new(Subset::new(self.subset, &id));
-        let task = runtime.spawn(reconnect::run(pool.clone(), self.source, addresses));
+        // Made here and not in the task, because a runtime may end before it has polled the task once.
+        let ended = pool.ended.clone().drop_guard();
+        let run = reconnect::run(pool.clone(), self.source, addresses);
+        let task = runtime.spawn(async move {
+            let _ended = ended;
+            run.await;
+        });
         let _task = Arc::new(AbortOnDropHandle::new(task));
         Ok(BalancedChannel { pool, _task })
     }

@@ -132,10 +132,10 @@ async fn available(
     if let Some(picked) = pick(pool, tried) {
         return Some(picked);
     }
-    let waiting = wait_for_one(pool, tried);
+    let waiting = pool.ended.run_until_cancelled(wait_for_one(pool, tried));
     match until {
-        Some(until) => timeout_at(until, waiting).await.ok(),
-        None => Some(waiting.await),
+        Some(until) => timeout_at(until, waiting).await.ok().flatten(),
+        None => waiting.await,
     }
 }
 

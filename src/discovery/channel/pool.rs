@@ -13,6 +13,7 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 /// One endpoint of a [`BalancedChannel`](super::BalancedChannel), at the time of the call that returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub(super) struct Pool {
     /// Returns why the source has no instances.
     pub(super) why_none: Option<Box<dyn Fn() -> String + Send + Sync>>,
     pub(super) observers: Observers,
+    /// Its task has ended, with the runtime that it was built in: nothing connects any more.
+    pub(super) ended: CancellationToken,
     /// How often calls were sent again.
     resent: AtomicU64,
     endpoints: Lock<Endpoints>,
@@ -53,6 +56,8 @@ pub(super) struct Pool {
 
 /// A connection that is replaced within this time is no change of state.
 const REPLACED: Duration = Duration::from_millis(100);
+const ENDED: &str =
+    "the runtime that the channel was built in has ended: build it where it is used";
 // === impl Pool ===
 
 impl Pool {
@@ -103,7 +108,16 @@ impl Pool {
     /// The endpoints, ordered by address.
     pub(super) fn states(&self) -> Vec<EndpointState> {
         let all = self.lock();
-        all.by_address.values().map(EndpointState::from).collect()
+        let mut states: Vec<_> = all.by_address.values().map(EndpointState::from).collect();
+        drop(all);
+        if self.ended.is_cancelled() {
+            let reason: Arc<str> = ENDED.into();
+            for it in &mut states {
+                let reason = reason.clone();
+                it.state = ConnectivityState::TransientFailure { reason };
+            }
+        }
+        states
     }
 
     /// A call is sent again, after `tried` endpoints did not process it.
@@ -141,7 +155,12 @@ impl Pool {
     /// How many endpoints there are, and how many of them are ready.
     pub(super) fn counts(&self) -> (usize, usize) {
         let all = self.lock();
-        (all.by_address.len(), all.ready)
+        let ready = if self.ended.is_cancelled() {
+            0
+        } else {
+            all.ready
+        };
+        (all.by_address.len(), ready)
     }
 
     /// Why there is none to call: `no endpoint of "greeter": ...`.
@@ -150,6 +169,9 @@ impl Pool {
             "" => String::new(),
             name => format!(" of {name:?}"),
         };
+        if self.ended.is_cancelled() {
+            return format!("no endpoint{of}: {ENDED}");
+        }
         let is_empty = self.lock().by_address.is_empty();
         match &self.why_none {
             Some(why) if is_empty => format!("no endpoint{of}: {}", why()),
@@ -227,6 +249,7 @@ impl Default for Pool {
             name: OnceLock::new(),
             why_none: None,
             observers: Observers::default(),
+            ended: CancellationToken::new(),
             resent: AtomicU64::new(0),
             endpoints: Lock::default(),
             lines: LineLimiter::default(),

@@ -19,6 +19,10 @@ pub(super) struct KeyState {
     /// The observed key may not be what this entry wrote, or may not be there. So it does not count as held before
     /// it is written. It is still deleted when it is not desired any more.
     pub(super) is_unconfirmed: bool,
+    /// The entry whose write is under way, or was the last one.
+    pub(super) writer: EntryId,
+    /// The entry whose value was there last, as far as we know. It may be one that had the key before.
+    pub(super) author: EntryId,
     /// The value in a transaction that is not answered yet.
     pub(super) writing: Option<Option<Arc<str>>>,
     /// A write of it timed out. etcd may still apply it until the lease ends. So the
@@ -61,6 +65,8 @@ impl KeyState {
             desired: None,
             observed: None,
             is_unconfirmed: false,
+            writer: entry,
+            author: entry,
             writing: None,
             write_may_still_land: false,
             buffered_event: None,
@@ -81,15 +87,17 @@ impl KeyState {
         self.desired.is_none() && self.observed.is_none() && self.writing.is_none()
     }
 
-    /// The key belongs to another entry from now on. It is written again, or deleted.
-    pub(super) fn inherit(&mut self, entry: EntryId) {
-        if self.entry != entry {
-            self.entry = entry;
-            self.is_unconfirmed = true;
-            if let Some(observed) = &mut self.observed {
-                observed.value = None;
-            }
+    /// The key belongs to `entry` from now on. It is written again, or deleted. Returns the entry that had it
+    /// before, if that is another one.
+    pub(super) fn inherit(&mut self, entry: EntryId) -> Option<EntryId> {
+        if self.entry == entry {
+            return None;
         }
+        self.is_unconfirmed = true;
+        if let Some(observed) = &mut self.observed {
+            observed.value = None;
+        }
+        Some(std::mem::replace(&mut self.entry, entry))
     }
 
     fn is_current(&self) -> bool {

@@ -7,6 +7,7 @@
 //! | file | |
 //! |---|---|
 //! | `check.rs` | keys that are read although their watches are silent |
+//! | `claims.rs` | which entry has a key that several desire |
 //! | `deleted.rs` | keys that an etcd restored from an older copy has again |
 //! | `key_state.rs` | one key: desired, observed, and the write that makes them equal |
 //! | `limits.rs` | how much etcd accepts in one request |
@@ -15,6 +16,7 @@
 //! | `watch.rs` | watches: the next one, and what an event changes |
 
 mod check;
+mod claims;
 mod deleted;
 mod key_state;
 mod limits;
@@ -44,6 +46,8 @@ pub(crate) struct KeyTable {
     keys: HashMap<Key, KeyState>,
     /// The keys of each entry: those it desires, then those it does not desire any more.
     entries: BTreeMap<EntryId, Vec<Key>>,
+    /// The entries that desire a key which a newer entry has, with their values.
+    waiting: BTreeMap<Key, BTreeMap<EntryId, Arc<str>>>,
     /// Keys that may need a write.
     dirty: BTreeSet<Key>,
     /// Keys to read before anything is written to them.
@@ -76,6 +80,8 @@ pub(crate) struct View {
     pub(crate) conflicting_lease: Option<i64>,
     /// Another client rewrote a key so often that the next repair has to wait.
     pub(crate) contested: bool,
+    /// The first of its keys that a newer entry has.
+    pub(crate) waits_for: Option<Key>,
 }
 
 // === impl KeyTable ===
@@ -88,6 +94,7 @@ impl KeyTable {
             limits: Limits::default(),
             keys: HashMap::new(),
             entries: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             dirty: BTreeSet::new(),
             unverified: BTreeSet::new(),
             deleted: Deleted::default(),
@@ -111,63 +118,6 @@ impl KeyTable {
         };
     }
 
-    /// Sets the desired keys and values of `entry`.
-    ///
-    /// Returns the first key that another entry has already; then nothing was changed.
-    pub(crate) fn set_desired(
-        &mut self,
-        entry: EntryId,
-        records: Vec<(Key, Arc<str>)>,
-    ) -> Result<(), Key> {
-        let is_taken = |(key, _): &&(Key, Arc<str>)| {
-            let state = self.keys.get(key);
-            state.is_some_and(|state| state.entry != entry && state.desired.is_some())
-        };
-        if let Some((key, _)) = records.iter().find(is_taken) {
-            return Err(key.clone());
-        }
-        let mut keys: Vec<Key> = records.iter().map(|(key, _)| key.clone()).collect();
-        for key in self.entries.remove(&entry).unwrap_or_default() {
-            if !keys.contains(&key) && self.withdraw_key(entry, &key) {
-                keys.push(key);
-            }
-        }
-        self.entries.insert(entry, keys);
-        self.changed.insert(entry);
-        for (key, value) in records {
-            let next_watch_id = &mut self.next_watch_id;
-            let state = self.keys.entry(key.clone()).or_insert_with(|| {
-                *next_watch_id += 1;
-                KeyState::new(entry, *next_watch_id - 1)
-            });
-            state.inherit(entry);
-            state.desired = Some(value);
-            state.retry_at = None;
-            self.dirty.insert(key);
-        }
-        Ok(())
-    }
-
-    /// Makes `entry` desire no keys any more.
-    pub(crate) fn withdraw(&mut self, entry: EntryId) {
-        for key in self.entries.get(&entry).cloned().unwrap_or_default() {
-            self.withdraw_key(entry, &key);
-        }
-        self.changed.insert(entry);
-    }
-
-    /// Makes `entry` not desire this key any more. Returns whether the key may still be in etcd.
-    fn withdraw_key(&mut self, entry: EntryId, key: &Key) -> bool {
-        let Some(state) = self.keys.get_mut(key).filter(|state| state.entry == entry) else {
-            return false;
-        };
-        state.desired = None;
-        state.retry_at = None;
-        self.dirty.insert(key.clone());
-        self.remove_if_done(key);
-        self.keys.contains_key(key)
-    }
-
     /// Whether `entry` has no key in etcd, and no write under way.
     pub(crate) fn is_gone(&self, entry: EntryId) -> bool {
         let keys = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
@@ -188,20 +138,22 @@ impl KeyTable {
             let state = self.keys.get(*key);
             state.is_some_and(|state| state.entry == entry && state.desired.is_some())
         };
-        let keys = self.entries.get(&entry).into_iter().flatten();
-        let keys: Vec<Key> = keys.filter(desired).cloned().collect();
+        let all = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
+        let keys: Vec<Key> = all.iter().filter(desired).cloned().collect();
+        let waits_for = all.iter().find(|key| self.is_waiting(entry, key)).cloned();
         let mut view = View {
-            held: !keys.is_empty(),
+            held: !keys.is_empty() && waits_for.is_none(),
             keys,
             missing: None,
             revision: 0,
             conflicting_lease: None,
             contested: false,
+            waits_for,
         };
         for state in view.keys.iter().filter_map(|key| self.keys.get(key)) {
             // It is being deleted although it is desired again: a pause was short.
             let is_going = matches!(state.writing, Some(None));
-            let is_held = !state.is_unconfirmed && !is_going;
+            let is_held = !state.is_unconfirmed && !is_going && state.author == entry;
             let observed = state.observed.as_ref().filter(|_| is_held);
             let revision = observed.map(|observed| observed.revision);
             if revision.is_none() {
@@ -233,7 +185,8 @@ impl KeyTable {
     /// Sets the reason for writing the keys of `entry` that are not there yet.
     pub(crate) fn set_reason(&mut self, entry: EntryId, reason: WriteReason) {
         for key in self.entries.get(&entry).into_iter().flatten() {
-            if let Some(state) = self.keys.get_mut(key) {
+            let state = self.keys.get_mut(key);
+            if let Some(state) = state.filter(|state| state.entry == entry) {
                 state.reason = reason;
             }
         }

@@ -44,6 +44,7 @@ impl KeyTable {
             }
             state.retry_at = None;
             state.writing = Some(state.desired.clone());
+            state.writer = state.entry;
             clean.push(key.clone());
             ops.push(op);
             if state.isolate {
@@ -87,6 +88,7 @@ impl KeyTable {
                     state.observed = Some(Observed::with_value(revision, value));
                     state.conflicting_lease = None;
                     state.is_unconfirmed = false;
+                    state.author = state.writer;
                     state.isolate = false;
                 }
                 (None, _) => state.observed = None,
@@ -191,9 +193,14 @@ impl KeyTable {
                 // Under our lease but at another revision: most likely a write of ours whose
                 // answer was lost. Writing it again is harmless; reading every value back is not.
                 // It counts as held until then: otherwise the status became `Lost` for a moment.
+                let before = state.observed.take();
                 state.observed = ours.map(|found| Observed::without_value(found.revision));
                 state.is_unconfirmed = false;
-                state.reason = WriteReason::Differs;
+                state.author = state.writer;
+                // One that we deleted, and that another address or entry desires now, is as absent as before.
+                if before.is_some() || found.is_some() {
+                    state.reason = WriteReason::Differs;
+                }
                 let theirs = found.filter(|found| found.lease != self.lease);
                 state.conflicting_lease = match self.on_conflict {
                     OnConflict::Yield => theirs.map(|found| found.lease),

@@ -9,9 +9,10 @@ const THEIRS: i64 = 8;
 fn table(policy: OnConflict, keys: &[&str]) -> KeyTable {
     let mut table = KeyTable::new(OURS, policy);
     for (entry, key) in (1..).zip(keys) {
-        table
-            .set_desired(entry, vec![((*key).into(), "v".into())])
-            .unwrap();
+        assert_eq!(
+            table.set_desired(entry, vec![((*key).into(), "v".into())]),
+            None
+        );
     }
     table
 }
@@ -79,9 +80,10 @@ fn a_transaction_stays_below_the_size_etcd_takes() {
     let mut table = KeyTable::new(OURS, OnConflict::TakeOver);
     let large: Arc<str> = "x".repeat(400 * 1024).into();
     for entry in 1..=5 {
-        table
-            .set_desired(entry, vec![(format!("{entry}").into(), large.clone())])
-            .unwrap();
+        assert_eq!(
+            table.set_desired(entry, vec![(format!("{entry}").into(), large.clone())]),
+            None
+        );
     }
     let sizes: Vec<_> = (1..5)
         .map(|revision| write(&mut table, revision).len())
@@ -128,9 +130,7 @@ fn what_others_did_during_our_write_is_ordered_by_its_revision() {
 fn an_update_is_written_in_place_and_the_key_counts_as_held_meanwhile() {
     let mut table = table(OnConflict::TakeOver, &["a"]);
     write(&mut table, 5);
-    table
-        .set_desired(1, vec![("a".into(), "new".into())])
-        .unwrap();
+    assert_eq!(table.set_desired(1, vec![("a".into(), "new".into())]), None);
     assert!(table.view(1).held);
     let ops = write(&mut table, 6);
     assert_eq!(
@@ -259,9 +259,7 @@ fn repeated_overwrites_end_in_a_few_rewrites_a_minute() {
 fn an_entry_that_moves_to_another_key_leaves_none_behind() {
     let mut table = table(OnConflict::TakeOver, &["old"]);
     write(&mut table, 5);
-    table
-        .set_desired(1, vec![("new".into(), "v".into())])
-        .unwrap();
+    assert_eq!(table.set_desired(1, vec![("new".into(), "v".into())]), None);
     assert_eq!(table.view(1).keys, ["new".into()]);
     assert_eq!(write(&mut table, 6).len(), 2);
     assert!(table.view(1).held);
@@ -270,15 +268,77 @@ fn an_entry_that_moves_to_another_key_leaves_none_behind() {
     assert!(table.is_gone(1));
 }
 
+fn value(key: &str, value: &str) -> Vec<(Key, Arc<str>)> {
+    vec![(key.into(), value.into())]
+}
+
+/// The entry that has the key, and the operations that it takes until nothing is left to write.
+fn settled(table: &mut KeyTable, revision: i64) -> (Option<EntryId>, Vec<Op>) {
+    let ops = [0, 1, 2].map(|more| write(table, revision + more));
+    assert!(table.dirty.is_empty());
+    (table.owner(&"a".into()), ops.concat())
+}
+
+fn put_of(value: &str) -> Op {
+    let (key, value) = ("a".into(), value.into());
+    Op::Put { key, value }
+}
+
 #[test]
-fn two_entries_never_share_a_key() {
-    let mut table = table(OnConflict::TakeOver, &["a"]);
-    assert_eq!(
-        table.set_desired(2, vec![("a".into(), "x".into())]),
-        Err("a".into())
-    );
-    table.withdraw(1);
-    assert_eq!(table.set_desired(2, vec![("a".into(), "x".into())]), Ok(()));
+fn the_newest_entry_that_desires_a_key_has_it_in_any_order() {
+    for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [2, 1, 3]] {
+        let mut table = KeyTable::new(OURS, OnConflict::TakeOver);
+        for entry in order {
+            table.set_desired(entry, value("a", &entry.to_string()));
+        }
+        assert_eq!(settled(&mut table, 5), (Some(3), vec![put_of("3")]));
+        let views = [1, 2, 3].map(|entry| table.view(entry));
+        let waiting = views.map(|view| (view.held, view.waits_for.is_some()));
+        assert_eq!(waiting, [(false, true), (false, true), (true, false)]);
+        table.withdraw(2);
+        table.withdraw(3);
+        assert_eq!((table.is_gone(2), table.is_gone(3)), (true, true));
+        assert_eq!(table.take_changed(), BTreeSet::from([1, 2, 3]));
+        assert!(!table.view(1).held, "the value is that of another entry");
+        assert_eq!(settled(&mut table, 15), (Some(1), vec![put_of("1")]));
+        assert!(table.view(1).held);
+        table.withdraw(1);
+        let delete = Op::Delete { key: "a".into() };
+        assert_eq!(settled(&mut table, 25), (None, vec![delete]));
+        assert!(table.is_gone(1) && table.waiting.is_empty());
+    }
+}
+
+#[test]
+fn a_key_that_an_entry_leaves_for_another_key_goes_to_the_one_that_waits() {
+    let mut table = KeyTable::new(OURS, OnConflict::TakeOver);
+    table.set_desired(2, value("a", "2"));
+    write(&mut table, 5);
+    assert_eq!(table.set_desired(1, value("a", "1")), Some("a".into()));
+    assert_eq!(table.set_desired(2, value("b", "2")), None);
+    assert_eq!(write(&mut table, 6).len(), 2);
+    assert!(table.view(1).held && table.view(2).held);
+    table.withdraw(2);
+    assert_eq!(write(&mut table, 7), [Op::Delete { key: "b".into() }]);
+}
+
+#[test]
+fn a_write_under_way_does_not_count_for_the_next_entry_with_the_key() {
+    for is_reported_first in [false, true] {
+        let mut table = table(OnConflict::TakeOver, &["a"]);
+        let now = Instant::now();
+        let ops = table.next_txn(now);
+        if is_reported_first {
+            table.withdraw(1);
+        }
+        assert_eq!(table.set_desired(2, value("a", "2")), None);
+        table.withdraw(1);
+        assert!(table.is_gone(1));
+        table.on_txn(&ops, 5, &[None], now);
+        assert!(!table.view(2).held, "{is_reported_first}");
+        assert_eq!(write(&mut table, 6), [put_of("2")]);
+        assert!(table.view(2).held);
+    }
 }
 
 #[test]
@@ -338,9 +398,7 @@ fn an_entry_with_the_key_of_one_that_leaves_registers_once_written() {
     write(&mut table, 5);
     table.withdraw(1);
     let delete = table.next_txn(Instant::now());
-    table
-        .set_desired(2, vec![("a".into(), "v".into())])
-        .unwrap();
+    assert_eq!(table.set_desired(2, vec![("a".into(), "v".into())]), None);
     assert!(!table.view(2).held, "the deletion is under way");
     table.on_txn(&delete, 6, &[None], Instant::now());
     assert_eq!(write(&mut table, 7), op("a"));
@@ -364,9 +422,7 @@ fn a_key_removed_before_its_watch_is_watched_once_when_it_is_back() {
     table.withdraw(1);
     write(&mut table, 6);
     assert_eq!(table.next_unwatch(), None, "it was never watched");
-    table
-        .set_desired(2, vec![("a".into(), "v".into())])
-        .unwrap();
+    assert_eq!(table.set_desired(2, vec![("a".into(), "v".into())]), None);
     assert_eq!(table.next_watch(), None, "it is not written yet");
     write(&mut table, 7);
     assert_eq!(table.next_watch(), Some(("a".into(), 2, 8)));
@@ -416,7 +472,7 @@ fn the_limits_of_etcd_are_kept_for_the_next_lease() {
     assert!(!table.view(1).held, "no key is left");
     for n in 0..20 {
         let key = format!("{n:03}").into();
-        table.set_desired(n, vec![(key, "v".into())]).unwrap();
+        assert_eq!(table.set_desired(n, vec![(key, "v".into())]), None);
     }
     assert_eq!(write_all(&mut table, 17), [10, 10]);
 }
@@ -451,9 +507,7 @@ fn a_read_of_too_many_keys_is_halved_and_denies_nothing() {
 fn a_large_value_does_not_shorten_the_transactions_of_others() {
     let mut table = many(OnConflict::TakeOver, 100);
     let large: Arc<str> = "x".repeat(64 * 1024).into();
-    table
-        .set_desired(101, vec![("050x".into(), large)])
-        .unwrap();
+    assert_eq!(table.set_desired(101, vec![("050x".into(), large)]), None);
     let (now, mut sizes) = (Instant::now(), vec![]);
     loop {
         let ops = table.next_txn(now);
@@ -537,7 +591,7 @@ fn a_hundred_deleted_keys_at_most_are_read_again() {
     let mut table = table(OnConflict::TakeOver, &[]);
     for entry in 1..=150 {
         let key: Key = format!("{entry:03}").into();
-        table.set_desired(entry, vec![(key, "v".into())]).unwrap();
+        table.set_desired(entry, vec![(key, "v".into())]);
         write(&mut table, 5);
         table.withdraw(entry);
         write(&mut table, 6);
@@ -546,4 +600,25 @@ fn a_hundred_deleted_keys_at_most_are_read_again() {
     table.on_disconnect();
     let read = table.next_read();
     assert_eq!((read.len(), &*read[0]), (100, "051"));
+}
+
+/// The address of a machine went back to the one before, and its registration counted as lost.
+#[test]
+fn a_deleted_key_that_is_desired_again_before_it_is_read_is_still_new() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    write(&mut table, 5);
+    table.set_desired(1, vec![("b".into(), "v".into())]);
+    write(&mut table, 6);
+    table.on_disconnect();
+    table.set_desired(1, vec![("a".into(), "v".into())]);
+    let read = table.next_read();
+    let there = [None, Some(6)].map(|revision| {
+        revision.map(|revision| KeyMeta {
+            lease: OURS,
+            revision,
+        })
+    });
+    assert_eq!(read, ["a".into(), "b".into()] as [Key; 2]);
+    table.on_read(&read, 7, &there);
+    assert_eq!(table.view(1).missing, Some(WriteReason::New));
 }

@@ -57,6 +57,7 @@ impl KeyTable {
             {
                 state.observed = Some(Observed::with_value(event.revision, desired.clone()));
                 state.is_unconfirmed = false;
+                state.author = state.entry;
                 return;
             }
             (EventKind::Put { lease, .. }, None) if *lease == self.lease => {

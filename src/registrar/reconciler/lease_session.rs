@@ -13,8 +13,8 @@ use tokio::time::Instant;
 /// The longest pause after a refused connection. Another attempt is cheap, and etcd
 /// may be back at any moment: the median recovery takes half of this.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
-/// The rate of fresh leases. The burst is enough for any accident; the refill bounds the load when somebody
-/// revokes each lease.
+/// The rate of leases that replace lost ones. The burst is enough for any accident; the refill bounds the load when
+/// somebody revokes each lease. A lease that we revoked ourselves does not count: its application may begin again.
 const GRANTS: Rate = Rate {
     burst: 24,
     refill: Duration::from_secs(5),
@@ -51,9 +51,18 @@ impl Reconciler {
     }
 
     fn begin_grant(&mut self, now: Instant) {
-        self.grant_at = self.grant_limiter.take(GRANTS, now).err();
-        if self.grant_at.is_none() {
-            self.lease = self.granting();
+        let limit = self
+            .is_lease_lost
+            .then(|| self.lost_leases.take(GRANTS, now));
+        let was_waiting = self.grant_at.is_some();
+        self.grant_at = limit.and_then(Result::err);
+        match self.grant_at {
+            None => {
+                self.is_lease_lost = false;
+                self.lease = self.granting();
+            }
+            Some(_) if was_waiting => {}
+            Some(_) => self.say_why_lost(", again and again: waiting for the next lease"),
         }
     }
 
@@ -368,6 +377,7 @@ impl Reconciler {
         self.lease = LeaseState::None;
         self.keys.reset(0);
         self.close_streams();
+        self.is_lease_lost = true;
         self.set_lease_error(now, &error.to_string());
     }
 

@@ -100,8 +100,10 @@ pub(crate) struct Reconciler {
     orphaned_leases: Vec<i64>,
     /// Keys of entries that have not ended may be under the orphaned leases, because a worker panicked.
     orphans_hold_keys: bool,
-    grant_limiter: Bucket,
-    /// The next lease may not be requested earlier.
+    lost_leases: Bucket,
+    /// The next lease replaces one that was lost.
+    is_lease_lost: bool,
+    /// So many leases were lost that the next one may not be requested earlier.
     grant_at: Option<Instant>,
     keys: KeyTable,
     needs_local_ip: bool,
@@ -155,7 +157,8 @@ impl Reconciler {
             lease: LeaseState::None,
             orphaned_leases: vec![],
             orphans_hold_keys: false,
-            grant_limiter: Bucket::default(),
+            lost_leases: Bucket::default(),
+            is_lease_lost: false,
             grant_at: None,
             keys: KeyTable::new(0, settings.on_conflict),
             needs_local_ip: false,
@@ -382,7 +385,7 @@ impl Reconciler {
                     reasons,
                     needs_local_ip,
                 } => {
-                    self.add_entry(id);
+                    self.add_entry(now, id);
                     self.needs_local_ip |= needs_local_ip;
                     if self.pause(now, id, reasons) {
                         paused.push(id);
@@ -395,25 +398,26 @@ impl Reconciler {
         self.deregister(gone, deadline);
     }
 
-    fn add_entry(&mut self, id: EntryId) {
-        let new = || Arc::new(Status::Registering { reason: None });
-        self.entries.entry(id).or_insert_with(new);
+    fn add_entry(&mut self, now: Instant, id: EntryId) {
+        if self.entries.contains_key(&id) {
+            return;
+        }
+        let new = Arc::new(Status::Registering { reason: None });
+        self.entries.insert(id, new);
+        // Why it has to wait, if it has to.
+        self.publish_current(now, id);
     }
 
     fn on_entry_desired(&mut self, now: Instant, id: EntryId, desired: Desired) {
-        self.add_entry(id);
+        self.add_entry(now, id);
         let reason = self.write_reason(id);
         self.resume(now, id);
         match desired {
             Desired::Waiting { needs_local_ip } => self.needs_local_ip |= needs_local_ip,
             Desired::Keys(records) if self.held_lease().is_some() => {
-                if let Err(key) = self.keys.set_desired(id, records) {
-                    // `register` refuses this where the key is known. With an address that is found
-                    // later, the key can still be the same.
-                    let reason = format!("another registration here has the key {key:?}");
+                // `register` and `update` refuse this. It can happen with a format that changes its keys.
+                if let Some(key) = self.keys.set_desired(id, records) {
                     logging::error!(service = %self.services, %key, "another registration here has the key");
-                    let reason = Some(reason.into());
-                    self.publish(id, Status::Registering { reason });
                 }
                 self.keys.set_reason(id, reason);
             }

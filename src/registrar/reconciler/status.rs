@@ -53,6 +53,29 @@ impl Reconciler {
         }
     }
 
+    /// The next lease has to wait: also the entries that were lost for another reason before say so.
+    pub(super) fn say_why_lost(&mut self, wait: &str) {
+        let Some(problem) = &mut self.lease_error else {
+            return;
+        };
+        let reason: Arc<str> = format!("{}{wait}", problem.reason).into();
+        problem.reason = reason.clone();
+        for id in self.entries.keys().copied().collect::<Vec<_>>() {
+            let reason = reason.clone();
+            let next = match self.status(id) {
+                Some(Status::Lost { since, .. }) => Status::Lost {
+                    since: *since,
+                    reason,
+                },
+                Some(Status::Registering { .. }) => Status::Registering {
+                    reason: Some(reason),
+                },
+                _ => continue,
+            };
+            self.publish(id, next);
+        }
+    }
+
     /// A write was rejected although the connection works: entries with a missing key get the reason.
     pub(super) fn on_write_rejected(&mut self, now: Instant, ops: &[Op], error: &RpcError) {
         let reason: Arc<str> = error.to_string().into();
@@ -136,7 +159,7 @@ impl Reconciler {
         }
     }
 
-    fn publish_current(&mut self, now: Instant, id: EntryId) {
+    pub(super) fn publish_current(&mut self, now: Instant, id: EntryId) {
         if let Some(last) = self.status(id) {
             let next = self.status_for(now, id, last);
             self.publish(id, next);
@@ -173,7 +196,19 @@ impl Reconciler {
             revision,
             conflicting_lease,
             contested,
+            waits_for,
         } = self.keys.view(id);
+        if let Some(key) = waits_for {
+            let reason = format!("another registration here has the key {key:?}").into();
+            // It may have been lost for another reason before.
+            return match last {
+                Status::Lost { since, .. } => Status::Lost {
+                    since: *since,
+                    reason,
+                },
+                last => lost(last, now, reason),
+            };
+        }
         if let Some(to_lease) = conflicting_lease {
             return Status::Yielding { to_lease };
         }

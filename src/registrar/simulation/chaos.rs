@@ -361,7 +361,7 @@ impl World {
             true => 0,
             false => ids[self.rng.usize(..ids.len())],
         };
-        match self.rng.u32(0..13) {
+        match self.rng.u32(0..14) {
             0..4 => self.register(),
             4..6 => {
                 let Some(entry) = self.entries.get_mut(&id) else {
@@ -378,6 +378,7 @@ impl World {
                 self.touch(&[id]);
             }
             8..11 => self.pause_or_resume(id),
+            11 => self.hand_over(id),
             _ => {
                 let at_once = self.rng.u8(..) < 40;
                 let Some(entry) = self.entries.get_mut(&id) else {
@@ -407,12 +408,32 @@ impl World {
         }
     }
 
-    /// Another entry, under names that no other one has.
+    /// An entry leaves, and another one takes its names. Both are reported at once, in any order.
+    fn hand_over(&mut self, id: EntryId) {
+        let at_once = self.rng.bool();
+        let Some(entry) = self.entries.get_mut(&id).filter(|e| !e.is_leaving) else {
+            return;
+        };
+        entry.is_leaving = true;
+        entry.at_once |= at_once;
+        let entry = Entry {
+            names: entry.names.clone(),
+            value: entry.value + 1,
+            is_announced: self.rng.u8(..) < 200,
+            ..Entry::default()
+        };
+        let mut ids = [id, self.add(entry)];
+        self.rng.shuffle(&mut ids);
+        self.touch(&ids);
+    }
+
+    /// Another entry, mostly under names that no other one has.
     pub(super) fn register(&mut self) {
+        let is_rival = self.rng.u8(..) < 16;
         let is_taken = |name: &&str| {
             let live = self.entries.values().filter(|entry| !entry.is_leaving);
-            live.flat_map(|entry| &entry.names)
-                .any(|taken| taken == name)
+            let mut taken = live.flat_map(|entry| &entry.names);
+            !is_rival && taken.any(|taken| taken == name)
         };
         let free: Vec<&str> = NAMES.into_iter().filter(|name| !is_taken(name)).collect();
         if free.is_empty() {
@@ -449,9 +470,10 @@ impl World {
         self.touch(&ids);
     }
 
-    fn add(&mut self, entry: Entry) -> EntryId {
+    fn add(&mut self, mut entry: Entry) -> EntryId {
         let id = self.next_entry;
         self.next_entry += 1;
+        entry.id = id;
         self.entries.insert(id, entry);
         id
     }

@@ -217,9 +217,12 @@ impl Checker {
         let due = self.paused_for.iter().filter(|(_, count)| **count >= 2);
         let due: Vec<&Entry> = due.filter_map(|(id, _)| entries.get(id)).collect();
         let found = etcd.keys.iter().find(|(key, stored)| {
-            let is_its = due.iter().any(|entry| entry.has(key));
+            let is_wanted = |entry: &Entry| entry.wants_keys() && entry.has(key);
+            // Not by another entry that had the key meanwhile.
+            let is_by = |entry: &&Entry| stored.value.starts_with(&format!("{}:", entry.id));
+            let is_its = due.iter().any(is_by) && !entries.values().any(is_wanted);
             let is_unrevoked = self.unrevoked.contains(&stored.lease);
-            is_its && self.is_to_go(key, stored) && &*stored.value != "theirs" && !is_unrevoked
+            is_its && self.is_to_go(key, stored) && !is_unrevoked
         });
         if let Some((key, _)) = found {
             self.violated(format!("I15: {key} is there, two transactions later"));
@@ -242,7 +245,10 @@ impl Checker {
             self.violated(format!("I4: after the end: {action:?}"));
         }
         match action {
-            Action::Publish(id, status) => self.published(*id, status, now),
+            Action::Publish(id, status) => {
+                self.check_holder(*id, status, etcd);
+                self.published(*id, status, now);
+            }
             Action::AwaitHealth(ids) => self.reported(ids),
             Action::LeaseExpiry(at) if !matches!(self.acknowledged, Some((_, since, ttl)) if since + ttl >= *at) =>
             {
@@ -336,6 +342,25 @@ impl Checker {
         }
     }
 
+    /// An entry is not registered by the value of another one that had the key before. Another client may restore it.
+    fn check_holder(&mut self, id: EntryId, status: &Status, etcd: &Etcd) {
+        let Status::Registered(registered) = status else {
+            return;
+        };
+        let own = format!("{id}:");
+        let is_others = |key: &&Key| {
+            let stored = etcd.keys.get(*key);
+            let ours = stored.filter(|stored| stored.lease == registered.lease);
+            let is_known = self.is_alone && !self.abandoned.contains(*key);
+            is_known && ours.is_some_and(|stored| !stored.value.starts_with(&own))
+        };
+        if let Some(key) = registered.keys.iter().find(is_others) {
+            self.violated(format!(
+                "I1: {id} is registered by another's value of {key}"
+            ));
+        }
+    }
+
     fn check_shown(&mut self, id: EntryId, lease: i64) {
         let before = self.shown.insert(id, (lease, false));
         if before.is_some_and(|(last, is_told)| last != lease && !is_told) {
@@ -409,18 +434,17 @@ impl Checker {
         if ops.len() > 16 {
             return;
         }
-        let announced = entries
-            .values()
-            .filter(|e| e.is_announced && !e.is_leaving && e.pauses == 0);
+        let announced = entries.values().filter(|entry| entry.wants_keys());
         let records = announced.flat_map(|entry| entry.records(lease, self.keys_name_lease));
-        let records: BTreeMap<_, _> = records.collect();
+        // Several may want one key: which of them has it in the end is I1.
+        let records: BTreeSet<_> = records.collect();
         for op in ops {
             let (key, value) = match op {
                 Op::Put { .. } if self.yields => return self.violated("I5: an unguarded write"),
                 Op::Put { key, value } | Op::PutIfFree { key, value } => (key, value),
                 Op::Delete { .. } => continue,
             };
-            if records.get(key) != Some(value) {
+            if !records.contains(&(key.clone(), value.clone())) {
                 self.violated(format!("I4: nobody wants {key} = {value}"));
             }
         }

@@ -2,7 +2,7 @@
 
 use super::check::Checker;
 use super::etcd::Etcd;
-use super::world::{Beside, Faults, Link, World};
+use super::world::{Beside, Entry, Faults, Link, World};
 use crate::lease;
 use crate::registrar::on_conflict::OnConflict;
 use crate::registrar::reconciler::{Event, Reconciler, Settings};
@@ -189,6 +189,14 @@ fn proceed(world: &mut World) {
 fn converged(world: &World) -> Result<(), String> {
     let lease = world.reconciler.held_lease().unwrap_or_default();
     let mut wanted = BTreeMap::new();
+    // Of several entries that want a key, the newest has it.
+    let keys_of = |entry: &Entry| {
+        let records = entry.records(lease, world.check.keys_name_lease);
+        records.into_iter().map(|(key, _)| key)
+    };
+    let wanting = world.entries.iter().filter(|(_, entry)| entry.wants_keys());
+    let keys = wanting.flat_map(|(id, entry)| keys_of(entry).map(move |key| (key, id)));
+    let owners: BTreeMap<_, _> = keys.collect();
     for (id, entry) in &world.entries {
         if entry.is_leaving {
             return Err(format!("{id} has not left"));
@@ -200,8 +208,19 @@ fn converged(world: &World) -> Result<(), String> {
             }
         } else if entry.is_announced {
             wanted.extend(entry.records(lease, world.check.keys_name_lease));
-            if !matches!(status, Some(Status::Registered(_))) {
-                return Err(format!("{id} is {status:?}"));
+            let has_all = keys_of(entry).all(|key| owners.get(&key) == Some(&id));
+            let is_right = match status {
+                Some(Status::Registered(_)) => has_all,
+                Some(
+                    Status::Lost { reason, .. }
+                    | Status::Registering {
+                        reason: Some(reason),
+                    },
+                ) => !has_all && reason.contains("another registration here has the key"),
+                _ => false,
+            };
+            if !is_right {
+                return Err(format!("{id} is {status:?}, and has its keys: {has_all}"));
             }
         }
     }

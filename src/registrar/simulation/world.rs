@@ -128,6 +128,7 @@ pub(super) enum Request {
 /// An entry, as handles see it.
 #[derive(Default)]
 pub(super) struct Entry {
+    pub(super) id: EntryId,
     pub(super) names: Vec<String>,
     pub(super) value: u64,
     pub(super) is_announced: bool,
@@ -579,7 +580,10 @@ impl World {
             }
             _ => {}
         }
-        self.handle(event);
+        // What was reported before may have been the end.
+        if !self.is_finished {
+            self.handle(event);
+        }
     }
 
     fn watched(&mut self, key: Key, id: i64, from: i64) {
@@ -648,8 +652,13 @@ impl Entry {
         self.names.iter().any(|its| Some(&**its) == name)
     }
 
+    /// Whether its keys should be in etcd.
+    pub(super) fn wants_keys(&self) -> bool {
+        self.is_announced && !self.needs_local_ip && !self.is_leaving && self.pauses == 0
+    }
+
     pub(super) fn records(&self, lease: i64, keys_name_lease: bool) -> Vec<(Key, Arc<str>)> {
-        let value: Arc<str> = self.value.to_string().into();
+        let value: Arc<str> = format!("{}:{}", self.id, self.value).into();
         let key = |name: &String| match (keys_name_lease, self.addresses) {
             (true, moved @ 2..) => format!("{name}/{lease}/{moved}").into(),
             (true, _) => format!("{name}/{lease}").into(),
