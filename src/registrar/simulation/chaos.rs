@@ -309,15 +309,11 @@ impl World {
         self.link.pending().into_iter().chain(beside)
     }
 
-    /// Whether a watch was requested that etcd never acknowledges.
-    pub(super) fn has_lost_watch(&self) -> bool {
-        matches!(&self.link, Link::Open(session) if session.has_lost_watch)
-    }
-
     /// Whether a request from before `at` is still waited for.
     pub(super) fn waits_since_before(&self, at: Instant) -> bool {
+        let has_lost = matches!(&self.link, Link::Open(session) if session.has_lost_watch);
         let mut waiting = self.pending_places();
-        self.has_lost_watch() || waiting.any(|(_, pending)| pending.sent <= at)
+        has_lost || waiting.any(|(_, pending)| pending.sent <= at)
     }
 
     /// A request that was given up is applied late, or never.

@@ -135,9 +135,7 @@ fn quiet(world: &mut World) {
     let until = world.now + world.check.ttl.max(world.etcd.min_ttl) * 2;
     while world.now < until && world.check.violation.is_none() {
         proceed(world);
-        if let Err(wrong) = converged(world)
-            && !world.has_lost_watch()
-        {
+        if let Err(wrong) = converged(world) {
             world
                 .check
                 .violated(format!("I1: it does not stay as it should be: {wrong}"));

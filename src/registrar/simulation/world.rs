@@ -591,7 +591,8 @@ impl World {
         let Link::Open(session) = &mut self.link else {
             return;
         };
-        if is_lost || session.is_mute {
+        // In a quiet period, a stream whose member hangs still acknowledges watches, and sends no events.
+        if is_lost || session.is_mute && !self.is_quiet {
             session.has_lost_watch = true;
         } else if self.faults.denies_reads {
             session.is_blind = true;
