@@ -344,6 +344,7 @@ fn a_fleet_that_lost_a_member_costs_the_others_what_it_must() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "how fast we are in real time")]
 #[ignore = "takes as long as configured: make soak"]
 fn for_a_large_fleet() {
     let number = |name: &str, default| {

@@ -206,7 +206,7 @@ impl Reconciler {
             revoking.grant_deadline = None;
         }
         self.keys.on_disconnect();
-        self.connection = Connection::Open(OpenConnection::default());
+        self.connection = Connection::Open(Box::default());
         self.act(Action::UseBeside);
         // The lease may be another one by now.
         match (answer, &self.lease) {

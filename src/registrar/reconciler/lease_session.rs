@@ -103,7 +103,7 @@ impl Reconciler {
 
     pub(super) fn on_connected(&mut self, now: Instant, result: Result<(), RpcError>) {
         match result {
-            Ok(()) => self.connection = Connection::Open(OpenConnection::default()),
+            Ok(()) => self.connection = Connection::Open(Box::default()),
             Err(error) => self.on_disconnect(now, error),
         }
     }
@@ -384,7 +384,7 @@ impl Reconciler {
     pub(super) fn close_streams(&mut self) {
         if let Connection::Open(open) = &mut self.connection {
             let connected_since = open.connected_since;
-            *open = OpenConnection {
+            **open = OpenConnection {
                 connected_since,
                 ..OpenConnection::default()
             };

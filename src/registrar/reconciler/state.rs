@@ -43,7 +43,7 @@ pub(super) enum Connection {
         retry_at: Option<Instant>,
     },
     Opening,
-    Open(OpenConnection),
+    Open(Box<OpenConnection>),
 }
 
 /// The requests and watches on an open connection.
