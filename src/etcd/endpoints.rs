@@ -38,6 +38,11 @@ impl Endpoints {
         self.members.all().len()
     }
 
+    /// How many addresses `member` has, as far as they are known.
+    pub(crate) fn addresses(&self, member: &Member) -> usize {
+        self.resolver.known(member.host(), member.port()).max(1)
+    }
+
     /// Whether there is a member with this shown name now.
     pub(crate) fn has(&self, shown: &str) -> bool {
         self.members.any(|member| **member == *shown)

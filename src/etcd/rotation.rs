@@ -97,10 +97,12 @@ impl Rotation {
         endpoints: &Endpoints,
         now: Instant,
     ) -> (usize, Member) {
-        let others = endpoints.len().saturating_sub(1).max(1);
-        let place = |step: usize| self.index.wrapping_add(1 + step % others);
-        let first = place(steps.saturating_sub(1));
-        let mut places = (0..others).map(|more| place(steps.saturating_sub(1) + more));
+        let count = endpoints.len();
+        // Each round skips the current member, and uses another address of each. An only member has other addresses.
+        let places = (1..).map(|step| self.index.wrapping_add(step));
+        let others = places.filter(|place| count == 1 || place % count != self.index % count);
+        let mut places = others.skip(steps.saturating_sub(1)).take(count);
+        let first = places.clone().next().unwrap_or(self.index);
         let is_usable = |place: &usize| !self.is_denied(endpoints.members.at(*place).shown(), now);
         let place = places.find(is_usable).unwrap_or(first);
         (place, endpoints.members.at(place))

@@ -6,6 +6,7 @@
 //! is no such lease, or that the token is void, the renewal has failed with that. Without an answer nothing
 //! happens here: the reconciler knows when the renewal was sent.
 
+use super::ask::ask;
 use super::reconciler::Event;
 use crate::clock;
 use crate::etcd::{KeepAliveStream, RpcError, RpcErrorKind, Session};
@@ -45,18 +46,29 @@ struct Look {
 // === impl KeepAlive ===
 
 impl KeepAlive {
-    pub(super) fn renew(&mut self, session: &Session, lease: i64, late: Duration) {
+    pub(super) fn renew(
+        &mut self,
+        session: &Session,
+        lease: i64,
+        late: Duration,
+        again: Option<Duration>,
+    ) {
         let last = std::mem::replace(self, Self::Closed);
-        let (sent, opener) = (clock::now(), session.clone());
-        *self = Self::Renewing(Box::new(Renewal {
-            sent,
-            answer: Box::pin(async move {
-                let Self::Idle(mut stream) = last else {
-                    return Ok((Box::new(opener.renewals(lease).await?), None));
-                };
+        let opener = session.clone();
+        let renew = move || -> Call<Result<Renewed, RpcError>> {
+            let opened = opener.clone().renewals(lease);
+            Box::pin(async move { Ok((Box::new(opened.await?), None)) })
+        };
+        let first: Call<Result<Renewed, RpcError>> = match last {
+            Self::Idle(mut stream) => Box::pin(async move {
                 let ttl = stream.renew().await?;
                 Ok((stream, Some(ttl)))
             }),
+            _ => renew(),
+        };
+        *self = Self::Renewing(Box::new(Renewal {
+            sent: clock::now(),
+            answer: Box::pin(ask(first, again, RpcErrorKind::LeaseGone, renew)),
             look: Look::new(session.clone(), lease, late),
         }));
     }

@@ -1,5 +1,6 @@
 //! [`Link`]: the connection to etcd, and [`Beside`]: another one, which is opened while the first does not answer.
 
+use super::ask::ask;
 use super::keep_alive::Call;
 use super::reconciler::{Answer, Event, Question};
 use super::streams::Streams;
@@ -57,14 +58,15 @@ impl Beside {
 }
 
 /// Sends the request that a connection has to answer before it is used.
-pub(super) async fn ask(
+pub(super) async fn prove(
     session: Session,
     question: Question,
 ) -> Result<(Streams, Answer), RpcError> {
-    let (sent, asked) = (clock::now(), session.clone());
+    let sent = clock::now();
     match question {
-        Question::Grant { lease, ttl } => {
-            let result = asked.grant(lease, ttl).await;
+        Question::Grant { lease, ttl, again } => {
+            let grant = || -> Call<_> { Box::pin(session.clone().grant(lease, ttl)) };
+            let result = ask(grant(), again, RpcErrorKind::LeaseExists, grant).await;
             let result = unless_failed(result, RpcErrorKind::LeaseExists)?;
             let answer = Answer::Granted {
                 lease,
@@ -73,20 +75,21 @@ pub(super) async fn ask(
             };
             Ok((Streams::new(session), answer))
         }
-        Question::Renew { lease } => {
-            let result = asked.renewals(lease).await;
+        Question::Renew { lease, again } => {
+            let renew = || -> Call<_> { Box::pin(session.clone().renewals(lease)) };
             let renewed = |result| Answer::Renewed {
                 lease,
                 sent,
                 result,
             };
+            let result = ask(renew(), again, RpcErrorKind::LeaseGone, renew).await;
             match unless_failed(result, RpcErrorKind::LeaseGone)? {
                 Ok(stream) => Ok((Streams::with_keep_alive(session, stream), renewed(Ok(None)))),
                 Err(gone) => Ok((Streams::new(session), renewed(Err(gone)))),
             }
         }
         Question::Read => {
-            asked.probe().await?;
+            session.probe().await?;
             Ok((Streams::new(session), Answer::Read))
         }
     }

@@ -31,6 +31,7 @@
 #[cfg(test)]
 #[cfg(feature = "test-util")]
 mod address_changes;
+mod ask;
 mod builder;
 mod changing;
 mod draft;

@@ -119,7 +119,9 @@ impl Streams {
                 let call = session.apply(lease, ops.clone(), asks_replaced);
                 self.ask(call, move |result| Event::Written { ops, result });
             }
-            Action::Renew { lease, late } => self.keep_alive.renew(&session, lease, late),
+            Action::Renew { lease, late, again } => {
+                self.keep_alive.renew(&session, lease, late, again);
+            }
             Action::Watch { key, id, from } => self.watch(key, id, from),
             Action::Unwatch { id } => self.unwatch(id),
             Action::Authenticate => {

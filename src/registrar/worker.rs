@@ -332,7 +332,7 @@ impl Worker {
         let registry = self.registry.clone();
         self.beside = Beside::Connecting(Box::pin(async move {
             let session = connect(&registry, &member, limit).await?;
-            with_timeout(limit, member.shown(), link::ask(session, question)).await
+            with_timeout(limit, member.shown(), link::prove(session, question)).await
         }));
     }
 

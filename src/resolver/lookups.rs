@@ -146,6 +146,14 @@ impl Lookups {
         Ok(Addresses { addrs, outdated })
     }
 
+    /// How many addresses this name had when it was looked up last.
+    pub(super) fn known(&self, host: &str, port: u16) -> usize {
+        let names = self.names.lock();
+        let name = names.names.get(&self.key(host, port));
+        let known = name.and_then(|name| name.known.as_ref());
+        known.map_or(0, |addrs| addrs.len())
+    }
+
     /// Whether somebody waits for a lookup of this name, and whether its addresses are known from an earlier one.
     pub(super) fn is_waiting(&self, host: &str, port: u16) -> (bool, bool) {
         let names = self.names.lock();

@@ -84,6 +84,11 @@ impl Resolver {
         Ok((addrs, outdated))
     }
 
+    /// How many addresses a name had when it was looked up last.
+    pub(crate) fn known(&self, host: &str, port: u16) -> usize {
+        self.0.known(host, port)
+    }
+
     /// The reason of an attempt that ended after `limit`, if it waited for the lookup of this name.
     pub(crate) fn unanswered(&self, host: &str, port: u16, limit: Duration) -> Option<String> {
         let nor = match self.0.is_waiting(host, port) {

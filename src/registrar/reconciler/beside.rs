@@ -82,9 +82,13 @@ impl Reconciler {
     }
 
     /// The most members that can be silent, the one in use included, while the others have a quorum. If more are,
-    /// there is no quorum, or they are busy, and more connections do not help.
+    /// there is no quorum, or they are busy, and more connections do not help. The addresses of one name may be proxies.
     fn most_silent(&self) -> usize {
-        self.settings.endpoints.len().saturating_sub(1) / 2
+        let endpoints = &self.settings.endpoints;
+        match endpoints.len() {
+            1 => endpoints.addresses(&self.rotation.member(endpoints)) - 1,
+            members => members.saturating_sub(1) / 2,
+        }
     }
 
     /// Until when the lease lives, if it is held and lives at `at`.
@@ -155,7 +159,7 @@ impl Reconciler {
         let (ahead, endpoints) = (self.beside.failures + 1, &self.settings.endpoints);
         let (place, member) = self.rotation.ahead(ahead, endpoints, now);
         self.beside.place = place;
-        let question = self.question();
+        let question = self.question(now);
         self.act(Action::ConnectBeside {
             member,
             limit,
@@ -163,7 +167,20 @@ impl Reconciler {
         });
     }
 
-    fn question(&mut self) -> Question {
+    /// When a request is repeated on the same connection: as late as the lease allows, because an election takes some
+    /// seconds, and not before an answer is expected.
+    pub(super) fn again(&self, now: Instant) -> Option<Duration> {
+        let attempt = self.settings.attempt_timeout;
+        let wait = match self.unexpired(now) {
+            Some(expiry) => (expiry - now).saturating_sub(attempt * 3 / 2),
+            None => self.settings.ttl / 2,
+        };
+        let wait = wait.max(attempt).max(self.patience.expected());
+        Some(wait).filter(|_| self.settings.endpoints.len() > 1)
+    }
+
+    fn question(&mut self, now: Instant) -> Question {
+        let again = self.again(now);
         match &mut self.lease {
             LeaseState::Granting {
                 id,
@@ -172,9 +189,12 @@ impl Reconciler {
             } => {
                 *attempts += 1;
                 let (lease, ttl) = (*id, self.settings.ttl);
-                Question::Grant { lease, ttl }
+                Question::Grant { lease, ttl, again }
             }
-            LeaseState::Held(lease) => Question::Renew { lease: lease.id() },
+            LeaseState::Held(lease) => {
+                let lease = lease.id();
+                Question::Renew { lease, again }
+            }
             _ => Question::Read,
         }
     }

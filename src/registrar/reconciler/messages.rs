@@ -66,8 +66,17 @@ pub(crate) enum Event {
 /// read is answered long before a renewal, and a connection that was used because of it would be as late as the first one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Question {
-    Grant { lease: i64, ttl: Duration },
-    Renew { lease: i64 },
+    Grant {
+        lease: i64,
+        ttl: Duration,
+        /// As for [`Action::Renew`].
+        again: Option<Duration>,
+    },
+    Renew {
+        lease: i64,
+        /// As for [`Action::Renew`].
+        again: Option<Duration>,
+    },
     Read,
 }
 
@@ -145,7 +154,12 @@ pub(crate) enum Action {
     /// [`Event::Revoked`]. Replaces a request that is under way.
     Revoke { lease: i64 },
     /// [`Event::Renewed`], after any number of [`Event::RenewalLate`], the first one `late` after this.
-    Renew { lease: i64, late: Duration },
+    Renew {
+        lease: i64,
+        late: Duration,
+        /// Repeat it after this time, beside the first one: see [`ask`](crate::registrar::ask).
+        again: Option<Duration>,
+    },
     /// [`Event::Read`].
     Read { keys: Vec<Key> },
     /// [`Event::Written`].

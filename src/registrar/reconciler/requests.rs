@@ -67,6 +67,7 @@ impl Reconciler {
     /// The lease is renewed first. There is something to write only if etcd does not have the lease any more, or
     /// its keys differ.
     fn plan_held(&mut self, now: Instant) {
+        let again = self.again(now);
         let (LeaseState::Held(lease), Connection::Open(open)) = (&self.lease, &mut self.connection)
         else {
             return;
@@ -79,7 +80,11 @@ impl Reconciler {
         if is_due && !open.is_renewing() {
             (open.renewing_since, open.renew_not_before) = (Some(now), None);
             let late = self.patience.expected();
-            self.actions.push_back(Action::Renew { lease: id, late });
+            self.actions.push_back(Action::Renew {
+                lease: id,
+                late,
+                again,
+            });
         }
         if !open.is_lease_confirmed || open.refused_token.is_some() {
             return;
@@ -245,7 +250,9 @@ impl Reconciler {
     }
 
     pub(super) fn has_other_member(&self, now: Instant) -> bool {
-        self.rotation.has_other(&self.settings.endpoints, now)
+        let endpoints = &self.settings.endpoints;
+        let has_addresses = || endpoints.addresses(&self.rotation.member(endpoints)) > 1;
+        self.rotation.has_other(endpoints, now) || has_addresses()
     }
 
     /// etcd rejected a request because it has too many, or is full.

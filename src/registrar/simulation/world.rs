@@ -485,7 +485,7 @@ impl World {
         let now = self.now;
         let (answer, failure) = match question {
             Question::Read => return Ok(Answer::Read),
-            Question::Grant { lease, ttl } => {
+            Question::Grant { lease, ttl, .. } => {
                 let result = self.result(None, |etcd| etcd.grant(lease, ttl, now));
                 let failure = result.clone().err();
                 let answer = Answer::Granted {
@@ -495,7 +495,7 @@ impl World {
                 };
                 (answer, failure)
             }
-            Question::Renew { lease } => {
+            Question::Renew { lease, .. } => {
                 let result = self.result(None, |etcd| etcd.renew(lease, now).map(|_| None));
                 let failure = result.clone().err();
                 let answer = Answer::Renewed {
