@@ -63,6 +63,11 @@ impl Patience {
                 mean: took,
                 deviation: took / 2,
             },
+            // The answers are fast again: failover must not wait as if they were slow.
+            Some(RoundTrip { mean, deviation }) if took < mean / 4 => RoundTrip {
+                mean: mean / 4 + took,
+                deviation: deviation / 4,
+            },
             Some(RoundTrip { mean, deviation }) => RoundTrip {
                 mean: (mean * 7 + took) / 8,
                 deviation: (deviation * 3 + mean.abs_diff(took)) / 4,

@@ -193,6 +193,7 @@ async fn knows_token(
     attempt: Duration,
     limit: Duration,
 ) -> Result<bool, RpcError> {
+    let begun = Instant::now();
     let mut known = std::pin::pin!(read(client, endpoint));
     let lives = with_timeout(limit, endpoint, probe(anonymous, endpoint));
     let known = tokio::select! {
@@ -200,8 +201,9 @@ async fn knows_token(
         known = &mut known => known,
         lives = lives => {
             lives?;
-            // Both were sent together.
-            let known = tokio::time::timeout(attempt, known).await;
+            // Both were sent together. A slow etcd may answer them at different times.
+            let wait = (attempt * 2).max(begun.elapsed() * 3);
+            let known = tokio::time::timeout(wait, known).await;
             known.unwrap_or_else(|_| Err(RpcError::unknown_token(endpoint)))
         }
     };

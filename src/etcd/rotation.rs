@@ -90,17 +90,20 @@ impl Rotation {
         }
     }
 
-    /// The other member that is `steps` ahead, and its place. One that denied a request is skipped if another has not.
+    /// The member other than `ours` that is `steps` ahead, and its place. One that denied a request is skipped if another has not.
     pub(crate) fn ahead(
         &self,
         steps: usize,
+        ours: &Member,
         endpoints: &Endpoints,
         now: Instant,
     ) -> (usize, Member) {
         let count = endpoints.len();
         // Each round skips the current member, and uses another address of each. An only member has other addresses.
         let places = (1..).map(|step| self.index.wrapping_add(step));
-        let others = places.filter(|place| count == 1 || place % count != self.index % count);
+        let is_other = |place: &usize| endpoints.members.at(*place).shown() != ours.shown();
+        let others = places.take(count * (steps + 2));
+        let others = others.filter(|place| count == 1 || is_other(place));
         let mut places = others.skip(steps.saturating_sub(1)).take(count);
         let first = places.clone().next().unwrap_or(self.index);
         let is_usable = |place: &usize| !self.is_denied(endpoints.members.at(*place).shown(), now);
@@ -142,9 +145,8 @@ impl Rotation {
         self.failures.insert(error.endpoint().clone(), text);
     }
 
-    /// Whether another member has not denied a request yet.
-    pub(crate) fn has_other(&self, endpoints: &Endpoints, now: Instant) -> bool {
-        let ours = self.member(endpoints);
+    /// Whether a member other than `ours` has not denied a request yet.
+    pub(crate) fn has_other(&self, ours: &Member, endpoints: &Endpoints, now: Instant) -> bool {
         let is_other = |shown: &Arc<str>| shown != ours.shown() && !self.is_denied(shown, now);
         endpoints.members.any(is_other)
     }
@@ -198,10 +200,10 @@ mod tests {
     async fn the_one_that_refuses_is_left_and_waited_for_only_when_all_refuse() {
         let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
         let host = |rotation: &Rotation| rotation.member(&endpoints).host().to_owned();
-        assert!(rotation.has_other(&endpoints, Instant::now()));
+        assert!(rotation.has_other(&rotation.member(&endpoints), &endpoints, Instant::now()));
         assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Denied) <= LIMITS.0);
         assert_eq!(host(&rotation), "b");
-        assert!(!rotation.has_other(&endpoints, Instant::now()));
+        assert!(!rotation.has_other(&rotation.member(&endpoints), &endpoints, Instant::now()));
         // An unreachable member is tried again; one that denied a request is not.
         for _ in 0..20 {
             assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Unreachable) <= LIMITS.0);

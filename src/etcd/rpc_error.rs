@@ -109,6 +109,11 @@ impl RpcError {
         self
     }
 
+    /// etcd has no space left.
+    pub(crate) fn is_full(&self) -> bool {
+        self.what.contains("database space exceeded")
+    }
+
     /// The connection works, and the request should be repeated later.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(

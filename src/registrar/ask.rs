@@ -4,12 +4,15 @@
 //! while a request that comes after the election is answered at once. So with several members a request is repeated on
 //! the same connection: that costs a busy etcd little.
 
-use super::keep_alive::Call;
-use super::streams::some;
 use crate::etcd::{RpcError, RpcErrorKind};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::sleep;
+
+/// A call under way.
+pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The first answer to `first` and the requests after it, the next one `again` after it; then that time
 /// doubles. An error of the kind
@@ -38,6 +41,14 @@ pub(super) async fn ask<T>(
         waiting.push(request());
     }
     std::future::pending().await
+}
+
+/// Awaits a future, if there is one. Cancel safe if the future is.
+pub(super) async fn some<F: Future>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

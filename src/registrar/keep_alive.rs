@@ -6,17 +6,12 @@
 //! is no such lease, or that the token is void, the renewal has failed with that. Without an answer nothing
 //! happens here: the reconciler knows when the renewal was sent.
 
-use super::ask::ask;
+use super::ask::{Call, ask};
 use super::reconciler::Event;
 use crate::clock;
 use crate::etcd::{KeepAliveStream, RpcError, RpcErrorKind, Session};
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-
-/// A call under way.
-pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// See the [module](self).
 pub(super) enum KeepAlive {

@@ -1,7 +1,6 @@
 //! [`Link`]: the connection to etcd, and [`Beside`]: another one, which is opened while the first does not answer.
 
-use super::ask::ask;
-use super::keep_alive::Call;
+use super::ask::{Call, ask};
 use super::reconciler::{Answer, Event, Question};
 use super::streams::Streams;
 use crate::clock;

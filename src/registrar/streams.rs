@@ -4,8 +4,9 @@
 //! knows when each was sent, and decides when another connection is tried. HTTP/2 pings cannot show that a
 //! member is dead: etcd refuses pings closer than 5 s, which is the TTL.
 
+use super::ask::{Call, some};
 use super::ids::Key;
-use super::keep_alive::{Call, KeepAlive};
+use super::keep_alive::KeepAlive;
 use super::reconciler::{Action, Event};
 use crate::clock;
 use crate::etcd::{KeepAliveStream, RpcError, Session, WatchReplies, WatchRequests, WatchResponse};
@@ -297,14 +298,6 @@ impl WatchIds {
         let ours = ours.map_or(id, |(ours, _)| *ours);
         ids.remove(&ours);
         ours
-    }
-}
-
-/// Awaits a future, if there is one. Cancel safe if the future is.
-pub(super) async fn some<F: Future>(future: Option<F>) -> F::Output {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -2,14 +2,13 @@
 //!
 //! It makes no decisions. Every await in it is bounded, and a stop is polled first.
 
+use super::ask::{Call, some};
 use super::ids::EntryId;
-use super::keep_alive::Call;
 use super::link::{self, Beside, Link};
 use super::local_ip;
 use super::reconciler::{Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
-use super::streams::some;
 use crate::clock;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};

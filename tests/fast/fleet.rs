@@ -226,7 +226,9 @@ impl Fleet {
             _ => 0.0,
         };
         let rate = self.trial.rest() * AMPLE * (all - lost) / all;
-        let work = BARE_WORK * self.trial.size as f64;
+        // Where a member may be dead, each may try another one beside it.
+        let beside = if all > 1.0 { CONNECT + 1.0 } else { 0.0 };
+        let work = (BARE_WORK + beside) * self.trial.size as f64;
         TTL * 2 + Duration::from_secs_f64(2.0 * work / rate)
     }
 

@@ -56,6 +56,7 @@ mod members;
 mod metrics;
 mod names;
 mod observer;
+mod overload;
 mod panics;
 mod pause;
 mod public_api;

@@ -242,7 +242,7 @@ impl Call {
         let error = match sending.await {
             Ok(response) => {
                 self.body.stop_keeping();
-                guard.peer().set_answered();
+                guard.set_answered();
                 let who = AnsweredBy(guard.address().clone());
                 let mut response = response.map(|body| Body::new(ResponseBody::new(body, guard)));
                 response.extensions_mut().insert(who);

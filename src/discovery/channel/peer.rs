@@ -16,6 +16,7 @@ pub(super) struct Peer {
     /// Notified when a stream has ended, or when the limit has risen.
     freed: Arc<Notify>,
     was_called: AtomicBool,
+    was_pinged: AtomicBool,
     has_answered: AtomicBool,
     is_draining: AtomicBool,
     drain: Notify,
@@ -36,6 +37,7 @@ impl Peer {
             limit: AtomicUsize::new(usize::MAX),
             freed,
             was_called: AtomicBool::new(false),
+            was_pinged: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             drain: Notify::new(),
@@ -84,16 +86,31 @@ impl Peer {
         set(&self.was_called);
     }
 
+    /// A ping was sent to it.
+    pub(super) fn set_pinged(&self) {
+        set(&self.was_pinged);
+    }
+
+    /// Whether it complains about too many pings, and there were some.
+    pub(super) fn has_too_many_pings(&self) -> bool {
+        let complaint = self.complaint();
+        self.was_pinged.load(Relaxed) && complaint.is_some_and(|it| it.is_too_many_pings())
+    }
+
     /// It answered a call.
     pub(super) fn set_answered(&self) {
         set(&self.has_answered);
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Relaxed)
     }
 
     /// Whether the connection was of use: the peer answered a call, or accepted one before it began to end the connection.
     pub(super) fn was_useful(&self) -> bool {
         let accepts = |it: &GoAway| it.is_graceful() && it.last_stream > 0;
         let accepts = || self.go_away.lock().as_ref().is_some_and(accepts);
-        self.has_answered.load(Relaxed) || (self.was_called.load(Relaxed) && accepts())
+        self.has_answered() || (self.was_called.load(Relaxed) && accepts())
     }
 
     /// It accepts no more calls on this connection; those in flight continue.

@@ -34,6 +34,7 @@ use crate::escaped::Escaped;
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::{Stream, StreamExt as _};
@@ -137,11 +138,12 @@ async fn dial(
     report(DialEvent::Connected);
     let (since, peer, interval) = (Instant::now(), dialled.peer.clone(), dialled.ping_interval);
     let reason = run_connection(pool, subchannel, dialled).await;
-    let complaint = peer.complaint();
-    if complaint.is_some_and(|it| it.is_too_many_pings()) {
+    if peer.has_too_many_pings() {
         pool.dialer.ping_interval.too_many(interval);
     }
-    let was_useful = peer.was_useful();
+    // A peer that accepted a call may still answer it. That is believed until the next connection ends.
+    let was_useful =
+        peer.has_answered() || (peer.was_useful() && !subchannel.is_believed.swap(true, Relaxed));
     // The next connection is made at once.
     if !was_useful {
         pool.set_state(subchannel, failure(&reason));

@@ -6,7 +6,7 @@ use super::ready_set::{Candidate, Position};
 use http::Uri;
 use http::uri::PathAndQuery;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
 
 /// One address that is kept connected.
@@ -19,6 +19,8 @@ pub(super) struct Subchannel {
     weight_changed: Notify,
     in_flight: AtomicUsize,
     calls: AtomicU64,
+    /// A connection that ended before it had answered counted as useful, and no call was answered since.
+    pub(super) is_believed: AtomicBool,
 }
 
 /// One connection of a subchannel.
@@ -49,6 +51,7 @@ impl Subchannel {
             weight_changed: Notify::new(),
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
+            is_believed: AtomicBool::new(false),
         }
     }
 
@@ -132,6 +135,12 @@ impl Candidate for Connection {
 // === impl CallGuard ===
 
 impl CallGuard {
+    /// The call was answered.
+    pub(super) fn set_answered(&self) {
+        self.peer().set_answered();
+        self.subchannel.is_believed.store(false, Relaxed);
+    }
+
     pub(super) fn address(&self) -> &Arc<str> {
         &self.subchannel.address
     }

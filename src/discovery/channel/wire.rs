@@ -181,6 +181,7 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
                 Due::Ping(_) => {
                     self.ping = PING;
                     self.keep_alive.on_ping(now);
+                    self.peer.set_pinged();
                     if let Poll::Ready(Err(error)) = self.poll_write_ping(cx) {
                         return Poll::Ready(error);
                     }

@@ -59,7 +59,7 @@ impl Session {
             token: token.number(),
             client,
             members: members.clone(),
-            limit,
+            limit: attempt,
         };
         let client = client_on(token.channel(channel), endpoint).await?;
         Ok(Self::new(&client, endpoint, Some(login), members, limit))

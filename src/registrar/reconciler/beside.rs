@@ -12,7 +12,7 @@
 use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Answer, Question, Reconciler};
 use crate::deadline;
-use crate::etcd::{RpcError, RpcErrorKind};
+use crate::etcd::{Member, RpcError, RpcErrorKind};
 use crate::lease;
 use crate::logging;
 use std::time::Duration;
@@ -59,9 +59,11 @@ impl Reconciler {
     /// The limit of an attempt that begins at `at`: shorter while the lease needs an answer soon, but not shorter than
     /// answers take anyway.
     pub(super) fn limit(&self, at: Instant) -> Duration {
-        let limit = self.patience.limit();
+        let (limit, attempt) = (self.patience.limit(), self.settings.attempt_timeout);
         let limit = match self.unexpired(at) {
-            Some(expiry) => limit.min(((expiry - at) / 3).max(self.settings.attempt_timeout)),
+            Some(expiry) => limit.min(((expiry - at) / 3).max(attempt)),
+            // A stop has one second.
+            None if matches!(self.lease, LeaseState::Revoking(_)) => return attempt,
             None => limit,
         };
         limit.max(self.patience.expected())
@@ -86,9 +88,15 @@ impl Reconciler {
     fn most_silent(&self) -> usize {
         let endpoints = &self.settings.endpoints;
         match endpoints.len() {
-            1 => endpoints.addresses(&self.rotation.member(endpoints)) - 1,
+            1 => endpoints.addresses(&self.member()) - 1,
             members => members.saturating_sub(1) / 2,
         }
+    }
+
+    /// The member of the connection. The member list may have changed since it was made.
+    pub(super) fn member(&self) -> Member {
+        let next = || self.rotation.member(&self.settings.endpoints);
+        self.member.clone().unwrap_or_else(next)
     }
 
     /// Until when the lease lives, if it is held and lives at `at`.
@@ -120,7 +128,14 @@ impl Reconciler {
         let reserve = lease::reserve(self.settings.attempt_timeout);
         // A new connection that has not answered yet is most likely to a member that has many of them.
         let may_be_dead = self.connected_since().is_some() && self.beside.failures == 0;
+        let is_leaving = matches!(self.lease, LeaseState::Revoking(_))
+            || self
+                .deregistrations
+                .values()
+                .any(|it| it.deadline.is_some());
         match self.unexpired(since) {
+            // It is tried once, before the deadline.
+            _ if may_be_dead && is_leaving => self.late_at(since),
             Some(expiry) if may_be_dead => {
                 let expected = deadline::after(since, self.patience.expected());
                 let last = expiry.checked_sub(reserve).unwrap_or(since);
@@ -133,7 +148,7 @@ impl Reconciler {
     /// A request has no answer in time.
     fn on_late(&mut self, now: Instant, since: Instant) {
         let limit = logging::rounded(self.limit(since));
-        let member = self.rotation.member(&self.settings.endpoints);
+        let member = self.member();
         let error = RpcError::timeout(member.shown(), limit);
         let Connection::Open(open) = &mut self.connection else {
             return;
@@ -156,9 +171,10 @@ impl Reconciler {
         };
         self.patience.missed(&mut self.rng);
         self.beside.is_connecting = true;
-        let (ahead, endpoints) = (self.beside.failures + 1, &self.settings.endpoints);
-        let (place, member) = self.rotation.ahead(ahead, endpoints, now);
-        self.beside.place = place;
+        let (ahead, ours) = (self.beside.failures + 1, self.member());
+        let endpoints = &self.settings.endpoints;
+        let (place, member) = self.rotation.ahead(ahead, &ours, endpoints, now);
+        (self.beside.place, self.beside.member) = (place, Some(member.clone()));
         let question = self.question(now);
         self.act(Action::ConnectBeside {
             member,
@@ -220,8 +236,9 @@ impl Reconciler {
 
     /// The other connection answered first.
     fn use_beside(&mut self, now: Instant, answer: Answer) {
-        self.rotation
-            .move_to(std::mem::take(&mut self.beside).place);
+        let beside = std::mem::take(&mut self.beside);
+        self.rotation.move_to(beside.place);
+        self.member = beside.member;
         if let LeaseState::Revoking(revoking) = &mut self.lease {
             revoking.grant_deadline = None;
         }

@@ -66,6 +66,7 @@ impl Reconciler {
         result: Result<(i64, Vec<Option<KeyMeta>>), RpcError>,
     ) {
         use RpcErrorKind::{Busy, Denied, ResourceExhausted, TooLarge, TooManyOps};
+        let member = self.member();
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
@@ -78,7 +79,6 @@ impl Reconciler {
                     open.check.differing = differing;
                     return;
                 }
-                let member = self.rotation.member(&self.settings.endpoints);
                 let what = "the watch is silent, although a key has changed";
                 RpcError::broken(member.shown(), what)
             }

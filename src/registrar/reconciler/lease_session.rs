@@ -79,11 +79,14 @@ impl Reconciler {
     pub(super) fn plan_connection(&mut self, now: Instant) {
         match &self.connection {
             Connection::Closed { retry_at } => {
-                let is_due = retry_at.is_none_or(|at| at <= now) && !self.beside.is_connecting;
+                let is_due = retry_at.is_none_or(|at| at <= now);
                 if is_due && !matches!(self.lease, LeaseState::None) {
+                    // It may be at a member that hangs, and now there is no other connection.
+                    self.drop_beside();
                     self.connection = Connection::Opening;
                     let limit = self.connect_limit(now);
                     let member = self.rotation.member(&self.settings.endpoints);
+                    self.member = Some(member.clone());
                     self.act(Action::Connect { member, limit });
                 }
             }
@@ -149,7 +152,7 @@ impl Reconciler {
     }
 
     /// Notes an error: with advice if nothing has worked yet, in the log, and as the reason if a revoke fails.
-    fn noted(&mut self, now: Instant, error: RpcError) -> RpcError {
+    pub(super) fn noted(&mut self, now: Instant, error: RpcError) -> RpcError {
         let is_first = self.connected_since().is_none() && self.held_lease().is_none();
         let error = if is_first { error.at_first() } else { error };
         let reason = error.to_string();
@@ -171,7 +174,7 @@ impl Reconciler {
     }
 
     /// For how long the connection has worked.
-    fn worked(&self, now: Instant) -> Duration {
+    pub(super) fn worked(&self, now: Instant) -> Duration {
         let since = self.connected_since();
         since.map_or(Duration::ZERO, |since| now - since)
     }
@@ -233,6 +236,7 @@ impl Reconciler {
         }
         if let Connection::Open(open) = &mut self.connection {
             open.confirm_lease(sent);
+            open.refusals = 0;
         }
         let lease = Lease::granted(id, ttl, sent, &mut self.rng);
         self.act(Action::LeaseExpiry(lease.expiry()));
@@ -300,48 +304,11 @@ impl Reconciler {
         }
     }
 
-    /// The member answers, and cannot say how long the lease lives. Another one may, if there is one.
-    fn on_renewal_busy(&mut self, now: Instant) {
-        let has_other = self.has_other_member(now);
-        if let Connection::Open(open) = &mut self.connection
-            && !has_other
-        {
-            open.renewing_since = Some(now);
-        }
-    }
-
-    fn on_renewal_error(&mut self, now: Instant, error: RpcError) {
-        match &self.lease {
-            LeaseState::Held(lease) if error.is_busy() => {
-                let left = lease.expiry().saturating_duration_since(now);
-                let interval = self.renewal_interval();
-                let pause = match left.is_zero() {
-                    true => interval,
-                    false => interval.min(left / 3),
-                };
-                let pause = pause.mul_f64(0.5 + self.rng.f64() / 2.0);
-                if let Connection::Open(open) = &mut self.connection {
-                    open.renew_not_before = Some(now + pause);
-                }
-                let (error, worked) = (self.noted(now, error), self.worked(now));
-                let endpoints = &self.settings.endpoints;
-                self.rotation.note(&error, endpoints, worked);
-            }
-            _ => self.on_failure(now, error),
-        }
-    }
-
-    fn on_failure(&mut self, now: Instant, error: RpcError) {
+    pub(super) fn on_failure(&mut self, now: Instant, error: RpcError) {
         match (error.kind(), &self.lease) {
             (RpcErrorKind::LeaseGone, LeaseState::Held(_)) => self.on_lease_lost(now, &error),
             _ => self.on_disconnect(now, error),
         }
-    }
-
-    /// etcd has too many requests. The connection works, and another one would be one more request.
-    pub(super) fn on_busy(&mut self, now: Instant, error: RpcError) {
-        self.pause_requests(now);
-        self.report_failure(now, error);
     }
 
     /// Handles the error of any request but a renewal. While a refused token is replaced, the renewals
@@ -357,6 +324,9 @@ impl Reconciler {
         if open.refused_token.is_none() {
             logging::debug!(service = %self.services, registrations = self.entries.len(), %error, "getting another token");
             open.refused_token = Some(error);
+            // The watch stream is closed: nothing on it is waited for.
+            open.watch_request_sent = None;
+            (open.unanswered_watches, open.watch_since) = (0, None);
             self.act(Action::Authenticate);
         }
     }

@@ -27,6 +27,7 @@
 //! | `messages.rs` | the input and output: `Event` and `Action` |
 //! | `state.rs` | the states of the lease, the connection and the entries that leave |
 //! | `lease_session.rs` | the lease and the connection: the next step of each |
+//! | `busy.rs` | a member that refuses requests because it is busy |
 //! | `beside.rs` | a connection that does not answer, and another one beside it |
 //! | `requests.rs` | the requests on an open connection, and their answers |
 //! | `deregister.rs` | one entry leaves, or all of them |
@@ -35,6 +36,7 @@
 //! | `status.rs` | the status of each entry |
 
 mod beside;
+mod busy;
 mod check_keys;
 mod deregister;
 mod lease_session;
@@ -55,7 +57,7 @@ use super::on_conflict::OnConflict;
 use super::rivals::Rivals;
 use crate::backoff::{Backoff, Bucket};
 use crate::deadline;
-use crate::etcd::{Endpoints, Rotation};
+use crate::etcd::{Endpoints, Member, Rotation};
 use crate::logging;
 use crate::patience::Patience;
 use crate::status::Status;
@@ -109,6 +111,8 @@ pub(crate) struct Reconciler {
     needs_local_ip: bool,
 
     connection: Connection,
+    /// The member of the connection.
+    member: Option<Member>,
     beside: Beside,
     /// How long answers may take.
     patience: Patience,
@@ -163,6 +167,7 @@ impl Reconciler {
             keys: KeyTable::new(0, settings.on_conflict),
             needs_local_ip: false,
             connection: Connection::Closed { retry_at: None },
+            member: None,
             beside: Beside::default(),
             connection_error: None,
             lease_error: None,

@@ -211,6 +211,9 @@ impl Reconciler {
                 replaced,
             }) => {
                 self.write_error = None;
+                if let Connection::Open(open) = &mut self.connection {
+                    open.refusals = 0;
+                }
                 self.keys.on_replaced(&ops, replaced);
                 return self.keys.on_txn(&ops, revision, &refused_by, now);
             }
@@ -219,8 +222,12 @@ impl Reconciler {
         match error.kind() {
             // The write was rejected, but the connection works: renewals continue, and the write is repeated.
             RpcErrorKind::ResourceExhausted => {
-                self.pause_requests(now);
                 self.keys.on_txn_rejected(&ops, now);
+                // A cluster that is full is full at each member.
+                if !error.is_full() && self.is_member_busy(now) {
+                    return self.on_disconnect(now, error);
+                }
+                self.pause_requests(now);
                 self.on_write_rejected(now, &ops, &error);
             }
             // A role that may not read may not use `prev_kv` either.
@@ -251,8 +258,8 @@ impl Reconciler {
 
     pub(super) fn has_other_member(&self, now: Instant) -> bool {
         let endpoints = &self.settings.endpoints;
-        let has_addresses = || endpoints.addresses(&self.rotation.member(endpoints)) > 1;
-        self.rotation.has_other(endpoints, now) || has_addresses()
+        let ours = self.member();
+        self.rotation.has_other(&ours, endpoints, now) || endpoints.addresses(&ours) > 1
     }
 
     /// etcd rejected a request because it has too many, or is full.

@@ -1,7 +1,7 @@
 //! The states that the reconciler consists of. The other files change them.
 
 use super::watch_check::WatchCheck;
-use crate::etcd::RpcError;
+use crate::etcd::{Member, RpcError};
 use crate::lease::Lease;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub(super) struct OpenConnection {
     pub(super) request_sent: Option<Instant>,
     /// A request was rejected: the earliest time of the next one.
     pub(super) not_before: Option<Instant>,
+    /// How often the member has refused requests since one was done, because it is busy.
+    pub(super) refusals: u32,
     /// A renewal was rejected: the time of the next one.
     pub(super) renew_not_before: Option<Instant>,
     pub(super) is_watching: bool,
@@ -81,7 +83,8 @@ pub(super) struct OpenConnection {
 #[derive(Debug, Default)]
 pub(super) struct Beside {
     pub(super) is_connecting: bool,
-    /// The place of its member in the rotation.
+    /// Its member, and the place of that in the rotation.
+    pub(super) member: Option<Member>,
     pub(super) place: usize,
     /// Attempts that failed one after the other.
     pub(super) failures: usize,

@@ -37,17 +37,26 @@ impl Allowance {
         // A member that goes silent while it authenticates us is probed after 2 s, and
         // given up after 4 s more, because etcd may take long to compare passwords.
         let authenticating = SEC * if terms.has_users { 6 } else { 0 };
+        // An answer that is lost on a connection that works is waited for, as long as nothing else can be tried.
+        let patient = terms.ttl.min(SEC * 5) * 2 + terms.attempt;
+        // Calls with a token of another history are not answered: see `knows_token`.
+        let token = terms.attempt * if terms.has_users { 2 } else { 0 };
         let extra = match act {
             // A silent connection is noticed by the next renewal, which is then late.
-            Act::Strand => terms.ttl.mul_f64(0.37) + terms.attempt + authenticating,
-            Act::Hang | Act::BlackHole | Act::Member(..) => authenticating,
+            // After other attempts that were not answered it waits longer.
+            Act::Strand => patient * 3 + authenticating,
+            Act::Wipe => token,
+            Act::Hang | Act::BlackHole | Act::Partition | Act::Member(..) => authenticating,
             // So is the end of a lease without keys, because all keys are yielded.
             Act::Other(Other::Revoke) if terms.yields => terms.ttl.mul_f64(0.37) + terms.attempt,
             // Requests under way arrive that much later, also those that timed out.
             Act::Latency(_, most) => Duration::from_millis(*most),
             Act::Script(_, Reply::Delay(time) | Reply::Late(time)) => *time,
             // While the member answers reads of the lease, the renewal is awaited for as long as the lease can be kept.
-            Act::Script(Rpc::LeaseKeepAlive, Reply::Never | Reply::DropReply) => terms.ttl,
+            Act::Script(Rpc::LeaseKeepAlive, Reply::Never | Reply::DropReply) => {
+                terms.ttl.max(patient)
+            }
+            Act::Script(_, Reply::Never | Reply::DropReply) => patient,
             // Retried after 22 s to 30 s on purpose.
             Act::Script(_, Reply::Error(Code::PermissionDenied, _)) => SEC * 30,
             // A wrong answer about a lease that lives: its keys belong to another lease until it has expired.
