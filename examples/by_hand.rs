@@ -55,7 +55,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut incoming = registration.bind(args.listen)?;
     println!("listening {}", incoming.local_addr());
     // The first poll announces the server. The stream ends when the drain has begun and the backlog is
-    // accepted. An error concerns one connection, or means too many open files.
+    // accepted. `Incoming` yields no errors.
     while let Some(io) = incoming.next().await {
         let Ok(io) = io else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
