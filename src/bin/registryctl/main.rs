@@ -10,7 +10,7 @@
 //! | file | |
 //! |---|---|
 //! | `member.rs` | one member of etcd, with TLS settings |
-//! | `scope.rs` | [`Scope`]: which keys, in which formats; pure |
+//! | `scope.rs` | [`Scope`](scope::Scope): which keys, in which formats; pure |
 //! | `tls.rs` | trust and identity from files |
 //! | `dial.rs` | [`Dialer`]: how servers are dialled |
 //! | `source.rs` | [`Source`]: the one module that calls etcd |
