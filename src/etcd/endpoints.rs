@@ -43,6 +43,13 @@ impl Endpoints {
         self.resolver.known(member.host(), member.port()).max(1)
     }
 
+    /// Whether `member` is given by a name that was not looked up yet: it may have several addresses.
+    pub(crate) fn is_unknown(&self, member: &Member) -> bool {
+        let is_name = member.host().parse::<IpAddr>().is_err();
+        let known = || self.resolver.known(member.host(), member.port());
+        self.connector.is_none() && is_name && known() == 0
+    }
+
     /// Whether there is a member with this shown name now.
     pub(crate) fn has(&self, shown: &str) -> bool {
         self.members.any(|member| **member == *shown)

@@ -71,7 +71,9 @@ impl Reconciler {
 
     /// How long to wait for a connect that begins now.
     pub(super) fn connect_limit(&self, now: Instant) -> Duration {
-        match self.may_try_another(now) {
+        let endpoints = &self.settings.endpoints;
+        let is_unknown = endpoints.is_unknown(&self.rotation.member(endpoints));
+        match is_unknown || self.may_try_another(now) {
             true => self.limit(now),
             false => self.patience.alone(),
         }

@@ -106,7 +106,10 @@ impl Reconciler {
 
     pub(super) fn on_connected(&mut self, now: Instant, result: Result<(), RpcError>) {
         match result {
-            Ok(()) => self.connection = Connection::Open(Box::default()),
+            Ok(()) => {
+                self.connect_misses = 0;
+                self.connection = Connection::Open(Box::default());
+            }
             Err(error) => self.on_disconnect(now, error),
         }
     }
@@ -120,7 +123,13 @@ impl Reconciler {
             && self.held_lease().is_some()
             && !matches!(error.kind(), RpcErrorKind::Timeout | RpcErrorKind::Denied);
         if error.kind() == RpcErrorKind::Timeout {
-            self.patience.missed(&mut self.rng);
+            self.connect_misses += 1;
+            // Each member and each address gets the first limit once.
+            let endpoints = &self.settings.endpoints;
+            let ways = endpoints.len().max(endpoints.addresses(&self.member()));
+            if self.connect_misses >= ways {
+                self.patience.missed(&mut self.rng);
+            }
         }
         let (worked, limits) = (self.worked(now), self.pauses());
         let (rotation, rng) = (&mut self.rotation, &mut self.rng);

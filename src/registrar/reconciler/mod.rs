@@ -114,6 +114,8 @@ pub(crate) struct Reconciler {
     /// The member of the connection.
     member: Option<Member>,
     beside: Beside,
+    /// Connects without an answer, one after the other.
+    connect_misses: usize,
     /// How long answers may take.
     patience: Patience,
     /// Which member is used, and how long to wait before the next connection.
@@ -169,6 +171,7 @@ impl Reconciler {
             connection: Connection::Closed { retry_at: None },
             member: None,
             beside: Beside::default(),
+            connect_misses: 0,
             connection_error: None,
             lease_error: None,
             write_error: None,
