@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// They were accepted, and each connection failed for ever.
+    /// They were accepted, and each connection failed forever.
     #[test]
     fn a_ca_without_a_certificate_is_refused_with_the_reason() {
         let (certificate, key) = identity();

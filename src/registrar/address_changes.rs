@@ -106,7 +106,7 @@ impl io::Write for Text {
     }
 }
 
-/// The old address stayed in etcd for ever, and was written anew after a loss of data.
+/// The old address stayed in etcd forever, and was written anew after a loss of data.
 #[tokio::test(start_paused = true)]
 async fn a_found_address_that_is_gone_moves_at_the_next_connection() {
     let machine = Machine::with(&["10.1.0.5"]);

@@ -6,30 +6,34 @@ use crate::setup::{
 use crate::support::fake::{Reply, Rpc};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
-use tonic_etcd::{Etcd, Instance, Status};
+use tonic_etcd::{Etcd, Instance, Registration, Status};
 
 const THREE: [&str; 3] = ["one", "two", "three"];
 fn three(setup: &Setup) -> Etcd {
     Etcd::new(THREE.map(|m| format!("http://{m}:1"))).connector(setup.fake.connector())
 }
 
-/// One member is dead. The one in use restarts: silent for two seconds, then its connections end; it and the third
+/// One member is dead. The one in use is silent until the dead one is tried beside it, and then restarts. It and the third
 /// one work.
-#[tokio::test(start_paused = true)]
-async fn a_connection_that_ends_while_another_hangs_is_made_again() {
-    let setup = Setup::new();
-    let registration = setup.registered_with(setup.builder_on(three(&setup))).await;
+async fn ended_while_another_hangs(setup: &Setup) -> Registration {
+    let registration = setup.registered_with(setup.builder_on(three(setup))).await;
     let first = setup.fake.history()[0].member.clone();
     let at = THREE.iter().position(|m| *m == first).unwrap();
     setup.fake.member(THREE[(at + 1) % 3]).hang();
     sleep(SEC).await;
     setup.fake.member(&first).hang();
-    // until the next one is tried beside
     while setup.count(Rpc::Connect) < 2 {
         sleep(10 * MS).await;
     }
     setup.fake.member(&first).down();
     setup.fake.member(&first).up();
+    registration
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_while_another_hangs_is_made_again() {
+    let setup = Setup::new();
+    let registration = ended_while_another_hangs(&setup).await;
     let cut = Instant::now();
     for _ in 0..400 {
         sleep(50 * MS).await;
@@ -47,17 +51,7 @@ async fn a_connection_that_ends_while_another_hangs_is_made_again() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_connects_again_although_another_connection_hangs() {
     let setup = Setup::new();
-    let registration = setup.registered_with(setup.builder_on(three(&setup))).await;
-    let first = setup.fake.history()[0].member.clone();
-    let at = THREE.iter().position(|m| *m == first).unwrap();
-    setup.fake.member(THREE[(at + 1) % 3]).hang();
-    sleep(SEC).await;
-    setup.fake.member(&first).hang();
-    while setup.count(Rpc::Connect) < 2 {
-        sleep(10 * MS).await;
-    }
-    setup.fake.member(&first).down();
-    setup.fake.member(&first).up();
+    let registration = ended_while_another_hangs(&setup).await;
     sleep(100 * MS).await;
     setup.shutdown.cancel();
     let closed = registration.closed().await;

@@ -5,7 +5,7 @@
 //! its port: a call sent there is lost. Servers send `SETTINGS` first, so we wait for them,
 //! as grpc-go does. A request above `MAX_CONCURRENT_STREAMS` would stay in hyper's queue without a
 //! time limit, and could not be sent elsewhere. So it is not put there. And hyper notices a `GOAWAY` at the next call, and
-//! pings a silent peer for ever at one interval.
+//! pings a silent peer forever at one interval.
 
 use super::frames::{Frame, Frames};
 use super::keep_alive::{Due, KeepAlive};

@@ -71,7 +71,7 @@ use tokio::time::Instant;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) ttl: Duration,
-    /// The limit of one attempt, which the worker enforces.
+    /// The limit of a TCP connect, which the worker enforces, and the shortest time before an answer counts as late.
     pub(crate) attempt_timeout: Duration,
     pub(crate) revoke_timeout: Duration,
     pub(crate) on_conflict: OnConflict,
