@@ -29,7 +29,8 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic_etcd::BuildError;
-use tonic_etcd::discovery::{BalancedChannel, Changes, Discovery};
+use tonic_etcd::channel::BalancedChannel;
+use tonic_etcd::discovery::{Changes, Discovery};
 use tonic_etcd::format::Plain;
 
 /// Finds greeters in etcd and calls them, again and again.

@@ -2,7 +2,7 @@
 
 use crate::address::Address;
 use crate::error::RegisterError;
-use crate::random;
+use crate::runtime::random;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tonic::server::NamedService;

@@ -72,51 +72,31 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
-mod backoff;
-mod clock;
-mod connector;
-mod deadline;
+#[cfg(feature = "discovery")]
+mod change;
+#[cfg(feature = "discovery")]
+#[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
+pub mod channel;
 #[cfg(feature = "discovery")]
 #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
 pub mod discovery;
 mod drain;
 mod error;
-mod escaped;
 mod etcd;
-mod exhausted;
 pub mod format;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "health")]
 mod health;
-mod in_flight;
 mod instance;
 #[cfg(feature = "introspection")]
 #[cfg_attr(docsrs, doc(cfg(feature = "introspection")))]
 pub mod introspection;
-mod isolated;
-mod lease;
-mod lease_expiry;
-mod lifecycle;
-mod listeners;
-mod lock;
-mod logging;
-mod member_stats;
-#[cfg(feature = "metrics")]
-#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
-pub mod metrics;
-pub mod observer;
-mod patience;
-mod random;
+mod observe;
 mod registrar;
-mod registration;
-mod resolver;
+mod runtime;
 pub mod server;
-#[cfg(feature = "signals")]
-mod signals;
-mod stats;
-mod status;
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod testing;
@@ -128,12 +108,16 @@ pub use etcd::Tls;
 #[cfg(feature = "health")]
 pub use health::{HEALTH_NAME, HealthWatch, RegistrationHealth, RegistrationHealthBuilder};
 pub use instance::{Instance, InstanceJson};
-pub use member_stats::{MemberState, MemberStats};
+pub use observe::member_stats::{MemberState, MemberStats};
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use observe::metrics;
+pub use observe::observer;
+pub use observe::stats::{EtcdStats, RegistrationStats};
+pub use observe::status::{Registered, Status, StatusWatch};
+pub use registrar::registration::{Closed, Registration};
 pub use registrar::{OnConflict, Pause, PauseError, Readiness, Registrar, RegistrarBuilder};
-pub use registration::{Closed, Registration};
 pub use server::{RegistrationLayer, ServeError, ServeRegistered};
-pub use stats::{EtcdStats, RegistrationStats};
-pub use status::{Registered, Status, StatusWatch};
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}

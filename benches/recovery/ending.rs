@@ -21,8 +21,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
 use tonic_etcd::Instance;
+use tonic_etcd::channel::{BalancedChannel, BalancedChannelBuilder};
 use tonic_etcd::discovery::Change;
-use tonic_etcd::discovery::channel::{BalancedChannel, BalancedChannelBuilder};
 
 /// Each channel calls for so long, in turns.
 const CALLING: Duration = Duration::from_secs(3);
@@ -167,7 +167,7 @@ async fn ready(channel: &BalancedChannel, address: &SocketAddr) {
     while channel.stats().ready == 0 {
         sleep(Duration::from_millis(1)).await;
     }
-    let is_ready = |it: &tonic_etcd::discovery::channel::EndpointState| it.state.is_ready();
+    let is_ready = |it: &tonic_etcd::channel::EndpointState| it.state.is_ready();
     let endpoints = channel.endpoints();
     let ready = endpoints.into_iter().find(is_ready);
     assert_eq!(ready.map(|it| it.address.to_string()), Some(address));

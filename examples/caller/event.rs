@@ -6,8 +6,8 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::time::Duration;
 use tonic::{Response, Status};
+use tonic_etcd::channel::AnsweredBy;
 use tonic_etcd::discovery::Change;
-use tonic_etcd::discovery::channel::AnsweredBy;
 
 /// One line, for people or as JSON.
 #[derive(Debug, Serialize)]

@@ -9,8 +9,9 @@ use crate::serve::SERVICE;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic_etcd::Etcd;
-use tonic_etcd::discovery::channel::ConnectivityState;
-use tonic_etcd::discovery::{BalancedChannel, Discovery};
+use tonic_etcd::channel::BalancedChannel;
+use tonic_etcd::channel::ConnectivityState;
+use tonic_etcd::discovery::Discovery;
 
 /// One client of either kind.
 #[derive(Debug)]

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt as _;
 use tonic_etcd::Etcd;
-use tonic_etcd::discovery::channel::ConnectivityState;
-use tonic_etcd::discovery::{BalancedChannel, Change, Changes, Discovery};
+use tonic_etcd::channel::BalancedChannel;
+use tonic_etcd::channel::ConnectivityState;
+use tonic_etcd::discovery::{Change, Changes, Discovery};
 
 pub(crate) const HEAD: &str = "
 | what | instances | runs | median | 99 % | worst |

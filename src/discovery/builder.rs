@@ -12,7 +12,7 @@ use crate::error::BuildError;
 use crate::etcd::Etcd;
 use crate::format::{Format, Plain};
 use crate::instance::check_segment;
-use crate::observer::{Observer, Observers};
+use crate::observe::observer::{Observer, Observers};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;

@@ -1,7 +1,8 @@
 //! [`Changes`]: a stream of the changes of a set of instances.
 
+use crate::change::Change;
 use crate::instance::Instance;
-use crate::lock::Lock;
+use crate::runtime::lock::Lock;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
@@ -9,26 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio_stream::Stream;
 use tokio_util::sync::DropGuard;
-
-/// A change of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Change {
-    /// An instance appeared, or its value changed.
-    #[non_exhaustive]
-    Insert {
-        /// Its key in etcd, which identifies it.
-        key: Arc<str>,
-        /// The instance now.
-        instance: Arc<Instance>,
-    },
-    /// The instance is gone.
-    #[non_exhaustive]
-    Remove {
-        /// Its key in etcd.
-        key: Arc<str>,
-    },
-}
 
 /// A stream of [`Change`]s, beginning with an [`Insert`](Change::Insert) for each current instance.
 ///
@@ -61,25 +42,6 @@ struct Latest {
     /// The reader has not read any change of the key.
     is_new: bool,
     number: u64,
-}
-
-// === impl Change ===
-
-impl Change {
-    /// An instance appeared under `key`, or its value changed.
-    #[must_use]
-    pub fn insert(key: impl Into<Arc<str>>, instance: impl Into<Arc<Instance>>) -> Self {
-        Self::Insert {
-            key: key.into(),
-            instance: instance.into(),
-        }
-    }
-
-    /// The instance under `key` is gone.
-    #[must_use]
-    pub fn remove(key: impl Into<Arc<str>>) -> Self {
-        Self::Remove { key: key.into() }
-    }
 }
 
 // === impl Changes ===

@@ -2,10 +2,10 @@
 
 use super::skipped::Reasons;
 use super::store::Reading;
-use crate::backoff::{Bucket, Rate};
-use crate::escaped::Escaped;
 use crate::etcd::KeyValue;
 use crate::format::{self, DecodeError, Format};
+use crate::runtime::backoff::{Bucket, Rate};
+use crate::runtime::escaped::Escaped;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,10 +62,10 @@ impl Decoder {
         let may_warn = self.warnings.take(WARNINGS, Instant::now()).is_ok();
         match may_warn {
             true => {
-                crate::logging::warn!(service, %key, %reason, "skipping a value that cannot be decoded")
+                crate::runtime::logging::warn!(service, %key, %reason, "skipping a value that cannot be decoded")
             }
             false => {
-                crate::logging::debug!(service, %key, %reason, "skipping a value that cannot be decoded")
+                crate::runtime::logging::debug!(service, %key, %reason, "skipping a value that cannot be decoded")
             }
         }
     }

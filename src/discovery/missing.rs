@@ -1,6 +1,6 @@
 //! [`Missing`]: keys that are kept although etcd does not have them, each until its deadline. Pure.
 
-use crate::deadline;
+use crate::runtime::deadline;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

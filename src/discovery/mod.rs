@@ -52,11 +52,9 @@
 //! | `report.rs` | the log lines |
 //! | `shared.rs` | state that the watcher and its readers share |
 //! | `watcher.rs` | the task: connect, list, watch, and reconnect |
-//! | `channel/` | [`BalancedChannel`]: a channel that balances calls over the instances |
 
 mod builder;
 mod changes;
-pub mod channel;
 mod decoder;
 mod lister;
 mod missing;
@@ -69,13 +67,14 @@ mod snapshot_watch;
 mod store;
 mod watcher;
 
+pub use crate::change::Change;
 pub use builder::DiscoveryBuilder;
-pub use changes::{Change, Changes};
-pub use channel::{BalancedChannel, BalancedChannelBuilder};
+pub use changes::Changes;
 pub use skipped::Skipped;
 pub use snapshot::{Iter, Snapshot};
 pub use snapshot_watch::SnapshotWatch;
 
+use crate::channel::BalancedChannelBuilder;
 use shared::Shared;
 use std::fmt;
 use std::sync::Arc;

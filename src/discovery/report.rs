@@ -1,8 +1,8 @@
 //! [`Report`]: the log lines of the watcher, one for each change of state.
 
 use super::store::Limits;
-use crate::backoff::{Bucket, Rate};
 use crate::etcd::RpcError;
+use crate::runtime::backoff::{Bucket, Rate};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ impl Report {
 
     /// The first list came.
     pub(super) fn listed(&self, revision: i64, found: usize) {
-        crate::logging::info!(
+        crate::runtime::logging::info!(
             service = %self.service, prefix = %self.prefix, revision, found, "watching",
         );
     }
@@ -51,7 +51,7 @@ impl Report {
         if std::mem::replace(&mut self.outage, true) {
             self.disconnected(error);
         } else {
-            crate::logging::warn!(service = %self.service, prefix = %self.prefix, reason = %error, "etcd cannot be watched, keeping what is known");
+            crate::runtime::logging::warn!(service = %self.service, prefix = %self.prefix, reason = %error, "etcd cannot be watched, keeping what is known");
         }
     }
 
@@ -59,7 +59,7 @@ impl Report {
     pub(super) fn outage_ended(&mut self) -> bool {
         let ended = std::mem::take(&mut self.outage);
         if ended {
-            crate::logging::info!(service = %self.service, prefix = %self.prefix, "watching etcd again");
+            crate::runtime::logging::info!(service = %self.service, prefix = %self.prefix, "watching etcd again");
         }
         ended
     }
@@ -67,7 +67,7 @@ impl Report {
     /// A connection ended or was not made, which is no outage yet. At most one line a second.
     pub(super) fn disconnected(&mut self, error: &RpcError) {
         if self.attempts.take(ATTEMPTS, Instant::now()).is_ok() {
-            crate::logging::debug!(
+            crate::runtime::logging::debug!(
                 service = %self.service, prefix = %self.prefix, reason = %error,
                 "the connection ended or was not made, trying again",
             );
@@ -79,7 +79,7 @@ impl Report {
         let before = std::mem::replace(&mut self.overflow, passed_over > 0);
         if passed_over > 0 && !before {
             let Limits { keys, bytes, .. } = self.limits;
-            crate::logging::warn!(
+            crate::runtime::logging::warn!(
                 service = %self.service, prefix = %self.prefix, skipped = passed_over, max_instances = keys, max_bytes = bytes,
                 "too many keys, skipping the rest",
             );
@@ -89,7 +89,7 @@ impl Report {
     /// So many keys are missing after a list.
     pub(super) fn missing(&self, missing: usize) {
         if missing > 0 {
-            crate::logging::warn!(
+            crate::runtime::logging::warn!(
                 service = %self.service, prefix = %self.prefix, missing, retention = ?self.limits.retention,
                 "more than half of the instances are gone from etcd, keeping them for the time being",
             );
@@ -99,13 +99,13 @@ impl Report {
     /// So many keys were missing for too long.
     pub(super) fn given_up(&self, given_up: usize) {
         if given_up > 0 {
-            crate::logging::warn!(service = %self.service, prefix = %self.prefix, given_up, "instances did not come back in time");
+            crate::runtime::logging::warn!(service = %self.service, prefix = %self.prefix, given_up, "instances did not come back in time");
         }
     }
 
     pub(super) fn panicked(&mut self) {
         self.outage = true;
-        crate::logging::error!(
+        crate::runtime::logging::error!(
             service = %self.service, prefix = %self.prefix,
             "the task that watches etcd panicked (a bug), starting it again",
         );

@@ -3,9 +3,9 @@
 use super::changes::Pending;
 use super::snapshot::Snapshot;
 use super::store::{Limits, Store};
-use crate::isolated::isolated;
-use crate::lock::Lock;
-use crate::observer::{Instances, InstancesChange, Observers};
+use crate::observe::observer::{Instances, InstancesChange, Observers};
+use crate::runtime::isolated::isolated;
+use crate::runtime::lock::Lock;
 use std::sync::{Arc, MutexGuard, Weak};
 use tokio::sync::watch;
 use tokio::time::Instant;

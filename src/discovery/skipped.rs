@@ -1,7 +1,7 @@
 //! [`Skipped`]: keys that are skipped, and why; [`Reasons`]: a bounded set of texts that many keys share.
 
-use crate::escaped::Escaped;
 use crate::format::DecodeError;
+use crate::runtime::escaped::Escaped;
 use std::cmp::Reverse;
 use std::sync::Arc;
 

@@ -18,11 +18,11 @@
 
 use super::reflector::Reflector;
 use super::store::SHORTEST_TTL;
-use crate::backoff::Backoff;
 use crate::etcd::{
     Endpoints, Rotation, RpcError, RpcErrorKind, Session, WatchReplies, WatchRequests,
     WatchResponse, with_timeout,
 };
+use crate::runtime::backoff::Backoff;
 use futures_util::FutureExt as _;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;

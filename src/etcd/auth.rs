@@ -8,8 +8,8 @@
 
 use super::members::Members;
 use super::rpc_error::{RpcError, RpcErrorKind, with_timeout};
-use crate::isolated::in_current_span;
-use crate::lock::Lock;
+use crate::runtime::isolated::in_current_span;
+use crate::runtime::lock::Lock;
 use etcd_client as client;
 use http::{HeaderValue, Request, Response};
 use std::collections::BTreeSet;
@@ -119,7 +119,7 @@ impl User {
             sleep_until(at).await;
         }
         with_timeout(limit, endpoint, probe(client, endpoint)).await?;
-        crate::logging::debug!(%endpoint, user = %self.name, "authenticating");
+        crate::runtime::logging::debug!(%endpoint, user = %self.name, "authenticating");
         let (user, client) = (self.clone(), client.clone());
         let (at, members) = (endpoint.clone(), members.clone());
         let asking = async move {
@@ -262,7 +262,7 @@ impl State {
             if !members.any(|shown| !self.without_auth.contains(shown)) {
                 self.without_auth.clear();
                 if !std::mem::replace(&mut self.warned, true) {
-                    crate::logging::warn!(
+                    crate::runtime::logging::warn!(
                         %endpoint,
                         "etcd has no authentication enabled: the user that it is given does nothing"
                     );

@@ -6,9 +6,9 @@ use super::members::Members;
 #[cfg(feature = "_tls")]
 use super::tls::Tls;
 use crate::address::{LocalIp, is_localhost};
-use crate::connector::Connector;
 use crate::error::BuildError;
-use crate::resolver::Resolver;
+use crate::etcd::net::connector::Connector;
+use crate::etcd::net::resolver::Resolver;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -22,7 +22,7 @@ pub(crate) enum Interfaces {
     #[default]
     System,
     #[cfg(all(test, feature = "test-util"))]
-    Listed(std::sync::Arc<crate::lock::Lock<Vec<LocalIp>>>),
+    Listed(std::sync::Arc<crate::runtime::lock::Lock<Vec<LocalIp>>>),
 }
 
 /// Our addresses, the best one to advertise first; with a `chosen` interface only its own.

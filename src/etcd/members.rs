@@ -4,8 +4,8 @@ use super::member::Member;
 use super::rpc_error::{RpcError, with_timeout};
 use crate::address::is_localhost;
 use crate::error::BuildError;
-use crate::isolated::in_current_span;
-use crate::lock::Lock;
+use crate::runtime::isolated::in_current_span;
+use crate::runtime::lock::Lock;
 use etcd_client::ClusterClient;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -130,7 +130,9 @@ impl MemberList {
                     self.replace(urls.map(|url| &**url), &configured);
                 }
                 // Users of the connection notice when it fails.
-                Err(error) => crate::logging::debug!(%error, "the member list was not read"),
+                Err(error) => {
+                    crate::runtime::logging::debug!(%error, "the member list was not read")
+                }
             }
             tokio::time::sleep(self.interval).await;
         }
@@ -156,7 +158,7 @@ impl MemberList {
             let now = shown(&members);
             *found = members.into();
             drop(found);
-            crate::logging::info!(members = ?now, "the members of etcd");
+            crate::runtime::logging::info!(members = ?now, "the members of etcd");
         }
     }
 }

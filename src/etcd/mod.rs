@@ -12,6 +12,7 @@
 //! | `members.rs` | all members: the configured ones, and those of etcd's member list |
 //! | `rotation.rs` | which member is next after a failure, and when; pure |
 //! | `auth.rs` | the user, and the token that all connections share |
+//! | `net/` | connects to an address or to a name |
 //! | `tls.rs` | [`Tls`]: trust and identity |
 //! | `session/` | one connection to one member, and the calls we make on it |
 //! | `rpc_error.rs` | the kinds of errors: the one place that classifies them |
@@ -23,6 +24,7 @@ mod from_env;
 pub(crate) mod local_addr;
 mod member;
 mod members;
+pub(crate) mod net;
 mod rotation;
 mod rpc_error;
 mod session;
@@ -44,9 +46,9 @@ pub use tls::Tls;
 
 use self::member::Given;
 use self::members::{MemberList, Members};
-use crate::connector::Connector;
 use crate::error::BuildError;
-use crate::resolver::Resolver;
+use crate::etcd::net::connector::Connector;
+use crate::etcd::net::resolver::Resolver;
 use http::Uri;
 use std::future::Future;
 use std::io;

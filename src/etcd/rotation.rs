@@ -3,7 +3,7 @@
 use super::endpoints::Endpoints;
 use super::member::Member;
 use super::rpc_error::{DENIED_RETRY, RpcError, RpcErrorKind};
-use crate::backoff::Backoff;
+use crate::runtime::backoff::Backoff;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! The texts are etcd's own (`api/v3rpc/rpctypes/error.go`): some of its errors share a code, and
 //! `etcd-client` returns one as text only. They are escaped and cut here, after that: a proxy may write anything.
 
-use crate::escaped::foreign;
+use crate::runtime::escaped::foreign;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
@@ -174,7 +174,7 @@ impl RpcError {
         let says = |text: &&str| self.what.contains(*text);
         let hung_up = HUNG_UP.iter().any(says);
         let https = self.endpoint.starts_with("https:");
-        if let Some(advice) = crate::exhausted::advice(&self.what) {
+        if let Some(advice) = crate::runtime::exhausted::advice(&self.what) {
             return Some(advice);
         }
         match self.kind {

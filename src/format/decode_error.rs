@@ -1,6 +1,6 @@
 //! [`DecodeError`]: why a value in etcd cannot be decoded.
 
-use crate::escaped::Escaped;
+use crate::runtime::escaped::Escaped;
 use std::fmt;
 
 /// Why the value of a key cannot be decoded to an instance. Only that key is skipped.

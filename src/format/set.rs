@@ -122,7 +122,7 @@ impl Formats {
                 let prefix = format.key_prefix(sample.name());
                 if other != at && key.starts_with(&prefix) {
                     let (reader, written) = (format.name(), self.list[at].name());
-                    crate::logging::warn!(
+                    crate::runtime::logging::warn!(
                         reader,
                         written,
                         prefix,

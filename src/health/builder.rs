@@ -4,9 +4,9 @@
 use super::followed::Followed;
 use super::service::RegistrationHealth;
 use crate::error::BuildError;
-use crate::lifecycle::Lifecycle;
-use crate::registration::Registration;
-use crate::status::Status;
+use crate::observe::status::Status;
+use crate::registrar::lifecycle::Lifecycle;
+use crate::registrar::registration::Registration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::server::NamedService;

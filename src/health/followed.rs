@@ -3,11 +3,11 @@
 //! A task holds a [`Pause`] of the registration while one of them is not `SERVING`.
 
 use super::service::UNKNOWN_INTERVAL;
-use crate::deadline::FOR_EVER;
-use crate::escaped::Escaped;
-use crate::isolated::in_current_span;
+use crate::registrar::registration::{Registration, closed};
 use crate::registrar::{Pause, PauseError};
-use crate::registration::{Registration, closed};
+use crate::runtime::deadline::FOR_EVER;
+use crate::runtime::escaped::Escaped;
+use crate::runtime::isolated::in_current_span;
 use futures_util::stream::{self, SelectAll, StreamExt as _};
 use std::future::Future;
 use tokio::time::sleep;

@@ -1,7 +1,7 @@
 //! [`RegistrationHealth`]: answers health checks. [`HealthWatch`]: a stream of answers that ends with the drain.
 
-use crate::lifecycle::Lifecycle;
-use crate::registration::Registration;
+use crate::registrar::lifecycle::Lifecycle;
+use crate::registrar::registration::Registration;
 use futures_util::stream::{self, StreamExt as _};
 use std::fmt;
 use std::future::Future;

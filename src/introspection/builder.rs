@@ -4,7 +4,9 @@ use super::pb::introspection_server::IntrospectionServer;
 use super::service::IntrospectionService;
 use super::sources::Sources;
 #[cfg(feature = "discovery")]
-use crate::discovery::{BalancedChannel, Discovery};
+use crate::channel::BalancedChannel;
+#[cfg(feature = "discovery")]
+use crate::discovery::Discovery;
 use crate::registrar::Registrar;
 
 /// Builds the service: what it reports on, and whether clients may pause registrations.

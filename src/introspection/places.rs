@@ -5,7 +5,7 @@
 //! with its place, also if its client never reads again.
 
 use super::pb;
-use crate::lock::Lock;
+use crate::runtime::lock::Lock;
 use futures_util::stream::{BoxStream, Stream};
 use std::collections::BTreeMap;
 use std::pin::Pin;

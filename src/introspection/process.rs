@@ -3,12 +3,14 @@
 use super::pb;
 use super::snapshot::{age_ms, key, left_ms, ms, text};
 use super::sources::Sources;
-use crate::member_stats::{MemberState, MemberStats};
+use crate::observe::member_stats::{MemberState, MemberStats};
 use crate::registrar::Registry;
 use std::sync::Arc;
 
 #[cfg(feature = "discovery")]
-use crate::discovery::{BalancedChannel, Discovery, Skipped, channel};
+use crate::channel::{self, BalancedChannel};
+#[cfg(feature = "discovery")]
+use crate::discovery::{Discovery, Skipped};
 
 /// The most endpoints of all channels in a message, and the most members of etcd.
 #[cfg(feature = "discovery")]

@@ -2,9 +2,9 @@
 
 use super::pb;
 use super::sources::{Position, Sources};
-use crate::escaped::foreign;
-use crate::lock::Lock;
 use crate::registrar::{Pause, PauseError, check_reason};
+use crate::runtime::escaped::foreign;
+use crate::runtime::lock::Lock;
 use std::collections::BTreeMap;
 use tonic::Status;
 
@@ -80,7 +80,7 @@ impl RemotePauses {
         drop(by_name);
         drop(replaced);
         let (name, reason) = (foreign(name), foreign(reason));
-        crate::logging::info!(name, reason, service, paused, "paused by a client");
+        crate::runtime::logging::info!(name, reason, service, paused, "paused by a client");
         Ok(paused)
     }
 
@@ -93,7 +93,7 @@ impl RemotePauses {
         let paused = pauses.len();
         drop(pauses);
         let name = foreign(name);
-        crate::logging::info!(name, paused, "resumed by a client");
+        crate::runtime::logging::info!(name, paused, "resumed by a client");
         Ok(paused.try_into().unwrap_or(u32::MAX))
     }
 

@@ -3,12 +3,12 @@
 use super::pb;
 use super::sources::Position;
 use crate::address::Address;
-use crate::clock;
 use crate::drain::{Drain, DrainTimeouts};
-use crate::escaped::Escaped;
+use crate::observe::stats::RegistrationStats;
+use crate::observe::status::Status;
 use crate::registrar::{Entry, Registry, stats};
-use crate::stats::RegistrationStats;
-use crate::status::Status;
+use crate::runtime::clock;
+use crate::runtime::escaped::Escaped;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -1,7 +1,9 @@
 //! [`Sources`]: what the service reports on, and a position among the registrations.
 
 #[cfg(feature = "discovery")]
-use crate::discovery::{BalancedChannel, Discovery};
+use crate::channel::BalancedChannel;
+#[cfg(feature = "discovery")]
+use crate::discovery::Discovery;
 use crate::registrar::{Entry, EntryId, Registry};
 use std::fmt;
 use std::str::FromStr;

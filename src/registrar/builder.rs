@@ -10,10 +10,10 @@ use crate::error::BuildError;
 use crate::etcd::Etcd;
 use crate::etcd::local_addr::Interfaces;
 use crate::format::{Format, Formats, Plain};
-use crate::lease;
-use crate::observer::{Observer, Observers};
+use crate::observe::observer::{Observer, Observers};
+use crate::registrar::lease;
 #[cfg(feature = "signals")]
-use crate::signals::cancel_on_signals;
+use crate::registrar::signals::cancel_on_signals;
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;

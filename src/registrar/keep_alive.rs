@@ -8,8 +8,8 @@
 
 use super::ask::{Call, ask};
 use super::reconciler::Event;
-use crate::clock;
 use crate::etcd::{KeepAliveStream, RpcError, RpcErrorKind, Session};
+use crate::runtime::clock;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 

@@ -3,8 +3,8 @@
 use super::ask::{Call, ask};
 use super::reconciler::{Answer, Event, Question};
 use super::streams::Streams;
-use crate::clock;
 use crate::etcd::{RpcError, RpcErrorKind, Session};
+use crate::runtime::clock;
 
 /// The connection in use.
 pub(super) enum Link {

@@ -41,18 +41,24 @@ mod entry;
 mod ids;
 mod keep_alive;
 mod key_table;
+mod lease;
+pub(crate) mod lifecycle;
 mod link;
 mod local_ip;
 mod on_conflict;
+mod patience;
 mod pause;
 mod probe;
 mod reach;
 mod readiness;
 mod reconciler;
+pub(crate) mod registration;
 mod registry;
 mod report;
 mod rivals;
 mod shown;
+#[cfg(feature = "signals")]
+mod signals;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -77,7 +83,7 @@ pub(crate) use report::stats;
 
 use crate::error::RegisterError;
 use crate::instance::Instance;
-use crate::registration::Registration;
+use crate::registrar::registration::Registration;
 use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;

@@ -2,10 +2,10 @@
 
 use super::readiness::Readiness;
 use super::registry::Registry;
-use crate::deadline;
-use crate::escaped::Escaped;
-use crate::isolated::in_current_span;
-use crate::logging;
+use crate::runtime::deadline;
+use crate::runtime::escaped::Escaped;
+use crate::runtime::isolated::in_current_span;
+use crate::runtime::logging;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;

@@ -25,7 +25,7 @@ impl Config {
             .into());
         }
         if members.have_names() {
-            crate::logging::warn!(service, %address, "only this machine can dial the address to be advertised");
+            crate::runtime::logging::warn!(service, %address, "only this machine can dial the address to be advertised");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! [`Readiness`]: when a server is ready to be announced: the probe and its timing. `probe.rs` runs it.
 
-use crate::deadline::FOR_EVER;
 use crate::error::BuildError;
+use crate::runtime::deadline::FOR_EVER;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

@@ -8,13 +8,13 @@ use super::registry::Registry;
 use super::rivals::{Conflict, Rival};
 use super::shown::shown;
 use crate::address::Address;
-use crate::clock;
 use crate::drain::Drain;
-use crate::isolated::isolated;
-use crate::logging::rounded;
-use crate::observer::{Observers, Transition, Write, WriteReason};
-use crate::stats::RegistrationStats;
-use crate::status::{Registered, Status};
+use crate::observe::observer::{Observers, Transition, Write, WriteReason};
+use crate::observe::stats::RegistrationStats;
+use crate::observe::status::{Registered, Status};
+use crate::runtime::clock;
+use crate::runtime::isolated::isolated;
+use crate::runtime::logging::rounded;
 use std::sync::Arc;
 
 /// The service and key of a log line.
@@ -95,7 +95,7 @@ pub(super) fn rival(entry: &Entry, rival: &Rival) {
     let (rival, remedy) = (format!("{lease:016x}"), remedy(entry, key));
     isolated(|| {
         entry.lifecycle.in_span(|| {
-            crate::logging::warn!(
+            crate::runtime::logging::warn!(
                 %service, %key, lease = format_args!("{ours:016x}"), %rival, %value, %remedy,
                 "{}", match conflict {
                     Conflict::TakenBack => "another client took the key over, taking it back",
@@ -128,7 +128,7 @@ pub(super) fn address_changed(entry: &Entry, Moved { from, to }: &Moved) {
     let Subject { service, key } = Subject::of(entry);
     isolated(|| {
         entry.lifecycle.in_span(|| {
-            crate::logging::warn!(%service, %key, %from, %to, "the address of this machine changed, moving the key");
+            crate::runtime::logging::warn!(%service, %key, %from, %to, "the address of this machine changed, moving the key");
         });
     });
 }
@@ -138,7 +138,7 @@ pub(super) fn address_is_gone(entry: &Entry, address: &Address) {
     let Subject { service, key } = Subject::of(entry);
     isolated(|| {
         entry.lifecycle.in_span(|| {
-            crate::logging::warn!(%service, %key, %address, "this machine does not have the given address any more, keeping it");
+            crate::runtime::logging::warn!(%service, %key, %address, "this machine does not have the given address any more, keeping it");
         });
     });
 }
@@ -177,15 +177,15 @@ pub(super) fn ended(registry: &Registry, entry: &Entry, last: Status) {
 fn draining(Subject { service, key }: &Subject, drain: &Drain) {
     if drain.has_server() {
         let in_flight = drain.in_flight.count();
-        crate::logging::info!(%service, %key, in_flight, "draining");
+        crate::runtime::logging::info!(%service, %key, in_flight, "draining");
     }
 }
 
 fn drained(Subject { service, key }: &Subject, drain: &Drain, cut: usize) {
     match cut {
         _ if !drain.has_server() => {}
-        0 => crate::logging::info!(%service, %key, in_flight = 0, "drained"),
-        _ => crate::logging::warn!(
+        0 => crate::runtime::logging::info!(%service, %key, in_flight = 0, "drained"),
+        _ => crate::runtime::logging::warn!(
             %service, %key, in_flight = cut,
             "drain_timeout is over, the requests in flight end with UNAVAILABLE",
         ),
@@ -206,24 +206,24 @@ fn log(registry: &Registry, subject: &Subject, last: &Status, next: &Status) {
             let unconfirmed_for = rounded(now.saturating_duration_since(confirmed));
             let expiry = registry.lease_expiry.get().unwrap_or(now);
             let expires_in = rounded(expiry.saturating_duration_since(now));
-            crate::logging::warn!(
+            crate::runtime::logging::warn!(
                 %service, %key, %reason, ?unconfirmed_for, ?expires_in,
                 "etcd is out of reach, the registration still holds",
             );
         }
         Status::Lost { reason, .. } => {
-            crate::logging::warn!(%service, %key, %reason, "registration lost, trying again");
+            crate::runtime::logging::warn!(%service, %key, %reason, "registration lost, trying again");
         }
-        Status::Yielding { to_lease } => crate::logging::warn!(
+        Status::Yielding { to_lease } => crate::runtime::logging::warn!(
             %service, %key, lease = format_args!("{to_lease:016x}"),
             "another lease holds the key, leaving it",
         ),
         Status::Paused { reasons, .. } => {
-            crate::logging::info!(%service, %key, ?reasons, "paused, the keys are withheld");
+            crate::runtime::logging::info!(%service, %key, ?reasons, "paused, the keys are withheld");
         }
-        Status::Deregistering => crate::logging::info!(%service, %key, "deregistering"),
-        Status::Deregistered => crate::logging::info!(%service, %key, "deregistered"),
-        Status::LeftToExpire { ttl, reason } => crate::logging::warn!(
+        Status::Deregistering => crate::runtime::logging::info!(%service, %key, "deregistering"),
+        Status::Deregistered => crate::runtime::logging::info!(%service, %key, "deregistered"),
+        Status::LeftToExpire { ttl, reason } => crate::runtime::logging::warn!(
             %service, %key, ?ttl, %reason, "could not deregister, the key expires with its lease",
         ),
     }
@@ -234,10 +234,10 @@ fn log_registered(Subject { service, key }: &Subject, last: &Status, new: &Regis
     let (message, since) = match last {
         Status::Suspect { since, .. } => ("registration confirmed", since),
         Status::Lost { since, .. } => ("registered again", since),
-        _ => return crate::logging::info!(%service, %key, %lease, revision, "registered"),
+        _ => return crate::runtime::logging::info!(%service, %key, %lease, revision, "registered"),
     };
     let after = rounded(clock::now().saturating_duration_since(*since));
-    crate::logging::info!(%service, %key, %lease, revision, ?after, "{message}");
+    crate::runtime::logging::info!(%service, %key, %lease, revision, ?after, "{message}");
 }
 
 // === impl Subject ===

@@ -1,7 +1,7 @@
 //! [`Rivals`]: other clients that write our keys too, each reported once a minute. Pure.
 
 use super::ids::Key;
-use crate::escaped::Escaped;
+use crate::runtime::escaped::Escaped;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -3,7 +3,7 @@
 use super::Registrar;
 use crate::etcd::Etcd;
 use crate::instance::Instance;
-use crate::status::Status;
+use crate::observe::status::Status;
 use crate::testing::FakeEtcd;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! A registration on a fake etcd, while the system is suspended (tests only).
 
 use super::Registrar;
-use crate::clock;
 use crate::instance::Instance;
+use crate::runtime::clock;
 use crate::testing::FakeEtcd;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

@@ -1,7 +1,7 @@
 //! [`ResponseBody`].
 
 use super::shutting_down;
-use crate::in_flight::InFlightGuard;
+use crate::drain::in_flight::InFlightGuard;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;

@@ -1,7 +1,7 @@
 //! [`ResponseFuture`].
 
 use super::{ResponseBody, shutting_down};
-use crate::in_flight::{InFlight, InFlightGuard};
+use crate::drain::in_flight::{InFlight, InFlightGuard};
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 use std::future::Future;

@@ -1,8 +1,8 @@
 //! [`RegistrationLayer`].
 
 use super::RegistrationService;
-use crate::logging;
-use crate::registration::Registration;
+use crate::registrar::registration::Registration;
+use crate::runtime::logging;
 use std::fmt;
 use tower_layer::Layer;
 

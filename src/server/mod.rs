@@ -24,7 +24,7 @@ mod listener;
 mod serve;
 mod service;
 
-pub use crate::in_flight::InFlightGuard;
+pub use crate::drain::in_flight::InFlightGuard;
 pub use body::ResponseBody;
 pub use connection::Connection;
 pub use future::ResponseFuture;

@@ -4,7 +4,7 @@ use super::Incoming;
 use super::listener::Listener;
 use crate::drain::{Drain, LAST_ANSWERS};
 use crate::error::RegisterError;
-use crate::registration::{Closed, Registration, closed};
+use crate::registrar::registration::{Closed, Registration, closed};
 use http::{Request, Response};
 use std::future::Future;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 
 use super::{ResponseBody, ResponseFuture};
 use crate::drain::Drain;
-use crate::registration::Registration;
+use crate::registrar::registration::Registration;
 use http::{Request, Response};
 use std::error::Error;
 use std::fmt;

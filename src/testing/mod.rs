@@ -5,7 +5,7 @@ mod model;
 mod services;
 mod shared;
 
-pub use crate::random::repeatable_ids;
+pub use crate::runtime::random::repeatable_ids;
 
 use crate::etcd::Etcd;
 use etcd_client::proto::PbPutRequest;

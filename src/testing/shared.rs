@@ -1,7 +1,7 @@
 //! [`Shared`]: the model, its faults, and the tasks that wait for a change of it.
 
 use super::model::keyspace::Keyspace;
-use crate::lock::Lock;
+use crate::runtime::lock::Lock;
 use etcd_client::proto::PbResponseHeader;
 use std::fmt;
 use std::sync::{Arc, MutexGuard};

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_etcd::BuildError;
-use tonic_etcd::discovery::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
+use tonic_etcd::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
 mod caller_span;
 pub mod connections;

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic_etcd::discovery::channel::BalancedChannel;
+use tonic_etcd::channel::BalancedChannel;
 
 /// Runs of an ordinary test.
 const RUNS: u64 = 4;

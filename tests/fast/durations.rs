@@ -121,7 +121,7 @@ mod discovery {
     use crate::channel::greeter::{hellos, pb::HelloRequest};
     use crate::channel::net::{Client, Net, Registry, address};
     use crate::discovery::{key, put};
-    use tonic_etcd::discovery::channel::BalancedChannelBuilder;
+    use tonic_etcd::channel::BalancedChannelBuilder;
     use tonic_etcd::discovery::{Discovery, DiscoveryBuilder};
 
     async fn follow_through_an_outage(setup: &Setup, builder: DiscoveryBuilder, what: &str) {

@@ -67,6 +67,42 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(circles.is_empty(), "circles:\n{}", named.join("\n\n"));
 }
 
+/// The groups of the library, from the lowest to the highest: a group imports only from those before it.
+const GROUPS: [&[&str]; 9] = [
+    &["runtime"],
+    &["error", "address", "instance", "change"],
+    &["format", "etcd"],
+    &["observe", "drain"],
+    &["registrar", "channel"],
+    &["server", "discovery"],
+    &["health"],
+    &["introspection", "testing"],
+    &["fuzzing"],
+];
+
+/// The index in [`GROUPS`] of a file of the library.
+fn group(file: &str) -> Option<usize> {
+    let name = file.strip_prefix("src/")?.split('/').next()?;
+    let name = name.strip_suffix(".rs").unwrap_or(name);
+    (!matches!(name, "lib" | "bin")).then(|| {
+        let has = |names: &&[&str]| names.contains(&name);
+        let index = GROUPS.iter().position(has);
+        index.unwrap_or_else(|| panic!("{file} is in no group"))
+    })
+}
+
+#[test]
+fn a_group_of_modules_imports_only_from_lower_groups() {
+    let imports = Sources::read(&root().join("src/lib.rs")).imports();
+    let name = |file: &str| file.split('/').nth(1).map(str::to_owned);
+    let upwards: Vec<_> = imports
+        .iter()
+        .filter(|((from, to), _)| name(from) != name(to))
+        .filter(|((from, to), _)| group(from).is_some() && group(from) <= group(to))
+        .collect();
+    assert!(upwards.is_empty(), "{upwards:#?}");
+}
+
 #[test]
 fn no_file_imports_what_is_re_exported_for_users() {
     let taken: Vec<_> = ["src/lib.rs", "src/bin/registryctl/main.rs"]

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
-use tonic_etcd::discovery::{BalancedChannel, Discovery, Snapshot};
+use tonic_etcd::channel::BalancedChannel;
+use tonic_etcd::discovery::{Discovery, Snapshot};
 
 /// A server of ours, registered, and what its greetings end with.
 pub struct RustServer {

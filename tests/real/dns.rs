@@ -31,7 +31,8 @@ async fn a_dns_server_slower_than_an_attempt_prevents_no_registration() {
 #[tokio::test]
 async fn lookups_that_wait_for_dns_take_no_thread_of_the_application() {
     use tonic_etcd::Instance;
-    use tonic_etcd::discovery::{BalancedChannel, Change};
+    use tonic_etcd::channel::BalancedChannel;
+    use tonic_etcd::discovery::Change;
     if !namespace::enter("dns::lookups_that_wait_for_dns_take_no_thread_of_the_application").await {
         return;
     }

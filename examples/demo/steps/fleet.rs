@@ -13,7 +13,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_etcd::Etcd;
-use tonic_etcd::discovery::{BalancedChannel, Discovery};
+use tonic_etcd::channel::BalancedChannel;
+use tonic_etcd::discovery::Discovery;
 
 /// A server of the fleet, from one start to the next stop.
 struct Member {

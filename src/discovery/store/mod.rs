@@ -12,7 +12,7 @@ use super::missing::Missing;
 use super::skipped::{Skipped, by_reason};
 use crate::etcd::KeyMeta;
 use crate::instance::Instance;
-use crate::observer::Instances;
+use crate::observe::observer::Instances;
 use reading::weight;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

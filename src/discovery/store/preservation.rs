@@ -9,7 +9,7 @@
 //! The missing keys are kept, each until a deadline of its own that later lost connections do not change.
 
 use super::{SHORTEST_TTL, Store};
-use crate::deadline;
+use crate::runtime::deadline;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -1,11 +1,11 @@
 //! Opens a [`Session`], and gets a new token for the next one.
 
 use super::{Login, Peer, Session};
-use crate::connector::{Connecting, Connector, Io};
 use crate::etcd::auth::client_on;
 use crate::etcd::endpoints::Endpoints;
 use crate::etcd::member::Member;
 use crate::etcd::members::Members;
+use crate::etcd::net::connector::{Connecting, Connector, Io};
 use crate::etcd::rpc_error::{RpcError, RpcErrorKind, chain, with_timeout};
 use etcd_client as client;
 use http::Uri;
@@ -111,7 +111,7 @@ impl Session {
         loop {
             match user.authenticate(client, endpoint, members, *limit).await {
                 Err(error) if error.kind() != RpcErrorKind::Denied => {
-                    crate::logging::debug!(%error, "no other token yet");
+                    crate::runtime::logging::debug!(%error, "no other token yet");
                     tokio::time::sleep(*limit).await;
                 }
                 done => return done.map(drop),

@@ -6,7 +6,7 @@
 
 use super::KeyTable;
 use super::key_state::KeyState;
-use crate::observer::WriteReason;
+use crate::observe::observer::WriteReason;
 use crate::registrar::ids::{EntryId, Key};
 use std::sync::Arc;
 

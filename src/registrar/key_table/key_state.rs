@@ -1,10 +1,10 @@
 //! [`KeyState`]: one key.
 
-use crate::backoff::Bucket;
 use crate::etcd::{Event, Op};
-use crate::observer::WriteReason;
+use crate::observe::observer::WriteReason;
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::on_conflict::OnConflict;
+use crate::runtime::backoff::Bucket;
 use std::sync::Arc;
 use tokio::time::Instant;
 

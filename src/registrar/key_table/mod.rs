@@ -30,7 +30,7 @@ use super::ids::{EntryId, Key};
 use super::on_conflict::OnConflict;
 use super::rivals::Rival;
 use crate::etcd::Op;
-use crate::observer::WriteReason;
+use crate::observe::observer::WriteReason;
 use deleted::Deleted;
 use key_state::KeyState;
 use limits::Limits;

@@ -3,11 +3,11 @@
 use super::KeyTable;
 use super::key_state::{KeyState, Observed};
 use super::limits::Size;
-use crate::backoff::Rate;
 use crate::etcd::{KeyMeta, Op, RpcErrorKind};
-use crate::observer::WriteReason;
+use crate::observe::observer::WriteReason;
 use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
+use crate::runtime::backoff::Rate;
 use std::time::Duration;
 use tokio::time::Instant;
 

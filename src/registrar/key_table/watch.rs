@@ -4,7 +4,7 @@ use super::KeyTable;
 use super::key_state::Observed;
 use super::requests::REPAIRS;
 use crate::etcd::{Event, EventKind};
-use crate::observer::WriteReason;
+use crate::observe::observer::WriteReason;
 use crate::registrar::ids::Key;
 use crate::registrar::on_conflict::OnConflict;
 use crate::registrar::rivals::{Conflict, Rival};

@@ -11,10 +11,10 @@
 
 use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Answer, Question, Reconciler};
-use crate::deadline;
 use crate::etcd::{Member, RpcError, RpcErrorKind};
-use crate::lease;
-use crate::logging;
+use crate::registrar::lease;
+use crate::runtime::deadline;
+use crate::runtime::logging;
 use std::time::Duration;
 use tokio::time::Instant;
 

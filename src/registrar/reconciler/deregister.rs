@@ -5,11 +5,11 @@
 
 use super::state::{Connection, Deregistration, LeaseState, Revoking};
 use super::{Action, Reconciler};
-use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
-use crate::logging;
+use crate::observe::status::Status;
 use crate::registrar::ids::EntryId;
-use crate::status::Status;
+use crate::runtime::deadline;
+use crate::runtime::logging;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

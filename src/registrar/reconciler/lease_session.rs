@@ -2,11 +2,11 @@
 
 use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Reconciler};
-use crate::backoff::Rate;
-use crate::deadline;
 use crate::etcd::{RpcError, RpcErrorKind};
-use crate::lease::{self, Lease};
-use crate::logging;
+use crate::registrar::lease::{self, Lease};
+use crate::runtime::backoff::Rate;
+use crate::runtime::deadline;
+use crate::runtime::logging;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -1,10 +1,10 @@
 //! The reconciler's input and output: [`Event`] and [`Action`].
 
 use crate::etcd::{Applied, KeyMeta, Member, Op, RpcError, WatchResponse};
-use crate::observer::WriteReason;
+use crate::observe::observer::WriteReason;
+use crate::observe::status::Status;
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::rivals::Rival;
-use crate::status::Status;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -4,8 +4,8 @@
 //! key is then deleted. A write that timed out may still be applied: its key is watched, and deleted when it appears.
 
 use super::{Action, Reconciler};
+use crate::observe::status::Status;
 use crate::registrar::ids::EntryId;
-use crate::status::Status;
 use std::sync::Arc;
 use tokio::time::Instant;
 

@@ -3,8 +3,8 @@
 use super::state::{Connection, LeaseState, OpenConnection};
 use super::{Action, Reconciler};
 use crate::etcd::{Applied, DENIED_RETRY, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
-use crate::logging;
 use crate::registrar::ids::Key;
+use crate::runtime::logging;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use super::watch_check::WatchCheck;
 use crate::etcd::{Member, RpcError};
-use crate::lease::Lease;
+use crate::registrar::lease::Lease;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,12 +3,12 @@
 use super::state::{LeaseState, Problem};
 use super::{Action, Reconciler};
 use crate::etcd::{Op, RpcError};
-use crate::logging;
-use crate::observer::WriteReason;
+use crate::observe::observer::WriteReason;
+use crate::observe::status::{Registered, Status};
 use crate::registrar::ids::EntryId;
 use crate::registrar::key_table::View;
 use crate::registrar::shown::shown;
-use crate::status::{Registered, Status};
+use crate::runtime::logging;
 use std::sync::Arc;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
-use crate::lease;
+use crate::registrar::lease;
 use RpcErrorKind::{
     Broken, Busy, Denied, LeaseExists, LeaseGone, ResourceExhausted, Timeout, Unauthenticated,
     Unreachable,

@@ -5,8 +5,8 @@
 //! same member answers renewals and has the watch: then it lives as long as renewals are answered, and a check every
 //! 12 TTLs is enough. Otherwise keys are checked once a TTL.
 
-use crate::deadline;
 use crate::registrar::ids::Key;
+use crate::runtime::deadline;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -20,9 +20,9 @@
 use super::etcd::{Etcd, Stored};
 use super::world::{Entry, Request};
 use crate::etcd::{Op, RpcError, RpcErrorKind};
+use crate::observe::status::Status;
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::{Action, Event, Question};
-use crate::status::Status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;

@@ -3,10 +3,10 @@
 use super::check::Checker;
 use super::etcd::Etcd;
 use super::world::{Beside, Entry, Faults, Link, World};
-use crate::lease;
+use crate::observe::status::Status;
+use crate::registrar::lease;
 use crate::registrar::on_conflict::OnConflict;
 use crate::registrar::reconciler::{Event, Reconciler, Settings};
-use crate::status::Status;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;

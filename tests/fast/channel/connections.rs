@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic_etcd::discovery::channel::{BalancedChannel, BalancedChannelBuilder};
+use tonic_etcd::channel::{BalancedChannel, BalancedChannelBuilder};
 
 /// A greeter that ends each of its connections.
 pub fn serve_ending(net: &Net, address: &str, ends: Ends) {

@@ -17,8 +17,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::Instance;
+use tonic_etcd::channel::{BalancedChannel, BalancedChannelBuilder, ConnectivityState};
 use tonic_etcd::discovery::Change;
-use tonic_etcd::discovery::channel::{BalancedChannel, BalancedChannelBuilder, ConnectivityState};
 use tonic_health::server::HealthReporter;
 
 /// Servers by their addresses, and the network between.

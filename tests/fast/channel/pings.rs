@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic_etcd::discovery::channel::BalancedChannel;
+use tonic_etcd::channel::BalancedChannel;
 
 const PING: u8 = 6;
 /// grpc-go's `MinTime`, and how many earlier pings it tolerates while it sends no data.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tonic_etcd::discovery::channel::{BalancedChannel, BalancedChannelBuilder};
+use tonic_etcd::channel::{BalancedChannel, BalancedChannelBuilder};
 use tower::ServiceExt as _;
 
 /// What the server does when it has read a message.

@@ -1,0 +1,259 @@
+//! [`Observer`]: callbacks of the application for each event.
+
+use crate::observe::status::Status;
+use crate::runtime::isolated::isolated;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(feature = "discovery")]
+use crate::observe::connectivity::ConnectivityState;
+
+/// Callbacks for the events of a registrar, a discovery or a balanced channel. By default every method does nothing.
+///
+/// [`RegistrarBuilder::observer`](crate::RegistrarBuilder::observer) takes one, and so does the builder of a
+/// discovery. The feature `metrics` has one that records metrics: `MetricsObserver`.
+///
+/// Our tasks call the methods, without holding a lock: they may use all handles. They must not block, because a
+/// renewal waits for them, also with a dedicated thread. An observer that has slow work to do sends it to a task of its own. A panic in one is caught; only the panic hook prints it. There is no callback for
+/// single requests, except for those that are sent again.
+///
+/// ```
+/// use tonic_etcd::observer::{Observer, Transition};
+///
+/// #[derive(Debug)]
+/// struct Page;
+///
+/// impl Observer for Page {
+///     fn on_transition(&self, transition: &Transition<'_>) {
+///         if let tonic_etcd::Status::Lost { reason, .. } = transition.to {
+///             eprintln!("{:?}: {reason}", transition.services);
+///         }
+///     }
+/// }
+/// # let etcd = tonic_etcd::Etcd::new(["http://127.0.0.1:2379"]);
+/// let builder = tonic_etcd::Registrar::builder(etcd).observer(Page);
+/// ```
+#[allow(unused_variables)]
+pub trait Observer: fmt::Debug + Send + Sync + 'static {
+    /// A registration has another status.
+    fn on_transition(&self, transition: &Transition<'_>) {}
+
+    /// A renewal of the lease was acknowledged, or failed, or has no answer in time. In the last case it is called again
+    /// when the answer comes after all.
+    fn on_renewal(&self, renewal: &Renewal<'_>) {}
+
+    /// An attempt to connect to etcd ended.
+    fn on_connection(&self, connection: &Connection<'_>) {}
+
+    /// A transaction was applied, or failed. Called once for each reason to write, as far as it is
+    /// known. Not called for a transaction that was under way when its connection ended.
+    fn on_write(&self, write: &Write<'_>) {}
+
+    /// The number of instances of a discovery changed.
+    fn on_instances(&self, change: &InstancesChange<'_>) {}
+
+    /// An endpoint of a balanced channel was added, has another state, or was removed.
+    #[cfg(feature = "discovery")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
+    fn on_endpoint(&self, transition: &EndpointTransition<'_>) {}
+
+    /// A call is sent again, to another endpoint: certainly no server has processed it.
+    fn on_resend(&self, resend: &Resend<'_>) {}
+}
+
+/// See [`Observer::on_transition`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Transition<'a> {
+    /// The names of the service, one for each instance.
+    pub services: &'a [String],
+    /// The previous status; `None`: the registration is new.
+    pub from: Option<&'a Status>,
+    /// The new status. It may be of the same kind as `from`, with another reason or revision.
+    pub to: &'a Status,
+}
+
+/// See [`Observer::on_renewal`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Renewal<'a> {
+    /// The time from sending it to its answer or failure.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub error: Option<&'a str>,
+}
+
+/// See [`Observer::on_connection`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Connection<'a> {
+    /// The member of etcd, without user and password.
+    pub endpoint: &'a str,
+    /// How long the attempt took, authentication included.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub error: Option<&'a str>,
+}
+
+/// See [`Observer::on_write`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Write<'a> {
+    /// The number of keys of the transaction that are written for this reason.
+    pub keys: usize,
+    /// The reason.
+    pub reason: WriteReason,
+    /// Why the transaction failed, if it did. Then it is repeated.
+    pub error: Option<&'a str>,
+}
+
+/// Why a key is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum WriteReason {
+    /// It was not in etcd before.
+    #[default]
+    New,
+    /// [`Registration::update`](crate::Registration::update) changed its value, or the machine's address changed.
+    Updated,
+    /// The lease that it was under is gone.
+    LeaseLost,
+    /// The last pause is over.
+    Resumed,
+    /// Another client wrote it.
+    Overwritten,
+    /// Another client deleted it.
+    Deleted,
+    /// After a lost connection, etcd did not have the value that was written before.
+    Differs,
+    /// It is deleted: for a pause, or because its registration leaves while others stay.
+    Withdrawn,
+}
+
+/// See [`Observer::on_instances`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct InstancesChange<'a> {
+    /// The name of the service.
+    pub service: &'a str,
+    /// The previous numbers. The first change, from 0 to 0, comes when the discovery is built.
+    pub from: Instances,
+    /// The new numbers; all are 0 when the discovery was dropped.
+    pub to: Instances,
+}
+
+/// Numbers of instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Instances {
+    /// The instances in the set, including those that are missing in etcd.
+    pub found: usize,
+    /// Keys that etcd does not have, and that are kept for a while.
+    pub missing: usize,
+    /// Keys that are skipped: their values cannot be decoded, or there are too many.
+    pub skipped: usize,
+}
+
+/// See [`Observer::on_endpoint`].
+#[cfg(feature = "discovery")]
+#[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct EndpointTransition<'a> {
+    /// What the channel calls the service.
+    pub service: &'a str,
+    /// Where the endpoint is dialled.
+    pub address: &'a str,
+    /// The previous state; `None`: it was added.
+    pub from: Option<&'a ConnectivityState>,
+    /// The new state; `None`: it was removed, or the channel was dropped.
+    pub to: Option<&'a ConnectivityState>,
+}
+
+/// See [`Observer::on_resend`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Resend<'a> {
+    /// What the channel calls the service.
+    pub service: &'a str,
+    /// The number of endpoints that were tried before.
+    pub tried: usize,
+    /// Why the last of them did not process it.
+    pub reason: &'a str,
+}
+
+/// The observers of one registrar, discovery or channel. Without observers a call only checks a length.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
+
+// === impl Observer ===
+
+impl<T: Observer + ?Sized> Observer for Arc<T> {
+    fn on_transition(&self, transition: &Transition<'_>) {
+        (**self).on_transition(transition);
+    }
+
+    fn on_renewal(&self, renewal: &Renewal<'_>) {
+        (**self).on_renewal(renewal);
+    }
+
+    fn on_connection(&self, connection: &Connection<'_>) {
+        (**self).on_connection(connection);
+    }
+
+    fn on_write(&self, write: &Write<'_>) {
+        (**self).on_write(write);
+    }
+
+    fn on_instances(&self, change: &InstancesChange<'_>) {
+        (**self).on_instances(change);
+    }
+
+    #[cfg(feature = "discovery")]
+    fn on_endpoint(&self, transition: &EndpointTransition<'_>) {
+        (**self).on_endpoint(transition);
+    }
+
+    fn on_resend(&self, resend: &Resend<'_>) {
+        (**self).on_resend(resend);
+    }
+}
+
+// === impl Observers ===
+
+impl Observers {
+    pub(crate) fn add(&mut self, observer: impl Observer) {
+        self.0.push(Arc::new(observer));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Calls each of them. Never panics. No lock may be held.
+    pub(crate) fn notify(&self, call: impl Fn(&dyn Observer)) {
+        for observer in &self.0 {
+            isolated(|| call(&**observer));
+        }
+    }
+
+    /// An attempt to connect to `endpoint` ended.
+    pub(crate) fn connected<T, E: fmt::Display>(
+        &self,
+        endpoint: &str,
+        took: Duration,
+        result: &Result<T, E>,
+    ) {
+        if self.is_empty() {
+            return;
+        }
+        let error = result.as_ref().err().map(E::to_string);
+        let connection = Connection {
+            endpoint,
+            took,
+            error: error.as_deref(),
+        };
+        self.notify(|observer| observer.on_connection(&connection));
+    }
+}

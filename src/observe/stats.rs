@@ -1,0 +1,71 @@
+//! The statistics of a registration at one moment, for polling.
+
+use crate::observe::member_stats::{MemberState, MemberStats};
+use crate::observe::status::Status;
+use crate::runtime::lock::Lock;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// A registration, as it was when [`Registration::stats`](crate::Registration::stats) was called.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RegistrationStats {
+    /// The names of the service, one for each instance.
+    pub services: Vec<String>,
+    /// The status.
+    pub status: Status,
+    /// Since when it is one of this kind.
+    pub since: Instant,
+    /// The reason of each [`Pause`](crate::Pause).
+    pub pauses: Vec<Arc<str>>,
+    /// The requests in flight, as [`Registration::in_flight`](crate::Registration::in_flight) counts them.
+    pub in_flight: usize,
+    /// The keys that are in etcd, or that were there before.
+    pub keys: Arc<[Arc<str>]>,
+    /// The names of the formats that every instance is written in.
+    pub formats: Vec<String>,
+    /// The revision of etcd at which the newest of the keys was written, if they are known to be there.
+    pub revision: Option<i64>,
+    /// The registrar's lease and connection: the same for each of its registrations.
+    pub etcd: EtcdStats,
+}
+
+/// The lease of a registrar, and its connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EtcdStats {
+    /// The lease that is held, or the last one if it may still live.
+    pub lease: Option<i64>,
+    /// When a renewal of the lease was last sent.
+    pub renewal_sent: Option<Instant>,
+    /// When the last acknowledged renewal was sent. The lease certainly lives until one TTL after that.
+    pub renewal_acknowledged: Option<Instant>,
+    /// When the next renewal is due.
+    pub renewal_due: Option<Instant>,
+    /// The member of etcd that the registrar is connected to.
+    pub endpoint: Option<Arc<str>>,
+    /// The last error, on any member, and its time.
+    pub last_error: Option<(Instant, Arc<str>)>,
+    /// The members of etcd that were tried, without removed ones.
+    pub members: Vec<MemberStats>,
+}
+
+/// Where a registrar keeps its [`EtcdStats`]: one for all registrations. `endpoint` is derived from the members.
+#[derive(Debug, Default)]
+pub(crate) struct EtcdStatsCell(Lock<EtcdStats>);
+
+// === impl EtcdStatsCell ===
+
+impl EtcdStatsCell {
+    pub(crate) fn get(&self) -> EtcdStats {
+        let mut stats = self.0.lock().clone();
+        let is_connected = |member: &&MemberStats| member.state == MemberState::Connected;
+        let connected = stats.members.iter().find(is_connected);
+        stats.endpoint = connected.map(|member| member.endpoint.clone());
+        stats
+    }
+
+    pub(crate) fn set(&self, change: impl FnOnce(&mut EtcdStats)) {
+        change(&mut self.0.lock());
+    }
+}
