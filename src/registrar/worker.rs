@@ -6,9 +6,12 @@ use super::ask::{Call, some};
 use super::ids::EntryId;
 use super::link::{self, Beside, Link};
 use super::local_ip;
-use super::reconciler::{Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Settings};
+use super::reconciler::{
+    Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Renewed, Request, Settings,
+};
 use super::registry::Registry;
 use super::report;
+use super::streams::Streams;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};
 use crate::observe::member_stats;
@@ -179,7 +182,7 @@ impl Worker {
         if let Some(error) = event.error() {
             self.note_error(error);
         }
-        let Event::Renewed { sent, result, .. } = event else {
+        let Event::Renewed(Renewed { sent, result, .. }) = event else {
             return;
         };
         if result.is_ok() {
@@ -236,26 +239,17 @@ impl Worker {
 
     async fn perform_all(&mut self, reconciler: &mut Reconciler) -> ControlFlow<()> {
         while let Some(action) = reconciler.poll_action() {
-            match action {
-                Action::Finish => return ControlFlow::Break(()),
-                Action::ReadDesired(entries) => {
-                    let failed = entries.iter().filter_map(|id| self.registry.entry(*id));
-                    let failed = failed.filter(|entry| entry.draft().has_failed());
-                    let to_render = failed.filter(|entry| entry.begin_rendering());
-                    drop(self.registry.render(to_render.collect()));
-                    let desired = self.desired(reconciler, entries);
-                    reconciler.handle_event(clock::now(), Event::Desired(desired));
-                }
-                Action::AwaitHealth(entries) => await_health(&self.registry, entries).await,
-                action => self.perform(action),
-            }
+            self.perform(reconciler, action).await?;
         }
         ControlFlow::Continue(())
     }
 
-    fn perform(&mut self, action: Action) {
-        let Registry { config, stats, .. } = &*self.registry;
+    /// Breaks at the end. Long, with a branch for each action.
+    async fn perform(&mut self, reconciler: &mut Reconciler, action: Action) -> ControlFlow<()> {
+        let registry = self.registry.clone();
+        let Registry { config, stats, .. } = &*registry;
         match action {
+            Action::ReadDesired(entries) => self.read_desired(reconciler, entries),
             Action::Connect { member, limit } => {
                 self.link = Link::Connecting(self.connect(member, limit));
             }
@@ -276,42 +270,55 @@ impl Worker {
                 self.link = Link::Closed;
                 stats.set(|stats| member_stats::disconnected(&mut stats.members));
             }
-            Action::LeaseExpiry(at) => self.registry.lease_expiry.set(at),
-            Action::Wrote(reasons, error) => {
-                report::wrote(&config.observers, reasons, error.as_deref());
+            Action::CloseStreams => self.on_session(Streams::close),
+            Action::Send(request) => {
+                if let Request::Renew { .. } = request {
+                    stats.set(|stats| stats.renewal_sent = Some(clock::now()));
+                }
+                self.on_session(|streams| streams.send(request));
             }
+            Action::FindLocalIp => {
+                let found = local_ip::find(registry.clone());
+                self.on_session(|streams| streams.request(found));
+            }
+            Action::LeaseExpiry(at) => registry.lease_expiry.set(at),
             Action::Rival(id, rival) => {
-                if let Some(entry) = self.registry.entry(id) {
+                if let Some(entry) = registry.entry(id) {
                     report::rival(&entry, &rival);
                 }
             }
+            Action::Wrote(reasons, error) => {
+                report::wrote(&config.observers, reasons, error.as_deref());
+            }
             Action::Publish(id, status) => {
-                if let Some(entry) = self.registry.entry(id) {
-                    report::publish(&self.registry, &entry, status);
+                if let Some(entry) = registry.entry(id) {
+                    report::publish(&registry, &entry, status);
                 }
             }
+            Action::AwaitHealth(entries) => await_health(&registry, entries).await,
             Action::End(id, status) => {
-                if let Some(entry) = self.registry.forget(id) {
-                    report::ended(&self.registry, &entry, status);
+                if let Some(entry) = registry.forget(id) {
+                    report::ended(&registry, &entry, status);
                 }
             }
-            action => self.send(action),
+            Action::Finish => return ControlFlow::Break(()),
         }
+        ControlFlow::Continue(())
     }
 
-    /// Begins an action that needs an open connection.
-    fn send(&mut self, action: Action) {
-        let Link::Open(streams) = &mut self.link else {
-            return;
-        };
-        if let Action::FindLocalIp = action {
-            return streams.request(local_ip::find(self.registry.clone()));
-        }
-        let is_renewal = matches!(action, Action::Renew { .. });
-        streams.begin(action);
-        if is_renewal {
-            let (stats, now) = (&self.registry.stats, clock::now());
-            stats.set(|stats| stats.renewal_sent = Some(now));
+    fn read_desired(&self, reconciler: &mut Reconciler, ids: Vec<EntryId>) {
+        let failed = ids.iter().filter_map(|id| self.registry.entry(*id));
+        let failed = failed.filter(|entry| entry.draft().has_failed());
+        let to_render = failed.filter(|entry| entry.begin_rendering());
+        drop(self.registry.render(to_render.collect()));
+        let desired = self.desired(reconciler, ids);
+        reconciler.handle_event(clock::now(), Event::Desired(desired));
+    }
+
+    /// Runs `what` on the open session. Without one there is nothing to do: its end is reported.
+    fn on_session(&mut self, what: impl FnOnce(&mut Streams)) {
+        if let Link::Open(streams) = &mut self.link {
+            what(streams);
         }
     }
 
