@@ -89,6 +89,9 @@ pub use call::AnsweredBy;
 pub use pool::EndpointState;
 pub use stats::ChannelStats;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use frames::check_frames;
+
 use caller_span::CallerSpan;
 use http::{Request, Response};
 use pool::Pool;
