@@ -7,6 +7,7 @@ use super::wire::Wire;
 use crate::etcd::chain;
 use crate::etcd::net::connector::{Connector, Io};
 use crate::etcd::net::resolver::Resolver;
+use crate::runtime::exhausted;
 use http::Uri;
 use http::uri::Scheme;
 use hyper::client::conn::http2;
@@ -79,7 +80,8 @@ impl Dialer {
     pub(super) async fn dial(&self, origin: &Uri, turn: usize) -> Result<Dialled, String> {
         let limit = self.connect_timeout;
         let dialling = async {
-            let io = self.open(origin, turn).await.map_err(|e| chain(&e))?;
+            let opened = self.open(origin, turn).await;
+            let io = opened.map_err(|error| exhausted::with_advice(chain(&error)))?;
             let peer = Arc::new(Peer::new(self.stream_freed.clone()));
             let ping_interval = self.ping_interval.get();
             let timeout = self.keep_alive_timeout;
