@@ -143,7 +143,7 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
     fn poll_keep_alive(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         // Without calls there are no pings: servers of grpc-go close the connection of a client that pings an idle
         // connection. A broken idle connection is noticed by its first call, because pings begin with a call.
-        while self.peer.has_streams() {
+        while self.peer.streams() > 0 {
             let (Some(due), false) = (self.keep_alive.due(), self.write_failed) else {
                 return Poll::Pending;
             };
