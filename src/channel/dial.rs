@@ -197,7 +197,7 @@ impl Future for Batched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::net::resolver::black_hole::BlackHole;
+    use test_support::black_hole::BlackHole;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
