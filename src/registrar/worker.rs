@@ -15,8 +15,8 @@ use super::streams::Streams;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};
 use crate::observe::member_stats;
-use crate::observe::observer::Renewal;
-use crate::observe::status::Status;
+use crate::observe::observer::RenewalEvent;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::lifecycle::health_acknowledged;
 use crate::runtime::clock;
 use crate::runtime::isolated::in_current_span;
@@ -189,7 +189,7 @@ impl Worker {
             return;
         }
         let error = error.map(RpcError::to_string);
-        let renewal = Renewal {
+        let renewal = RenewalEvent {
             took: clock::now().saturating_duration_since(sent),
             error: error.as_deref(),
         };

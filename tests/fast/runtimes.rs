@@ -8,9 +8,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tonic::transport::Server;
-use tonic_etcd::observer::{Observer, Write, WriteReason};
+use tonic_etcd::observer::{Observer, WriteEvent, WriteReason};
 use tonic_etcd::{
-    Etcd, OnConflict, Readiness, Registrar, Registration, ServeRegistered as _, Status,
+    Ended, Etcd, OnConflict, Readiness, Registrar, Registration, RegistrationStatus,
+    ServeRegistered as _,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -76,12 +77,12 @@ fn a_probe_whose_runtime_ended_is_named_and_begins_again_with_the_next() {
         registration
             .announce("10.0.0.1:9000".parse().unwrap())
             .unwrap();
-        let is_named = |it: &tonic_etcd::Status| it.to_string().contains(reason);
+        let is_named = |it: &tonic_etcd::RegistrationStatus| it.to_string().contains(reason);
         let mut watch = registration.watch();
         let named = watch.wait_for(is_named);
         timeout(LIMIT, named).await.expect("it is not named");
         let _other = registrar
-            .register(greeter().id("2").address("10.0.0.2:1"))
+            .register(greeter().with_id("2").with_address("10.0.0.2:1"))
             .unwrap();
         registered_within(LIMIT, &registration).await;
     });
@@ -92,7 +93,7 @@ fn a_probe_whose_runtime_ended_is_named_and_begins_again_with_the_next() {
 struct Withdrawn(Arc<Notify>);
 
 impl Observer for Withdrawn {
-    fn on_write(&self, write: &Write<'_>) {
+    fn on_write(&self, write: &WriteEvent<'_>) {
         if write.reason == WriteReason::Withdrawn && write.error.is_none() {
             self.0.notify_one();
         }
@@ -131,7 +132,8 @@ fn only_a_registration_that_may_have_keys_is_left_to_expire() {
             announce(&registration);
             match case {
                 "yielding" => {
-                    let yields = |it: &Status| matches!(it, Status::Yielding { .. });
+                    let yields =
+                        |it: &RegistrationStatus| matches!(it, RegistrationStatus::Yielding { .. });
                     status(&registration, yields).await;
                 }
                 "unreachable" => {
@@ -152,10 +154,10 @@ fn only_a_registration_that_may_have_keys_is_left_to_expire() {
         drop(built_in);
         let ended = registration.status();
         match ended {
-            Status::Deregistered => assert!(!is_left, "{case}"),
-            Status::LeftToExpire {
+            RegistrationStatus::Ended(Ended::Deregistered) => assert!(!is_left, "{case}"),
+            RegistrationStatus::Ended(Ended::LeftToExpire {
                 ttl, ref reason, ..
-            } => {
+            }) => {
                 assert!(is_left, "{case}: {ended:?}");
                 assert_eq!((ttl, &**reason), (SEC * 30, "the runtime ended"));
             }
