@@ -8,7 +8,7 @@
 //! | [`Stopped`] | the registrar or the registration has stopped; not a mistake |
 //!
 //! All of them are found before a request is sent. An outage of etcd is no error:
-//! the registrar retries, and [`Status`](crate::Status) reports it.
+//! the registrar retries, and [`RegistrationStatus`](crate::RegistrationStatus) reports it.
 
 use std::io;
 use std::net::SocketAddr;

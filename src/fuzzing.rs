@@ -34,10 +34,10 @@ pub fn key(text: &str) {
         return;
     };
     let key_of = |name: &str| {
-        let instance = Instance::new(name).id("id");
+        let instance = Instance::new(name).with_id("id");
         instance.check().ok()?;
         let address = dialable("10.0.0.1:9000");
-        let format = Plain::new().prefix(prefix).key(template);
+        let format = Plain::new().prefix(prefix).key_template(template);
         format.check_settings().ok()?;
         Some(Format::key(
             &format,
@@ -77,15 +77,15 @@ pub fn format(data: &[u8]) {
         let Ok(read) = format.decode("greeter", &key, value) else {
             continue;
         };
-        let address = dialable(read.get_address().expect("an address"));
+        let address = dialable(read.address().expect("an address"));
         let written = format.encode(&read, &address);
         let again = format.decode("greeter", &key, written.as_bytes());
         let seen = |it: &Instance| {
-            let address = it.get_address().map(ToOwned::to_owned);
+            let address = it.address().map(ToOwned::to_owned);
             (
                 address,
-                it.get_id().to_owned(),
-                it.get_version().map(ToOwned::to_owned),
+                it.id().to_owned(),
+                it.version().map(ToOwned::to_owned),
             )
         };
         assert_eq!(again.as_ref().map(seen), Ok(seen(&read)));

@@ -17,9 +17,9 @@ use tonic::server::NamedService;
 /// use tonic_etcd::Instance;
 ///
 /// let instance = Instance::new("greeter")
-///     .version("v1.4.2")
-///     .weight(20)
-///     .metadata("zone", "eu-1");
+///     .with_version("v1.4.2")
+///     .with_weight(20)
+///     .with_metadata("zone", "eu-1");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -33,7 +33,7 @@ pub struct Instance {
     pub(crate) secure: bool,
 }
 
-/// The JSON value that is written when no [`Instance::value`] is given.
+/// The JSON value that is written when no [`Instance::with_value`] is given.
 ///
 /// | field | type | |
 /// |---|---|---|
@@ -111,35 +111,35 @@ impl Instance {
     /// The address to advertise, `host:port`, if it is not the bound one: behind a
     /// NAT, or when only the [layer](crate::Registration::layer) is used.
     #[must_use]
-    pub fn address(mut self, address: impl ToString) -> Self {
+    pub fn with_address(mut self, address: impl ToString) -> Self {
         self.address = Some(address.to_string());
         self
     }
 
     /// An id that no other instance has. By default a random one, new with each `Instance`.
     #[must_use]
-    pub fn id(mut self, id: impl Into<String>) -> Self {
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
         self.id = id.into();
         self
     }
 
     /// The version of the software, for readers that route by it.
     #[must_use]
-    pub fn version(mut self, version: impl Into<String>) -> Self {
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
     }
 
     /// The share of the load that this instance should get, relative to the others.
     #[must_use]
-    pub fn weight(mut self, weight: u32) -> Self {
+    pub fn with_weight(mut self, weight: u32) -> Self {
         self.weight = Some(weight);
         self
     }
 
     /// Adds one pair of metadata; a repeated key replaces the former.
     #[must_use]
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
     }
@@ -149,7 +149,7 @@ impl Instance {
     /// Only two formats have a place for it: [plain](crate::format::Plain) as JSON, and
     /// [kratos](crate::format::Kratos).
     #[must_use]
-    pub fn secure(mut self, secure: bool) -> Self {
+    pub fn with_secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
     }
@@ -159,7 +159,7 @@ impl Instance {
     /// Only the [plain](crate::format::Plain) format writes it. The other formats always write what their readers
     /// understand.
     #[must_use]
-    pub fn value(mut self, value: impl Into<String>) -> Self {
+    pub fn with_value(mut self, value: impl Into<String>) -> Self {
         self.value = Some(value.into());
         self
     }
@@ -170,36 +170,33 @@ impl Instance {
         &self.name
     }
 
-    /// The id: see [`id`](Self::id).
-    ///
-    /// Getters begin with `get_`, as in [`std::process::Command`], because the setters have the short
-    /// names.
+    /// The id, which no other instance has.
     #[must_use]
-    pub fn get_id(&self) -> &str {
+    pub fn id(&self) -> &str {
         &self.id
     }
 
     /// Where to dial it. An instance that was read from etcd always has one that can be dialled.
     #[must_use]
-    pub fn get_address(&self) -> Option<&str> {
+    pub fn address(&self) -> Option<&str> {
         self.address.as_deref()
     }
 
     /// The version of the software.
     #[must_use]
-    pub fn get_version(&self) -> Option<&str> {
+    pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// The share of the load it should get, relative to its siblings.
+    /// The share of the load that this instance should get, relative to the others.
     #[must_use]
-    pub fn get_weight(&self) -> Option<u32> {
+    pub fn weight(&self) -> Option<u32> {
         self.weight
     }
 
     /// The metadata.
     #[must_use]
-    pub fn get_metadata(&self) -> &BTreeMap<String, String> {
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
@@ -279,12 +276,15 @@ mod tests {
     #[test]
     fn the_json_value_is_what_the_documentation_says() {
         let address = Address::parse("10.1.2.3:9000").unwrap();
-        let plain = Instance::new("greeter").id("a");
+        let plain = Instance::new("greeter").with_id("a");
         assert_eq!(
             plain.value_at(&address),
             r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000"}"#
         );
-        let full = plain.version("v1").weight(10).metadata("zone", "eu-1");
+        let full = plain
+            .with_version("v1")
+            .with_weight(10)
+            .with_metadata("zone", "eu-1");
         let json = full.value_at(&address);
         assert_eq!(
             json,
@@ -292,7 +292,7 @@ mod tests {
         );
         let read: InstanceJson = serde_json::from_str(&json).unwrap();
         assert_eq!((read.weight, read.secure), (Some(10), false));
-        let secure = Instance::new("greeter").id("a").secure(true);
+        let secure = Instance::new("greeter").with_id("a").with_secure(true);
         assert_eq!(
             secure.value_at(&address),
             r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000","secure":true}"#
@@ -311,7 +311,9 @@ mod tests {
         let address = Address::parse("10.1.2.3:9000").unwrap();
         let given = " {\"half\": json";
         assert_eq!(
-            Instance::new("greeter").value(given).value_at(&address),
+            Instance::new("greeter")
+                .with_value(given)
+                .value_at(&address),
             given
         );
     }
@@ -324,7 +326,7 @@ mod tests {
         ] {
             for (what, instance) in [
                 ("name", Instance::new(bad)),
-                ("id", Instance::new("greeter").id(bad)),
+                ("id", Instance::new("greeter").with_id(bad)),
             ] {
                 let error = instance.check().unwrap_err();
                 assert!(
@@ -348,9 +350,14 @@ mod tests {
 
     #[test]
     fn an_update_may_change_the_value_but_not_the_key() {
-        let now = Instance::new("greeter").id("a");
-        now.check_update(&now.clone().weight(3).metadata("k", "v").value("x"))
-            .unwrap();
+        let now = Instance::new("greeter").with_id("a");
+        now.check_update(
+            &now.clone()
+                .with_weight(3)
+                .with_metadata("k", "v")
+                .with_value("x"),
+        )
+        .unwrap();
         for (field, next) in [
             (
                 "name",
@@ -359,8 +366,8 @@ mod tests {
                     ..now.clone()
                 },
             ),
-            ("id", now.clone().id("b")),
-            ("address", now.clone().address("10.0.0.1:1")),
+            ("id", now.clone().with_id("b")),
+            ("address", now.clone().with_address("10.0.0.1:1")),
         ] {
             let error = now.check_update(&next).unwrap_err();
             assert!(

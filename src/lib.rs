@@ -29,7 +29,7 @@
 //! * [`Registrar`] and [`RegistrarBuilder`]: the settings;
 //! * [`Registration`]: how a server appears and how it leaves;
 //! * [`ServeRegistered`]: the steps from binding to returning;
-//! * [`Status`]: the state of a registration; [`observer`]: callbacks for each event;
+//! * [`RegistrationStatus`]: the state of a registration; [`observer`]: callbacks for each event;
 //! * [`mod@format`]: the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
 //! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): the
 //!   registration on the gRPC health service;
@@ -45,7 +45,7 @@
 //! # Guarantees
 //!
 //! * No key is written before connections are accepted, nor after deregistration began.
-//! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is computed from
+//! * A server in the state [`Registered`](RegistrationStatus::Registered) is in etcd: the status is computed from
 //!   the time the last acknowledged renewal was *sent*.
 //! * When etcd restarts with its data, or elects a leader, watchers see neither PUT nor DELETE.
 //! * A failure of etcd never becomes an error, never ends the server, and never ends the
@@ -114,10 +114,12 @@ pub use observe::member_stats::{MemberState, MemberStats};
 pub use observe::metrics;
 pub use observe::observer;
 pub use observe::stats::{EtcdStats, RegistrationStats};
-pub use observe::status::{Registered, Status, StatusWatch};
-pub use registrar::registration::{Closed, Registration};
+pub use observe::status::{Ended, Registered, RegistrationStatus, StatusWatch};
+pub use observe::timestamp::Timestamp;
+pub use registrar::registration::Registration;
 pub use registrar::{OnConflict, Pause, PauseError, Readiness, Registrar, RegistrarBuilder};
-pub use server::{RegistrationLayer, ServeError, ServeRegistered};
+pub use server::layer::RegistrationLayer;
+pub use server::serve::{ServeError, ServeRegistered};
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}

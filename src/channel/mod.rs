@@ -86,7 +86,7 @@ mod wire;
 pub use crate::observe::connectivity::ConnectivityState;
 pub use builder::BalancedChannelBuilder;
 pub use call::AnsweredBy;
-pub use pool::EndpointState;
+pub use pool::EndpointStats;
 pub use stats::ChannelStats;
 
 use caller_span::CallerSpan;
@@ -116,7 +116,7 @@ pub struct BalancedChannel {
 impl BalancedChannel {
     /// The endpoints that the channel connects to, ordered by address, and their current states.
     #[must_use]
-    pub fn endpoints(&self) -> Vec<EndpointState> {
+    pub fn endpoints(&self) -> Vec<EndpointStats> {
         self.pool.states()
     }
 

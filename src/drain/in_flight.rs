@@ -17,7 +17,7 @@ pub(crate) struct InFlight {
 }
 
 pin_project! {
-    /// A request in flight: it counts while this is held. [`ended`](Self::ended) says when it has to end.
+    /// A request in flight: it counts while this is held. [`cancelled`](Self::cancelled) resolves when it has to end.
     ///
     /// [`Registration::in_flight_guard`](crate::Registration::in_flight_guard) returns one for a request that does not go
     /// through the [layer](crate::RegistrationLayer).
@@ -73,7 +73,7 @@ impl InFlightGuard {
 
     /// Resolves when the request has to end: at the drain deadline, or when the waits are skipped.
     /// At once if that has passed. Connections are aborted 250 ms later. Cancel safe.
-    pub async fn ended(&self) {
+    pub async fn cancelled(&self) {
         let Some(in_flight) = &self.in_flight else {
             return std::future::pending().await;
         };

@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn every_placeholder_has_its_value() {
-        let instance = Instance::new("greeter").id("one");
+        let instance = Instance::new("greeter").with_id("one");
         let host = gethostname::gethostname().into_string().unwrap();
         for (template, expected) in [
             (

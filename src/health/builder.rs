@@ -4,7 +4,7 @@
 use super::followed::Followed;
 use super::service::RegistrationHealth;
 use crate::error::BuildError;
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::lifecycle::Lifecycle;
 use crate::registrar::registration::Registration;
 use tokio::runtime::Handle;
@@ -25,7 +25,7 @@ pub const HEALTH_NAME: &str = "etcd.registration";
 ///
 /// // A readiness probe on `greeter.v1.Greeter` fails while nobody can find this server.
 /// let health = RegistrationHealth::builder()
-///     .follow_registration("greeter.v1.Greeter")
+///     .serving_while_registered("greeter.v1.Greeter")
 ///     .build(registration)?;
 /// # let _ = health;
 /// # Ok(())
@@ -64,17 +64,17 @@ impl RegistrationHealthBuilder {
 
     /// Makes this name `SERVING` only while the server is registered. Be careful with the overall name `""`:
     /// in an etcd outage orchestrators would then restart servers that work.
-    pub fn follow_registration(mut self, name: impl Into<String>) -> Self {
+    pub fn serving_while_registered(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.always.retain(|other| *other != name);
         self.following.push(name);
         self
     }
 
-    /// [`follow_registration`](Self::follow_registration) with the name of a generated service,
+    /// [`serving_while_registered`](Self::serving_while_registered) with the name of a generated service,
     /// such as `GreeterServer<MyGreeter>`.
-    pub fn follow_registration_for<S: NamedService>(self) -> Self {
-        self.follow_registration(S::NAME)
+    pub fn serving_while_registered_for<S: NamedService>(self) -> Self {
+        self.serving_while_registered(S::NAME)
     }
 
     /// Makes this name `SERVING` whatever etcd does, and `NOT_SERVING` on shutdown.
@@ -92,7 +92,7 @@ impl RegistrationHealthBuilder {
     }
 
     /// Makes the registration follow this name, which the application sets on its [`reporter`](Self::reporter):
-    /// the registration is [paused](Status::Paused) while the name is not `SERVING`. May be called several times: then
+    /// the registration is [paused](RegistrationStatus::Paused) while the name is not `SERVING`. May be called several times: then
     /// all names have to be `SERVING`.
     ///
     /// A name that was never set, or that was cleared, is not `SERVING`; the crate checks for it once a second.
@@ -108,7 +108,7 @@ impl RegistrationHealthBuilder {
     /// let reporter = HealthReporter::new();
     /// let health = RegistrationHealth::builder()
     ///     .reporter(reporter.clone())
-    ///     .registration_follows("greeter.v1.Greeter")
+    ///     .require_serving("greeter.v1.Greeter")
     ///     .build(&registration)?;
     /// // The server appears after this, and when it is bound.
     /// reporter.set_service_status("greeter.v1.Greeter", Serving).await;
@@ -116,14 +116,14 @@ impl RegistrationHealthBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn registration_follows(mut self, name: impl Into<String>) -> Self {
+    pub fn require_serving(mut self, name: impl Into<String>) -> Self {
         self.followed.push(name.into());
         self
     }
 
-    /// [`registration_follows`](Self::registration_follows) with the name of a generated service.
-    pub fn registration_follows_for<S: NamedService>(self) -> Self {
-        self.registration_follows(S::NAME)
+    /// [`require_serving`](Self::require_serving) with the name of a generated service.
+    pub fn require_serving_for<S: NamedService>(self) -> Self {
+        self.require_serving(S::NAME)
     }
 
     /// Reports to your own reporter. It sets only the names given here. You set all others,
@@ -159,7 +159,7 @@ impl RegistrationHealthBuilder {
             return Err(BuildError::HealthCycle { name });
         }
         if self.reporter.is_none() && !self.followed.is_empty() {
-            let name = "registration_follows";
+            let name = "require_serving";
             let reason = "nobody can set what it follows: give the application's HealthReporter as \
                           reporter(..)";
             let reason = reason.to_owned();
@@ -233,9 +233,9 @@ enum Reported {
 }
 
 impl Reported {
-    fn of(status: &Status) -> Self {
+    fn of(status: &RegistrationStatus) -> Self {
         match status {
-            Status::Deregistering => Self::Leaving,
+            RegistrationStatus::Deregistering => Self::Leaving,
             status if status.is_final() => Self::Leaving,
             status if status.is_registered() => Self::Registered,
             _ => Self::Missing,

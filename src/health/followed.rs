@@ -3,7 +3,7 @@
 //! A task holds a [`Pause`] of the registration while one of them is not `SERVING`.
 
 use super::service::UNKNOWN_INTERVAL;
-use crate::registrar::registration::{Registration, closed};
+use crate::registrar::registration::{Registration, ended};
 use crate::registrar::{Pause, PauseError};
 use crate::runtime::deadline::FOR_EVER;
 use crate::runtime::escaped::Escaped;
@@ -45,7 +45,7 @@ impl Followed {
         let lifecycle = registration.lifecycle().clone();
         tokio::spawn(in_current_span(async move {
             tokio::select! {
-                _ended = closed(&lifecycle) => {}
+                _ended = ended(&lifecycle) => {}
                 _leaving = self.run(pause, first) => {}
             }
         }));

@@ -1,10 +1,10 @@
 //! The statistics of a registration at one moment, for polling.
 
 use crate::observe::member_stats::{MemberState, MemberStats};
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
+use crate::observe::timestamp::Timestamp;
 use crate::runtime::lock::Lock;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// A registration, as it was when [`Registration::stats`](crate::Registration::stats) was called.
 #[derive(Debug, Clone)]
@@ -13,9 +13,9 @@ pub struct RegistrationStats {
     /// The names of the service, one for each instance.
     pub services: Vec<String>,
     /// The status.
-    pub status: Status,
+    pub status: RegistrationStatus,
     /// Since when it is one of this kind.
-    pub since: Instant,
+    pub since: Timestamp,
     /// The reason of each [`Pause`](crate::Pause).
     pub pauses: Vec<Arc<str>>,
     /// The requests in flight, as [`Registration::in_flight`](crate::Registration::in_flight) counts them.
@@ -37,15 +37,15 @@ pub struct EtcdStats {
     /// The lease that is held, or the last one if it may still live.
     pub lease: Option<i64>,
     /// When a renewal of the lease was last sent.
-    pub renewal_sent: Option<Instant>,
+    pub renewal_sent: Option<Timestamp>,
     /// When the last acknowledged renewal was sent. The lease certainly lives until one TTL after that.
-    pub renewal_acknowledged: Option<Instant>,
+    pub renewal_acknowledged: Option<Timestamp>,
     /// When the next renewal is due.
-    pub renewal_due: Option<Instant>,
+    pub renewal_due: Option<Timestamp>,
     /// The member of etcd that the registrar is connected to.
     pub endpoint: Option<Arc<str>>,
     /// The last error, on any member, and its time.
-    pub last_error: Option<(Instant, Arc<str>)>,
+    pub last_error: Option<(Timestamp, Arc<str>)>,
     /// The members of etcd that were tried, without removed ones.
     pub members: Vec<MemberStats>,
 }

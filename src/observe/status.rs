@@ -1,16 +1,16 @@
-//! [`Status`]: the state of a registration.
+//! [`RegistrationStatus`]: the state of a registration.
 //!
 //! The registrar publishes it; health and users read it. No decision depends on it.
 
 use crate::observe::lease_expiry::LeaseExpiry;
-use crate::runtime::clock;
+use crate::observe::timestamp::Timestamp;
 use crate::runtime::lock::Lock;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// The state of a registration.
 ///
@@ -18,11 +18,11 @@ use tokio::time::{Instant, sleep};
 /// Registering ──> Registered <──> Suspect ──> Lost ──> Registered
 ///                     └──────────────────────> Lost
 /// any of them ──> Paused ──> Registering
-/// any of them ──> Deregistering ──> Deregistered | LeftToExpire
+/// any of them ──> Deregistering ──> Ended
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Status {
+pub enum RegistrationStatus {
     /// Not in etcd yet: the listener is not bound, or no write has succeeded yet.
     #[non_exhaustive]
     Registering {
@@ -37,7 +37,7 @@ pub enum Status {
         /// The registration that is still held.
         registered: Registered,
         /// Since when no renewal was acknowledged.
-        since: Instant,
+        since: Timestamp,
         /// Why.
         reason: Arc<str>,
     },
@@ -45,7 +45,7 @@ pub enum Status {
     #[non_exhaustive]
     Lost {
         /// Since when it is not known to be held.
-        since: Instant,
+        since: Timestamp,
         /// What happened.
         reason: Arc<str>,
     },
@@ -64,16 +64,24 @@ pub enum Status {
         /// The reason of each pause, the oldest first.
         reasons: Arc<[Arc<str>]>,
         /// Since when the registration has been paused without interruption.
-        since: Instant,
+        since: Timestamp,
     },
     /// Deregistration has begun; the key is being removed.
     Deregistering,
-    /// Deregistered: the key is gone, and will not come back.
+    /// The registration has ended: the last status.
+    Ended(Ended),
+}
+
+/// How a registration ended.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The keys are deleted.
     Deregistered,
-    /// Stopped while etcd could not be reached: the key is deleted when its lease expires.
+    /// etcd could not be reached. The keys are deleted when their lease expires.
     #[non_exhaustive]
     LeftToExpire {
-        /// At most how long the key may remain, once etcd works.
+        /// The longest time that the keys may remain, once etcd works.
         ttl: Duration,
         /// Why etcd could not be reached.
         reason: Arc<str>,
@@ -91,10 +99,10 @@ pub struct Registered {
     /// The revision of etcd at which the newest of them was written.
     pub revision: i64,
     /// Since when they have been held without interruption.
-    pub since: Instant,
+    pub since: Timestamp,
 }
 
-/// Watches a [`Status`]. Cheap to clone.
+/// Watches a [`RegistrationStatus`]. Cheap to clone.
 ///
 /// It returns the latest status. Two quick changes may be seen as one.
 #[derive(Clone)]
@@ -105,7 +113,7 @@ pub struct StatusWatch {
 }
 
 /// A status and the number of its publication, which health services acknowledge.
-pub(crate) type Numbered = (u64, Arc<Status>);
+pub(crate) type Numbered = (u64, Arc<RegistrationStatus>);
 
 /// The published status, with the expiry after which it is not valid any more.
 ///
@@ -114,7 +122,7 @@ pub(crate) type Numbered = (u64, Arc<Status>);
 #[derive(Debug)]
 pub(crate) struct StatusCell {
     /// The status, and since when it has been of this kind.
-    published: Lock<(Numbered, Instant)>,
+    published: Lock<(Numbered, Timestamp)>,
     changed: Notify,
     expiry: Arc<LeaseExpiry>,
 }
@@ -122,9 +130,9 @@ pub(crate) struct StatusCell {
 /// How often a waiting task checks an expired lease again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-// === impl Status ===
+// === impl RegistrationStatus ===
 
-impl Status {
+impl RegistrationStatus {
     /// Whether the keys are known to be held: [`Registered`](Self::Registered) or
     /// [`Suspect`](Self::Suspect).
     #[must_use]
@@ -132,11 +140,10 @@ impl Status {
         self.registered().is_some()
     }
 
-    /// Whether this status is final: [`Deregistered`](Self::Deregistered) or
-    /// [`LeftToExpire`](Self::LeftToExpire).
+    /// Whether the registration has [ended](Self::Ended): no other status follows.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Deregistered | Self::LeftToExpire { .. })
+        matches!(self, Self::Ended(_))
     }
 
     /// The registration that is held, if any.
@@ -149,7 +156,7 @@ impl Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for RegistrationStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registering { reason: None } => f.write_str("registering"),
@@ -162,6 +169,14 @@ impl fmt::Display for Status {
             Self::Yielding { to_lease } => write!(f, "yielding to lease {to_lease:016x}"),
             Self::Paused { reasons, .. } => write!(f, "paused: {}", reasons.join("; ")),
             Self::Deregistering => f.write_str("deregistering"),
+            Self::Ended(ended) => ended.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Deregistered => f.write_str("deregistered"),
             Self::LeftToExpire { ttl, reason } => {
                 write!(f, "left to expire within {ttl:?}: {reason}")
@@ -173,10 +188,10 @@ impl fmt::Display for Status {
 // === impl StatusWatch ===
 
 impl StatusWatch {
-    /// The status now. It is [`Lost`](Status::Lost) as soon as the lease may have expired, also
+    /// The status now. It is [`Lost`](RegistrationStatus::Lost) as soon as the lease may have expired, also
     /// if the registrar has not run since, such as after the process was frozen.
     #[must_use]
-    pub fn get(&self) -> Status {
+    pub fn get(&self) -> RegistrationStatus {
         self.cell.get()
     }
 
@@ -184,7 +199,7 @@ impl StatusWatch {
     /// after the final one.
     ///
     /// Cancel safe.
-    pub async fn changed(&mut self) -> Option<Status> {
+    pub async fn changed(&mut self) -> Option<RegistrationStatus> {
         let (_, status) = self.next().await?;
         Some(Arc::unwrap_or_clone(status))
     }
@@ -193,7 +208,10 @@ impl StatusWatch {
     /// registration ends without one.
     ///
     /// Cancel safe.
-    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
+    pub async fn wait_for(
+        &mut self,
+        mut wanted: impl FnMut(&RegistrationStatus) -> bool,
+    ) -> Option<RegistrationStatus> {
         let mut published = self.seen().1;
         loop {
             let status = self.cell.at_expiry(&published);
@@ -256,9 +274,9 @@ impl fmt::Debug for StatusWatch {
 
 impl StatusCell {
     pub(crate) fn new(expiry: Arc<LeaseExpiry>) -> Self {
-        let status = Status::Registering { reason: None };
+        let status = RegistrationStatus::Registering { reason: None };
         Self {
-            published: Lock::new(((0, Arc::new(status)), clock::now())),
+            published: Lock::new(((0, Arc::new(status)), Timestamp::now())),
             changed: Notify::new(),
             expiry,
         }
@@ -273,7 +291,7 @@ impl StatusCell {
     }
 
     /// The status that holds now.
-    pub(crate) fn get(&self) -> Status {
+    pub(crate) fn get(&self) -> RegistrationStatus {
         self.at_expiry(&self.published().1)
     }
 
@@ -283,10 +301,12 @@ impl StatusCell {
     }
 
     /// The status that holds now, and since when it has been of this kind.
-    pub(crate) fn get_since(&self) -> (Status, Instant) {
+    pub(crate) fn get_since(&self) -> (RegistrationStatus, Timestamp) {
         let ((_, published), since) = self.published.lock().clone();
         match self.at_expiry(&published) {
-            Status::Lost { since, reason } => (Status::Lost { since, reason }, since),
+            RegistrationStatus::Lost { since, reason } => {
+                (RegistrationStatus::Lost { since, reason }, since)
+            }
             status => (status, since),
         }
     }
@@ -295,16 +315,16 @@ impl StatusCell {
     /// are the same.
     pub(crate) fn publish(
         &self,
-        next: Arc<Status>,
-        takes: impl FnOnce(&Status) -> bool,
-    ) -> Option<Arc<Status>> {
+        next: Arc<RegistrationStatus>,
+        takes: impl FnOnce(&RegistrationStatus) -> bool,
+    ) -> Option<Arc<RegistrationStatus>> {
         let mut guard = self.published.lock();
         let ((number, published), since) = &mut *guard;
         if *published == next || !takes(published) {
             return None;
         }
         if std::mem::discriminant(&**published) != std::mem::discriminant(&*next) {
-            *since = clock::now();
+            *since = Timestamp::now();
         }
         let last = std::mem::replace(published, next);
         *number += 1;
@@ -314,14 +334,14 @@ impl StatusCell {
     }
 
     /// The status now for a published one: nothing is held under a lease that may have expired.
-    fn at_expiry(&self, published: &Status) -> Status {
+    fn at_expiry(&self, published: &RegistrationStatus) -> RegistrationStatus {
         if !published.is_registered() {
             return published.clone();
         }
         match self.expiry.passed() {
             None => published.clone(),
-            Some(since) => Status::Lost {
-                since,
+            Some(at) => RegistrationStatus::Lost {
+                since: Timestamp::at(at),
                 reason: "the lease expired unconfirmed".into(),
             },
         }
@@ -331,22 +351,29 @@ impl StatusCell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::clock;
     use std::future::Future as _;
     use std::sync::OnceLock;
     use std::task::Poll;
 
-    static SINCE: OnceLock<Instant> = OnceLock::new();
+    static SINCE: OnceLock<Timestamp> = OnceLock::new();
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_final_status_is_shown_once_whenever_it_comes() {
         for _ in 0..20_000 {
             let cell = Arc::new(StatusCell::new(Arc::default()));
-            cell.publish(Arc::new(Status::Deregistering), |_| true);
+            cell.publish(Arc::new(RegistrationStatus::Deregistering), |_| true);
             let mut watch = cell.watch();
             let publish = tokio::spawn(async move {
-                cell.publish(Arc::new(Status::Deregistered), |_| true);
+                cell.publish(
+                    Arc::new(RegistrationStatus::Ended(Ended::Deregistered)),
+                    |_| true,
+                );
             });
-            assert_eq!(watch.changed().await, Some(Status::Deregistered));
+            assert_eq!(
+                watch.changed().await,
+                Some(RegistrationStatus::Ended(Ended::Deregistered))
+            );
             assert_eq!(watch.changed().await, None);
             drop(publish.await);
         }
@@ -366,8 +393,10 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         let expired = clock::now();
         tokio::time::advance(second).await;
-        assert!(matches!(watch.get(), Status::Lost { since, .. } if since == expired));
-        let mut again = std::pin::pin!(watch.wait_for(Status::is_registered));
+        assert!(
+            matches!(watch.get(), RegistrationStatus::Lost { since, .. } if since == Timestamp::at(expired))
+        );
+        let mut again = std::pin::pin!(watch.wait_for(RegistrationStatus::is_registered));
         let once = std::future::poll_fn(|cx| Poll::Ready(again.as_mut().poll(cx))).await;
         assert!(once.is_pending());
         expiry.set(clock::now() + second);
@@ -388,12 +417,16 @@ mod tests {
         clock::tests::suspend(Duration::from_millis(4_999));
         assert_eq!(cell.get(), registered());
         clock::tests::suspend(Duration::from_millis(1));
-        assert!(matches!(cell.get(), Status::Lost { .. }), "{}", cell.get());
+        assert!(
+            matches!(cell.get(), RegistrationStatus::Lost { .. }),
+            "{}",
+            cell.get()
+        );
     }
 
-    fn registered() -> Status {
-        let since = *SINCE.get_or_init(Instant::now);
-        Status::Registered(Registered {
+    fn registered() -> RegistrationStatus {
+        let since = *SINCE.get_or_init(Timestamp::now);
+        RegistrationStatus::Registered(Registered {
             lease: 1,
             keys: Arc::new([]),
             revision: 1,

@@ -65,7 +65,7 @@ impl Machine {
     fn builder(&self) -> RegistrarBuilder {
         let interfaces = Interfaces::Listed(self.interfaces.clone());
         let builder = Registrar::builder(self.etcd.etcd()).interfaces(interfaces);
-        builder.key("{prefix}/{name}/{addr}")
+        builder.key_template("{prefix}/{name}/{addr}")
     }
 
     async fn registered(&self, instance: Instance, bound: &str) -> Registration {
@@ -195,7 +195,7 @@ async fn loopback_is_left_once_others_can_dial_another_address() {
 
 #[tokio::test(start_paused = true)]
 async fn a_given_address_that_is_gone_stays_and_is_reported_once() {
-    let explicit = Instance::new("greeter").address("10.1.0.5:9000");
+    let explicit = Instance::new("greeter").with_address("10.1.0.5:9000");
     for (instance, bound) in [
         (explicit, "0.0.0.0:9000"),
         (Instance::new("greeter"), "10.1.0.5:9000"),
@@ -216,7 +216,7 @@ async fn a_given_address_that_is_gone_stays_and_is_reported_once() {
 async fn a_given_address_that_this_machine_never_had_is_not_reported() {
     let machine = Machine::with(&["172.17.0.2"]);
     for address in ["192.0.2.1:9000", "greeter.example:9000"] {
-        let behind_nat = Instance::new("greeter").address(address);
+        let behind_nat = Instance::new("greeter").with_address(address);
         let _registration = machine.registered(behind_nat, "0.0.0.0:9000").await;
         machine.reconnect().await;
         machine.set(&["172.17.0.3"]);
@@ -278,7 +278,10 @@ impl Format for Noted {
 async fn the_key_of_a_new_address_is_not_made_in_the_worker() {
     let machine = Machine::with(&["10.1.0.5"]);
     let threads: Arc<Lock<Vec<ThreadId>>> = Arc::default();
-    let noted = Noted(Plain::new().key("{prefix}/{name}/{addr}"), threads.clone());
+    let noted = Noted(
+        Plain::new().key_template("{prefix}/{name}/{addr}"),
+        threads.clone(),
+    );
     let interfaces = Interfaces::Listed(machine.interfaces.clone());
     let builder = Registrar::builder(machine.etcd.etcd()).interfaces(interfaces);
     let registrar = builder.format(noted).build().unwrap();

@@ -99,8 +99,8 @@ impl RegistrarBuilder {
     /// Placeholders: `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
     /// is in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
     /// whole segment and not the last one. The rest must be unique for each server of a fleet.
-    pub fn key(mut self, template: impl Into<String>) -> Self {
-        self.plain = self.plain.key(template);
+    pub fn key_template(mut self, template: impl Into<String>) -> Self {
+        self.plain = self.plain.key_template(template);
         self
     }
 
@@ -109,7 +109,7 @@ impl RegistrarBuilder {
     /// that has more operations than etcd accepts), and the keys are deleted together.
     ///
     /// Default: [`Plain`] alone. After a call of `format`, `Plain` is written only
-    /// if it is given, too. [`prefix`](Self::prefix) and [`key`](Self::key) apply to
+    /// if it is given, too. [`prefix`](Self::prefix) and [`key_template`](Self::key_template) apply to
     /// [`Plain::new`], not to a `Plain` with settings of its own.
     ///
     /// ```
@@ -161,7 +161,7 @@ impl RegistrarBuilder {
     /// Default: the local address of the route to etcd. If etcd is on this machine, that of
     /// the default route; without one, the first address. Networks of containers on this machine, such as
     /// `docker0`, come last. This does not change an instance with an
-    /// [address](crate::Instance::address) of its own.
+    /// [address](crate::Instance::with_address) of its own.
     pub fn advertise_interface(mut self, name: impl Into<String>) -> Self {
         self.advertise_interface = Some(name.into());
         self
@@ -183,7 +183,7 @@ impl RegistrarBuilder {
     /// Announces only while a probe says that the server is ready. Default: always.
     ///
     /// Before the first success nothing is announced, and while the probe fails the registrations are
-    /// [paused](crate::Status::Paused). The server serves meanwhile: the probe neither ends nor delays
+    /// [paused](crate::RegistrationStatus::Paused). The server serves meanwhile: the probe neither ends nor delays
     /// serving or a stop.
     pub fn ready_when(mut self, readiness: Readiness) -> Self {
         self.readiness = Some(readiness);
@@ -314,7 +314,7 @@ fn with_plain(
         None if plain.is_default() => {}
         None => {
             let reason = "prefix and key of the builder are settings of Plain::new(), which is \
-                          not among its formats: use Plain::new().prefix(..).key(..)";
+                          not among its formats: use Plain::new().prefix(..).key_template(..)";
             return Err(BuildError::format("plain", reason));
         }
     }
@@ -388,7 +388,7 @@ mod tests {
             Err(BuildError::Name { .. })
         ));
         assert!(matches!(
-            builder().key("{name}").build(),
+            builder().key_template("{name}").build(),
             Err(BuildError::Template { .. })
         ));
         assert!(matches!(
@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn prefix_and_key_are_those_of_a_plain_format_that_has_none() {
-        let mine = || Plain::new().key("{name}/{id}");
+        let mine = || Plain::new().key_template("{name}/{id}");
         for works in [
             builder().format(Kratos::new()),
             builder().format(Plain::new()).prefix("/x"),
@@ -432,15 +432,18 @@ mod tests {
         }
         for misplaced in [
             builder().prefix("/x").format(Kratos::new()),
-            builder().format(mine()).key("{name}/{addr}"),
+            builder().format(mine()).key_template("{name}/{addr}"),
         ] {
             let error = misplaced.build().unwrap_err().to_string();
-            assert!(error.contains("Plain::new().prefix(..).key(..)"), "{error}");
+            assert!(
+                error.contains("Plain::new().prefix(..).key_template(..)"),
+                "{error}"
+            );
         }
         let bad = builder()
             .format(Kratos::new())
             .format(Plain::new())
-            .key("x");
+            .key_template("x");
         assert!(matches!(bad.build(), Err(BuildError::Template { .. })));
     }
 }

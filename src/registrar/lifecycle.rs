@@ -8,7 +8,7 @@
 
 use crate::drain::{Drain, DrainTimeouts};
 use crate::observe::lease_expiry::LeaseExpiry;
-use crate::observe::status::{Status, StatusCell};
+use crate::observe::status::{RegistrationStatus, StatusCell};
 use crate::runtime::isolated::IsolatedSpan;
 use crate::runtime::lock::Lock;
 use std::future::Future;
@@ -95,16 +95,16 @@ impl Lifecycle {
     /// Whether deregistration has begun.
     pub(crate) fn is_leaving(&self) -> bool {
         let (_, status) = self.status.published();
-        status.is_final() || matches!(*status, Status::Deregistering)
+        status.is_final() || matches!(*status, RegistrationStatus::Deregistering)
     }
 
     /// Publishes a status. Returns the previous one if it is different.
     ///
-    /// After [`Status::Deregistering`] only a final status is published, and nothing after that.
-    pub(crate) fn publish(&self, next: Arc<Status>) -> Option<Arc<Status>> {
+    /// After [`RegistrationStatus::Deregistering`] only a final status is published, and nothing after that.
+    pub(crate) fn publish(&self, next: Arc<RegistrationStatus>) -> Option<Arc<RegistrationStatus>> {
         let is_final = next.is_final();
         self.status.publish(next, |last| {
-            let leaving = matches!(last, Status::Deregistering);
+            let leaving = matches!(last, RegistrationStatus::Deregistering);
             !last.is_final() && (!leaving || is_final)
         })
     }

@@ -155,7 +155,7 @@ impl Registrar {
     /// Begins the shutdown of every registration, as cancelling the
     /// [`shutdown_token`](RegistrarBuilder::shutdown_token) does.
     ///
-    /// Idempotent; returns at once. Each registration's [`closed`](Registration::closed) resolves
+    /// Idempotent; returns at once. Each registration's [`ended`](Registration::ended) resolves
     /// when it has ended, and says how.
     pub fn shutdown(&self) {
         self.registry.stop();

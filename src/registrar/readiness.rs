@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A probe that says whether a server is ready: its keys are in etcd only while it is.
 ///
 /// Given to [`ready_when`](crate::RegistrarBuilder::ready_when). Before the first success nothing is
-/// announced. While the server is not ready, its registrations are [paused](crate::Status::Paused), with
+/// announced. While the server is not ready, its registrations are [paused](crate::RegistrationStatus::Paused), with
 /// the probe's error as the reason; the server serves meanwhile.
 ///
 /// ```
@@ -26,7 +26,7 @@ use std::time::Duration;
 ///     async move { db.ping().await }
 /// });
 /// let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
-///     .ready_when(readiness.failures(2))
+///     .ready_when(readiness.failure_threshold(2))
 ///     .build()?;
 /// # Ok(registrar)
 /// # }
@@ -41,8 +41,8 @@ pub struct Readiness {
     pub(super) probe: Probe,
     pub(super) interval: Duration,
     timeout: Option<Duration>,
-    failures: u32,
-    successes: u32,
+    failure_threshold: u32,
+    success_threshold: u32,
 }
 
 pub(super) type Probe = Arc<dyn Fn() -> Answer + Send + Sync>;
@@ -51,8 +51,8 @@ pub(super) type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>
 /// Whether a server is ready, computed from the results of its probe.
 #[derive(Debug)]
 pub(super) struct Hysteresis {
-    failures: u32,
-    successes: u32,
+    failure_threshold: u32,
+    success_threshold: u32,
     is_ready: bool,
     /// How many results in a row contradict the current state.
     in_a_row: u32,
@@ -85,8 +85,8 @@ impl Readiness {
             probe,
             interval,
             timeout: None,
-            failures: 3,
-            successes: 1,
+            failure_threshold: 3,
+            success_threshold: 1,
         }
     }
 
@@ -102,14 +102,14 @@ impl Readiness {
     ///
     /// When a probe begins to hang, the keys are withheld after at most one interval, and `in_a_row` times the
     /// timeout or the interval, whichever is longer.
-    pub fn failures(mut self, in_a_row: u32) -> Self {
-        self.failures = in_a_row;
+    pub fn failure_threshold(mut self, in_a_row: u32) -> Self {
+        self.failure_threshold = in_a_row;
         self
     }
 
     /// How many successes in a row make a server ready, at first and again. Default: 1.
-    pub fn successes(mut self, in_a_row: u32) -> Self {
-        self.successes = in_a_row;
+    pub fn success_threshold(mut self, in_a_row: u32) -> Self {
+        self.success_threshold = in_a_row;
         self
     }
 
@@ -121,8 +121,8 @@ impl Readiness {
 
     pub(super) fn hysteresis(&self) -> Hysteresis {
         Hysteresis {
-            failures: self.failures,
-            successes: self.successes,
+            failure_threshold: self.failure_threshold,
+            success_threshold: self.success_threshold,
             is_ready: false,
             in_a_row: 0,
         }
@@ -137,8 +137,8 @@ impl Readiness {
             )
         } else if self.limit().is_zero() {
             "a timeout of zero: nothing answers so fast".to_owned()
-        } else if self.failures == 0 || self.successes == 0 {
-            "0 failures or successes in a row: 1 or more".to_owned()
+        } else if self.failure_threshold == 0 || self.success_threshold == 0 {
+            "a threshold of 0: use 1 or more".to_owned()
         } else {
             return Ok(self);
         };
@@ -152,8 +152,8 @@ impl fmt::Debug for Readiness {
         f.debug_struct("Readiness")
             .field("interval", &self.interval)
             .field("timeout", &self.limit())
-            .field("failures", &self.failures)
-            .field("successes", &self.successes)
+            .field("failure_threshold", &self.failure_threshold)
+            .field("success_threshold", &self.success_threshold)
             .finish_non_exhaustive()
     }
 }
@@ -169,8 +169,8 @@ impl Hysteresis {
         }
         self.in_a_row += 1;
         let enough = match is_success {
-            true => self.successes,
-            false => self.failures,
+            true => self.success_threshold,
+            false => self.failure_threshold,
         };
         if self.in_a_row >= enough {
             (self.is_ready, self.in_a_row) = (is_success, 0);
@@ -199,7 +199,9 @@ mod tests {
             (2, 3, "++-+++-+--", ".....++++."),
             (u32::MAX, 1, "+-----", "++++++"),
         ] {
-            let readiness = every(SEC).failures(failures).successes(successes);
+            let readiness = every(SEC)
+                .failure_threshold(failures)
+                .success_threshold(successes);
             let mut hysteresis = readiness.hysteresis();
             let shown = outcomes
                 .chars()
@@ -218,8 +220,8 @@ mod tests {
             (every(Duration::ZERO), "busy loop"),
             (every(ms - Duration::from_nanos(1)), "busy loop"),
             (every(SEC).timeout(Duration::ZERO), "timeout of zero"),
-            (every(SEC).failures(0), "in a row"),
-            (every(SEC).successes(0), "in a row"),
+            (every(SEC).failure_threshold(0), "threshold of 0"),
+            (every(SEC).success_threshold(0), "threshold of 0"),
         ] {
             let error = bad.check().unwrap_err();
             assert!(matches!(
@@ -235,7 +237,9 @@ mod tests {
             every(ms),
             every(Duration::MAX).timeout(Duration::MAX),
             every(SEC).timeout(Duration::from_nanos(1)),
-            every(SEC).failures(u32::MAX).successes(u32::MAX),
+            every(SEC)
+                .failure_threshold(u32::MAX)
+                .success_threshold(u32::MAX),
         ] {
             drop(good.check().unwrap());
         }

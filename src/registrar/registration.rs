@@ -4,14 +4,13 @@ use crate::drain::in_flight::InFlightGuard;
 use crate::error::{AddressError, RegisterError, Stopped};
 use crate::instance::Instance;
 use crate::observe::stats::RegistrationStats;
-use crate::observe::status::{Registered, Status, StatusWatch};
+use crate::observe::status::{Ended, Registered, RegistrationStatus, StatusWatch};
 use crate::registrar::lifecycle::Lifecycle;
 use crate::registrar::{Entry, Pause, PauseError, Registry, stats};
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A registration: one server, under one or more service names.
 ///
@@ -30,7 +29,7 @@ use std::time::Duration;
 /// * [`incoming`](Self::incoming) and [`drain_signal`](Self::drain_signal), with a call of
 ///   `serve_with_incoming_shutdown`;
 /// * [`layer`](Self::layer) alone, if the instance has an explicit
-///   [address](Instance::address): tonic applies layers after it has bound its listener;
+///   [address](Instance::with_address): tonic applies layers after it has bound its listener;
 /// * [`announce`](Self::announce), for servers that are not tonic's.
 ///
 /// # How it leaves
@@ -53,22 +52,6 @@ struct Handle {
     shared: Arc<Registry>,
 }
 
-/// How a registration ended.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Closed {
-    /// Deregistered: the keys are gone.
-    Deregistered,
-    /// etcd could not be reached; the keys are deleted when their lease expires.
-    #[non_exhaustive]
-    LeftToExpire {
-        /// At most how long they may remain, once etcd works.
-        ttl: Duration,
-        /// Why etcd could not be reached.
-        reason: Arc<str>,
-    },
-}
-
 // === impl Registration ===
 
 impl Registration {
@@ -80,7 +63,7 @@ impl Registration {
 
     /// The status now.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> RegistrationStatus {
         self.lifecycle().status.get()
     }
 
@@ -99,8 +82,11 @@ impl Registration {
     /// [`Stopped`] if the registration ends first.
     pub async fn registered(&self) -> Result<Registered, Stopped> {
         let mut watch = self.watch();
-        match watch.wait_for(|s| matches!(s, Status::Registered(_))).await {
-            Some(Status::Registered(registered)) => Ok(registered),
+        match watch
+            .wait_for(|s| matches!(s, RegistrationStatus::Registered(_)))
+            .await
+        {
+            Some(RegistrationStatus::Registered(registered)) => Ok(registered),
             _ => Err(Stopped),
         }
     }
@@ -108,15 +94,15 @@ impl Registration {
     /// Waits until the registration has ended, and says how.
     ///
     /// The server may still be draining then. Cancel safe.
-    pub async fn closed(&self) -> Closed {
-        closed(self.lifecycle()).await
+    pub async fn ended(&self) -> Ended {
+        ended(self.lifecycle()).await
     }
 
     /// Changes value, version, weight or metadata in place: the same keys, the same lease.
     ///
     /// `change` is called once for each instance, and again if there was another change meanwhile. It may use all
     /// handles, but not change this registration. Returns at once; the write follows, and then the
-    /// [status](Status::Registered) has the new revision. After an error nothing is
+    /// [status](RegistrationStatus::Registered) has the new revision. After an error nothing is
     /// changed.
     ///
     /// # Errors
@@ -137,7 +123,7 @@ impl Registration {
     /// Returns at once. Health says `NOT_SERVING` on `etcd.registration`, then the keys are deleted in one
     /// transaction. Clients that watch send no new calls, and calls in flight
     /// finish. The lease is kept, so that one transaction puts the keys back. There may be any number of
-    /// pauses, also before the server appears. The [status](Status::Paused) has the reason of
+    /// pauses, also before the server appears. The [status](RegistrationStatus::Paused) has the reason of
     /// each. Changes by [`update`](Self::update) are written after the pause. A pause
     /// neither delays nor prevents a shutdown, and does not keep the registration alive.
     ///
@@ -170,7 +156,7 @@ impl Registration {
 
     /// Begins to deregister this registration; the registrar's others stay.
     ///
-    /// Idempotent; returns at once. [`closed`](Self::closed) resolves when it has ended.
+    /// Idempotent; returns at once. [`ended`](Self::ended) resolves when it has ended.
     pub fn deregister(&self) {
         self.handle.shared.leave(&self.handle.entry);
     }
@@ -187,7 +173,7 @@ impl Registration {
     /// Call it once the listener accepts: the keys are written from then on. The listener belongs to the
     /// caller. After [`drain_signal`](Self::drain_signal) the caller has to accept its backlog, close it,
     /// and end its connections. To count requests and to end them at the drain
-    /// deadline, use the [layer](Self::layer) with [`count_only`](crate::RegistrationLayer::count_only) or
+    /// deadline, use the [layer](Self::layer) with [`announce(false)`](crate::RegistrationLayer::announce) or
     /// a [guard](Self::in_flight_guard) for each. If the listener fails, call [`deregister`](Self::deregister).
     ///
     /// # Errors
@@ -205,7 +191,7 @@ impl Registration {
 
     /// Counts a request that does not go through the [`layer`](Self::layer), until the guard is dropped.
     ///
-    /// The drain waits for it until the drain deadline, when [`ended`](InFlightGuard::ended) resolves.
+    /// The drain waits for it until the drain deadline, when [`cancelled`](InFlightGuard::cancelled) resolves.
     /// Take one for every request. After the first guard, the drain takes a request without a guard for no request:
     /// it closes the connections of [`Incoming`](crate::server::Incoming) 1.5 s after their last traffic.
     pub fn in_flight_guard(&self) -> InFlightGuard {
@@ -301,22 +287,14 @@ impl Drop for Handle {
     }
 }
 
-pub(crate) async fn closed(lifecycle: &Lifecycle) -> Closed {
-    match lifecycle.status.watch().wait_for(Status::is_final).await {
-        Some(Status::LeftToExpire { ttl, reason }) => Closed::LeftToExpire { ttl, reason },
-        _ => Closed::Deregistered,
-    }
-}
-
-// === impl Closed ===
-
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Deregistered => f.write_str("deregistered"),
-            Self::LeftToExpire { ttl, reason } => {
-                write!(f, "left to expire within {ttl:?}: {reason}")
-            }
-        }
+pub(crate) async fn ended(lifecycle: &Lifecycle) -> Ended {
+    match lifecycle
+        .status
+        .watch()
+        .wait_for(RegistrationStatus::is_final)
+        .await
+    {
+        Some(RegistrationStatus::Ended(ended)) => ended,
+        _ => Ended::Deregistered,
     }
 }

@@ -12,8 +12,9 @@ use super::report;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};
 use crate::observe::member_stats;
-use crate::observe::observer::Renewal;
-use crate::observe::status::Status;
+use crate::observe::observer::RenewalEvent;
+use crate::observe::status::{Ended, RegistrationStatus};
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::lifecycle::health_acknowledged;
 use crate::runtime::clock;
 use crate::runtime::isolated::in_current_span;
@@ -132,7 +133,7 @@ impl Worker {
             }
             registry.stats.set(|stats| {
                 stats.lease = reconciler.held_lease();
-                stats.renewal_due = reconciler.renewal_due();
+                stats.renewal_due = reconciler.renewal_due().map(Timestamp::at);
             });
             let wake = reconciler.poll_timeout();
             tokio::select! {
@@ -184,7 +185,7 @@ impl Worker {
         };
         if result.is_ok() {
             let stats = &self.registry.stats;
-            stats.set(|stats| stats.renewal_acknowledged = Some(*sent));
+            stats.set(|stats| stats.renewal_acknowledged = Some(Timestamp::at(*sent)));
         }
         self.note_renewal(*sent, result.as_ref().err());
     }
@@ -195,7 +196,7 @@ impl Worker {
             return;
         }
         let error = error.map(RpcError::to_string);
-        let renewal = Renewal {
+        let renewal = RenewalEvent {
             took: clock::now().saturating_duration_since(sent),
             error: error.as_deref(),
         };
@@ -204,7 +205,7 @@ impl Worker {
 
     fn note_error(&self, error: &RpcError) {
         let Registry { config, stats, .. } = &*self.registry;
-        let (now, text) = (clock::now(), error.to_string().into());
+        let (now, text) = (Timestamp::now(), error.to_string().into());
         stats.set(|stats| {
             stats.last_error = Some((now, text));
             member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));
@@ -310,7 +311,7 @@ impl Worker {
         let is_renewal = matches!(action, Action::Renew { .. });
         streams.begin(action);
         if is_renewal {
-            let (stats, now) = (&self.registry.stats, clock::now());
+            let (stats, now) = (&self.registry.stats, Timestamp::now());
             stats.set(|stats| stats.renewal_sent = Some(now));
         }
     }
@@ -379,11 +380,11 @@ impl Drop for RuntimeGuard {
         self.0.close();
         for entry in self.0.entries() {
             let last = match entry.is_armed() {
-                false => Status::Deregistered,
-                true => Status::LeftToExpire {
+                false => RegistrationStatus::Ended(Ended::Deregistered),
+                true => RegistrationStatus::Ended(Ended::LeftToExpire {
                     ttl: self.0.config.ttl,
                     reason: "the runtime ended".into(),
-                },
+                }),
             };
             report::publish(&self.0, &entry, Arc::new(last));
             entry.lifecycle.drain_now();

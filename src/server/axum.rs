@@ -16,7 +16,7 @@ use tokio_stream::StreamExt as _;
 ///
 /// let app = Router::new()
 ///     .route("/", get(async || "hello"))
-///     .layer(registration.layer().count_only()); // axum applies it before anything listens
+///     .layer(registration.layer().announce(false)); // axum applies it before anything listens
 /// axum::serve(registration.bind("0.0.0.0:9000".parse()?)?, app)
 ///     .with_graceful_shutdown(registration.drain_signal())
 ///     .await?;
@@ -37,7 +37,7 @@ use tokio_stream::StreamExt as _;
 ///
 /// let app = Router::new()
 ///     .route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
-///     .layer(registration.layer().count_only())
+///     .layer(registration.layer().announce(false))
 ///     .into_make_service_with_connect_info::<SocketAddr>();
 /// axum::serve(registration.bind("0.0.0.0:9000".parse()?)?.tap_io(|_| ()), app)
 ///     .with_graceful_shutdown(registration.drain_signal())

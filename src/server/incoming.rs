@@ -95,7 +95,7 @@ impl Registration {
     ///
     /// The instance appears when the stream is first polled, because the server accepts from then on. It is
     /// deregistered when the stream is dropped. A `UnixListener` has no address that others could dial: the
-    /// instance needs an [explicit one](crate::Instance::address).
+    /// instance needs an [explicit one](crate::Instance::with_address).
     ///
     /// # Errors
     ///
@@ -392,7 +392,7 @@ mod tests {
         let etcd = Etcd::new(["http://127.0.0.1:1"])
             .connector(|_| std::future::pending::<io::Result<DuplexStream>>());
         let registrar = Registrar::builder(etcd).build().unwrap();
-        let instance = Instance::new("greeter").address("10.0.0.1:9000");
+        let instance = Instance::new("greeter").with_address("10.0.0.1:9000");
         registrar.register(instance).unwrap()
     }
 

@@ -16,10 +16,10 @@ use tower_layer::Layer;
 /// themselves. When nothing is in flight for 1.5 s of a drain, the connections that are left are
 /// closed, and with them requests that this layer does not count.
 ///
-/// Applying it announces instances with an explicit [address](crate::Instance::address), because tonic
+/// Applying it announces instances with an explicit [address](crate::Instance::with_address), because tonic
 /// applies layers in `serve`, after it has bound. If the registration has a listener, the listener's first poll
 /// announces instead. axum applies layers when the router is built, before anything
-/// listens: there, let it [only count](Self::count_only). It may be applied more than
+/// listens: there, use [`announce(false)`](Self::announce). It may be applied more than
 /// once.
 #[derive(Clone)]
 pub struct RegistrationLayer {
@@ -44,17 +44,17 @@ impl Registration {
 // === impl RegistrationLayer ===
 
 impl RegistrationLayer {
-    /// Announces nothing when it is applied, for servers that apply layers before they listen.
+    /// Whether it announces the server when it is applied. Default: yes.
     ///
-    /// Then [`incoming`](Registration::incoming) or
-    /// [`announce`](Registration::announce) announces.
+    /// Set it to `false` for a server that applies layers before it listens, such as axum. Then
+    /// [`incoming`](Registration::incoming) or [`announce`](Registration::announce) announces.
     #[must_use]
-    pub fn count_only(mut self) -> Self {
-        self.announces = false;
+    pub fn announce(mut self, announces: bool) -> Self {
+        self.announces = announces;
         self
     }
 
-    fn announce(&self) {
+    fn on_applied(&self) {
         let lifecycle = self.registration.lifecycle();
         if !self.announces || lifecycle.has_listener() || self.registration.is_announced() {
             return;
@@ -80,7 +80,7 @@ impl<S> Layer<S> for RegistrationLayer {
     type Service = RegistrationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.announce();
+        self.on_applied();
         RegistrationService::new(inner, self.registration.clone())
     }
 }

@@ -7,7 +7,7 @@
 //! | `accept.rs` | accepts, and pauses when that fails, such as without a file descriptor |
 //! | `connection.rs` | one connection, which the drain can end |
 //! | `axum.rs` | the same listener for `axum::serve` |
-//! | `serve.rs` | [`ServeRegistered`]: all steps in the right order |
+//! | `serve.rs` | [`ServeRegistered`](crate::ServeRegistered): all steps in the right order |
 //!
 //! None of it uses etcd: it uses a [`Registration`](crate::Registration) and the
 //! signals of its drain.
@@ -19,9 +19,9 @@ mod body;
 mod connection;
 mod future;
 mod incoming;
-mod layer;
+pub(crate) mod layer;
 mod listener;
-mod serve;
+pub(crate) mod serve;
 mod service;
 
 pub use crate::drain::in_flight::InFlightGuard;
@@ -29,9 +29,7 @@ pub use body::ResponseBody;
 pub use connection::Connection;
 pub use future::ResponseFuture;
 pub use incoming::Incoming;
-pub use layer::RegistrationLayer;
 pub use listener::{IntoListener, Listener};
-pub use serve::{ServeError, ServeRegistered};
 pub use service::RegistrationService;
 
 /// Whether a request is gRPC, whose answer has a status in its trailers. grpc-web is not: for

@@ -4,7 +4,8 @@ use super::Incoming;
 use super::listener::Listener;
 use crate::drain::{Drain, LAST_ANSWERS};
 use crate::error::RegisterError;
-use crate::registrar::registration::{Closed, Registration, closed};
+use crate::observe::status::Ended;
+use crate::registrar::registration::{Registration, ended};
 use http::{Request, Response};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -89,7 +90,7 @@ pub trait ServeRegistered<L>: Sized {
         self,
         addr: SocketAddr,
         registration: &Registration,
-    ) -> impl Future<Output = Result<Closed, ServeError>> + Send
+    ) -> impl Future<Output = Result<Ended, ServeError>> + Send
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -106,7 +107,7 @@ pub trait ServeRegistered<L>: Sized {
     fn serve_registered_with_incoming<I: Listener, ResBody>(
         self,
         incoming: Incoming<I>,
-    ) -> impl Future<Output = Result<Closed, ServeError>> + Send
+    ) -> impl Future<Output = Result<Ended, ServeError>> + Send
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -133,7 +134,7 @@ impl<L> ServeRegistered<L> for Router<L> {
         self,
         addr: SocketAddr,
         registration: &Registration,
-    ) -> Result<Closed, ServeError>
+    ) -> Result<Ended, ServeError>
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -144,7 +145,7 @@ impl<L> ServeRegistered<L> for Router<L> {
     {
         let incoming = match registration.bind(addr) {
             // Stopped before it began: this is not an error.
-            Err(RegisterError::Stopped(_)) => return Ok(registration.closed().await),
+            Err(RegisterError::Stopped(_)) => return Ok(registration.ended().await),
             incoming => incoming?,
         };
         self.serve_registered_with_incoming(incoming).await
@@ -153,7 +154,7 @@ impl<L> ServeRegistered<L> for Router<L> {
     async fn serve_registered_with_incoming<I: Listener, ResBody>(
         self,
         incoming: Incoming<I>,
-    ) -> Result<Closed, ServeError>
+    ) -> Result<Ended, ServeError>
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -173,11 +174,11 @@ impl<L> ServeRegistered<L> for Router<L> {
         };
         drop(exited);
         // If tonic ended by itself, the drop of its stream has begun deregistration already.
-        let closed = closed(&lifecycle).await;
+        let ended = ended(&lifecycle).await;
         // The process may end with this future: wait until the end of the drain is logged.
         let _ = tokio::time::timeout(LAST_ANSWERS, drain.reported.cancelled()).await;
         result.map_err(ServeError::Transport)?;
-        Ok(closed)
+        Ok(ended)
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 /// A service whose requests are counted and end at the drain deadline. Made by
-/// [`RegistrationLayer`](super::RegistrationLayer). It keeps the registration alive.
+/// [`RegistrationLayer`](crate::RegistrationLayer). It keeps the registration alive.
 #[derive(Clone)]
 pub struct RegistrationService<S> {
     inner: S,

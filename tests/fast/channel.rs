@@ -132,7 +132,7 @@ async fn an_empty_set_is_waited_for_or_fails_fast_and_says_why() {
     let net = Net::default();
     for (wait, expected) in [(Duration::ZERO, Duration::ZERO), (SEC * 2, SEC * 2)] {
         let (registry, builder) = net.balanced();
-        let builder = builder.named("greeter").ready_timeout(wait);
+        let builder = builder.service("greeter").ready_timeout(wait);
         let mut client = Client::new(builder.build().unwrap());
         let start = Instant::now();
         let status = hello(&mut client).await.unwrap_err();
@@ -451,7 +451,7 @@ async fn that_no_endpoint_is_left_is_logged_unless_the_channel_ends() {
 
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_and_named() {
-    let builder = || BalancedChannel::builder_from(tokio_stream::pending());
+    let builder = || BalancedChannel::builder(tokio_stream::pending());
     let (zero, kept_alive) = (Duration::ZERO, builder().http2_keep_alive_interval(SEC));
     let (interval, timeout) = ("http2_keep_alive_interval", "keep_alive_timeout");
     for (builder, setter) in [
@@ -469,6 +469,6 @@ async fn settings_that_cannot_work_are_refused_and_named() {
 
 #[test]
 fn outside_of_a_runtime_build_returns_an_error() {
-    let built = BalancedChannel::builder_from(tokio_stream::pending()).build();
+    let built = BalancedChannel::builder(tokio_stream::pending()).build();
     assert!(matches!(built, Err(BuildError::NoRuntime)));
 }

@@ -71,12 +71,12 @@ fn a_probe_whose_runtime_ended_is_named_and_begins_again_with_the_next() {
         registration
             .announce("10.0.0.1:9000".parse().unwrap())
             .unwrap();
-        let is_named = |it: &tonic_etcd::Status| it.to_string().contains(reason);
+        let is_named = |it: &tonic_etcd::RegistrationStatus| it.to_string().contains(reason);
         let mut watch = registration.watch();
         let named = watch.wait_for(is_named);
         timeout(LIMIT, named).await.expect("it is not named");
         let _other = registrar
-            .register(greeter().id("2").address("10.0.0.2:1"))
+            .register(greeter().with_id("2").with_address("10.0.0.2:1"))
             .unwrap();
         registered_within(LIMIT, &registration).await;
     });

@@ -6,7 +6,7 @@
 use super::state::{Connection, Deregistration, LeaseState, Revoking};
 use super::{Action, Reconciler};
 use crate::etcd::{RpcError, RpcErrorKind};
-use crate::observe::status::Status;
+use crate::observe::status::{Ended, RegistrationStatus};
 use crate::registrar::ids::EntryId;
 use crate::runtime::deadline;
 use crate::runtime::logging;
@@ -42,7 +42,10 @@ impl Reconciler {
             let deadline = Some(deadline);
             self.deregistrations.insert(id, Deregistration { deadline });
             self.keys.withdraw(id);
-            self.act(Action::Publish(id, Arc::new(Status::Deregistering)));
+            self.act(Action::Publish(
+                id,
+                Arc::new(RegistrationStatus::Deregistering),
+            ));
             begun.push(id);
         }
         if !begun.is_empty() {
@@ -158,8 +161,8 @@ impl Reconciler {
             if deregistration.deadline.is_some() {
                 let failure = failure.clone().filter(|_| self.may_have_keys(id));
                 let status = match failure {
-                    None => Status::Deregistered,
-                    Some(reason) => Status::LeftToExpire { ttl, reason },
+                    None => RegistrationStatus::Ended(Ended::Deregistered),
+                    Some(reason) => RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }),
                 };
                 self.act(Action::End(id, status));
             }
@@ -187,7 +190,10 @@ impl Reconciler {
             if is_gone {
                 keys.forget(*id);
                 if deregistration.deadline.is_some() {
-                    actions.push_back(Action::End(*id, Status::Deregistered));
+                    actions.push_back(Action::End(
+                        *id,
+                        RegistrationStatus::Ended(Ended::Deregistered),
+                    ));
                 }
             }
             !is_gone
@@ -206,8 +212,8 @@ impl Reconciler {
         for id in ids {
             let reason = reason.clone();
             let status = match self.may_have_keys(id) {
-                true => Status::LeftToExpire { ttl, reason },
-                false => Status::Deregistered,
+                true => RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }),
+                false => RegistrationStatus::Ended(Ended::Deregistered),
             };
             self.act(Action::End(id, status));
             let deadline = None;

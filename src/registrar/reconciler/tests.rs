@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
+use crate::observe::status::Ended;
 use crate::registrar::lease;
 use RpcErrorKind::{
     Broken, Busy, Denied, LeaseExists, LeaseGone, ResourceExhausted, Timeout, Unauthenticated,
@@ -455,7 +456,7 @@ fn describe(action: &Action) -> String {
         Op::Put { .. } | Op::PutIfFree { .. } => "put",
         Op::Delete { .. } => "delete",
     };
-    let status = |status: &Status| {
+    let status = |status: &RegistrationStatus| {
         let text = format!("{status:?}");
         let end = text
             .find(|c: char| !c.is_alphanumeric())
@@ -695,7 +696,12 @@ fn after_a_panic_the_lease_is_revoked_before_anybody_has_left() {
     fixture.handle(Event::Connected(Ok(())));
     assert!(matches!(fixture.actions[..], [Action::Revoke { lease: revoked }] if revoked == lease));
     fixture.handle(fixture.revoked(Ok(())));
-    let is_deregistered = |action: &Action| matches!(action, Action::End(1, Status::Deregistered));
+    let is_deregistered = |action: &Action| {
+        matches!(
+            action,
+            Action::End(1, RegistrationStatus::Ended(Ended::Deregistered))
+        )
+    };
     assert!(fixture.actions.iter().any(is_deregistered));
 }
 

@@ -51,7 +51,7 @@ where
     let (tell, told) = mpsc::unbounded_channel();
     let dials = Arc::new(AtomicUsize::new(0));
     let count = dials.clone();
-    let builder = BalancedChannel::builder_from(UnboundedReceiverStream::new(told));
+    let builder = BalancedChannel::builder(UnboundedReceiverStream::new(told));
     let builder = builder.connector(move |uri: http::Uri| {
         count.fetch_add(1, Relaxed);
         connect(uri.authority().unwrap().as_str())
