@@ -74,9 +74,10 @@ struct Args {
     /// Value to write in the plain format instead of the instance as JSON
     #[arg(long, env = "GREETER_VALUE")]
     value: Option<String>,
-    /// Time to keep serving after the key is gone (deregistration_delay)
-    #[arg(long, env = "GREETER_SETTLE", default_value = "1s", value_parser = access::time)]
-    settle: Duration,
+    /// Time to keep serving after the key is gone
+    #[arg(long, env = "GREETER_DEREGISTRATION_DELAY", default_value = "1s", value_parser = access::time)]
+    #[arg(alias = "settle")]
+    deregistration_delay: Duration,
     /// Time for requests in flight to finish
     #[arg(long, env = "GREETER_DRAIN_TIMEOUT", default_value = "30s", value_parser = access::time)]
     drain_timeout: Duration,
@@ -168,7 +169,7 @@ fn registrar(args: &Args, etcd: Etcd) -> Result<Registrar, Box<dyn std::error::E
             Policy::TakeOver => OnConflict::TakeOver,
             Policy::Yield => OnConflict::Yield,
         })
-        .deregistration_delay(args.settle)
+        .deregistration_delay(args.deregistration_delay)
         .drain_timeout(args.drain_timeout)
         .shutdown_on_signals();
     #[cfg(feature = "metrics")]

@@ -39,7 +39,7 @@ impl Server {
     pub(crate) fn start(
         etcd: &str,
         key: &str,
-        settle: Duration,
+        deregistration_delay: Duration,
         shutdown: CancellationToken,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let registrar = Registrar::builder(Etcd::new([etcd]))

@@ -126,7 +126,7 @@ impl Worker {
             }
             registry.stats.set(|stats| {
                 stats.lease = reconciler.held_lease();
-                stats.renewal_due = reconciler.renewal_due();
+                stats.renewal_due = reconciler.renewal_due().map(Timestamp::at);
             });
             let wake = reconciler.poll_timeout();
             tokio::select! {
@@ -178,7 +178,7 @@ impl Worker {
         };
         if result.is_ok() {
             let stats = &self.registry.stats;
-            stats.set(|stats| stats.renewal_acknowledged = Some(*sent));
+            stats.set(|stats| stats.renewal_acknowledged = Some(Timestamp::at(*sent)));
         }
         self.note_renewal(*sent, result.as_ref().err());
     }
@@ -198,7 +198,7 @@ impl Worker {
 
     fn note_error(&self, error: &RpcError) {
         let Registry { config, stats, .. } = &*self.registry;
-        let (now, text) = (clock::now(), error.to_string().into());
+        let (now, text) = (Timestamp::now(), error.to_string().into());
         stats.set(|stats| {
             stats.last_error = Some((now, text));
             member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));

@@ -192,7 +192,7 @@ impl Reconciler {
             return last.clone();
         }
         if let Some(Problem { since, reason }) = &self.lease_error {
-            return lost(last, *since, reason.clone());
+            return lost(last, Timestamp::at(*since), reason.clone());
         }
         let View {
             keys,
@@ -211,7 +211,7 @@ impl Reconciler {
                     since: *since,
                     reason,
                 },
-                last => lost(last, now, reason),
+                last => lost(last, Timestamp::at(now), reason),
             };
         }
         if let Some(to_lease) = conflicting_lease {
@@ -229,7 +229,7 @@ impl Reconciler {
             (LeaseState::Held(_), Some(before)) if is_moving => before.clone(),
             _ => {
                 return match self.missing_reason(last, missing, contested) {
-                    Some(reason) => lost(last, now, reason),
+                    Some(reason) => lost(last, Timestamp::at(now), reason),
                     None => last.clone(),
                 };
             }
@@ -238,7 +238,7 @@ impl Reconciler {
             None => RegistrationStatus::Registered(registered),
             Some(Problem { since, reason }) => RegistrationStatus::Suspect {
                 registered,
-                since,
+                since: Timestamp::at(since),
                 reason,
             },
         }
