@@ -1,7 +1,6 @@
 //! [`Listeners`]: the listeners of one registration, counted.
 
 use crate::runtime::lock::Lock;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,8 +13,6 @@ struct State {
     added: usize,
     accepting: usize,
     closed: usize,
-    /// The bound address of the first TCP listener: the address to advertise.
-    tcp: Option<SocketAddr>,
     /// When the last warning was logged that nothing can be accepted.
     warned: Option<Instant>,
 }
@@ -25,10 +22,8 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 
 impl Listeners {
     /// Adds a listener that is bound and will accept later.
-    pub(crate) fn add(&self, tcp: Option<SocketAddr>) {
-        let mut state = self.0.lock();
-        state.added += 1;
-        state.tcp = state.tcp.or(tcp);
+    pub(crate) fn add(&self) {
+        self.0.lock().added += 1;
     }
 
     /// Another listener accepts from now on. Returns whether all of them do.
@@ -43,10 +38,6 @@ impl Listeners {
         let mut state = self.0.lock();
         state.closed += 1;
         state.closed == state.added
-    }
-
-    pub(crate) fn tcp(&self) -> Option<SocketAddr> {
-        self.0.lock().tcp
     }
 
     /// Whether a warning may be logged now.

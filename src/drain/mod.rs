@@ -203,7 +203,7 @@ mod tests {
     /// A drain with a listener that closes at once, and with requests that are counted.
     fn draining() -> (Arc<Drain>, Instant) {
         let drain = Arc::new(Drain::default());
-        drain.listeners.add(None);
+        drain.listeners.add();
         drain.set_counted();
         let (listener, run) = (drain.clone(), drain.clone());
         tokio::spawn(async move {
@@ -248,7 +248,7 @@ mod tests {
                 drain.set_counted();
             }
             if listener {
-                drain.listeners.add(None);
+                drain.listeners.add();
                 drain.close_listener();
             }
             let start = Instant::now();
@@ -262,8 +262,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_drain_signal_waits_until_every_listener_is_closed() {
         let drain = Drain::default();
-        drain.listeners.add(None);
-        drain.listeners.add(None);
+        drain.listeners.add();
+        drain.listeners.add();
         drain.begin();
         drain.close_listener();
         let signal = drain.signal();

@@ -233,6 +233,7 @@ impl RegistrarBuilder {
     /// waits of a shutdown that the application has begun.
     ///
     /// A third signal ends the process as if it had no handlers, for an application that does not end after its stop.
+    /// Signals within 200 ms count as one, because process managers may signal a process and then its group.
     ///
     /// [`build`](Self::build) installs the handlers. They stay until the process ends, and need no runtime of the
     /// application: a thread of its own waits for signals, so that they also work while every thread of the
@@ -285,20 +286,17 @@ impl RegistrarBuilder {
             interfaces: self.interfaces,
             dedicated_thread: self.dedicated_thread,
             observers: self.observers,
-            readiness: self.readiness.map(Readiness::check).transpose()?,
             revoke_timeout: self.revoke_timeout,
             drain: self.drain,
         };
+        let readiness = self.readiness.map(Readiness::check).transpose()?;
         // The last check, so that no handlers are installed for a configuration that cannot work.
         #[cfg(feature = "signals")]
         if self.on_signals {
             cancel_on_signals([self.shutdown.clone(), self.shutdown_now.clone()])?;
         }
-        Ok(Registrar::new(Registry::new(
-            config,
-            self.shutdown,
-            self.shutdown_now,
-        )))
+        let registry = Registry::new(config, self.shutdown, self.shutdown_now);
+        Ok(Registrar::new(registry, readiness))
     }
 }
 

@@ -18,7 +18,7 @@
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
 //! | `reach.rs` | whether others can dial an address |
 //! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |
-//! | `probe.rs` | the task that runs its probe |
+//! | `probe.rs` | the task that runs its probe, and pauses all registrations while it fails |
 //! | `registry.rs` | the entries that should exist; a handle that changes them wakes the worker |
 //! | `report.rs` | publishes a status: to handles, log lines and observers |
 //! | `rivals.rs` | other clients that write our keys, each reported once a minute |
@@ -84,6 +84,7 @@ pub(crate) use report::stats;
 use crate::error::RegisterError;
 use crate::instance::Instance;
 use crate::registrar::registration::Registration;
+use probe::ReadinessProbe;
 use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
@@ -95,6 +96,7 @@ use tokio_util::sync::DropGuard;
 #[derive(Clone)]
 pub struct Registrar {
     registry: Arc<Registry>,
+    probe: Option<Arc<ReadinessProbe>>,
     /// Wakes the worker when the last clone is dropped: nobody can register any more.
     _open: Arc<DropGuard>,
 }
@@ -102,10 +104,11 @@ pub struct Registrar {
 // === impl Registrar ===
 
 impl Registrar {
-    fn new(registry: Registry) -> Self {
+    fn new(registry: Registry, readiness: Option<Readiness>) -> Self {
         let open = registry.abandoned.clone().drop_guard();
         Self {
             registry: Arc::new(registry),
+            probe: readiness.map(|readiness| Arc::new(ReadinessProbe::new(readiness))),
             _open: Arc::new(open),
         }
     }
@@ -135,14 +138,14 @@ impl Registrar {
         instances: impl IntoIterator<Item = Instance>,
     ) -> Result<Registration, RegisterError> {
         let (entry, first) = self.registry.add(instances.into_iter().collect())?;
-        report::announce(&self.registry, &entry);
+        report::added(&self.registry, &entry);
         self.registry.touch(entry.id);
         if first {
             let started = worker::start(self.registry.clone());
             started.inspect_err(|_| self.registry.not_started(&entry))?;
         }
-        if let Some((readiness, ended)) = self.registry.begin_probe() {
-            probe::start(self.registry.clone(), readiness, ended);
+        if let Some(probe) = &self.probe {
+            probe.start(&self.registry);
         }
         Ok(Registration::new(entry, self.registry.clone()))
     }

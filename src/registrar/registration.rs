@@ -180,7 +180,8 @@ impl Registration {
     ///
     /// [`RegisterError::Address`] if that address cannot be advertised.
     pub fn announce(&self, local: SocketAddr) -> Result<(), RegisterError> {
-        self.handle.shared.arm(&self.handle.entry, Some(local))
+        let Handle { entry, shared } = &*self.handle;
+        shared.announce(entry, Some(local))
     }
 
     /// Resolves when the server should stop accepting: the shutdown signal for tonic.
@@ -219,39 +220,30 @@ impl Registration {
         &self.handle.entry.lifecycle
     }
 
-    /// Announces the instances at their explicit addresses.
-    ///
-    /// `None`: not all of them have one.
-    pub(crate) fn announce_explicit(&self) -> Option<Result<(), RegisterError>> {
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.handle.entry
+    }
+
+    /// Announces the server at the address of its first TCP listener. Without one its instances have explicit addresses.
+    pub(crate) fn announce_served(&self) -> Result<(), RegisterError> {
         let Handle { entry, shared } = &*self.handle;
-        match entry.is_explicit() {
-            true if entry.is_armed() => Some(Ok(())),
-            true => Some(shared.arm(entry, None)),
-            false => None,
-        }
+        shared.announce(entry, entry.listener())
     }
 
-    /// Whether it was announced before.
-    pub(crate) fn is_announced(&self) -> bool {
-        self.handle.entry.is_armed()
-    }
-
-    /// Announces the instances of a listener that passed [`check_listener`](Self::check_listener).
-    pub(crate) fn announce_bound(&self, tcp: Option<SocketAddr>) -> Result<(), RegisterError> {
-        self.handle.shared.arm(&self.handle.entry, tcp)
-    }
-
-    /// Refuses a listener after deregistration has begun, or if neither `tcp` nor the instances have an address
-    /// that others can dial. `name` describes a listener without one.
-    pub(crate) fn check_listener(
+    /// Adds a listener, with its address if it is a TCP listener. `name` describes another one.
+    ///
+    /// It is an error if deregistration has begun, or if neither the first listener nor the instances have an address
+    /// that others can dial.
+    pub(crate) fn add_listener(
         &self,
         tcp: Option<SocketAddr>,
         name: impl FnOnce() -> String,
     ) -> Result<(), RegisterError> {
         let Handle { entry, shared } = &*self.handle;
-        match tcp {
+        let first = entry.listener().or(tcp);
+        match first {
             Some(tcp) => drop(shared.check_bound(entry, tcp)?),
-            None if entry.is_explicit() => {}
+            None if entry.draft().is_explicit() => {}
             None => {
                 let reason = "only this machine can dial a Unix socket: give the instance the address \
                               of what leads there";
@@ -262,6 +254,7 @@ impl Registration {
         if entry.is_leaving() || entry.lifecycle.is_leaving() || shared.is_stopping() {
             return Err(Stopped.into());
         }
+        entry.set_listener(first);
         Ok(())
     }
 }

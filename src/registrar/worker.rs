@@ -229,9 +229,9 @@ impl Worker {
     }
 
     fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
-        let (lease, not_ready) = (reconciler.held_lease(), self.registry.not_ready());
+        let (lease, pause) = (reconciler.held_lease(), self.registry.pause_of_all());
         let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
-        let desired = entries.map(|entry| (entry.id, entry.desired(lease, not_ready.clone())));
+        let desired = entries.map(|entry| (entry.id, entry.desired(lease, pause.clone())));
         desired.collect()
     }
 
@@ -379,7 +379,7 @@ impl Drop for RuntimeGuard {
     fn drop(&mut self) {
         self.0.close();
         for entry in self.0.entries() {
-            let last = match entry.is_armed() {
+            let last = match entry.draft().is_announced() {
                 false => RegistrationStatus::Ended(Ended::Deregistered),
                 true => RegistrationStatus::Ended(Ended::LeftToExpire {
                     ttl: self.0.config.ttl,

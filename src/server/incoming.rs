@@ -174,9 +174,8 @@ impl<L: Listener> Incoming<L> {
     ) -> Result<Self, RegisterError> {
         let drain = registration.lifecycle().drain().clone();
         let first = local.first().ok_or(RegisterError::NoListener)?;
-        let tcp = L::tcp_addr(first);
-        registration.check_listener(drain.listeners.tcp().or(tcp), || format!("{first:?}"))?;
-        drain.listeners.add(tcp);
+        registration.add_listener(L::tcp_addr(first), || format!("{first:?}"))?;
+        drain.listeners.add();
         if let Ok(runtime) = Handle::try_current() {
             let _first = drain.runtime.set(runtime);
         }
@@ -204,7 +203,7 @@ impl<L: Listener> Incoming<L> {
         if std::mem::replace(&mut self.is_polled, true) || !self.drain.listeners.accept() {
             return;
         }
-        if let Err(error) = self.registration.announce_bound(self.drain.listeners.tcp()) {
+        if let Err(error) = self.registration.announce_served() {
             logging::error!(%error, "cannot announce this server");
         }
     }

@@ -55,23 +55,23 @@ impl RegistrationLayer {
     }
 
     fn on_applied(&self) {
-        let lifecycle = self.registration.lifecycle();
-        if !self.announces || lifecycle.has_listener() || self.registration.is_announced() {
+        let (draft, lifecycle) = (
+            self.registration.entry().draft(),
+            self.registration.lifecycle(),
+        );
+        if !self.announces || draft.is_announced() || lifecycle.has_listener() {
             return;
         }
-        match self.registration.announce_explicit() {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                logging::error!(%error, "cannot announce this server");
-            }
+        if !draft.is_explicit() {
             // axum applies a layer once for each route.
-            None if lifecycle.drain().is_first_warning() => {
+            if lifecycle.drain().is_first_warning() {
                 logging::warn!(
                     "the address to dial this server is not known: give the instance an address, \
                      or serve it with serve_registered"
                 );
             }
-            None => {}
+        } else if let Err(error) = self.registration.announce_served() {
+            logging::error!(%error, "cannot announce this server");
         }
     }
 }
