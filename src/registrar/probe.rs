@@ -1,4 +1,4 @@
-//! [`ReadinessProbe`]: runs the probe of a [`Readiness`], and pauses all registrations of its registrar while it fails.
+//! [`ReadinessProbe`]: runs the probe of a [`Readiness`], and pauses all registrations of the registrar while it fails.
 
 use super::readiness::Readiness;
 use super::registry::Registry;
@@ -24,7 +24,7 @@ pub(super) struct ReadinessProbe {
 /// The probe, and its last run.
 struct Prober {
     readiness: Readiness,
-    /// A task of its own: that contains a panic, and the task can be abandoned when it blocks its thread.
+    /// A task of its own contains panics, and can be abandoned when it blocks its thread.
     last: Option<AbortOnDropHandle<Result<(), String>>>,
 }
 
@@ -103,10 +103,10 @@ async fn run(registry: Arc<Registry>, readiness: Readiness) {
 // === impl Prober ===
 
 impl Prober {
-    /// Runs the probe once. The error is the reason why the server is not ready.
+    /// Runs the probe once. The error says why the server is not ready.
     async fn run(&mut self) -> Result<(), String> {
         let (limit, probe) = (self.readiness.limit(), self.readiness.probe.clone());
-        // An aborted earlier run has ended by the next poll of its task, unless it blocks its thread.
+        // An aborted run ends at the next poll of its task, unless it blocks its thread.
         if let Some(before) = self.last.as_mut().filter(|last| !last.is_finished())
             && timeout(limit, before).await.is_err()
         {
