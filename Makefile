@@ -82,7 +82,7 @@ fuzz: ## fuzz the parsers, FUZZ_SECONDS each, two at a time (needs a C++ compile
 	@echo "make fuzz: nothing found: $(FUZZED)"
 
 lint: ## check the formatting, clippy and the documentation's links
-	cargo fmt --check
+	cargo fmt --all --check
 	$(TOOLS) cargo clippy --all-targets --all-features -- -D warnings
 	$(TOOLS) cargo clippy --test interop --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --no-deps --all-features

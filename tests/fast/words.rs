@@ -6,13 +6,14 @@
 use crate::source;
 
 /// The files that are checked.
-const READ: [&str; 13] = [
+const READ: [&str; 14] = [
     "src",
     "examples",
     "tests",
     "benches",
     "fuzz",
     "scripts",
+    "support",
     "proto",
     "Cargo.toml",
     "README.md",
