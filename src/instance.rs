@@ -9,9 +9,9 @@ use tonic::server::NamedService;
 
 /// One server under one service name, to be written to etcd.
 ///
-/// Only the name is required. The setters check nothing.
-/// [`Registrar::register`](crate::Registrar::register) checks everything, before any request is sent. What is
-/// written has at most [64 KiB](crate::format::MAX_VALUE), because readers skip more.
+/// Only the name is required. The setters check nothing: [`Registrar::register`](crate::Registrar::register) checks
+/// everything, before it sends a request. A value has at most [64 KiB](crate::format::MAX_VALUE), because readers skip larger
+/// ones.
 ///
 /// ```
 /// use tonic_etcd::Instance;
@@ -45,7 +45,7 @@ pub struct Instance {
 /// | `metadata` | object of strings | left out when empty |
 /// | `secure` | boolean | left out when `false` |
 ///
-/// Readers should ignore unknown fields; later versions may add some.
+/// Readers should ignore unknown fields: later versions may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InstanceJson {
@@ -76,8 +76,8 @@ const MAX_SEGMENT: usize = 255;
 impl Instance {
     /// An instance of the service `name`.
     ///
-    /// The name becomes one segment of the key: not empty, not `.` or `..`, without `/`, control
-    /// characters or an encoded slash, and at most 255 bytes.
+    /// The name becomes one segment of the key. It has 1 to 255 bytes, is neither `.` nor `..`, and has no `/`, no encoded
+    /// slash and no control character.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Instance {
 
     /// An instance of a generated service, under its full name, such as `greeter.v1.Greeter`.
     ///
-    /// The name does not depend on what implements the service: `GreeterServer<()>` will do.
+    /// The name does not depend on the implementation of the service: `GreeterServer<()>` is enough.
     ///
     /// ```
     /// # type GreeterServer<T> = tonic_health::pb::health_server::HealthServer<T>;
@@ -108,8 +108,8 @@ impl Instance {
         Self::new(S::NAME)
     }
 
-    /// The address to advertise, `host:port`, if it is not the bound one: behind a
-    /// NAT, or when only the [layer](crate::Registration::layer) is used.
+    /// The address to advertise, `host:port`, if it is not the bound one: behind a NAT, or with the
+    /// [layer](crate::Registration::layer) alone.
     #[must_use]
     pub fn with_address(mut self, address: impl ToString) -> Self {
         self.address = Some(address.to_string());
@@ -137,16 +137,16 @@ impl Instance {
         self
     }
 
-    /// Adds one pair of metadata; a repeated key replaces the former.
+    /// Adds one pair of metadata. It replaces a pair with the same key.
     #[must_use]
     pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// Whether it is dialled with TLS. By default it is not.
+    /// Whether it is dialled with TLS. Default: no.
     ///
-    /// Only two formats have a place for it: [plain](crate::format::Plain) as JSON, and
+    /// Two formats have a field for it: [plain](crate::format::Plain) as JSON, and
     /// [kratos](crate::format::Kratos).
     #[must_use]
     pub fn with_secure(mut self, secure: bool) -> Self {
@@ -156,8 +156,7 @@ impl Instance {
 
     /// The value to write, byte for byte, instead of the instance as [JSON](InstanceJson).
     ///
-    /// Only the [plain](crate::format::Plain) format writes it. The other formats always write what their readers
-    /// understand.
+    /// Only the [plain](crate::format::Plain) format writes it. Other formats write what their readers parse.
     #[must_use]
     pub fn with_value(mut self, value: impl Into<String>) -> Self {
         self.value = Some(value.into());
@@ -176,7 +175,7 @@ impl Instance {
         &self.id
     }
 
-    /// Where to dial it. An instance that was read from etcd always has one that can be dialled.
+    /// Where to dial it. An instance that was read from etcd always has an address, which can be dialled.
     #[must_use]
     pub fn address(&self) -> Option<&str> {
         self.address.as_deref()
@@ -206,7 +205,7 @@ impl Instance {
         self.secure
     }
 
-    /// Refuses an instance that no format can write. Returns the explicit address.
+    /// Checks that formats can write it. Returns the explicit address.
     pub(crate) fn check(&self) -> Result<Option<Address>, RegisterError> {
         for (what, value) in [("name", &self.name), ("id", &self.id)] {
             check_segment(value).map_err(|reason| RegisterError::name(what, value, reason))?;
@@ -247,7 +246,7 @@ impl Instance {
     }
 }
 
-/// Refuses a text that is not one readable segment of a key, with the reason.
+/// Checks that a text is one readable segment of a key. The error is the reason.
 ///
 /// With `/` or its encoded form one service could write below the prefix of another. Tools that treat keys as paths
 /// remove `.` and `..`. Control characters break terminals.

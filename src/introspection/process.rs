@@ -78,7 +78,7 @@ fn registrar(registry: &Registry) -> pb::Registrar {
         last_error_age_ms: last_error_at.map(age_ms),
         is_stopping: registry.is_stopping(),
         not_ready: registry
-            .not_ready()
+            .pause_of_all()
             .as_deref()
             .map_or_else(String::new, text),
     }

@@ -1,4 +1,4 @@
-//! [`MemberStats`]: the state of one member of etcd, for a registrar. No decision depends on it.
+//! [`MemberStats`]: the state of one member of etcd, as a registrar sees it. No decision depends on it.
 
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::observe::timestamp::Timestamp;
@@ -13,28 +13,29 @@ pub struct MemberStats {
     pub endpoint: Arc<str>,
     /// Whether there is a connection, and if not, why.
     pub state: MemberState,
-    /// The last error of the member, and its time: one line, escaped, of at most 200 bytes. It stays when the member works again.
+    /// The last error of the member, and its time: one line, escaped, of at most 200 bytes. It is kept when the member works
+    /// again.
     pub last_error: Option<(Timestamp, Arc<str>)>,
-    /// What the state becomes when the connection ends.
+    /// The state after the end of the connection.
     next: MemberState,
 }
 
-/// The state of one member of etcd, for a registrar.
+/// The state of one member of etcd, as a registrar sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberState {
     /// There is a connection to it.
     Connected,
-    /// A connection to it was closed because it was not needed any more.
+    /// Its connection was closed because it was no longer needed.
     Idle,
     /// It cannot be reached, does not answer, or ended the connection.
     Failing {
-        /// Since its first failure after it last worked.
+        /// The first failure since it last worked.
         since: Timestamp,
     },
     /// It answers, and denies user, password or permission. It is not tried again for 30 s.
     Refusing {
-        /// Since its first refusal after it last worked.
+        /// The first refusal since it last worked.
         since: Timestamp,
     },
 }
@@ -54,7 +55,7 @@ impl MemberStats {
     fn on_error(&mut self, error: &RpcError, now: Timestamp) {
         let text = Escaped::new(&error.reason()).to_string();
         self.last_error = Some((now, text.into()));
-        // Of an open connection only the last error can be the one that ends it.
+        // Only the last error can end an open connection.
         let since = self.state.since().unwrap_or(now);
         self.next = match error.kind() {
             RpcErrorKind::Denied => MemberState::Refusing { since },
@@ -71,7 +72,7 @@ impl MemberStats {
             | RpcErrorKind::ResourceExhausted
             | RpcErrorKind::Busy => self.next,
         };
-        // Only the next event shows whether the connection stays open.
+        // The next event shows whether the connection stays open.
         if self.state != MemberState::Connected {
             self.state = self.next;
         }

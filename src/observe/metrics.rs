@@ -35,12 +35,11 @@ use crate::observe::observer::{EndpointEvent, ResendEvent};
 
 /// An [`Observer`] that records metrics; see the [module](self). Clones share their handles.
 ///
-/// Install the recorder first. Each handle is made once, by the first event of its service. A handle that is made
-/// before there is a recorder never records anything. Labels are the name of the service, states and results, and
-/// never an address.
+/// Install the recorder first. Each handle is made once, by the first event of its service, and a handle that is made without
+/// a recorder never records anything. Labels are the name of the service, states and results, never an address.
 ///
-/// The gauges are sums: two registrations of one service in one process both count in
-/// `tonic_etcd_registration_state`. So add one `MetricsObserver` only once to a registrar or discovery.
+/// Gauges are sums: two registrations of one service in one process both count in `tonic_etcd_registration_state`. So add a
+/// `MetricsObserver` only once to a registrar or discovery.
 #[derive(Clone)]
 pub struct MetricsObserver(Arc<Handles>);
 

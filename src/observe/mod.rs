@@ -1,4 +1,4 @@
-//! What can be seen of registrations, discoveries and channels.
+//! What users observe of registrations, discoveries and channels.
 //!
 //! | file | |
 //! |---|---|

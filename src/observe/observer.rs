@@ -14,9 +14,9 @@ use crate::observe::connectivity::ConnectivityState;
 /// [`RegistrarBuilder::observer`](crate::RegistrarBuilder::observer) takes one, and so does the builder of a
 /// discovery. The feature `metrics` has one that records metrics: `MetricsObserver`.
 ///
-/// Our tasks call the methods, without holding a lock: they may use all handles. They must not block, because a
-/// renewal waits for them, also with a dedicated thread. An observer that has slow work to do sends it to a task of its own. A panic in one is caught; only the panic hook prints it. There is no callback for
-/// single requests, except for those that are sent again.
+/// The methods are called by the crate's tasks, without a lock: they may use all handles. They must not block, because
+/// renewals wait for them, also with a dedicated thread. An observer with slow work sends it to a task of its own. A panic is
+/// caught; only the panic hook prints it. There is no callback for single requests, except for those that are sent again.
 ///
 /// ```
 /// use tonic_etcd::observer::{Observer, StatusEvent};
@@ -39,15 +39,15 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A registration has another status.
     fn on_status(&self, event: &StatusEvent<'_>) {}
 
-    /// A renewal of the lease was acknowledged, or failed, or has no answer in time. In the last case it is called again
-    /// when the answer comes after all.
+    /// A renewal of the lease was acknowledged, failed, or has no answer in time. In the last case this is called again when
+    /// the answer comes.
     fn on_renewal(&self, event: &RenewalEvent<'_>) {}
 
     /// An attempt to connect to etcd ended.
     fn on_connection(&self, event: &ConnectionEvent<'_>) {}
 
-    /// A transaction was applied, or failed. Called once for each reason to write, as far as it is
-    /// known. Not called for a transaction that was under way when its connection ended.
+    /// A transaction was applied, or failed. Called once for each reason to write. Not called for a transaction that was
+    /// under way when its connection ended.
     fn on_write(&self, event: &WriteEvent<'_>) {}
 
     /// The number of instances of a discovery changed.
@@ -58,7 +58,7 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
     fn on_endpoint(&self, event: &EndpointEvent<'_>) {}
 
-    /// A call is sent again, to another endpoint: certainly no server has processed it.
+    /// A call is sent again, to another endpoint: no server has processed it.
     fn on_resend(&self, event: &ResendEvent<'_>) {}
 }
 
@@ -115,9 +115,9 @@ pub enum WriteReason {
     /// It was not in etcd before.
     #[default]
     New,
-    /// [`Registration::update`](crate::Registration::update) changed its value, or the machine's address changed.
+    /// [`Registration::update`](crate::Registration::update) changed the value, or the address of the machine changed.
     Updated,
-    /// The lease that it was under is gone.
+    /// Its lease is gone.
     LeaseLost,
     /// The last pause is over.
     Resumed,
@@ -125,9 +125,9 @@ pub enum WriteReason {
     Overwritten,
     /// Another client deleted it.
     Deleted,
-    /// After a lost connection, etcd did not have the value that was written before.
+    /// After a lost connection, etcd does not have the value that was written.
     Differs,
-    /// It is deleted: for a pause, or because its registration leaves while others stay.
+    /// It is deleted: for a pause, or because its registration ends while others stay.
     Withdrawn,
 }
 
@@ -143,15 +143,15 @@ pub struct InstancesEvent<'a> {
     pub to: InstanceCounts,
 }
 
-/// Numbers of instances.
+/// The numbers of instances of a discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct InstanceCounts {
-    /// The instances in the set, including those that are missing in etcd.
+    /// Instances in the set, including missing ones.
     pub found: usize,
-    /// Keys that etcd does not have, and that are kept for a while.
+    /// Instances that etcd does not have any more, and that are kept for a while.
     pub missing: usize,
-    /// Keys that are skipped: their values cannot be decoded, or there are too many.
+    /// Keys that are skipped, because the value cannot be decoded or there are too many.
     pub skipped: usize,
 }
 
@@ -161,7 +161,7 @@ pub struct InstanceCounts {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct EndpointEvent<'a> {
-    /// What the channel calls the service.
+    /// The channel's name of the service.
     pub service: &'a str,
     /// Where the endpoint is dialled.
     pub address: &'a str,
@@ -175,7 +175,7 @@ pub struct EndpointEvent<'a> {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ResendEvent<'a> {
-    /// What the channel calls the service.
+    /// The channel's name of the service.
     pub service: &'a str,
     /// The number of endpoints that were tried before.
     pub tried: usize,
@@ -183,7 +183,7 @@ pub struct ResendEvent<'a> {
     pub reason: &'a str,
 }
 
-/// The observers of one registrar, discovery or channel. Without observers a call only checks a length.
+/// The observers of one registrar, discovery or channel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
 

@@ -23,7 +23,7 @@ use tokio::time::sleep;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum RegistrationStatus {
-    /// Not in etcd yet: the listener is not bound, or no write has succeeded yet.
+    /// Not in etcd yet: the server is not announced, or no write has succeeded.
     #[non_exhaustive]
     Registering {
         /// The error of the last attempt.
@@ -31,34 +31,33 @@ pub enum RegistrationStatus {
     },
     /// In etcd, under a lease that lives.
     Registered(Registered),
-    /// In etcd as far as we know: a renewal is late, but the lease cannot have expired.
+    /// In etcd: a renewal is late, but the lease cannot have expired.
     #[non_exhaustive]
     Suspect {
-        /// The registration that is still held.
+        /// The registration.
         registered: Registered,
         /// Since when no renewal was acknowledged.
         since: Timestamp,
         /// Why.
         reason: Arc<str>,
     },
-    /// Not known to be in etcd any more, though it should be. The registrar repairs it.
+    /// No longer known to be in etcd. The registrar registers it again.
     #[non_exhaustive]
     Lost {
-        /// Since when it is not known to be held.
+        /// Since when.
         since: Timestamp,
         /// What happened.
         reason: Arc<str>,
     },
-    /// Another lease holds the key, and [`OnConflict::Yield`](crate::OnConflict::Yield) is
-    /// set. The key is taken as soon as it is free.
+    /// Another lease holds the key, and [`OnConflict::Yield`](crate::OnConflict::Yield) is set. The key is written as soon
+    /// as it is free.
     #[non_exhaustive]
     Yielding {
-        /// The lease that holds it; 0 when it is held without one.
+        /// The lease that holds it. 0: the key has no lease.
         to_lease: i64,
     },
-    /// The keys are withheld: the application [paused](crate::Registration::pause) the registration.
-    /// They are put again when the last pause is over. The lease is kept meanwhile, or
-    /// replaced by another one; this status does not show problems with that.
+    /// The keys are withheld: the registration is [paused](crate::Registration::pause). They are put back when the last
+    /// pause is over. Meanwhile the lease is kept, or replaced by another one. This status does not show errors of that.
     #[non_exhaustive]
     Paused {
         /// The reason of each pause, the oldest first.
@@ -66,7 +65,7 @@ pub enum RegistrationStatus {
         /// Since when the registration has been paused without interruption.
         since: Timestamp,
     },
-    /// Deregistration has begun; the key is being removed.
+    /// Deregistration has begun: the keys are being deleted.
     Deregistering,
     /// The registration has ended: the last status.
     Ended(Ended),
@@ -96,15 +95,15 @@ pub struct Registered {
     pub lease: i64,
     /// The keys, one for each instance, in the order they were registered in.
     pub keys: Arc<[Arc<str>]>,
-    /// The revision of etcd at which the newest of them was written.
+    /// The revision of etcd at which the newest key was written.
     pub revision: i64,
-    /// Since when they have been held without interruption.
+    /// Since when all keys have been in etcd without interruption.
     pub since: Timestamp,
 }
 
 /// Watches a [`RegistrationStatus`]. Cheap to clone.
 ///
-/// It returns the latest status. Two quick changes may be seen as one.
+/// It returns the latest status: of two quick changes it may return only the second one.
 #[derive(Clone)]
 pub struct StatusWatch {
     cell: Arc<StatusCell>,
@@ -115,7 +114,7 @@ pub struct StatusWatch {
 /// A status and the number of its publication, which health services acknowledge.
 pub(crate) type Numbered = (u64, Arc<RegistrationStatus>);
 
-/// The published status, with the expiry after which it is not valid any more.
+/// The published status, with the expiry of the lease after which it is not valid.
 ///
 /// The status is shared with the reconciler, which compares the next one with it. The cell needs a
 /// tenth of the memory of `tokio::sync::watch`, and each of ten thousand registrations has one.
@@ -127,13 +126,13 @@ pub(crate) struct StatusCell {
     expiry: Arc<LeaseExpiry>,
 }
 
-/// How often a waiting task checks an expired lease again.
+/// How often a waiting task reads the expiry of a lease again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 // === impl RegistrationStatus ===
 
 impl RegistrationStatus {
-    /// Whether the keys are known to be held: [`Registered`](Self::Registered) or
+    /// Whether the keys are known to be in etcd: [`Registered`](Self::Registered) or
     /// [`Suspect`](Self::Suspect).
     #[must_use]
     pub fn is_registered(&self) -> bool {
@@ -146,7 +145,7 @@ impl RegistrationStatus {
         matches!(self, Self::Ended(_))
     }
 
-    /// The registration that is held, if any.
+    /// The registration, if the keys are known to be in etcd.
     #[must_use]
     pub fn registered(&self) -> Option<&Registered> {
         match self {
@@ -188,15 +187,14 @@ impl fmt::Display for Ended {
 // === impl StatusWatch ===
 
 impl StatusWatch {
-    /// The status now. It is [`Lost`](RegistrationStatus::Lost) as soon as the lease may have expired, also
-    /// if the registrar has not run since, such as after the process was frozen.
+    /// The current status. It is [`Lost`](RegistrationStatus::Lost) as soon as the lease may have expired, also if the
+    /// registrar has not run since, such as after a freeze of the process.
     #[must_use]
     pub fn get(&self) -> RegistrationStatus {
         self.cell.get()
     }
 
-    /// Waits for a status that this watch has not returned yet; `None`
-    /// after the final one.
+    /// Waits for a status that this watch has not returned yet. `None` after the last one.
     ///
     /// Cancel safe.
     pub async fn changed(&mut self) -> Option<RegistrationStatus> {
@@ -204,8 +202,8 @@ impl StatusWatch {
         Some(Arc::unwrap_or_clone(status))
     }
 
-    /// Waits for a status for which `wanted` is true, beginning with the current one; `None` if the
-    /// registration ends without one.
+    /// Waits for a status for which `wanted` returns true, beginning with the current one. `None` if the registration ends
+    /// without one.
     ///
     /// Cancel safe.
     pub async fn wait_for(
@@ -311,16 +309,15 @@ impl StatusCell {
         }
     }
 
-    /// Publishes `next` if `takes` accepts the last status, and returns that. Does nothing if they
-    /// are the same.
+    /// Publishes `next` if it differs from the last status and `allows` returns true for that. Returns the last status.
     pub(crate) fn publish(
         &self,
         next: Arc<RegistrationStatus>,
-        takes: impl FnOnce(&RegistrationStatus) -> bool,
+        allows: impl FnOnce(&RegistrationStatus) -> bool,
     ) -> Option<Arc<RegistrationStatus>> {
         let mut guard = self.published.lock();
         let ((number, published), since) = &mut *guard;
-        if *published == next || !takes(published) {
+        if *published == next || !allows(published) {
             return None;
         }
         if std::mem::discriminant(&**published) != std::mem::discriminant(&*next) {
@@ -333,7 +330,7 @@ impl StatusCell {
         Some(last)
     }
 
-    /// The status now for a published one: nothing is held under a lease that may have expired.
+    /// The current status for a published one: no key is known to be in etcd once the lease may have expired.
     fn at_expiry(&self, published: &RegistrationStatus) -> RegistrationStatus {
         if !published.is_registered() {
             return published.clone();

@@ -67,9 +67,9 @@ mod tests {
             (due.elapsed(), due.remaining()),
             (Duration::ZERO, 2 * second)
         );
-        let age = |at: Timestamp| SystemTime::now().duration_since(at.into()).unwrap();
+        let age = |at: Timestamp| SystemTime::from(at).elapsed().unwrap();
         assert!(
-            (8 * second..9 * second).contains(&age(then)),
+            (8 * second..60 * second).contains(&age(then)),
             "{:?}",
             age(then)
         );

@@ -337,14 +337,14 @@ fn an_address_that_is_back_before_another_is_found_is_reported() {
     let formats = Formats::new(vec![Arc::new(Plain::new())]).unwrap();
     let bound = Bound::check("0.0.0.0:9000".parse().unwrap()).unwrap();
     let draft = Draft::new(vec![Instance::new("greeter")], 1, &formats).unwrap();
-    let (found, moved) = draft.armed(Some(&bound)).resolved(&ours);
+    let (found, moved) = draft.announced(Some(&bound)).resolved(&ours);
     assert!(moved.is_none() && found.checked(&ours).is_none());
     let gone = found.checked(&others).unwrap();
     assert!(gone.needs_local_ip() && gone.checked(&others).is_none());
     let back = gone.checked(&ours).unwrap();
     assert!(!back.needs_local_ip());
     // Announced again at the same address it keeps what was found, and at another one it does not.
-    assert!(!back.armed(Some(&bound)).needs_local_ip());
+    assert!(!back.announced(Some(&bound)).needs_local_ip());
     let other = Bound::check("0.0.0.0:9001".parse().unwrap()).unwrap();
-    assert!(back.armed(Some(&other)).needs_local_ip());
+    assert!(back.announced(Some(&other)).needs_local_ip());
 }

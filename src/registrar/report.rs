@@ -46,7 +46,7 @@ pub(crate) fn stats(registry: &Registry, entry: &Entry) -> RegistrationStats {
 /// Never panics, whatever the subscriber of the log and the observers do.
 pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<RegistrationStatus>) {
     let observers = &registry.config.observers;
-    announce(registry, entry);
+    added(registry, entry);
     if let Some(registered) = next.registered() {
         entry.set_keys(&registered.keys);
     }
@@ -70,9 +70,9 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<Registration
 
 /// Calls observers with the first status of the entry, unless somebody has done so. The worker finds the entry
 /// afterwards, so that this is before any other status, and it waits for nobody.
-pub(super) fn announce(registry: &Registry, entry: &Entry) {
+pub(super) fn added(registry: &Registry, entry: &Entry) {
     let observers = &registry.config.observers;
-    if observers.is_empty() || !entry.begin_announcement() {
+    if observers.is_empty() || !entry.begin_observation() {
         return;
     }
     let transition = StatusEvent {

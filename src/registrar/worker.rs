@@ -222,9 +222,9 @@ impl Worker {
     }
 
     fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
-        let (lease, not_ready) = (reconciler.held_lease(), self.registry.not_ready());
+        let (lease, pause) = (reconciler.held_lease(), self.registry.pause_of_all());
         let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
-        let desired = entries.map(|entry| (entry.id, entry.desired(lease, not_ready.clone())));
+        let desired = entries.map(|entry| (entry.id, entry.desired(lease, pause.clone())));
         desired.collect()
     }
 

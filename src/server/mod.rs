@@ -1,10 +1,11 @@
-//! The server's side: the layer and the listener for tonic, which announce, count, drain and end.
+//! The server's side: a layer and a listener, which announce the server, count its requests, and end them at the drain
+//! deadline.
 //!
 //! | file | |
 //! |---|---|
 //! | `layer.rs`, `service.rs`, `future.rs`, `body.rs` | the tower middleware |
-//! | `incoming.rs`, `listener.rs` | the listener: its first poll shows that the server accepts |
-//! | `accept.rs` | accepts, and pauses when that fails, such as without a file descriptor |
+//! | `incoming.rs`, `listener.rs` | the listener: its first poll announces the server |
+//! | `accept.rs` | accepts connections, and pauses after a failure, such as without a file descriptor |
 //! | `connection.rs` | one connection, which the drain can end |
 //! | `axum.rs` | the same listener for `axum::serve` |
 //! | `serve.rs` | [`ServeRegistered`](crate::ServeRegistered): all steps in the right order |
@@ -32,8 +33,8 @@ pub use incoming::Incoming;
 pub use listener::{IntoListener, Listener};
 pub use service::RegistrationService;
 
-/// Whether a request is gRPC, whose answer has a status in its trailers. grpc-web is not: for
-/// HTTP its trailers are part of the body.
+/// Whether a request is gRPC, whose response has a status in its trailers. The trailers of grpc-web are a part of the
+/// body for HTTP.
 #[inline]
 fn is_grpc(headers: &http::HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE);

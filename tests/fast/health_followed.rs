@@ -78,7 +78,7 @@ async fn the_key_is_withheld_before_the_followed_names_are_looked_at() {
     drop(context);
     announce(&registration);
     sleep(SEC * 10).await;
-    let none = "not ready: no health name has been looked at";
+    let none = "not ready: no health name was read yet";
     assert_eq!(pause_reasons(&registration), none);
     assert_eq!(setup.count(Rpc::Txn), 0);
     stuck.shutdown_background();

@@ -43,8 +43,11 @@ async fn a_second_signal_skips_the_waits() {
     let url = server.url().await;
     let mut client = GreeterClient::connect(url).await.unwrap();
     let _hellos = client.stream_hellos(hellos(0, 50)).await.unwrap();
+    // GNU `timeout` sends a signal to the process, and to its group: that is one request.
+    server.signal("TERM");
     server.signal("TERM");
     sleep(SEC).await;
+    assert_eq!(server.exit_code(), None, "{}", server.output());
     let start = Instant::now();
     server.signal("TERM");
     assert_eq!(server.exit(LONG).await, 0, "{}", server.output());

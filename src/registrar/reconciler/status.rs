@@ -223,7 +223,7 @@ impl Reconciler {
                 lease: lease.id(),
                 keys: keys.into(),
                 revision,
-                since: before.map_or(now, |registered| registered.since),
+                since: before.map_or(Timestamp::at(now), |registered| registered.since),
             },
             // It moves to another address. Until the new key is written, the former one is there.
             (LeaseState::Held(_), Some(before)) if is_moving => before.clone(),

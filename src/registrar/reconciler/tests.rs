@@ -462,6 +462,7 @@ fn describe(action: &Action) -> String {
     };
     let status = |status: &RegistrationStatus| {
         let text = format!("{status:?}");
+        let text = text.strip_prefix("Ended(").unwrap_or(&text);
         let end = text
             .find(|c: char| !c.is_alphanumeric())
             .unwrap_or(text.len());
