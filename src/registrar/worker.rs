@@ -13,7 +13,6 @@ use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};
 use crate::observe::member_stats;
 use crate::observe::observer::Renewal;
-use crate::observe::status::Status;
 use crate::registrar::lifecycle::health_acknowledged;
 use crate::runtime::clock;
 use crate::runtime::isolated::in_current_span;
