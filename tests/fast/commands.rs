@@ -18,12 +18,13 @@ const NOT_IN_CI: [(&str, &str); 5] = [
     ),
 ];
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "CONTRIBUTING.md",
     "DESIGN.md",
     "BENCHMARKS.md",
     "src",
+    "registryctl",
     "examples",
 ];
 

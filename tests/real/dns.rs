@@ -82,7 +82,6 @@ async fn a_lookup_under_way_does_not_delay_the_end_of_a_runtime() {
     drop(registration);
 }
 
-#[cfg(feature = "cli")]
 #[tokio::test]
 async fn doctor_ends_although_a_name_is_still_looked_up() {
     if !namespace::enter("dns::doctor_ends_although_a_name_is_still_looked_up").await {
@@ -94,7 +93,7 @@ async fn doctor_ends_although_a_name_is_still_looked_up() {
     let mut client = etcd.client().await;
     let put = client.put("/services/greeter/a", value, None);
     put.await.unwrap();
-    let mut doctor = tokio::process::Command::new(env!("CARGO_BIN_EXE_registryctl"));
+    let mut doctor = tokio::process::Command::new(crate::program::registryctl());
     let doctor = doctor.args(["doctor", "--etcd", &etcd.endpoint(), "greeter"]);
     let begun = Instant::now();
     let output = doctor.kill_on_drop(true).output().await.unwrap();

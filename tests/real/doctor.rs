@@ -33,7 +33,7 @@ const PROBLEM: i32 = 2;
 const HANGS: Duration = Duration::from_secs(30);
 
 async fn doctor(etcd: &str, flags: &[&str]) -> Diagnosis {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
+    let mut command = Command::new(crate::program::registryctl());
     command.args(["doctor", "--etcd", etcd]).args(flags);
     command.kill_on_drop(true);
     let output: Output = timeout(HANGS, command.output()).await.unwrap().unwrap();

@@ -17,7 +17,7 @@ use tonic_etcd::{Instance, Registrar, ServeRegistered as _};
 
 /// What a command printed, after its exit code.
 async fn registryctl(etcd: &Etcd, args: &[&str]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
+    let mut command = Command::new(crate::program::registryctl());
     command.args(args).args(["--etcd", &etcd.endpoint()]);
     if let Some((name, password)) = users::of_servers() {
         command.args(["--user", name, "--password", password]);

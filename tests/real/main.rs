@@ -27,16 +27,16 @@ mod cluster;
 mod discovery;
 #[cfg(target_os = "linux")]
 mod dns;
-#[cfg(feature = "cli")]
+#[cfg(feature = "_tls")]
 mod doctor;
 mod drain;
 mod exhausted;
 mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
-#[cfg(feature = "cli")]
+#[cfg(feature = "introspection")]
 mod hostile;
-#[cfg(feature = "cli")]
+#[cfg(feature = "introspection")]
 mod introspection;
 mod listeners;
 #[cfg(feature = "metrics")]
@@ -44,6 +44,7 @@ mod metrics;
 mod names;
 mod outages;
 mod pause;
+mod program;
 mod scale;
 #[cfg(feature = "axum")]
 mod servers;

@@ -9,7 +9,6 @@ mod members;
 mod names;
 mod report;
 pub(crate) mod servers;
-pub(crate) mod wire;
 
 use crate::call_error::{CallError, ErrorKind};
 use crate::dial::Dialer;

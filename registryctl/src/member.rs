@@ -4,9 +4,9 @@ use crate::access::Access;
 use crate::call_error::chain;
 use crate::failure::{Failure, usage};
 use crate::tls;
-use http::Uri;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::transport::Uri;
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
 /// One member.

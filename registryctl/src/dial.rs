@@ -1,9 +1,9 @@
 //! [`Dialer`]: how servers are dialled, in plaintext or with TLS.
 
 use crate::call_error::chain;
-use crate::doctor::wire::Wire;
 use crate::failure::Failure;
 use crate::tls;
+use crate::wire::Wire;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;

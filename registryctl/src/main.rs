@@ -1,14 +1,15 @@
 //! Shows the servers that are registered in etcd, and why clients do not find them.
 //!
 //! ```sh
-//! cargo run --features cli -- list
-//! cargo run --features cli -- doctor greeter
-//! cargo run --features cli -- watch --name greeter
-//! cargo run --features cli -- watch --name greeter --format plain,kratos,go-zero
+//! registryctl list
+//! registryctl doctor greeter
+//! registryctl watch --name greeter
+//! registryctl watch --name greeter --format plain,kratos,go-zero
 //! ```
 //!
 //! | file | |
 //! |---|---|
+//! | `access.rs`, `formats.rs` | flags: how etcd is reached, which formats are read |
 //! | `member.rs` | one member of etcd, with TLS settings |
 //! | `scope.rs` | [`Scope`](scope::Scope): which keys, in which formats; pure |
 //! | `tls.rs` | trust and identity from files |
@@ -29,7 +30,6 @@
 //! | `doctor/` | why clients do not find a service |
 //! | `screen.rs` | the terminal, or one line per change |
 
-#[path = "../../../examples/access/mod.rs"]
 mod access;
 mod call_error;
 mod describe;
@@ -38,7 +38,6 @@ mod doctor;
 mod entry;
 mod failure;
 mod follow;
-#[path = "../../../examples/formats/mod.rs"]
 mod formats;
 mod list;
 mod member;
@@ -54,6 +53,7 @@ mod table;
 mod target;
 mod tls;
 mod watch;
+mod wire;
 
 use access::Access;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -214,7 +214,7 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
             json,
             dial,
         } => {
-            let dialer = Dialer::new(dial, doctor::wire::PROBE_TIMEOUT)?;
+            let dialer = Dialer::new(dial, wire::PROBE_TIMEOUT)?;
             return doctor::run(source, &scope, service, &dialer, *json).await;
         }
         Command::Describe { instance, dial } => {

@@ -2,7 +2,6 @@
 
 use crate::dial::Dialer;
 use crate::doctor::servers::ask_health;
-use crate::doctor::wire::Wire;
 use crate::entry::{Entry, cut, escape, foreign};
 use crate::failure::Failure;
 use crate::list::first_answer;
@@ -13,6 +12,7 @@ use crate::scope::Scope;
 use crate::server::Server;
 use crate::source::{Source, Ttl, Ttls};
 use crate::target::Target;
+use crate::wire::Wire;
 use std::process::ExitCode;
 use tonic_etcd::HEALTH_NAME;
 use tonic_etcd::introspection::pb::{Process, Registration, ShutdownPhase};

@@ -3,10 +3,10 @@
 use super::addresses::is_docker_bridge;
 use super::keys::{Found, instances};
 use super::report::{MOST, Report, Verdict};
-use super::wire::Wire;
 use crate::call_error::chain;
 use crate::dial::Dialer;
 use crate::entry::foreign;
+use crate::wire::Wire;
 use futures_util::StreamExt as _;
 use std::error::Error as _;
 use std::fmt;

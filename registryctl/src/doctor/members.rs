@@ -1,9 +1,9 @@
 //! Checks etcd: each member, its version and alarms, and the cluster.
 
 use super::report::{Report, Verdict};
-use super::wire::{PROBE_TIMEOUT, Wire};
 use crate::call_error::{CallError, ErrorKind};
 use crate::source::{Connection, Source, Status};
+use crate::wire::{PROBE_TIMEOUT, Wire};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
