@@ -1,16 +1,15 @@
 //! `registryctl describe INSTANCE`: compares what etcd has with what the server reports.
 
 use crate::dial::Dialer;
-use crate::doctor::servers::ask_health;
 use crate::entry::{Entry, cut, escape, foreign};
 use crate::failure::Failure;
-use crate::list::first_answer;
+use crate::health::ask_health;
 use crate::output::print;
 use crate::process;
 use crate::process::span;
 use crate::scope::Scope;
-use crate::server::Server;
-use crate::source::{Source, Ttl, Ttls};
+use crate::server::{MOST, Server};
+use crate::source::{Connection, Source, Ttl, Ttls};
 use crate::target::Target;
 use crate::wire::Wire;
 use std::process::ExitCode;
@@ -32,17 +31,20 @@ pub(crate) async fn run(
     instance: &str,
     dialer: &Dialer,
 ) -> Result<ExitCode, Failure> {
-    let (connection, listing) = first_answer(source).await?;
+    let (connection, listing) = source.first_answer().await?;
     let target = Target::find(instance, listing.entries, scope)?;
     let leases = target.entries.iter().map(|it| it.lease);
     let ttls = connection.ttls(leases).await;
     let own = own(&target, dialer).await;
+    let registrations = own.as_ref().map_or(&[][..], |(found, _)| found);
     let mut lines = Lines::default();
     lines.push("", "ETCD", "SERVER");
-    lines.keys(&target, &ttls, own.as_ref().ok().map(|(own, _)| own));
+    lines.keys(&target, &ttls, registrations);
+    for own in registrations {
+        lines.own(own);
+    }
     match &own {
-        Ok((own, process)) => {
-            lines.own(own);
+        Ok((_, process)) => {
             for (name, text) in process::lines(process) {
                 lines.push(name, "", text);
             }
@@ -50,10 +52,7 @@ pub(crate) async fn run(
         Err(reason) => lines.push("introspection", "", reason),
     }
     lines.reach(&target, dialer).await;
-    let differences = match &own {
-        Ok((own, _)) => differences(&target, own),
-        Err(_) => vec![],
-    };
+    let differences = differences(&target.entries, registrations, &connection).await;
     let lines = lines.0.iter().map(|[what, etcd, server]| {
         let [first, second] = WIDTHS;
         let line = format!("{what:<first$}  {etcd:<second$}  {server}");
@@ -66,8 +65,8 @@ pub(crate) async fn run(
     })
 }
 
-/// What the server reports on this registration and on its process, or why it reports nothing.
-async fn own(target: &Target, dialer: &Dialer) -> Result<(Registration, Process), String> {
+/// What the server reports on these registrations and on its process, or why it reports nothing.
+async fn own(target: &Target, dialer: &Dialer) -> Result<(Vec<Registration>, Process), String> {
     let asked = async {
         let address = target.dialled()?;
         let server = Server::connect(address, dialer).await?;
@@ -77,39 +76,61 @@ async fn own(target: &Target, dialer: &Dialer) -> Result<(Registration, Process)
             let has_address = it.instances.iter().any(|it| it.address == address);
             it.keys.iter().any(has_key) || has_address || target.service.is_empty()
         };
-        server.registration(&target.service, is_wanted).await
+        server.registrations(&target.service, is_wanted).await
     };
     match asked.await {
-        Ok(Some(own)) => Ok(own),
-        Ok(None) => Err("it has no such registration".to_owned()),
+        Ok((found, _)) if found.is_empty() => Err("it has no such registration".to_owned()),
+        Ok(own) => Ok(own),
         Err(failure) => Err(failure.to_string()),
     }
 }
 
 /// The differences between the two sides.
-fn differences(target: &Target, own: &Registration) -> Vec<String> {
-    let mut found = vec![];
-    let there = |key: &String| target.entries.iter().any(|entry| entry.key() == *key);
-    let is_held = own.lease != 0;
-    for key in own.keys.iter().filter(|key| is_held && !there(key)) {
-        found.push(format!(
-            "the server says that it holds {key}, and it was not found in etcd"
-        ));
+async fn differences(
+    entries: &[Entry],
+    registrations: &[Registration],
+    connection: &Connection,
+) -> Vec<String> {
+    let (mut found, mut entries) = (vec![], entries.to_vec());
+    let held = registrations.iter().filter(|it| it.lease != 0);
+    for key in held.flat_map(|it| &it.keys).take(MOST) {
+        if entries.iter().any(|entry| entry.key() == *key) {
+            continue;
+        }
+        // It is of another service or in another format than was listed.
+        match connection.entry(key).await {
+            Ok(Some(entry)) => entries.push(entry),
+            Ok(None) => found.push(format!(
+                "the server says that it holds {}, and it was not found in etcd",
+                foreign(key)
+            )),
+            // Perhaps we may not read it.
+            Err(_) => {}
+        }
     }
-    let are_all_told = own.keys.len() == own.keys_total as usize;
-    for entry in target.entries.iter().filter(|_| are_all_told) {
+    let are_all_told = |it: &Registration| it.keys.len() == it.keys_total as usize;
+    if registrations.is_empty() || !registrations.iter().all(are_all_told) {
+        return found;
+    }
+    for entry in &entries {
         let key = foreign(&entry.key);
-        if !is_held || !own.keys.contains(&entry.key()) {
-            found.push(format!(
+        match holder(registrations, entry) {
+            None => found.push(format!(
                 "{key} is in etcd, and the server does not say that it holds it"
-            ));
-        } else if entry.lease != own.lease {
-            found.push(format!(
+            )),
+            Some(own) if own.lease != entry.lease => found.push(format!(
                 "{key} has another lease in etcd: another process wrote it"
-            ));
+            )),
+            Some(_) => {}
         }
     }
     found
+}
+
+/// The registration that holds a key.
+fn holder<'a>(registrations: &'a [Registration], entry: &Entry) -> Option<&'a Registration> {
+    let mut held = registrations.iter().filter(|it| it.lease != 0);
+    held.find(|own| own.keys.contains(&entry.key()))
 }
 
 // === impl Lines ===
@@ -119,13 +140,12 @@ impl Lines {
         self.0.push([what.to_owned(), etcd.into(), server.into()]);
     }
 
-    fn keys(&mut self, target: &Target, ttls: &Ttls, own: Option<&Registration>) {
+    fn keys(&mut self, target: &Target, ttls: &Ttls, registrations: &[Registration]) {
         if target.entries.is_empty() {
             self.push("key", "none has this address", "");
         }
         for entry in &target.entries {
-            let said = own.filter(|own| own.lease != 0 && own.keys.contains(&entry.key()));
-            self.entry(entry, ttls, said);
+            self.entry(entry, ttls, holder(registrations, entry));
         }
     }
 
@@ -159,12 +179,12 @@ impl Lines {
         let since = format!(" for {}", span(own.state_age_ms));
         let reason = match &*own.reason {
             "" => String::new(),
-            reason => format!(": {reason}"),
+            reason => format!(": {}", foreign(reason)),
         };
         let state = words(own.state().as_str_name(), "REGISTRATION_STATE_");
         self.push("state", "", format!("{state}{since}{reason}"));
-        for pause in &own.pauses {
-            self.push("pause", "", pause);
+        for pause in own.pauses.iter().take(MOST) {
+            self.push("pause", "", foreign(pause));
         }
         if own.shutdown() != ShutdownPhase::Unspecified {
             let ends = own.shutdown_ends_in_ms.map(span);
@@ -173,7 +193,7 @@ impl Lines {
             self.push("shutdown", "", format!("{phase}{ends}"));
         }
         self.push("in flight", "", own.in_flight.to_string());
-        self.push("formats", "", own.formats.join(", "));
+        self.push("formats", "", foreign(own.formats.join(", ")));
     }
 
     async fn reach(&mut self, target: &Target, dialer: &Dialer) {

@@ -1,15 +1,16 @@
 //! [`Dialer`]: how servers are dialled, in plaintext or with TLS.
 
-use crate::call_error::chain;
+use crate::access::tls;
 use crate::failure::Failure;
-use crate::tls;
 use crate::wire::Wire;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint, Error};
+use tonic_etcd::Tls;
 use tonic_etcd::format::Address;
+use tonic_etcd::internal::{chain, secure};
 
 /// Set on each flag: a heading of the struct would also apply to later flags.
 const HEADING: &str = "servers";
@@ -36,8 +37,8 @@ pub(crate) struct DialArgs {
 /// See the [module](self).
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
-    tls: Option<ClientTlsConfig>,
-    name: Option<String>,
+    tls: Option<Tls>,
+    is_named: bool,
     /// For one connection, and for one answer.
     pub(crate) limit: Duration,
 }
@@ -45,30 +46,33 @@ pub(crate) struct Dialer {
 // === impl Dialer ===
 
 impl Dialer {
-    /// Reads the files.
+    /// Reads the files, to refuse those that cannot work.
     pub(crate) fn new(args: &DialArgs, limit: Duration) -> Result<Self, Failure> {
-        let identity = args.server_cert_file.as_deref();
-        let identity = identity.zip(args.server_key_file.as_deref());
-        let ca = args.server_ca_file.as_deref();
-        let tls = ca.map(|ca| tls::config(ca, identity, None)).transpose()?;
-        let name = args.server_tls_name.clone();
-        Ok(Self { tls, name, limit })
+        let identity = args.server_cert_file.as_ref();
+        let identity = identity.zip(args.server_key_file.as_ref());
+        let name = args.server_tls_name.as_ref();
+        let tls = tls(args.server_ca_file.as_ref(), identity, name);
+        if let Some(tls) = &tls {
+            secure(tls, Endpoint::from_static("https://host")).map_err(Failure::Usage)?;
+        }
+        let is_named = name.is_some();
+        Ok(Self {
+            tls,
+            is_named,
+            limit,
+        })
     }
 
     /// Connects. Not bounded.
     pub(crate) async fn dial(&self, address: &Address) -> Result<Channel, String> {
-        let scheme = match self.tls {
-            Some(_) => "https",
-            None => "http",
+        let failed = |error: Error| chain(&error);
+        let at = |scheme| Endpoint::from_shared(format!("{scheme}://{address}")).map_err(failed);
+        let endpoint = match &self.tls {
+            None => at("http")?,
+            Some(tls) if self.is_named => secure(tls, at("https")?)?,
+            Some(tls) => secure(&tls.clone().domain(address.host()), at("https")?)?,
         };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
-        let mut endpoint = endpoint.map_err(|error| chain(&error))?;
-        if let Some(tls) = &self.tls {
-            let name = self.name.clone().unwrap_or_else(|| address.host());
-            let secured = endpoint.tls_config(tls.clone().domain_name(name));
-            endpoint = secured.map_err(|error| chain(&error))?;
-        }
-        endpoint.connect().await.map_err(|error| chain(&error))
+        endpoint.connect().await.map_err(failed)
     }
 
     /// Probes what answers at the address. With TLS the result is [`Wire::Http2`] if the handshake succeeds.

@@ -3,8 +3,8 @@
 
 use crate::scope::Scope;
 use etcd_client::KeyValue;
-use std::fmt::Write as _;
 use tonic_etcd::InstanceJson;
+use tonic_etcd::internal::{self, is_plain};
 
 /// One key and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(crate) struct Decoded {
     pub(crate) address: Option<String>,
     /// The value without name and address.
     pub(crate) rest: Vec<u8>,
+    /// Why readers skip the key.
+    pub(crate) skipped: Option<String>,
 }
 
 /// The same, safe to print.
@@ -33,6 +35,7 @@ pub(crate) struct Decoded {
 pub(crate) struct Shown {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// After the reason, if readers skip the key.
     pub(crate) rest: String,
 }
 
@@ -42,26 +45,28 @@ impl Entry {
     /// Name and address: from another format if the key has its form, else from the JSON that the
     /// library writes, else from the default key.
     pub(crate) fn decoded(&self, scope: &Scope) -> Decoded {
-        if let Some(read) = scope.read(&self.key(), &self.value) {
-            let (name, address) = match &read {
-                Ok(instance) => (instance.name(), instance.get_address()),
-                Err(unread) => (&*unread.service, None),
-            };
-            return Decoded {
-                name: name.to_owned(),
-                address: address.map(str::to_owned),
-                rest: self.value.clone(),
-            };
+        let key = self.key();
+        let read = scope.read(&key, &self.value);
+        let skipped = match &read {
+            _ if std::str::from_utf8(&self.key).is_err() => Some("its key is not UTF-8".to_owned()),
+            Some(read) => read.instance.as_ref().err().cloned(),
+            None => Some("belongs to none of the given formats".to_owned()),
+        };
+        let decoded = |name: &str, address: Option<&str>, rest| Decoded {
+            name: name.to_owned(),
+            address: address.map(str::to_owned),
+            rest,
+            skipped,
+        };
+        if let Some(read) = read.filter(|read| !read.is_plain) {
+            let instance = read.instance.ok();
+            let address = instance.as_ref().and_then(|it| it.get_address());
+            return decoded(&read.service, address, self.value.clone());
         }
         if let Ok(instance) = serde_json::from_slice::<InstanceJson>(&self.value) {
-            let InstanceJson { name, address, .. } = instance;
-            return Decoded {
-                name,
-                address: Some(address),
-                rest: rest_of_json(&self.value),
-            };
+            let rest = rest_of_json(&self.value);
+            return decoded(&instance.name, Some(&instance.address), rest);
         }
-        let key = self.key();
         let below = key
             .strip_prefix(&scope.prefix)
             .unwrap_or(&key)
@@ -72,23 +77,16 @@ impl Entry {
             [name, ..] if !name.is_empty() => (name, None),
             _ => (&*key, None),
         };
-        Decoded {
-            name: name.to_owned(),
-            address: address.map(str::to_owned),
-            rest: self.value.clone(),
-        }
+        decoded(name, address, self.value.clone())
     }
 
     pub(crate) fn shown(&self, scope: &Scope) -> Shown {
-        let Decoded {
-            name,
-            address,
-            rest,
-        } = self.decoded(scope);
+        let decoded = self.decoded(scope);
+        let skipped = decoded.skipped.map(|why| format!("(skipped: {why}) "));
         Shown {
-            name: escape(name),
-            address: address.map_or("-".to_owned(), escape),
-            rest: escape(&rest),
+            name: escape(decoded.name),
+            address: decoded.address.map_or("-".to_owned(), escape),
+            rest: escape(skipped.unwrap_or_default()) + &escape(&decoded.rest),
         }
     }
 
@@ -122,20 +120,18 @@ fn rest_of_json(value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A text that is safe for a terminal: no characters that [`steers`], and no invalid UTF-8.
+/// A text that is safe for a terminal, also with invalid UTF-8.
 pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
-    let bytes = text.as_ref();
-    let mut shown = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
+    let mut shown = String::new();
+    for chunk in text.as_ref().utf8_chunks() {
         for char in chunk.valid().chars() {
-            match steers(char) {
-                true => shown.extend(char.escape_default()),
-                false => shown.push(char),
+            match is_plain(char) {
+                true => shown.push(char),
+                false => shown.extend(char.escape_default()),
             }
         }
-        for byte in chunk.invalid() {
-            let _ = write!(shown, "\\x{byte:02x}");
-        }
+        let invalid = chunk.invalid().iter();
+        shown.extend(invalid.map(|byte| format!("\\x{byte:02x}")));
     }
     shown
 }
@@ -143,11 +139,8 @@ pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
 /// What etcd, a server or the way to one said, where it enters: one line, of a bounded length. Escaping it again changes
 /// nothing.
 pub(crate) fn foreign(text: impl AsRef<[u8]>) -> String {
-    cut(&escape(text), MAX_FOREIGN)
+    internal::foreign(&escape(text))
 }
-
-/// In characters: enough for real errors, keys and addresses.
-const MAX_FOREIGN: usize = 400;
 
 /// At most `width` characters, with a mark if the text was cut.
 pub(crate) fn cut(text: &str, width: usize) -> String {
@@ -164,27 +157,15 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 pub(crate) fn escape_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for char in json.chars() {
-        if !steers(char) {
+        if is_plain(char) {
             shown.push(char);
             continue;
         }
         for unit in char.encode_utf16(&mut [0; 2]) {
-            let _ = write!(shown, "\\u{unit:04x}");
+            shown += &format!("\\u{unit:04x}");
         }
     }
     shown
-}
-
-/// Whether a character controls a terminal or changes how other characters are shown: controls, invisible characters, and
-/// changes of direction.
-fn steers(char: char) -> bool {
-    char.is_control()
-        || matches!(
-            char,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-        )
-        || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-        || matches!(char, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -274,7 +255,7 @@ pub(crate) mod tests {
     fn escaped_json_is_the_same_json() {
         let text = "\u{9b}2J \u{202e} \u{e0001} \x1b grüße \\ \" 👋";
         let json = escape_json(&serde_json::to_string(text).unwrap());
-        assert!(!json.chars().any(steers), "{json}");
+        assert!(json.chars().all(is_plain), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tonic_etcd::internal::{CallError, Target};
 
 /// The messages of the follower.
 #[derive(Debug)]
@@ -39,10 +40,10 @@ pub(crate) async fn follow(
     leases: watch::Receiver<Vec<i64>>,
 ) {
     let mut pause = FIRST_PAUSE;
-    for member in 0.. {
+    for member in source.members.iter().cycle() {
         let mut worked = false;
         let Err(why) = once(&source, member, &updates, &leases, &mut worked).await;
-        let _ = updates.send(Update::Outage(why)).await;
+        let _ = updates.send(Update::Outage(why.to_string())).await;
         pause = match worked {
             true => FIRST_PAUSE,
             false => (pause * 2).min(LONGEST_PAUSE),
@@ -54,18 +55,18 @@ pub(crate) async fn follow(
 /// Uses one connection until it fails.
 async fn once(
     source: &Source,
-    member: usize,
+    member: &Target,
     updates: &mpsc::Sender<Update>,
     leases: &watch::Receiver<Vec<i64>>,
     worked: &mut bool,
-) -> Result<Infallible, String> {
+) -> Result<Infallible, CallError> {
     let connection = source.connect(member).await?;
     let listing = connection.list().await?;
-    let mut watch = connection.watch(&listing).await?;
+    let mut watches = connection.watch(&listing).await?;
     *worked = true;
     // Who receives them drops us when it ends.
     let tell = async |update| drop(updates.send(update).await);
-    let (endpoint, entries) = (connection.endpoint.clone(), listing.entries);
+    let (endpoint, entries) = (connection.etcd.url().clone(), listing.entries);
     tell(Update::Listed { endpoint, entries }).await;
     let pulse = async {
         loop {
@@ -79,9 +80,7 @@ async fn once(
     };
     let events = async {
         loop {
-            let events = watch.next().await;
-            let events = events.map_err(|why| format!("{}: {why}", connection.endpoint))?;
-            tell(Update::Happened(events)).await;
+            tell(Update::Happened(watches.next().await?)).await;
         }
     };
     tokio::select! {

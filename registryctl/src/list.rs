@@ -1,12 +1,11 @@
 //! `registryctl list`: who is registered now.
 
-use crate::call_error::CallError;
 use crate::entry::{Entry, escape_json};
 use crate::failure::Failure;
 use crate::output::print;
 use crate::scope::Scope;
 use crate::screen;
-use crate::source::{Connection, Listing, Source, Ttl, Ttls};
+use crate::source::{Source, Ttl, Ttls};
 use crate::table::table;
 use serde::Serialize;
 use std::io::{IsTerminal, stdout};
@@ -29,10 +28,12 @@ struct Line<'a> {
     value_hex: Option<String>,
     create_revision: i64,
     mod_revision: i64,
+    /// Why readers skip the key; `null` if they do not.
+    skipped: Option<String>,
 }
 
 pub(crate) async fn run(source: &Source, scope: &Scope, json: bool) -> Result<(), Failure> {
-    let (connection, listing) = first_answer(source).await?;
+    let (connection, listing) = source.first_answer().await?;
     let leases = listing.entries.iter().map(|it| it.lease);
     let ttls = connection.ttls(leases).await;
     if listing.entries.is_empty() {
@@ -46,26 +47,6 @@ pub(crate) async fn run(source: &Source, scope: &Scope, json: bool) -> Result<()
         false => table("REVISION", rows, scope, &ttls).lines(width),
     })?;
     Ok(())
-}
-
-/// Lists from the first member that answers.
-pub(crate) async fn first_answer(source: &Source) -> Result<(Connection, Listing), Failure> {
-    let mut said = vec![];
-    for member in 0..source.len() {
-        let asked = async {
-            let connection = source.connect(member).await?;
-            let listing = connection.list().await?;
-            Ok::<_, CallError>((connection, listing))
-        };
-        match asked.await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => said.push(error.to_string()),
-        }
-    }
-    let said = said.join("\n  ");
-    Err(Failure::Other(format!(
-        "cannot list what is registered:\n  {said}"
-    )))
 }
 
 fn json_lines(entries: &[Entry], scope: &Scope, ttls: &Ttls) -> Vec<String> {
@@ -104,6 +85,7 @@ impl<'a> Line<'a> {
             value_hex: value.is_none().then(hex),
             create_revision: entry.created,
             mod_revision: entry.written,
+            skipped: decoded.skipped,
         }
     }
 }

@@ -10,28 +10,24 @@
 //! | file | |
 //! |---|---|
 //! | `access.rs`, `formats.rs` | flags: how etcd is reached, which formats are read |
-//! | `member.rs` | one member of etcd, with TLS settings |
 //! | `scope.rs` | [`Scope`](scope::Scope): which keys, in which formats; pure |
-//! | `tls.rs` | trust and identity from files |
-//! | `dial.rs` | [`Dialer`]: how servers are dialled |
-//! | `source.rs` | [`Source`]: the one module that calls etcd |
-//! | `call_error.rs` | why a call to etcd failed |
-//! | `failure.rs` | why a command failed; pure |
-//! | `follow.rs` | list, watch, and again after every error |
+//! | `source.rs` | [`Source`]: the members of etcd, and what operators ask them |
 //! | `entry.rs` | [`Entry`](entry::Entry): one key, decoded as far as possible |
-//! | `registry.rs` | the known entries, and since when; pure |
+//! | `failure.rs`, `output.rs` | why a command failed; lines on stdout |
 //! | `table.rs` | rows and columns; pure |
-//! | `output.rs` | lines on stdout |
-//! | `list.rs`, `watch.rs` | the two commands |
+//! | `list.rs` | the servers that are registered now |
+//! | `watch.rs` | the same, and every change |
+//! | `follow.rs` | list, watch, and again after every error |
+//! | `registry.rs`, `view.rs` | what a watch knows; pure |
+//! | `screen.rs` | the same on a terminal |
 //! | `target.rs` | the server that a command names; pure |
-//! | `server.rs` | a connection to it, and its introspection service |
+//! | `dial.rs` | [`Dialer`]: how servers are dialled |
+//! | `wire.rs`, `health.rs`, `server.rs` | what a server answers: its protocol, its health, its introspection service |
 //! | `describe.rs`, `pause.rs` | the commands that call a server |
 //! | `process.rs` | what a server reports on etcd and on its discoveries |
 //! | `doctor/` | why clients do not find a service |
-//! | `screen.rs` | the terminal, or one line per change |
 
 mod access;
-mod call_error;
 mod describe;
 mod dial;
 mod doctor;
@@ -39,8 +35,8 @@ mod entry;
 mod failure;
 mod follow;
 mod formats;
+mod health;
 mod list;
-mod member;
 mod output;
 mod pause;
 mod process;
@@ -51,12 +47,12 @@ mod server;
 mod source;
 mod table;
 mod target;
-mod tls;
+mod view;
 mod watch;
 mod wire;
 
 use access::Access;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use dial::{DialArgs, Dialer};
 use failure::Failure;
 use scope::ScopeArgs;
@@ -164,7 +160,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = Args::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
+    let args = Args::parse();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -192,11 +188,6 @@ async fn exit_code(args: &Args) -> ExitCode {
         Failure::Usage(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
-}
-
-/// The flag was called `--key` before, and scripts may use it. In `server` that is another flag.
-fn command() -> clap::Command {
-    Args::command().mut_arg("key_file", |flag| flag.alias("key"))
 }
 
 async fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -241,12 +232,14 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory as _;
 
     #[test]
     fn the_private_key_is_also_called_key_as_it_was_at_first() {
-        command().debug_assert();
+        Args::command().debug_assert();
         for flag in ["--key", "--key-file"] {
-            let matches = command().try_get_matches_from(["registryctl", "list", flag, "a.pem"]);
+            let matches =
+                Args::command().try_get_matches_from(["registryctl", "list", flag, "a.pem"]);
             let matches = matches.unwrap_or_else(|error| panic!("{flag}: {error}"));
             let given = matches.get_one::<std::path::PathBuf>("key_file");
             assert_eq!(given, Some(&"a.pem".into()), "{flag}");

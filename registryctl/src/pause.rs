@@ -1,9 +1,8 @@
 //! `registryctl pause` and `resume`: takes a server out of etcd while it keeps serving, and puts it back.
 
 use crate::dial::Dialer;
-use crate::entry::escape;
+use crate::entry::{escape, foreign};
 use crate::failure::Failure;
-use crate::list::first_answer;
 use crate::output::print;
 use crate::scope::Scope;
 use crate::server::Server;
@@ -22,6 +21,16 @@ pub(crate) async fn pause(
     let target = target(source, scope, instance).await?;
     let address = target.dialled()?;
     let server = Server::connect(address, dialer).await?;
+    let (found, _) = server.registrations(&target.service, |_| true).await?;
+    let (by_name, same) = (format!("{name}: "), foreign(format!("{name}: {reason}")));
+    let mut pauses = found.iter().flat_map(|it| &it.pauses);
+    // Another operator may have made it. The same command again changes nothing.
+    if let Some(other) = pauses.find(|it| it.starts_with(&by_name) && foreign(it) != same) {
+        let other = foreign(other);
+        return Err(Failure::Other(format!(
+            "{address} has a pause of this name already ({other}): give another --pause-name, or resume that one"
+        )));
+    }
     let request = PauseRequest {
         service: target.service.clone(),
         name: name.to_owned(),
@@ -55,7 +64,7 @@ async fn target(source: &Source, scope: &Scope, instance: &str) -> Result<Target
     if let Some(target) = Target::at(instance) {
         return Ok(target);
     }
-    let (_, listing) = first_answer(source).await?;
+    let (_, listing) = source.first_answer().await?;
     Target::find(instance, listing.entries, scope)
 }
 

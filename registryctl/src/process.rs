@@ -1,5 +1,7 @@
-//! What a server reports on the members of etcd, and on its discoveries. `server.rs` has escaped its texts.
+//! What a server reports on the members of etcd, and on its discoveries.
 
+use crate::entry::foreign;
+use crate::server::MOST;
 use std::time::Duration;
 use tonic_etcd::introspection::pb::{Discovery, EtcdEndpoint, EtcdEndpointState, Process};
 
@@ -8,11 +10,11 @@ pub(crate) fn lines(process: &Process) -> Vec<(&'static str, String)> {
     let members = process.registrars.iter().flat_map(|it| &it.endpoints);
     let members = members.map(|it| ("etcd", member(it)));
     let discoveries = process.discoveries.iter().flat_map(discovery);
-    members.chain(discoveries).collect()
+    members.take(MOST).chain(discoveries.take(MOST)).collect()
 }
 
 fn member(it: &EtcdEndpoint) -> String {
-    let url = &it.url;
+    let (url, last_error) = (foreign(&it.url), foreign(&it.last_error));
     let state = match it.state() {
         EtcdEndpointState::Connected => "connected",
         EtcdEndpointState::Idle => "not connected, not needed",
@@ -25,15 +27,15 @@ fn member(it: &EtcdEndpoint) -> String {
     };
     let since = it.failing_for_ms.map(|ms| format!(" for {}", span(ms)));
     let error = match (it.failing_for_ms, it.last_error_age_ms) {
-        (Some(_), Some(_)) => format!(": {}", it.last_error),
-        (None, Some(age)) => format!("; {} ago: {}", span(age), it.last_error),
+        (Some(_), Some(_)) => format!(": {last_error}"),
+        (None, Some(age)) => format!("; {} ago: {last_error}", span(age)),
         _ => String::new(),
     };
     format!("{url} {state}{}{error}", since.unwrap_or_default())
 }
 
 fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
-    let service = &it.service;
+    let service = foreign(&it.service);
     let mut told = vec![(
         "discovery",
         format!(
@@ -42,10 +44,10 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         ),
     )];
     for skipped in &it.skipped_by_reason {
-        let reason = &skipped.reason;
+        let reason = foreign(&skipped.reason);
         let example = match &*skipped.example {
             "" => String::new(),
-            key => format!(", such as {key}"),
+            key => format!(", such as {}", foreign(key)),
         };
         told.push((
             "skipped",
@@ -53,7 +55,10 @@ fn discovery(it: &Discovery) -> Vec<(&'static str, String)> {
         ));
     }
     if !it.watch_error.is_empty() {
-        told.push(("not watched", format!("{service}: {}", it.watch_error)));
+        told.push((
+            "not watched",
+            format!("{service}: {}", foreign(&it.watch_error)),
+        ));
     }
     told
 }

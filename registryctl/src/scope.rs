@@ -40,16 +40,17 @@ pub(crate) struct Scope {
     pub(crate) prefix: String,
     /// The prefixes to list. Each ends with a slash: otherwise `greeter` would also list `greeter2`.
     pub(crate) scans: Vec<String>,
-    /// The readers of instances; one for the plain format only with a single service.
     readers: Vec<Reader>,
 }
 
-/// Why no format can read a value.
+/// What readers of a key see.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unread {
-    /// The service that the key seems to belong to.
+pub(crate) struct Read {
+    /// They read the plain format.
+    pub(crate) is_plain: bool,
     pub(crate) service: String,
-    pub(crate) reason: String,
+    /// The instance, or why they skip the key.
+    pub(crate) instance: Result<Instance, String>,
 }
 
 /// One format, below one prefix.
@@ -64,109 +65,74 @@ struct Reader {
 // === impl ScopeArgs ===
 
 impl ScopeArgs {
+    pub(crate) fn check(&self) -> Result<Scope, Failure> {
+        self.scope(&self.name)
+    }
+
     /// The scope of one service.
     pub(crate) fn of_service(&self, service: &str) -> Result<Scope, Failure> {
         if !self.name.is_empty() {
             return usage("--name does not go with a service that is given by itself");
         }
-        let prefix = self.checked_prefix()?;
-        check_name(service)?;
-        let plain = Plain::new().prefix(prefix);
-        let readers = self.format.iter().map(|it| {
-            let format = it.format(&plain);
-            Reader::of_service(&format, service)
-        });
-        Ok(Scope::new(prefix, vec![], readers.collect()))
+        self.scope(&[service.to_owned()])
     }
 
-    fn checked_prefix(&self) -> Result<&str, Failure> {
+    /// The scope of the services with these names, or of all.
+    fn scope(&self, names: &[String]) -> Result<Scope, Failure> {
         let prefix = self.prefix.trim_end_matches('/');
         if prefix.is_empty() {
             return usage("--prefix is empty: name what the keys begin with, such as /services");
         }
-        Ok(prefix)
-    }
-
-    pub(crate) fn check(&self) -> Result<Scope, Failure> {
-        let prefix = self.checked_prefix()?;
-        self.name.iter().try_for_each(|name| check_name(name))?;
+        if let Some(name) = names.iter().find(|it| it.is_empty() || it.contains('/')) {
+            return usage(format!(
+                "{name:?}: a name is one part of a key, not empty, no slash"
+            ));
+        }
         let mut readers = vec![];
-        let mut scans = vec![];
         for format in &self.format {
-            if *format == FormatName::Plain {
-                let names = self.name.iter();
-                scans.extend(names.map(|name| format!("{prefix}/{name}/")));
-                if self.name.is_empty() {
-                    scans.push(format!("{prefix}/"));
-                }
-            } else {
-                readers.extend(self.readers(&format.format(&Plain::new()))?);
+            let format = format.format(&Plain::new().prefix(prefix));
+            let settings = format.check_settings();
+            settings.map_err(|error| Failure::Usage(error.to_string()))?;
+            match names {
+                [] => readers.push(Reader::of_all(format)?),
+                names => readers.extend(names.iter().map(|it| Reader::of_service(&format, it))),
             }
         }
-        Ok(Scope::new(prefix, scans, readers))
+        let mut scans: Vec<_> = readers.iter().map(|it| it.below.clone()).collect();
+        scans.sort();
+        // Keys below another scan would be shown twice.
+        scans.dedup_by(|scan, above| scan.starts_with(&**above));
+        Ok(Scope {
+            prefix: prefix.to_owned(),
+            scans,
+            readers,
+        })
     }
-
-    fn readers(&self, format: &Arc<dyn Format>) -> Result<Vec<Reader>, Failure> {
-        if !self.name.is_empty() {
-            let names = self.name.iter();
-            let readers = names.map(|name| Reader::of_service(format, name));
-            return Ok(readers.collect());
-        }
-        let root = format.key_prefix("x");
-        match root.strip_suffix("x/") {
-            None | Some("") => usage(format!(
-                "--format {} needs --name: its keys begin with the name of the service",
-                format.name()
-            )),
-            Some(root) => Ok(vec![Reader {
-                format: format.clone(),
-                below: root.to_owned(),
-                service: None,
-            }]),
-        }
-    }
-}
-
-fn check_name(name: &str) -> Result<(), Failure> {
-    if name.is_empty() || name.contains('/') {
-        return usage(format!(
-            "{name:?}: a name is one part of a key, not empty, no slash"
-        ));
-    }
-    Ok(())
 }
 
 // === impl Scope ===
 
 impl Scope {
-    fn new(prefix: &str, mut scans: Vec<String>, readers: Vec<Reader>) -> Self {
-        scans.extend(readers.iter().map(|reader| reader.below.clone()));
-        scans.sort();
-        // Keys below another scan would be shown twice.
-        scans.dedup_by(|scan, above| scan.starts_with(&**above));
-        Self {
-            prefix: prefix.to_owned(),
-            scans,
-            readers,
-        }
-    }
-
-    /// The result of the first format that can decode it, or the error of the first format.
-    pub(crate) fn read(&self, key: &str, value: &[u8]) -> Option<Result<Instance, Unread>> {
+    /// As the first format that can decode the key, else as the first one that looks at it.
+    pub(crate) fn read(&self, key: &str, value: &[u8]) -> Option<Read> {
         let mut unread = None;
         for reader in &self.readers {
-            let Some(below) = key.strip_prefix(&reader.below) else {
-                continue;
-            };
+            let below = key.strip_prefix(&reader.below).unwrap_or_default();
             for service in reader.services(below) {
-                let reason = match format::decode(&*reader.format, &service, key, value) {
-                    Ok(instance) => return Some(Ok(instance)),
-                    Err(error) => format!("read as {}: {error}", reader.format.name()),
+                let name = reader.format.name();
+                let decoded = format::decode(&*reader.format, &service, key, value);
+                let read = Read {
+                    is_plain: name == "plain",
+                    service,
+                    instance: decoded.map_err(|error| format!("read as {name}: {error}")),
                 };
-                unread.get_or_insert(Unread { service, reason });
+                if read.instance.is_ok() {
+                    return Some(read);
+                }
+                unread.get_or_insert(read);
             }
         }
-        unread.map(Err)
+        unread
     }
 }
 
@@ -181,9 +147,24 @@ impl Reader {
         }
     }
 
+    fn of_all(format: Arc<dyn Format>) -> Result<Self, Failure> {
+        let prefix = format.key_prefix("x");
+        match prefix.strip_suffix("x/") {
+            None | Some("") => usage(format!(
+                "--format {} needs --name: its keys begin with the name of the service",
+                format.name()
+            )),
+            Some(below) => Ok(Self {
+                below: below.to_owned(),
+                format,
+                service: None,
+            }),
+        }
+    }
+
     /// The services that a key could belong to.
     fn services(&self, below: &str) -> Vec<String> {
-        if let Some(service) = &self.service {
+        if let (Some(service), false) = (&self.service, below.is_empty()) {
             return vec![service.clone()];
         }
         let mut segments: Vec<_> = below.split('/').collect();
@@ -259,11 +240,13 @@ pub(crate) mod tests {
         let formats = [FormatName::EtcdNaming, FormatName::GoZero];
         let scope = scope(&formats, &["greeter"]).unwrap();
         for value in [r#"{"Op":0,"Addr":"10.1.2.3:9000"}"#, "10.1.2.3:9000"] {
-            let read = scope.read("greeter/x", value.as_bytes()).unwrap().unwrap();
-            assert_eq!(read.get_address(), Some("10.1.2.3:9000"), "{value}");
+            let read = scope.read("greeter/x", value.as_bytes()).unwrap();
+            let address = read.instance.unwrap();
+            assert_eq!(address.get_address(), Some("10.1.2.3:9000"), "{value}");
         }
-        let unread = scope.read("greeter/x", b"hello").unwrap().unwrap_err();
+        let unread = scope.read("greeter/x", b"hello").unwrap();
         assert_eq!(unread.service, "greeter");
+        assert!(unread.instance.is_err());
         assert_eq!(scope.read("/services/greeter/x", b"a:1"), None);
     }
 
@@ -275,8 +258,8 @@ pub(crate) mod tests {
             ("/skydns/local/skydns/greeter/a1", "greeter"),
             ("/skydns/local/skydns/greeter/v1/a1", "v1.greeter"),
         ] {
-            let read = scope.read(key, value).unwrap().unwrap();
-            assert_eq!(read.name(), name);
+            let read = scope.read(key, value).unwrap();
+            assert_eq!(read.instance.unwrap().name(), name);
         }
     }
 }

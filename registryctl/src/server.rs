@@ -1,8 +1,7 @@
 //! Calls the introspection service of a server: its registrations and pauses.
 
-use crate::call_error::no_answer;
 use crate::dial::Dialer;
-use crate::entry::{cut, escape, foreign};
+use crate::entry::foreign;
 use crate::failure::Failure;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -21,7 +20,9 @@ pub(crate) struct Server {
     limit: Duration,
 }
 
-/// The most pages to read for one registration.
+/// The most registrations, members, discoveries and texts of one list to show. A server of this crate sends at most 64 texts.
+pub(crate) const MOST: usize = 64;
+/// The most pages to read.
 const MAX_PAGES: usize = 100;
 
 // === impl Server ===
@@ -30,7 +31,7 @@ impl Server {
     pub(crate) async fn connect(address: &Address, dialer: &Dialer) -> Result<Self, Failure> {
         let limit = dialer.limit;
         let dialled = timeout(limit, dialer.dial(address)).await;
-        let channel = dialled.unwrap_or_else(|_| Err(no_answer(limit)));
+        let channel = dialled.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
         let failed = |reason: String| Failure::Other(format!("{address}: {reason}"));
         Ok(Self {
             client: IntrospectionClient::new(channel.map_err(failed)?),
@@ -39,14 +40,15 @@ impl Server {
         })
     }
 
-    /// The first of its registrations with this name (any name if it is empty) for which `wanted` is true, and the state of
-    /// its process.
-    pub(crate) async fn registration(
+    /// Its registrations with this name (any name if it is empty) for which `is_wanted` is true, and the state of its
+    /// process. A server of another make may send any text.
+    pub(crate) async fn registrations(
         &self,
         service: &str,
         is_wanted: impl Fn(&Registration) -> bool,
-    ) -> Result<Option<(Registration, Process)>, Failure> {
+    ) -> Result<(Vec<Registration>, Process), Failure> {
         let (mut page_token, mut process) = (String::new(), Process::default());
+        let mut found = vec![];
         for _ in 0..MAX_PAGES {
             let request = ListRequest {
                 page_size: 1000,
@@ -55,18 +57,15 @@ impl Server {
             };
             let mut client = self.client.clone();
             let page = self.bounded(client.list(request)).await?;
-            // Only the first page has it.
-            process = page.process.map_or(process, cleaned_process);
-            let mut registrations = page.registrations.into_iter().map(cleaned);
-            if let Some(found) = registrations.find(&is_wanted) {
-                return Ok(Some((found, process)));
-            }
+            process = page.process.unwrap_or(process);
+            found.extend(page.registrations.into_iter().filter(&is_wanted));
+            found.truncate(MOST);
             page_token = page.next_page_token;
             if page_token.is_empty() {
                 break;
             }
         }
-        Ok(None)
+        Ok((found, process))
     }
 
     pub(crate) async fn pause(&self, request: PauseRequest) -> Result<u32, Failure> {
@@ -92,56 +91,8 @@ impl Server {
                 "it has no introspection service".to_owned()
             }
             Ok(Err(status)) => foreign(status.message()),
-            Err(_) => no_answer(self.limit),
+            Err(_) => format!("no answer within {:?}", self.limit),
         };
         Err(Failure::Other(format!("{}: {reason}", self.address)))
     }
-}
-
-/// The most texts of one list that are shown. A server of this crate sends at most 64 of each.
-const MOST: usize = 64;
-/// The longest key that a server of this crate sends.
-const KEY: usize = 1024;
-
-/// The registration as a server described it, which may be another one than it should be.
-fn cleaned(mut it: Registration) -> Registration {
-    it.instances.truncate(MOST);
-    for instance in &mut it.instances {
-        for text in [
-            &mut instance.service,
-            &mut instance.id,
-            &mut instance.address,
-        ] {
-            *text = foreign(&*text);
-        }
-    }
-    it.keys = it.keys.iter().map(|key| cut(&escape(key), KEY)).collect();
-    it.reason = foreign(it.reason);
-    for texts in [&mut it.pauses, &mut it.formats] {
-        texts.truncate(MOST);
-        texts.iter_mut().for_each(|text| *text = foreign(&*text));
-    }
-    it
-}
-
-fn cleaned_process(mut it: Process) -> Process {
-    it.registrars.truncate(MOST);
-    for registrar in &mut it.registrars {
-        registrar.endpoints.truncate(MOST);
-        for endpoint in &mut registrar.endpoints {
-            endpoint.url = foreign(&endpoint.url);
-            endpoint.last_error = foreign(&endpoint.last_error);
-        }
-    }
-    it.discoveries.truncate(MOST);
-    for discovery in &mut it.discoveries {
-        discovery.service = foreign(&discovery.service);
-        discovery.watch_error = foreign(&discovery.watch_error);
-        discovery.skipped_by_reason.truncate(MOST);
-        for skipped in &mut discovery.skipped_by_reason {
-            skipped.reason = foreign(&skipped.reason);
-            skipped.example = foreign(&skipped.example);
-        }
-    }
-    it
 }

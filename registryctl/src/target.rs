@@ -4,13 +4,12 @@ use crate::entry::{Entry, escape, foreign};
 use crate::failure::Failure;
 use crate::scope::Scope;
 use std::collections::BTreeSet;
-use tonic_etcd::InstanceJson;
 use tonic_etcd::format::Address;
 
 /// One server, as far as etcd has it.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// Empty if only its address is known.
+    /// Empty if only its address is known, or if it has several.
     pub(crate) service: String,
     /// Where it is dialled, if its keys have an address.
     pub(crate) address: Option<Address>,
@@ -36,7 +35,7 @@ impl Target {
     /// Finds a server by a key, `service/id`, an address, or a service that has one instance.
     pub(crate) fn find(wanted: &str, all: Vec<Entry>, scope: &Scope) -> Result<Self, Failure> {
         let (mut found, mut addresses) = (vec![], BTreeSet::new());
-        let mut service = String::new();
+        let mut services = BTreeSet::new();
         for entry in all {
             let decoded = entry.decoded(scope);
             let by_id = id(&entry, scope).map(|id| format!("{}/{id}", decoded.name));
@@ -46,7 +45,7 @@ impl Target {
                 || by_id.as_deref() == Some(wanted);
             if is_wanted {
                 addresses.insert(decoded.address);
-                service = decoded.name;
+                services.insert(decoded.name);
                 found.push(entry);
             }
         }
@@ -58,7 +57,10 @@ impl Target {
         }
         let address = addresses.pop_first().flatten();
         Ok(Self {
-            service,
+            service: match services.len() {
+                1 => services.pop_first().unwrap_or_default(),
+                _ => String::new(),
+            },
             address: address.and_then(|address| address.parse().ok()),
             entries: found,
         })
@@ -74,11 +76,8 @@ impl Target {
 }
 
 fn id(entry: &Entry, scope: &Scope) -> Option<String> {
-    if let Some(Ok(instance)) = scope.read(&entry.key(), &entry.value) {
-        return Some(instance.get_id().to_owned());
-    }
-    let json = serde_json::from_slice::<InstanceJson>(&entry.value);
-    json.ok().map(|json| json.id)
+    let read = scope.read(&entry.key(), &entry.value)?;
+    Some(read.instance.ok()?.get_id().to_owned())
 }
 
 fn not_found(wanted: &str) -> String {

@@ -103,6 +103,12 @@ impl Tls {
     }
 }
 
+/// The endpoint with that TLS; an error is a mistake in the PEM, or in its file.
+#[cfg(feature = "discovery")]
+pub fn secure(tls: &Tls, endpoint: Endpoint) -> Result<Endpoint, String> {
+    tls.secure(endpoint)
+}
+
 impl Pem {
     /// Blocking: it reads a few kilobytes once per connection, which is not worth a thread.
     fn read(&self) -> Result<Vec<u8>, String> {

@@ -76,7 +76,7 @@ const GROUPS: [&[&str]; 9] = [
     &["registrar", "channel"],
     &["server", "discovery"],
     &["health"],
-    &["introspection", "testing"],
+    &["introspection", "testing", "internal"],
     &["fuzzing"],
 ];
 

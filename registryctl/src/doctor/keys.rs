@@ -24,7 +24,7 @@ pub(crate) fn read(scope: &Scope, entries: &[Entry], report: &mut Report) -> Vec
     for entry in entries {
         let key = entry.key();
         let read = match scope.read(&key, &entry.value) {
-            Some(read) => read.map_err(|unread| unread.reason),
+            Some(read) => read.instance,
             None => Err("belongs to none of the given formats".to_owned()),
         };
         match read.and_then(|instance| address(&instance)) {

@@ -1,11 +1,11 @@
 //! Checks etcd: each member, its version and alarms, and the cluster.
 
 use super::report::{Report, Verdict};
-use crate::call_error::{CallError, ErrorKind};
 use crate::source::{Connection, Source, Status};
 use crate::wire::{PROBE_TIMEOUT, Wire};
 use futures_util::future::join_all;
 use tokio::time::Instant;
+use tonic_etcd::internal::{CallError, Target};
 
 const CHECK: &str = "etcd";
 
@@ -18,25 +18,43 @@ struct Answer {
 
 /// Why one did not.
 struct Silence {
-    shown: String,
     error: CallError,
+    /// Unless etcd itself said why.
     wire: Option<Wire>,
 }
 
+/// What etcd says without a quorum, and of a learner.
+const NO_LEADER: &str = "no leader";
+const LEARNER: &str = "not supported for learner";
+
 /// Calls every member at once. Returns a connection to one that answers, if there is one.
-pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Connection> {
-    let (answers, silences) = ask_all(source, report).await;
+pub(crate) async fn check(source: &Source, report: &mut Report) -> Option<Connection> {
+    let looks = join_all(source.members.iter().map(|member| look(source, member))).await;
+    let (mut answers, mut silences) = (vec![], vec![]);
+    for look in looks {
+        match look {
+            Ok(answer) => answers.push(answer),
+            Err(silence) => silences.push(silence),
+        }
+    }
+    if source.members.iter().any(Target::ignores_user) {
+        report.add(
+            Verdict::Warning,
+            "user",
+            "a user is given, but authentication is not enabled in this etcd",
+            "leave out --user, or enable it: etcdctl auth enable",
+        );
+    }
     for answer in &answers {
         describe(answer, report);
     }
     let is_voter = |answer: &&Answer| !answer.status.is_learner;
     let led = |it: &Answer| it.status.has_leader && !it.status.is_learner;
     let led = answers.iter().position(led);
-    let kinds = silences.iter().map(|it| it.error.kind);
-    let without_leader = kinds.filter(|kind| *kind == ErrorKind::NoLeader);
+    let without_leader = silences.iter().filter(|it| it.says(NO_LEADER));
     let up = answers.iter().filter(is_voter).count() + without_leader.count();
     if led.is_none() && up > 0 {
-        let all = source.len();
+        let all = source.members.len();
         report.add(
             Verdict::Problem,
             CHECK,
@@ -49,45 +67,22 @@ pub(crate) async fn check(source: &mut Source, report: &mut Report) -> Option<Co
         Some(_) => Verdict::Warning,
     };
     for learner in answers.iter().filter(|it| it.status.is_learner) {
-        add_learner(&learner.connection.endpoint, verdict, report);
+        add_learner(learner.connection.etcd.url(), verdict, report);
     }
     for silence in &silences {
-        if silence.error.kind == ErrorKind::Learner {
-            add_learner(&silence.shown, verdict, report);
+        let url = &silence.error.endpoint;
+        if silence.says(LEARNER) {
+            add_learner(url, verdict, report);
             continue;
         }
-        let text = format!("{}: {}", silence.shown, silence.text());
+        let text = format!("{url}: {}", silence.text());
         report.add(verdict, CHECK, text, silence.next_step());
     }
     let led = answers.into_iter().nth(led?)?;
     Some(led.connection)
 }
 
-/// As the user that is given; without one, if etcd has no users.
-async fn ask_all(source: &mut Source, report: &mut Report) -> (Vec<Answer>, Vec<Silence>) {
-    loop {
-        let looks = join_all((0..source.len()).map(|member| look(source, member))).await;
-        let (mut answers, mut silences) = (vec![], vec![]);
-        for look in looks {
-            match look {
-                Ok(answer) => answers.push(answer),
-                Err(silence) => silences.push(silence),
-            }
-        }
-        let mut kinds = silences.iter().map(|it: &Silence| it.error.kind);
-        if !kinds.any(|kind| kind == ErrorKind::NoUsers) || !source.drop_user() {
-            return (answers, silences);
-        }
-        report.add(
-            Verdict::Warning,
-            "user",
-            "a user is given, but authentication is not enabled in this etcd",
-            "leave out --user, or enable it: etcdctl auth enable",
-        );
-    }
-}
-
-async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {
+async fn look(source: &Source, member: &Target) -> Result<Answer, Silence> {
     let began = Instant::now();
     let asked = async {
         let connection = source.connect(member).await?;
@@ -101,20 +96,28 @@ async fn look(source: &Source, member: usize) -> Result<Answer, Silence> {
             milliseconds: began.elapsed().as_millis(),
         }),
         Err(error) => {
-            let member = source.member(member);
-            let (host, port) = member.host_and_port();
-            let limit = source.limit().min(PROBE_TIMEOUT);
-            let wire = match error.kind {
-                ErrorKind::Transport => Some(Wire::probe(host, port, limit).await),
-                _ => None,
-            };
-            Err(Silence {
-                shown: member.shown.to_string(),
-                error,
-                wire,
-            })
+            let mut silence = Silence { error, wire: None };
+            if !is_about_user(&silence.error.reason)
+                && ![NO_LEADER, LEARNER].iter().any(|text| silence.says(text))
+            {
+                let (host, port) = member.host_and_port();
+                let limit = source.limit.min(PROBE_TIMEOUT);
+                silence.wire = Some(Wire::probe(host, port, limit).await);
+            }
+            Err(silence)
         }
     }
+}
+
+/// Whether etcd says that no user is given, or that its password is wrong.
+pub(super) fn is_about_user(reason: &str) -> bool {
+    [
+        "user name is empty",
+        "authentication failed",
+        "invalid auth token",
+    ]
+    .iter()
+    .any(|text| reason.contains(text))
 }
 
 /// A learner has the data, but answers reads and writes only once it is promoted.
@@ -125,7 +128,7 @@ fn add_learner(endpoint: &str, verdict: Verdict, report: &mut Report) {
 }
 
 fn describe(answer: &Answer, report: &mut Report) {
-    let (status, endpoint) = (&answer.status, &answer.connection.endpoint);
+    let (status, endpoint) = (&answer.status, answer.connection.etcd.url());
     let role = match (status.is_learner, status.is_leader) {
         (true, _) => ", a learner",
         (_, true) => ", the leader",
@@ -149,6 +152,10 @@ fn describe(answer: &Answer, report: &mut Report) {
 // === impl Silence ===
 
 impl Silence {
+    fn says(&self, text: &str) -> bool {
+        self.error.reason.contains(text)
+    }
+
     fn text(&self) -> String {
         match &self.wire {
             Some(Wire::Http2) if self.is_secure() => "answers without TLS".to_owned(),
@@ -159,14 +166,15 @@ impl Silence {
     }
 
     fn is_secure(&self) -> bool {
-        self.shown.starts_with("https")
+        self.error.endpoint.starts_with("https")
     }
 
     fn next_step(&self) -> &'static str {
         match self.wire {
-            _ if self.error.kind == ErrorKind::User => {
+            _ if is_about_user(&self.error.reason) => {
                 "give --user and --password, or check them: etcdctl user get USER"
             }
+            Some(Wire::Http2) if !self.is_secure() => "look at the log of that member",
             None => "look at the log of that member",
             Some(Wire::Tls) if !self.is_secure() => "give https:// and --cacert",
             Some(Wire::Tls) => "check --cacert, --cert and --server-name against its certificate",

@@ -8,9 +8,8 @@ mod keys;
 mod members;
 mod names;
 mod report;
-pub(crate) mod servers;
+mod servers;
 
-use crate::call_error::{CallError, ErrorKind};
 use crate::dial::Dialer;
 use crate::failure::Failure;
 use crate::formats::FormatName;
@@ -21,6 +20,7 @@ use clap::ValueEnum as _;
 use report::{Report, Verdict};
 use std::process::ExitCode;
 use tonic_etcd::format::Plain;
+use tonic_etcd::internal::CallError;
 
 /// How many keys are read as they were before their last write.
 const OVERWRITTEN: usize = 20;
@@ -28,14 +28,14 @@ const OVERWRITTEN: usize = 20;
 const OTHER_KEYS: i64 = 20_000;
 
 pub(crate) async fn run(
-    mut source: Source,
+    source: Source,
     scope: &Scope,
     service: &str,
     dialer: &Dialer,
     json: bool,
 ) -> Result<ExitCode, Failure> {
     let mut report = Report::new(service);
-    check(&mut source, scope, dialer, &mut report).await;
+    check(&source, scope, dialer, &mut report).await;
     print(match json {
         true => vec![report.json()],
         false => report.lines(),
@@ -43,7 +43,7 @@ pub(crate) async fn run(
     Ok(ExitCode::from(report.verdict().exit_code()))
 }
 
-async fn check(source: &mut Source, scope: &Scope, dialer: &Dialer, report: &mut Report) {
+async fn check(source: &Source, scope: &Scope, dialer: &Dialer, report: &mut Report) {
     let Some(connection) = members::check(source, report).await else {
         return;
     };
@@ -74,12 +74,12 @@ async fn check(source: &mut Source, scope: &Scope, dialer: &Dialer, report: &mut
 }
 
 fn not_listed(error: &CallError, scope: &Scope, report: &mut Report) {
-    let (check, next) = match error.kind {
-        ErrorKind::Denied => (
+    let (check, next) = match &error.reason {
+        why if why.contains("permission denied") => (
             "permission",
             "grant it: etcdctl role grant-permission ROLE read --prefix=true PREFIX",
         ),
-        ErrorKind::User => (
+        why if members::is_about_user(why) => (
             "permission",
             "this etcd asks for a user: give --user and --password",
         ),
@@ -111,7 +111,12 @@ async fn not_there(connection: &Connection, scope: &Scope, report: &mut Report) 
 async fn elsewhere(connection: &Connection, scope: &Scope, service: &str) -> Option<String> {
     for name in FormatName::value_variants() {
         let below = name.format(&Plain::new()).key_prefix(service);
-        if connection.count(&below).await.is_ok_and(|count| count > 0) {
+        if connection
+            .etcd
+            .count(&below, true)
+            .await
+            .is_ok_and(|count| count > 0)
+        {
             let name = name.to_possible_value()?.get_name().to_owned();
             return Some(format!(
                 "there are keys under {below}: it writes another format, try --format {name}"
@@ -143,5 +148,6 @@ async fn elsewhere(connection: &Connection, scope: &Scope, service: &str) -> Opt
 
 /// Whether all of etcd is on this machine, so that addresses on loopback can be right.
 fn is_local(source: &Source) -> bool {
-    (0..source.len()).all(|member| addresses::is_loopback(source.member(member).host_and_port().0))
+    let mut hosts = source.members.iter().map(|it| it.host_and_port().0);
+    hosts.all(addresses::is_loopback)
 }

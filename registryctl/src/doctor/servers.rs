@@ -3,31 +3,12 @@
 use super::addresses::is_docker_bridge;
 use super::keys::{Found, instances};
 use super::report::{MOST, Report, Verdict};
-use crate::call_error::chain;
 use crate::dial::Dialer;
-use crate::entry::foreign;
+use crate::health::{Health, ask_health};
 use crate::wire::Wire;
 use futures_util::StreamExt as _;
-use std::error::Error as _;
-use std::fmt;
-use tokio::time::timeout;
-use tonic::Code;
-use tonic::transport::Channel;
 use tonic_etcd::HEALTH_NAME;
 use tonic_etcd::format::Address;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
-
-/// The health of a server, by its own health service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Health {
-    Serving,
-    NotServing,
-    /// It has no health service, or does not have this name.
-    Unknown,
-    Failed(String),
-}
 
 /// The results for one server.
 struct Look {
@@ -38,8 +19,6 @@ struct Look {
     health: Option<[Health; 2]>,
 }
 
-/// tonic's error for a broken connection.
-const BROKEN: &str = "transport error";
 /// How many servers are checked at once.
 const AT_ONCE: usize = 64;
 
@@ -94,7 +73,7 @@ fn fault(
     let subject = format!("{}: {}", look.key, look.address);
     Some(match (server, registration) {
         // With TLS 1.3 a server refuses our certificate after the handshake, and its alert may be lost.
-        (Health::Failed(reason), _) if reason.starts_with(BROKEN) => (
+        (Health::Broken(reason), _) | (_, Health::Broken(reason)) => (
             "connect",
             format!("{subject} ends the connection: {reason}"),
             "look at its log; with TLS it may want a client certificate: check --server-cert-file",
@@ -130,56 +109,6 @@ async fn look(found: Found, dialer: &Dialer) -> Look {
         address,
         wire,
         health,
-    }
-}
-
-/// Of the server, and of its registration.
-pub(crate) async fn ask_health(address: &Address, dialer: &Dialer) -> [Health; 2] {
-    let asked = async {
-        let mut client = HealthClient::new(dialer.dial(address).await?);
-        Ok::<_, String>([
-            of(&mut client, "").await,
-            of(&mut client, HEALTH_NAME).await,
-        ])
-    };
-    let failed = |reason: String| [Health::Failed(reason), Health::Unknown];
-    match timeout(dialer.limit, asked).await {
-        Ok(Ok(both)) => both,
-        Ok(Err(reason)) => failed(reason),
-        Err(_) => failed("no answer in time".to_owned()),
-    }
-}
-
-async fn of(client: &mut HealthClient<Channel>, service: &str) -> Health {
-    let service = service.to_owned();
-    match client.check(HealthCheckRequest { service }).await {
-        Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => Health::Serving,
-        Ok(answer) if answer.get_ref().status() == ServingStatus::NotServing => Health::NotServing,
-        Ok(_) => Health::Unknown,
-        Err(status) => match status.code() {
-            // It requires authentication, so its health is not known.
-            Code::Unimplemented
-            | Code::NotFound
-            | Code::Unauthenticated
-            | Code::PermissionDenied => Health::Unknown,
-            _ => Health::Failed(match status.source() {
-                Some(source) => chain(source),
-                None => foreign(status.message()),
-            }),
-        },
-    }
-}
-
-// === impl Health ===
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Serving => f.write_str("SERVING"),
-            Self::NotServing => f.write_str("NOT_SERVING"),
-            Self::Unknown => f.write_str("not told"),
-            Self::Failed(reason) => f.write_str(reason),
-        }
     }
 }
 
