@@ -51,7 +51,7 @@ fleet: ## restarts and outages under load, compared with a client written by han
 V := 3.7
 test-etcd: ## run the real suite on an etcd built with Go: make test-etcd V=3.7; with user and password: ETCD_USERS=1
 	ETCD=$(V) $(TOOLS) cargo build $(TESTED) --examples
-	ETCD=$(V) $(TOOLS) cargo test --no-fail-fast $(TESTED) --test real
+	ETCD=$(V) $(TOOLS) cargo test --no-fail-fast $(TESTED) --test real --test cli
 	@echo "make test-etcd: every test passed on etcd $(V)$(if $(ETCD_USERS), with user and password)"
 
 test-etcds: ## run it on every line, without and with user and password (each about five minutes; 3.8 is alpha and may fail)

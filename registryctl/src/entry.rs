@@ -240,7 +240,7 @@ pub(crate) mod tests {
         let plain = shown("/services/a\x1b[2J/b/1", value);
         assert_eq!(
             plain.rest,
-            r"\u{1b}]0;owned\u{7} \r\n\t \xff \u{202e} right \u{9b}2J"
+            r"(skipped: read as plain: the value is not UTF-8) \u{1b}]0;owned\u{7} \r\n\t \xff \u{202e} right \u{9b}2J"
         );
         assert_eq!(plain.name, r"a\u{1b}[2J");
         let json = br#"{"name":"\u001b[2J","id":"1","address":"\u001b[31m:1"}"#;
@@ -249,6 +249,43 @@ pub(crate) mod tests {
             (&*json.name, &*json.address),
             (r"\u{1b}[2J", r"\u{1b}[31m:1")
         );
+    }
+
+    #[test]
+    fn a_key_that_readers_skip_has_the_reason() {
+        let large = format!("10.1.2.3:9000{}", " ".repeat(64 * 1024));
+        let scope = scope(&[FormatName::Plain, FormatName::Kratos], &[]).unwrap();
+        for (key, value, reason) in [
+            ("/services/greeter/a/1", "10.1.2.3:9000", None),
+            (
+                "/services/greeter/a/1",
+                r#"{"name":"greeter","id":"7","address":"10.1.2.3:9000"}"#,
+                None,
+            ),
+            (
+                "/services/greeter/a/1",
+                "hello",
+                Some("is not a JSON object"),
+            ),
+            ("/services/greeter/a/1", "0.0.0.0:9000", Some("0.0.0.0")),
+            ("/services/greeter/a/1", &large, Some("65536 at most")),
+            ("/services/greeter", "10.1.2.3:9000", Some("none of the")),
+            ("/microservices/greeter/a", "{}", Some("read as kratos")),
+        ] {
+            let entry = entry(key, value, 1);
+            let skipped = entry.decoded(&scope).skipped;
+            let is_as_expected = match (&skipped, reason) {
+                (Some(why), Some(reason)) => why.contains(reason),
+                (skipped, reason) => skipped.is_none() && reason.is_none(),
+            };
+            assert!(is_as_expected, "{key} {reason:?}: {skipped:?}");
+            let shown = entry.shown(&scope).rest;
+            assert_eq!(shown.starts_with("(skipped: "), reason.is_some(), "{shown}");
+        }
+        let mut entry = entry("/services/greeter/a/1", "10.1.2.3:9000", 1);
+        entry.key.push(0xff);
+        let skipped = entry.decoded(&scope).skipped;
+        assert_eq!(skipped.as_deref(), Some("its key is not UTF-8"));
     }
 
     #[test]

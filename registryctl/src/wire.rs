@@ -132,6 +132,7 @@ impl Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use test_support::ports;
     use tokio::net::TcpListener;
 
     #[test]

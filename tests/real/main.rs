@@ -11,40 +11,29 @@
     unreachable_pub
 )]
 
-#[path = "../../examples/greeter/mod.rs"]
-mod greeter;
-#[path = "../support/mod.rs"]
-mod support;
+use test_support as support;
 
 mod access;
 #[cfg(target_os = "linux")]
 mod addresses;
 mod bad_input;
 mod blocked;
-mod certificates;
 mod cluster;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(target_os = "linux")]
 mod dns;
-#[cfg(feature = "_tls")]
-mod doctor;
 mod drain;
 mod exhausted;
 mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
-#[cfg(feature = "introspection")]
-mod hostile;
-#[cfg(feature = "introspection")]
-mod introspection;
 mod listeners;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod names;
 mod outages;
 mod pause;
-mod program;
 mod scale;
 #[cfg(feature = "axum")]
 mod servers;

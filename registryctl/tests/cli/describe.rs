@@ -1,23 +1,24 @@
 //! `registryctl describe`, `pause` and `resume` on the `server` example.
 
-use crate::certificates::{Authority, write};
-use crate::setup::LONG;
-use crate::support::etcd::{Etcd, users};
-use crate::support::observer::Observer;
-use crate::support::ports::free_addr;
-use crate::support::server::ServerProcess;
-use crate::support::{library_etcd, registered_within};
+use crate::LONG;
 use std::process::Output;
+use test_support::certificates::{Authority, write};
+use test_support::etcd::{Etcd, users};
+use test_support::observer::Observer;
+use test_support::ports::free_addr;
+use test_support::server::ServerProcess;
+use test_support::{library_etcd, registered_within};
 use tokio::process::Command;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::{Server, ServerTlsConfig};
+use tonic_etcd::format::{Kratos, Plain};
 use tonic_etcd::introspection::Introspection;
 use tonic_etcd::{Instance, Registrar, ServeRegistered as _};
 
 /// What a command printed, after its exit code.
 async fn registryctl(etcd: &Etcd, args: &[&str]) -> (i32, String) {
-    let mut command = Command::new(crate::program::registryctl());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
     command.args(args).args(["--etcd", &etcd.endpoint()]);
     if let Some((name, password)) = users::of_servers() {
         command.args(["--user", name, "--password", password]);
@@ -88,6 +89,60 @@ async fn describe_shows_that_another_process_has_written_the_key() {
     let (code, text) = timeout(LONG, differs).await.unwrap();
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("! /services/greeter/"), "{text}");
+}
+
+/// It compared the keys of one service with those of the whole process.
+#[tokio::test]
+async fn a_process_with_several_services_has_no_false_differences() {
+    let etcd = Etcd::start().await;
+    let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
+    let registrar = registrar.format(Plain::new()).format(Kratos::new());
+    let registrar = registrar.build().unwrap();
+    // One registration with two names, and another one at the same address.
+    let both = registrar.register_all([Instance::new("greeter"), Instance::new("orders")]);
+    let both = both.unwrap();
+    let incoming = both.bind(free_addr()).unwrap();
+    let address = incoming.local_addr();
+    let billing = registrar.register(Instance::new("billing")).unwrap();
+    billing.announce(address).unwrap();
+    let introspection = Introspection::new().registrar(&registrar);
+    let serving = Server::builder()
+        .layer(both.layer())
+        .add_service(introspection.service())
+        .serve_registered_with_incoming(incoming);
+    let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
+    for registration in [&both, &billing] {
+        registered_within(LONG, registration).await;
+    }
+    for instance in ["greeter", "orders", "billing", &address.to_string()] {
+        let (code, text) = registryctl(&etcd, &["describe", instance]).await;
+        assert_eq!(code, 0, "{instance}: {text}");
+        assert!(!text.contains("! "), "{instance}: {text}");
+    }
+}
+
+/// The pause of another operator was replaced silently: its end put back a server that was still looked at.
+#[tokio::test]
+async fn a_pause_of_another_operator_is_not_replaced() {
+    let etcd = Etcd::start().await;
+    let server = ServerProcess::start(&etcd.endpoint(), &["--introspection", "control"]);
+    server.registered().await;
+    let address = server.listening().await.to_string();
+    for (reason, expected) in [("core dump", 0), ("core dump", 0), ("upgrade", 1)] {
+        let (code, text) = registryctl(&etcd, &["pause", &address, "--reason", reason]).await;
+        assert_eq!(code, expected, "{reason}: {text}");
+        if code == 0 {
+            continue;
+        }
+        for told in ["registryctl: core dump", "--pause-name"] {
+            assert!(text.contains(told), "no {told:?} in: {text}");
+        }
+    }
+    let (code, text) = registryctl(&etcd, &["describe", &address]).await;
+    assert!(text.contains("registryctl: core dump"), "{code}: {text}");
+    let other = ["--reason", "upgrade", "--pause-name", "mine"];
+    let (code, text) = registryctl(&etcd, &[&["pause", &address][..], &other].concat()).await;
+    assert_eq!(code, 0, "{text}");
 }
 
 #[tokio::test]

@@ -1,9 +1,7 @@
 //! An etcd and a server, in one, that write control characters and very long texts into everything they can send, and
-//! one look at the output of each command of registryctl. `tests/fast/hostile_texts.rs` does the same to a process.
+//! one look at the output of each command of registryctl. `tests/fast/hostile_texts.rs` does the same to a process that uses the library.
 
-use crate::setup::LONG;
-use crate::support::ports::free_addr;
-use crate::support::server::ServerProcess;
+use crate::LONG;
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
@@ -14,6 +12,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
+use test_support::ports::free_addr;
+use test_support::server::ServerProcess;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -259,7 +259,7 @@ async fn serve(speaks: Speaks) -> (SocketAddr, AbortOnDropHandle<()>) {
 
 /// What the command printed, until it ended or was watched for long enough.
 async fn printed(etcd: SocketAddr, args: &[&str]) -> String {
-    let mut command = Command::new(crate::program::registryctl());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
     command
         .args(args)
         .args(["--etcd", &format!("http://{etcd}")]);
@@ -318,13 +318,34 @@ async fn no_text_of_a_peer_reaches_the_terminal_unescaped_or_whole() {
     }
 }
 
-/// The same of registryctl is in its own tests.
 #[tokio::test]
-async fn a_password_in_an_endpoint_of_a_server_is_shown_nowhere() {
+async fn a_password_in_an_endpoint_is_shown_nowhere() {
     for url in [
         "http://me:canary@127.0.0.1:1",
         "http://me:canary%40127.0.0.1:1",
     ] {
+        for args in [
+            &["list"][..],
+            &["doctor", "greeter"],
+            &["watch"],
+            &["list", "--help"],
+        ] {
+            for by_environment in [false, true] {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
+                command.args(args);
+                match by_environment {
+                    true => command.env("ETCD_ENDPOINTS", url),
+                    false => command.args(["--etcd", url]),
+                };
+                let output = command.output().await.unwrap();
+                let text = [output.stdout, output.stderr].concat();
+                let text = String::from_utf8(text).unwrap();
+                assert!(
+                    !text.is_empty() && !text.contains("canary"),
+                    "{args:?}: {text}"
+                );
+            }
+        }
         let server = ServerProcess::start(url, &[]);
         assert_eq!(server.exit(LONG).await, 2);
         assert!(!server.output().contains("canary"), "{}", server.output());

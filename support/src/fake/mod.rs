@@ -22,9 +22,6 @@
 //! simpler: one history for all members (no stale reads), no permissions beyond "has a token", no progress notifications by
 //! itself, no alarms (script the error), and leases expire exactly every 0.5 s from the start of the fake.
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code, unused_imports)]
-
 mod answer;
 mod auth;
 pub mod capacity;

@@ -1,15 +1,15 @@
 //! `registryctl doctor` on setups with one mistake each, and on healthy ones.
 
-use crate::certificates::{Authority, Identity, write};
-use crate::setup::Greeter;
-use crate::support::cluster::Cluster;
-use crate::support::etcd::{Etcd, users};
-use crate::support::ports::{closed, free_addr};
-use crate::tls::Secured;
 use etcd_client::{AlarmAction, AlarmType, Client, Permission, PutOptions};
 use std::net::SocketAddr;
 use std::process::Output;
 use std::time::Duration;
+use test_support::certificates::{Authority, Identity, write};
+use test_support::cluster::Cluster;
+use test_support::etcd::{Etcd, users};
+use test_support::ports::{closed, free_addr};
+use test_support::secured::Secured;
+use test_support::server::ServerProcess;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -33,7 +33,7 @@ const PROBLEM: i32 = 2;
 const HANGS: Duration = Duration::from_secs(30);
 
 async fn doctor(etcd: &str, flags: &[&str]) -> Diagnosis {
-    let mut command = Command::new(crate::program::registryctl());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registryctl"));
     command.args(["doctor", "--etcd", etcd]).args(flags);
     command.kill_on_drop(true);
     let output: Output = timeout(HANGS, command.output()).await.unwrap().unwrap();
@@ -119,7 +119,8 @@ async fn put(client: &mut Client, key: &str, value: impl ToString) {
 #[tokio::test]
 async fn doctor_finds_nothing_wrong_with_a_healthy_service() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| builder).await;
+    let greeter = ServerProcess::start(&etcd.endpoint(), &[]);
+    greeter.registered().await;
     let flags: &[&str] = match users::of_servers() {
         Some((name, password)) => &["greeter", "--user", name, "--password", password],
         None => &["greeter"],
