@@ -7,6 +7,7 @@ use crate::error::RegisterError;
 use crate::etcd::local_addr::Interfaces;
 use crate::format::{DecodeError, Format, Formats, KeyContext, Plain};
 use crate::instance::Instance;
+use crate::observe::status::Status;
 use crate::registrar::registration::Registration;
 use crate::runtime::lock::Lock;
 use crate::testing::FakeEtcd;
@@ -135,6 +136,34 @@ async fn a_found_address_that_is_gone_moves_at_the_next_connection() {
     machine.reconnect().await;
     assert_eq!(machine.addresses(), ["10.1.0.77:9000"]);
     assert_eq!(machine.warnings(MOVED), 1);
+}
+
+/// An outage had its own reason, and the status became `Lost` with that before the new key was written.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_changes_during_an_outage_moves_without_lost() {
+    let machine = Machine::with(&["10.1.0.5"]);
+    let registration = machine
+        .registered(Instance::new("greeter"), "0.0.0.0:9000")
+        .await;
+    let mut statuses = registration.watch();
+    machine.etcd.stop();
+    machine.set(&["10.1.0.77"]);
+    sleep(SEC * 2).await;
+    machine.etcd.start();
+    let mut seen = vec![];
+    while let Ok(Some(status)) = tokio::time::timeout(SEC * 10, statuses.changed()).await {
+        assert!(status.is_registered(), "{status:?} after {seen:?}");
+        seen.push(status);
+    }
+    assert!(
+        matches!(seen.last(), Some(Status::Registered(_))),
+        "{seen:?}"
+    );
+    assert_eq!(machine.addresses(), ["10.1.0.77:9000"]);
+    // One for the move; the others are those of each outage.
+    assert_eq!(machine.warnings(MOVED), 1);
+    let of_outage = machine.warnings("etcd is out of reach");
+    assert_eq!((machine.warnings("WARN"), of_outage), (3, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -197,8 +197,8 @@ impl KeyTable {
                 state.observed = ours.map(|found| Observed::without_value(found.revision));
                 state.is_unconfirmed = false;
                 state.author = state.writer;
-                // One that we deleted, and that another address or entry desires now, is as absent as before.
-                if before.is_some() || found.is_some() {
+                // One that was not there, and that another address or entry desires now, is as absent as before.
+                if before.is_some() || ours.is_some() {
                     state.reason = WriteReason::Differs;
                 }
                 let theirs = found.filter(|found| found.lease != self.lease);

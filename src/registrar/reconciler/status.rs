@@ -212,20 +212,22 @@ impl Reconciler {
         if let Some(to_lease) = conflicting_lease {
             return Status::Yielding { to_lease };
         }
-        let lease = match &self.lease {
-            LeaseState::Held(lease) if held => lease.id(),
+        let is_moving = missing == Some(WriteReason::Updated) && !contested;
+        let registered = match (&self.lease, last.registered()) {
+            (LeaseState::Held(lease), before) if held => Registered {
+                lease: lease.id(),
+                keys: keys.into(),
+                revision,
+                since: before.map_or(now, |registered| registered.since),
+            },
+            // It moves to another address. Until the new key is written, the former one is there.
+            (LeaseState::Held(_), Some(before)) if is_moving => before.clone(),
             _ => {
                 return match self.missing_reason(last, missing, contested) {
                     Some(reason) => lost(last, now, reason),
                     None => last.clone(),
                 };
             }
-        };
-        let registered = Registered {
-            lease,
-            keys: keys.into(),
-            revision,
-            since: last.registered().map_or(now, |registered| registered.since),
         };
         match self.connection_error.clone() {
             None => Status::Registered(registered),
@@ -250,8 +252,6 @@ impl Reconciler {
         let reason = match missing {
             _ if contested => "somebody rewrites the key again and again, waiting",
             _ if !last.is_registered() => return None,
-            // It moves to another address: until it is written, its former key is there.
-            Some(WriteReason::Updated) => return None,
             Some(WriteReason::Deleted) => "the key was deleted, alone or with its lease",
             Some(WriteReason::Overwritten) => "another client overwrote the key",
             _ => "the key was deleted or overwritten",
