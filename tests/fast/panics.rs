@@ -251,7 +251,10 @@ async fn a_stop_ends_although_our_own_task_panics_each_time() {
     setup.shutdown.cancel();
     let closed = timeout(SEC * 3, registration.closed()).await;
     let closed = closed.unwrap_or_else(|_| panic!("{:?}", registration.status()));
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let Closed::LeftToExpire { reason, .. } = closed else {
+        panic!("{closed:?}");
+    };
+    assert!(reason.contains("task panicked"), "{reason}");
     let drained = timeout(LONG, registration.drain_signal()).await;
     drained.unwrap_or_else(|_| panic!("never told to drain"));
 }
