@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Registered, Registration, RegistrationStatus};
 
 pub mod black_hole;
+pub mod certificates;
 pub mod cluster;
 pub mod ending;
 pub mod etcd;
@@ -42,6 +43,7 @@ pub mod namespace;
 pub mod observer;
 pub mod ports;
 pub mod proxy;
+pub mod secured;
 pub mod server;
 
 /// Call this before you set a subscriber for one thread.
