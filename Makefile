@@ -26,11 +26,11 @@ demo: ## show a registration through outages, changes by others and a shutdown (
 	$(TOOLS) cargo run --release $(MEASURED) --example demo
 
 test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
-	$(TOOLS) cargo test --workspace --no-fail-fast $(TESTED)
+	$(TOOLS) cargo test --no-fail-fast $(TESTED)
 	@echo "make test: every test passed: unit, fast, real etcd, doc"
 
 test-fast: ## run only what needs no etcd and no real time
-	$(TOOLS) cargo test --workspace $(TESTED) --lib --bins --test fast
+	$(TOOLS) cargo test $(TESTED) --lib --bins --test fast
 
 soak: ## run random faults for simulated hours: make soak HOURS=1000 SEED=7; HOURS=0 runs one seed again; FLEET=5000: the size of the fleet
 	HOURS=$(HOURS) SEED=$(SEED) FLEET=$(FLEET) $(TOOLS) cargo test $(PROFILE) $(TESTED) --test fast -- soak::long fleet::for_a_large_fleet --ignored --nocapture
