@@ -132,7 +132,6 @@ impl Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use test_support::ports;
     use tokio::net::TcpListener;
 
     #[test]
