@@ -5,8 +5,10 @@ use crate::setup::{LONG, MS, SEC};
 use crate::support::eventually;
 use greeter::hellos;
 use greeter::pb::{HelloReply, HelloRequest};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::time::Duration;
+use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -123,6 +125,19 @@ async fn an_endpoint_that_refuses_or_never_answers_connects_costs_no_call() {
     for _ in 0..100 {
         assert_eq!(hello(&mut client).await.unwrap(), address(1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_file_descriptor_calls_and_states_say_what_to_do() {
+    let (registry, builder) = Net::default().balanced();
+    let no_descriptor = || Err::<DuplexStream, _>(std::io::Error::from(Errno::MFILE));
+    let builder = builder.connector(move |_| std::future::ready(no_descriptor()));
+    registry.put(&address(1), 100);
+    let balanced = builder.build().unwrap();
+    let status = hello(&mut Client::new(balanced.clone())).await.unwrap_err();
+    assert!(status.message().contains("ulimit -n"), "{status}");
+    let state = balanced.endpoints().swap_remove(0).state;
+    assert!(state.to_string().contains("ulimit -n"), "{state}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -259,7 +259,10 @@ async fn a_stop_ends_although_our_own_task_panics_each_time() {
     setup.shutdown.cancel();
     let ended = timeout(SEC * 3, registration.ended()).await;
     let ended = ended.unwrap_or_else(|_| panic!("{:?}", registration.status()));
-    assert!(matches!(ended, Ended::LeftToExpire { .. }), "{ended:?}");
+    let Ended::LeftToExpire { reason, .. } = ended else {
+        panic!("{ended:?}");
+    };
+    assert!(reason.contains("task panicked"), "{reason}");
     let drained = timeout(LONG, registration.drain_signal()).await;
     drained.unwrap_or_else(|_| panic!("never told to drain"));
 }

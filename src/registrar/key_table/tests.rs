@@ -341,6 +341,21 @@ fn a_write_under_way_does_not_count_for_the_next_entry_with_the_key() {
     }
 }
 
+/// The second of two equal registrations stayed `Registering` for ever: the first one's put, which was under way, had
+/// its value, so that nothing was written again.
+#[test]
+fn a_write_under_way_of_the_same_value_is_repeated_for_the_next_entry_with_the_key() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    let now = Instant::now();
+    let ops = table.next_txn(now);
+    assert_eq!(table.set_desired(2, value("a", "v")), None);
+    table.withdraw(1);
+    table.on_txn(&ops, 5, &[None], now);
+    assert!(!table.view(2).held);
+    assert_eq!(write(&mut table, 6), op("a"));
+    assert!(table.view(2).held);
+}
+
 #[test]
 fn one_denied_key_does_not_delay_the_others() {
     let mut table = table(OnConflict::TakeOver, &["a", "b", "c"]);

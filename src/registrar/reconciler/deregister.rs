@@ -159,10 +159,9 @@ impl Reconciler {
         };
         for (id, deregistration) in std::mem::take(&mut self.deregistrations) {
             if deregistration.deadline.is_some() {
-                let failure = failure.clone().filter(|_| self.may_have_keys(id));
-                let status = match failure {
+                let status = match &failure {
                     None => RegistrationStatus::Ended(Ended::Deregistered),
-                    Some(reason) => RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }),
+                    Some(reason) => self.left(id, ttl, reason.clone()),
                 };
                 self.act(Action::End(id, status));
             }
@@ -210,14 +209,23 @@ impl Reconciler {
         let overdue = self.deregistrations.iter().filter(|(_, it)| is_overdue(it));
         let ids: Vec<EntryId> = overdue.map(|(id, _)| *id).collect();
         for id in ids {
-            let reason = reason.clone();
-            let status = match self.may_have_keys(id) {
-                true => RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }),
-                false => RegistrationStatus::Ended(Ended::Deregistered),
-            };
+            let status = self.left(id, ttl, reason.clone());
             self.act(Action::End(id, status));
             let deadline = None;
             self.deregistrations.insert(id, Deregistration { deadline });
+        }
+    }
+
+    /// The final status of an entry that nobody can deregister any more.
+    pub(crate) fn abandoned(&mut self, id: EntryId, reason: &str) -> RegistrationStatus {
+        self.keys.withdraw(id);
+        self.left(id, self.granted_ttl(), reason.into())
+    }
+
+    fn left(&self, id: EntryId, ttl: Duration, reason: Arc<str>) -> RegistrationStatus {
+        match self.may_have_keys(id) {
+            true => RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }),
+            false => RegistrationStatus::Ended(Ended::Deregistered),
         }
     }
 

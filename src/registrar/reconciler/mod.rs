@@ -7,9 +7,8 @@
 //! ```
 //!
 //! Its input are events: changes of the desired state, and etcd's answers. Its output are actions: requests,
-//! statuses and ends, in the order in which they have to be performed. Every request is one
-//! variant of [`Action`]. Its answer is the variant of [`Event`] that repeats the request, so that an
-//! answer cannot be matched to another request.
+//! statuses and ends, in the order in which they have to be performed. Each answer is the variant of [`Event`] that
+//! repeats its request, so that it cannot be matched to another request.
 //!
 //! ```text
 //! lease   None ─> Granting ─> Held ─> Revoking ─> None
@@ -49,7 +48,7 @@ mod status;
 mod tests;
 mod watch_check;
 
-pub(crate) use messages::{Action, Answer, Desired, Event, Question};
+pub(crate) use messages::{Action, Answer, Desired, Event, Granted, Question, Renewed, Request};
 
 use super::ids::EntryId;
 use super::key_table::KeyTable;
@@ -333,16 +332,8 @@ impl Reconciler {
             Event::Authenticated(result) => self.on_authenticated(now, result),
             Event::Connected(result) => self.on_connected(now, result),
             Event::ConnectedBeside(result) => self.on_connected_beside(now, result),
-            Event::Granted {
-                lease,
-                sent,
-                result,
-            } => self.on_granted(now, lease, sent, result),
-            Event::Renewed {
-                sent,
-                member,
-                result,
-            } => self.on_renewed(now, sent, member, result),
+            Event::Granted(granted) => self.on_granted(now, granted),
+            Event::Renewed(renewed) => self.on_renewed(now, renewed),
             Event::RenewalLate { seen_at, remaining } => {
                 self.on_renewal_late(now, seen_at, remaining);
             }
@@ -468,5 +459,9 @@ impl Reconciler {
 
     fn act(&mut self, action: Action) {
         self.actions.push_back(action);
+    }
+
+    fn send(&mut self, request: Request) {
+        self.act(Action::Send(request));
     }
 }

@@ -22,7 +22,9 @@ use super::world::{Entry, Request};
 use crate::etcd::{Op, RpcError, RpcErrorKind};
 use crate::observe::status::{Ended, RegistrationStatus};
 use crate::registrar::ids::{EntryId, Key};
-use crate::registrar::reconciler::{Action, Event, Question};
+use crate::registrar::reconciler::{
+    Action, Answer, Event, Granted, Question, Renewed, Request as Sent,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -116,10 +118,14 @@ impl Checker {
     }
 
     pub(super) fn before(&mut self, event: &Event, now: Instant) {
-        if let Event::ConnectedBeside(Ok(answer)) = event
-            && let Some(event) = answer.as_event()
-        {
-            return self.before(&event, now);
+        match event {
+            Event::ConnectedBeside(Ok(Answer::Granted(granted))) => {
+                return self.before(&Event::Granted(granted.clone()), now);
+            }
+            Event::ConnectedBeside(Ok(Answer::Renewed(renewed))) => {
+                return self.before(&Event::Renewed(renewed.clone()), now);
+            }
+            _ => {}
         }
         if let Some((_, since, ttl)) = self.acknowledged
             && since + ttl <= now
@@ -145,7 +151,7 @@ impl Checker {
                 self.unrevoked.remove(lease);
                 self.not_revocable.insert(*lease);
             }
-            (Event::Renewed { .. } | Event::Written { .. }, Some(kind)) => {
+            (Event::Renewed(_) | Event::Written { .. }, Some(kind)) => {
                 self.is_lease_gone = kind == RpcErrorKind::LeaseGone;
             }
             _ => {}
@@ -156,24 +162,26 @@ impl Checker {
     fn acknowledge(&mut self, event: &Event, failed: Option<RpcErrorKind>) {
         match (event, &mut self.acknowledged) {
             (
-                Event::Granted {
+                Event::Granted(Granted {
                     lease,
                     sent,
                     result: Ok(ttl),
-                },
+                }),
                 last,
             ) => *last = Some((*lease, *sent, *ttl)),
-            (Event::Granted { lease, .. }, last) if failed == Some(RpcErrorKind::LeaseExists) => {
+            (Event::Granted(Granted { lease, .. }), last)
+                if failed == Some(RpcErrorKind::LeaseExists) =>
+            {
                 if let Some((first_sent, 2..)) = self.asked.get(lease) {
                     *last = Some((*lease, *first_sent, self.ttl));
                 }
             }
             (
-                Event::Renewed {
+                Event::Renewed(Renewed {
                     sent,
                     result: Ok(granted),
                     ..
-                },
+                }),
                 Some((_, since, ttl)),
             ) => {
                 *since = (*since).max(*sent);
@@ -201,7 +209,7 @@ impl Checker {
             (Event::Written { .. } | Event::Connected(_) | Event::Read { .. }, _) => {
                 self.paused_for.values_mut().for_each(|count| *count = 0);
             }
-            (Event::Granted { .. }, _) => self.are_isolated = false,
+            (Event::Granted(_), _) => self.are_isolated = false,
             _ => {}
         }
         if matches!(event, Event::Written { .. }) {
@@ -255,7 +263,7 @@ impl Checker {
                 self.violated(format!("I6: {at:?} but {:?}", self.acknowledged));
             }
             Action::End(id, status) => self.ended(*id, status, entries, etcd, now),
-            Action::Grant { lease, .. }
+            Action::Send(Sent::Grant { lease, .. })
             | Action::ConnectBeside {
                 question: Question::Grant { lease, .. },
                 ..
@@ -265,11 +273,11 @@ impl Checker {
                     self.violated(format!("I7: {left:x} is not revoked before the next grant"));
                 }
             }
-            Action::Revoke { lease } => {
+            Action::Send(Sent::Revoke { lease }) => {
                 self.unrevoked.insert(*lease);
                 self.check_reported();
             }
-            Action::Write { lease, ops, .. } => {
+            Action::Send(Sent::Write { lease, ops, .. }) => {
                 self.check_reported();
                 self.check_write(*lease, ops, entries);
             }
