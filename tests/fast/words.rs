@@ -6,8 +6,9 @@
 use crate::source;
 
 /// The files that are checked.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     "src",
+    "registryctl",
     "examples",
     "tests",
     "benches",
