@@ -239,8 +239,9 @@ impl fmt::Debug for Tls {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 mod tests {
+    #![cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+
     use super::*;
     use crate::error::BuildError;
     use crate::etcd::Etcd;

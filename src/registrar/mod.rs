@@ -64,7 +64,8 @@ mod simulation;
 #[cfg(feature = "test-util")]
 mod slow_dns;
 mod streams;
-#[cfg(all(test, feature = "test-util"))]
+#[cfg(test)]
+#[cfg(feature = "test-util")]
 mod suspended;
 mod worker;
 
