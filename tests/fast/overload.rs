@@ -8,7 +8,7 @@ use crate::support::registered_within;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
-use tonic_etcd::{Etcd, Instance, RegistrarBuilder, Registration, Status};
+use tonic_etcd::{Etcd, Instance, RegistrarBuilder, Registration, RegistrationStatus};
 
 const THREE: [&str; 3] = ["one", "two", "three"];
 fn three(setup: &Setup) -> Etcd {
@@ -77,8 +77,8 @@ async fn a_stop_connects_again_although_another_connection_hangs() {
     let registration = ended_while_another_hangs(&setup).await;
     sleep(100 * MS).await;
     setup.shutdown.cancel();
-    let closed = registration.closed().await;
-    assert!(!setup.fake.keys().contains_key(KEY), "{closed:?}");
+    let ended = registration.ended().await;
+    assert!(!setup.fake.keys().contains_key(KEY), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,8 +88,8 @@ async fn a_stop_on_a_silent_connection_removes_the_key() {
     sleep(SEC * 20).await;
     setup.fake.strand_connections();
     setup.shutdown.cancel();
-    let closed = registration.closed().await;
-    assert!(!setup.fake.keys().contains_key(KEY), "{closed:?}");
+    let ended = registration.ended().await;
+    assert!(!setup.fake.keys().contains_key(KEY), "{ended:?}");
 }
 
 /// etcd was slow at the start (as it is when a fleet starts), and answers in 1 ms now. Then one of three members dies.
@@ -142,14 +142,14 @@ async fn one_of_two_leaves_on_a_silent_connection_too() {
     setup.fake.strand_connections();
     let begun = Instant::now();
     registration.deregister();
-    let closed = registration.closed().await;
+    let ended = registration.ended().await;
     let answered = begun.elapsed();
     while setup.fake.keys().contains_key(KEY) && begun.elapsed() < LONG {
         sleep(10 * MS).await;
     }
     assert!(
         begun.elapsed() < SEC,
-        "{closed:?} after {answered:?}, the key was there for {:?}",
+        "{ended:?} after {answered:?}, the key was there for {:?}",
         begun.elapsed()
     );
 }
@@ -209,7 +209,10 @@ async fn the_member_that_hangs_is_the_one_that_is_named() {
         let setup = Setup::new();
         let registration = listed(&setup).await;
         setup.fake.hang();
-        let status = status(&registration, |s| matches!(s, Status::Suspect { .. })).await;
+        let status = status(&registration, |s| {
+            matches!(s, RegistrationStatus::Suspect { .. })
+        })
+        .await;
         let said = format!("{status:?}");
         assert!(said.contains("http://a:2379: no answer"), "{said}");
     }
@@ -235,7 +238,9 @@ async fn an_authentication_that_failed_is_repeated_within_two_seconds() {
         let failure = Reply::Error(Code::Unavailable, "etcdserver: request timed out");
         setup.fake.script(Rpc::Authenticate, failure);
         setup.fake.forget_tokens();
-        registration.update(|instance| instance.value("w")).unwrap();
+        registration
+            .update(|instance| instance.with_value("w"))
+            .unwrap();
         setup.key_holds("w", SEC * 2).await;
     }
 }
@@ -253,6 +258,8 @@ async fn nothing_is_late_on_a_watch_stream_that_was_closed() {
     let other = announced_by(&registrar, Instance::new("other"));
     other.registered().await.unwrap();
     setup.fake.forget_tokens();
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     stays_registered(&setup, &registration, SEC * 4).await;
 }

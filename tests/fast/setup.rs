@@ -10,7 +10,7 @@ use tokio::io::DuplexStream;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic_etcd::{Etcd, Instance, Registrar, RegistrarBuilder, Registration, Status};
+use tonic_etcd::{Etcd, Instance, Registrar, RegistrarBuilder, Registration, RegistrationStatus};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SEC: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl Setup {
 
     pub fn builder_on(&self, etcd: Etcd) -> RegistrarBuilder {
         Registrar::builder(etcd)
-            .key("{prefix}/{name}/{addr}")
+            .key_template("{prefix}/{name}/{addr}")
             .shutdown_token(self.shutdown.clone())
             .shutdown_now_token(self.shutdown_now.clone())
     }
@@ -123,7 +123,7 @@ impl Setup {
 pub const KEY: &str = "/services/greeter/10.0.0.1:9000";
 
 pub fn greeter() -> Instance {
-    Instance::new("greeter").value("v")
+    Instance::new("greeter").with_value("v")
 }
 
 /// A registration that is not announced yet.
@@ -179,8 +179,8 @@ pub fn pipe_with(
 }
 
 /// Registered, and confirmed.
-pub fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
+pub fn is_registered(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Registered(_))
 }
 
 #[track_caller]
@@ -195,16 +195,19 @@ pub async fn all_registered(registrations: &[Registration]) {
     }
 }
 
-pub fn is_paused(status: &Status) -> bool {
-    matches!(status, Status::Paused { .. })
+pub fn is_paused(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Paused { .. })
 }
 
-pub fn is_lost(status: &Status) -> bool {
-    matches!(status, Status::Lost { .. })
+pub fn is_lost(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Lost { .. })
 }
 
 /// Waits until the status is as `wanted` says.
-pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> bool) -> Status {
+pub async fn status(
+    registration: &Registration,
+    wanted: impl Fn(&RegistrationStatus) -> bool,
+) -> RegistrationStatus {
     status_within(LONG * 10, registration, wanted).await
 }
 
@@ -212,7 +215,7 @@ pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> boo
 #[track_caller]
 pub fn registering_reason(registration: &Registration) -> String {
     match registration.status() {
-        Status::Registering {
+        RegistrationStatus::Registering {
             reason: Some(reason),
             ..
         } => reason.to_string(),
@@ -224,7 +227,7 @@ pub fn registering_reason(registration: &Registration) -> String {
 #[track_caller]
 pub fn lost_reason(registration: &Registration) -> String {
     match registration.status() {
-        Status::Lost { reason, .. } => reason.to_string(),
+        RegistrationStatus::Lost { reason, .. } => reason.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -246,7 +249,7 @@ pub fn seeds(name: &str, runs: u64) -> Range<u64> {
 /// Why it is paused.
 pub fn pause_reasons(registration: &Registration) -> String {
     match registration.status() {
-        Status::Paused { reasons, .. } => reasons.join("|"),
+        RegistrationStatus::Paused { reasons, .. } => reasons.join("|"),
         other => panic!("{other}"),
     }
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic_etcd::Status;
+use tonic_etcd::RegistrationStatus;
 
 /// A violation of an invariant.
 #[derive(Debug)]
@@ -116,11 +116,11 @@ impl World {
         let is_foreign = |key| keys.get(&key).is_some_and(|it| !self.is_ours(it.lease));
         if self.plan.yields && names.any(is_foreign) {
             return match status {
-                Status::Yielding { .. } => Ok(()),
+                RegistrationStatus::Yielding { .. } => Ok(()),
                 other => Err(format!("another client's, but the status is {other:?}")),
             };
         }
-        let Status::Registered(registered) = status else {
+        let RegistrationStatus::Registered(registered) = status else {
             return Err(format!("the status is {status:?}, there are {keys:?}"));
         };
         let lease = registered.lease;
@@ -193,7 +193,8 @@ impl World {
             }
             let statuses = entry.statuses.lock().unwrap();
             let mut new = statuses[*seen..].iter();
-            if let Some((at, status)) = new.find(|(_, it)| matches!(it, Status::Lost { .. }))
+            if let Some((at, status)) =
+                new.find(|(_, it)| matches!(it, RegistrationStatus::Lost { .. }))
                 && !may_be_lost
             {
                 found.push((*at, format!("{acts:?}: {status:?}")));
@@ -271,7 +272,7 @@ impl World {
             let statuses = entry.statuses.lock().unwrap();
             for (index, (since, status)) in statuses.iter().enumerate() {
                 let shown = status.to_string();
-                if matches!(status, Status::Lost { reason, .. } if reason.contains("internal error"))
+                if matches!(status, RegistrationStatus::Lost { reason, .. } if reason.contains("internal error"))
                 {
                     found.push((I14, *since, shown.clone()));
                 }

@@ -3,7 +3,7 @@
 use super::world::World;
 use crate::support::fake::Rpc;
 use tokio::time::Instant;
-use tonic_etcd::Status;
+use tonic_etcd::RegistrationStatus;
 
 const BEFORE: usize = 40;
 const AFTER: usize = 4;
@@ -28,7 +28,7 @@ pub fn around(world: &World, at: Instant) -> String {
     for (number, entry) in world.entries.iter().enumerate() {
         for (at, status) in &*entry.statuses.lock().unwrap() {
             let shown = match status {
-                Status::Registered(it) => format!("Registered under {}", it.lease),
+                RegistrationStatus::Registered(it) => format!("Registered under {}", it.lease),
                 other => format!("{other:?}"),
             };
             events.push((*at, format!("      entry {number}: {shown}")));

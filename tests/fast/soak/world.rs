@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Etcd, Instance, OnConflict, Pause, Registrar, Registration, Status};
+use tonic_etcd::{Etcd, Instance, OnConflict, Pause, Registrar, Registration, RegistrationStatus};
 
 /// A run under way, and all that can be seen of it from outside.
 pub struct World {
@@ -60,7 +60,7 @@ pub struct Entry {
     pub is_announced: bool,
     pub left: Option<Instant>,
     /// Each status that was seen, and when it began.
-    pub statuses: Arc<Mutex<Vec<(Instant, Status)>>>,
+    pub statuses: Arc<Mutex<Vec<(Instant, RegistrationStatus)>>>,
 }
 
 pub type Marks = Arc<Mutex<Vec<(Instant, String)>>>;
@@ -184,7 +184,7 @@ impl World {
             let names: Vec<_> = (0..names).map(|n| format!("s{slot}-{n}")).collect();
             let addr = format!("10.0.0.{}:9000", slot + 1);
             let value = value(self.entries.len(), 0);
-            let instance = |name| Instance::new(name).address(&addr).value(&value);
+            let instance = |name| Instance::new(name).with_address(&addr).with_value(&value);
             let instances: Vec<_> = names.iter().map(instance).collect();
             let Ok(registration) = self.registrar.register_all(instances) else {
                 continue;
@@ -220,7 +220,9 @@ impl World {
         let entry = &mut self.entries[number];
         let value = value(number, entry.version + 1);
         if let Some(handle) = &entry.handle
-            && handle.update(|instance| instance.value(&value)).is_ok()
+            && handle
+                .update(|instance| instance.with_value(&value))
+                .is_ok()
         {
             entry.version += 1;
         }
@@ -328,7 +330,7 @@ fn registrar(fake: &FakeEtcd, plan: &Plan, number: usize) -> Registrar {
 }
 
 /// Notes each status as it comes. Holds no handle.
-fn watch(registration: &Registration) -> Arc<Mutex<Vec<(Instant, Status)>>> {
+fn watch(registration: &Registration) -> Arc<Mutex<Vec<(Instant, RegistrationStatus)>>> {
     let mut watch = registration.watch();
     let log = Arc::new(Mutex::new(vec![(Instant::now(), watch.get())]));
     let noted = log.clone();
@@ -358,7 +360,7 @@ impl Entry {
         value(number, self.version)
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> RegistrationStatus {
         self.statuses.lock().unwrap().last().unwrap().1.clone()
     }
 }
