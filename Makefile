@@ -25,11 +25,11 @@ demo: ## show a registration through outages, changes by others and a shutdown (
 	$(TOOLS) cargo run --release $(MEASURED) --example demo
 
 test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
-	$(TOOLS) cargo test --no-fail-fast $(TESTED)
+	$(TOOLS) cargo test --workspace --no-fail-fast $(TESTED)
 	@echo "make test: every test passed: unit, fast, real etcd, doc"
 
 test-fast: ## run only what needs no etcd and no real time
-	$(TOOLS) cargo test $(TESTED) --lib --test fast
+	$(TOOLS) cargo test --workspace $(TESTED) --lib --test fast
 
 soak: ## run random faults for simulated hours: make soak HOURS=1000 SEED=7; HOURS=0 runs one seed again; FLEET=5000: the size of the fleet
 	HOURS=$(HOURS) SEED=$(SEED) FLEET=$(FLEET) $(TOOLS) cargo test $(PROFILE) $(TESTED) --test fast -- soak::for_hours fleet::for_a_large_fleet --ignored --nocapture
@@ -45,7 +45,8 @@ measure: ## measure recovery and shutdown with a real etcd (20 minutes); PARTS=p
 	$(TOOLS) cargo bench $(MEASURED) --bench recovery
 
 fleet: ## restarts and outages under load, compared with a client written by hand (3 minutes); FLEET_SCENARIO=rolling: only this one
-	$(TOOLS) cargo run --release $(MEASURED) --example fleet
+	$(TOOLS) cargo build --release $(MEASURED) --example server
+	$(TOOLS) cargo bench $(MEASURED) --bench fleet
 
 V := 3.7
 test-etcd: ## run the real suite on an etcd built with Go: make test-etcd V=3.7; with user and password: ETCD_USERS=1

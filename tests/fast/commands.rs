@@ -18,13 +18,14 @@ const NOT_IN_CI: [(&str, &str); 5] = [
     ),
 ];
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "CONTRIBUTING.md",
     "DESIGN.md",
     "BENCHMARKS.md",
     "src",
     "examples",
+    "benches",
 ];
 
 /// The targets of the Makefile, as `make help` lists them.

@@ -1,18 +1,17 @@
 //! One client in a process of its own: how fast it sees a change, and what that costs it.
 
 use crate::args::{Measure, Measured};
-use crate::bar::time;
-use crate::ledger::quantile;
+use crate::host::{PREFIX, SERVICE};
 use crate::problem::Problem;
-use crate::serve::{PREFIX, SERVICE};
 use etcd_client::{Client, Txn, TxnOp};
 use std::fmt::Write as _;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use test_support::load::{quantile, time};
+use test_support::poll;
+use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 use tonic_etcd::Etcd;
 use tonic_etcd::channel::BalancedChannel;
-use tonic_etcd::channel::ConnectivityState;
 use tonic_etcd::discovery::{Change, Changes, Discovery};
 
 pub(crate) const HEAD: &str = "
@@ -174,37 +173,27 @@ async fn next(changes: &mut Changes) -> Result<Change, Problem> {
 
 /// Waits until exactly so many can be called.
 async fn ready(channel: &BalancedChannel, wanted: usize) -> Result<(), Problem> {
-    let limit = Instant::now() + TIMEOUT;
-    loop {
+    let all_ready = async || {
         let endpoints = channel.endpoints();
-        let ready = endpoints
-            .iter()
-            .filter(|it| it.state == ConnectivityState::Ready)
-            .count();
-        if (ready, endpoints.len()) == (wanted, wanted) {
-            return Ok(());
+        let all = endpoints.len();
+        match endpoints.iter().filter(|it| it.state.is_ready()).count() {
+            ready if (ready, all) == (wanted, wanted) => Ok(()),
+            ready => Err(format!("{ready} of {all} are ready, not {wanted}").into()),
         }
-        if Instant::now() > limit {
-            let all = endpoints.len();
-            return Err(format!("{ready} of {all} are ready, not {wanted}").into());
-        }
-        sleep(Duration::from_millis(2)).await;
-    }
+    };
+    poll(Duration::from_millis(2), TIMEOUT, all_ready).await
 }
 
 async fn until_ready(channel: &BalancedChannel, address: &str) -> Result<(), Problem> {
-    let limit = Instant::now() + TIMEOUT;
-    while Instant::now() < limit {
+    let is_ready = async || {
         let endpoints = channel.endpoints();
-        let mut ready = endpoints
-            .iter()
-            .filter(|it| it.state == ConnectivityState::Ready);
-        if ready.any(|endpoint| &*endpoint.address == address) {
-            return Ok(());
+        let mut ready = endpoints.iter().filter(|it| it.state.is_ready());
+        match ready.any(|endpoint| &*endpoint.address == address) {
+            true => Ok(()),
+            false => Err(format!("{address} does not get ready").into()),
         }
-        sleep(POLL).await;
-    }
-    Err(format!("{address} does not get ready").into())
+    };
+    poll(POLL, TIMEOUT, is_ready).await
 }
 
 fn row(

@@ -1,10 +1,9 @@
 //! What happens to the fleet, and what must hold then.
 
 use crate::args::{Args, Scenario, Who};
-use crate::bar::{Bar, time};
 use crate::client::Client;
+use crate::host::PREFIX;
 use crate::problem::Problem;
-use crate::serve::PREFIX;
 use crate::setup::Setup;
 use crate::table::Table;
 use crate::workdir::Workdir;
@@ -12,6 +11,8 @@ use etcd_client::GetOptions;
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use test_support::load::{Bar, time};
+use test_support::poll;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::InstanceJson;
 
@@ -61,13 +62,14 @@ async fn rolling(setup: &mut Setup) -> Result<(), Problem> {
 
 async fn paused(setup: &mut Setup) -> Result<(), Problem> {
     expect(setup, &Bar::NoFailure);
+    let mut client = setup.etcd.client().await;
     for _ in 0..setup.args.rounds {
         for n in 0..setup.servers.len() {
             let name = setup.servers[n].name().to_owned();
             setup.note(format!("{name} is paused"));
-            setup.servers[n].pause().await?;
+            setup.servers[n].pause(&mut client).await?;
             sleep(PAUSE).await;
-            setup.servers[n].resume().await?;
+            setup.servers[n].resume().await;
             setup.note(format!("{name} is back"));
         }
     }
@@ -76,7 +78,7 @@ async fn paused(setup: &mut Setup) -> Result<(), Problem> {
 
 async fn kill(setup: &mut Setup) -> Result<(), Problem> {
     let address = setup.servers[0].address();
-    let killed = setup.servers[0].kill().await;
+    let killed = setup.servers[0].signal("KILL");
     setup.note(format!("SIGKILL of the server at {address}"));
     for side in &mut setup.sides {
         // tonic's errors do not say where a call was.
@@ -84,8 +86,8 @@ async fn kill(setup: &mut Setup) -> Result<(), Problem> {
         side.bars.push(Bar::OnlyInFlight { killed, address });
     }
     sleep(EXPIRY).await;
-    setup.servers[0].start_again()?;
-    setup.servers[0].registered().await?;
+    setup.servers[0].start_again();
+    setup.servers[0].registered().await;
     setup.note("it is started again");
     setup.all_callable().await
 }
@@ -95,9 +97,7 @@ async fn etcd_down(setup: &mut Setup) -> Result<(), Problem> {
     let outage = setup.args.outage;
     setup.etcd.kill().await;
     setup.note("etcd is killed");
-    sleep(outage).await;
-    setup.etcd.start_again();
-    setup.etcd.serving().await?;
+    setup.etcd.restart(outage).await;
     setup.note("etcd answers again, with its data");
     // Until the servers' leases would have expired without renewals.
     sleep(EXPIRY).await;
@@ -112,7 +112,7 @@ async fn etcd_wiped(setup: &mut Setup) -> Result<(), Problem> {
     setup.note("etcd is killed, and its data deleted");
     setup.servers[0].terminate().await?;
     setup.servers[0].move_away();
-    setup.servers[0].start_again()?;
+    setup.servers[0].start_again();
     setup.note("one server has moved meanwhile");
     sleep(AWAY).await;
     setup.etcd.start_again();
@@ -162,33 +162,28 @@ async fn restart(setup: &mut Setup, n: usize, moves: bool) -> Result<(), Problem
     if moves {
         setup.servers[n].move_away();
     }
-    setup.servers[n].start_again()?;
-    setup.servers[n].registered().await
+    setup.servers[n].start_again();
+    setup.servers[n].registered().await;
+    Ok(())
 }
 
 /// When etcd had the keys of all these servers.
 async fn keys_are_back(etcd: String, addresses: &BTreeSet<String>) -> Result<Instant, Problem> {
     let mut client = etcd_client::Client::connect([etcd], None).await?;
-    let limit = Instant::now() + TIMEOUT;
-    while Instant::now() < limit {
-        let listed = client
-            .get(PREFIX, Some(GetOptions::new().with_prefix()))
-            .await;
-        let listed = listed
-            .map(|listed| listed.kvs().to_vec())
-            .unwrap_or_default();
-        let read = listed
-            .iter()
-            .filter_map(|kv| serde_json::from_slice(kv.value()).ok());
-        let found: BTreeSet<_> = read
-            .map(|instance: InstanceJson| instance.address)
-            .collect();
-        if found == *addresses {
-            return Ok(Instant::now());
+    let back = poll(POLL, TIMEOUT, async || {
+        let options = GetOptions::new().with_prefix();
+        let listed = client.get(PREFIX, Some(options)).await?;
+        let mut found = BTreeSet::new();
+        for kv in listed.kvs() {
+            let instance: InstanceJson = serde_json::from_slice(kv.value())?;
+            found.insert(instance.address);
         }
-        sleep(POLL).await;
-    }
-    Err("the servers' keys do not come back".into())
+        match found == *addresses {
+            true => Ok(Instant::now()),
+            false => Err(Problem::from(format!("the servers' keys: {found:?}"))),
+        }
+    });
+    back.await
 }
 
 /// Checks that the server that has gone is forgotten. After an outage it may stay in the set for the whole

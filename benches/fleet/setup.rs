@@ -1,9 +1,7 @@
 //! [`Setup`]: etcd, servers, clients and their load, for one scenario.
 
 use crate::args::{Args, Scenario, Who};
-use crate::bar::Verdict;
 use crate::client::Client;
-use crate::ledger::{Failure, Record, Summary};
 use crate::problem::Problem;
 use crate::servers::Server;
 use crate::side::Side;
@@ -13,6 +11,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 use test_support::etcd::Etcd;
+use test_support::load::{Record, Summary, Verdict};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -54,9 +53,9 @@ impl Setup {
                 &dir,
             )
         });
-        let servers: Vec<_> = servers.collect::<Result<_, _>>()?;
+        let servers: Vec<_> = servers.collect();
         for server in &servers {
-            server.registered().await?;
+            server.registered().await;
         }
         let kinds = match args.client {
             Who::Both => vec![Who::Balanced, Who::Naive],
@@ -136,10 +135,9 @@ impl Setup {
             let since = |at: Instant| (at - self.began).as_secs_f64();
             let before = self.events.iter().rfind(|(at, _)| *at <= record.ended);
             let (at, event) = before.map_or((self.began, ""), |(at, event)| (*at, event));
-            let why = match &record.failure {
-                Some(Failure { code, text }) => format!("{code:?}: {text}"),
-                None => "late".to_owned(),
-            };
+            let why = record
+                .failure()
+                .map_or("late".to_owned(), |why| why.to_string());
             writeln!(
                 lines,
                 "{:.3} s to {:.3} s ({:.3} s after {event:?}) {:?} {why}",

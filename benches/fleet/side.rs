@@ -1,13 +1,12 @@
 //! [`Side`]: the clients of one kind, the results of their calls, and their bounds.
 
 use crate::args::{Args, Who};
-use crate::bar::Bar;
 use crate::client::Client;
-use crate::ledger::{Failure, Kind, Ledger, Record};
-use crate::load::Pace;
 use crate::problem::Problem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use test_support::load::{Bar, Failure, Kind, Ledger, Pace, Record};
+use test_support::poll;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -70,14 +69,8 @@ impl Side {
         within: Duration,
         holds: impl Fn(&Client) -> bool,
     ) -> Option<Instant> {
-        let limit = Instant::now() + within;
-        while !self.clients.iter().all(&holds) {
-            if Instant::now() > limit {
-                return None;
-            }
-            sleep(POLL).await;
-        }
-        Some(Instant::now())
+        let all = async || self.clients.iter().all(&holds).then(Instant::now).ok_or(());
+        poll(POLL, within, all).await.ok()
     }
 
     /// The calls that were started and have not ended.
@@ -94,7 +87,7 @@ impl Side {
             kind: Kind::Unary,
             begun: now,
             ended: now,
-            failure: Some(endless()),
+            outcome: Err(endless()),
         }));
         records
     }

@@ -3,7 +3,7 @@
 //! It handles the usual cases: instances that are gone are removed, a watch that ends starts again with the
 //! differences to a new list, and connections have timeouts and pings, as ours have.
 
-use crate::serve::PREFIX;
+use crate::host::PREFIX;
 use etcd_client::{Client, EventType, GetOptions, KeyValue, WatchOptions};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,7 @@
 //! [`Ledger`]: the result of every call; [`Summary`]: the same in figures.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,27 +10,28 @@ use tonic::{Code, Status};
 
 /// How long a stream takes by itself: so many messages, so far apart, the first one at once.
 const STREAM: Duration = Duration::from_millis(100 * (MESSAGES as u64 - 1));
-pub(crate) const MESSAGES: u32 = 11;
+pub(super) const MESSAGES: u32 = 11;
 
 /// All calls of the clients of one kind.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     started: AtomicUsize,
     records: Mutex<Vec<Record>>,
 }
 
 /// One call.
 #[derive(Debug, Clone)]
-pub(crate) struct Record {
-    pub(crate) kind: Kind,
+pub struct Record {
+    pub kind: Kind,
     /// When it was scheduled: the wait of its task for a thread is part of its latency.
-    pub(crate) begun: Instant,
-    pub(crate) ended: Instant,
-    pub(crate) failure: Option<Failure>,
+    pub begun: Instant,
+    pub ended: Instant,
+    /// The address that a unary call was answered by.
+    pub outcome: Result<String, Failure>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     Unary,
     /// Takes about one second; a stream that is cut has failed.
     Stream,
@@ -37,50 +39,76 @@ pub(crate) enum Kind {
 
 /// The error that the caller got.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
-    pub(crate) code: Code,
-    pub(crate) text: String,
+pub struct Failure {
+    pub code: Code,
+    pub text: String,
 }
 
 /// A ledger in figures.
 #[derive(Debug)]
-pub(crate) struct Summary {
-    pub(crate) calls: usize,
-    pub(crate) streams: usize,
+pub struct Summary {
+    pub calls: usize,
+    pub streams: usize,
     /// Of all calls.
-    pub(crate) failed: usize,
-    pub(crate) codes: BTreeMap<String, usize>,
+    pub failed: usize,
+    pub codes: BTreeMap<String, usize>,
     /// Of unary calls that were answered: half of them, 99 of 100, all took at most this.
-    pub(crate) latency: [Duration; 3],
+    pub latency: [Duration; 3],
     /// The longest time without a successful call, while calls were due.
-    pub(crate) silence: Duration,
+    pub silence: Duration,
 }
 
 // === impl Ledger ===
 
 impl Ledger {
-    pub(crate) fn started(&self) {
+    pub(super) fn started(&self) {
         self.started.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn ended(&self, kind: Kind, begun: Instant, outcome: Result<(), Status>) {
+    pub(super) fn ended(&self, kind: Kind, begun: Instant, outcome: Result<String, Status>) {
         let record = Record {
             kind,
             begun,
             ended: Instant::now(),
-            failure: outcome.err().map(Failure::from),
+            outcome: outcome.map_err(Failure::from),
         };
         self.lock().push(record);
     }
 
+    /// The calls that were started.
+    pub fn sent(&self) -> usize {
+        self.started.load(Ordering::Relaxed)
+    }
+
     /// The calls that were started and have not ended.
-    pub(crate) fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         let ended = self.lock().len();
-        self.started.load(Ordering::Relaxed).saturating_sub(ended)
+        self.sent().saturating_sub(ended)
+    }
+
+    /// How many unary calls each address answered.
+    pub fn answered(&self) -> BTreeMap<String, usize> {
+        let mut answered = BTreeMap::new();
+        for address in self
+            .lock()
+            .iter()
+            .filter_map(|record| record.outcome.as_ref().ok())
+        {
+            *answered.entry(address.clone()).or_default() += 1;
+        }
+        answered
+    }
+
+    pub fn failures(&self) -> Vec<Failure> {
+        self.lock()
+            .iter()
+            .filter_map(Record::failure)
+            .cloned()
+            .collect()
     }
 
     /// In the order in which they were begun.
-    pub(crate) fn records(&self) -> Vec<Record> {
+    pub fn records(&self) -> Vec<Record> {
         let mut records = self.lock().clone();
         records.sort_by_key(|record| record.begun);
         records
@@ -94,21 +122,32 @@ impl Ledger {
 // === impl Record ===
 
 impl Record {
-    pub(crate) fn latency(&self) -> Duration {
+    /// The error of a call that failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.outcome.as_ref().err()
+    }
+
+    fn latency(&self) -> Duration {
         self.ended.saturating_duration_since(self.begun)
     }
 
     /// It failed, or took a second longer than it should.
-    pub(crate) fn is_bad(&self) -> bool {
+    pub fn is_bad(&self) -> bool {
         let own = match self.kind {
             Kind::Unary => Duration::ZERO,
             Kind::Stream => STREAM,
         };
-        self.failure.is_some() || self.latency() > own + Duration::from_secs(1)
+        self.outcome.is_err() || self.latency() > own + Duration::from_secs(1)
     }
 }
 
 // === impl Failure ===
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.code, self.text)
+    }
+}
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
@@ -123,12 +162,12 @@ impl From<Status> for Failure {
 
 impl Summary {
     /// `began`: when the first call was due.
-    pub(crate) fn of(records: &[Record], began: Instant) -> Self {
+    pub fn of(records: &[Record], began: Instant) -> Self {
         let mut codes = BTreeMap::new();
-        for failure in records.iter().filter_map(|record| record.failure.as_ref()) {
+        for failure in records.iter().filter_map(Record::failure) {
             *codes.entry(format!("{:?}", failure.code)).or_default() += 1;
         }
-        let answered = || records.iter().filter(|record| record.failure.is_none());
+        let answered = || records.iter().filter(|record| record.outcome.is_ok());
         let unary = answered().filter(|record| record.kind == Kind::Unary);
         let mut latencies: Vec<_> = unary.map(Record::latency).collect();
         latencies.sort_unstable();
@@ -159,7 +198,7 @@ impl Summary {
 }
 
 /// The quantile of sorted durations: this share of them is not above it.
-pub(crate) fn quantile(sorted: &[Duration], share: f64) -> Duration {
+pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     let at = rank.saturating_sub(1).min(sorted.len().saturating_sub(1));
     sorted.get(at).copied().unwrap_or_default()
@@ -188,7 +227,10 @@ mod tests {
             kind: Kind::Unary,
             begun: at(begun),
             ended: at(ended),
-            failure: failed.then(|| Failure::from(Status::unavailable("away"))),
+            outcome: match failed {
+                true => Err(Failure::from(Status::unavailable("away"))),
+                false => Ok(String::new()),
+            },
         };
         let records = [
             record(0, 10, false),

@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// Time after the last event
     #[arg(long, env = "FLEET_COOL_DOWN", default_value = "3s", value_parser = humantime::parse_duration)]
     pub(crate) cool_down: Duration,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
 }
 
 /// What happens to the fleet.
@@ -102,22 +105,9 @@ pub(crate) enum Who {
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Role {
     #[command(hide = true)]
-    Serve(Serve),
-    #[command(hide = true)]
     Host(Host),
     #[command(hide = true)]
     Measure(Measure),
-}
-
-/// A registered server, until SIGTERM.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Serve {
-    #[arg(long)]
-    pub(crate) etcd: String,
-    #[arg(long)]
-    pub(crate) listen: SocketAddr,
-    #[arg(long, value_parser = humantime::parse_duration)]
-    pub(crate) deregistration_delay: Duration,
 }
 
 /// A server that nobody registers.

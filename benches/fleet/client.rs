@@ -1,13 +1,12 @@
 //! [`Client`]: one client, with connections and a watch of its own.
 
 use crate::args::{Args, Who};
-use crate::ledger::Ledger;
-use crate::load::{self, Pace};
+use crate::host::SERVICE;
 use crate::naive::Naive;
 use crate::problem::Problem;
-use crate::serve::SERVICE;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use test_support::load::{self, Ledger, Pace};
 use tonic_etcd::Etcd;
 use tonic_etcd::channel::BalancedChannel;
 use tonic_etcd::channel::ConnectivityState;

@@ -8,8 +8,8 @@ use crate::workdir::Workdir;
 use std::path::Path;
 use std::time::Duration;
 use test_support::etcd::Etcd;
+use test_support::poll;
 use test_support::ports;
-use tokio::time::{Instant, sleep};
 
 const FEW: usize = 3;
 const MANY: usize = 1_000;
@@ -62,15 +62,11 @@ async fn child(
     ]
     .concat();
     let process = run(&args, &log)?;
-    let limit = Instant::now() + TIMEOUT;
-    while !process.has_exited() {
-        if Instant::now() > limit {
-            return Err(format!("{what} takes too long: see {}", log.display()).into());
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    if process.exit_code() != Some(0) {
-        return Err(std::fs::read_to_string(log)?.into());
+    let ended = async || process.exit_code().ok_or(());
+    match poll(Duration::from_millis(20), TIMEOUT, ended).await {
+        Ok(0) => {}
+        Ok(_) => return Err(std::fs::read_to_string(log)?.into()),
+        Err(()) => return Err(format!("{what} takes too long: see {}", log.display()).into()),
     }
     std::fs::read_to_string(into)?
         .lines()

@@ -1,11 +1,10 @@
 //! [`Table`]: a row for each scenario and client, in Markdown.
 
 use crate::args::{Scenario, Who};
-use crate::bar::{Verdict, time};
-use crate::ledger::Summary;
 use crate::problem::Problem;
 use std::io::Write as _;
 use std::time::Duration;
+use test_support::load::{Summary, Verdict, time};
 
 /// Prints rows, and records whether all bounds held.
 #[derive(Debug, Default)]

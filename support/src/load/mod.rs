@@ -1,6 +1,8 @@
-//! Calls on schedule, whether or not earlier ones have come back.
+//! Calls on schedule, whether or not earlier ones have come back; [`Ledger`]: the result of each; [`Bar`]: what must hold.
 
-use crate::ledger::{Kind, Ledger, MESSAGES};
+mod bar;
+mod ledger;
+
 use greeter::hellos;
 use greeter::pb::HelloRequest;
 use greeter::pb::greeter_client::GreeterClient;
@@ -13,21 +15,25 @@ use tonic::client::GrpcService;
 use tonic::codegen::StdError;
 use tonic::{Request, Status};
 
+pub use bar::{Bar, Verdict, time};
+use ledger::MESSAGES;
+pub use ledger::{Failure, Kind, Ledger, Record, Summary, quantile};
+
 /// The schedule of one client.
 #[derive(Debug, Clone)]
-pub(crate) struct Pace {
+pub struct Pace {
     /// When the first call is due.
-    pub(crate) first: Instant,
+    pub first: Instant,
     /// Between two unary calls.
-    pub(crate) unary: Duration,
+    pub unary: Duration,
     /// Between two streams; zero: none.
-    pub(crate) streams: Duration,
-    pub(crate) deadline: Duration,
-    pub(crate) stop: CancellationToken,
+    pub streams: Duration,
+    pub deadline: Duration,
+    pub stop: CancellationToken,
 }
 
 /// A channel for generated clients, with all bounds that their code requires.
-pub(crate) trait Channel:
+pub trait Channel:
     GrpcService<Body, Error: Into<StdError>, Future: Send, ResponseBody = Self::Answer>
     + Clone
     + Send
@@ -48,8 +54,8 @@ where
 /// In addition to the deadline of a call.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// Begins to call, until it is stopped.
-pub(crate) fn start<T: Channel>(channel: T, pace: Pace, ledger: Arc<Ledger>) {
+/// Begins to call greeters, until it is stopped.
+pub fn start<T: Channel>(channel: T, pace: Pace, ledger: Arc<Ledger>) {
     let client = GreeterClient::new(channel);
     tokio::spawn(generate(
         Kind::Unary,
@@ -83,28 +89,29 @@ async fn generate<T: Channel>(
         let (client, ledger, deadline) = (client.clone(), ledger.clone(), pace.deadline);
         tokio::spawn(async move {
             let calling = call(kind, client, deadline);
-            let late = || {
-                Err(Status::deadline_exceeded(
-                    "the client did not keep the deadline",
-                ))
-            };
+            let late = "the client did not keep the deadline";
             let outcome = timeout(deadline + SLACK, calling).await;
-            ledger.ended(kind, begun, outcome.unwrap_or_else(|_| late()));
+            let outcome = outcome.unwrap_or_else(|_| Err(Status::deadline_exceeded(late)));
+            ledger.ended(kind, begun, outcome);
         });
         next += every;
     }
 }
 
+/// The address that a unary call was answered by.
 async fn call<T: Channel>(
     kind: Kind,
     mut client: GreeterClient<T>,
     deadline: Duration,
-) -> Result<(), Status> {
+) -> Result<String, Status> {
     if kind == Kind::Unary {
-        let name = "fleet".to_owned();
+        let name = "load".to_owned();
         let mut request = Request::new(HelloRequest { name });
         request.set_timeout(deadline);
-        return client.say_hello(request).await.map(drop);
+        let message = client.say_hello(request).await?.into_inner().message;
+        // "Hello load! I am 127.0.0.1:41234."
+        let from = message.trim_end_matches('.').rsplit(' ').next();
+        return Ok(from.unwrap_or_default().to_owned());
     }
     let mut request = Request::new(hellos(MESSAGES, 100));
     request.set_timeout(deadline);
@@ -114,7 +121,7 @@ async fn call<T: Channel>(
         received += 1;
     }
     match received {
-        MESSAGES => Ok(()),
+        MESSAGES => Ok(String::new()),
         received => {
             let received = format!("{received} of {MESSAGES} messages");
             Err(Status::data_loss(received))

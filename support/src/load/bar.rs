@@ -1,12 +1,12 @@
-//! [`Bar`]: the bound of a scenario; pure.
+//! [`Bar`]: what must hold for calls; pure.
 
-use crate::ledger::Record;
+use super::Record;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// What must hold for the calls of one kind of client.
 #[derive(Debug, Clone)]
-pub(crate) enum Bar {
+pub enum Bar {
     /// No call fails.
     NoFailure,
     /// Only calls that were in flight at an address when its server was killed fail, and at once.
@@ -23,9 +23,9 @@ pub(crate) enum Bar {
 
 /// Whether it held, and what was measured.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) held: bool,
-    pub(crate) seen: String,
+pub struct Verdict {
+    pub held: bool,
+    pub seen: String,
 }
 
 /// How long after a kill the last failure may be seen.
@@ -35,8 +35,8 @@ const CONVERGENCE: Duration = Duration::from_secs(1);
 // === impl Bar ===
 
 impl Bar {
-    pub(crate) fn verdict(&self, records: &[Record]) -> Verdict {
-        let failed = || records.iter().filter(|record| record.failure.is_some());
+    pub fn verdict(&self, records: &[Record]) -> Verdict {
+        let failed = || records.iter().filter(|record| record.outcome.is_err());
         match self {
             Self::NoFailure => {
                 let failed = failed().count();
@@ -46,7 +46,7 @@ impl Bar {
                 let last = since(*killed, failed().map(|record| record.ended));
                 let seen = format!("last failure {} after the kill", time(last));
                 let elsewhere = address.as_deref().map_or(0, |address| {
-                    let texts = failed().filter_map(|record| record.failure.as_ref());
+                    let texts = failed().filter_map(Record::failure);
                     texts
                         .filter(|failure| !failure.text.contains(address))
                         .count()
@@ -88,7 +88,7 @@ impl Verdict {
 }
 
 /// A duration as people read it.
-pub(crate) fn time(time: Duration) -> String {
+pub fn time(time: Duration) -> String {
     match time.as_secs_f64() {
         0.0 => "0".to_owned(),
         seconds if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
@@ -100,7 +100,7 @@ pub(crate) fn time(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Failure, Kind};
+    use crate::load::{Failure, Kind};
     use tonic::Status;
 
     const MS: Duration = Duration::from_millis(1);
@@ -110,7 +110,10 @@ mod tests {
             kind: Kind::Unary,
             begun,
             ended: begun + took,
-            failure: failed.map(|text| Failure::from(Status::unavailable(text))),
+            outcome: match failed {
+                Some(text) => Err(Failure::from(Status::unavailable(text))),
+                None => Ok(String::new()),
+            },
         }
     }
 

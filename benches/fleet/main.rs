@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each scenario has an etcd, servers and clients of its own. Clients start calls on schedule,
-//! whether or not earlier ones have returned; every call is recorded, and checked afterwards.
+//! whether or not earlier ones have returned; every call is recorded, and checked afterwards ([`test_support::load`]).
 //! A second client under the same load uses tonic's
 //! channel with a plain watch ([`naive`]), for comparison.
 //!
@@ -14,25 +14,20 @@
 //! |---|---|
 //! | `args.rs` | [`Args`](args::Args): the settings |
 //! | `scenario.rs` | what happens to the fleet |
-//! | `bar.rs` | [`Bar`](bar::Bar): the bound of a scenario; pure |
 //! | `setup.rs`, `side.rs` | [`Setup`](setup::Setup): etcd, servers, clients and their load |
-//! | `servers.rs`, `serve.rs` | the server processes, from outside and from inside |
+//! | `servers.rs` | the server processes |
 //! | `client.rs`, `naive.rs` | the two clients |
-//! | `load.rs`, `ledger.rs` | calls on schedule, and their results |
-//! | `spread.rs`, `measure.rs` | how fast a change is seen, and its cost |
+//! | `spread.rs`, `measure.rs`, `host.rs` | how fast a change is seen, and its cost |
 //! | `table.rs`, `workdir.rs` | the printed table, and the directory of the processes |
 //! | `problem.rs` | an error that stops a scenario |
 
 mod args;
-mod bar;
 mod client;
-mod ledger;
-mod load;
+mod host;
 mod measure;
 mod naive;
 mod problem;
 mod scenario;
-mod serve;
 mod servers;
 mod setup;
 mod side;
@@ -42,7 +37,9 @@ mod workdir;
 
 use args::{Args, Role, Scenario};
 use clap::Parser;
+use futures_util::FutureExt as _;
 use problem::Problem;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use table::Table;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,8 +51,7 @@ async fn main() -> ExitCode {
     let mut args = Args::parse();
     let done = match args.role.take() {
         None => direct(args).await,
-        Some(Role::Serve(role)) => serve::serve(role).await.map(|()| ExitCode::SUCCESS),
-        Some(Role::Host(role)) => serve::host(role).await.map(|()| ExitCode::SUCCESS),
+        Some(Role::Host(role)) => host::host(role).await.map(|()| ExitCode::SUCCESS),
         Some(Role::Measure(role)) => measure::measure(role).await.map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|problem| {
@@ -80,11 +76,16 @@ async fn all(args: &Args) -> Result<bool, Problem> {
     let mut workdir = Workdir::new()?;
     let mut table = Table::default();
     for scenario in args.scenarios() {
-        let done = match scenario {
-            Scenario::Spread => spread::perform(&workdir, &mut table).await,
-            scenario => scenario::perform(scenario, args, &workdir, &mut table).await,
+        let performed = async {
+            match scenario {
+                Scenario::Spread => spread::perform(&workdir, &mut table).await,
+                scenario => scenario::perform(scenario, args, &workdir, &mut table).await,
+            }
         };
-        if let Err(problem) = done {
+        let done = AssertUnwindSafe(performed).catch_unwind();
+        // Helpers of the tests panic where a test would.
+        let panicked = |_| Err("a panic, printed above".into());
+        if let Err(problem) = done.await.unwrap_or_else(panicked) {
             table.broke(scenario, &problem);
         }
     }
