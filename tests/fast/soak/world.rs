@@ -321,7 +321,7 @@ fn registrar(fake: &FakeEtcd, plan: &Plan, number: usize) -> Registrar {
         false => OnConflict::TakeOver,
     };
     let builder = Registrar::builder(etcd)
-        .key(plan.template)
+        .key_template(plan.template)
         .ttl(plan.ttl)
         .on_conflict(policy)
         .deregistration_delay(Duration::from_millis(100))
