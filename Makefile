@@ -33,7 +33,7 @@ test-fast: ## run only what needs no etcd and no real time
 	$(TOOLS) cargo test $(TESTED) --lib --bins --test fast
 
 soak: ## run random faults for simulated hours: make soak HOURS=1000 SEED=7; HOURS=0 runs one seed again; FLEET=5000: the size of the fleet
-	HOURS=$(HOURS) SEED=$(SEED) FLEET=$(FLEET) $(TOOLS) cargo test $(PROFILE) $(TESTED) --test fast -- soak::long fleet::for_a_large_fleet --ignored --nocapture
+	HOURS=$(HOURS) SEED=$(SEED) FLEET=$(FLEET) $(TOOLS) cargo test $(PROFILE) $(TESTED) --test fast -- soak::for_hours fleet::for_a_large_fleet --ignored --nocapture
 
 simulate: ## run the registrar's decisions against a model of etcd: make simulate EVENTS=10000000 SEED=7; EVENTS=0 runs one seed again
 	EVENTS=$(EVENTS) SEED=$(SEED) $(TOOLS) cargo test $(PROFILE) $(TESTED) --lib -- simulation::drive::for_many_events --ignored --nocapture

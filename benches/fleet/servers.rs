@@ -31,7 +31,12 @@ const POLL: Duration = Duration::from_millis(2);
 
 impl Server {
     /// Starts it, and does not wait.
-    pub(crate) fn start(name: String, etcd: &str, deregistration_delay: Duration, dir: &Path) -> Self {
+    pub(crate) fn start(
+        name: String,
+        etcd: &str,
+        deregistration_delay: Duration,
+        dir: &Path,
+    ) -> Self {
         let port = ports::free();
         Self {
             process: spawn(&name, 1, etcd, port, deregistration_delay, dir),
@@ -50,7 +55,14 @@ impl Server {
         self.starts += 1;
         self.registered = 1;
         let (name, etcd) = (&self.name, &self.etcd);
-        self.process = spawn(name, self.starts, etcd, self.port, self.deregistration_delay, &self.dir);
+        self.process = spawn(
+            name,
+            self.starts,
+            etcd,
+            self.port,
+            self.deregistration_delay,
+            &self.dir,
+        );
     }
 
     /// The next process listens elsewhere.

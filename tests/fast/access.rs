@@ -256,20 +256,6 @@ async fn a_member_that_refuses_is_left_for_the_one_that_does_not() {
     }
 }
 
-#[cfg(feature = "discovery")]
-#[tokio::test(start_paused = true)]
-async fn a_reader_leaves_the_member_that_refuses_it() {
-    for _ in 0..6 {
-        let setup = guarded();
-        setup.fake.put("/services/greeter/1", "10.0.0.1:1", 0);
-        setup.fake.member("a").always(Rpc::Range, Reply::DENIED);
-        let builder = tonic_etcd::discovery::Discovery::builder(etcd_at(&setup, &TWO), "greeter");
-        let discovery = builder.build().unwrap();
-        let ready = timeout(SEC * 2, discovery.ready()).await;
-        assert!(ready.is_ok(), "{:?}", discovery.snapshot().watch_error());
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_user_is_no_obstacle_where_no_member_has_users() {
     let log = Log::of("warn");

@@ -5,7 +5,7 @@ use crate::channel::connections::serve_ending;
 use crate::channel::net::{Client, Net, Registry, address};
 use crate::channel::raw::{GOAWAY, SETTINGS, write};
 use crate::log::Log;
-use crate::setup::{MS, SEC};
+use crate::setup::{MS, SEC, seeds};
 use crate::support::ending::{after, after_requests};
 use fastrand::Rng;
 use greeter::pb::HelloRequest;
@@ -271,12 +271,7 @@ async fn run(seed: u64) -> Result<(), String> {
 
 #[tokio::test(start_paused = true)]
 async fn no_call_fails_while_there_is_a_good_endpoint() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let seeds = match (number("CHANNEL_SEED"), number("CHANNEL_RUNS")) {
-        (Some(seed), runs) => seed..seed + runs.unwrap_or(1),
-        (None, runs) => 0..runs.unwrap_or(RUNS),
-    };
-    for seed in seeds {
+    for seed in seeds("CHANNEL", RUNS) {
         if let Err(what) = run(seed).await {
             panic!("I17: seed {seed}: {what}");
         }

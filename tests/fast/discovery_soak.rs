@@ -2,7 +2,7 @@
 //! every difference (I9). `DISCOVERY_SEED=7 cargo test ... discovery_soak` runs one seed again.
 
 use crate::discovery::json;
-use crate::setup::SEC;
+use crate::setup::{SEC, seeds};
 use crate::support::fake::faults::Snapshot;
 use crate::support::fake::{FakeEtcd, Reply, Rpc};
 use fastrand::Rng;
@@ -297,12 +297,7 @@ async fn run(seed: u64) -> Result<(), String> {
 
 #[tokio::test(start_paused = true)]
 async fn after_any_faults_a_reader_shows_what_etcd_has() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let seeds = match (number("DISCOVERY_SEED"), number("DISCOVERY_RUNS")) {
-        (Some(seed), runs) => seed..seed + runs.unwrap_or(1),
-        (None, runs) => 0..runs.unwrap_or(RUNS),
-    };
-    for seed in seeds {
+    for seed in seeds("DISCOVERY", RUNS) {
         if let Err(what) = run(seed).await {
             panic!("I9: {what}");
         }

@@ -5,7 +5,7 @@
 //!
 //! `make soak FLEET=5000 SEED=7` runs all trials with so many registrars.
 
-use crate::setup::{SEC, is_registered};
+use crate::setup::{SEC, is_registered, number};
 use crate::support::fake::{Call, Capacity, FakeEtcd, Rpc};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -349,18 +349,12 @@ fn a_fleet_that_lost_a_member_costs_the_others_what_it_must() {
 #[allow(clippy::disallowed_methods, reason = "how fast we are in real time")]
 #[ignore = "takes as long as configured: make soak"]
 fn for_a_large_fleet() {
-    let number = |name: &str, default| {
-        let set = std::env::var(name).ok().filter(|value| !value.is_empty());
-        set.map_or(default, |value| value.parse().expect("a number"))
-    };
-    let (seed, size) = (
-        number("SEED", fastrand::u64(..1 << 40)),
-        number("FLEET", 200),
-    );
+    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..1 << 40));
+    let size = number("FLEET").unwrap_or(200) as usize;
     let mut failed = 0;
     for trial in EVENTS
         .into_iter()
-        .flat_map(|event| trials(seed, size as usize, event))
+        .flat_map(|event| trials(seed, size, event))
     {
         let start = std::time::Instant::now();
         match trial.run() {

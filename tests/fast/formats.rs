@@ -54,19 +54,6 @@ async fn two_formats_come_change_and_leave_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_key_of_one_format_comes_back() {
-    let setup = Setup::new();
-    let builder = setup.builder().format(Plain::new()).format(Kratos::new());
-    let registration = register_as(builder, greeter().with_id("a1"));
-    announce(&registration);
-    registration.registered().await.unwrap();
-    let before = stored(&setup);
-    setup.fake.delete(KRATOS);
-    sleep(SEC).await;
-    assert_eq!(stored(&setup), before);
-}
-
-#[tokio::test(start_paused = true)]
 async fn register_refuses_an_instance_that_a_format_cannot_write() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kitex::new());

@@ -1,6 +1,6 @@
 //! A key that passes from one registration of a registrar to the next.
 
-use crate::setup::{KEY, SEC, Setup, announce, announced_by, greeter, status};
+use crate::setup::{KEY, SEC, Setup, announced_by, greeter, status};
 use crate::support::registered_within;
 use tonic_etcd::{Instance, Registration, RegistrationStatus};
 
@@ -37,22 +37,6 @@ async fn a_key_given_up_and_registered_again_in_one_breath_is_written() {
                 "{how}"
             );
         }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_key_registered_again_and_announced_later_is_written() {
-    for (_, end) in ENDS {
-        let setup = Setup::new();
-        let registrar = setup.builder().build().unwrap();
-        let first = announced_by(&registrar, greeter());
-        registered_within(SEC, &first).await;
-        end(first);
-        let second = registrar.register(greeter().with_value("second")).unwrap();
-        tokio::task::yield_now().await;
-        announce(&second);
-        registered_within(SEC, &second).await;
-        setup.key_holds("second", SEC).await;
     }
 }
 

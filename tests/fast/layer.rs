@@ -46,7 +46,10 @@ async fn a_layer_that_only_counts_announces_nothing_and_counts() {
 async fn a_layer_that_announces_does_so_once_however_often_it_is_applied() {
     let setup = Setup::new();
     let registration = register_as(setup.builder(), greeter().with_address("10.0.0.1:9000"));
-    let _router = router(registration.layer());
+    let layer = registration.layer();
+    sleep(SEC).await;
+    assert!(setup.fake.keys().is_empty(), "it is not applied yet");
+    let _router = router(layer);
     registration.registered().await.unwrap();
     let _again = router(registration.layer());
     sleep(SEC).await;
@@ -64,6 +67,7 @@ async fn a_missing_address_is_warned_of_once_and_not_where_it_is_announced() {
         let _routers = [router(registration.layer()), router(registration.layer())];
         sleep(SEC).await;
         assert_eq!(log.lines().len(), wanted, "announced: {announced}");
+        assert_eq!(setup.fake.keys().len(), usize::from(announced));
     }
 }
 

@@ -339,6 +339,9 @@ async fn a_format_that_panics_later_costs_its_own_registration_only() {
         RegistrationStatus::Registered(_)
     ));
     assert_eq!(setup.count(Rpc::LeaseGrant), 1, "its lease is untouched");
+    broken.store(false, Ordering::Relaxed);
+    registered_within(LONG, &other).await;
+    assert_eq!((setup.puts(), setup.fake.leases().len()), (1, 1));
     setup.shutdown.cancel();
     for registration in [registration, other] {
         assert_eq!(registration.ended().await, Ended::Deregistered);

@@ -126,63 +126,6 @@ async fn an_update_in_a_pause_is_there_at_the_return() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_begins_while_a_write_is_under_way_leaves_no_key_behind() {
-    // Applied and answered late; answered late; applied after it was given up; never answered.
-    for reply in [
-        Reply::Late(MS * 300),
-        Reply::Delay(MS * 300),
-        Reply::Late(SEC * 2),
-        Reply::DropReply,
-    ] {
-        let setup = Setup::new();
-        let registration = register(setup.builder());
-        sleep(SEC).await;
-        setup.fake.script(Rpc::Txn, reply.clone());
-        announce(&registration);
-        sleep(MS * 100).await;
-        assert_eq!(setup.count(Rpc::Txn), 1, "{reply:?}: it is under way");
-        let pause = registration.pause("warming cache").unwrap();
-        sleep(SEC * 11).await;
-        assert_eq!(pause_reasons(&registration), "warming cache", "{reply:?}");
-        assert!(setup.fake.keys().is_empty(), "{reply:?}");
-        assert_eq!((setup.puts(), setup.deletes()), (1, 1), "{reply:?}");
-        drop(pause);
-        status(&registration, is_registered).await;
-        assert_eq!(setup.fake.keys().len(), 1, "{reply:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_short_pause_ends_as_registered_only_when_the_key_is_there() {
-    for reply in [
-        Reply::Late(MS * 300),
-        Reply::Delay(MS * 300),
-        Reply::DropReply,
-        Reply::Reset,
-    ] {
-        let setup = Setup::new();
-        let registration = setup.registered().await;
-        sleep(SEC).await;
-        setup.fake.script(Rpc::Txn, reply.clone());
-        let pause = registration.pause("warming cache").unwrap();
-        sleep(MS * 100).await;
-        drop(pause);
-        sleep(MS).await;
-        let mut watch = registration.watch();
-        while !is_registered(&watch.get()) {
-            let next = timeout(LONG, watch.changed()).await.unwrap().unwrap();
-            assert!(
-                !matches!(next, RegistrationStatus::Lost { .. }),
-                "{reply:?}: {next}"
-            );
-        }
-        assert!(setup.fake.keys().contains_key(KEY), "{reply:?}");
-        sleep(SEC * 5).await;
-        assert!(is_registered(&registration.status()), "{reply:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_deletion_that_is_applied_after_the_return_is_repaired_at_once() {
     let setup = Setup::new();
     let etcd = Etcd::new(["http://one:1", "http://two:1"]).connector(setup.fake.connector());

@@ -9,7 +9,6 @@ use crate::support::fake::{Call, Rpc};
 use std::collections::BTreeSet;
 use tokio::time::sleep;
 use tonic_etcd::{Ended, Etcd, Instance, OnConflict, RegisterError, RegistrationStatus};
-use tower::Layer as _;
 
 #[tokio::test(start_paused = true)]
 async fn the_lease_is_granted_early_and_one_transaction_makes_it_visible() {
@@ -92,20 +91,6 @@ async fn an_update_changes_the_value_in_place_under_the_same_lease() {
     let revision = |s: &RegistrationStatus| s.registered().map(|registered| registered.revision);
     status(&registration, |s| revision(s) == Some(after.mod_revision)).await;
     assert_eq!(setup.deletes(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hundred_quick_updates_end_with_the_last_one() {
-    let setup = Setup::new();
-    let registration = setup.registered().await;
-    for n in 1..=100 {
-        registration
-            .update(|instance| instance.with_value(n.to_string()))
-            .unwrap();
-        tokio::task::yield_now().await;
-    }
-    sleep(SEC).await;
-    assert_eq!(setup.fake.keys()[KEY].value, "100");
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,29 +209,6 @@ async fn loopback_is_refused_where_etcd_is_surely_on_another_machine() {
     for builder in [allows, setup.builder()] {
         drop(register_as(builder, loopback.clone()));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_layer_announces_an_explicit_address_once_it_is_applied() {
-    let setup = Setup::new();
-    let registration = register_as(setup.builder(), greeter().with_address("10.0.0.1:9000"));
-    let layer = registration.layer();
-    sleep(SEC).await;
-    assert!(setup.fake.keys().is_empty());
-    let _service = layer.layer(());
-    let _again = layer.layer(());
-    registration.registered().await.unwrap();
-    sleep(SEC).await;
-    assert_eq!(setup.puts(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_layer_without_an_address_announces_nothing() {
-    let setup = Setup::new();
-    let registration = register(setup.builder());
-    let _service = registration.layer().layer(());
-    sleep(SEC).await;
-    assert!(setup.fake.keys().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

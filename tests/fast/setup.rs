@@ -4,6 +4,7 @@ use crate::support::fake::{FakeEtcd, Rpc, Stored};
 use crate::support::{eventually, registered_within, status_within};
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio_stream::Stream;
@@ -229,6 +230,20 @@ pub fn lost_reason(registration: &Registration) -> String {
         RegistrationStatus::Lost { reason, .. } => reason.to_string(),
         other => panic!("{other:?}"),
     }
+}
+
+/// The number in a variable of the environment.
+pub fn number(name: &str) -> Option<u64> {
+    let set = std::env::var(name).ok().filter(|value| !value.is_empty())?;
+    let number = set.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name}={set}: a number")))
+}
+
+/// So many runs, from the first seed on; with `{name}_SEED` this one, and with `{name}_RUNS` so many.
+pub fn seeds(name: &str, runs: u64) -> Range<u64> {
+    let [seed, set] = ["SEED", "RUNS"].map(|what| number(&format!("{name}_{what}")));
+    let first = seed.unwrap_or(0);
+    first..first + set.unwrap_or(if seed.is_some() { 1 } else { runs })
 }
 
 /// Why it is paused.

@@ -1,7 +1,7 @@
 //! The files of this repository, for tests that read them.
 
 use std::path::{Path, PathBuf};
-use syn::{Attribute, Item};
+use syn::Attribute;
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -33,25 +33,11 @@ pub fn parse(file: &Path) -> syn::File {
     syn::parse_file(&read(file)).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
-/// Whether it is under `#[cfg(name)]`.
-pub fn has_cfg(attributes: &[Attribute], name: &str) -> bool {
-    attributes.iter().any(|attribute| {
-        let condition = attribute.parse_args::<syn::Path>();
-        attribute.path().is_ident("cfg") && condition.is_ok_and(|path| path.is_ident(name))
+/// Whether it is under `#[cfg(test)]` or `#[cfg(all(test, ..))]`.
+pub fn is_test(attributes: &[Attribute]) -> bool {
+    let mut conditions = attributes.iter().filter(|it| it.path().is_ident("cfg"));
+    conditions.any(|it| {
+        let condition = it.meta.require_list().unwrap().tokens.to_string();
+        condition == "test" || condition.starts_with("all (test ,")
     })
-}
-
-pub fn name_of(item: &Item) -> Option<String> {
-    let name = match item {
-        Item::Const(it) => &it.ident,
-        Item::Enum(it) => &it.ident,
-        Item::Fn(it) => &it.sig.ident,
-        Item::Macro(it) => it.ident.as_ref()?,
-        Item::Static(it) => &it.ident,
-        Item::Struct(it) => &it.ident,
-        Item::Trait(it) => &it.ident,
-        Item::Type(it) => &it.ident,
-        _ => return None,
-    };
-    Some(name.to_string())
 }

@@ -21,7 +21,8 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
 
     let pause = server.registration.pause("warming cache").unwrap();
     observer.wait_for_no_key(&key, LONG).await;
-    let is_paused = |status: &RegistrationStatus| matches!(status, RegistrationStatus::Paused { .. });
+    let is_paused =
+        |status: &RegistrationStatus| matches!(status, RegistrationStatus::Paused { .. });
     status_within(LONG, &server.registration, is_paused).await;
     let mut client = server.client().await;
     let reply = client.say_hello(HelloRequest::default()).await;

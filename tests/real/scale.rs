@@ -58,7 +58,8 @@ async fn forty_keys_on_an_etcd_with_16_operations_outlive_its_restart() {
         }
         let mark = observer.mark();
         etcd.kill().await;
-        let suspect = |status: &RegistrationStatus| matches!(status, RegistrationStatus::Suspect { .. });
+        let suspect =
+            |status: &RegistrationStatus| matches!(status, RegistrationStatus::Suspect { .. });
         status_within(LONG, &registrations[0], suspect).await;
         etcd.start_again();
         etcd.wait_serving().await;

@@ -344,7 +344,7 @@ fn a_write_under_way_does_not_count_for_the_next_entry_with_the_key() {
 /// The second of two equal registrations stayed `Registering` for ever: the first one's put, which was under way, had
 /// its value, so that nothing was written again.
 #[test]
-fn a_write_under_way_of_the_same_value_is_repeated_for_the_next_entry_with_the_key() {
+fn a_write_under_way_is_repeated_for_the_next_entry_with_the_key() {
     let mut table = table(OnConflict::TakeOver, &["a"]);
     let now = Instant::now();
     let ops = table.next_txn(now);

@@ -55,8 +55,8 @@ use super::key_table::KeyTable;
 use super::on_conflict::OnConflict;
 use super::rivals::Rivals;
 use crate::etcd::{Endpoints, Member, Rotation};
-use crate::observe::timestamp::Timestamp;
 use crate::observe::status::RegistrationStatus;
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::patience::Patience;
 use crate::runtime::backoff::{Backoff, Bucket};
 use crate::runtime::deadline;
@@ -430,7 +430,13 @@ impl Reconciler {
                     .status(id)
                     .is_some_and(RegistrationStatus::is_registered)
                 {
-                    self.publish(id, RegistrationStatus::Lost { since: Timestamp::at(now), reason });
+                    self.publish(
+                        id,
+                        RegistrationStatus::Lost {
+                            since: Timestamp::at(now),
+                            reason,
+                        },
+                    );
                 }
             }
             Desired::Gone { .. } | Desired::Paused { .. } => {}

@@ -103,7 +103,13 @@ impl Reconciler {
                 }
                 // Its key may be neither read nor written any more.
                 Some(status) if status.is_registered() && !self.keys.view(id).held => {
-                    self.publish(id, RegistrationStatus::Lost { since: Timestamp::at(now), reason });
+                    self.publish(
+                        id,
+                        RegistrationStatus::Lost {
+                            since: Timestamp::at(now),
+                            reason,
+                        },
+                    );
                 }
                 _ => {}
             }

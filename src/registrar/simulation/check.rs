@@ -1,21 +1,7 @@
 //! [`Checker`]: the invariants, checked on the reconciler's events and actions.
 //!
-//! The ids are those of the list in DESIGN.md. Checked here:
-//!
-//! | | |
-//! |---|---|
-//! | I1 | once etcd works again, every announced entry is registered with its value, within a bound (`drive.rs`) |
-//! | I2 | an entry that is deregistered is not in etcd, and nothing writes it again |
-//! | I4 | nothing is written for an entry that leaves or is paused, nor after the end |
-//! | I5 | with `OnConflict::Yield` nothing is written unguarded, and a registrar never yields to itself |
-//! | I6 | a status says that keys are held only until the last acknowledged renewal was sent plus the TTL, or a read of the lease plus its remaining time |
-//! | I7 | no lease is left behind: one that could not be revoked is revoked before the next grant |
-//! | I8 | no busy timers, no storm of connections |
-//! | I10 | an entry that leaves has ended within the revoke timeout |
-//! | I13 | health changes before a key goes, and reports a lost lease before the next one is used; nothing follows a final status |
-//! | I15 | a paused entry has no key once the write that was under way and the next one are answered |
-//!
-//! Every write carries a lease by its type, which is I3.
+//! The ids are those of the list in DESIGN.md. I1 is checked in quiet periods too (`drive.rs`). Every write carries a lease by
+//! its type, which is I3.
 
 use super::etcd::{Etcd, Stored};
 use super::world::{Entry, Request};

@@ -3,8 +3,7 @@
 //! Each part of it is a fault of etcd, or a wait that the library promises. No part of it only makes a
 //! test pass.
 
-use super::acts::{Act, Other};
-use super::record::Terms;
+use super::plan::{Act, Other, Plan};
 use crate::support::fake::{Reply, Rpc};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,15 +31,16 @@ const BURST: f64 = 16.0;
 // === impl Allowance ===
 
 impl Allowance {
-    pub fn add(&mut self, act: &Act, terms: &Terms) {
+    pub fn add(&mut self, act: &Act, plan: &Plan) {
         let now = Instant::now();
+        let (ttl, attempt) = (plan.granted_ttl(), plan.attempt());
         // A member that goes silent while it authenticates us is probed after 2 s, and
         // given up after 4 s more, because etcd may take long to compare passwords.
-        let authenticating = SEC * if terms.has_users { 6 } else { 0 };
+        let authenticating = SEC * if plan.has_users { 6 } else { 0 };
         // An answer that is lost on a connection that works is waited for, as long as nothing else can be tried.
-        let patient = terms.ttl.min(SEC * 5) * 2 + terms.attempt;
+        let patient = ttl.min(SEC * 5) * 2 + attempt;
         // Calls with a token of another history are not answered: see `knows_token`.
-        let token = terms.attempt * if terms.has_users { 2 } else { 0 };
+        let token = attempt * if plan.has_users { 2 } else { 0 };
         let extra = match act {
             // A silent connection is noticed by the next renewal, which is then late.
             // After other attempts that were not answered it waits longer.
@@ -48,19 +48,17 @@ impl Allowance {
             Act::Wipe => token,
             Act::Hang | Act::BlackHole | Act::Partition | Act::Member(..) => authenticating,
             // So is the end of a lease without keys, because all keys are yielded.
-            Act::Other(Other::Revoke) if terms.yields => terms.ttl.mul_f64(0.37) + terms.attempt,
+            Act::Other(Other::Revoke) if plan.yields => ttl.mul_f64(0.37) + attempt,
             // Requests under way arrive that much later, also those that timed out.
             Act::Latency(_, most) => Duration::from_millis(*most),
             Act::Script(_, Reply::Delay(time) | Reply::Late(time)) => *time,
             // While the member answers reads of the lease, the renewal is awaited for as long as the lease can be kept.
-            Act::Script(Rpc::LeaseKeepAlive, Reply::Never | Reply::DropReply) => {
-                terms.ttl.max(patient)
-            }
+            Act::Script(Rpc::LeaseKeepAlive, Reply::Never | Reply::DropReply) => ttl.max(patient),
             Act::Script(_, Reply::Never | Reply::DropReply) => patient,
             // Retried after 22 s to 30 s on purpose.
             Act::Script(_, Reply::Error(Code::PermissionDenied, _)) => SEC * 30,
             // A wrong answer about a lease that lives: its keys belong to another lease until it has expired.
-            Act::Script(_, Reply::TtlZero) if terms.yields => terms.ttl + SEC * 2,
+            Act::Script(_, Reply::TtlZero) if plan.yields => ttl + SEC * 2,
             _ => Duration::ZERO,
         };
         self.extra = self.extra.max(extra);
@@ -81,9 +79,9 @@ impl Allowance {
     }
 
     /// The time from the end of the last fault until all entries are registered.
-    pub fn bound(&mut self, terms: &Terms) -> Duration {
+    pub fn bound(&mut self, plan: &Plan) -> Duration {
         let now = Instant::now();
-        let mut bound = SEC + terms.attempt + self.extra;
+        let mut bound = SEC + plan.attempt() + self.extra;
         // More rewrites than the burst are made slowly on purpose.
         if self.rewrites.level(now, 10 * SEC) > BURST {
             bound += 11 * SEC;

@@ -1,7 +1,7 @@
-//! Performs an [`Act`] in a [`World`], and records what the checker needs.
+//! Performs an [`Act`] in a [`World`], and notes what the checks need.
 
-use super::acts::{Act, Other, Ours};
-use super::world::{FOREVER, World, far};
+use super::plan::{Act, Other, Ours};
+use super::world::{FOREIGN, FOREVER, World, far, member};
 use crate::support::fake::{Mode, Reply};
 use std::time::Duration;
 use tokio::time::{Instant, advance};
@@ -12,15 +12,12 @@ use tonic::Code;
 impl World {
     pub async fn perform(&mut self, act: &Act) {
         self.mark(format!("{act:?}"));
-        self.allowance.add(act, &self.record.terms.clone());
-        let users = self.plan.conditions.has_users;
+        self.allowance.add(act, &self.plan);
         match act {
             Act::Down => self.everywhere(true, false, |w| w.fake.down()),
             Act::Wipe => {
-                let at = (self.fake.changes().len(), Instant::now());
-                let was_down = self.is_down;
-                self.everywhere(was_down, false, |w| w.fake.wipe());
-                self.record.wipes.push(at);
+                self.wipes.push(self.fake.changes().len());
+                self.everywhere(self.is_down, false, |w| w.fake.wipe());
             }
             Act::Hang => {
                 self.everywhere(false, true, |w| w.fake.hang());
@@ -40,18 +37,18 @@ impl World {
             }
             Act::Member(member, mode) => self.member(*member, *mode),
             // A client without a token is never answered that its token is void, but denied.
-            Act::Script(_, Reply::Error(Code::Unauthenticated, _)) if !users => {}
+            Act::Script(_, Reply::Error(Code::Unauthenticated, _)) if !self.plan.has_users => {}
             Act::Script(rpc, reply) => self.fake.script(*rpc, reply.clone()),
             Act::Freeze(time) => {
                 let from = Instant::now();
                 advance(*time).await;
-                self.record.freezes.push(from..Instant::now());
+                self.freezes.push(from..Instant::now());
             }
             Act::Other(other) => {
                 let before = self.fake.changes().len();
                 self.act_as_other(other);
-                let during = before..self.fake.changes().len();
-                self.record.foreign_changes.push(during);
+                let after = self.fake.changes().len();
+                self.foreign_changes.push(before..after);
             }
             Act::Ours(ours) => self.operate(ours),
         }
@@ -70,29 +67,28 @@ impl World {
         how(self);
         (self.is_down, self.is_hung) = (is_down, false);
         if silent {
-            self.record.unanswered.push((None, Instant::now()..far()));
+            self.unanswered.push((None, Instant::now()..far()));
         }
     }
 
-    fn member(&mut self, member: usize, mode: Mode) {
+    fn member(&mut self, index: usize, mode: Mode) {
         // No member of a cluster that is stopped answers.
         if self.is_down || self.is_hung {
             return;
         }
-        let registrar = &self.record.registrars[self.current()];
-        let name = registrar.member(member % self.plan.members);
+        let name = member(self.number, index % self.plan.members);
         self.hear(Some(&name));
         self.fake.member(&name).set(mode);
         if !matches!(mode, Mode::Down | Mode::Up) {
             let silence = (Some(name), Instant::now()..far());
-            self.record.unanswered.push(silence);
+            self.unanswered.push(silence);
         }
     }
 
     /// Members that were silent may answer from now on.
     fn hear(&mut self, member: Option<&str>) {
         let now = Instant::now();
-        for (who, range) in &mut self.record.unanswered {
+        for (who, range) in &mut self.unanswered {
             let same = member.is_none() || who.is_none() || who.as_deref() == member;
             if same && range.end > now {
                 range.end = now;
@@ -120,12 +116,12 @@ impl World {
                 self.fake.put(key, "theirs", lease);
             }
             Other::Revoke => {
-                for ours in leases.into_keys().filter(|id| *id > 3) {
+                for ours in leases.into_keys().filter(|id| *id > FOREIGN) {
                     assert!(self.fake.revoke(ours));
                 }
             }
             Other::RevokeForeign => {
-                for id in 1..=3 {
+                for id in 1..=FOREIGN {
                     self.fake.revoke(id);
                 }
                 // Keys without a lease are deleted as well.
@@ -148,19 +144,19 @@ impl World {
             Ours::Pause(n) => pick(n).into_iter().for_each(|entry| self.pause(entry)),
             Ours::Resume(n) => {
                 let mut paused = standing.clone();
-                paused.retain(|entry| !self.pauses[*entry].is_empty());
+                paused.retain(|entry| !self.entries[*entry].pauses.is_empty());
                 if let Some(entry) = n.checked_rem(paused.len()) {
-                    self.resume(paused[entry]);
+                    drop(self.entries[paused[entry]].pauses.pop());
                 }
             }
             Ours::Stop => self.stop(false),
             Ours::StopNow => self.stop(true),
             Ours::Deregister(n) | Ours::DeregisterNow(n) | Ours::Drop(n) => {
                 let Some(entry) = pick(n) else { return };
-                match (ours, &self.handles[entry]) {
+                match (ours, &self.entries[entry].handle) {
                     (Ours::Deregister(_), Some(handle)) => handle.deregister(),
                     (Ours::DeregisterNow(_), Some(handle)) => handle.deregister_now(),
-                    _ => self.handles[entry] = None,
+                    _ => self.entries[entry].handle = None,
                 }
                 self.left(entry);
             }

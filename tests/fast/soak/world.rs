@@ -1,47 +1,82 @@
-//! [`World`]: the fake etcd, the registrar on it, and the record of both.
+//! [`World`]: the fake etcd, the registrar on it, and what is noted of both.
 
 use super::allowance::Allowance;
-use super::conditions::{CUT, Marks};
+use super::check::Violation;
 use super::plan::Plan;
-use super::record::{Entry, Look, Record, Rest, Terms};
-use super::registrar::{Log, build, watch};
-use crate::support::fake::FakeEtcd;
-use std::sync::Arc;
+use crate::support::fake::{Call, Change, FakeEtcd, Reply, Rpc};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Instance, Pause, Registration};
+use tonic_etcd::{Etcd, Instance, OnConflict, Pause, Registrar, Registration, RegistrationStatus};
 
-/// A run under way.
+/// A run under way, and all that can be seen of it from outside.
 pub struct World {
     pub fake: Arc<FakeEtcd>,
     pub plan: Plan,
-    pub record: Record,
-    pub registrar: tonic_etcd::Registrar,
-    /// One for each entry of the record; `None` once it was dropped.
-    pub handles: Vec<Option<Registration>>,
-    /// Those of each entry.
-    pub pauses: Vec<Vec<Pause>>,
-    logs: Vec<Log>,
+    pub start: Instant,
+    pub registrar: Registrar,
+    /// The number of the current registrar. Each dials members under names of its own, so that its calls can be identified.
+    pub number: usize,
+    pub is_stopped: bool,
+    pub entries: Vec<Entry>,
     pub allowance: Allowance,
     pub is_down: bool,
     pub is_hung: bool,
-    pub recurring: Vec<AbortHandle>,
-    marks: Marks,
+    /// The changes that other clients made.
+    pub foreign_changes: Vec<Range<usize>>,
+    /// Leases of the registrars before.
+    pub former: BTreeSet<i64>,
+    /// The number of changes before each wipe, which is no change itself.
+    pub wipes: Vec<usize>,
+    /// While answers were dropped: at one member, or at all.
+    pub unanswered: Vec<(Option<String>, Range<Instant>)>,
+    /// While the process was frozen.
+    pub freezes: Vec<Range<Instant>>,
+    /// The acts, as text.
+    pub marks: Marks,
+    pub violations: Vec<Violation>,
+    /// Tasks and connections before the first registrar, and after the last one.
+    pub rest: [(usize, usize); 2],
+    /// Every request that reached the fake, and every change, once the run has ended.
+    pub calls: Vec<Call>,
+    pub changes: Vec<Change>,
+    pub end: Instant,
+    recurring: Vec<AbortHandle>,
 }
 
+/// One registration.
+pub struct Entry {
+    pub registrar: usize,
+    pub names: Vec<String>,
+    pub addr: String,
+    pub version: usize,
+    /// `None` once it was dropped.
+    pub handle: Option<Registration>,
+    pub pauses: Vec<Pause>,
+    pub is_announced: bool,
+    pub left: Option<Instant>,
+    /// Each status that was seen, and when it began.
+    pub statuses: Arc<Mutex<Vec<(Instant, RegistrationStatus)>>>,
+}
+
+pub type Marks = Arc<Mutex<Vec<(Instant, String)>>>;
+
+pub const REVOKE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The TTL of other clients' leases: they never expire.
 pub const FOREVER: i64 = 1_000_000_000;
+/// Other clients have leases 1 to 3, or none.
+pub const FOREIGN: i64 = 3;
 /// Services that a registrar may have; a few of them come back under the same key.
 const SLOTS: usize = 45;
+const USER: (&str, &str) = ("me", "secret");
+const CUT: &str = "connections are cut";
 
 pub fn far() -> Instant {
     Instant::now() + Duration::from_secs(1_000_000)
-}
-
-pub fn alive_tasks() -> usize {
-    Handle::current().metrics().num_alive_tasks()
 }
 
 // === impl World ===
@@ -49,45 +84,62 @@ pub fn alive_tasks() -> usize {
 impl World {
     pub async fn new(plan: Plan) -> Self {
         let fake = Arc::new(FakeEtcd::seeded(plan.seed));
-        plan.conditions.begin(&fake);
+        if plan.has_users {
+            fake.user(USER.0, USER.1);
+        }
         fake.min_ttl(i64::try_from(plan.min_ttl).unwrap());
-        fake.latency(Duration::ZERO..plan.latency);
         // Its tasks have begun.
         sleep(Duration::from_millis(1)).await;
-        let terms = Terms {
-            ttl: plan.ttl.max(Duration::from_secs(plan.min_ttl)),
-            attempt: (plan.ttl * 3 / 25).min(Duration::from_millis(600)),
-            revoke_timeout: Duration::from_secs(1),
-            yields: plan.yields,
-            has_users: plan.conditions.has_users,
-            template: plan.template.to_owned(),
-        };
-        let rest = Rest {
-            tasks: (alive_tasks(), 0),
-            connections: (fake.connections_open(), 0),
-        };
-        let record = Record::begun(plan.seed, Instant::now(), terms, rest);
-        let (registrar, noted) = build(&fake, &plan, 0);
-        let marks = Marks::default();
-        let recurring = plan.conditions.recurring(&fake, &marks);
+        let base = at_rest(&fake);
+        let start = Instant::now();
         let mut world = Self {
+            registrar: registrar(&fake, &plan, 0),
             fake,
+            plan,
+            start,
+            number: 0,
+            is_stopped: false,
+            entries: vec![],
             allowance: Allowance::default(),
-            record,
-            registrar,
-            handles: vec![],
-            pauses: vec![],
-            logs: vec![],
             is_down: false,
             is_hung: false,
-            recurring,
-            marks,
-            plan,
+            foreign_changes: vec![],
+            former: BTreeSet::new(),
+            wipes: vec![],
+            unanswered: vec![],
+            freezes: vec![],
+            marks: Marks::default(),
+            violations: vec![],
+            rest: [base, base],
+            calls: vec![],
+            changes: vec![],
+            end: start,
+            recurring: vec![],
         };
-        world.record.registrars.push(noted);
-        world.mark(format!("{:?}", world.plan.conditions));
+        world.no_faults();
+        world.recur(world.plan.cuts, CUT, FakeEtcd::cut_connections);
+        world.recur(
+            world.plan.tokens_void,
+            "tokens are void",
+            FakeEtcd::forget_tokens,
+        );
         world.register_initial();
         world
+    }
+
+    /// Something that happens again and again, also in quiet periods.
+    fn recur(&mut self, every: Option<Duration>, what: &'static str, act: fn(&FakeEtcd)) {
+        let Some(every) = every else { return };
+        let (fake, marks) = (self.fake.clone(), self.marks.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                sleep(every).await;
+                let mark = (Instant::now(), what.to_owned());
+                marks.lock().unwrap().push(mark);
+                act(&fake);
+            }
+        });
+        self.recurring.push(task.abort_handle());
     }
 
     /// Makes the registrations of the start.
@@ -99,29 +151,28 @@ impl World {
 
     /// Makes another registrar, after the previous one was stopped.
     pub fn succeed(&mut self) {
-        let number = self.record.registrars.len();
-        let (registrar, noted) = build(&self.fake, &self.plan, number);
-        self.registrar = registrar;
-        self.handles.iter_mut().for_each(|handle| *handle = None);
-        self.pauses.iter_mut().for_each(Vec::clear);
-        self.record.registrars.push(noted);
+        self.number += 1;
+        self.is_stopped = false;
+        self.former.extend(self.fake.leases().into_keys());
+        self.registrar = registrar(&self.fake, &self.plan, self.number);
+        self.drop_handles();
         self.mark("a new registrar");
         self.register_initial();
     }
 
-    pub fn current(&self) -> usize {
-        self.record.registrars.len() - 1
-    }
-
-    pub fn is_stopped(&self) -> bool {
-        self.record.registrars[self.current()].stopped.is_some()
+    pub fn drop_handles(&mut self) {
+        for entry in &mut self.entries {
+            entry.handle = None;
+            entry.pauses.clear();
+        }
     }
 
     pub fn mark(&mut self, what: impl Into<String>) {
-        self.record.marks.push((Instant::now(), what.into()));
+        let mark = (Instant::now(), what.into());
+        self.marks.lock().unwrap().push(mark);
     }
 
-    /// When the conditions of the run last cut the connections, if that was at `at` or later.
+    /// When a balancer last ended the connections, if that was at `at` or later.
     pub fn cut_since(&self, at: Instant) -> Option<Instant> {
         let marks = self.marks.lock().unwrap();
         let is_cut = |mark: &&(Instant, String)| mark.0 >= at && mark.1 == CUT;
@@ -129,32 +180,27 @@ impl World {
     }
 
     pub fn register(&mut self, names: usize) {
-        let entry = self.record.entries.len();
-        let value = format!("v{entry}.0");
         for slot in 0..SLOTS {
             let names: Vec<_> = (0..names).map(|n| format!("s{slot}-{n}")).collect();
             let addr = format!("10.0.0.{}:9000", slot + 1);
+            let value = value(self.entries.len(), 0);
             let instance = |name| Instance::new(name).with_address(&addr).with_value(&value);
-            let instances = names.iter().map(instance);
-            let Ok(registration) = self.registrar.register_all(instances.collect::<Vec<_>>())
-            else {
+            let instances: Vec<_> = names.iter().map(instance).collect();
+            let Ok(registration) = self.registrar.register_all(instances) else {
                 continue;
             };
-            let log = Log::default();
-            watch(&registration, log.clone());
-            self.logs.push(log);
-            self.record.entries.push(Entry {
-                registrar: self.current(),
+            self.entries.push(Entry {
+                registrar: self.number,
                 names,
                 addr,
-                values: vec![(Instant::now(), value)],
-                announced: None,
-                paused: vec![],
+                version: 0,
+                statuses: watch(&registration),
+                handle: Some(registration),
+                pauses: vec![],
+                is_announced: false,
                 left: None,
-                statuses: vec![],
             });
-            self.handles.push(Some(registration));
-            self.pauses.push(vec![]);
+            let entry = self.entries.len() - 1;
             if entry % 4 != 3 {
                 self.announce(entry);
             }
@@ -163,53 +209,34 @@ impl World {
     }
 
     pub fn announce(&mut self, entry: usize) {
-        let Some(handle) = &self.handles[entry] else {
-            return;
-        };
-        let seen = &mut self.record.entries[entry];
-        handle.announce(seen.addr.parse().unwrap()).unwrap();
-        seen.announced.get_or_insert_with(Instant::now);
+        let entry = &mut self.entries[entry];
+        if let Some(handle) = &entry.handle {
+            handle.announce(entry.addr.parse().unwrap()).unwrap();
+            entry.is_announced = true;
+        }
     }
 
-    pub fn update(&mut self, entry: usize) {
-        let Some(handle) = &self.handles[entry] else {
-            return;
-        };
-        let values = &mut self.record.entries[entry].values;
-        let value = format!("v{entry}.{}", values.len());
-        if handle
-            .update(|instance| instance.with_value(&value))
-            .is_ok()
+    pub fn update(&mut self, number: usize) {
+        let entry = &mut self.entries[number];
+        let value = value(number, entry.version + 1);
+        if let Some(handle) = &entry.handle
+            && handle
+                .update(|instance| instance.with_value(&value))
+                .is_ok()
         {
-            values.push((Instant::now(), value));
+            entry.version += 1;
         }
     }
 
     pub fn pause(&mut self, entry: usize) {
-        let Some(handle) = &self.handles[entry] else {
-            return;
-        };
-        let pause = handle.pause("for a while").unwrap();
-        if self.pauses[entry].is_empty() {
-            let during = Instant::now()..far();
-            self.record.entries[entry].paused.push(during);
-        }
-        self.pauses[entry].push(pause);
-    }
-
-    /// One pause of it ends.
-    pub fn resume(&mut self, entry: usize) {
-        drop(self.pauses[entry].pop());
-        let during = self.record.entries[entry].paused.last_mut();
-        if let (true, Some(during)) = (self.pauses[entry].is_empty(), during) {
-            during.end = during.end.min(Instant::now());
-        }
+        let entry = &mut self.entries[entry];
+        let pause = entry.handle.as_ref().map(|it| it.pause("for a while"));
+        entry.pauses.extend(pause.map(Result::unwrap));
     }
 
     /// The entry leaves from now on.
     pub fn left(&mut self, entry: usize) {
-        let left = &mut self.record.entries[entry].left;
-        left.get_or_insert_with(Instant::now);
+        self.entries[entry].left.get_or_insert_with(Instant::now);
     }
 
     /// All entries leave.
@@ -218,9 +245,7 @@ impl World {
             true => self.registrar.shutdown_now(),
             false => self.registrar.shutdown(),
         }
-        let current = self.current();
-        let stopped = &mut self.record.registrars[current].stopped;
-        stopped.get_or_insert_with(Instant::now);
+        self.is_stopped = true;
         for entry in self.standing() {
             self.left(entry);
         }
@@ -228,31 +253,114 @@ impl World {
 
     /// The entries that are not leaving.
     pub fn standing(&self) -> Vec<usize> {
-        let entries = self.record.entries.iter().enumerate();
-        let standing = entries.filter(|(_, e)| e.registrar == self.current() && e.left.is_none());
+        let entries = self.entries.iter().enumerate();
+        let standing = entries.filter(|(_, e)| e.registrar == self.number && e.left.is_none());
         standing.map(|(entry, _)| entry).collect()
     }
 
-    pub fn look(&mut self, quiet: Instant, aged: bool) {
-        let look = Look {
-            at: Instant::now(),
-            quiet,
-            aged,
-            keys: self.fake.keys(),
-            leases: self.fake.leases(),
-        };
-        self.record.looks.push(look);
+    /// All faults end.
+    pub fn no_faults(&mut self) {
+        self.fake.clear();
+        if !self.plan.late.is_zero() {
+            let late = Reply::Delay(self.plan.late);
+            self.fake.always(Rpc::LeaseKeepAlive, late);
+        }
+        self.heal();
+        self.fake.latency(Duration::ZERO..self.plan.latency);
     }
 
-    /// Finishes the record.
-    pub fn into_record(mut self) -> Record {
-        self.record.end = Instant::now();
-        self.record.marks.append(&mut self.marks.lock().unwrap());
-        self.record.calls = self.fake.history();
-        self.record.changes = self.fake.changes();
-        for (entry, log) in self.record.entries.iter_mut().zip(&self.logs) {
-            entry.statuses = log.lock().unwrap().clone();
+    /// For how much of that period the process was frozen.
+    pub fn frozen(&self, from: Instant, until: Instant) -> Duration {
+        let overlap = |f: &Range<Instant>| {
+            let end = f.end.min(until);
+            end.saturating_duration_since(f.start.max(from))
+        };
+        self.freezes.iter().map(overlap).sum()
+    }
+
+    /// Everything is deregistered, and nothing may be left.
+    pub async fn finish(&mut self) {
+        self.stop(false);
+        self.quiet(Duration::from_secs(1)).await;
+        self.drop_handles();
+        self.recurring.drain(..).for_each(|task| task.abort());
+        // Connections that were silenced for good never close by themselves.
+        self.fake.cut_connections();
+        sleep(Duration::from_secs(5)).await;
+        self.rest[1] = at_rest(&self.fake);
+        self.calls = self.fake.history();
+        self.changes = self.fake.changes();
+        self.end = Instant::now();
+    }
+}
+
+/// The tasks and connections that there are.
+fn at_rest(fake: &FakeEtcd) -> (usize, usize) {
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    (tasks, fake.connections_open())
+}
+
+/// The member of a registrar.
+pub fn member(registrar: usize, index: usize) -> String {
+    format!("r{registrar}-m{index}")
+}
+
+/// The value of an entry after so many updates.
+fn value(entry: usize, version: usize) -> String {
+    format!("v{entry}.{version}")
+}
+
+fn registrar(fake: &FakeEtcd, plan: &Plan, number: usize) -> Registrar {
+    let members = (0..plan.members).map(|m| format!("http://{}:2379", member(number, m)));
+    let mut etcd = Etcd::new(members.collect::<Vec<_>>()).connector(fake.connector());
+    if plan.has_users {
+        etcd = etcd.user(USER.0, USER.1);
+    }
+    let policy = match plan.yields {
+        true => OnConflict::Yield,
+        false => OnConflict::TakeOver,
+    };
+    let builder = Registrar::builder(etcd)
+        .key_template(plan.template)
+        .ttl(plan.ttl)
+        .on_conflict(policy)
+        .deregistration_delay(Duration::from_millis(100))
+        .drain_timeout(Duration::from_millis(100));
+    builder.build().unwrap()
+}
+
+/// Notes each status as it comes. Holds no handle.
+fn watch(registration: &Registration) -> Arc<Mutex<Vec<(Instant, RegistrationStatus)>>> {
+    let mut watch = registration.watch();
+    let log = Arc::new(Mutex::new(vec![(Instant::now(), watch.get())]));
+    let noted = log.clone();
+    tokio::spawn(async move {
+        while let Some(status) = watch.changed().await {
+            log.lock().unwrap().push((Instant::now(), status));
         }
-        self.record
+    });
+    noted
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub fn keys<'a>(&'a self, plan: &'a Plan, lease: i64) -> impl Iterator<Item = String> + 'a {
+        let names = self.names.iter();
+        names.map(move |name| plan.key(name, &self.addr, lease))
+    }
+
+    /// Whether its keys should be in etcd.
+    pub fn is_wanted(&self) -> bool {
+        self.is_announced && self.left.is_none() && self.pauses.is_empty()
+    }
+
+    /// The current value of the entry with this number.
+    pub fn value(&self, number: usize) -> String {
+        value(number, self.version)
+    }
+
+    pub fn status(&self) -> RegistrationStatus {
+        self.statuses.lock().unwrap().last().unwrap().1.clone()
     }
 }
