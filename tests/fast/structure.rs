@@ -81,7 +81,7 @@ const GROUPS: [&[&str]; 12] = [
     &["registrar", "channel"],
     &["server", "discovery"],
     &["health"],
-    &["introspection", "testing"],
+    &["introspection", "internal", "testing"],
     &["fuzzing"],
 ];
 
