@@ -9,7 +9,7 @@
 //! No request is given up while nothing else works. A member that is slow because it is busy would only have
 //! more to do: the requests that were given up, and the same ones again.
 
-use super::state::{Connection, LeaseState, OpenConnection};
+use super::state::{Beside, Connection, LeaseState, OpenConnection};
 use super::{Action, Answer, Question, Reconciler};
 use crate::etcd::{Member, RpcError, RpcErrorKind};
 use crate::registrar::lease;
@@ -35,24 +35,36 @@ impl Reconciler {
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
-        if !open.is_late() {
+        let (since, is_late) = (open.waiting_since(), open.is_late());
+        if !is_late {
             open.late_since = None;
-            self.drop_beside();
+            self.end_beside(now, since);
         }
-        let Connection::Open(open) = &self.connection else {
+        let Some(since) = since.filter(|since| is_late || self.late_at(*since) <= now) else {
             return;
         };
-        let Some(since) = open.waiting_since() else {
-            return;
-        };
-        if !open.is_late() {
-            if now < self.late_at(since) {
-                return;
-            }
+        if !is_late {
             self.on_late(now, since);
         }
         if !self.beside.is_connecting && self.beside_at(since) <= now {
             self.connect_beside(now);
+        }
+    }
+
+    /// The late request was answered. The attempt beside is dropped, unless it would be begun again at once for the
+    /// request that waits longest now.
+    fn end_beside(&mut self, now: Instant, since: Option<Instant>) {
+        let attempt = std::mem::take(&mut self.beside);
+        let is_due = |since| self.late_at(since) <= now && self.beside_at(since) <= now;
+        if attempt.is_connecting && since.is_some_and(is_due) {
+            self.beside = Beside {
+                is_connecting: true,
+                member: attempt.member,
+                place: attempt.place,
+                ..Beside::default()
+            };
+        } else if attempt.is_connecting {
+            self.act(Action::DropBeside);
         }
     }
 
