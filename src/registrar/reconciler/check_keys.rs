@@ -20,7 +20,7 @@ impl Reconciler {
         };
         let due = open
             .check
-            .due(self.settings.ttl, self.settings.attempt_timeout)?;
+            .due(self.settings.ttl, self.settings.cluster.attempt_timeout)?;
         Some(due.max(open.not_before.unwrap_or(due)))
     }
 

@@ -69,10 +69,12 @@ impl Fixture {
     fn none() -> Self {
         let settings = Settings {
             ttl: LEASE_TTL,
-            attempt_timeout: lease::default_attempt(LEASE_TTL),
             revoke_timeout: Duration::from_secs(1),
             on_conflict: OnConflict::TakeOver,
-            endpoints: crate::Etcd::new(["http://etcd:2379"]).check().unwrap(),
+            cluster: crate::Etcd::new(["http://etcd:2379"])
+                .or_attempt_timeout(lease::default_attempt(LEASE_TTL))
+                .check()
+                .unwrap(),
             random_id: |rng| rng.u64(..),
         };
         Self {

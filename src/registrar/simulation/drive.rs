@@ -49,7 +49,7 @@ fn world(seed: u64, is_traced: bool) -> World {
     let mut world = World {
         now,
         start: now,
-        attempt: settings.attempt_timeout,
+        attempt: settings.cluster.attempt_timeout,
         reconciler: Reconciler::new(settings, fastrand::Rng::with_seed(rng.u64(..))),
         etcd: Etcd {
             min_ttl: if rng.u8(..) < 20 {
@@ -87,8 +87,10 @@ fn settings(rng: &mut fastrand::Rng) -> Settings {
     let members = &["http://one:2379", "http://two:2379"][..rng.usize(1..=2)];
     Settings {
         ttl,
-        attempt_timeout: lease::default_attempt(ttl),
-        endpoints: crate::Etcd::new(members).check().unwrap(),
+        cluster: crate::Etcd::new(members)
+            .or_attempt_timeout(lease::default_attempt(ttl))
+            .check()
+            .unwrap(),
         random_id: |rng| rng.u64(..),
         revoke_timeout: [SEC, SEC, SEC / 5, SEC * 3][rng.usize(..4)],
         on_conflict: match rng.u8(..) < 80 {
