@@ -6,11 +6,8 @@
 //! ```
 
 mod access;
-#[path = "caller/event.rs"]
 mod event;
 mod formats;
-mod greeter;
-mod log;
 #[cfg(feature = "metrics")]
 mod prometheus;
 
@@ -106,7 +103,7 @@ enum Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    log::start("info");
+    greeter::log::start("info");
     match run(&Args::parse()).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_failed) => ExitCode::FAILURE,
@@ -173,7 +170,7 @@ fn discover(args: &Args) -> Result<Discovery, Failure> {
 fn channel(args: &Args, discovery: &Discovery) -> Result<BalancedChannel, BuildError> {
     let mut channel = discovery
         .channel()
-        .named(&args.service)
+        .service(&args.service)
         .ready_timeout(args.wait);
     if let Some(subset) = args.subset {
         channel = channel.subset(subset);

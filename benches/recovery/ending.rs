@@ -1,18 +1,18 @@
 //! Channels beside tonic's own: through servers that end each connection after some requests, and among dead addresses.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::GreeterServer;
-use crate::support::black_hole::BlackHole;
-use crate::support::ending::{self, after_requests};
-use crate::support::ports;
-use crate::support::server::ms;
 use crate::table::{Table, median};
+use greeter::MyGreeter;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+use test_support::black_hole::BlackHole;
+use test_support::ending::{self, after_requests};
+use test_support::ports;
+use test_support::server::ms;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -69,12 +69,12 @@ fn balanced(addresses: impl IntoIterator<Item = String>) -> BalancedChannelBuild
     let changes: Vec<_> = addresses
         .into_iter()
         .map(|address| {
-            let instance = Instance::new("greeter").address(&address);
+            let instance = Instance::new("greeter").with_address(&address);
             Change::insert(address, instance)
         })
         .collect();
     let changes = iter(changes).chain(pending());
-    BalancedChannel::builder_from(changes)
+    BalancedChannel::builder(changes)
 }
 
 async fn ending_after(table: &Table, n: usize) {
@@ -167,7 +167,7 @@ async fn ready(channel: &BalancedChannel, address: &SocketAddr) {
     while channel.stats().ready == 0 {
         sleep(Duration::from_millis(1)).await;
     }
-    let is_ready = |it: &tonic_etcd::channel::EndpointState| it.state.is_ready();
+    let is_ready = |it: &tonic_etcd::channel::EndpointStats| it.state.is_ready();
     let endpoints = channel.endpoints();
     let ready = endpoints.into_iter().find(is_ready);
     assert_eq!(ready.map(|it| it.address.to_string()), Some(address));

@@ -1,13 +1,13 @@
 //! Stops of servers: by SIGTERM, by SIGKILL, and with clients that do not close their connections.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::support::etcd::Etcd;
-use crate::support::observer::{Event, Kind, Observer};
-use crate::support::server::{ServerProcess, health_client, health_request, ms};
 use crate::table::Table;
+use greeter::hellos;
+use greeter::pb::greeter_client::GreeterClient;
 use std::net::SocketAddr;
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::observer::{Event, Kind, Observer};
+use test_support::server::{ServerProcess, health_client, health_request, ms};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -28,9 +28,7 @@ async fn served(
     observer: &Observer,
     flags: &[&str],
 ) -> (ServerProcess, String, usize) {
-    let server = ServerProcess::start(&etcd.endpoint(), flags);
-    let key = server.registered().await;
-    observer.wait_for_key(&key, SEC * 5).await;
+    let (server, key) = ServerProcess::start_seen(&etcd.endpoint(), flags, observer).await;
     (server, key, observer.mark())
 }
 
@@ -43,7 +41,7 @@ async fn deleted_at(observer: &Observer, mark: usize, key: &str) -> Instant {
 async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
     let (mut deletes, mut exits) = (vec![], vec![]);
     for _ in 0..20 {
-        let (server, key, mark) = served(etcd, observer, &["--settle", "0s"]).await;
+        let (server, key, mark) = served(etcd, observer, &["--deregistration-delay", "0s"]).await;
         let start = Instant::now();
         server.signal("TERM");
         deletes.push(ms(start, deleted_at(observer, mark, &key).await));
@@ -55,7 +53,7 @@ async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
 }
 
 async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
-    let (server, key, mark) = served(etcd, observer, &["--settle", "1s"]).await;
+    let (server, key, mark) = served(etcd, observer, &["--deregistration-delay", "1s"]).await;
     let addr = server.listening().await;
     let (mut connected, mut refused) = (0, None);
     server.signal("TERM");
@@ -96,7 +94,7 @@ async fn cling(addr: SocketAddr) -> impl Sized {
 async fn clinging(table: &Table, etcd: &Etcd) {
     let mut exits = vec![];
     for _ in 0..3 {
-        let flags = ["--settle", "0s", "--drain-timeout", "2s"];
+        let flags = ["--deregistration-delay", "0s", "--drain-timeout", "2s"];
         let server = ServerProcess::start(&etcd.endpoint(), &flags);
         server.registered().await;
         let clients = cling(server.listening().await).await;

@@ -1,18 +1,18 @@
 //! [`Server`]: the registered server. [`Server::start`] has all the code that a user of the library writes.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::hellos;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::GreeterServer;
 use crate::timeline::Fail;
+use greeter::MyGreeter;
+use greeter::hellos;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic_etcd::{Closed, Etcd, Instance, Registrar, ServeError, ServeRegistered};
+use tonic_etcd::{Ended, Etcd, Instance, Registrar, ServeError, ServeRegistered};
 
 /// A greeter that serves and is registered.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     /// When its listener was bound.
     pub(crate) bound: Instant,
-    serving: JoinHandle<Result<Closed, ServeError>>,
+    serving: JoinHandle<Result<Ended, ServeError>>,
 }
 
 /// How keys are made by default.
@@ -39,11 +39,11 @@ impl Server {
     pub(crate) fn start(
         etcd: &str,
         key: &str,
-        settle: Duration,
+        deregistration_delay: Duration,
         shutdown: CancellationToken,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
-            .key(key)
+            .key_template(key)
             .deregistration_delay(settle)
             .shutdown_token(shutdown)
             .build()?;
@@ -79,14 +79,8 @@ impl Server {
             let reply = client.say_hello(HelloRequest { name }).await;
             reply.map_err(|status| status.to_string())
         };
-        match timeout(CALL, call).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner().message),
-            Ok(Err(error)) => Err(Fail::new("an answer to a call", error)),
-            Err(_) => Err(Fail::new(
-                "an answer to a call",
-                format!("none within {CALL:?}"),
-            )),
-        }
+        let reply = Fail::within(CALL, "an answer to a call", call).await?;
+        Ok(reply.into_inner().message)
     }
 
     /// Begins a request that takes two seconds. Gives how many of its [`GREETINGS`] came.
@@ -108,14 +102,10 @@ impl Server {
     }
 
     /// How serving ended.
-    pub(crate) async fn ended(&mut self, limit: Duration) -> Result<Closed, Fail> {
+    pub(crate) async fn ended(&mut self, limit: Duration) -> Result<Ended, Fail> {
         let expected = "serving to end without an error";
-        match timeout(limit, &mut self.serving).await {
-            Ok(Ok(Ok(closed))) => Ok(closed),
-            Ok(Ok(Err(error))) => Err(Fail::new(expected, error.to_string())),
-            Ok(Err(error)) => Err(Fail::new(expected, error.to_string())),
-            Err(_) => Err(Fail::new(expected, format!("it goes on after {limit:?}"))),
-        }
+        let served = Fail::within(limit, expected, &mut self.serving).await?;
+        served.map_err(|error| Fail::new(expected, error.to_string()))
     }
 }
 

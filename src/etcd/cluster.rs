@@ -34,6 +34,12 @@ impl Cluster {
         self.check_tls()
     }
 
+    /// A user is given, and etcd answered that it has no authentication.
+    #[cfg(feature = "discovery")]
+    pub(super) fn ignores_user(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| user.is_ignored())
+    }
+
     /// How many addresses `member` has, as far as they are known.
     pub(crate) fn addresses(&self, member: &Member) -> usize {
         self.resolver.known(member.host(), member.port()).max(1)

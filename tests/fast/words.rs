@@ -6,13 +6,15 @@
 use crate::source;
 
 /// The files that are checked.
-const READ: [&str; 13] = [
+const READ: [&str; 15] = [
     "src",
+    "registryctl",
     "examples",
     "tests",
     "benches",
     "fuzz",
     "scripts",
+    "support",
     "proto",
     "Cargo.toml",
     "README.md",

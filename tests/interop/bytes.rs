@@ -4,7 +4,7 @@ use crate::go::GoServer;
 use crate::kind::{Kind, SERVICE};
 use crate::rust::RustServer;
 use crate::setup::{registered, until_registered};
-use crate::support::etcd::Etcd;
+use test_support::etcd::Etcd;
 use tonic_etcd::format::{Address, KeyContext};
 
 for_each_kind!(both_sides_write_what_was_recorded_and_ours_reads_it_as_it_writes_it);
@@ -54,9 +54,9 @@ fn check(kind: Kind, found: &(String, String), addr: String, of_kratos: (&str, &
     let format = kind.format();
     let (key, value) = found;
     let instance = format.decode(SERVICE, key, value.as_bytes()).unwrap();
-    assert_eq!(instance.get_address(), Some(&*addr));
+    assert_eq!(instance.address(), Some(&*addr));
     let (version, metadata) = of_kratos;
-    let expected = recorded(kind, instance.get_id(), &addr, version, metadata);
+    let expected = recorded(kind, instance.id(), &addr, version, metadata);
     assert_eq!(*found, expected);
 
     let address: Address = addr.parse().unwrap();

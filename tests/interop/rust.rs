@@ -1,15 +1,15 @@
 //! Our half: the `server` example as a process, and [`RustClient`].
 
 use crate::calls::{Call, Caller, Calls};
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::kind::{Kind, SERVICE};
 use crate::setup::LONG;
-use crate::support::etcd::Etcd;
-use crate::support::eventually;
-use crate::support::server::ServerProcess;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::eventually;
+use test_support::server::ServerProcess;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tonic_etcd::channel::BalancedChannel;
@@ -89,7 +89,7 @@ impl RustClient {
     /// The addresses that it has found, each once.
     fn found(&self) -> Vec<String> {
         let snapshot = self.snapshot();
-        let addresses = snapshot.iter().map(|(_, instance)| instance.get_address());
+        let addresses = snapshot.iter().map(|(_, instance)| instance.address());
         let mut found: Vec<_> = addresses.flatten().map(str::to_owned).collect();
         found.sort();
         found.dedup();

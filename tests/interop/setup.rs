@@ -1,9 +1,9 @@
 //! What the tests share.
 
 use crate::kind::Kind;
-use crate::support::etcd::Etcd;
 use etcd_client::GetOptions;
 use std::time::Duration;
+use test_support::etcd::Etcd;
 use tokio::time::{Instant, sleep};
 
 /// The timeout of all waits, long enough also for a busy machine.
@@ -21,14 +21,6 @@ pub async fn etcd_with_history() -> Etcd {
         put.expect("etcd takes a put");
     }
     etcd
-}
-
-/// Has etcd lose its data and start again. Gives the moment it answered.
-pub async fn lose_data(etcd: &mut Etcd) -> Instant {
-    etcd.kill().await;
-    etcd.wipe();
-    etcd.start_again();
-    etcd.wait_serving().await
 }
 
 /// What is registered in etcd, read from etcd.

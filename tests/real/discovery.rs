@@ -1,12 +1,12 @@
 //! A reader and a caller on a real etcd: it behaves as the fake does.
 
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{Greeter, LONG, SEC};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::grpc_proxy::GrpcProxy;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{eventually, library_etcd};
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -23,7 +23,10 @@ fn discovery(endpoint: &str) -> Discovery {
 
 /// Two of them are in one process, so that the key needs the address.
 async fn greeter(etcd: &EtcdProcess) -> Greeter {
-    Greeter::start(etcd, |builder| builder.key("{prefix}/{name}/{addr}")).await
+    Greeter::start(etcd, |builder| {
+        builder.key_template("{prefix}/{name}/{addr}")
+    })
+    .await
 }
 
 /// Waits until exactly these keys are shown.
@@ -94,11 +97,7 @@ async fn an_etcd_that_lost_its_data_is_listed_again_though_its_watch_is_silent()
     let key = greeter.key();
     shows(&discovery, std::slice::from_ref(&key)).await;
     let (stop, calls) = calling(&discovery);
-    etcd.kill().await;
-    etcd.wipe();
-    sleep(SEC).await;
-    etcd.start_again();
-    etcd.wait_serving().await;
+    etcd.lose_data(SEC).await;
     let new = format!("{PREFIX}new");
     put(&etcd, &new, 1).await;
     shows(&discovery, &[key.clone(), new.clone()]).await;

@@ -1,12 +1,12 @@
 //! Stops of a server: in order, and in time, whatever its clients do.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::{HelloRequest, StreamRequest};
 use crate::setup::{Greeter, LONG, SEC, ended};
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::server::{health_client, health_request};
+use greeter::hellos;
+use greeter::pb::{HelloRequest, StreamRequest};
 #[cfg(feature = "discovery")]
 use prost::Message as _;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
-use tonic_etcd::Closed;
+use tonic_etcd::Ended;
 
 async fn in_flight(greeter: &Greeter, wanted: usize) {
     eventually("requests in flight", LONG, || {
@@ -42,7 +42,7 @@ async fn the_key_goes_first_and_the_port_stays_open_until_the_delay_is_over() {
         calls += 1;
     }
     assert!(calls > 10, "{calls} connections after the key was gone");
-    assert_eq!(greeter.ended().await, Closed::Deregistered);
+    assert_eq!(greeter.ended().await, Ended::Deregistered);
     assert!(gone.elapsed() >= SEC, "{:?}", gone.elapsed());
     let refused = TcpStream::connect(addr).await;
     refused.expect_err("the port is closed");
@@ -194,17 +194,13 @@ async fn a_spawned_server_keeps_its_registration_without_a_handle() {
     }
     assert_eq!(count, 50, "and the drain is not skipped when it goes");
     drop(client);
-    assert_eq!(ended(served).await, Closed::Deregistered);
+    assert_eq!(ended(served).await, Ended::Deregistered);
 }
 
 #[tokio::test]
 async fn requests_left_after_the_drain_timeout_end_with_unavailable() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        let builder = builder.deregistration_delay(Duration::ZERO);
-        builder.drain_timeout(SEC)
-    });
-    let greeter = greeter.await;
+    let greeter = Greeter::start_draining(&etcd, SEC).await;
     let mut client = greeter.client().await;
     let mut hellos = client
         .stream_hellos(hellos(0, 20))
@@ -238,18 +234,14 @@ async fn a_second_token_skips_the_drain() {
     greeter.shutdown.cancel();
     observer.wait_for_no_key(&key, LONG).await;
     greeter.shutdown_now.cancel();
-    assert_eq!(greeter.ended().await, Closed::Deregistered);
+    assert_eq!(greeter.ended().await, Ended::Deregistered);
     assert!(start.elapsed() < SEC * 10, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
 async fn a_peer_that_does_not_read_delays_it_by_the_drain_timeout_at_most() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        let builder = builder.deregistration_delay(Duration::ZERO);
-        builder.drain_timeout(SEC)
-    });
-    let greeter = greeter.await;
+    let greeter = Greeter::start_draining(&etcd, SEC).await;
     let mut client = greeter.client().await;
     let request = StreamRequest {
         name: "x".repeat(1 << 16),
@@ -273,7 +265,7 @@ async fn a_stop_while_etcd_is_down_still_drains_and_says_what_is_left() {
     etcd.kill().await;
     let start = Instant::now();
     greeter.shutdown.cancel();
-    let closed = greeter.ended().await;
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let ended = greeter.ended().await;
+    assert!(matches!(ended, Ended::LeftToExpire { .. }), "{ended:?}");
     assert!(start.elapsed() < SEC * 6, "{:?}", start.elapsed());
 }

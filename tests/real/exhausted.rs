@@ -1,20 +1,20 @@
 //! A server that has no file descriptor left, and a process that does not end at its stop.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::server::ServerProcess;
+use greeter::hellos;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 /// Starts the `server` example with 40 file descriptors at most.
 fn with_few_descriptors(etcd: &Etcd) -> ServerProcess {
     let shell = ["sh", "-c", r#"ulimit -n 40; exec "$@""#, "sh"];
-    ServerProcess::start_with_env(&etcd.endpoint(), &["--settle", "0s"], &shell)
+    ServerProcess::start_with_env(&etcd.endpoint(), &["--deregistration-delay", "0s"], &shell)
 }
 
 /// More clients than it has descriptors for.

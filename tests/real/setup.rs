@@ -1,11 +1,11 @@
 //! A registered greeter in this process, on a real etcd.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::GreeterServer;
 use crate::support::etcd::Etcd;
 use crate::support::ports::free_addr;
 use crate::support::{library_etcd, registered_within};
+use greeter::MyGreeter;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 use tonic_etcd::{
-    Closed, Instance, Registrar, RegistrarBuilder, Registration, ServeError, ServeRegistered,
-    Status,
+    Ended, Instance, Registrar, RegistrarBuilder, Registration, RegistrationStatus, ServeError,
+    ServeRegistered,
 };
 
 pub const SEC: Duration = Duration::from_secs(1);
@@ -44,12 +44,12 @@ pub fn announced_by(registrar: &Registrar, name: &str) -> Registration {
     registration
 }
 
-pub fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
+pub fn is_registered(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Registered(_))
 }
 
-pub fn is_lost(status: &Status) -> bool {
-    matches!(status, Status::Lost { .. })
+pub fn is_lost(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Lost { .. })
 }
 
 /// Waits until serving has ended, as it should.
@@ -63,7 +63,7 @@ pub struct Greeter {
     pub shutdown: CancellationToken,
     pub shutdown_now: CancellationToken,
     pub addr: SocketAddr,
-    pub served: JoinHandle<Result<Closed, ServeError>>,
+    pub served: JoinHandle<Result<Ended, ServeError>>,
 }
 
 impl Greeter {
@@ -96,6 +96,15 @@ impl Greeter {
         }
     }
 
+    /// Serves without a deregistration delay, and with this drain timeout.
+    pub async fn start_draining(etcd: &Etcd, limit: Duration) -> Self {
+        let delay = Duration::ZERO;
+        Self::start(etcd, |it| {
+            it.deregistration_delay(delay).drain_timeout(limit)
+        })
+        .await
+    }
+
     /// Serves without a deregistration delay.
     pub async fn start_quick(etcd: &Etcd) -> Self {
         Self::start(etcd, |builder| builder.deregistration_delay(Duration::ZERO)).await
@@ -115,7 +124,7 @@ impl Greeter {
     }
 
     /// Waits until serving has ended.
-    pub async fn ended(self) -> Closed {
+    pub async fn ended(self) -> Ended {
         ended(self.served).await
     }
 }

@@ -3,9 +3,9 @@
 use crate::health::HealthRecorder;
 use crate::server::Server;
 use crate::setup::{Setup, TIMEOUT, TTL, show};
-use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::time::Duration;
+use test_support::observer::Kind;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long etcd hangs: long enough for a renewal to time out, and less than a TTL.
@@ -81,16 +81,7 @@ pub(super) async fn wipe(setup: &mut Setup, timeline: &mut Timeline) -> Result<(
     timeline.held(&format!(
         "the key is back {took} after etcd is, with the same value"
     ));
-    let (old, new) = (setup.lease, put.lease);
-    let leases = setup.leases().await?;
-    Fail::unless(
-        leases == [new] && new != old,
-        "one lease, a new one",
-        || format!("{leases:x?}"),
-    )?;
-    timeline.held(&format!(
-        "under a new lease, {new:016x}, and there is no other"
-    ));
+    setup.only_lease(put.lease, timeline).await?;
 
     let Some(health) = &setup.health else {
         return Ok(());

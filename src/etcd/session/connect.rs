@@ -32,13 +32,24 @@ impl Session {
         member: &Member,
         limit: Duration,
     ) -> Result<Self, RpcError> {
+        let connecting = Self::connect_with_client(cluster, member, limit);
+        Ok(connecting.await?.0)
+    }
+
+    /// The same, with a client for other calls on the connection.
+    pub(in crate::etcd) async fn connect_with_client(
+        cluster: &Cluster,
+        member: &Member,
+        limit: Duration,
+    ) -> Result<(Self, client::Client), RpcError> {
         let (endpoint, attempt_timeout) = (member.shown(), cluster.attempt_timeout);
         let opening = open(cluster, member, limit);
         let channel = with_timeout(limit, endpoint, opening).await?;
         let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
         let members = &cluster.members;
         let Some(user) = &cluster.user else {
-            return Ok(Self::new(&client, endpoint, None, members, limit));
+            let session = Self::new(&client, endpoint, None, members, limit);
+            return Ok((session, client));
         };
         let token = match user.token() {
             Some(token)
@@ -61,7 +72,8 @@ impl Session {
             attempt_timeout,
         };
         let client = client_on(token.channel(channel), endpoint).await?;
-        Ok(Self::new(&client, endpoint, Some(login), members, limit))
+        let session = Self::new(&client, endpoint, Some(login), members, limit);
+        Ok((session, client))
     }
 
     fn new(

@@ -253,8 +253,9 @@ impl KeyState {
             key.is_held |= key.value.is_some();
             return;
         }
-        // A key that we deleted, and that another address or entry desires now, is as absent as before.
-        if was_ours || found.is_some() {
+        // One that was not there, and that another address or entry desires now, is as absent as before.
+        let is_ours = found.is_some_and(|found| found.lease == lease);
+        if was_ours || is_ours {
             self.reason = WriteReason::Differs;
         }
         self.observed = match found {

@@ -154,7 +154,9 @@ impl KeyTable {
             let revision = state.held_revision();
             if revision.is_none() {
                 view.held = false;
-                view.missing = view.missing.or(Some(state.reason));
+                // A key that moves has a former one: one that is simply missing counts more.
+                let missing = view.missing.filter(|it| *it != WriteReason::Updated);
+                view.missing = missing.or(Some(state.reason));
             }
             view.revision = view.revision.max(revision.unwrap_or(0));
             view.conflicting_lease = view.conflicting_lease.or(state.conflicting_lease());

@@ -637,3 +637,23 @@ fn a_deleted_key_that_is_desired_again_before_it_is_read_is_still_new() {
     table.on_read(&read, 7, &there);
     assert_eq!(table.view(1).missing, Some(WriteReason::New));
 }
+
+/// One of two instances has an address of its own, and somebody deleted its key while the other one moved.
+#[test]
+fn a_missing_key_counts_more_than_one_that_moves() {
+    for is_first in [false, true] {
+        let mut table = table(OnConflict::TakeOver, &[]);
+        let records = |moves: &str| {
+            let mut records = vec![("stays".into(), "v".into()), (moves.into(), "v".into())];
+            records.rotate_left(usize::from(is_first));
+            records
+        };
+        table.set_desired(1, records("a"));
+        write(&mut table, 5);
+        table.set_desired(1, records("b"));
+        table.set_reason(1, WriteReason::Updated);
+        assert_eq!(table.view(1).missing, Some(WriteReason::Updated));
+        table.on_watch_event(delete("stays", 6), Instant::now());
+        assert_eq!(table.view(1).missing, Some(WriteReason::Deleted));
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::etcd::{Applied, KeyMeta, Member, Op, RpcError, WatchResponse};
 use crate::observe::observer::WriteReason;
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::rivals::Rival;
 use std::sync::Arc;
@@ -161,12 +161,12 @@ pub(crate) enum Action {
     /// Report a transaction to observers: the number of keys for each reason, and the error.
     Wrote(Vec<(WriteReason, usize)>, Option<String>),
     /// Publish a status.
-    Publish(EntryId, Arc<Status>),
+    Publish(EntryId, Arc<RegistrationStatus>),
     /// Wait, at most 50 ms, until the health services of these entries have reported the statuses that were
     /// published before.
     AwaitHealth(Vec<EntryId>),
     /// Publish a final status and begin the drain of the server.
-    End(EntryId, Status),
+    End(EntryId, RegistrationStatus),
     /// End the worker: there is nothing left to do.
     Finish,
 }

@@ -55,7 +55,8 @@ use super::key_table::KeyTable;
 use super::on_conflict::OnConflict;
 use super::rivals::Rivals;
 use crate::etcd::{Cluster, Member, Rotation};
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::patience::Patience;
 use crate::runtime::backoff::{Backoff, Bucket};
 use crate::runtime::deadline;
@@ -84,7 +85,7 @@ pub(crate) struct Reconciler {
     settings: Settings,
     rng: fastrand::Rng,
     /// The entries that should be there, each with the status that was published last.
-    entries: BTreeMap<EntryId, Arc<Status>>,
+    entries: BTreeMap<EntryId, Arc<RegistrationStatus>>,
     /// The entries that are being deregistered.
     deregistrations: BTreeMap<EntryId, Deregistration>,
     /// Entries whose keys could not be made, and when to try again.
@@ -401,7 +402,7 @@ impl Reconciler {
         if self.entries.contains_key(&id) {
             return;
         }
-        let new = Arc::new(Status::Registering { reason: None });
+        let new = Arc::new(RegistrationStatus::Registering { reason: None });
         self.entries.insert(id, new);
         // Why it has to wait, if it has to.
         self.publish_current(now, id);
@@ -425,8 +426,17 @@ impl Reconciler {
                 self.failed.insert(id);
                 self.retry_failed_at = Some(now + RESTART_PAUSE);
                 // Its earlier keys are still there.
-                if !self.status(id).is_some_and(Status::is_registered) {
-                    self.publish(id, Status::Lost { since: now, reason });
+                if !self
+                    .status(id)
+                    .is_some_and(RegistrationStatus::is_registered)
+                {
+                    self.publish(
+                        id,
+                        RegistrationStatus::Lost {
+                            since: Timestamp::at(now),
+                            reason,
+                        },
+                    );
                 }
             }
             Desired::Gone { .. } | Desired::Paused { .. } => {}

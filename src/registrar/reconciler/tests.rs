@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
+use crate::observe::status::Ended;
 use crate::registrar::lease;
 use RpcErrorKind::{
     Broken, Busy, Denied, LeaseExists, LeaseGone, ResourceExhausted, Timeout, Unauthenticated,
@@ -461,8 +462,9 @@ fn describe(action: &Action) -> String {
         Op::Put { .. } | Op::PutIfFree { .. } => "put",
         Op::Delete { .. } => "delete",
     };
-    let status = |status: &Status| {
+    let status = |status: &RegistrationStatus| {
         let text = format!("{status:?}");
+        let text = text.strip_prefix("Ended(").unwrap_or(&text);
         let end = text
             .find(|c: char| !c.is_alphanumeric())
             .unwrap_or(text.len());
@@ -735,7 +737,12 @@ fn after_a_panic_the_lease_is_revoked_before_anybody_has_left() {
         matches!(fixture.actions[..], [Action::Send(Request::Revoke { lease: revoked })] if revoked == lease)
     );
     fixture.handle(fixture.revoked(Ok(())));
-    let is_deregistered = |action: &Action| matches!(action, Action::End(1, Status::Deregistered));
+    let is_deregistered = |action: &Action| {
+        matches!(
+            action,
+            Action::End(1, RegistrationStatus::Ended(Ended::Deregistered))
+        )
+    };
     assert!(fixture.actions.iter().any(is_deregistered));
 }
 
@@ -804,4 +811,35 @@ fn the_lease_that_is_lost_in_a_pause_is_replaced_without_a_word() {
     assert_eq!(described(&fixture), [""; 0]);
     fixture.handle(desired(1, keys("w")));
     assert_eq!(described(&fixture), ["Registering", "Write put"]);
+}
+
+/// The machine has another address. The status became `Lost`, with the reason of the outage.
+#[test]
+fn a_key_that_moves_is_not_lost_before_the_new_one_is_written() {
+    let moved = || desired(1, Desired::Keys(vec![("l".into(), "v".into())]));
+    let not_lost = |fixture: &Fixture| {
+        let actions = described(fixture);
+        assert!(!actions.contains(&"Lost".to_owned()), "{actions:?}");
+    };
+    for there in [None, Some(THEIRS)] {
+        let mut fixture = Fixture::verifying();
+        let read = fixture.read(Ok(Some(REVISION)));
+        fixture.handle(moved());
+        not_lost(&fixture);
+        fixture.handle(read);
+        not_lost(&fixture);
+        assert!(described(&fixture).contains(&"Write delete".to_owned()));
+        fixture.handle(fixture.written(failed(Timeout)));
+        assert_eq!(described(&fixture), ["Disconnect", "Suspect", "Connect"]);
+        fixture.handle(Event::Connected(Ok(())));
+        fixture.handle(fixture.renewed(Ok(None)));
+        let theirs = |lease| KeyMeta { lease, revision: 1 };
+        let result = Ok((REVISION, vec![None, there.map(theirs)]));
+        let keys = vec!["k".into(), "l".into()];
+        fixture.handle(Event::Read { keys, result });
+        not_lost(&fixture);
+        assert!(described(&fixture).contains(&"Write put".to_owned()));
+        fixture.handle(fixture.written(Ok(())));
+        assert!(described(&fixture).contains(&"Registered".to_owned()));
+    }
 }

@@ -20,7 +20,7 @@
 use super::etcd::{Etcd, Stored};
 use super::world::{Entry, Request};
 use crate::etcd::{Op, RpcError, RpcErrorKind};
-use crate::observe::status::Status;
+use crate::observe::status::{Ended, RegistrationStatus};
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::reconciler::{
     Action, Answer, Event, Granted, Question, Renewed, Request as Sent,
@@ -40,7 +40,7 @@ pub(super) struct Checker {
     pub(super) is_alone: bool,
     pub(super) ttl: Duration,
     pub(super) revoke_timeout: Duration,
-    pub(super) statuses: BTreeMap<EntryId, Status>,
+    pub(super) statuses: BTreeMap<EntryId, RegistrationStatus>,
     /// The lease that was acknowledged last, by which request, and for how long.
     acknowledged: Option<(i64, Instant, Duration)>,
     /// For each lease that was requested: when first, and how often.
@@ -324,33 +324,35 @@ impl Checker {
         now - self.paused > since + self.revoke_timeout + SLACK
     }
 
-    fn published(&mut self, id: EntryId, status: &Status, now: Instant) {
+    fn published(&mut self, id: EntryId, status: &RegistrationStatus, now: Instant) {
         let last = self.statuses.insert(id, status.clone());
         if !status.is_registered() {
             self.expired.remove(&id);
         }
-        if matches!(last, Some(Status::Deregistering)) || status.is_final() {
+        if matches!(last, Some(RegistrationStatus::Deregistering)) || status.is_final() {
             self.violated(format!("I13: {status:?} after {last:?}"));
         }
         match (&last, status) {
-            (Some(Status::Paused { .. }), Status::Paused { .. }) => {}
-            (last, Status::Paused { .. }) => {
+            (Some(RegistrationStatus::Paused { .. }), RegistrationStatus::Paused { .. }) => {}
+            (last, RegistrationStatus::Paused { .. }) => {
                 self.paused_for.insert(id, 0);
-                if last.as_ref().is_some_and(Status::is_registered) {
+                if last.as_ref().is_some_and(RegistrationStatus::is_registered) {
                     self.unreported.insert(id);
                 }
             }
             _ => drop(self.paused_for.remove(&id)),
         }
         match status {
-            Status::Deregistering => {
+            RegistrationStatus::Deregistering => {
                 self.leaving.insert(id, now - self.paused);
                 self.unreported.insert(id);
             }
-            Status::Lost { reason, .. } if self.is_alone && reason.contains("deleted") => {
+            RegistrationStatus::Lost { reason, .. }
+                if self.is_alone && reason.contains("deleted") =>
+            {
                 self.violated(format!("I1: nobody touched the key, and yet {status:?}"));
             }
-            Status::Yielding { to_lease }
+            RegistrationStatus::Yielding { to_lease }
                 if self.granted.contains(to_lease) && !self.not_revocable.contains(to_lease) =>
             {
                 self.violated(format!("I5: yields to our own lease {to_lease:x}"));
@@ -363,8 +365,8 @@ impl Checker {
     }
 
     /// An entry is not registered by the value of another one that had the key before. Another client may restore it.
-    fn check_holder(&mut self, id: EntryId, status: &Status, etcd: &Etcd) {
-        let Status::Registered(registered) = status else {
+    fn check_holder(&mut self, id: EntryId, status: &RegistrationStatus, etcd: &Etcd) {
+        let RegistrationStatus::Registered(registered) = status else {
             return;
         };
         let own = format!("{id}:");
@@ -395,7 +397,10 @@ impl Checker {
     fn reported(&mut self, ids: &[EntryId]) {
         for id in ids {
             self.unreported.remove(id);
-            let is_held = self.statuses.get(id).is_some_and(Status::is_registered);
+            let is_held = self
+                .statuses
+                .get(id)
+                .is_some_and(RegistrationStatus::is_registered);
             if let Some((_, is_told)) = self.shown.get_mut(id) {
                 *is_told |= !is_held;
             }
@@ -413,7 +418,7 @@ impl Checker {
     fn ended(
         &mut self,
         id: EntryId,
-        status: &Status,
+        status: &RegistrationStatus,
         entries: &BTreeMap<EntryId, Entry>,
         etcd: &Etcd,
         now: Instant,
@@ -427,10 +432,14 @@ impl Checker {
         self.statuses.remove(&id);
         self.paused_for.remove(&id);
         self.shown.remove(&id);
-        if let (Some(entry), Status::LeftToExpire { .. }) = (entries.get(&id), status) {
+        if let (Some(entry), RegistrationStatus::Ended(Ended::LeftToExpire { .. })) =
+            (entries.get(&id), status)
+        {
             self.left_to_expire.extend(entry.names.iter().cloned());
         }
-        let is_checked = |entry: &&Entry| entry.is_announced && *status == Status::Deregistered;
+        let is_checked = |entry: &&Entry| {
+            entry.is_announced && *status == RegistrationStatus::Ended(Ended::Deregistered)
+        };
         let Some(entry) = entries.get(&id).filter(is_checked) else {
             return;
         };

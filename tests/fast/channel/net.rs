@@ -1,10 +1,10 @@
 //! Real tonic servers behind pipes that can be cut and frozen, and a channel over them.
 
-use super::greeter::MyGreeter;
-use super::greeter::pb::greeter_client::GreeterClient;
-use super::greeter::pb::greeter_server::GreeterServer;
 use crate::setup::LONG;
 use crate::support::eventually;
+use greeter::MyGreeter;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
@@ -176,7 +176,7 @@ impl Net {
     pub fn balanced(&self) -> (Registry, BalancedChannelBuilder) {
         let (tell, told) = mpsc::unbounded_channel();
         let net = self.clone();
-        let builder = BalancedChannel::builder_from(UnboundedReceiverStream::new(told)).connector(
+        let builder = BalancedChannel::builder(UnboundedReceiverStream::new(told)).connector(
             move |uri: http::Uri| {
                 let connected = net.connect(uri.authority().unwrap().as_str());
                 async { connected }
@@ -203,7 +203,9 @@ impl Net {
 
 impl Registry {
     pub fn put(&self, address: &str, weight: u32) {
-        let instance = Instance::new("greeter").address(address).weight(weight);
+        let instance = Instance::new("greeter")
+            .with_address(address)
+            .with_weight(weight);
         self.change(Change::insert(format!("/greeter/{address}"), instance));
     }
 

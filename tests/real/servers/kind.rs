@@ -1,13 +1,13 @@
 //! The kinds of servers, and what serves in them.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::greeter_server::{Greeter, GreeterServer};
-use crate::greeter::pb::{HelloReply, HelloRequest, StreamRequest};
 use crate::support::ports::free_addr;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::routing::get;
+use greeter::MyGreeter;
+use greeter::pb::greeter_server::{Greeter, GreeterServer};
+use greeter::pb::{HelloReply, HelloRequest, StreamRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -108,13 +108,13 @@ async fn tonic<L: Listener>(incoming: Incoming<L>, registration: Registration) {
 }
 
 async fn axum(incoming: Incoming, app: Router, registration: Registration) {
-    let app = app.layer(registration.layer().count_only());
+    let app = app.layer(registration.layer().announce(false));
     let served = axum::serve(incoming, app).with_graceful_shutdown(registration.drain_signal());
     served.await.unwrap();
 }
 
 async fn by_hand(mut incoming: Incoming, app: Router, registration: Registration) {
-    let app = app.layer(registration.layer().count_only());
+    let app = app.layer(registration.layer().announce(false));
     let builder = auto::Builder::new(TokioExecutor::new());
     let connections = GracefulShutdown::new();
     while let Some(io) = incoming.next().await {
