@@ -30,7 +30,7 @@ pub struct DiscoveryBuilder {
 }
 
 const RETENTION: Duration = Duration::from_secs(30);
-const ATTEMPT: Duration = Duration::from_secs(1);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_INSTANCES: usize = 65_536;
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -111,14 +111,14 @@ impl DiscoveryBuilder {
         check_segment(service)
             .map_err(|reason| BuildError::name("service name", service, reason))?;
         let prefix = self.prefix(service)?;
-        let limit = self.etcd.attempt_limit().unwrap_or(ATTEMPT);
+        let cluster = self.etcd.or_attempt_timeout(ATTEMPT_TIMEOUT).check()?;
+        let limit = cluster.attempt_timeout;
         if limit.is_zero() {
             let reason = "attempt_timeout is zero: no attempt could succeed";
             return Err(BuildError::Timing {
                 reason: reason.to_owned(),
             });
         }
-        let endpoints = self.etcd.check()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let stop = CancellationToken::new();
         let (service, limits): (Arc<str>, _) = (service.into(), self.limits);
@@ -129,7 +129,7 @@ impl DiscoveryBuilder {
         let lister = Lister::new(prefix.clone(), limit, limits);
         let report = Report::new(service.clone(), prefix.clone(), limits);
         let reflector = Reflector::new(shared.clone(), decoder, prefix.clone(), lister, report);
-        let watcher = Watcher::new(reflector, endpoints, prefix, limit);
+        let watcher = Watcher::new(reflector, cluster, prefix);
         // Made here and not in the task, because a runtime may end before it has polled the task once.
         let ended = RuntimeGuard(shared.clone(), stop.clone());
         let watching = async move {

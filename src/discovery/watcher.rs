@@ -19,8 +19,8 @@
 use super::reflector::Reflector;
 use super::store::SHORTEST_TTL;
 use crate::etcd::{
-    Endpoints, Rotation, RpcError, RpcErrorKind, Session, WatchReplies, WatchRequests,
-    WatchResponse, with_timeout,
+    Cluster, Rotation, RpcError, RpcErrorKind, Session, WatchReplies, WatchRequests, WatchResponse,
+    with_timeout,
 };
 use crate::runtime::backoff::Backoff;
 use futures_util::FutureExt as _;
@@ -34,10 +34,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// See the [module](self).
 pub(super) struct Watcher {
     reflector: Reflector,
-    endpoints: Endpoints,
+    cluster: Cluster,
     prefix: String,
-    /// The time limit of one attempt.
-    limit: Duration,
     rng: fastrand::Rng,
     rotation: Rotation,
     /// When the current watch was created.
@@ -88,18 +86,12 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 // === impl Watcher ===
 
 impl Watcher {
-    pub(super) fn new(
-        reflector: Reflector,
-        endpoints: Endpoints,
-        prefix: String,
-        limit: Duration,
-    ) -> Self {
+    pub(super) fn new(reflector: Reflector, cluster: Cluster, prefix: String) -> Self {
         let mut rng = fastrand::Rng::new();
         Self {
             reflector,
-            endpoints,
+            cluster,
             prefix,
-            limit,
             rotation: Rotation::new(Backoff::new(FIRST_RETRY, RESET_AFTER), &mut rng),
             rng,
             connected_since: None,
@@ -128,13 +120,13 @@ impl Watcher {
 
     /// One connection, for as long as it works.
     async fn run_session(&mut self) -> Result<Infallible, RpcError> {
-        let member = self.rotation.member(&self.endpoints);
+        let member = self.rotation.member(&self.cluster.members);
         let started = Instant::now();
-        let session = Session::connect(&self.endpoints, &member, self.limit, self.limit).await;
+        let session = Session::connect(&self.cluster, &member, self.cluster.attempt_timeout).await;
         self.reflector
             .on_attempt(member.shown(), started.elapsed(), &session);
         let session = session?;
-        let (limit, spread) = (self.limit, self.rng.f64());
+        let (limit, spread) = (self.cluster.attempt_timeout, self.rng.f64());
         let continues = self.reflector.history_continues(&session, limit, spread);
         self.is_resuming = continues.await?;
         let mut watch = match self.is_resuming {
@@ -209,7 +201,8 @@ impl Watcher {
             let (requests, mut replies) = stream.await?;
             Ok((requests, replies.next().await?, replies))
         };
-        let (requests, created, replies) = with_timeout(self.limit, &endpoint, opening).await?;
+        let (requests, created, replies) =
+            with_timeout(self.cluster.attempt_timeout, &endpoint, opening).await?;
         let watch = Watch {
             replies,
             _requests: requests,
@@ -253,7 +246,7 @@ impl Watcher {
     /// It does not use a progress request on the watch stream: etcd 3.5 and later do not answer
     /// one while nobody writes, and `grpc-proxy` never does.
     async fn probe(&mut self, session: &Session, watch: &mut Watch) -> Result<(), RpcError> {
-        let limit = self.limit;
+        let limit = self.cluster.attempt_timeout;
         let each = self.reflector.keys() <= COUNTED;
         let asked = session.clone().count(&self.prefix, each);
         let (revision, count) = tokio::select! {
@@ -301,11 +294,19 @@ impl Watcher {
             self.reflector.lose_history();
         }
         let worked = self.connected_since.take().map(|since| since.elapsed());
-        let limits = (MAX_REFUSED_PAUSE, self.limit.min(MAX_PAUSE));
+        let limits = (
+            MAX_REFUSED_PAUSE,
+            self.cluster.attempt_timeout.min(MAX_PAUSE),
+        );
         let (lasted, rng) = (worked.unwrap_or_default(), &mut self.rng);
-        let pause =
-            self.rotation
-                .failed(error, &self.endpoints, lasted, limits, Instant::now(), rng);
+        let pause = self.rotation.failed(
+            error,
+            &self.cluster.members,
+            lasted,
+            limits,
+            Instant::now(),
+            rng,
+        );
         // Balancers and members that restart end connections all the time. So it is reported
         // only if the next attempt fails too.
         let is_routine = !is_late && error.kind() != RpcErrorKind::Denied;

@@ -196,7 +196,7 @@ async fn knows_token(
     anonymous: &client::Client,
     client: &client::Client,
     endpoint: &Arc<str>,
-    attempt: Duration,
+    attempt_timeout: Duration,
     limit: Duration,
 ) -> Result<bool, RpcError> {
     let begun = Instant::now();
@@ -208,7 +208,7 @@ async fn knows_token(
         lives = lives => {
             lives?;
             // Both were sent together. A slow etcd may answer them at different times.
-            let wait = (attempt * 2).max(begun.elapsed() * 3);
+            let wait = (attempt_timeout * 2).max(begun.elapsed() * 3);
             let known = tokio::time::timeout(wait, known).await;
             known.unwrap_or_else(|_| Err(RpcError::unknown_token(endpoint)))
         }
@@ -313,14 +313,14 @@ impl Token {
         anonymous: &client::Client,
         channel: &Channel,
         endpoint: &Arc<str>,
-        attempt: Duration,
+        attempt_timeout: Duration,
         limit: Duration,
     ) -> Result<bool, RpcError> {
         if self.value.is_none() {
             return Ok(true);
         }
         let client = client_on(self.channel(channel.clone()), endpoint).await?;
-        knows_token(anonymous, &client, endpoint, attempt, limit).await
+        knows_token(anonymous, &client, endpoint, attempt_timeout, limit).await
     }
 
     /// A channel for etcd-client that sends this token.

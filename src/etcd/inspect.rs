@@ -1,7 +1,7 @@
 //! Looks at etcd as an operator does: one member at a time, and every key as it is. `registryctl` uses it, through
 //! [`internal`](crate::internal).
 
-use super::endpoints::Endpoints;
+use super::cluster::Cluster;
 use super::rpc_error::{RpcError, RpcErrorKind, with_timeout};
 use super::session::{Session, WatchReplies, WatchRequests, revision_of};
 use super::{Etcd, Member};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// One member of etcd.
 #[derive(Debug, Clone)]
 pub struct Target {
-    endpoints: Endpoints,
+    cluster: Cluster,
     member: Member,
 }
 
@@ -51,9 +51,9 @@ const PAGE: i64 = 1000;
 impl Target {
     /// The first endpoint of `etcd`. All of them are checked.
     pub fn new(etcd: Etcd) -> Result<Self, BuildError> {
-        let endpoints = etcd.check()?;
-        let member = endpoints.at(0);
-        Ok(Self { endpoints, member })
+        let cluster = etcd.check()?;
+        let member = cluster.members.at(0);
+        Ok(Self { cluster, member })
     }
 
     /// Its URL.
@@ -68,12 +68,16 @@ impl Target {
 
     /// A user is given, and etcd answered that it has no authentication.
     pub fn ignores_user(&self) -> bool {
-        self.endpoints.ignores_user()
+        self.cluster.ignores_user()
     }
 
     /// Connects within `limit`, which is also that of each call.
     pub async fn connect(&self, limit: Duration) -> Result<Connection, CallError> {
-        let opening = Session::connect_with_client(&self.endpoints, &self.member, limit, limit);
+        let cluster = Cluster {
+            attempt_timeout: limit,
+            ..self.cluster.clone()
+        };
+        let opening = Session::connect_with_client(&cluster, &self.member, limit);
         let (session, client) = with_timeout(limit, self.member.shown(), opening).await?;
         Ok(Connection {
             session,

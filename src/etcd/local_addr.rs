@@ -1,10 +1,9 @@
 //! The addresses of this machine, and the source address of a route. Reads the system's tables and sends
 //! nothing.
 
-use super::endpoints::Endpoints;
+use super::cluster::Cluster;
 use crate::address::{AdvertisedInterface, LocalIp, candidates};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
 use tokio::time::timeout;
 
 /// Destinations beyond the default route: addresses for documentation (RFC 5737 and 3849), which
@@ -27,13 +26,12 @@ pub(crate) enum Interfaces {
 
 /// Our addresses, the best one to advertise first; with a `chosen` interface only its own.
 ///
-/// Names of members are looked up each time, for `limit` at most, because the addresses of members may
+/// Names of members are looked up each time, for one attempt at most, because the addresses of members may
 /// change.
 pub(crate) async fn local_ips(
-    endpoints: &Endpoints,
+    cluster: &Cluster,
     chosen: Option<&AdvertisedInterface>,
     interfaces: &Interfaces,
-    limit: Duration,
 ) -> Vec<IpAddr> {
     if let Some(chosen) = chosen {
         return chosen.ips(&interfaces.list());
@@ -42,7 +40,7 @@ pub(crate) async fn local_ips(
     if let Interfaces::Listed(_) = interfaces {
         return candidates(&[], &interfaces.list());
     }
-    let to_etcd = timeout(limit, source_ip(endpoints, limit)).await;
+    let to_etcd = timeout(cluster.attempt_timeout, source_ip(cluster)).await;
     let default = ANYWHERE.map(|ip| source_address(SocketAddr::new(ip, PORT)));
     let sources = to_etcd.unwrap_or_default().into_iter();
     let sources: Vec<_> = sources.chain(default.into_iter().flatten()).collect();
@@ -69,10 +67,14 @@ impl Interfaces {
 }
 
 /// Our address on the route to the first member that can be resolved.
-async fn source_ip(endpoints: &Endpoints, limit: Duration) -> Option<IpAddr> {
-    for member in endpoints.members.all() {
+async fn source_ip(cluster: &Cluster) -> Option<IpAddr> {
+    for member in cluster.members.all() {
         let (host, port) = (member.host(), member.port());
-        let Ok(addrs) = endpoints.resolver.resolve(host, port, limit).await else {
+        let Ok(addrs) = cluster
+            .resolver
+            .resolve(host, port, cluster.attempt_timeout)
+            .await
+        else {
             continue;
         };
         if let Some(ip) = addrs.into_iter().find_map(source_address) {
@@ -100,22 +102,22 @@ mod tests {
 
     #[tokio::test]
     async fn the_route_to_a_local_etcd_is_loopback() {
-        let members = Etcd::new(["http://127.0.0.1:2379"]).check().unwrap();
+        let cluster = Etcd::new(["http://127.0.0.1:2379"]).check().unwrap();
         assert_eq!(
-            source_ip(&members, Duration::from_secs(1)).await,
+            source_ip(&cluster).await,
             Some(IpAddr::V4(Ipv4Addr::LOCALHOST))
         );
     }
 
     #[tokio::test]
     async fn local_addresses_are_found_whether_or_not_the_name_of_etcd_resolves() {
-        let members = Etcd::new(["http://etcd.example:2379"]).resolver(|_, _| async {
+        let etcd = Etcd::new(["http://etcd.example:2379"]).resolver(|_, _| async {
             std::future::pending::<()>().await;
             Ok(vec![])
         });
-        let members = members.check().unwrap();
-        let limit = Duration::from_millis(10);
-        let ips = local_ips(&members, None, &Interfaces::System, limit).await;
+        let limit = std::time::Duration::from_millis(10);
+        let cluster = etcd.attempt_timeout(limit).check().unwrap();
+        let ips = local_ips(&cluster, None, &Interfaces::System).await;
         assert!(ips.iter().any(IpAddr::is_loopback), "{ips:?}");
     }
 }

@@ -178,11 +178,12 @@ mod tests {
     fn a_bare_host_and_port_is_plaintext() {
         let members = Etcd::new(["localhost:2379", "http://[::1]:2379/"])
             .check()
-            .unwrap();
-        assert_eq!(&**members.members.at(0).shown(), "http://localhost:2379");
-        assert_eq!(&**members.members.at(1).shown(), "http://[::1]:2379");
-        assert_eq!(members.members.at(2).host(), "localhost");
-        assert_eq!(members.members.at(3).host(), "::1");
+            .unwrap()
+            .members;
+        assert_eq!(&**members.at(0).shown(), "http://localhost:2379");
+        assert_eq!(&**members.at(1).shown(), "http://[::1]:2379");
+        assert_eq!(members.at(2).host(), "localhost");
+        assert_eq!(members.at(3).host(), "::1");
         assert!(!members.have_names());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::member::Member;
 use super::rpc_error::{RpcError, with_timeout};
-use crate::address::is_localhost;
+use crate::address::{LocalIp, is_localhost};
 use crate::error::BuildError;
 use crate::runtime::isolated::in_current_span;
 use crate::runtime::lock::Lock;
@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
-pub(super) struct Members {
-    configured: Arc<[Member]>,
+pub(crate) struct Members {
+    pub(super) configured: Arc<[Member]>,
     synced: Option<Arc<MemberList>>,
 }
 
@@ -41,10 +41,6 @@ impl Members {
         }
     }
 
-    pub(super) fn configured(&self) -> &[Member] {
-        &self.configured
-    }
-
     /// The members of the last list, and the configured ones, each once.
     pub(super) fn all(&self) -> Vec<Member> {
         let found = self.synced.as_ref().map(|list| list.found.lock().to_vec());
@@ -65,8 +61,38 @@ impl Members {
         all.swap_remove(index % count).in_round(index / count)
     }
 
+    /// How many members there are now.
+    pub(crate) fn len(&self) -> usize {
+        self.all().len()
+    }
+
+    /// The members there are now, as logs and errors show them.
+    #[cfg(feature = "introspection")]
+    pub(crate) fn shown(&self) -> Vec<Arc<str>> {
+        let all = self.all().into_iter();
+        all.map(|member| member.shown().clone()).collect()
+    }
+
+    /// Whether every member is certainly on another machine: given by an address that is not one of
+    /// `ours`. A name may mean any machine, also this one.
+    pub(crate) fn are_remote(&self, ours: &[LocalIp]) -> bool {
+        let is_ours = |ip: IpAddr| ip.is_loopback() || ours.iter().any(|local| local.ip == ip);
+        self.configured
+            .iter()
+            .all(|member| match member.host().parse::<IpAddr>() {
+                Ok(ip) => !is_ours(ip.to_canonical()),
+                Err(_) => false,
+            })
+    }
+
+    /// Whether any member is given by a name other than `localhost`.
+    pub(crate) fn have_names(&self) -> bool {
+        let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !is_localhost(host);
+        self.configured.iter().any(|member| is_name(member.host()))
+    }
+
     /// Whether `what` is true for the shown name of any member.
-    pub(super) fn any(&self, what: impl Fn(&Arc<str>) -> bool) -> bool {
+    pub(crate) fn any(&self, what: impl Fn(&Arc<str>) -> bool) -> bool {
         self.all().iter().any(|member| what(member.shown()))
     }
 
@@ -188,9 +214,9 @@ mod tests {
     use crate::etcd::Etcd;
 
     fn found(configured: &[&str], urls: &[&str]) -> Vec<String> {
-        let endpoints = Etcd::new(configured).check().unwrap();
+        let members = Etcd::new(configured).check().unwrap().members;
         let list = MemberList::new(Duration::from_secs(60));
-        list.replace(urls.iter().copied(), &endpoints.members.configured);
+        list.replace(urls.iter().copied(), &members.configured);
         let found = list.found.lock();
         found.iter().map(|m| m.shown().to_string()).collect()
     }
@@ -219,6 +245,26 @@ mod tests {
     }
 
     #[test]
+    fn a_member_is_remote_only_if_that_is_certain() {
+        let ours = ["127.0.0.1", "10.0.0.1"].map(|ip| LocalIp {
+            interface: "eth0".to_owned(),
+            ip: ip.parse().unwrap(),
+        });
+        for (endpoint, remote) in [
+            ("http://10.0.0.2:2379", true),
+            ("http://10.0.0.1:2379", false),
+            ("http://[::1]:2379", false),
+            ("http://127.0.0.5:2379", false),
+            ("http://localhost:2379", false),
+            ("http://etcd:2379", false),
+        ] {
+            let members = Etcd::new([endpoint]).check().unwrap().members;
+            assert_eq!(members.are_remote(&ours), remote, "{endpoint}");
+            assert_eq!(members.have_names(), endpoint == "http://etcd:2379");
+        }
+    }
+
+    #[test]
     fn an_interval_is_a_second_at_least() {
         let built = |interval| {
             Etcd::new(["http://10.0.0.1:1"])
@@ -237,33 +283,32 @@ mod tests {
     #[test]
     fn an_empty_list_leaves_the_last_one() {
         let configured = ["http://10.0.0.1:2379"];
-        let endpoints = Etcd::new(configured)
+        let members = Etcd::new(configured)
             .sync_members(Duration::from_secs(60))
             .check()
-            .unwrap();
-        let list = endpoints.members.synced.clone().unwrap();
+            .unwrap()
+            .members;
+        let list = members.synced.clone().unwrap();
         list.replace(
             ["http://10.0.0.2:1", "http://10.0.0.2:1"].into_iter(),
-            &endpoints.members.configured,
+            &members.configured,
         );
         for nothing in [&[][..], &["https://10.0.0.3:1"]] {
-            list.replace(nothing.iter().copied(), &endpoints.members.configured);
-            let all = endpoints.members.all();
+            list.replace(nothing.iter().copied(), &members.configured);
+            let all = members.all();
             let shown: Vec<_> = all.iter().map(|m| &**m.shown()).collect();
             assert_eq!(shown, ["http://10.0.0.2:1", "http://10.0.0.1:2379"]);
         }
-        list.replace(
-            ["http://10.0.0.1:2379"].into_iter(),
-            &endpoints.members.configured,
-        );
-        assert_eq!(endpoints.len(), 1, "each once");
+        list.replace(["http://10.0.0.1:2379"].into_iter(), &members.configured);
+        assert_eq!(members.len(), 1, "each once");
     }
 
     #[test]
     fn each_round_through_the_members_begins_at_another_address_of_each() {
-        let endpoints = Etcd::new(["http://a:1", "http://b:1"]).check().unwrap();
+        let etcd = Etcd::new(["http://a:1", "http://b:1"]);
+        let members = etcd.check().unwrap().members;
         let tried = [4, 5, 6, 7].map(|index| {
-            let member = endpoints.members.at(index);
+            let member = members.at(index);
             (member.host().to_owned(), member.turn())
         });
         let expected = [("a", 2), ("b", 2), ("a", 3), ("b", 3)];

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `mod.rs` | [`Etcd`], as the user configures it |
 //! | `from_env.rs` | the same, from the variables of etcdctl |
-//! | `endpoints.rs` | [`Etcd`], checked |
+//! | `cluster.rs` | [`Etcd`], checked |
 //! | `member.rs` | one member, from its URL |
 //! | `members.rs` | all members: the configured ones, and those of etcd's member list |
 //! | `rotation.rs` | which member is next after a failure, and when; pure |
@@ -20,7 +20,7 @@
 //! | `local_addr.rs` | our addresses on the routes to etcd and to others |
 
 mod auth;
-mod endpoints;
+mod cluster;
 mod from_env;
 #[cfg(feature = "discovery")]
 pub(crate) mod inspect;
@@ -34,8 +34,9 @@ mod session;
 #[cfg(feature = "_tls")]
 mod tls;
 
-pub(crate) use endpoints::Endpoints;
+pub(crate) use cluster::Cluster;
 pub(crate) use member::Member;
+pub(crate) use members::Members;
 pub(crate) use rotation::Rotation;
 pub(crate) use rpc_error::{DENIED_RETRY, RpcError, RpcErrorKind, chain, with_timeout};
 pub(crate) use session::{
@@ -50,7 +51,7 @@ pub use tls::Tls;
 pub use tls::secure;
 
 use self::member::Given;
-use self::members::{MemberList, Members};
+use self::members::MemberList;
 use crate::error::BuildError;
 use crate::etcd::net::connector::Connector;
 use crate::etcd::net::resolver::Resolver;
@@ -91,6 +92,9 @@ pub struct Etcd {
     #[cfg(feature = "_tls")]
     tls: Option<Tls>,
 }
+
+/// The attempt timeout of most users.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(600);
 
 // === impl Etcd ===
 
@@ -177,8 +181,8 @@ impl Etcd {
     /// Three attempts and a renewal interval must fit in a TTL; otherwise the registrar's
     /// [`build`](crate::RegistrarBuilder::build) returns an error.
     #[must_use]
-    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
-        self.attempt_timeout = Some(limit);
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
         self
     }
 
@@ -236,12 +240,14 @@ impl Etcd {
         self.resolver.clone()
     }
 
-    pub(crate) fn attempt_limit(&self) -> Option<Duration> {
-        self.attempt_timeout
+    /// Sets the attempt timeout, unless the user has.
+    pub(crate) fn or_attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout.get_or_insert(timeout);
+        self
     }
 
     /// Checks everything that can be checked without the network.
-    pub(crate) fn check(self) -> Result<Endpoints, BuildError> {
+    pub(crate) fn check(self) -> Result<Cluster, BuildError> {
         if self.endpoints.is_empty() {
             return Err(BuildError::NoEndpoints);
         }
@@ -257,16 +263,17 @@ impl Etcd {
             .iter()
             .map(|endpoint| Member::parse(endpoint.url(), wants_tls))
             .collect::<Result<Vec<_>, _>>()?;
-        let endpoints = Endpoints {
+        let cluster = Cluster {
             members: Members::new(configured, self.synced),
+            attempt_timeout: self.attempt_timeout.unwrap_or(ATTEMPT_TIMEOUT),
             user: self.user,
             connector: self.connector,
             resolver: self.resolver,
             #[cfg(feature = "_tls")]
             tls: self.tls.unwrap_or_default(),
         };
-        endpoints.check()?;
-        Ok(endpoints)
+        cluster.check()?;
+        Ok(cluster)
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`Rotation`]: which member is used, and after a failure which one is next, and when. Pure.
 
-use super::endpoints::Endpoints;
 use super::member::Member;
+use super::members::Members;
 use super::rpc_error::{DENIED_RETRY, RpcError, RpcErrorKind};
 use crate::runtime::backoff::Backoff;
 use std::collections::BTreeMap;
@@ -36,8 +36,8 @@ impl Rotation {
     }
 
     /// The current member.
-    pub(crate) fn member(&self, endpoints: &Endpoints) -> Member {
-        endpoints.at(self.index)
+    pub(crate) fn member(&self, members: &Members) -> Member {
+        members.at(self.index)
     }
 
     /// Moves to the next member.
@@ -54,18 +54,18 @@ impl Rotation {
     pub(crate) fn failed(
         &mut self,
         error: &RpcError,
-        endpoints: &Endpoints,
+        members: &Members,
         worked: Duration,
         (refused, limit): (Duration, Duration),
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Duration {
-        self.note(error, endpoints, worked);
+        self.note(error, members, worked);
         let pause = self.pause(error, worked, (refused, limit), now, rng);
         match error.kind() {
             // The member works: try it again, with another token or from another revision.
             RpcErrorKind::Unauthenticated | RpcErrorKind::Compacted => pause,
-            _ => self.turn(endpoints, now).unwrap_or(pause),
+            _ => self.turn(members, now).unwrap_or(pause),
         }
     }
 
@@ -95,20 +95,20 @@ impl Rotation {
         &self,
         steps: usize,
         ours: &Member,
-        endpoints: &Endpoints,
+        members: &Members,
         now: Instant,
     ) -> (usize, Member) {
-        let count = endpoints.len();
+        let count = members.len();
         // Each round skips the current member, and uses another address of each. An only member has other addresses.
         let places = (1..).map(|step| self.index.wrapping_add(step));
-        let is_other = |place: &usize| endpoints.members.at(*place).shown() != ours.shown();
+        let is_other = |place: &usize| members.at(*place).shown() != ours.shown();
         let others = places.take(count * (steps + 2));
         let others = others.filter(|place| count == 1 || is_other(place));
         let mut places = others.skip(steps.saturating_sub(1)).take(count);
         let first = places.clone().next().unwrap_or(self.index);
-        let is_usable = |place: &usize| !self.is_denied(endpoints.members.at(*place).shown(), now);
+        let is_usable = |place: &usize| !self.is_denied(members.at(*place).shown(), now);
         let place = places.find(is_usable).unwrap_or(first);
-        (place, endpoints.members.at(place))
+        (place, members.at(place))
     }
 
     /// Moves to the member at a place that [`ahead`](Self::ahead) returned.
@@ -131,12 +131,13 @@ impl Rotation {
     }
 
     /// Notes why a member does not work. `worked`: for how long the connection had worked.
-    pub(crate) fn note(&mut self, error: &RpcError, endpoints: &Endpoints, worked: Duration) {
+    pub(crate) fn note(&mut self, error: &RpcError, members: &Members, worked: Duration) {
         if !worked.is_zero() {
             self.failures.clear();
         }
         // Members may have been removed from the member list.
-        self.failures.retain(|endpoint, _| endpoints.has(endpoint));
+        self.failures
+            .retain(|endpoint, _| members.any(|shown| shown == endpoint));
         let mut text = error.to_string();
         if let Some((end, _)) = text.char_indices().nth(LENGTH) {
             text.truncate(end);
@@ -146,19 +147,19 @@ impl Rotation {
     }
 
     /// Whether a member other than `ours` has not denied a request yet.
-    pub(crate) fn has_other(&self, ours: &Member, endpoints: &Endpoints, now: Instant) -> bool {
+    pub(crate) fn has_other(&self, ours: &Member, members: &Members, now: Instant) -> bool {
         let is_other = |shown: &Arc<str>| shown != ours.shown() && !self.is_denied(shown, now);
-        endpoints.members.any(is_other)
+        members.any(is_other)
     }
 
     /// Moves to the next member that has not denied a request. If all have, moves to the one that may be tried
     /// again first, and returns how long to wait.
-    fn turn(&mut self, endpoints: &Endpoints, now: Instant) -> Option<Duration> {
+    fn turn(&mut self, members: &Members, now: Instant) -> Option<Duration> {
         self.denied.retain(|_, again| *again > now);
         let mut first = None;
-        for _ in 0..endpoints.len() {
+        for _ in 0..members.len() {
             self.advance();
-            let again = *self.denied.get(self.member(endpoints).shown())?;
+            let again = *self.denied.get(self.member(members).shown())?;
             if first.is_none_or(|(at, _)| again < at) {
                 first = Some((again, self.index));
             }
@@ -176,12 +177,12 @@ mod tests {
 
     const LIMITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(600));
 
-    fn failed(rotation: &mut Rotation, endpoints: &Endpoints, kind: RpcErrorKind) -> Duration {
-        let error = RpcError::new(kind, rotation.member(endpoints).shown(), "no");
+    fn failed(rotation: &mut Rotation, members: &Members, kind: RpcErrorKind) -> Duration {
+        let error = RpcError::new(kind, rotation.member(members).shown(), "no");
         let mut rng = fastrand::Rng::with_seed(1);
         rotation.failed(
             &error,
-            endpoints,
+            members,
             Duration::ZERO,
             LIMITS,
             Instant::now(),
@@ -189,28 +190,28 @@ mod tests {
         )
     }
 
-    fn rotation(members: &[&str]) -> (Rotation, Endpoints) {
+    fn rotation(members: &[&str]) -> (Rotation, Members) {
         let retry = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut rotation = Rotation::new(retry, &mut fastrand::Rng::with_seed(1));
         rotation.index = 0;
-        (rotation, Etcd::new(members).check().unwrap())
+        (rotation, Etcd::new(members).check().unwrap().members)
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_one_that_refuses_is_left_and_waited_for_only_when_all_refuse() {
-        let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
-        let host = |rotation: &Rotation| rotation.member(&endpoints).host().to_owned();
-        assert!(rotation.has_other(&rotation.member(&endpoints), &endpoints, Instant::now()));
-        assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Denied) <= LIMITS.0);
+        let (mut rotation, members) = rotation(&["a:1", "b:1"]);
+        let host = |rotation: &Rotation| rotation.member(&members).host().to_owned();
+        assert!(rotation.has_other(&rotation.member(&members), &members, Instant::now()));
+        assert!(failed(&mut rotation, &members, RpcErrorKind::Denied) <= LIMITS.0);
         assert_eq!(host(&rotation), "b");
-        assert!(!rotation.has_other(&rotation.member(&endpoints), &endpoints, Instant::now()));
+        assert!(!rotation.has_other(&rotation.member(&members), &members, Instant::now()));
         // An unreachable member is tried again; one that denied a request is not.
         for _ in 0..20 {
-            assert!(failed(&mut rotation, &endpoints, RpcErrorKind::Unreachable) <= LIMITS.0);
+            assert!(failed(&mut rotation, &members, RpcErrorKind::Unreachable) <= LIMITS.0);
             assert_eq!(host(&rotation), "b");
         }
         tokio::time::advance(Duration::from_secs(10)).await;
-        let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
+        let pause = failed(&mut rotation, &members, RpcErrorKind::Denied);
         assert_eq!(host(&rotation), "a", "it refused first");
         assert!(
             pause >= DENIED_RETRY.mul_f64(0.75) - Duration::from_secs(10),
@@ -219,18 +220,18 @@ mod tests {
         assert!(pause <= DENIED_RETRY - Duration::from_secs(10), "{pause:?}");
         // b may not be tried again yet when a denies again.
         tokio::time::advance(pause).await;
-        let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
+        let pause = failed(&mut rotation, &members, RpcErrorKind::Denied);
         assert_eq!(host(&rotation), "b");
         assert!(pause > Duration::ZERO && pause <= DENIED_RETRY, "{pause:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn every_endpoint_that_was_tried_is_named_with_its_reason() {
-        let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
-        failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
+        let (mut rotation, members) = rotation(&["a:1", "b:1"]);
+        failed(&mut rotation, &members, RpcErrorKind::Timeout);
         assert_eq!(rotation.failures(), "http://a:1: no");
         for _ in 0..3 {
-            failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
+            failed(&mut rotation, &members, RpcErrorKind::Timeout);
         }
         assert_eq!(rotation.failures(), "http://a:1: no; http://b:1: no");
         // After b has worked, the error of a is out of date.
@@ -241,7 +242,7 @@ mod tests {
         );
         let (worked, mut rng) = (Duration::from_secs(1), fastrand::Rng::with_seed(1));
         let now = Instant::now();
-        rotation.failed(&error, &endpoints, worked, LIMITS, now, &mut rng);
+        rotation.failed(&error, &members, worked, LIMITS, now, &mut rng);
         let text = rotation.failures();
         assert!(
             text.starts_with("http://b:1: xxx") && text.len() == LENGTH + 2,
@@ -251,11 +252,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_large_cluster_is_named_in_part() {
-        let members: Vec<_> = (0..20).map(|i| format!("m{i:02}:1")).collect();
-        let members: Vec<_> = members.iter().map(|member| &**member).collect();
-        let (mut rotation, endpoints) = rotation(&members);
+        let urls: Vec<_> = (0..20).map(|i| format!("m{i:02}:1")).collect();
+        let urls: Vec<_> = urls.iter().map(|url| &**url).collect();
+        let (mut rotation, members) = rotation(&urls);
         for _ in 0..20 {
-            failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
+            failed(&mut rotation, &members, RpcErrorKind::Timeout);
         }
         let text = rotation.failures();
         assert!(text.ends_with("http://m07:1: no; and 12 more"), "{text}");
@@ -263,9 +264,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_single_member_that_denies_is_tried_every_half_minute() {
-        let (mut rotation, endpoints) = rotation(&["a:1"]);
+        let (mut rotation, members) = rotation(&["a:1"]);
         for _ in 0..3 {
-            let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Denied);
+            let pause = failed(&mut rotation, &members, RpcErrorKind::Denied);
             assert!(
                 pause >= DENIED_RETRY.mul_f64(0.75) && pause <= DENIED_RETRY,
                 "{pause:?}"
@@ -276,11 +277,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_token_is_tried_where_the_last_one_was_refused() {
-        let (mut rotation, endpoints) = rotation(&["a:1", "b:1"]);
-        let pause = failed(&mut rotation, &endpoints, RpcErrorKind::Unauthenticated);
+        let (mut rotation, members) = rotation(&["a:1", "b:1"]);
+        let pause = failed(&mut rotation, &members, RpcErrorKind::Unauthenticated);
         assert_eq!(pause, Duration::ZERO, "the first one after it worked");
-        assert_eq!(rotation.member(&endpoints).host(), "a");
-        failed(&mut rotation, &endpoints, RpcErrorKind::Timeout);
-        assert_eq!(rotation.member(&endpoints).host(), "b");
+        assert_eq!(rotation.member(&members).host(), "a");
+        failed(&mut rotation, &members, RpcErrorKind::Timeout);
+        assert_eq!(rotation.member(&members).host(), "b");
     }
 }

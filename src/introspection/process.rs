@@ -58,7 +58,7 @@ pub(super) fn steady(mut process: pb::Process) -> pb::Process {
 
 fn registrar(registry: &Registry) -> pb::Registrar {
     let etcd = registry.stats.get();
-    let members = registry.config.members.shown();
+    let members = registry.config.cluster.members.shown();
     let endpoints = members.iter().take(MOST_MEMBERS);
     let endpoints = endpoints
         .map(|url| etcd_endpoint(url, &etcd.members))

@@ -263,17 +263,17 @@ impl RegistrarBuilder {
     /// `shutdown_on_signals`, [`BuildError::Signals`] if the handlers cannot be installed.
     pub fn build(self) -> Result<Registrar, BuildError> {
         let ttl = check_ttl(self.ttl)?;
-        let attempt = self.etcd.attempt_limit();
-        let attempt = check_attempt(attempt.unwrap_or(lease::default_attempt(ttl)), ttl)?;
+        let etcd = self.etcd.or_attempt_timeout(lease::default_attempt(ttl));
+        let cluster = etcd.check()?;
+        check_attempt(cluster.attempt_timeout, ttl)?;
         let config = Config {
             formats: Formats::new(with_plain(self.formats, self.plain, self.plain_at)?)?,
-            members: self.etcd.check()?,
+            cluster,
             advertised: self
                 .advertise_interface
                 .map(|name| AdvertisedInterface::find(name, &self.interfaces.list()))
                 .transpose()?,
             ttl,
-            attempt,
             on_conflict: self.on_conflict,
             allow_loopback: self.allow_loopback,
             interfaces: self.interfaces,
@@ -324,9 +324,9 @@ fn check_ttl(ttl: Duration) -> Result<Duration, BuildError> {
     Err(BuildError::Timing { reason })
 }
 
-fn check_attempt(attempt: Duration, ttl: Duration) -> Result<Duration, BuildError> {
+fn check_attempt(attempt: Duration, ttl: Duration) -> Result<(), BuildError> {
     if !attempt.is_zero() && lease::fits(ttl, attempt) {
-        return Ok(attempt);
+        return Ok(());
     }
     let reason = format!(
         "an attempt timeout of {attempt:?} does not fit a TTL of {ttl:?}: three attempts must fit between \

@@ -5,6 +5,7 @@
 //! etcd starts counting no earlier than it received that request. The time of the answer must not be used,
 //! because the answer may have been delayed.
 
+use crate::etcd::ATTEMPT_TIMEOUT;
 use crate::runtime::deadline;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -103,7 +104,7 @@ pub(crate) fn fits(ttl: Duration, attempt: Duration) -> bool {
 
 /// The limit of one attempt when none is configured: 0.6 s, less for a TTL below 5 s.
 pub(crate) fn default_attempt(ttl: Duration) -> Duration {
-    (ttl * 3 / 25).min(Duration::from_millis(600))
+    (ttl * 3 / 25).min(ATTEMPT_TIMEOUT)
 }
 
 #[cfg(test)]

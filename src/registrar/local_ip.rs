@@ -15,8 +15,8 @@ use tokio::time::timeout;
 /// Finds the local address of the route to etcd, for the entries that wait for it.
 pub(super) async fn find(registry: Arc<Registry>) -> Event {
     let config = &registry.config;
-    let (chosen, limit) = (config.advertised.as_ref(), config.attempt);
-    let ips = local_addr::local_ips(&config.members, chosen, &config.interfaces, limit).await;
+    let chosen = config.advertised.as_ref();
+    let ips = local_addr::local_ips(&config.cluster, chosen, &config.interfaces).await;
     resolve(&registry, &ips).await;
     Event::LocalIpFound
 }
@@ -37,7 +37,7 @@ async fn resolve(registry: &Arc<Registry>, ips: &[IpAddr]) {
     if has_moved {
         // Before this request ends nothing is written, so neither is the former key. A format that is slow delays the
         // other entries so long at most.
-        let _ = timeout(registry.config.attempt, rendered).await;
+        let _ = timeout(registry.config.cluster.attempt_timeout, rendered).await;
     }
 }
 

@@ -12,7 +12,7 @@ impl Config {
         service: &str,
         address: &Address,
     ) -> Result<(), RegisterError> {
-        let members = &self.members;
+        let members = &self.cluster.members;
         if !address.is_loopback() || self.allow_loopback {
             return Ok(());
         }

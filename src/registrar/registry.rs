@@ -8,7 +8,7 @@ use super::shown::shown;
 use crate::address::{AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
 use crate::error::{RegisterError, Stopped};
-use crate::etcd::Endpoints;
+use crate::etcd::Cluster;
 use crate::etcd::local_addr::Interfaces;
 use crate::format::Formats;
 use crate::instance::Instance;
@@ -30,10 +30,9 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) formats: Formats,
-    pub(crate) members: Endpoints,
+    pub(crate) cluster: Cluster,
     pub(crate) advertised: Option<AdvertisedInterface>,
     pub(crate) ttl: Duration,
-    pub(crate) attempt: Duration,
     pub(crate) on_conflict: OnConflict,
     pub(crate) allow_loopback: bool,
     pub(crate) interfaces: Interfaces,

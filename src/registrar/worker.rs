@@ -201,7 +201,9 @@ impl Worker {
         let (now, text) = (Timestamp::now(), error.to_string().into());
         stats.set(|stats| {
             stats.last_error = Some((now, text));
-            member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));
+            member_stats::failed(&mut stats.members, error, now, |it| {
+                config.cluster.members.any(|shown| **shown == *it)
+            });
         });
     }
 
@@ -352,7 +354,7 @@ async fn connect(
     limit: Duration,
 ) -> Result<Session, RpcError> {
     let (config, started) = (&registry.config, clock::now());
-    let session = Session::connect(&config.members, member, config.attempt, limit).await;
+    let session = Session::connect(&config.cluster, member, limit).await;
     let took = clock::now().saturating_duration_since(started);
     config.observers.connected(member.shown(), took, &session);
     if session.is_ok() {
@@ -377,10 +379,9 @@ impl RuntimeGuard {
         let config = &registry.config;
         let settings = Settings {
             ttl: config.ttl,
-            attempt_timeout: config.attempt,
             revoke_timeout: config.revoke_timeout,
             on_conflict: config.on_conflict,
-            endpoints: config.members.clone(),
+            cluster: config.cluster.clone(),
             random_id: |rng| random::id(|| rng.u64(..)),
         };
         let is_observed = !config.observers.is_empty();

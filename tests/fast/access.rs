@@ -232,6 +232,26 @@ async fn an_authentication_takes_a_minute_at_most() {
     assert_eq!(setup.count(Rpc::Authenticate), 2);
 }
 
+/// Also on a connection beside the one that does not answer.
+#[tokio::test(start_paused = true)]
+async fn an_authentication_beside_a_silent_member_takes_a_minute_at_most() {
+    let setup = guarded();
+    let registration = register(
+        &setup,
+        etcd_at(&setup, &["http://a:1", "http://b:1", "http://c:1"]),
+    );
+    status(&registration, is_registered).await;
+    let used = setup.fake.calls(Rpc::LeaseGrant)[0].member.clone();
+    setup.fake.member(&used).hang();
+    setup.fake.forget_tokens();
+    setup.fake.script(Rpc::Authenticate, Reply::Never);
+    let begun = Instant::now();
+    status(&registration, is_lost).await;
+    registered_within(SEC * 66, &registration).await;
+    assert!(begun.elapsed() > SEC * 60, "{:?}", begun.elapsed());
+    assert_eq!(setup.count(Rpc::Authenticate), 3);
+}
+
 /// Each of six servers begins with one of the two at random.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_refuses_is_left_for_the_one_that_does_not() {

@@ -2,7 +2,7 @@
 
 use super::{Login, Peer, Session};
 use crate::etcd::auth::client_on;
-use crate::etcd::endpoints::Endpoints;
+use crate::etcd::cluster::Cluster;
 use crate::etcd::member::Member;
 use crate::etcd::members::Members;
 use crate::etcd::net::connector::{Connecting, Connector, Io};
@@ -21,42 +21,40 @@ pub(crate) const USER_AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSI
 // === impl Session ===
 
 impl Session {
-    /// Connects within `limit`, of which opening the transport (TCP) may take `attempt`: a TCP connect that is repeated
-    /// costs etcd nothing, and a TLS handshake does. With a user, the session uses the user's token. If there is no
+    /// Connects within `limit`, of which opening the transport (TCP) may take the attempt timeout: a TCP connect that is
+    /// repeated costs etcd nothing, and a TLS handshake does. With a user, the session uses the user's token. If there is no
     /// token yet, it authenticates first, which has a longer limit of its own: see [`User::authenticate`].
     ///
     /// It sends no HTTP/2 pings: etcd refuses pings closer than 5 s, which is the default TTL. Renewals with a
     /// timeout are the heartbeat. Cancel safe.
     pub(crate) async fn connect(
-        endpoints: &Endpoints,
+        cluster: &Cluster,
         member: &Member,
-        attempt: Duration,
         limit: Duration,
     ) -> Result<Self, RpcError> {
-        let connecting = Self::connect_with_client(endpoints, member, attempt, limit);
+        let connecting = Self::connect_with_client(cluster, member, limit);
         Ok(connecting.await?.0)
     }
 
     /// The same, with a client for other calls on the connection.
     pub(in crate::etcd) async fn connect_with_client(
-        endpoints: &Endpoints,
+        cluster: &Cluster,
         member: &Member,
-        attempt: Duration,
         limit: Duration,
     ) -> Result<(Self, client::Client), RpcError> {
-        let endpoint = member.shown();
-        let opening = open(endpoints, member, attempt, limit);
+        let (endpoint, attempt_timeout) = (member.shown(), cluster.attempt_timeout);
+        let opening = open(cluster, member, limit);
         let channel = with_timeout(limit, endpoint, opening).await?;
         let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
-        let members = &endpoints.members;
-        let Some(user) = &endpoints.user else {
+        let members = &cluster.members;
+        let Some(user) = &cluster.user else {
             let session = Self::new(&client, endpoint, None, members, limit);
             return Ok((session, client));
         };
         let token = match user.token() {
             Some(token)
                 if token
-                    .is_known(&client, &channel, endpoint, attempt, limit)
+                    .is_known(&client, &channel, endpoint, attempt_timeout, limit)
                     .await? =>
             {
                 token
@@ -71,7 +69,7 @@ impl Session {
             token: token.number(),
             client,
             members: members.clone(),
-            limit: attempt,
+            attempt_timeout,
         };
         let client = client_on(token.channel(channel), endpoint).await?;
         let session = Self::new(&client, endpoint, Some(login), members, limit);
@@ -118,14 +116,15 @@ impl Session {
             user,
             client,
             members,
-            limit,
+            attempt_timeout,
             ..
         } = &**login;
+        let timeout = *attempt_timeout;
         loop {
-            match user.authenticate(client, endpoint, members, *limit).await {
+            match user.authenticate(client, endpoint, members, timeout).await {
                 Err(error) if error.kind() != RpcErrorKind::Denied => {
                     crate::runtime::logging::debug!(%error, "no other token yet");
-                    tokio::time::sleep(*limit).await;
+                    tokio::time::sleep(timeout).await;
                 }
                 done => return done.map(drop),
             }
@@ -134,12 +133,7 @@ impl Session {
 }
 
 /// Opens the connection. The caller's limit ends it first.
-async fn open(
-    endpoints: &Endpoints,
-    member: &Member,
-    attempt: Duration,
-    limit: Duration,
-) -> Result<Channel, RpcError> {
+async fn open(cluster: &Cluster, member: &Member, limit: Duration) -> Result<Channel, RpcError> {
     let endpoint = member.shown();
     let broken = |error: tonic::transport::Error| RpcError::broken(endpoint, chain(&error));
     let channel = Endpoint::from(member.uri().clone())
@@ -149,13 +143,13 @@ async fn open(
         .map_err(broken)?;
     #[cfg(feature = "_tls")]
     let channel = match member.uses_tls() {
-        true => endpoints
+        true => cluster
             .tls
             .secure(channel)
             .map_err(|what| RpcError::broken(endpoint, what))?,
         false => channel,
     };
-    let connector = endpoints.connector(member, attempt);
+    let connector = cluster.connector(member);
     let channel = channel.connect_with_connector(connector).await;
     channel.map_err(|error| RpcError::new(RpcErrorKind::Unreachable, endpoint, chain(&error)))
 }

@@ -62,7 +62,7 @@ struct Login {
     /// A client without a token.
     client: client::Client,
     members: Members,
-    limit: Duration,
+    attempt_timeout: Duration,
 }
 
 // === impl Session ===

@@ -9,7 +9,7 @@
 //! No request is given up while nothing else works. A member that is slow because it is busy would only have
 //! more to do: the requests that were given up, and the same ones again.
 
-use super::state::{Connection, LeaseState, OpenConnection};
+use super::state::{Beside, Connection, LeaseState, OpenConnection};
 use super::{Action, Answer, Question, Reconciler};
 use crate::etcd::{Member, RpcError, RpcErrorKind};
 use crate::registrar::lease;
@@ -35,20 +35,15 @@ impl Reconciler {
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
-        if !open.is_late() {
+        let (since, is_late) = (open.waiting_since(), open.is_late());
+        if !is_late {
             open.late_since = None;
-            self.drop_beside();
+            self.end_beside(now, since);
         }
-        let Connection::Open(open) = &self.connection else {
+        let Some(since) = since.filter(|since| is_late || self.late_at(*since) <= now) else {
             return;
         };
-        let Some(since) = open.waiting_since() else {
-            return;
-        };
-        if !open.is_late() {
-            if now < self.late_at(since) {
-                return;
-            }
+        if !is_late {
             self.on_late(now, since);
         }
         if !self.beside.is_connecting && self.beside_at(since) <= now {
@@ -56,10 +51,27 @@ impl Reconciler {
         }
     }
 
+    /// The late request was answered. The attempt beside is dropped, unless it would be begun again at once for the
+    /// request that waits longest now.
+    fn end_beside(&mut self, now: Instant, since: Option<Instant>) {
+        let attempt = std::mem::take(&mut self.beside);
+        let is_due = |since| self.late_at(since) <= now && self.beside_at(since) <= now;
+        if attempt.is_connecting && since.is_some_and(is_due) {
+            self.beside = Beside {
+                is_connecting: true,
+                member: attempt.member,
+                place: attempt.place,
+                ..Beside::default()
+            };
+        } else if attempt.is_connecting {
+            self.act(Action::DropBeside);
+        }
+    }
+
     /// The limit of an attempt that begins at `at`: shorter while the lease needs an answer soon, but not shorter than
     /// answers take anyway.
     pub(super) fn limit(&self, at: Instant) -> Duration {
-        let (limit, attempt) = (self.patience.limit(), self.settings.attempt_timeout);
+        let (limit, attempt) = (self.patience.limit(), self.settings.cluster.attempt_timeout);
         let limit = match self.unexpired(at) {
             Some(expiry) => limit.min(((expiry - at) / 3).max(attempt)),
             // A stop has one second.
@@ -71,8 +83,8 @@ impl Reconciler {
 
     /// How long to wait for a connect that begins now.
     pub(super) fn connect_limit(&self, now: Instant) -> Duration {
-        let endpoints = &self.settings.endpoints;
-        let is_unknown = endpoints.is_unknown(&self.rotation.member(endpoints));
+        let cluster = &self.settings.cluster;
+        let is_unknown = cluster.is_unknown(&self.rotation.member(&cluster.members));
         match is_unknown || self.may_try_another(now) {
             true => self.limit(now),
             false => self.patience.alone(),
@@ -88,16 +100,16 @@ impl Reconciler {
     /// The most members that can be silent, the one in use included, while the others have a quorum. If more are,
     /// there is no quorum, or they are busy, and more connections do not help. The addresses of one name may be proxies.
     fn most_silent(&self) -> usize {
-        let endpoints = &self.settings.endpoints;
-        match endpoints.len() {
-            1 => endpoints.addresses(&self.member()) - 1,
+        let cluster = &self.settings.cluster;
+        match cluster.members.len() {
+            1 => cluster.addresses(&self.member()) - 1,
             members => members.saturating_sub(1) / 2,
         }
     }
 
     /// The member of the connection. The member list may have changed since it was made.
     pub(super) fn member(&self) -> Member {
-        let next = || self.rotation.member(&self.settings.endpoints);
+        let next = || self.rotation.member(&self.settings.cluster.members);
         self.member.clone().unwrap_or_else(next)
     }
 
@@ -127,7 +139,7 @@ impl Reconciler {
 
     fn alone_at(&self, since: Instant) -> Instant {
         let patient = deadline::after(since, self.patience.alone());
-        let reserve = lease::reserve(self.settings.attempt_timeout);
+        let reserve = lease::reserve(self.settings.cluster.attempt_timeout);
         // A new connection that has not answered yet is most likely to a member that has many of them.
         let may_be_dead = self.connected_since().is_some() && self.beside.failures == 0;
         let is_leaving = matches!(self.lease, LeaseState::Revoking(_))
@@ -174,8 +186,8 @@ impl Reconciler {
         self.patience.missed(&mut self.rng);
         self.beside.is_connecting = true;
         let (ahead, ours) = (self.beside.failures + 1, self.member());
-        let endpoints = &self.settings.endpoints;
-        let (place, member) = self.rotation.ahead(ahead, &ours, endpoints, now);
+        let members = &self.settings.cluster.members;
+        let (place, member) = self.rotation.ahead(ahead, &ours, members, now);
         (self.beside.place, self.beside.member) = (place, Some(member.clone()));
         let question = self.question(now);
         self.act(Action::ConnectBeside {
@@ -188,13 +200,13 @@ impl Reconciler {
     /// When a request is repeated on the same connection: as late as the lease allows, because an election takes some
     /// seconds, and not before an answer is expected.
     pub(super) fn again(&self, now: Instant) -> Option<Duration> {
-        let attempt = self.settings.attempt_timeout;
+        let attempt = self.settings.cluster.attempt_timeout;
         let wait = match self.unexpired(now) {
             Some(expiry) => (expiry - now).saturating_sub(attempt * 3 / 2),
             None => self.settings.ttl / 2,
         };
         let wait = wait.max(attempt).max(self.patience.expected());
-        Some(wait).filter(|_| self.settings.endpoints.len() > 1)
+        Some(wait).filter(|_| self.settings.cluster.members.len() > 1)
     }
 
     fn question(&mut self, now: Instant) -> Question {

@@ -36,8 +36,8 @@ impl Reconciler {
                     open.renew_not_before = Some(now + pause);
                 }
                 let (error, worked) = (self.noted(now, error), self.worked(now));
-                let endpoints = &self.settings.endpoints;
-                self.rotation.note(&error, endpoints, worked);
+                let members = &self.settings.cluster.members;
+                self.rotation.note(&error, members, worked);
             }
             _ => self.on_failure(now, error),
         }

@@ -20,7 +20,7 @@ impl Reconciler {
         };
         let due = open
             .check
-            .due(self.settings.ttl, self.settings.attempt_timeout)?;
+            .due(self.settings.ttl, self.settings.cluster.attempt_timeout)?;
         Some(due.max(open.not_before.unwrap_or(due)))
     }
 
@@ -70,7 +70,7 @@ impl Reconciler {
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
-        open.check.last = Some(now);
+        (open.check.last, open.check.is_denied) = (Some(now), false);
         let error = match result {
             Ok((revision, found)) => {
                 open.check.failures = 0;

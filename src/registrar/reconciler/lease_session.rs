@@ -85,7 +85,7 @@ impl Reconciler {
                     self.drop_beside();
                     self.connection = Connection::Opening;
                     let limit = self.connect_limit(now);
-                    let member = self.rotation.member(&self.settings.endpoints);
+                    let member = self.rotation.member(&self.settings.cluster.members);
                     self.member = Some(member.clone());
                     self.act(Action::Connect { member, limit });
                 }
@@ -125,8 +125,8 @@ impl Reconciler {
         if error.kind() == RpcErrorKind::Timeout {
             self.connect_misses += 1;
             // Each member and each address gets the first limit once.
-            let endpoints = &self.settings.endpoints;
-            let ways = endpoints.len().max(endpoints.addresses(&self.member()));
+            let cluster = &self.settings.cluster;
+            let ways = cluster.members.len().max(cluster.addresses(&self.member()));
             if self.connect_misses >= ways {
                 self.patience.missed(&mut self.rng);
             }
@@ -140,8 +140,8 @@ impl Reconciler {
             let pause = retry.failed_after(Duration::ZERO, REFUSED_PAUSE, rng);
             return self.disconnect(Some(now + pause));
         }
-        let endpoints = &self.settings.endpoints;
-        let pause = rotation.failed(&error, endpoints, worked, limits, now, rng);
+        let members = &self.settings.cluster.members;
+        let pause = rotation.failed(&error, members, worked, limits, now, rng);
         let failures = rotation.failures();
         self.disconnect(Some(now + pause));
         if !is_routine {
@@ -154,8 +154,8 @@ impl Reconciler {
         let error = self.noted(now, error);
         if !matches!(self.lease, LeaseState::Revoking(_)) {
             let worked = self.worked(now);
-            let endpoints = &self.settings.endpoints;
-            self.rotation.note(&error, endpoints, worked);
+            let members = &self.settings.cluster.members;
+            self.rotation.note(&error, members, worked);
             self.set_degraded(now, &self.rotation.failures());
         }
     }
@@ -196,7 +196,7 @@ impl Reconciler {
 
     pub(super) fn renewal_interval(&self) -> Duration {
         let interval = lease::interval(self.settings.ttl);
-        interval.max(self.settings.attempt_timeout)
+        interval.max(self.settings.cluster.attempt_timeout)
     }
 
     pub(super) fn on_granted(&mut self, now: Instant, granted: Granted) {
@@ -296,7 +296,7 @@ impl Reconciler {
         let Some(remaining) = remaining else {
             return self.on_renewal_busy(now);
         };
-        let reserve = lease::reserve(self.settings.attempt_timeout);
+        let reserve = lease::reserve(self.settings.cluster.attempt_timeout);
         if let LeaseState::Held(lease) = &mut self.lease {
             lease.seen(remaining, seen_at);
             let expiry = lease.expiry();

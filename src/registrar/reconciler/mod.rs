@@ -54,7 +54,7 @@ use super::ids::EntryId;
 use super::key_table::KeyTable;
 use super::on_conflict::OnConflict;
 use super::rivals::Rivals;
-use crate::etcd::{Endpoints, Member, Rotation};
+use crate::etcd::{Cluster, Member, Rotation};
 use crate::observe::status::RegistrationStatus;
 use crate::observe::timestamp::Timestamp;
 use crate::registrar::patience::Patience;
@@ -71,11 +71,11 @@ use tokio::time::Instant;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) ttl: Duration,
-    /// The limit of a TCP connect, which the worker enforces, and the shortest time before an answer counts as late.
-    pub(crate) attempt_timeout: Duration,
     pub(crate) revoke_timeout: Duration,
     pub(crate) on_conflict: OnConflict,
-    pub(crate) endpoints: Endpoints,
+    /// Its attempt timeout is the limit of a TCP connect, which the worker enforces, and the shortest time before an answer
+    /// counts as late.
+    pub(crate) cluster: Cluster,
     /// 64 random bits for the id of a lease: from the kernel, or in tests from the generator.
     pub(crate) random_id: fn(&mut fastrand::Rng) -> u64,
 }
@@ -150,7 +150,7 @@ impl Reconciler {
     pub(crate) fn new(settings: Settings, mut rng: fastrand::Rng) -> Self {
         Self {
             rotation: Rotation::new(Backoff::new(FIRST_RETRY, settings.ttl), &mut rng),
-            patience: Patience::new(settings.attempt_timeout, settings.ttl, &mut rng),
+            patience: Patience::new(settings.cluster.attempt_timeout, settings.ttl, &mut rng),
             rng,
             entries: BTreeMap::new(),
             deregistrations: BTreeMap::new(),
@@ -453,6 +453,7 @@ impl Reconciler {
 
     fn one_attempt(&self) -> Duration {
         self.settings
+            .cluster
             .attempt_timeout
             .min(self.settings.revoke_timeout)
     }

@@ -257,9 +257,9 @@ impl Reconciler {
     }
 
     pub(super) fn has_other_member(&self, now: Instant) -> bool {
-        let endpoints = &self.settings.endpoints;
+        let cluster = &self.settings.cluster;
         let ours = self.member();
-        self.rotation.has_other(&ours, endpoints, now) || endpoints.addresses(&ours) > 1
+        self.rotation.has_other(&ours, &cluster.members, now) || cluster.addresses(&ours) > 1
     }
 
     /// etcd rejected a request because it has too many, or is full.

@@ -70,10 +70,12 @@ impl Fixture {
     fn none() -> Self {
         let settings = Settings {
             ttl: LEASE_TTL,
-            attempt_timeout: lease::default_attempt(LEASE_TTL),
             revoke_timeout: Duration::from_secs(1),
             on_conflict: OnConflict::TakeOver,
-            endpoints: crate::Etcd::new(["http://etcd:2379"]).check().unwrap(),
+            cluster: crate::Etcd::new(["http://etcd:2379"])
+                .or_attempt_timeout(lease::default_attempt(LEASE_TTL))
+                .check()
+                .unwrap(),
             random_id: |rng| rng.u64(..),
         };
         Self {
@@ -641,6 +643,19 @@ fn a_key_that_is_gone_without_an_event_ends_the_connection() {
     assert_eq!(described(&fixture), ["Disconnect", "Connect"]);
 }
 
+/// A member that did not answer on the watch, after reads had been denied for a while, was never noticed.
+#[test]
+fn a_check_that_was_denied_is_repeated_half_a_minute_later() {
+    let mut fixture = watched_at(MEMBER + 1);
+    time_to_next_check(&mut fixture);
+    fixture.handle(fixture.read(failed(Denied)));
+    assert_eq!(described(&fixture), [""; 0]);
+    let half_a_minute = Duration::from_secs(30);
+    assert_eq!(time_to_next_check(&mut fixture), half_a_minute);
+    fixture.handle(fixture.read(Ok(Some(REVISION))));
+    assert_eq!(time_to_next_check(&mut fixture), LEASE_TTL);
+}
+
 #[test]
 fn a_check_of_a_busy_etcd_is_repeated_then_ends_the_connection() {
     let mut fixture = watched_at(MEMBER + 1);
@@ -688,6 +703,24 @@ fn a_lease_id_in_use_is_left_and_ours_counts_from_its_first_request() {
         panic!("{:?}", fixture.reconciler.lease);
     };
     assert_eq!((lease.id(), lease.expiry()), (second, sent + LEASE_TTL));
+}
+
+/// The answer to the first of two late requests gave up the attempt beside, and it was begun again for the second one.
+#[test]
+fn an_attempt_beside_is_kept_while_another_request_is_late() {
+    let mut fixture = Fixture::renewal_due();
+    let renewed = fixture.renewed(Ok(None));
+    fixture.now += Duration::from_millis(100);
+    fixture.handle(desired(1, keys("w")));
+    while !fixture.pending.contains("ConnectBeside") {
+        fixture.pass_to_timeout();
+    }
+    fixture.now += LEASE_TTL * 5;
+    fixture.handle(renewed);
+    let is_beside = |action: &String| action.ends_with("Beside");
+    assert!(!described(&fixture).iter().any(is_beside));
+    fixture.handle(fixture.written(Ok(())));
+    assert!(described(&fixture).contains(&"DropBeside".to_owned()));
 }
 
 #[test]

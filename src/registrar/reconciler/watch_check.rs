@@ -5,6 +5,7 @@
 //! same member answers renewals and has the watch: then it lives as long as renewals are answered, and a check every
 //! 12 TTLs is enough. Otherwise keys are checked once a TTL.
 
+use crate::etcd::DENIED_RETRY;
 use crate::registrar::ids::Key;
 use crate::runtime::deadline;
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub(super) struct WatchCheck {
     /// Keys that differed. They are read again, because the event of a change may be under way.
     pub(super) differing: Vec<Key>,
     pub(super) failures: u32,
+    /// The last check was denied.
     pub(super) is_denied: bool,
 }
 
@@ -54,9 +56,7 @@ impl WatchCheck {
 
     /// When the next check is due.
     pub(super) fn due(&self, ttl: Duration, attempt_timeout: Duration) -> Option<Instant> {
-        let last = self
-            .last
-            .filter(|_| !self.is_denied && self.under_way.is_none())?;
+        let last = self.last.filter(|_| self.under_way.is_none())?;
         let requests = self.requests.max(1);
         let is_same = self.watch_member != 0 && self.watch_member == self.lease_member;
         let wait = match (self.failures, is_same) {
@@ -65,6 +65,10 @@ impl WatchCheck {
             (0, true) => ttl * QUIET_TTLS / requests,
             (0, false) => ttl * requests.min(QUIET_TTLS) / requests,
         };
-        Some(deadline::after(last, wait))
+        let denied = match self.is_denied {
+            true => DENIED_RETRY,
+            false => Duration::ZERO,
+        };
+        Some(deadline::after(last, wait.max(denied)))
     }
 }

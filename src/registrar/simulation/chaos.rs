@@ -88,14 +88,19 @@ impl World {
             .pending_places()
             .filter(|(_, pending)| is_wanted(Some(pending)));
         let mut places: Vec<Place> = wanted.map(|(place, _)| place).collect();
-        if let Link::Open(session) = &self.link {
-            let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
-            let has_news = || !session.is_mute && session.watches.values().any(news);
-            if is_wanted(None) && (!session.responses.is_empty() || has_news()) {
-                places.push(Place::Response);
-            }
+        if is_wanted(None) && self.has_news() {
+            places.push(Place::Response);
         }
         places
+    }
+
+    /// Whether the watch stream has something to deliver.
+    pub(super) fn has_news(&self) -> bool {
+        let Link::Open(session) = &self.link else {
+            return false;
+        };
+        let news = |(key, from): &(Key, i64)| !self.etcd.events(key, *from).is_empty();
+        !session.responses.is_empty() || !session.is_mute && session.watches.values().any(news)
     }
 
     /// A request or an answer arrives. With `may_fail`, some are lost.
@@ -470,6 +475,7 @@ impl World {
         let id = self.next_entry;
         self.next_entry += 1;
         entry.id = id;
+        entry.has_common_value = self.check.values_are_equal;
         self.entries.insert(id, entry);
         id
     }

@@ -20,6 +20,8 @@ pub(super) struct Checker {
     pub(super) violation: Option<String>,
     pub(super) yields: bool,
     pub(super) keys_name_lease: bool,
+    /// All entries have the same value.
+    pub(super) values_are_equal: bool,
     /// No other client changes our keys.
     pub(super) is_alone: bool,
     pub(super) ttl: Duration,
@@ -47,6 +49,8 @@ pub(super) struct Checker {
     /// The last lease under which an entry was published as registered, and whether health reported its loss since.
     shown: BTreeMap<EntryId, (i64, bool)>,
     is_lease_gone: bool,
+    /// The attempt beside was dropped after the last event.
+    has_dropped_beside: bool,
     /// Entries under a lease that had expired when the event came.
     expired: BTreeSet<EntryId>,
     /// When the stop began, on the clock of `leaving`.
@@ -225,6 +229,7 @@ impl Checker {
 
     pub(super) fn end_of_actions(&mut self) {
         self.is_lease_gone = false;
+        self.has_dropped_beside = false;
     }
 
     /// Checks an action. Long, with a branch for each action.
@@ -267,7 +272,14 @@ impl Checker {
                 self.check_reported();
                 self.check_write(*lease, ops, entries);
             }
-            Action::Connect { .. } | Action::ConnectBeside { .. } => self.connects(now),
+            Action::Connect { .. } => self.connects(now),
+            Action::ConnectBeside { .. } => {
+                if self.has_dropped_beside {
+                    self.violated("I8: an attempt is given up, and begun again at once");
+                }
+                self.connects(now);
+            }
+            Action::DropBeside => self.has_dropped_beside = true,
             Action::Disconnect if self.is_lease_gone => {
                 self.violated("I8: the end of a lease cost the connection");
             }
@@ -347,7 +359,8 @@ impl Checker {
         let is_others = |key: &&Key| {
             let stored = etcd.keys.get(*key);
             let ours = stored.filter(|stored| stored.lease == registered.lease);
-            let is_known = self.is_alone && !self.abandoned.contains(*key);
+            let is_known =
+                self.is_alone && !self.values_are_equal && !self.abandoned.contains(*key);
             is_known && ours.is_some_and(|stored| !stored.value.starts_with(&own))
         };
         if let Some(key) = registered.keys.iter().find(is_others) {

@@ -135,6 +135,8 @@ pub(super) struct Entry {
     pub(super) id: EntryId,
     pub(super) names: Vec<String>,
     pub(super) value: u64,
+    /// Its value is that of all other entries.
+    pub(super) has_common_value: bool,
     pub(super) is_announced: bool,
     pub(super) needs_local_ip: bool,
     /// It is bound to no particular address.
@@ -676,7 +678,10 @@ impl Entry {
     }
 
     pub(super) fn records(&self, lease: i64, keys_name_lease: bool) -> Vec<(Key, Arc<str>)> {
-        let value: Arc<str> = format!("{}:{}", self.id, self.value).into();
+        let value: Arc<str> = match self.has_common_value {
+            true => "common".into(),
+            false => format!("{}:{}", self.id, self.value).into(),
+        };
         let key = |name: &String| match (keys_name_lease, self.addresses) {
             (true, moved @ 2..) => format!("{name}/{lease}/{moved}").into(),
             (true, _) => format!("{name}/{lease}").into(),

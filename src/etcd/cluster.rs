@@ -1,11 +1,10 @@
-//! [`Endpoints`]: a checked [`Etcd`](super::Etcd).
+//! [`Cluster`]: a checked [`Etcd`](super::Etcd).
 
 use super::auth::User;
 use super::member::Member;
 use super::members::Members;
 #[cfg(feature = "_tls")]
 use super::tls::Tls;
-use crate::address::{LocalIp, is_localhost};
 use crate::error::BuildError;
 use crate::etcd::net::connector::Connector;
 use crate::etcd::net::resolver::Resolver;
@@ -15,8 +14,10 @@ use std::time::Duration;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
-pub(crate) struct Endpoints {
-    pub(super) members: Members,
+pub(crate) struct Cluster {
+    pub(crate) members: Members,
+    /// See [`Etcd::attempt_timeout`](super::Etcd::attempt_timeout).
+    pub(crate) attempt_timeout: Duration,
     pub(super) user: Option<Arc<User>>,
     pub(super) connector: Option<Connector>,
     pub(super) resolver: Resolver,
@@ -24,29 +25,19 @@ pub(crate) struct Endpoints {
     pub(super) tls: Tls,
 }
 
-// === impl Endpoints ===
+// === impl Cluster ===
 
-impl Endpoints {
+impl Cluster {
     /// Returns an error for members that do not fit one another, the user, or the TLS settings.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         self.check_schemes()?;
         self.check_tls()
     }
 
-    /// The member for attempt number `index`.
-    pub(super) fn at(&self, index: usize) -> Member {
-        self.members.at(index)
-    }
-
     /// A user is given, and etcd answered that it has no authentication.
     #[cfg(feature = "discovery")]
     pub(super) fn ignores_user(&self) -> bool {
         self.user.as_ref().is_some_and(|user| user.is_ignored())
-    }
-
-    /// How many members there are now.
-    pub(crate) fn len(&self) -> usize {
-        self.members.all().len()
     }
 
     /// How many addresses `member` has, as far as they are known.
@@ -61,24 +52,10 @@ impl Endpoints {
         self.connector.is_none() && is_name && known() == 0
     }
 
-    /// Whether there is a member with this shown name now.
-    pub(crate) fn has(&self, shown: &str) -> bool {
-        self.members.any(|member| **member == *shown)
-    }
-
-    /// The members there are now, as logs and errors show them.
-    #[cfg(feature = "introspection")]
-    pub(crate) fn shown(&self) -> Vec<Arc<str>> {
-        let members = self.members.all();
-        members
-            .iter()
-            .map(|member| member.shown().clone())
-            .collect()
-    }
-
-    /// Opens connections to `member`; each attempt takes at most `limit`. If it waited for the lookup of a name then, the
-    /// error says so.
-    pub(super) fn connector(&self, member: &Member, limit: Duration) -> Connector {
+    /// Opens connections to `member`; each attempt takes at most the attempt timeout. If it waited for the lookup of a
+    /// name then, the error says so.
+    pub(super) fn connector(&self, member: &Member) -> Connector {
+        let limit = self.attempt_timeout;
         let (resolver, member) = (self.resolver.clone(), member.clone());
         let (lookups, host, port) = (resolver.clone(), member.host().to_owned(), member.port());
         let connector = self.connector.clone().unwrap_or_else(|| {
@@ -94,33 +71,11 @@ impl Endpoints {
         connector.within(limit, move || lookups.unanswered(&host, port, limit))
     }
 
-    /// Whether every member is certainly on another machine: given by an address that is not one of
-    /// `ours`. A name may mean any machine, also this one.
-    pub(crate) fn are_remote(&self, ours: &[LocalIp]) -> bool {
-        let is_ours = |ip: IpAddr| ip.is_loopback() || ours.iter().any(|local| local.ip == ip);
-        self.members
-            .configured()
-            .iter()
-            .all(|member| match member.host().parse::<IpAddr>() {
-                Ok(ip) => !is_ours(ip.to_canonical()),
-                Err(_) => false,
-            })
-    }
-
-    /// Whether any member is given by a name other than `localhost`.
-    pub(crate) fn have_names(&self) -> bool {
-        let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !is_localhost(host);
-        self.members
-            .configured()
-            .iter()
-            .any(|member| is_name(member.host()))
-    }
-
     /// Refuses a password with mixed schemes: it would be encrypted to one member, and in
     /// plaintext to another.
     fn check_schemes(&self) -> Result<(), BuildError> {
         let of = |scheme| {
-            let mut members = self.members.configured().iter();
+            let mut members = self.members.configured.iter();
             members.find(|member| member.uri().scheme_str() == Some(scheme))
         };
         match (&self.user, of("http"), of("https")) {
@@ -145,7 +100,7 @@ impl Endpoints {
                 reason: remedy.to_owned(),
             });
         }
-        match self.members.configured().iter().find(|m| m.uses_tls()) {
+        match self.members.configured.iter().find(|m| m.uses_tls()) {
             Some(https) => {
                 let endpoint = tonic::transport::Endpoint::from(https.uri().clone());
                 let secured = self.tls.secure(endpoint).map(drop);
@@ -165,26 +120,6 @@ impl Endpoints {
 mod tests {
     use super::*;
     use crate::etcd::Etcd;
-
-    #[test]
-    fn a_member_is_remote_only_if_that_is_certain() {
-        let ours = ["127.0.0.1", "10.0.0.1"].map(|ip| LocalIp {
-            interface: "eth0".to_owned(),
-            ip: ip.parse().unwrap(),
-        });
-        for (endpoint, remote) in [
-            ("http://10.0.0.2:2379", true),
-            ("http://10.0.0.1:2379", false),
-            ("http://[::1]:2379", false),
-            ("http://127.0.0.5:2379", false),
-            ("http://localhost:2379", false),
-            ("http://etcd:2379", false),
-        ] {
-            let members = Etcd::new([endpoint]).check().unwrap();
-            assert_eq!(members.are_remote(&ours), remote, "{endpoint}");
-            assert_eq!(members.have_names(), endpoint == "http://etcd:2379");
-        }
-    }
 
     #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
     #[test]
