@@ -88,8 +88,7 @@ async fn connections_that_end_after_n_calls_fail_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_replaced_before_it_ends_after_as_many_calls_again()
- {
+async fn a_connection_is_replaced_before_it_ends_after_as_many_calls_again() {
     let net = Net::default();
     serve_ending(&net, &address(1), ending::after_requests(100));
     let hosts = net.clone();

@@ -21,6 +21,8 @@ struct Module {
     aliases: BTreeMap<String, Names>,
     /// Paths that are named in the code, imports included, re-exports not.
     paths: BTreeSet<Names>,
+    /// Modules that are not read.
+    left_out: BTreeSet<String>,
 }
 
 // === impl Sources ===
@@ -83,6 +85,8 @@ impl Sources {
                 (module, path) = (child, rest);
             } else if let Some(alias) = self.0.get(&module)?.aliases.get(first) {
                 return self.resolve(&module, &[alias, rest].concat());
+            } else if self.0.get(&module)?.left_out.contains(first) {
+                return None;
             } else {
                 break;
             }
@@ -104,7 +108,9 @@ impl Sources {
         };
         for item in items {
             match item {
-                Item::Mod(inner) if is_left_out(inner) => {}
+                Item::Mod(inner) if is_left_out(inner) => {
+                    module.left_out.insert(inner.ident.to_string());
+                }
                 Item::Mod(inner) => {
                     let inside = directory.join(inner.ident.to_string());
                     let path = [&path[..], &[inner.ident.to_string()]].concat();
