@@ -25,7 +25,7 @@ demo: ## show a registration through outages, changes by others and a shutdown (
 	$(TOOLS) cargo run --release $(MEASURED) --example demo
 
 test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
-	$(TOOLS) cargo test --no-fail-fast $(TESTED)
+	$(TOOLS) cargo test --workspace --no-fail-fast $(TESTED)
 	@echo "make test: every test passed: unit, fast, real etcd, doc"
 
 test-fast: ## run only what needs no etcd and no real time
@@ -82,10 +82,10 @@ fuzz: ## fuzz the parsers, FUZZ_SECONDS each, two at a time (needs a C++ compile
 	@echo "make fuzz: nothing found: $(FUZZED)"
 
 lint: ## check the formatting, clippy and the documentation's links
-	cargo fmt --check
-	$(TOOLS) cargo clippy --all-targets --all-features -- -D warnings
+	cargo fmt --all --check
+	$(TOOLS) cargo clippy --workspace --all-targets --all-features -- -D warnings
 	$(TOOLS) cargo clippy --test interop --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --no-deps --all-features
+	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --workspace --no-deps --all-features
 
 generate: ## generate again: the code from proto/, the list of the public interface
 	UPDATE_GENERATED=1 $(TOOLS) cargo test $(TESTED) --test fast -- generated_code public_api

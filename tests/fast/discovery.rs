@@ -131,7 +131,7 @@ async fn after_a_cut_the_watch_goes_on_without_a_new_list() {
     for old in [false, true] {
         let fake = FakeEtcd::new();
         if old {
-            fake.like_3_6();
+            fake.configure(|it| it.keys_only_with_lease = true);
         }
         fake.grant(7, 3600);
         fake.put(&key(0), &json(0, "v1"), 7);

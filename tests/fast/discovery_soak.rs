@@ -3,8 +3,7 @@
 
 use crate::discovery::json;
 use crate::setup::SEC;
-use crate::support::fake::faults::Snapshot;
-use crate::support::fake::{FakeEtcd, Reply, Rpc};
+use crate::support::fake::{FakeEtcd, Reply, Rpc, Snapshot};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -96,7 +95,7 @@ impl Run {
         let habits = Habits::draw(&mut rng);
         fake.latency(Duration::ZERO..habits.latency);
         if habits.is_old {
-            fake.like_3_6();
+            fake.configure(|it| it.keys_only_with_lease = true);
         }
         for other in 0..habits.others {
             let key = format!("{PREFIX}other-{other}");

@@ -168,7 +168,7 @@ async fn the_member_that_hangs_is_the_one_that_is_named() {
 async fn an_authentication_that_failed_is_repeated_within_a_second() {
     let setup = Setup::new();
     setup.fake.user("me", "secret");
-    setup.fake.lenient_leases();
+    setup.fake.configure(|it| it.lenient_leases = true);
     let registration = setup
         .registered_with(setup.builder_on(setup.etcd().user("me", "secret")))
         .await;
@@ -194,7 +194,7 @@ async fn an_authentication_that_failed_is_repeated_within_a_second() {
 async fn nothing_is_late_on_a_watch_stream_that_was_closed() {
     let setup = Setup::new();
     setup.fake.user("me", "secret");
-    setup.fake.lenient_leases();
+    setup.fake.configure(|it| it.lenient_leases = true);
     let registrar = setup
         .builder_on(setup.etcd().user("me", "secret"))
         .build()
@@ -316,7 +316,7 @@ async fn connections_beside_are_closed() {
 async fn an_authentication_is_repeated_soon_on_a_connection_from_beside() {
     let setup = Setup::new();
     setup.fake.user("me", "secret");
-    setup.fake.lenient_leases();
+    setup.fake.configure(|it| it.lenient_leases = true);
     let etcd = three(&setup).user("me", "secret");
     let registration = setup.registered_with(setup.builder_on(etcd)).await;
     let first = setup.fake.history()[0].member.clone();

@@ -6,8 +6,9 @@
 use crate::source;
 
 /// The files that are checked.
-const READ: [&str; 13] = [
+const READ: [&str; 14] = [
     "src",
+    "etcd-fake",
     "examples",
     "tests",
     "benches",

@@ -23,11 +23,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Registered, Registration, Status};
 
+pub use etcd_fake as fake;
+
 pub mod black_hole;
 pub mod cluster;
 pub mod ending;
 pub mod etcd;
-pub mod fake;
 pub mod grpc_proxy;
 #[cfg(target_os = "linux")]
 pub mod namespace;

@@ -50,7 +50,7 @@ impl World {
     pub async fn new(plan: Plan) -> Self {
         let fake = Arc::new(FakeEtcd::seeded(plan.seed));
         plan.conditions.begin(&fake);
-        fake.min_ttl(i64::try_from(plan.min_ttl).unwrap());
+        fake.configure(|it| it.min_ttl = i64::try_from(plan.min_ttl).unwrap());
         fake.latency(Duration::ZERO..plan.latency);
         // Its tasks have begun.
         sleep(Duration::from_millis(1)).await;
