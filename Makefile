@@ -85,7 +85,7 @@ lint: ## check the formatting, clippy and the documentation's links
 	cargo fmt --all --check
 	$(TOOLS) cargo clippy --workspace --all-targets --all-features -- -D warnings
 	$(TOOLS) cargo clippy --test interop --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --workspace --no-deps --all-features
+	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc -p tonic-etcd -p etcd-fake --no-deps --all-features
 
 generate: ## generate again: the code from proto/, the list of the public interface
 	UPDATE_GENERATED=1 $(TOOLS) cargo test $(TESTED) --test fast -- generated_code public_api

@@ -11,9 +11,6 @@
 
 #![allow(missing_docs)]
 
-#[path = "../examples/greeter/mod.rs"]
-mod greeter;
-
 use bytes::Bytes;
 use clap::Parser;
 use greeter::MyGreeter;

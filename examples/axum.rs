@@ -6,7 +6,6 @@
 //! ```
 
 mod access;
-mod greeter;
 
 use access::Access;
 use axum::Router;

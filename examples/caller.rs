@@ -6,11 +6,8 @@
 //! ```
 
 mod access;
-#[path = "caller/event.rs"]
 mod event;
 mod formats;
-mod greeter;
-mod log;
 #[cfg(feature = "metrics")]
 mod prometheus;
 
@@ -106,7 +103,7 @@ enum Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    log::start("info");
+    greeter::log::start("info");
     match run(&Args::parse()).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_failed) => ExitCode::FAILURE,

@@ -6,10 +6,8 @@
 
 mod access;
 mod formats;
-mod greeter;
 #[cfg(feature = "introspection")]
 mod introspection;
-mod log;
 #[cfg(feature = "metrics")]
 mod prometheus;
 
@@ -107,7 +105,7 @@ struct Usage(String);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    log::start("info");
+    greeter::log::start("info");
     match run(Args::parse()).await {
         Ok(closed) => {
             say(&closed);

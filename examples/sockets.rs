@@ -7,7 +7,6 @@
 //! ```
 
 mod access;
-mod greeter;
 
 use access::Access;
 use clap::Parser;

@@ -1,8 +1,8 @@
 //! What clients cost etcd: requests, connections and CPU.
 
-use crate::support::etcd::Etcd;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use test_support::etcd::Etcd;
 use tokio::time::sleep;
 
 /// What each registrant cost etcd.

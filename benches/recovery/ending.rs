@@ -1,18 +1,18 @@
 //! Channels beside tonic's own: through servers that end each connection after some requests, and among dead addresses.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::GreeterServer;
-use crate::support::black_hole::BlackHole;
-use crate::support::ending::{self, after_requests};
-use crate::support::ports;
-use crate::support::server::ms;
 use crate::table::{Table, median};
+use greeter::MyGreeter;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+use test_support::black_hole::BlackHole;
+use test_support::ending::{self, after_requests};
+use test_support::ports;
+use test_support::server::ms;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};

@@ -1,12 +1,12 @@
 //! Many registrars on one etcd: a fleet after a wipe, and a thousand stops at random times.
 
-use crate::support::etcd::Etcd;
-use crate::support::observer::{Event, Kind, Observer};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::server::{ServerProcess, ms};
 use crate::table::Table;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::observer::{Event, Kind, Observer};
+use test_support::proxy::{Mode, Proxy};
+use test_support::server::{ServerProcess, ms};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::{Closed, Instance, Registrar};

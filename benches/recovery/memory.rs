@@ -2,11 +2,11 @@
 //!
 //! Each figure comes from a process of its own: memory that one run has freed would be reused by the next one.
 
-use crate::support::etcd::Etcd;
 use crate::table::{Stat, Table, median};
 use clap::ValueEnum;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::time::Duration;
+use test_support::etcd::Etcd;
 use tokio::process::Command;
 use tokio::time::sleep;
 use tonic_etcd::format::Plain;

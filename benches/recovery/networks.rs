@@ -1,15 +1,15 @@
 //! Networks between a server and etcd: balancers that end each connection, `etcd grpc-proxy`, and a time without writes.
 
-use crate::support::etcd::Etcd;
-use crate::support::grpc_proxy::GrpcProxy;
-use crate::support::library_etcd;
-use crate::support::observer::Observer;
-use crate::support::proxy::Proxy;
-use crate::support::server::{ServerProcess, ms};
 use crate::table::Table;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::grpc_proxy::GrpcProxy;
+use test_support::library_etcd;
+use test_support::observer::Observer;
+use test_support::proxy::Proxy;
+use test_support::server::{ServerProcess, ms};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tonic_etcd::discovery::Discovery;
 use tonic_etcd::{Instance, Registrar, Registration, Status};

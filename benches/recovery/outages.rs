@@ -1,12 +1,12 @@
 //! Times of recovery after etcd, the network or the server itself has stopped.
 
 use crate::scale::count_reaches;
-use crate::support::etcd::Etcd;
-use crate::support::observer::{Event, Kind, Observer};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::server::{ServerProcess, health_client, health_request, ms};
 use crate::table::Table;
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::observer::{Event, Kind, Observer};
+use test_support::proxy::{Mode, Proxy};
+use test_support::server::{ServerProcess, health_client, health_request, ms};
 use tokio::time::{Instant, sleep};
 use tonic_etcd::HEALTH_NAME;
 use tonic_health::pb::health_check_response::ServingStatus;

@@ -1,6 +1,6 @@
 //! How long the introspection service takes for each page of the registrations of a registrar.
 
-use crate::support::server::ms;
+use test_support::server::ms;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::transport::Server;

@@ -1,11 +1,11 @@
 //! Fleets in which every process needs a password: their times depend on how long etcd takes to hash it.
 
 use crate::many::first_puts;
-use crate::support::etcd::{Etcd, users};
-use crate::support::observer::Observer;
-use crate::support::server::ServerProcess;
 use crate::table::Table;
 use std::time::Duration;
+use test_support::etcd::{Etcd, users};
+use test_support::observer::Observer;
+use test_support::server::ServerProcess;
 use tokio::time::{Instant, sleep};
 
 const SEC: Duration = Duration::from_secs(1);

@@ -1,11 +1,11 @@
 //! A pause and its end, compared with a client that deletes and puts the key.
 
-use crate::support::etcd::{Etcd, users};
-use crate::support::observer::{Kind, Observer};
-use crate::support::server::ms;
 use crate::table::{Stat, Table, median};
 use etcd_client::Client;
 use std::time::Duration;
+use test_support::etcd::{Etcd, users};
+use test_support::observer::{Kind, Observer};
+use test_support::server::ms;
 use tokio::time::{Instant, sleep};
 use tonic_etcd::{Instance, Registrar, Registration};
 

@@ -5,10 +5,10 @@
 
 use crate::bare;
 use crate::cost::{Cost, Cpu, Mark};
-use crate::support::etcd::Etcd;
-use crate::support::server::ms;
 use crate::table::{Stat, Table, median};
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::server::ms;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Instance, Registrar, Registration};

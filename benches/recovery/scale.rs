@@ -2,12 +2,12 @@
 
 use crate::memory::resident;
 use crate::pages;
-use crate::support::etcd::Etcd;
-use crate::support::observer::Observer;
-use crate::support::proxy::Proxy;
-use crate::support::server::{ServerProcess, ms};
 use crate::table::{Stat, Table};
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::observer::Observer;
+use test_support::proxy::Proxy;
+use test_support::server::{ServerProcess, ms};
 use tokio::time::{Instant, sleep};
 use tonic_etcd::{Instance, Registrar};
 

@@ -1,13 +1,13 @@
 //! Stops of servers: by SIGTERM, by SIGKILL, and with clients that do not close their connections.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::support::etcd::Etcd;
-use crate::support::observer::{Event, Kind, Observer};
-use crate::support::server::{ServerProcess, health_client, health_request, ms};
 use crate::table::Table;
+use greeter::hellos;
+use greeter::pb::greeter_client::GreeterClient;
 use std::net::SocketAddr;
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::observer::{Event, Kind, Observer};
+use test_support::server::{ServerProcess, health_client, health_request, ms};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 

@@ -7,6 +7,8 @@
 //! It serves only its health, until Ctrl-C.
 
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use settings::Settings;
 use std::error::Error;

@@ -23,21 +23,6 @@ mod steps;
 mod stops;
 mod timeline;
 
-#[path = "../greeter/mod.rs"]
-mod greeter;
-#[path = "../log/mod.rs"]
-mod log;
-
-/// The real etcd process and the watcher are those of the tests. They panic where a test would: when there is no etcd.
-#[path = "../../tests/support"]
-#[allow(dead_code, unreachable_pub)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod support {
-    pub mod etcd;
-    pub mod observer;
-    pub mod ports;
-}
-
 use clap::Parser;
 use setup::Setup;
 use std::process::ExitCode;
@@ -63,7 +48,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    log::start("off");
+    greeter::log::start("off");
 
     // A step that panics has failed, and the demo continues. Print only one line for it.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));

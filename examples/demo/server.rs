@@ -1,11 +1,11 @@
 //! [`Server`]: the registered server. [`Server::start`] has all the code that a user of the library writes.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::hellos;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::GreeterServer;
 use crate::timeline::Fail;
+use greeter::MyGreeter;
+use greeter::hellos;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::task::JoinHandle;

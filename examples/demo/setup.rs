@@ -3,13 +3,13 @@
 use crate::health::HealthRecorder;
 use crate::server::Server;
 use crate::stops::Stops;
-use crate::support::etcd::Etcd;
-use crate::support::observer::{Event, Held, Kind, Observer};
 use crate::timeline::Fail;
 use etcd_client::{Client, Error};
 use futures_util::FutureExt as _;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::observer::{Event, Held, Kind, Observer};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Everything the steps act on.

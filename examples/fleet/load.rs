@@ -1,9 +1,9 @@
 //! Calls on schedule, whether or not earlier ones have come back.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::ledger::{Kind, Ledger, MESSAGES};
+use greeter::hellos;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};

@@ -40,20 +40,6 @@ mod spread;
 mod table;
 mod workdir;
 
-#[path = "../greeter/mod.rs"]
-mod greeter;
-#[path = "../log/mod.rs"]
-mod log;
-
-/// The real etcd process is that of the tests. It panics where a test would: when there is none.
-#[path = "../../tests/support"]
-#[allow(dead_code, unreachable_pub)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod support {
-    pub mod etcd;
-    pub mod ports;
-}
-
 use args::{Args, Role, Scenario};
 use clap::Parser;
 use problem::Problem;
@@ -64,7 +50,7 @@ use workdir::Workdir;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    log::start("off");
+    greeter::log::start("off");
     let mut args = Args::parse();
     let done = match args.role.take() {
         None => direct(args).await,

@@ -1,9 +1,9 @@
 //! The processes that serve.
 
 use crate::args::{Host, Serve};
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::greeter_server::GreeterServer;
 use crate::problem::Problem;
+use greeter::MyGreeter;
+use greeter::pb::greeter_server::GreeterServer;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -1,10 +1,10 @@
 //! [`Server`]: a server process, from outside.
 
 use crate::problem::Problem;
-use crate::support::etcd::guarded::Guarded;
-use crate::support::ports;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use test_support::etcd::guarded::Guarded;
+use test_support::ports;
 use tokio::time::{Instant, sleep};
 
 /// One server of the fleet, through all its restarts. Killed on drop.

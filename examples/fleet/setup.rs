@@ -7,12 +7,12 @@ use crate::ledger::{Failure, Record, Summary};
 use crate::problem::Problem;
 use crate::servers::Server;
 use crate::side::Side;
-use crate::support::etcd::Etcd;
 use crate::table::Table;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
+use test_support::etcd::Etcd;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 

@@ -3,12 +3,12 @@
 use crate::measure::{self, put_all};
 use crate::problem::Problem;
 use crate::servers::{run, said};
-use crate::support::etcd::Etcd;
-use crate::support::ports;
 use crate::table::Table;
 use crate::workdir::Workdir;
 use std::path::Path;
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::ports;
 use tokio::time::{Instant, sleep};
 
 const FEW: usize = 3;

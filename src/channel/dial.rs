@@ -149,7 +149,7 @@ async fn handshake(wire: Wire<Box<dyn Io>>) -> hyper::Result<(Sender, Dispatch)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::net::resolver::black_hole::BlackHole;
+    use test_support::black_hole::BlackHole;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 

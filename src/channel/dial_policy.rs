@@ -334,5 +334,4 @@ impl Class {
 }
 
 #[cfg(test)]
-#[path = "dial_policy/tests.rs"]
 mod tests;

@@ -33,7 +33,7 @@ struct Text(Arc<Mutex<Vec<u8>>>);
 
 impl Machine {
     fn with(ips: &[&str]) -> Self {
-        // As in tests/support: with a second subscriber each thread has its own lines.
+        // As in `support`: with a second subscriber each thread has its own lines.
         Box::leak(Box::new(tracing::Dispatch::new(
             tracing::subscriber::NoSubscriber::new(),
         )));

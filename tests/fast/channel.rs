@@ -17,8 +17,6 @@ use tonic_etcd::channel::{AnsweredBy, BalancedChannel, ConnectivityState};
 
 mod caller_span;
 pub mod connections;
-#[path = "../../examples/greeter/mod.rs"]
-pub mod greeter;
 pub mod net;
 mod pings;
 pub mod raw;

@@ -2,13 +2,13 @@
 //! endpoint, and dials and log lines are bounded. `CHANNEL_SEED=7 cargo test ... channel_soak` runs one seed again.
 
 use crate::channel::connections::serve_ending;
-use crate::channel::greeter::pb::HelloRequest;
 use crate::channel::net::{Client, Net, Registry, address};
 use crate::channel::raw::{GOAWAY, SETTINGS, write};
 use crate::log::Log;
 use crate::setup::{MS, SEC};
 use crate::support::ending::{after, after_requests};
 use fastrand::Rng;
+use greeter::pb::HelloRequest;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -612,8 +612,8 @@ async fn in_an_outage_there_is_at_most_one_line_a_second_also_at_debug() {
 
 #[tokio::test(start_paused = true)]
 async fn the_error_of_a_call_without_an_endpoint_has_the_last_etcd_error() {
-    use crate::channel::greeter::pb::HelloRequest;
     use crate::channel::net::Client;
+    use greeter::pb::HelloRequest;
 
     let fake = FakeEtcd::new();
     fake.down();
@@ -641,8 +641,8 @@ async fn the_error_of_a_call_without_an_endpoint_has_the_last_etcd_error() {
 
 #[tokio::test(start_paused = true)]
 async fn of_a_mixed_fleet_each_server_is_dialled_as_it_says() {
-    use crate::channel::greeter::pb::HelloRequest;
     use crate::channel::net::{Client, Net, ready, ready_at};
+    use greeter::pb::HelloRequest;
     use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex};
 

@@ -118,9 +118,9 @@ async fn a_stop_with_an_endless_revoke_timeout_waits_for_etcd() {
 #[cfg(feature = "discovery")]
 mod discovery {
     use super::*;
-    use crate::channel::greeter::{hellos, pb::HelloRequest};
     use crate::channel::net::{Client, Net, Registry, address};
     use crate::discovery::{key, put};
+    use greeter::{hellos, pb::HelloRequest};
     use tonic_etcd::channel::BalancedChannelBuilder;
     use tonic_etcd::discovery::{Discovery, DiscoveryBuilder};
 

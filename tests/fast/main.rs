@@ -11,8 +11,7 @@
     unreachable_pub
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
+use test_support as support;
 
 mod access;
 mod allocations;
@@ -21,8 +20,6 @@ mod channel;
 #[cfg(feature = "discovery")]
 mod channel_soak;
 mod commands;
-#[cfg(feature = "tls")]
-mod config;
 mod deploy;
 #[cfg(feature = "discovery")]
 mod discovery;

@@ -85,8 +85,8 @@ fn a_probe_whose_runtime_ended_is_named_and_begins_again_with_the_next() {
 #[cfg(feature = "discovery")]
 #[test]
 fn calls_of_a_channel_whose_runtime_ended_fail_at_once_with_the_reason() {
-    use crate::channel::greeter::pb::{HelloRequest, greeter_client::GreeterClient};
     use crate::channel::net::{Net, address, ready};
+    use greeter::pb::{HelloRequest, greeter_client::GreeterClient};
     use tonic_etcd::channel::ConnectivityState;
 
     let (servers, built_in) = (Runtime::new().unwrap(), Runtime::new().unwrap());

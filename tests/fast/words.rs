@@ -14,6 +14,7 @@ const READ: [&str; 14] = [
     "benches",
     "fuzz",
     "scripts",
+    "support",
     "proto",
     "Cargo.toml",
     "README.md",

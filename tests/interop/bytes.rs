@@ -4,7 +4,7 @@ use crate::go::GoServer;
 use crate::kind::{Kind, SERVICE};
 use crate::rust::RustServer;
 use crate::setup::{registered, until_registered};
-use crate::support::etcd::Etcd;
+use test_support::etcd::Etcd;
 use tonic_etcd::format::{Address, KeyContext};
 
 for_each_kind!(both_sides_write_what_was_recorded_and_ours_reads_it_as_it_writes_it);

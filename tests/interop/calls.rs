@@ -1,8 +1,8 @@
 //! [`Caller`]: a client that calls all the time, and the results of its calls.
 
 use crate::setup::LONG;
-use crate::support::eventually;
 use std::fmt;
+use test_support::eventually;
 
 /// The result of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use crate::calls::{Call, Caller, Calls};
 use crate::kind::Kind;
 use crate::program::{Event, Program};
 use crate::setup::LONG;
-use crate::support::etcd::Etcd;
-use crate::support::{eventually, ports};
 use std::net::SocketAddr;
+use test_support::etcd::Etcd;
+use test_support::{eventually, ports};
 
 /// A greeter that registers itself. Killed on drop.
 #[derive(Debug)]

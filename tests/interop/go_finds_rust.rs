@@ -5,7 +5,7 @@ use crate::go::GoClient;
 use crate::kind::Kind;
 use crate::rust::RustServer;
 use crate::setup::until_registered;
-use crate::support::etcd::Etcd;
+use test_support::etcd::Etcd;
 use tokio::net::TcpStream;
 
 for_each_kind!(

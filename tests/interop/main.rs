@@ -25,11 +25,6 @@
     unreachable_pub
 )]
 
-#[path = "../../examples/greeter/mod.rs"]
-mod greeter;
-#[path = "../support/mod.rs"]
-mod support;
-
 #[macro_use]
 mod kind;
 mod bytes;

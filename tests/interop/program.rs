@@ -2,9 +2,6 @@
 
 use crate::kind::{Kind, SERVICE};
 use crate::setup::LONG;
-use crate::support::etcd::Etcd;
-use crate::support::etcd::guarded::Guarded;
-use crate::support::eventually;
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -12,6 +9,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use tempfile::TempDir;
+use test_support::etcd::Etcd;
+use test_support::etcd::guarded::Guarded;
+use test_support::eventually;
 
 /// `interop COMMAND ..`. Killed on drop.
 #[derive(Debug)]

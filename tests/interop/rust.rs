@@ -1,15 +1,15 @@
 //! Our half: the `server` example as a process, and [`RustClient`].
 
 use crate::calls::{Call, Caller, Calls};
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::kind::{Kind, SERVICE};
 use crate::setup::LONG;
-use crate::support::etcd::Etcd;
-use crate::support::eventually;
-use crate::support::server::ServerProcess;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use test_support::etcd::Etcd;
+use test_support::eventually;
+use test_support::server::ServerProcess;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tonic_etcd::channel::BalancedChannel;

@@ -4,7 +4,7 @@ use crate::calls::{Caller as _, Calls, SOME};
 use crate::go::GoServer;
 use crate::kind::Kind;
 use crate::rust::RustClient;
-use crate::support::etcd::Etcd;
+use test_support::etcd::Etcd;
 
 for_each_kind!(
     a_server_is_found_leaves_at_sigterm_and_is_found_again,

@@ -1,9 +1,9 @@
 //! What the tests share.
 
 use crate::kind::Kind;
-use crate::support::etcd::Etcd;
 use etcd_client::GetOptions;
 use std::time::Duration;
+use test_support::etcd::Etcd;
 use tokio::time::{Instant, sleep};
 
 /// The timeout of all waits, long enough also for a busy machine.

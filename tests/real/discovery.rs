@@ -1,12 +1,12 @@
 //! A reader and a caller on a real etcd: it behaves as the fake does.
 
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{Greeter, LONG, SEC};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::grpc_proxy::GrpcProxy;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{eventually, library_etcd};
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinHandle;

@@ -1,12 +1,12 @@
 //! Stops of a server: in order, and in time, whatever its clients do.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::{HelloRequest, StreamRequest};
 use crate::setup::{Greeter, LONG, SEC, ended};
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::server::{health_client, health_request};
+use greeter::hellos;
+use greeter::pb::{HelloRequest, StreamRequest};
 #[cfg(feature = "discovery")]
 use prost::Message as _;
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! A server that has no file descriptor left, and a process that does not end at its stop.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::Observer;
 use crate::support::server::ServerProcess;
+use greeter::hellos;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 

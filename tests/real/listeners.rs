@@ -1,14 +1,14 @@
 //! Several listeners of one registration, inherited ones, and Unix sockets.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::GreeterServer;
 use crate::setup::{LONG, ended, register};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::ports::{free, free_addr};
 use crate::support::registered_within;
+use greeter::MyGreeter;
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixListener};

@@ -11,10 +11,7 @@
     unreachable_pub
 )]
 
-#[path = "../../examples/greeter/mod.rs"]
-mod greeter;
-#[path = "../support/mod.rs"]
-mod support;
+use test_support as support;
 
 mod access;
 #[cfg(target_os = "linux")]

@@ -1,11 +1,11 @@
 //! A pause, seen by another client of a real etcd, and by callers.
 
-use crate::greeter::pb::HelloRequest;
 use crate::setup::{Greeter, LONG, SEC, announced};
 use crate::support::etcd::Etcd;
 use crate::support::observer::{Event, Kind, Observer};
 use crate::support::server::ServerProcess;
 use crate::support::{library_etcd, registered_within, status_within};
+use greeter::pb::HelloRequest;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::sleep;

@@ -1,15 +1,15 @@
 //! What tonic provides stays the same, and when exactly a server appears.
 
 use crate::certificates::Authority;
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::{Greeter, GreeterServer};
-use crate::greeter::pb::{HelloReply, HelloRequest, StreamRequest};
 use crate::setup::{LONG, SEC, ended, register};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::ports::free_addr;
 use crate::support::registered_within;
+use greeter::MyGreeter;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::{Greeter, GreeterServer};
+use greeter::pb::{HelloReply, HelloRequest, StreamRequest};
 use std::fmt::Display;
 use std::future::Future;
 use std::net::SocketAddr;

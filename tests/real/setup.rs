@@ -1,11 +1,11 @@
 //! A registered greeter in this process, on a real etcd.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::greeter_server::GreeterServer;
 use crate::support::etcd::Etcd;
 use crate::support::ports::free_addr;
 use crate::support::{library_etcd, registered_within};
+use greeter::MyGreeter;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;

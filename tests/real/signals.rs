@@ -1,12 +1,12 @@
 //! The `server` example as a process: its signals, and what clients see.
 
-use crate::greeter::hellos;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::setup::{LONG, SEC};
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::observer::{Kind, Observer};
 use crate::support::server::{ServerProcess, health_client, health_request};
+use greeter::hellos;
+use greeter::pb::greeter_client::GreeterClient;
 use std::process::Command;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};

@@ -3,8 +3,8 @@
 use crate::health::{HealthRecorder, NAMES};
 use crate::server::{KEY, Server};
 use crate::setup::{SETTLE, Setup, TTL, request};
-use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
+use test_support::observer::{Event, Kind};
 use tonic_etcd::InstanceJson;
 use tonic_health::ServingStatus;
 

@@ -1,10 +1,10 @@
 //! Three servers are restarted one after the other, while a client that discovers them calls all the time.
 
-use crate::greeter::pb::HelloRequest;
-use crate::greeter::pb::greeter_client::GreeterClient;
 use crate::server::Server;
 use crate::setup::{SETTLE, Setup, TIMEOUT};
 use crate::timeline::{Board, Fail, Timeline};
+use greeter::pb::HelloRequest;
+use greeter::pb::greeter_client::GreeterClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,11 +3,11 @@
 use crate::health::NAMES;
 use crate::server::{GREETINGS, Server};
 use crate::setup::{SETTLE, Setup, TIMEOUT, request, show};
-use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use test_support::observer::Kind;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;

@@ -3,9 +3,9 @@
 use crate::health::HealthRecorder;
 use crate::server::Server;
 use crate::setup::{Setup, TIMEOUT, TTL, show};
-use crate::support::observer::Kind;
 use crate::timeline::{Fail, Timeline, time};
 use std::time::Duration;
+use test_support::observer::Kind;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long etcd hangs: long enough for a renewal to time out, and less than a TTL.

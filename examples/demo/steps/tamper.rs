@@ -1,8 +1,8 @@
 //! Another client changes the key: it is repaired at once.
 
 use crate::setup::{Setup, TIMEOUT, request};
-use crate::support::observer::{Event, Kind};
 use crate::timeline::{Fail, Timeline, time};
+use test_support::observer::{Event, Kind};
 
 const INTRUDER: &[u8] = b"somebody else was here";
 

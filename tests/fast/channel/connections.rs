@@ -1,13 +1,13 @@
 //! Connections that end, addresses that are dead, and how often they are dialled.
 
-use super::greeter::MyGreeter;
-use super::greeter::pb::greeter_server::GreeterServer;
 use super::hello;
 use super::net::{Client, Net, Registry, address, ready, ready_at};
 use super::raw::{DATA, HEADERS, PREFACE, SETTINGS, write};
 use crate::log::Log;
 use crate::setup::{MS, SEC};
 use crate::support::ending::{self, Ends};
+use greeter::MyGreeter;
+use greeter::pb::greeter_server::GreeterServer;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

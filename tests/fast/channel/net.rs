@@ -1,10 +1,10 @@
 //! Real tonic servers behind pipes that can be cut and frozen, and a channel over them.
 
-use super::greeter::MyGreeter;
-use super::greeter::pb::greeter_client::GreeterClient;
-use super::greeter::pb::greeter_server::GreeterServer;
 use crate::setup::LONG;
 use crate::support::eventually;
+use greeter::MyGreeter;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::greeter_server::GreeterServer;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;

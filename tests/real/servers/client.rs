@@ -1,9 +1,9 @@
 //! The same client for every kind of server.
 
 use super::kind::{Protocol, Target};
-use crate::greeter::hellos;
-use crate::greeter::pb::greeter_client::GreeterClient;
-use crate::greeter::pb::{HelloReply, HelloRequest};
+use greeter::hellos;
+use greeter::pb::greeter_client::GreeterClient;
+use greeter::pb::{HelloReply, HelloRequest};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};

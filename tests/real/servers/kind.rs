@@ -1,13 +1,13 @@
 //! The kinds of servers, and what serves in them.
 
-use crate::greeter::MyGreeter;
-use crate::greeter::pb::greeter_server::{Greeter, GreeterServer};
-use crate::greeter::pb::{HelloReply, HelloRequest, StreamRequest};
 use crate::support::ports::free_addr;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::routing::get;
+use greeter::MyGreeter;
+use greeter::pb::greeter_server::{Greeter, GreeterServer};
+use greeter::pb::{HelloReply, HelloRequest, StreamRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;

@@ -130,13 +130,9 @@ impl Wire {
 }
 
 #[cfg(test)]
-#[allow(unreachable_pub)]
-#[path = "../../../../tests/support/ports.rs"]
-mod ports;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use test_support::ports;
     use tokio::net::TcpListener;
 
     #[test]

@@ -178,13 +178,9 @@ fn all_failed(mut failed: Vec<(&SocketAddr, io::Error)>) -> io::Error {
 }
 
 #[cfg(test)]
-#[path = "../../../../tests/support/black_hole.rs"]
-pub(crate) mod black_hole;
-
-#[cfg(test)]
 mod tests {
-    use super::black_hole::BlackHole;
     use super::*;
+    use test_support::black_hole::BlackHole;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 

@@ -1,8 +1,5 @@
 //! The `server` example as a process, which gets signals.
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code)]
-
 use super::etcd::guarded::Guarded;
 use super::etcd::users;
 use super::eventually;
@@ -174,7 +171,8 @@ pub fn example(name: &str) -> PathBuf {
     let Some(path) = path else {
         panic!("no example {name:?} beside {exe:?}: {remedy}")
     };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let root = root.expect("the root of the workspace");
     let source = newest(&root.join("src")).max(newest(&root.join(format!("examples/{name}.rs"))));
     assert!(
         newest(&path) >= source,

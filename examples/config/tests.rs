@@ -1,13 +1,9 @@
-//! The example `config`: the settings of its file, and the ones that are refused.
+//! The settings of its file, and the ones that are refused.
 
-#[path = "../../examples/config/settings.rs"]
-#[allow(dead_code)]
-mod settings;
-
-use settings::{Settings, SettingsError};
+use crate::settings::{Settings, SettingsError};
 use std::path::Path;
 
-const SAMPLE: &str = include_str!("../../examples/config/server.toml");
+const SAMPLE: &str = include_str!("server.toml");
 
 fn load(text: &str, set: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     let file = tempfile::NamedTempFile::new().unwrap();

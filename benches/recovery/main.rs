@@ -12,37 +12,19 @@
     unreachable_pub
 )]
 
-#[path = "recovery/bare.rs"]
 mod bare;
-#[path = "recovery/cost.rs"]
 mod cost;
-#[path = "recovery/ending.rs"]
 mod ending;
-#[path = "../examples/greeter/mod.rs"]
-mod greeter;
-#[path = "recovery/many.rs"]
 mod many;
-#[path = "recovery/memory.rs"]
 mod memory;
-#[path = "recovery/networks.rs"]
 mod networks;
-#[path = "recovery/outages.rs"]
 mod outages;
-#[path = "recovery/pages.rs"]
 mod pages;
-#[path = "recovery/passwords.rs"]
 mod passwords;
-#[path = "recovery/pauses.rs"]
 mod pauses;
-#[path = "recovery/registrants.rs"]
 mod registrants;
-#[path = "recovery/scale.rs"]
 mod scale;
-#[path = "recovery/stops.rs"]
 mod stops;
-#[path = "../tests/support/mod.rs"]
-mod support;
-#[path = "recovery/table.rs"]
 mod table;
 
 use clap::Parser;

@@ -12,18 +12,10 @@
 //! * With `ETCD_USERS=1` the etcds of [`Etcd::start`] have [`users`], which are made again after a wipe.
 //! * [`Etcd::pid`] is etcd itself, not a wrapper: STOP, CONT and KILL go to the server.
 //!
-//! It needs only `ports.rs`: include both by their paths. See also `super::cluster` with three of these, and
-//! `super::fake` for the paused clock.
+//! See also [`cluster`](crate::cluster) with three of these, and [`fake`](crate::fake) for the paused clock.
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code, unused_imports)]
-
-// The paths are explicit because the examples include this file by its own path.
-#[path = "etcd/guarded.rs"]
 pub mod guarded;
-#[path = "etcd/plan.rs"]
 mod plan;
-#[path = "etcd/users.rs"]
 pub mod users;
 
 use std::collections::BTreeMap;

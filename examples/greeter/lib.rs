@@ -1,6 +1,8 @@
 //! The greeter that examples, demo and tests serve.
 
-#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(missing_docs)]
+
+pub mod log;
 
 pub mod pb {
     #![allow(

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, stderr};
 use tracing_subscriber::EnvFilter;
 
 /// Starts it, filtered by `RUST_LOG`, or else by `filter`.
-pub(crate) fn start(filter: &str) {
+pub fn start(filter: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

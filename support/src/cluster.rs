@@ -3,9 +3,6 @@
 //! Each member has the whole API of [`Etcd`]: kill, stop and restart them one by one. What a client should dial is in
 //! [`Cluster::endpoints`], in the order of [`Cluster::members`].
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code)]
-
 use std::time::Duration;
 
 use etcd_client::{Error, MemberAddOptions, ResponseHeader};

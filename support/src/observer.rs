@@ -9,13 +9,7 @@
 //!
 //! It works on a real etcd ([`Observer::start`]) and on a fake one ([`Observer::with_client`]).
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code, unused_imports)]
-
-// The paths are explicit because the examples include this file by its own path.
-#[path = "observer/record.rs"]
 mod record;
-#[path = "observer/watcher.rs"]
 mod watcher;
 
 use std::collections::BTreeMap;

@@ -14,8 +14,14 @@
 //! Never use a real socket under a paused clock: while bytes are in the kernel no task is busy, so the clock jumps to
 //! the next timer and every timeout fires. So the fake uses pipes inside the runtime.
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code, unused_imports)]
+// It panics where a test would.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    missing_debug_implementations
+)]
 
 use std::sync::OnceLock;
 use std::time::Duration;

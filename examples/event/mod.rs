@@ -1,6 +1,6 @@
 //! [`Event`]: a line of the output.
 
-use crate::greeter::pb::HelloReply;
+use greeter::pb::HelloReply;
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write as _};

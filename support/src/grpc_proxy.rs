@@ -3,9 +3,6 @@
 //! It differs from etcd: it merges watches and renewals, answers a renewal up to
 //! a third of the TTL late, and answers no progress requests.
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code)]
-
 use super::etcd::guarded::Guarded;
 use super::etcd::{Etcd, program, users};
 use super::ports;

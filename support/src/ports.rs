@@ -7,9 +7,6 @@
 //! Why not port 0: Linux chooses from 32768-60999, and uses the same range for the source ports of outgoing connections.
 //! A server that is killed and must come back on the same port would sometimes find it in use by a client.
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code)]
-
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;

@@ -8,11 +8,6 @@
 //! Bytes are held back, never lost, as with TCP when a network comes back. So the bytes that
 //! `BlackHole` and `DropReplies` have held back arrive on the return to `Forward`.
 
-// Each test binary includes this module and uses its own part of it.
-#![allow(dead_code)]
-
-// The paths are explicit because the examples include this file by its own path.
-#[path = "proxy/pump.rs"]
 mod pump;
 
 use std::net::{Ipv4Addr, SocketAddr};

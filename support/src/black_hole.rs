@@ -1,8 +1,5 @@
 //! A network that drops everything, on loopback: a listener with a full backlog answers no connect.
 
-// Test binaries and unit tests include this module, and each uses only a part of it.
-#![allow(dead_code, unreachable_pub)]
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
