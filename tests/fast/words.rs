@@ -6,7 +6,7 @@
 use crate::source;
 
 /// The files that are checked.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     "src",
     "etcd-fake",
     "examples",

@@ -207,7 +207,7 @@ impl Span {
     }
 
     pub(crate) fn contains(&self, key: &Vec<u8>) -> bool {
-        self.bounds().contains(key)
+        RangeBounds::<Vec<u8>>::contains(&self.bounds(), key)
     }
 
     /// Whether the range cannot contain any key.

@@ -3,8 +3,8 @@
 use super::store::{Span, Store};
 use crate::errors;
 use etcd_client::proto::{
-    PbCompare, PbCompareTarget, PbDeleteRequest, PbKeyValue, PbPutRequest, PbTargetUnion,
-    PbTxnOpRequest, PbTxnRequest, PbTxnRequestOp,
+    PbCompare, PbCompareTarget, PbKeyValue, PbPutRequest, PbTargetUnion, PbTxnOpRequest,
+    PbTxnRequest, PbTxnRequestOp,
 };
 use std::cmp::Ordering;
 use std::collections::HashSet;
