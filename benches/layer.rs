@@ -75,7 +75,7 @@ async fn main() -> Result<(), Error> {
     channels(&args, &observer).await?;
     for registration in [registration, observed] {
         registration.deregister_now();
-        registration.closed().await;
+        registration.ended().await;
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ fn register(observer: Option<&MetricsObserver>) -> Result<Registration, Error> {
     if let Some(observer) = observer {
         builder = builder.observer(observer.clone());
     }
-    let instance = Instance::new("bench").address("127.0.0.1:9");
+    let instance = Instance::new("bench").with_address("127.0.0.1:9");
     Ok(builder.build()?.register(instance)?)
 }
 
@@ -176,9 +176,9 @@ async fn connect(addr: SocketAddr) -> Result<Channel, Error> {
 async fn channels(args: &Args, observer: &MetricsObserver) -> Result<(), Error> {
     let addr = serve(Server::builder()).await?;
     let channel = |observer: Option<&MetricsObserver>| {
-        let instance = Instance::new("bench").address(addr.to_string());
-        let builder = BalancedChannel::builder_from(found(Change::insert("/bench/1", instance)));
-        let builder = builder.named("bench");
+        let instance = Instance::new("bench").with_address(addr.to_string());
+        let builder = BalancedChannel::builder(found(Change::insert("/bench/1", instance)));
+        let builder = builder.service("bench");
         match observer {
             Some(observer) => builder.observer(observer.clone()).build(),
             None => builder.build(),

@@ -46,13 +46,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/hello", get(async || "Hello over HTTP!\n"))
         .merge(grpc.into_axum_router())
         // axum applies layers now, when nothing listens yet: the listener announces.
-        .layer(registration.layer().count_only());
+        .layer(registration.layer().announce(false));
 
     let listener = registration.bind(args.listen)?;
     println!("listening {}", listener.local_addr());
     axum::serve(listener, app)
         .with_graceful_shutdown(registration.drain_signal())
         .await?;
-    println!("{}", registration.closed().await);
+    println!("{}", registration.ended().await);
     Ok(())
 }

@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("Hello!\n"))))
     });
     // Counts requests, and ends them at the drain deadline.
-    let service = registration.layer().count_only().layer(hello);
+    let service = registration.layer().announce(false).layer(hello);
 
     let builder = auto::Builder::new(TokioExecutor::new());
     let connections = GracefulShutdown::new();
@@ -67,6 +67,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     // Requests in flight finish. Their connections end at the drain deadline at the latest.
     connections.shutdown().await;
-    println!("{}", registration.closed().await);
+    println!("{}", registration.ended().await);
     Ok(())
 }

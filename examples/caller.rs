@@ -170,7 +170,7 @@ fn discover(args: &Args) -> Result<Discovery, Failure> {
 fn channel(args: &Args, discovery: &Discovery) -> Result<BalancedChannel, BuildError> {
     let mut channel = discovery
         .channel()
-        .named(&args.service)
+        .service(&args.service)
         .ready_timeout(args.wait);
     if let Some(subset) = args.subset {
         channel = channel.subset(subset);

@@ -24,8 +24,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::transport::Server;
 use tonic_etcd::format::Plain;
 use tonic_etcd::{
-    BuildError, Closed, Etcd, Instance, OnConflict, RegisterError, Registrar, RegistrarBuilder,
-    Registration, ServeRegistered, Status, StatusWatch,
+    BuildError, Ended, Etcd, Instance, OnConflict, RegisterError, Registrar, RegistrarBuilder,
+    Registration, RegistrationStatus, ServeRegistered, StatusWatch,
 };
 
 /// A greeter that is registered in etcd for as long as it serves.
@@ -74,9 +74,10 @@ struct Args {
     /// Value to write in the plain format instead of the instance as JSON
     #[arg(long, env = "GREETER_VALUE")]
     value: Option<String>,
-    /// Time to keep serving after the key is gone (deregistration_delay)
-    #[arg(long, env = "GREETER_SETTLE", default_value = "1s", value_parser = access::time)]
-    settle: Duration,
+    /// Time to keep serving after the key is gone
+    #[arg(long, env = "GREETER_DEREGISTRATION_DELAY", default_value = "1s", value_parser = access::time)]
+    #[arg(alias = "settle")]
+    deregistration_delay: Duration,
     /// Time for requests in flight to finish
     #[arg(long, env = "GREETER_DRAIN_TIMEOUT", default_value = "30s", value_parser = access::time)]
     drain_timeout: Duration,
@@ -122,7 +123,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
+async fn run(args: Args) -> Result<Ended, Box<dyn std::error::Error>> {
     let etcd = args.access.etcd(args.attempt_timeout).map_err(Usage)?;
     let registrar = registrar(&args, etcd)?;
     let registration = register(&args, &registrar)?;
@@ -159,7 +160,7 @@ async fn run(args: Args) -> Result<Closed, Box<dyn std::error::Error>> {
 }
 
 fn registrar(args: &Args, etcd: Etcd) -> Result<Registrar, Box<dyn std::error::Error>> {
-    let plain = Plain::new().prefix(&args.prefix).key(&args.key);
+    let plain = Plain::new().prefix(&args.prefix).key_template(&args.key);
     let formats = args.format.iter().map(|name| name.format(&plain));
     let registrar = formats
         .fold(Registrar::builder(etcd), RegistrarBuilder::format)
@@ -168,7 +169,7 @@ fn registrar(args: &Args, etcd: Etcd) -> Result<Registrar, Box<dyn std::error::E
             Policy::TakeOver => OnConflict::TakeOver,
             Policy::Yield => OnConflict::Yield,
         })
-        .deregistration_delay(args.settle)
+        .deregistration_delay(args.deregistration_delay)
         .drain_timeout(args.drain_timeout)
         .shutdown_on_signals();
     #[cfg(feature = "metrics")]
@@ -181,12 +182,12 @@ fn registrar(args: &Args, etcd: Etcd) -> Result<Registrar, Box<dyn std::error::E
 
 fn register(args: &Args, registrar: &Registrar) -> Result<Registration, RegisterError> {
     registrar.register_all(args.name.iter().map(|name| {
-        let mut instance = Instance::new(name).version(env!("CARGO_PKG_VERSION"));
+        let mut instance = Instance::new(name).with_version(env!("CARGO_PKG_VERSION"));
         if let Some(address) = &args.advertise {
-            instance = instance.address(address);
+            instance = instance.with_address(address);
         }
         if let Some(value) = &args.value {
-            instance = instance.value(value);
+            instance = instance.with_value(value);
         }
         instance
     }))
@@ -201,7 +202,7 @@ fn say(line: &dyn std::fmt::Display) {
 async fn tell(mut statuses: StatusWatch) {
     let mut held = false;
     while let Some(status) = statuses.changed().await {
-        if let (Status::Registered(registered), false) = (&status, held) {
+        if let (RegistrationStatus::Registered(registered), false) = (&status, held) {
             for key in &*registered.keys {
                 say(&format_args!("registered {key}"));
             }

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use tokio::net::UnixListener;
 use tonic::transport::Server;
 use tonic_etcd::server::{Incoming, Listener};
-use tonic_etcd::{Closed, Instance, Registrar, Registration, ServeError, ServeRegistered};
+use tonic_etcd::{Ended, Instance, Registrar, Registration, ServeError, ServeRegistered};
 
 /// A greeter on inherited sockets, or on several of its own
 #[derive(Parser)]
@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build()?;
     let mut instance = Instance::new("greeter");
     if let Some(address) = args.advertise {
-        instance = instance.address(address);
+        instance = instance.with_address(address);
     }
     let registration = registrar.register(instance)?;
 
@@ -86,7 +86,7 @@ fn inherited() -> std::io::Result<Vec<std::net::TcpListener>> {
 async fn serve<L: Listener>(
     incoming: Incoming<L>,
     registration: &Registration,
-) -> Result<Closed, ServeError> {
+) -> Result<Ended, ServeError> {
     Server::builder()
         .layer(registration.layer())
         .add_service(GreeterServer::new(MyGreeter::default()))

@@ -1,7 +1,7 @@
-//! Addresses that others can dial: parsed, refused, or derived from what was bound.
+//! [`Address`]: an address that others can dial: parsed, refused, or derived from a bound listener.
 //!
-//! No code here uses the network. [`etcd`](crate::etcd) finds the local address of the route to etcd
-//! and passes it in, so that every choice can be tested as a table of cases.
+//! No code here uses the network. [`etcd`](crate::etcd) finds the local address of the route to etcd and passes it in, so
+//! that a table of cases can test every choice.
 
 use crate::error::{AddressError, BuildError};
 use std::fmt;
@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 /// A host and a port that a client could dial.
 ///
-/// It is never port 0, `0.0.0.0`, a multicast address or link-local IPv6. It is
-/// parsed from, and shown as, `ip:port`, `[ipv6]:port` or `dns.name:port`.
+/// Its port is not 0, and its host is not `0.0.0.0`, `[::]`, multicast or link-local. Its text is `ip:port`, `[ipv6]:port`
+/// or `dns.name:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     host: Host,
@@ -32,7 +32,7 @@ pub(crate) struct LocalIp {
     pub(crate) ip: IpAddr,
 }
 
-/// The interface whose address is to be advertised, and the addresses that it had when it was chosen.
+/// The interface to advertise, with the addresses that it had when it was chosen.
 #[derive(Debug, Clone)]
 pub(crate) struct AdvertisedInterface {
     name: String,

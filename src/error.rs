@@ -1,14 +1,14 @@
-//! Errors of the caller's input. Each names the input and the remedy.
+//! Errors of the application's input. Each names the input and the remedy.
 //!
 //! | | |
 //! |---|---|
 //! | [`BuildError`] | a configuration cannot work: what `build` returns |
 //! | [`RegisterError`] | an instance or its listener cannot be registered |
-//! | [`AddressError`] | a text or a listener is no address that others could dial |
-//! | [`Stopped`] | the registrar or the registration has stopped; not a mistake |
+//! | [`AddressError`] | others could not dial the address of a text or a listener |
+//! | [`Stopped`] | the registrar or the registration has stopped |
 //!
-//! All of them are found before a request is sent. An outage of etcd is no error:
-//! the registrar retries, and [`Status`](crate::Status) reports it.
+//! All of them are found before a request is sent. An outage of etcd is not an error: the registrar retries, and
+//! [`RegistrationStatus`](crate::RegistrationStatus) reports it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -89,10 +89,10 @@ pub enum BuildError {
         reason: String,
     },
 
-    /// A registration would follow a health name that itself follows the registration.
+    /// A registration would require a health name that reports the registration.
     #[error(
-        "the registration cannot follow the health name {name:?}, which is reported of the registration: \
-         follow names that only the application sets"
+        "the registration cannot require the health name {name:?}, which reports the registration: require \
+         names that only the application sets"
     )]
     #[non_exhaustive]
     HealthCycle {
@@ -110,8 +110,8 @@ pub enum BuildError {
         reason: String,
     },
 
-    /// `build` starts a task, and was called outside of a tokio runtime.
-    #[error("no tokio runtime here: call this from within one, it starts a task")]
+    /// `build` was called outside of a tokio runtime, and starts a task.
+    #[error("no tokio runtime: call this within one, because it starts a task")]
     NoRuntime,
 
     /// The handlers for SIGTERM and SIGINT cannot be installed.
@@ -145,7 +145,7 @@ pub enum RegisterError {
 
     /// A value that readers skip because of its size: more than [`MAX_VALUE`](crate::format::MAX_VALUE).
     #[error(
-        "the value of {name:?} has {len} bytes, and readers take {max} at most: put less into it"
+        "the value of {name:?} has {len} bytes, and readers take at most {max}: put less into it"
     )]
     #[non_exhaustive]
     ValueTooLarge {
@@ -159,7 +159,7 @@ pub enum RegisterError {
 
     /// A key that readers skip because of its length: more than [`MAX_KEY`](crate::format::MAX_KEY).
     #[error(
-        "the key of {name:?} has {len} bytes, and readers take {max} at most: give it a shorter prefix"
+        "the key of {name:?} has {len} bytes, and readers take at most {max}: give it a shorter prefix"
     )]
     #[non_exhaustive]
     KeyTooLong {
@@ -173,14 +173,14 @@ pub enum RegisterError {
 
     /// Two registrations of this registrar would write the same key, in one format or another.
     #[error(
-        "a registration of {name:?} here would write the same key {key:?}: \
-         tell them apart with {{port}}, {{addr}} or {{id}} in the key template, or by other ids"
+        "a registration of {name:?} in this process would write the same key {key:?}: \
+         tell them apart with {{port}}, {{addr}} or {{id}} in the key template, or with other ids"
     )]
     #[non_exhaustive]
     SameKey {
         /// The service name that is registered already.
         name: String,
-        /// The key, with `?` for what is not known before the listener is bound.
+        /// The key, with `?` for parts that are not known before the listener is bound.
         key: String,
     },
 
@@ -202,22 +202,22 @@ pub enum RegisterError {
         field: &'static str,
     },
 
-    /// The registration was changed from within a change of it: in the closure of `update`, or in a format.
+    /// A registration was updated within its own update: in the closure, or in a format.
     #[error(
-        "a registration cannot be changed in the closure of its own update, nor by its format: do it afterwards"
+        "a registration cannot be updated in the closure of its own update, nor by its format: do it afterwards"
     )]
     Nested,
 
-    /// `register` was called with no instance at all.
+    /// `register_all` was called without an instance.
     #[error("nothing to register: give at least one instance")]
     NoInstance,
 
-    /// `bind_all` or `incoming_all` was called with nothing to listen on.
+    /// `bind_all` or `incoming_all` was called without an address or listener.
     #[error("nothing to listen on: give at least one address or listener")]
     NoListener,
 
     /// `register` or `bind` was called outside of a tokio runtime.
-    #[error("no tokio runtime here: call this from within one, it starts a task")]
+    #[error("no tokio runtime: call this within one, because it starts a task")]
     NoRuntime,
 
     /// The dedicated thread could not be started.
@@ -256,14 +256,14 @@ pub struct AddressError {
 
 /// The registrar or the registration is stopping, or has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("already stopped: a registration never comes back after its shutdown began")]
+#[error("already stopped: a registration never comes back once its shutdown has begun")]
 #[non_exhaustive]
 pub struct Stopped;
 
 // === impl BuildError ===
 
 impl BuildError {
-    /// A [`BuildError::Format`], for formats to refuse their settings with.
+    /// A [`BuildError::Format`], with which a format refuses its settings.
     #[must_use]
     pub fn format(format: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Format {
@@ -285,7 +285,7 @@ impl BuildError {
 // === impl RegisterError ===
 
 impl RegisterError {
-    /// A [`RegisterError::Format`], for formats to refuse an instance with.
+    /// A [`RegisterError::Format`], with which a format refuses an instance.
     #[must_use]
     pub fn format(format: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Format {

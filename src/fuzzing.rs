@@ -34,10 +34,10 @@ pub fn key(text: &str) {
         return;
     };
     let key_of = |name: &str| {
-        let instance = Instance::new(name).id("id");
+        let instance = Instance::new(name).with_id("id");
         instance.check().ok()?;
         let address = dialable("10.0.0.1:9000");
-        let format = Plain::new().prefix(prefix).key(template);
+        let format = Plain::new().prefix(prefix).key_template(template);
         format.check_settings().ok()?;
         Some(Format::key(
             &format,
@@ -77,15 +77,15 @@ pub fn format(data: &[u8]) {
         let Ok(read) = format.decode("greeter", &key, value) else {
             continue;
         };
-        let address = dialable(read.get_address().expect("an address"));
+        let address = dialable(read.address().expect("an address"));
         let written = format.encode(&read, &address);
         let again = format.decode("greeter", &key, written.as_bytes());
         let seen = |it: &Instance| {
-            let address = it.get_address().map(ToOwned::to_owned);
+            let address = it.address().map(ToOwned::to_owned);
             (
                 address,
-                it.get_id().to_owned(),
-                it.get_version().map(ToOwned::to_owned),
+                it.id().to_owned(),
+                it.version().map(ToOwned::to_owned),
             )
         };
         assert_eq!(again.as_ref().map(seen), Ok(seen(&read)));
@@ -102,6 +102,15 @@ pub fn json(data: &[u8]) {
     assert_eq!(again, read);
 }
 
+/// The frames of a peer are the same however its bytes arrive, and only answers to pings are taken out. The first byte is the
+/// size of the pieces.
+pub fn frames(data: &[u8]) {
+    let Some((size, bytes)) = data.split_first() else {
+        return;
+    };
+    crate::channel::check_frames(bytes, usize::from(*size).max(1));
+}
+
 /// The address, which is written as it was read.
 fn dialable(text: &str) -> Address {
     let address: Address = text.parse().expect("an address that can be dialled");
@@ -112,15 +121,17 @@ fn dialable(text: &str) -> Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     type Check = fn(&[u8]);
 
-    const CHECKS: [(&str, Check); 4] = [
+    const CHECKS: [(&str, Check); 5] = [
         ("address", |data| address(&String::from_utf8_lossy(data))),
         ("key", |data| key(&String::from_utf8_lossy(data))),
         ("format", super::format),
         ("json", json),
+        ("frames", frames),
     ];
 
     #[test]
@@ -162,6 +173,16 @@ mod tests {
         fn no_bytes_make_a_reader_panic(name in "[a-z/]{0,9}\n", value in any::<Vec<u8>>()) {
             json(&value);
             super::format(&[name.as_bytes(), &value].concat());
+        }
+
+        #[test]
+        fn frames_are_the_same_however_their_bytes_arrive(frames in vec((0_u8..11, 0_u8..6, vec(0_u8..9, 0..20)), 0..9), size: u8) {
+            let frame = |(kind, flags, payload): &(u8, u8, Vec<u8>)| {
+                let len = u8::try_from(payload.len()).unwrap();
+                [&[0, 0, len, *kind, *flags, 0, 0, 0, 0], &payload[..]].concat()
+            };
+            let bytes: Vec<_> = frames.iter().flat_map(frame).collect();
+            super::frames(&[&[size], &*bytes].concat());
         }
     }
 }

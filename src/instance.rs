@@ -9,17 +9,17 @@ use tonic::server::NamedService;
 
 /// One server under one service name, to be written to etcd.
 ///
-/// Only the name is required. The setters check nothing.
-/// [`Registrar::register`](crate::Registrar::register) checks everything, before any request is sent. What is
-/// written has at most [64 KiB](crate::format::MAX_VALUE), because readers skip more.
+/// Only the name is required. The setters check nothing: [`Registrar::register`](crate::Registrar::register) checks
+/// everything, before it sends a request. A value has at most [64 KiB](crate::format::MAX_VALUE), because readers skip larger
+/// ones.
 ///
 /// ```
 /// use tonic_etcd::Instance;
 ///
 /// let instance = Instance::new("greeter")
-///     .version("v1.4.2")
-///     .weight(20)
-///     .metadata("zone", "eu-1");
+///     .with_version("v1.4.2")
+///     .with_weight(20)
+///     .with_metadata("zone", "eu-1");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -33,7 +33,7 @@ pub struct Instance {
     pub(crate) secure: bool,
 }
 
-/// The JSON value that is written when no [`Instance::value`] is given.
+/// The JSON value that is written when no [`Instance::with_value`] is given.
 ///
 /// | field | type | |
 /// |---|---|---|
@@ -45,7 +45,7 @@ pub struct Instance {
 /// | `metadata` | object of strings | left out when empty |
 /// | `secure` | boolean | left out when `false` |
 ///
-/// Readers should ignore unknown fields; later versions may add some.
+/// Readers should ignore unknown fields: later versions may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InstanceJson {
@@ -76,8 +76,8 @@ const MAX_SEGMENT: usize = 255;
 impl Instance {
     /// An instance of the service `name`.
     ///
-    /// The name becomes one segment of the key: not empty, not `.` or `..`, without `/`, control
-    /// characters or an encoded slash, and at most 255 bytes.
+    /// The name becomes one segment of the key. It has 1 to 255 bytes, is neither `.` nor `..`, and has no `/`, no encoded
+    /// slash and no control character.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Instance {
 
     /// An instance of a generated service, under its full name, such as `greeter.v1.Greeter`.
     ///
-    /// The name does not depend on what implements the service: `GreeterServer<()>` will do.
+    /// The name does not depend on the implementation of the service: `GreeterServer<()>` is enough.
     ///
     /// ```
     /// # type GreeterServer<T> = tonic_health::pb::health_server::HealthServer<T>;
@@ -108,58 +108,57 @@ impl Instance {
         Self::new(S::NAME)
     }
 
-    /// The address to advertise, `host:port`, if it is not the bound one: behind a
-    /// NAT, or when only the [layer](crate::Registration::layer) is used.
+    /// The address to advertise, `host:port`, if it is not the bound one: behind a NAT, or with the
+    /// [layer](crate::Registration::layer) alone.
     #[must_use]
-    pub fn address(mut self, address: impl ToString) -> Self {
+    pub fn with_address(mut self, address: impl ToString) -> Self {
         self.address = Some(address.to_string());
         self
     }
 
     /// An id that no other instance has. By default a random one, new with each `Instance`.
     #[must_use]
-    pub fn id(mut self, id: impl Into<String>) -> Self {
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
         self.id = id.into();
         self
     }
 
     /// The version of the software, for readers that route by it.
     #[must_use]
-    pub fn version(mut self, version: impl Into<String>) -> Self {
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
     }
 
     /// The share of the load that this instance should get, relative to the others.
     #[must_use]
-    pub fn weight(mut self, weight: u32) -> Self {
+    pub fn with_weight(mut self, weight: u32) -> Self {
         self.weight = Some(weight);
         self
     }
 
-    /// Adds one pair of metadata; a repeated key replaces the former.
+    /// Adds one pair of metadata. It replaces a pair with the same key.
     #[must_use]
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// Whether it is dialled with TLS. By default it is not.
+    /// Whether it is dialled with TLS. Default: no.
     ///
-    /// Only two formats have a place for it: [plain](crate::format::Plain) as JSON, and
+    /// Two formats have a field for it: [plain](crate::format::Plain) as JSON, and
     /// [kratos](crate::format::Kratos).
     #[must_use]
-    pub fn secure(mut self, secure: bool) -> Self {
+    pub fn with_secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
     }
 
     /// The value to write, byte for byte, instead of the instance as [JSON](InstanceJson).
     ///
-    /// Only the [plain](crate::format::Plain) format writes it. The other formats always write what their readers
-    /// understand.
+    /// Only the [plain](crate::format::Plain) format writes it. Other formats write what their readers parse.
     #[must_use]
-    pub fn value(mut self, value: impl Into<String>) -> Self {
+    pub fn with_value(mut self, value: impl Into<String>) -> Self {
         self.value = Some(value.into());
         self
     }
@@ -170,36 +169,33 @@ impl Instance {
         &self.name
     }
 
-    /// The id: see [`id`](Self::id).
-    ///
-    /// Getters begin with `get_`, as in [`std::process::Command`], because the setters have the short
-    /// names.
+    /// The id, which no other instance has.
     #[must_use]
-    pub fn get_id(&self) -> &str {
+    pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Where to dial it. An instance that was read from etcd always has one that can be dialled.
+    /// Where to dial it. An instance that was read from etcd always has an address, which can be dialled.
     #[must_use]
-    pub fn get_address(&self) -> Option<&str> {
+    pub fn address(&self) -> Option<&str> {
         self.address.as_deref()
     }
 
     /// The version of the software.
     #[must_use]
-    pub fn get_version(&self) -> Option<&str> {
+    pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// The share of the load it should get, relative to its siblings.
+    /// The share of the load that this instance should get, relative to the others.
     #[must_use]
-    pub fn get_weight(&self) -> Option<u32> {
+    pub fn weight(&self) -> Option<u32> {
         self.weight
     }
 
     /// The metadata.
     #[must_use]
-    pub fn get_metadata(&self) -> &BTreeMap<String, String> {
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
@@ -209,7 +205,7 @@ impl Instance {
         self.secure
     }
 
-    /// Refuses an instance that no format can write. Returns the explicit address.
+    /// Checks that formats can write it. Returns the explicit address.
     pub(crate) fn check(&self) -> Result<Option<Address>, RegisterError> {
         for (what, value) in [("name", &self.name), ("id", &self.id)] {
             check_segment(value).map_err(|reason| RegisterError::name(what, value, reason))?;
@@ -250,7 +246,7 @@ impl Instance {
     }
 }
 
-/// Refuses a text that is not one readable segment of a key, with the reason.
+/// Checks that a text is one readable segment of a key. The error is the reason.
 ///
 /// With `/` or its encoded form one service could write below the prefix of another. Tools that treat keys as paths
 /// remove `.` and `..`. Control characters break terminals.
@@ -279,12 +275,15 @@ mod tests {
     #[test]
     fn the_json_value_is_what_the_documentation_says() {
         let address = Address::parse("10.1.2.3:9000").unwrap();
-        let plain = Instance::new("greeter").id("a");
+        let plain = Instance::new("greeter").with_id("a");
         assert_eq!(
             plain.value_at(&address),
             r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000"}"#
         );
-        let full = plain.version("v1").weight(10).metadata("zone", "eu-1");
+        let full = plain
+            .with_version("v1")
+            .with_weight(10)
+            .with_metadata("zone", "eu-1");
         let json = full.value_at(&address);
         assert_eq!(
             json,
@@ -292,7 +291,7 @@ mod tests {
         );
         let read: InstanceJson = serde_json::from_str(&json).unwrap();
         assert_eq!((read.weight, read.secure), (Some(10), false));
-        let secure = Instance::new("greeter").id("a").secure(true);
+        let secure = Instance::new("greeter").with_id("a").with_secure(true);
         assert_eq!(
             secure.value_at(&address),
             r#"{"name":"greeter","id":"a","address":"10.1.2.3:9000","secure":true}"#
@@ -311,7 +310,9 @@ mod tests {
         let address = Address::parse("10.1.2.3:9000").unwrap();
         let given = " {\"half\": json";
         assert_eq!(
-            Instance::new("greeter").value(given).value_at(&address),
+            Instance::new("greeter")
+                .with_value(given)
+                .value_at(&address),
             given
         );
     }
@@ -324,7 +325,7 @@ mod tests {
         ] {
             for (what, instance) in [
                 ("name", Instance::new(bad)),
-                ("id", Instance::new("greeter").id(bad)),
+                ("id", Instance::new("greeter").with_id(bad)),
             ] {
                 let error = instance.check().unwrap_err();
                 assert!(
@@ -348,9 +349,14 @@ mod tests {
 
     #[test]
     fn an_update_may_change_the_value_but_not_the_key() {
-        let now = Instance::new("greeter").id("a");
-        now.check_update(&now.clone().weight(3).metadata("k", "v").value("x"))
-            .unwrap();
+        let now = Instance::new("greeter").with_id("a");
+        now.check_update(
+            &now.clone()
+                .with_weight(3)
+                .with_metadata("k", "v")
+                .with_value("x"),
+        )
+        .unwrap();
         for (field, next) in [
             (
                 "name",
@@ -359,8 +365,8 @@ mod tests {
                     ..now.clone()
                 },
             ),
-            ("id", now.clone().id("b")),
-            ("address", now.clone().address("10.0.0.1:1")),
+            ("id", now.clone().with_id("b")),
+            ("address", now.clone().with_address("10.0.0.1:1")),
         ] {
             let error = now.check_update(&next).unwrap_err();
             assert!(

@@ -1,6 +1,5 @@
-//! Registers a [tonic] gRPC server in etcd and keeps the registration true: the server appears once
-//! its listener accepts connections, stays registered through every etcd outage that can be
-//! survived, and leaves before its port closes.
+//! Registers a [tonic] gRPC server in etcd and keeps the registration up to date: the server appears once it accepts
+//! connections, stays registered through outages of etcd, and is deregistered before its port closes.
 //!
 //! ```no_run
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,12 +26,12 @@
 //! # What to read
 //!
 //! * [`Registrar`] and [`RegistrarBuilder`]: the settings;
-//! * [`Registration`]: how a server appears and how it leaves;
-//! * [`ServeRegistered`]: the steps from binding to returning;
-//! * [`Status`]: the state of a registration; [`observer`]: callbacks for each event;
+//! * [`Registration`]: the ways in which a server appears and leaves;
+//! * [`ServeRegistered`]: the steps from bind to return;
+//! * [`RegistrationStatus`]: the state of a registration; [`observer`]: callbacks for each event;
 //! * [`mod@format`]: the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
-//! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): the
-//!   registration on the gRPC health service;
+//! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): the gRPC health
+//!   service, which reports the registration;
 //! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused),
 //!   [introspection](manual::introspection), [metrics](manual::metrics), [logs](manual::logs),
 //!   [transcripts of outages](manual::transcripts) and [questions](manual::questions);
@@ -40,16 +39,15 @@
 //!   servers, and balances calls over them;
 //! * [`testing`](https://docs.rs/tonic-etcd/latest/tonic_etcd/testing/index.html): an etcd inside your
 //!   own tests;
-//! * [`failures`]: for every fault, what is seen, what to do, and what is guaranteed.
+//! * [`failures`]: for each fault, what you see, what to do, and what is guaranteed.
 //!
 //! # Guarantees
 //!
-//! * No key is written before connections are accepted, nor after deregistration began.
-//! * A server in the state [`Registered`](Status::Registered) is in etcd: the status is computed from
-//!   the time the last acknowledged renewal was *sent*.
-//! * When etcd restarts with its data, or elects a leader, watchers see neither PUT nor DELETE.
-//! * A failure of etcd never becomes an error, never ends the server, and never ends the
-//!   retries.
+//! * No key is written before the server accepts connections, nor after deregistration has begun.
+//! * A server with the status [`Registered`](RegistrationStatus::Registered) is in etcd: the status is computed from the time
+//!   at which the last acknowledged renewal was *sent*.
+//! * When etcd restarts with its data, or elects a leader, watchers see neither a PUT nor a DELETE.
+//! * A failure of etcd never becomes an error, never ends the server, and never ends the retries.
 //! * A shutdown ends within `revoke_timeout` + `deregistration_delay` + `drain_timeout` + 0.5 s,
 //!   whatever etcd and clients do.
 //!
@@ -114,10 +112,12 @@ pub use observe::member_stats::{MemberState, MemberStats};
 pub use observe::metrics;
 pub use observe::observer;
 pub use observe::stats::{EtcdStats, RegistrationStats};
-pub use observe::status::{Registered, Status, StatusWatch};
-pub use registrar::registration::{Closed, Registration};
+pub use observe::status::{Ended, Registered, RegistrationStatus, StatusWatch};
+pub use observe::timestamp::Timestamp;
+pub use registrar::registration::Registration;
 pub use registrar::{OnConflict, Pause, PauseError, Readiness, Registrar, RegistrarBuilder};
-pub use server::{RegistrationLayer, ServeError, ServeRegistered};
+pub use server::layer::RegistrationLayer;
+pub use server::serve::{ServeError, ServeRegistered};
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}

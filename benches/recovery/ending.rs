@@ -69,12 +69,12 @@ fn balanced(addresses: impl IntoIterator<Item = String>) -> BalancedChannelBuild
     let changes: Vec<_> = addresses
         .into_iter()
         .map(|address| {
-            let instance = Instance::new("greeter").address(&address);
+            let instance = Instance::new("greeter").with_address(&address);
             Change::insert(address, instance)
         })
         .collect();
     let changes = iter(changes).chain(pending());
-    BalancedChannel::builder_from(changes)
+    BalancedChannel::builder(changes)
 }
 
 async fn ending_after(table: &Table, n: usize) {
@@ -167,7 +167,7 @@ async fn ready(channel: &BalancedChannel, address: &SocketAddr) {
     while channel.stats().ready == 0 {
         sleep(Duration::from_millis(1)).await;
     }
-    let is_ready = |it: &tonic_etcd::channel::EndpointState| it.state.is_ready();
+    let is_ready = |it: &tonic_etcd::channel::EndpointStats| it.state.is_ready();
     let endpoints = channel.endpoints();
     let ready = endpoints.into_iter().find(is_ready);
     assert_eq!(ready.map(|it| it.address.to_string()), Some(address));

@@ -9,7 +9,7 @@ use test_support::proxy::{Mode, Proxy};
 use test_support::server::{ServerProcess, ms};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Closed, Instance, Registrar};
+use tonic_etcd::{Ended, Instance, Registrar};
 
 const SEC: Duration = Duration::from_secs(1);
 const FLEET: usize = 200;
@@ -103,8 +103,8 @@ async fn stops(table: &Table, fault: Fault) {
             Fault::Stopped => etcd.stop_signal(),
             Fault::BlackHole => proxy.set(Mode::BlackHole),
         }
-        for (_, closed, time) in registrars.join_all().await {
-            left_to_expire += usize::from(closed != Closed::Deregistered);
+        for (_, ended, time) in registrars.join_all().await {
+            left_to_expire += usize::from(ended != Ended::Deregistered);
             took.push(time);
         }
         match fault {
@@ -138,11 +138,11 @@ async fn stops(table: &Table, fault: Fault) {
 }
 
 /// Registers, stays for a random time, stops. Returns how it ended, and how long that took in milliseconds.
-async fn one(endpoint: String, n: usize) -> (usize, Closed, f64) {
+async fn one(endpoint: String, n: usize) -> (usize, Ended, f64) {
     sleep(Duration::from_millis(fastrand::u64(0..300))).await;
     let registrar = Registrar::builder(tonic_etcd::Etcd::new([endpoint])).ttl(TTL);
     let registrar = registrar.build().unwrap();
-    let instance = Instance::new(format!("service-{n}")).address("127.0.0.1:9000");
+    let instance = Instance::new(format!("service-{n}")).with_address("127.0.0.1:9000");
     let registration = registrar.register(instance).unwrap();
     registration
         .announce("127.0.0.1:9000".parse().unwrap())
@@ -156,6 +156,6 @@ async fn one(endpoint: String, n: usize) -> (usize, Closed, f64) {
         1 => registration.deregister(),
         _ => registration.deregister_now(),
     }
-    let closed = registration.closed().await;
-    (n, closed, ms(start, Instant::now()))
+    let ended = registration.ended().await;
+    (n, ended, ms(start, Instant::now()))
 }

@@ -69,7 +69,7 @@ async fn measured(held: Held) -> f64 {
 
 /// Registers, waits until all of it is in etcd, and prints how many KiB that took.
 pub async fn hold(held: Held, etcd: String) {
-    let format = Plain::new().key("{prefix}/{name}/{ip}:{port}");
+    let format = Plain::new().key_template("{prefix}/{name}/{ip}:{port}");
     let mut builder = Registrar::builder(tonic_etcd::Etcd::new([etcd])).format(format);
     let with_metrics = [Held::OneServiceWithMetrics, Held::ServicesWithMetrics];
     if with_metrics.contains(&held) {
@@ -102,7 +102,7 @@ pub async fn hold(held: Held, etcd: String) {
     println!("{}", resident() - before);
     registrar.shutdown();
     for registration in &registrations {
-        registration.closed().await;
+        registration.ended().await;
     }
 }
 

@@ -12,7 +12,7 @@ use test_support::proxy::Proxy;
 use test_support::server::{ServerProcess, ms};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tonic_etcd::discovery::Discovery;
-use tonic_etcd::{Instance, Registrar, Registration, Status};
+use tonic_etcd::{Instance, Registrar, Registration, RegistrationStatus};
 
 const SEC: Duration = Duration::from_secs(1);
 const BETWEEN_CUTS: Duration = Duration::from_secs(8);
@@ -76,7 +76,7 @@ struct Setup {
     etcd: Etcd,
     server: ServerProcess,
     _registration: Registration,
-    statuses: Arc<Mutex<Vec<Status>>>,
+    statuses: Arc<Mutex<Vec<RegistrationStatus>>>,
     discovery: Discovery,
     observer: Observer,
     /// The number of calls that etcd has counted before the test.
@@ -162,7 +162,7 @@ async fn cuts(table: &Table) {
 async fn leaves_after_cuts(table: &Table, setup: &Setup, proxy: &Proxy) {
     let mut gone = vec![];
     for _ in 0..5 {
-        let leaving = ServerProcess::start(&proxy.endpoint(), &["--settle", "0s"]);
+        let leaving = ServerProcess::start(&proxy.endpoint(), &["--deregistration-delay", "0s"]);
         let key = leaving.registered().await;
         let shown = || setup.discovery.snapshot().iter().any(|(it, _)| it == key);
         until(&shown).await;

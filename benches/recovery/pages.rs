@@ -14,7 +14,7 @@ use tonic_etcd::introspection::pb::{ListRequest, RegistrationState};
 pub async fn all(registrar: &Registrar) -> Vec<f64> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let service = Introspection::new().registrar(registrar).service();
+    let service = Introspection::builder().registrar(registrar).build();
     let server = Server::builder().add_service(service);
     // Otherwise the client's delayed acknowledgement would be measured: 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

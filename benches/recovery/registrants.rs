@@ -250,7 +250,7 @@ impl Fleet {
                 registrar.shutdown();
             }
             for (_, registration) in &fleet {
-                registration.closed().await;
+                registration.ended().await;
             }
         }
     }
@@ -260,7 +260,7 @@ fn registered(endpoint: &str, n: usize) -> (Registrar, Registration) {
     let registrar = Registrar::builder(tonic_etcd::Etcd::new([endpoint])).ttl(TTL);
     let registrar = registrar.build().unwrap();
     // By name: with an IP address, this process would list its interfaces thousands of times, which a server does once.
-    let instance = Instance::new(format!("service-{n}")).address("server.example:9000");
+    let instance = Instance::new(format!("service-{n}")).with_address("server.example:9000");
     let registration = registrar.register(instance).unwrap();
     let announced = registration.announce(([127, 0, 0, 1], 9000).into());
     announced.unwrap();

@@ -99,7 +99,7 @@ async fn ten_thousand(table: &Table) {
     table.each_ms("10,000 registrations: back after a wipe", 3000.0, &[back]);
     registrar.shutdown();
     for registration in &registrations {
-        registration.closed().await;
+        registration.ended().await;
     }
 }
 
@@ -120,7 +120,7 @@ pub async fn count_reaches(client: &mut etcd_client::Client, wanted: usize, star
 async fn many(table: &Table, count: usize) {
     let mut etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let flags = ["--name", &names(count), "--settle", "0s"];
+    let flags = ["--name", &names(count), "--deregistration-delay", "0s"];
     let server = ServerProcess::start(&etcd.endpoint(), &flags);
     observer.wait_for_count(count, SEC * 20).await;
     etcd.kill().await;

@@ -43,7 +43,7 @@ async fn deleted_at(observer: &Observer, mark: usize, key: &str) -> Instant {
 async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
     let (mut deletes, mut exits) = (vec![], vec![]);
     for _ in 0..20 {
-        let (server, key, mark) = served(etcd, observer, &["--settle", "0s"]).await;
+        let (server, key, mark) = served(etcd, observer, &["--deregistration-delay", "0s"]).await;
         let start = Instant::now();
         server.signal("TERM");
         deletes.push(ms(start, deleted_at(observer, mark, &key).await));
@@ -55,7 +55,7 @@ async fn sigterm(table: &Table, etcd: &Etcd, observer: &Observer) {
 }
 
 async fn port(table: &Table, etcd: &Etcd, observer: &Observer) {
-    let (server, key, mark) = served(etcd, observer, &["--settle", "1s"]).await;
+    let (server, key, mark) = served(etcd, observer, &["--deregistration-delay", "1s"]).await;
     let addr = server.listening().await;
     let (mut connected, mut refused) = (0, None);
     server.signal("TERM");
@@ -96,7 +96,7 @@ async fn cling(addr: SocketAddr) -> impl Sized {
 async fn clinging(table: &Table, etcd: &Etcd) {
     let mut exits = vec![];
     for _ in 0..3 {
-        let flags = ["--settle", "0s", "--drain-timeout", "2s"];
+        let flags = ["--deregistration-delay", "0s", "--drain-timeout", "2s"];
         let server = ServerProcess::start(&etcd.endpoint(), &flags);
         server.registered().await;
         let clients = cling(server.listening().await).await;

@@ -153,16 +153,16 @@ impl Settings {
         let given = &self.instance;
         let mut instance = Instance::new(&given.name);
         if let Some(version) = &given.version {
-            instance = instance.version(version);
+            instance = instance.with_version(version);
         }
         if let Some(weight) = given.weight {
-            instance = instance.weight(weight);
+            instance = instance.with_weight(weight);
         }
         if let Some(address) = &self.advertise {
-            instance = instance.address(address);
+            instance = instance.with_address(address);
         }
         for (key, value) in &given.metadata {
-            instance = instance.metadata(key, value);
+            instance = instance.with_metadata(key, value);
         }
         instance
     }

@@ -21,14 +21,14 @@ fn the_sample_is_a_whole_configuration() {
     settings.registrar().unwrap().build().unwrap();
     let instance = settings.instance();
     assert_eq!(instance.name(), "greeter");
-    assert_eq!(instance.get_version(), Some("1.2.0"));
-    assert_eq!(instance.get_weight(), Some(100));
-    assert_eq!(instance.get_metadata()["zone"], "eu-1");
-    assert_eq!(instance.get_address(), None);
+    assert_eq!(instance.version(), Some("1.2.0"));
+    assert_eq!(instance.weight(), Some(100));
+    assert_eq!(instance.metadata()["zone"], "eu-1");
+    assert_eq!(instance.address(), None);
     // So is the sample with what is commented out in it, but for the files.
     let full = SAMPLE.replace("# advertise", "advertise");
     let address = load(&full, &[]).unwrap().instance();
-    assert_eq!(address.get_address(), Some("greeter.example.com:9000"));
+    assert_eq!(address.address(), Some("greeter.example.com:9000"));
     for (line, missing) in [("user", "/run/secrets/etcd"), ("tls", "/etc/etcd/")] {
         let full = SAMPLE.replace(&format!("# {line} ="), &format!("{line} ="));
         let full = match line {
@@ -47,7 +47,7 @@ fn the_environment_comes_before_the_file() {
     let set = [("LISTEN", "127.0.0.1:7000"), ("ADVERTISE", "10.0.0.7:7000")];
     let settings = load(SAMPLE, &set).unwrap();
     assert_eq!(settings.listen.port(), 7000);
-    assert_eq!(settings.instance().get_address(), Some("10.0.0.7:7000"));
+    assert_eq!(settings.instance().address(), Some("10.0.0.7:7000"));
     let error = load(SAMPLE, &[("LISTEN", "7000")]).unwrap_err();
     assert_eq!(error.to_string(), r#"LISTEN: "7000" is not ip:port"#);
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic_etcd::{Closed, Etcd, Instance, Registrar, ServeError, ServeRegistered};
+use tonic_etcd::{Ended, Etcd, Instance, Registrar, ServeError, ServeRegistered};
 
 /// A greeter that serves and is registered.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     /// When its listener was bound.
     pub(crate) bound: Instant,
-    serving: JoinHandle<Result<Closed, ServeError>>,
+    serving: JoinHandle<Result<Ended, ServeError>>,
 }
 
 /// How keys are made by default.
@@ -39,11 +39,11 @@ impl Server {
     pub(crate) fn start(
         etcd: &str,
         key: &str,
-        settle: Duration,
+        deregistration_delay: Duration,
         shutdown: CancellationToken,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
-            .key(key)
+            .key_template(key)
             .deregistration_delay(settle)
             .shutdown_token(shutdown)
             .build()?;
@@ -108,7 +108,7 @@ impl Server {
     }
 
     /// How serving ended.
-    pub(crate) async fn ended(&mut self, limit: Duration) -> Result<Closed, Fail> {
+    pub(crate) async fn ended(&mut self, limit: Duration) -> Result<Ended, Fail> {
         let expected = "serving to end without an error";
         match timeout(limit, &mut self.serving).await {
             Ok(Ok(Ok(closed))) => Ok(closed),

@@ -39,7 +39,7 @@ impl Event {
         match change {
             Change::Insert { key, instance, .. } => Self::Found {
                 key: key.to_string(),
-                address: instance.get_address().unwrap_or_default().to_owned(),
+                address: instance.address().unwrap_or_default().to_owned(),
             },
             Change::Remove { key, .. } => Self::Gone {
                 key: key.to_string(),

@@ -50,9 +50,10 @@ pub(crate) struct Args {
     /// rolling: how often all servers are restarted
     #[arg(long, env = "FLEET_ROUNDS", default_value_t = 10)]
     pub(crate) rounds: u32,
-    /// Time servers keep serving after their key is gone (deregistration_delay)
-    #[arg(long, env = "FLEET_SETTLE", default_value = "1s", value_parser = humantime::parse_duration)]
-    pub(crate) settle: Duration,
+    /// Time servers keep serving after their key is gone
+    #[arg(long, env = "FLEET_DEREGISTRATION_DELAY", default_value = "1s")]
+    #[arg(alias = "settle", value_parser = humantime::parse_duration)]
+    pub(crate) deregistration_delay: Duration,
     /// etcd-down: how long etcd is away
     #[arg(long, env = "FLEET_OUTAGE", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) outage: Duration,
@@ -116,7 +117,7 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) listen: SocketAddr,
     #[arg(long, value_parser = humantime::parse_duration)]
-    pub(crate) settle: Duration,
+    pub(crate) deregistration_delay: Duration,
 }
 
 /// A server that nobody registers.

@@ -66,7 +66,7 @@ impl Client {
             Self::Naive(naive) => naive.addresses().into_iter().collect(),
             Self::Balanced { discovery, .. } => {
                 let snapshot = discovery.snapshot();
-                let addresses = snapshot.iter().filter_map(|(_, found)| found.get_address());
+                let addresses = snapshot.iter().filter_map(|(_, found)| found.address());
                 addresses.map(str::to_owned).collect()
             }
         }

@@ -11,7 +11,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic_etcd::{Etcd, Instance, Registrar, Registration, ServeRegistered, Status};
+use tonic_etcd::{Etcd, Instance, Registrar, Registration, RegistrationStatus, ServeRegistered};
 
 /// A registered greeter, until SIGTERM. Prints `registered` when it can be found. SIGUSR1 pauses it, SIGUSR2 ends the pause.
 pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
@@ -23,7 +23,7 @@ pub(crate) async fn serve(args: Serve) -> Result<(), Problem> {
         stop.cancel();
     });
     let registrar = Registrar::builder(Etcd::new([&args.etcd]))
-        .deregistration_delay(args.settle)
+        .deregistration_delay(args.deregistration_delay)
         .shutdown_token(shutdown)
         .build()?;
     let registration = registrar.register(Instance::new(SERVICE))?;
@@ -59,7 +59,11 @@ async fn pauses(mut pause: Signal, mut resume: Signal, registration: Registratio
         println!("pause {n} begins");
         resume.recv().await;
         drop(paused);
-        if statuses.wait_for(Status::is_registered).await.is_none() {
+        if statuses
+            .wait_for(RegistrationStatus::is_registered)
+            .await
+            .is_none()
+        {
             return;
         }
         println!("pause {n} is over");

@@ -16,7 +16,7 @@ pub(crate) struct Server {
     pauses: usize,
     port: u16,
     etcd: String,
-    settle: Duration,
+    deregistration_delay: Duration,
     dir: PathBuf,
     /// `None` while it is down.
     process: Option<Guarded>,
@@ -33,7 +33,7 @@ impl Server {
     pub(crate) fn start(
         name: String,
         etcd: &str,
-        settle: Duration,
+        deregistration_delay: Duration,
         dir: &Path,
     ) -> Result<Self, Problem> {
         let mut server = Self {
@@ -42,7 +42,7 @@ impl Server {
             pauses: 0,
             port: ports::free(),
             etcd: etcd.to_owned(),
-            settle,
+            deregistration_delay,
             dir: dir.to_owned(),
             process: None,
         };
@@ -60,7 +60,7 @@ impl Server {
             &self.etcd,
             "--listen",
             &self.address(),
-            "--settle",
+            "--deregistration-delay",
             &format!("{}ms", self.settle.as_millis()),
         ];
         self.process = Some(run(&args, &self.log())?);
@@ -107,7 +107,7 @@ impl Server {
     pub(crate) async fn terminate(&mut self) -> Result<(), Problem> {
         let process = self.process.take().ok_or("it is down")?;
         process.signal("TERM");
-        let limit = Instant::now() + self.settle + TIMEOUT;
+        let limit = Instant::now() + self.deregistration_delay + TIMEOUT;
         while !process.has_exited() {
             if Instant::now() > limit {
                 return Err(format!("{} does not stop", self.name).into());

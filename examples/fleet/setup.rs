@@ -46,8 +46,14 @@ impl Setup {
     ) -> Result<Self, Problem> {
         std::fs::create_dir_all(&dir)?;
         let etcd = Etcd::start().await;
-        let servers = (1..=args.servers)
-            .map(|n| Server::start(format!("server-{n}"), &etcd.endpoint(), args.settle, &dir));
+        let servers = (1..=args.servers).map(|n| {
+            Server::start(
+                format!("server-{n}"),
+                &etcd.endpoint(),
+                args.deregistration_delay,
+                &dir,
+            )
+        });
         let servers: Vec<_> = servers.collect::<Result<_, _>>()?;
         for server in &servers {
             server.registered().await?;

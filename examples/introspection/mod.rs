@@ -2,7 +2,7 @@
 
 use tonic_etcd::Registrar;
 use tonic_etcd::introspection::pb::introspection_server::IntrospectionServer;
-use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection, IntrospectionService};
+use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection};
 use tonic_reflection::server::Builder;
 
 #[derive(Debug, clap::Args)]
@@ -26,11 +26,11 @@ impl IntrospectionArgs {
     pub(crate) fn service(
         &self,
         registrar: &Registrar,
-    ) -> Option<IntrospectionServer<IntrospectionService>> {
+    ) -> Option<IntrospectionServer<Introspection>> {
         let access = self.introspection?;
-        let introspection = Introspection::new().registrar(registrar);
+        let introspection = Introspection::builder().registrar(registrar);
         let introspection = introspection.remote_control(access == Access::Control);
-        Some(introspection.service())
+        Some(introspection.build())
     }
 
     pub(crate) fn describe<'a>(&self, reflection: Builder<'a>) -> Builder<'a> {

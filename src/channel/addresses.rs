@@ -63,7 +63,7 @@ impl Addresses {
         // The new address is added before the former one is removed, so that there is always
         // an address when a key changes its own.
         if let Some(address) = address {
-            let weight = instance.and_then(|it| it.get_weight());
+            let weight = instance.and_then(|it| it.weight());
             self.add(address, weight.unwrap_or(DEFAULT_WEIGHT), &mut changes);
         }
         if let Some(former) = former {
@@ -119,7 +119,9 @@ mod tests {
     fn insert(key: &str, address: &str, weight: u32) -> Change {
         Change::insert(
             key,
-            Instance::new("greeter").address(address).weight(weight),
+            Instance::new("greeter")
+                .with_address(address)
+                .with_weight(weight),
         )
     }
 
@@ -144,7 +146,7 @@ mod tests {
             all.apply(&insert("k", "a:1", 2)),
             [AddressChange::SetWeight("a:1".into(), 2)]
         );
-        let unweighed = Change::insert("k", Instance::new("greeter").address("a:1"));
+        let unweighed = Change::insert("k", Instance::new("greeter").with_address("a:1"));
         assert_eq!(
             all.apply(&unweighed),
             [AddressChange::SetWeight("a:1".into(), DEFAULT_WEIGHT)]
@@ -179,8 +181,8 @@ mod tests {
     fn an_instance_that_changes_to_tls_is_dialled_again() {
         let mut all = addresses(None);
         all.apply(&insert("k", "a:1", 1));
-        let instance = Instance::new("greeter").address("a:1").weight(1);
-        let secure = instance.secure(true);
+        let instance = Instance::new("greeter").with_address("a:1").with_weight(1);
+        let secure = instance.with_secure(true);
         let origin = Origin::of(&secure).unwrap();
         assert_eq!(origin.to_string(), "https://a:1");
         assert_eq!(

@@ -39,9 +39,7 @@ impl BalancedChannel {
     /// A channel over instances from another source than etcd.
     ///
     /// When the source ends, the last state stays.
-    pub fn builder_from(
-        source: impl Stream<Item = Change> + Send + 'static,
-    ) -> BalancedChannelBuilder {
+    pub fn builder(source: impl Stream<Item = Change> + Send + 'static) -> BalancedChannelBuilder {
         BalancedChannelBuilder::new(source)
     }
 }
@@ -77,7 +75,7 @@ impl BalancedChannelBuilder {
     }
 
     /// The name of the service in errors and logs. Default: the name of the first instance.
-    pub fn named(mut self, name: impl Into<String>) -> Self {
+    pub fn service(mut self, name: impl Into<String>) -> Self {
         self.pool.name = OnceLock::from(name.into());
         self
     }

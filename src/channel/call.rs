@@ -2,7 +2,6 @@
 //! is certain that no server has processed it.
 
 use super::caller_span::CallerSpan;
-use super::peer::Peer;
 use super::pool::Pool;
 use super::replay_body::{AttemptBody, ReplayBody};
 use super::retry::{RetrySafety, classify, status};
@@ -34,7 +33,7 @@ use tonic::body::Body;
 pub struct AnsweredBy(Arc<str>);
 
 /// All that is needed to send a request once more.
-struct Call {
+pub(super) struct Call {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
@@ -57,8 +56,6 @@ enum Attempt {
 #[derive(Debug)]
 struct ResponseBody {
     body: Incoming,
-    address: Arc<str>,
-    peer: Arc<Peer>,
     in_flight: Option<CallGuard>,
 }
 
@@ -71,67 +68,12 @@ const MAX_ATTEMPTS: usize = 5;
 
 const AGENT: HeaderValue = HeaderValue::from_static(crate::etcd::USER_AGENT);
 
-/// Makes the call, within its `grpc-timeout`. Dropping the future cancels the call.
-pub(super) async fn call(
-    pool: &Pool,
-    request: Request<Body>,
-    span: CallerSpan,
-) -> Result<Response<Body>, Status> {
-    let limit = grpc_timeout(request.headers());
-    let attempts = attempts(pool, Call::new(request), span);
-    let Some(limit) = limit else {
-        return attempts.await;
-    };
-    let exceeded = || format!("no response within the {limit:?} of this call");
-    let answer = timeout(limit, attempts).await;
-    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(exceeded())))
-}
-
-async fn attempts(pool: &Pool, call: Call, mut span: CallerSpan) -> Result<Response<Body>, Status> {
-    // Bounds the waits for endpoints, all of them together; `None`: later than the clock can represent.
-    let wait_until = Instant::now().checked_add(pool.ready_timeout);
-    let mut tried: Vec<Weak<Connection>> = Vec::new();
-    let mut last: Option<String> = None;
-    let (mut sent, mut futile) = (0, 0);
-    while futile < MAX_ATTEMPTS && call.body.is_kept() {
-        let Some((connection, guard)) = available(pool, &tried, wait_until).await else {
-            break;
-        };
-        if let Some(reason) = &last {
-            pool.on_resend(sent, reason);
-        }
-        span.picked(&connection.subchannel);
-        tried.retain(|it| it.strong_count() > 0);
-        tried.push(Arc::downgrade(&connection));
-        sent += 1;
-        match call.send(connection, guard).await {
-            Attempt::Answered(response) => return Ok(response),
-            Attempt::Failed(status) => return Err(status),
-            Attempt::Unprocessed {
-                reason,
-                is_replaced,
-            } => {
-                last = Some(reason);
-                let may_wait = wait_until.is_none_or(|until| Instant::now() < until);
-                futile += usize::from(!(is_replaced && may_wait));
-            }
-        }
-    }
-    Err(Status::unavailable(match last {
-        None => pool.why_none(),
-        Some(reason) => format!("refused unprocessed by {sent} endpoints, last {reason}"),
-    }))
-}
-
 /// A connection that was not tried, as soon as one accepts a call; `None` if none does in time.
 async fn available(
     pool: &Pool,
     tried: &[Weak<Connection>],
     until: Option<Instant>,
 ) -> Option<(Arc<Connection>, CallGuard)> {
-    if let Some(picked) = pick(pool, tried) {
-        return Some(picked);
-    }
     let waiting = pool.ended.run_until_cancelled(wait_for_one(pool, tried));
     match until {
         Some(until) => timeout_at(until, waiting).await.ok().flatten(),
@@ -216,7 +158,7 @@ impl AnsweredBy {
 // === impl Call ===
 
 impl Call {
-    fn new(request: Request<Body>) -> Self {
+    pub(super) fn new(request: Request<Body>) -> Self {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         headers.entry(USER_AGENT).or_insert(AGENT);
@@ -227,6 +169,65 @@ impl Call {
             headers,
             body: ReplayBody::new(body),
         }
+    }
+
+    /// Makes the call, within its `grpc-timeout`. Dropping the future cancels the call.
+    pub(super) async fn run(
+        &self,
+        pool: &Pool,
+        span: CallerSpan,
+    ) -> Result<Response<Body>, Status> {
+        // Pinned, so that the future has room for one copy only.
+        let attempts = pin!(self.attempts(pool, span));
+        let Some(limit) = grpc_timeout(&self.headers) else {
+            return attempts.await;
+        };
+        let exceeded = || format!("no response within the {limit:?} of this call");
+        // On the heap, because most calls have no limit.
+        let answer = Box::pin(timeout(limit, attempts)).await;
+        answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(exceeded())))
+    }
+
+    async fn attempts(&self, pool: &Pool, mut span: CallerSpan) -> Result<Response<Body>, Status> {
+        // Bounds the waits for endpoints, all of them together; `None`: later than the clock can represent.
+        let wait_until = Instant::now().checked_add(pool.ready_timeout);
+        let mut tried: Vec<Weak<Connection>> = Vec::new();
+        let mut last: Option<String> = None;
+        let (mut sent, mut futile) = (0, 0);
+        while futile < MAX_ATTEMPTS && self.body.is_kept() {
+            let picked = match pick(pool, &tried) {
+                Some(picked) => Some(picked),
+                // On the heap, because most calls do not wait.
+                None => Box::pin(available(pool, &tried, wait_until)).await,
+            };
+            let Some((connection, guard)) = picked else {
+                break;
+            };
+            if let Some(reason) = &last {
+                pool.on_resend(sent, reason);
+            }
+            span.picked(&connection.subchannel);
+            let this_one = Arc::downgrade(&connection);
+            sent += 1;
+            match self.send(connection, guard).await {
+                Attempt::Answered(response) => return Ok(response),
+                Attempt::Failed(status) => return Err(status),
+                Attempt::Unprocessed {
+                    reason,
+                    is_replaced,
+                } => {
+                    tried.retain(|it| it.strong_count() > 0);
+                    tried.push(this_one);
+                    last = Some(reason);
+                    let may_wait = wait_until.is_none_or(|until| Instant::now() < until);
+                    futile += usize::from(!(is_replaced && may_wait));
+                }
+            }
+        }
+        Err(Status::unavailable(match last {
+            None => pool.why_none(),
+            Some(reason) => format!("refused unprocessed by {sent} endpoints, last {reason}"),
+        }))
     }
 
     /// Does not hold the connection while it waits. A request that is queued at the moment the
@@ -286,8 +287,6 @@ impl Call {
 impl ResponseBody {
     fn new(body: Incoming, guard: CallGuard) -> Self {
         Self {
-            address: guard.address().clone(),
-            peer: guard.peer().clone(),
             in_flight: (!body.is_end_stream()).then_some(guard),
             body,
         }
@@ -303,7 +302,12 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let polled = Pin::new(&mut this.body).poll_frame(cx).map_err(|error| {
+            let guard = this.in_flight.as_ref();
+            let complaint = guard.and_then(|it| it.peer().complaint());
+            let address = guard.map_or("", |it| &**it.address());
+            status(address, error, complaint.as_ref())
+        });
         let goes_on = match &polled {
             Poll::Pending => true,
             Poll::Ready(frame) => matches!(frame, Some(Ok(_))) && !this.body.is_end_stream(),
@@ -311,7 +315,7 @@ impl http_body::Body for ResponseBody {
         if !goes_on {
             this.in_flight = None;
         }
-        polled.map_err(|error| status(&this.address, error, this.peer.complaint().as_ref()))
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -7,6 +7,7 @@ use super::wire::Wire;
 use crate::etcd::chain;
 use crate::etcd::net::connector::{Connector, Io};
 use crate::etcd::net::resolver::Resolver;
+use crate::runtime::exhausted;
 use http::Uri;
 use http::uri::Scheme;
 use hyper::client::conn::http2;
@@ -14,11 +15,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::ops::RangeInclusive;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How connections are made.
 #[derive(Debug, Clone)]
@@ -43,9 +47,17 @@ pub(super) struct Dialled {
 }
 
 pub(super) type Sender = http2::SendRequest<AttemptBody>;
-/// Ends when no call can be sent on the connection any more; see [`super::reconnect`].
-pub(super) type Dispatch =
-    http2::Connection<TokioIo<Wire<Box<dyn Io>>>, AttemptBody, TokioExecutor>;
+/// Ends when no call can be sent on the connection any more; see [`super::reconnect`]. A task of its own: each call wakes it.
+pub(super) type Dispatch = AbortOnDropHandle<hyper::Result<()>>;
+/// The wire has a box, because hyper spawns a task for each call that is as large as its connection.
+type Connection = http2::Connection<TokioIo<Box<Wire<Box<dyn Io>>>>, AttemptBody, TokioExecutor>;
+
+/// Lets all calls that are ready be queued before the first of them is sent, so that one write takes several.
+struct Batched {
+    connection: Connection,
+    peer: Arc<Peer>,
+    has_yielded: bool,
+}
 
 /// hyper's own defaults have this size but may change. HTTP/2's 64 KiB would limit a stream to
 /// 6 MB/s at a round trip of 10 ms. The connection has four times as much, so that a stream that
@@ -79,17 +91,18 @@ impl Dialer {
     pub(super) async fn dial(&self, origin: &Uri, turn: usize) -> Result<Dialled, String> {
         let limit = self.connect_timeout;
         let dialling = async {
-            let io = self.open(origin, turn).await.map_err(|e| chain(&e))?;
+            let opened = self.open(origin, turn).await;
+            let io = opened.map_err(|error| exhausted::with_advice(chain(&error)))?;
             let peer = Arc::new(Peer::new(self.stream_freed.clone()));
             let ping_interval = self.ping_interval.get();
             let timeout = self.keep_alive_timeout;
             let keep_alive = KeepAlive::new(ping_interval, timeout, Instant::now());
             let (wire, settings) = Wire::new(io, peer.clone(), keep_alive);
-            let (sender, dispatch) = handshake(wire).await.map_err(|e| chain(&e))?;
+            let (sender, connection) = handshake(wire).await.map_err(|e| chain(&e))?;
             match settings.await {
                 Ok(()) => Ok(Dialled {
                     sender,
-                    dispatch,
+                    dispatch: Batched::spawn(connection, peer.clone()),
                     peer,
                     ping_interval,
                 }),
@@ -138,12 +151,47 @@ impl Dialer {
     }
 }
 
-async fn handshake(wire: Wire<Box<dyn Io>>) -> hyper::Result<(Sender, Dispatch)> {
+async fn handshake(wire: Wire<Box<dyn Io>>) -> hyper::Result<(Sender, Connection)> {
     http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .handshake(TokioIo::new(wire))
+        .handshake(TokioIo::new(Box::new(wire)))
         .await
+}
+
+// === impl Dialled ===
+
+impl Dialled {
+    /// Whether calls can be sent on it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.dispatch.is_finished() && !self.peer.is_draining()
+    }
+}
+
+// === impl Batched ===
+
+impl Batched {
+    fn spawn(connection: Connection, peer: Arc<Peer>) -> Dispatch {
+        AbortOnDropHandle::new(tokio::spawn(Self {
+            connection,
+            peer,
+            has_yielded: false,
+        }))
+    }
+}
+
+impl Future for Batched {
+    type Output = hyper::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // One call has nothing to wait for.
+        if self.peer.streams() > 1 && !std::mem::replace(&mut self.has_yielded, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.has_yielded = false;
+        Pin::new(&mut self.connection).poll(cx)
+    }
 }
 
 #[cfg(test)]

@@ -2,22 +2,32 @@
 
 use crate::runtime::escaped::Escaped;
 use std::fmt;
+use std::ops::Range;
 
 /// The position in the frames of one direction.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     header: Vec<u8>,
     kind: u8,
-    flags: u8,
     /// How much of the payload is still to come.
     left: usize,
     /// The payload so far, if it is one that is read.
     payload: Option<Vec<u8>>,
+    is_pong: bool,
     /// Headers continue in the next frame, and no other frame may be between the two.
     headers_continue: bool,
 }
 
-/// A frame: reported at its end if its payload is read, else at its begin.
+/// The frames that a peer sends, without its answers to pings: h2 logs a warning for each of them, and a peer may send any
+/// number.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    frames: Frames,
+    /// The first bytes of a header. They are passed on once it is certain that they do not begin an answer to a ping.
+    header: Vec<u8>,
+}
+
+/// A frame: `SETTINGS` and `GOAWAY` are reported at their end, others once their header was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Settings {
@@ -40,7 +50,7 @@ pub(super) struct GoAway {
     debug_data: String,
 }
 
-const HEADER: usize = 9;
+pub(super) const HEADER: usize = 9;
 const PREFACE: usize = 24;
 /// The most of a payload that is kept. A peer chooses its length.
 const KEPT: usize = 4096;
@@ -90,12 +100,15 @@ impl Frames {
             };
             self.header.clear();
             self.left = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX);
-            (self.kind, self.flags) = (kind, flags);
+            self.kind = kind;
+            // One of another length is an error of the connection, which h2 reports.
+            self.is_pong = kind == PING && flags & ACK != 0 && self.left == 8;
             if matches!(kind, HEADERS | CONTINUATION) {
                 self.headers_continue = flags & END_HEADERS == 0;
             }
             match kind {
-                SETTINGS | PING | GO_AWAY => self.payload = Some(Vec::new()),
+                SETTINGS | GO_AWAY => self.payload = Some(Vec::new()),
+                _ if self.is_pong => return Some(Frame::Pong),
                 HEADERS => return Some(Frame::Headers),
                 DATA => return Some(Frame::Data),
                 _ => return Some(Frame::Other),
@@ -104,7 +117,7 @@ impl Frames {
     }
 
     /// Consumes the rest of a frame that was reported already.
-    pub(super) fn skip(&mut self, bytes: &mut &[u8]) {
+    fn skip(&mut self, bytes: &mut &[u8]) {
         if self.payload.is_none() {
             self.left -= take(bytes, self.left).len();
         }
@@ -112,8 +125,12 @@ impl Frames {
 
     /// Whether another frame may be put in here.
     pub(super) fn is_between(&self) -> bool {
-        let ended = self.left == 0 && self.payload.is_none() && self.header.is_empty();
-        ended && !self.headers_continue
+        self.has_ended() && !self.headers_continue
+    }
+
+    /// Whether a header comes next.
+    fn has_ended(&self) -> bool {
+        self.left == 0 && self.payload.is_none() && self.header.is_empty()
     }
 
     fn with_payload(&self, payload: &[u8]) -> Frame {
@@ -121,10 +138,57 @@ impl Frames {
             SETTINGS => Frame::Settings {
                 max_streams: max_streams(payload),
             },
-            PING if self.flags & ACK != 0 => Frame::Pong,
             GO_AWAY => GoAway::read(payload).map_or(Frame::Other, Frame::GoAway),
             _ => Frame::Other,
         }
+    }
+}
+
+// === impl Received ===
+
+impl Received {
+    /// Reads bytes that begin with [`header`](Self::header). Moves those to be passed on to the front, and returns their number.
+    pub(super) fn read(&mut self, bytes: &mut [u8], mut on_frame: impl FnMut(Frame)) -> usize {
+        self.header.clear();
+        let (mut at, mut kept) = (0, 0);
+        loop {
+            let mut rest = bytes.get(at..).unwrap_or_default();
+            self.frames.skip(&mut rest);
+            let is_cut = self.frames.has_ended() && rest.len() < HEADER;
+            if is_cut {
+                self.header.extend_from_slice(rest);
+            }
+            let skipped = bytes.len() - rest.len();
+            (at, kept) = self.pass_on(bytes, at..skipped, kept);
+            if is_cut {
+                return kept;
+            }
+            let mut rest = bytes.get(at..).unwrap_or_default();
+            let frame = self.frames.next(&mut rest);
+            let read = bytes.len() - rest.len();
+            (at, kept) = self.pass_on(bytes, at..read, kept);
+            match frame {
+                Some(frame) => on_frame(frame),
+                None => return kept,
+            }
+        }
+    }
+
+    /// The first bytes of a header, if the last read ended in one.
+    pub(super) fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Moves a range of the current frame to `kept`. Returns the end of the range, and of what is kept.
+    fn pass_on(&self, bytes: &mut [u8], range: Range<usize>, kept: usize) -> (usize, usize) {
+        let (end, len) = (range.end, range.len());
+        if self.frames.is_pong {
+            return (end, kept);
+        }
+        if range.start != kept {
+            bytes.copy_within(range, kept);
+        }
+        (end, kept + len)
     }
 }
 
@@ -184,6 +248,37 @@ impl fmt::Display for GoAway {
     }
 }
 
+/// What must hold for the bytes of any peer, which arrive in pieces of this size.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_frames(bytes: &[u8], size: usize) {
+    let read = |size: usize| {
+        let (mut received, mut frames, mut passed) = (Received::default(), vec![], vec![]);
+        for piece in bytes.chunks(size) {
+            let mut read = [received.header(), piece].concat();
+            let kept = received.read(&mut read, |frame| frames.push(frame));
+            passed.extend_from_slice(read.get(..kept).unwrap_or_default());
+        }
+        passed.extend_from_slice(received.header());
+        (frames, passed)
+    };
+    let (frames, passed) = read(bytes.len().max(1));
+    assert_eq!((&frames, &passed), (&read(size).0, &read(size).1));
+    let (mut without, mut rest) = (Frames::default(), &*passed);
+    while let Some(frame) = without.next(&mut rest) {
+        assert_ne!(frame, Frame::Pong);
+        without.skip(&mut rest);
+    }
+    for frame in frames {
+        if let Frame::GoAway(go_away) = frame {
+            let text = go_away.to_string();
+            assert!(
+                text.len() < 512 && !text.contains(char::is_control),
+                "{text}"
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +334,30 @@ mod tests {
             ];
             assert_eq!(found, expected, "{size}");
             assert!(frames.is_between());
+        }
+    }
+
+    #[test]
+    fn answers_to_pings_are_taken_out_however_the_bytes_are_cut() {
+        let pong = frame(PING, ACK, &[7; 8]);
+        let others = [
+            frame(SETTINGS, 0, &setting(3, 250)),
+            frame(DATA, 0, &pong),
+            frame(PING, 0, &[7; 8]),
+            frame(HEADERS, END_HEADERS, b"x"),
+        ];
+        let all = [
+            &pong, &others[0], &pong, &pong, &others[1], &pong, &others[2], &others[3], &pong,
+        ];
+        let (all, others) = (all.map(|it| &**it).concat(), others.concat());
+        for size in 1..=all.len() {
+            let (mut received, mut passed, mut pongs) = (Received::default(), vec![], 0);
+            for piece in all.chunks(size) {
+                let mut bytes = [received.header(), piece].concat();
+                let kept = received.read(&mut bytes, |it| pongs += usize::from(it == Frame::Pong));
+                passed.extend_from_slice(&bytes[..kept]);
+            }
+            assert_eq!((&passed, pongs), (&others, 5), "{size}");
         }
     }
 

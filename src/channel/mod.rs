@@ -42,6 +42,7 @@
 //! |---|---|
 //! | `builder.rs` | [`BalancedChannelBuilder`]: the settings |
 //! | `reconnect.rs` | the tasks: one reads the changes and decides, one for each dial and its connection |
+//! | `replacement.rs` | the connection that replaces one whose end is near |
 //! | `dial_policy.rs` | which address is dialled next, and when; pure |
 //! | `addresses.rs`, `subset.rs` | from keys to the addresses that are connected to; pure |
 //! | `origin.rs` | where an instance is dialled, with TLS or without; pure |
@@ -75,6 +76,7 @@ mod peer;
 mod pool;
 mod ready_set;
 mod reconnect;
+mod replacement;
 mod replay_body;
 mod retry;
 mod stats;
@@ -86,9 +88,13 @@ mod wire;
 pub use crate::observe::connectivity::ConnectivityState;
 pub use builder::BalancedChannelBuilder;
 pub use call::AnsweredBy;
-pub use pool::EndpointState;
+pub use pool::EndpointStats;
 pub use stats::ChannelStats;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use frames::check_frames;
+
+use call::Call;
 use caller_span::CallerSpan;
 use http::{Request, Response};
 use pool::Pool;
@@ -116,7 +122,7 @@ pub struct BalancedChannel {
 impl BalancedChannel {
     /// The endpoints that the channel connects to, ordered by address, and their current states.
     #[must_use]
-    pub fn endpoints(&self) -> Vec<EndpointState> {
+    pub fn endpoints(&self) -> Vec<EndpointStats> {
         self.pool.states()
     }
 
@@ -140,10 +146,11 @@ impl tower_service::Service<Request<Body>> for BalancedChannel {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let call = Call::new(request);
         // The clone keeps the connections while the call waits for one.
         let this = self.clone();
         let span = CallerSpan::current();
-        Box::pin(async move { call::call(&this.pool, request, span).await })
+        Box::pin(async move { call.run(&this.pool, span).await })
     }
 }
 

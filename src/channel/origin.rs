@@ -18,7 +18,7 @@ pub(super) struct Origin {
 impl Origin {
     pub(super) fn of(instance: &Instance) -> Option<Self> {
         Some(Self {
-            address: instance.get_address()?.into(),
+            address: instance.address()?.into(),
             is_secure: instance.is_secure(),
         })
     }

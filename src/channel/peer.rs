@@ -47,15 +47,20 @@ impl Peer {
 
     /// Whether it accepts a call now.
     pub(super) fn is_usable(&self) -> bool {
-        !self.is_draining.load(Relaxed) && self.has_room()
+        !self.is_draining() && self.has_room()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Relaxed)
     }
 
     pub(super) fn has_room(&self) -> bool {
         self.open.load(Relaxed) < self.limit.load(Relaxed)
     }
 
-    pub(super) fn has_streams(&self) -> bool {
-        self.open.load(Relaxed) > 0
+    /// Its open streams.
+    pub(super) fn streams(&self) -> usize {
+        self.open.load(Relaxed)
     }
 
     pub(super) fn try_acquire(self: &Arc<Self>) -> Option<StreamPermit> {
@@ -127,6 +132,12 @@ impl Peer {
     pub(super) fn on_go_away(&self, go_away: GoAway) {
         *self.go_away.lock() = Some(go_away);
         self.set_draining();
+    }
+
+    /// Whether it ends the connection, without an error.
+    pub(super) fn ends_gracefully(&self) -> bool {
+        let go_away = self.go_away.lock();
+        go_away.as_ref().is_some_and(GoAway::is_graceful)
     }
 
     /// The last `GOAWAY`, if it ended the connection for an error.

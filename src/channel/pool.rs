@@ -6,7 +6,7 @@ use super::lines::LineLimiter;
 use super::ready_set::ReadySet;
 use super::subchannel::{Connection, Subchannel};
 use crate::observe::connectivity::ConnectivityState;
-use crate::observe::observer::{EndpointTransition, Observers, Resend};
+use crate::observe::observer::{EndpointEvent, Observers, ResendEvent};
 use crate::runtime::lock::Lock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard, OnceLock};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// One endpoint of a [`BalancedChannel`](super::BalancedChannel), at the time of the call that returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct EndpointState {
+pub struct EndpointStats {
     /// Where it is dialled: an address, with the prefix `https://` for TLS.
     pub address: Arc<str>,
     /// Its share of the calls, relative to the others.
@@ -106,9 +106,9 @@ impl Pool {
     }
 
     /// The endpoints, ordered by address.
-    pub(super) fn states(&self) -> Vec<EndpointState> {
+    pub(super) fn states(&self) -> Vec<EndpointStats> {
         let all = self.lock();
-        let mut states: Vec<_> = all.by_address.values().map(EndpointState::from).collect();
+        let mut states: Vec<_> = all.by_address.values().map(EndpointStats::from).collect();
         drop(all);
         if self.ended.is_cancelled() {
             let reason: Arc<str> = ENDED.into();
@@ -123,7 +123,7 @@ impl Pool {
     /// A call is sent again, after `tried` endpoints did not process it.
     pub(super) fn on_resend(&self, tried: usize, reason: &str) {
         self.resent.fetch_add(1, Relaxed);
-        let resend = Resend {
+        let resend = ResendEvent {
             service: self.name(),
             tried,
             reason,
@@ -142,7 +142,7 @@ impl Pool {
         from: Option<&ConnectivityState>,
         to: Option<&ConnectivityState>,
     ) {
-        let transition = EndpointTransition {
+        let transition = EndpointEvent {
             service: self.name(),
             address,
             from,
@@ -269,9 +269,9 @@ impl Drop for Pool {
     }
 }
 
-// === impl EndpointState ===
+// === impl EndpointStats ===
 
-impl From<&Endpoint> for EndpointState {
+impl From<&Endpoint> for EndpointStats {
     fn from(endpoint: &Endpoint) -> Self {
         let subchannel = &endpoint.subchannel;
         Self {

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! A connection that its peer ends gracefully (`GOAWAY`) has ended for the policy as soon as it accepts no more calls, so
-//! that the next one is made while the calls in flight end where they are.
+//! that the next one is made while the calls in flight end where they are. When the last connection to an address ended
+//! gracefully after so many calls, the next one is replaced before its end: after three quarters of them the task dials its
+//! replacement, which gets the calls once the old connection ends.
 //!
 //! How hyper (1.12) reports the end of a connection:
 //!
@@ -26,6 +28,7 @@ use super::dial_policy::{DialDecision, DialPolicy, Ended, Id};
 use super::health;
 use super::origin::Origin;
 use super::pool::Pool;
+use super::replacement::Replacement;
 use super::retry::lost;
 use super::subchannel::{Connection, Subchannel};
 use crate::change::Change;
@@ -136,47 +139,66 @@ async fn dial(
         }
     };
     report(DialEvent::Connected);
-    let (since, peer, interval) = (Instant::now(), dialled.peer.clone(), dialled.ping_interval);
-    let reason = run_connection(pool, subchannel, dialled).await;
-    if peer.has_too_many_pings() {
-        pool.dialer.ping_interval.too_many(interval);
+    let mut dialled = dialled;
+    loop {
+        let (since, peer, interval) = (Instant::now(), dialled.peer.clone(), dialled.ping_interval);
+        let (reason, replacement) = run_connection(pool, subchannel, turn, dialled).await;
+        if peer.has_too_many_pings() {
+            pool.dialer.ping_interval.too_many(interval);
+        }
+        if let Some(replacement) = replacement
+            && let Some(next) = replacement.take(pool, subchannel).await
+        {
+            dialled = next;
+            continue;
+        }
+        // A peer that accepted a call may still answer it. That is believed until the next connection ends.
+        let was_useful = peer.has_answered()
+            || (peer.was_useful() && !subchannel.is_believed.swap(true, Relaxed));
+        // The next connection is made at once.
+        if !was_useful {
+            pool.set_state(subchannel, failure(&reason));
+        }
+        let lasted = since.elapsed();
+        return report(DialEvent::Ended(Ended { was_useful, lasted }));
     }
-    // A peer that accepted a call may still answer it. That is believed until the next connection ends.
-    let was_useful =
-        peer.has_answered() || (peer.was_useful() && !subchannel.is_believed.swap(true, Relaxed));
-    // The next connection is made at once.
-    if !was_useful {
-        pool.set_state(subchannel, failure(&reason));
-    }
-    report(DialEvent::Ended(Ended {
-        was_useful,
-        lasted: since.elapsed(),
-    }));
 }
 
-/// Keeps the connection in the ready set until it accepts no more calls. Returns why that is so.
-async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dialled) -> String {
+/// Keeps the connection in the ready set until it accepts no more calls. Returns why that is so, and the connection that is to
+/// replace it, if its end was near.
+async fn run_connection(
+    pool: &Pool,
+    subchannel: &Arc<Subchannel>,
+    turn: usize,
+    dialled: Dialled,
+) -> (String, Option<Replacement>) {
     let peer = dialled.peer.clone();
     let connection = Connection::new(subchannel.clone(), dialled.sender, dialled.peer);
     let connection = Arc::new(connection);
-    let mut dispatch = pin!(dialled.dispatch);
+    let mut dispatch = dialled.dispatch;
     let (report, mut serving) = watch::channel(None);
     let service = pool.health_service.as_deref();
     let mut health = pin!(health::watch_health(service, &connection, &report));
-    let mut ready = None;
-    loop {
+    let (mut ready, mut replacement) = (None, None::<Replacement>);
+    let since = Instant::now();
+    let reason = loop {
         // The end first, so that a lost connection does not become ready.
         tokio::select! {
             biased;
-            end = &mut dispatch => return match (end, peer.complaint()) {
-                (Err(error), complaint) => lost(&error, complaint.as_ref()),
-                (Ok(()), Some(complaint)) => complaint.to_string(),
-                (Ok(()), None) => "the connection ended".to_owned(),
+            end = &mut dispatch => break match (end, peer.complaint()) {
+                (Ok(Err(error)), complaint) => lost(&error, complaint.as_ref()),
+                (_, Some(complaint)) => complaint.to_string(),
+                (_, None) => "the connection ended".to_owned(),
             },
-            () = peer.draining() => return match peer.complaint() {
+            () = peer.draining() => break match peer.complaint() {
                 Some(complaint) => complaint.to_string(),
                 None => "it accepts no more calls on this connection".to_owned(),
             },
+            // With few calls a second the end is not so near.
+            () = connection.near_end() => if since.elapsed() <= Replacement::UNUSED_LIMIT * 3 {
+                replacement = Some(Replacement::dial(pool, subchannel, turn));
+            },
+            () = Replacement::unused(replacement.as_ref()) => replacement = None,
             () = &mut health => {}
             _ = serving.changed() => {
                 let state = match *serving.borrow_and_update() {
@@ -193,7 +215,9 @@ async fn run_connection(pool: &Pool, subchannel: &Arc<Subchannel>, dialled: Dial
             }
             () = subchannel.weight_changed() => pool.ready.update_weight(&connection),
         }
-    }
+    };
+    connection.on_end();
+    (reason, replacement)
 }
 
 fn failure(reason: &str) -> ConnectivityState {

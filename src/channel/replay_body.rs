@@ -140,7 +140,13 @@ impl Source {
         }
         self.size += frame.data_ref().map_or(0, Bytes::len);
         match copy(frame) {
-            Some(frame) if self.size <= LIMIT => self.kept.push(frame),
+            Some(frame) if self.size <= LIMIT => {
+                // Most requests are one frame.
+                if self.kept.is_empty() {
+                    self.kept.reserve_exact(1);
+                }
+                self.kept.push(frame);
+            }
             _ => self.cap(),
         }
     }

@@ -1,6 +1,6 @@
 //! [`ChannelStats`]: the state of a channel at one moment.
 
-use super::pool::{EndpointState, Pool};
+use super::pool::{EndpointStats, Pool};
 
 /// A channel, as it was when [`BalancedChannel::stats`](super::BalancedChannel::stats) was called.
 #[derive(Debug, Clone)]
@@ -9,7 +9,7 @@ pub struct ChannelStats {
     /// The name of the service in errors and logs; empty while there is none.
     pub service: String,
     /// The endpoints, ordered by address.
-    pub endpoints: Vec<EndpointState>,
+    pub endpoints: Vec<EndpointStats>,
     /// How many of them can be called.
     pub ready: usize,
     /// The calls that have not ended, on all endpoints.

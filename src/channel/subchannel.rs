@@ -21,6 +21,8 @@ pub(super) struct Subchannel {
     calls: AtomicU64,
     /// A connection that ended before it had answered counted as useful, and no call was answered since.
     pub(super) is_believed: AtomicBool,
+    /// After how many calls its server has ended the last connection gracefully; 0: unknown.
+    lifetime: AtomicU64,
 }
 
 /// One connection of a subchannel.
@@ -30,6 +32,10 @@ pub(super) struct Connection {
     pub(super) sender: Sender,
     pub(super) peer: Arc<Peer>,
     position: Position,
+    /// The subchannel's number of calls at its begin, and when its end is near.
+    begin: u64,
+    near_end: u64,
+    end_is_near: Notify,
 }
 
 /// One call in flight. The body of the response holds it, because a stream lasts longer than the future that
@@ -39,6 +45,9 @@ pub(super) struct CallGuard {
     subchannel: Arc<Subchannel>,
     stream: StreamPermit,
 }
+
+/// A connection that lasts for fewer calls has no replacement dialled before its end.
+const MIN_LIFETIME: u64 = 32;
 
 // === impl Subchannel ===
 
@@ -52,6 +61,7 @@ impl Subchannel {
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             is_believed: AtomicBool::new(false),
+            lifetime: AtomicU64::new(0),
         }
     }
 
@@ -92,12 +102,35 @@ impl Subchannel {
 
 impl Connection {
     pub(super) fn new(subchannel: Arc<Subchannel>, sender: Sender, peer: Arc<Peer>) -> Self {
+        let begin = subchannel.calls();
+        let near_end = match subchannel.lifetime.load(Relaxed) {
+            lifetime if lifetime >= MIN_LIFETIME => begin + lifetime / 4 * 3,
+            _ => u64::MAX,
+        };
         Self {
             subchannel,
             sender,
             peer,
             position: Position::default(),
+            begin,
+            near_end,
+            end_is_near: Notify::new(),
         }
+    }
+
+    /// Waits until it has had most of the calls after which its server ended the last connection. Cancel safe.
+    pub(super) async fn near_end(&self) {
+        self.end_is_near.notified().await;
+    }
+
+    /// It has ended. The next connection is expected to last for as many calls, if its server ended it gracefully.
+    pub(super) fn on_end(&self) {
+        let is_planned = self.peer.has_answered() && self.peer.ends_gracefully();
+        let lifetime = match is_planned {
+            true => self.subchannel.calls() - self.begin,
+            false => 0,
+        };
+        self.subchannel.lifetime.store(lifetime, Relaxed);
     }
 
     /// Whether it accepts a call now.
@@ -110,7 +143,9 @@ impl Connection {
         let stream = self.peer.try_acquire()?;
         self.peer.set_called();
         self.subchannel.in_flight.fetch_add(1, Relaxed);
-        self.subchannel.calls.fetch_add(1, Relaxed);
+        if self.subchannel.calls.fetch_add(1, Relaxed) == self.near_end {
+            self.end_is_near.notify_one();
+        }
         Some(CallGuard {
             subchannel: self.subchannel.clone(),
             stream,

@@ -7,9 +7,10 @@
 //! time limit, and could not be sent elsewhere. So it is not put there. And hyper notices a `GOAWAY` at the next call, and
 //! pings a silent peer forever at one interval.
 
-use super::frames::{Frame, Frames};
+use super::frames::{Frame, Frames, HEADER, Received};
 use super::keep_alive::{Due, KeepAlive};
 use super::peer::Peer;
+use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,8 +28,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug)]
 pub(super) struct Wire<T> {
     io: T,
-    /// `None` once it is clear that the peer does not use HTTP/2.
-    received: Option<Frames>,
+    received: Received,
+    /// What was read and is to be passed on.
+    read: Bytes,
     sent: Frames,
     first: Option<oneshot::Sender<()>>,
     peer: Arc<Peer>,
@@ -55,7 +57,8 @@ impl<T> Wire<T> {
         let (tell, first) = oneshot::channel();
         let wire = Self {
             io,
-            received: Some(Frames::default()),
+            received: Received::default(),
+            read: Bytes::new(),
             sent: Frames::of_client(),
             first: Some(tell),
             peer,
@@ -67,45 +70,22 @@ impl<T> Wire<T> {
         (wire, first)
     }
 
-    /// Reads the frames, and removes the answers to our pings, which h2 would warn about. Returns how many bytes are left.
-    /// An answer whose header came in two reads stays, and h2 ignores it.
+    /// Follows what was read. Moves what hyper gets to the front, and returns its length.
     fn scan(&mut self, bytes: &mut [u8]) -> usize {
-        let mut len = bytes.len();
-        let Some(frames) = &mut self.received else {
-            return len;
-        };
-        let mut at = 0;
-        loop {
-            let mut rest = bytes.get(at..len).unwrap_or_default();
-            frames.skip(&mut rest);
-            let (begin, is_whole) = (len - rest.len(), frames.is_between());
-            let Some(frame) = frames.next(&mut rest) else {
-                return len;
-            };
-            at = len - rest.len();
-            let first = self.first.take();
-            match (frame, first) {
+        self.received
+            .read(bytes, |frame| match (frame, self.first.take()) {
                 (Frame::Settings { max_streams }, first) => {
                     if let Some(limit) = max_streams {
                         self.peer.set_limit(limit);
                     }
                     let _ = first.map(|first| first.send(()));
                 }
-                // An answer in HTTP/1 has the `P` of `HTTP` in the place of the frame type.
-                (_, Some(_)) => {
-                    self.received = None;
-                    return len;
-                }
+                // It does not speak HTTP/2, and the dial ends. HTTP/1 has the `P` of `HTTP` in the place of the frame type.
+                (_, Some(_)) => {}
                 (Frame::GoAway(go_away), None) => self.peer.on_go_away(go_away),
-                (Frame::Pong, None) if is_whole => {
-                    bytes.copy_within(at..len, begin);
-                    len -= at - begin;
-                    at = begin;
-                }
                 (Frame::Headers | Frame::Data, None) => self.keep_alive.on_answer(),
                 (Frame::Pong | Frame::Other, None) => {}
-            }
-        }
+            })
     }
 
     /// Follows what was written.
@@ -163,7 +143,7 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
     fn poll_keep_alive(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         // Without calls there are no pings: servers of grpc-go close the connection of a client that pings an idle
         // connection. A broken idle connection is noticed by its first call, because pings begin with a call.
-        while self.peer.has_streams() {
+        while self.peer.streams() > 0 {
             let (Some(due), false) = (self.keep_alive.due(), self.write_failed) else {
                 return Poll::Pending;
             };
@@ -196,30 +176,64 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
     }
 }
 
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
+    fn poll_read_io(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Pending => self.poll_keep_alive(cx).map(Err),
+            read => {
+                self.keep_alive.on_received(Instant::now());
+                read
+            }
+        }
+    }
+
+    /// Reads more of a header that was cut.
+    fn poll_read_header(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; HEADER];
+        let mut header = ReadBuf::new(&mut bytes);
+        header.put_slice(self.received.header());
+        let begun = header.filled().len();
+        ready!(self.poll_read_io(cx, &mut header))?;
+        let header = header.filled_mut();
+        let left = match header.len() > begun {
+            true => self.scan(header),
+            // The connection has ended there.
+            false => begun + self.scan(&mut []),
+        };
+        self.read = Bytes::copy_from_slice(header.get(..left).unwrap_or_default());
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
+        let this = &mut *self;
         loop {
-            match Pin::new(&mut self.io).poll_read(cx, buf) {
-                Poll::Pending => return self.poll_keep_alive(cx).map(Err),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => {}
-            }
-            let Some(new) = buf.filled_mut().get_mut(before..) else {
-                return Poll::Ready(Ok(()));
-            };
-            if new.is_empty() {
+            if !this.read.is_empty() {
+                let len = this.read.len().min(buf.remaining());
+                buf.put_slice(&this.read.split_to(len));
                 return Poll::Ready(Ok(()));
             }
-            self.keep_alive.on_received(Instant::now());
-            let left = self.scan(new);
+            if !this.received.header().is_empty() {
+                ready!(this.poll_read_header(cx))?;
+                continue;
+            }
+            let before = buf.filled().len();
+            ready!(this.poll_read_io(cx, buf))?;
+            let new = buf.filled_mut().get_mut(before..).unwrap_or_default();
+            let is_end = new.is_empty();
+            let left = this.scan(new);
             buf.set_filled(before + left);
             // Nothing would mean that the connection has ended.
-            if left > 0 {
+            if left > 0 || is_end {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -301,19 +315,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_to_pings_are_taken_out_wherever_they_are() {
+    async fn answers_to_pings_are_taken_out_however_they_arrive() {
         let mut pong = PING.to_vec();
         pong[4] = 1;
-        let pong = &*pong;
-        for bytes in [
-            [SETTINGS, pong, DATA, pong].concat(),
-            [SETTINGS, pong, pong, DATA].concat(),
-            [SETTINGS, DATA, pong].concat(),
-        ] {
-            let (mut wire, ..) = wire(());
-            let mut read = bytes.clone();
-            let left = wire.scan(&mut read);
-            assert_eq!(read[..left], [SETTINGS, DATA].concat());
+        let all = [SETTINGS, &pong, DATA, &pong, &pong, DATA, &pong, &DATA[..5]].concat();
+        let expected = [SETTINGS, DATA, DATA, &DATA[..5]].concat();
+        for (size, room) in (1..all.len()).flat_map(|size| [(size, 1), (size, 7), (size, 1024)]) {
+            let (near, mut far) = tokio::io::duplex(size);
+            let (mut wire, ..) = wire(near);
+            let bytes = all.clone();
+            tokio::spawn(async move { far.write_all(&bytes).await });
+            let mut read = vec![];
+            let mut buf = vec![0; room];
+            loop {
+                let len = wire.read(&mut buf).await.unwrap();
+                match buf.get(..len) {
+                    Some([]) | None => break,
+                    Some(new) => read.extend_from_slice(new),
+                }
+            }
+            assert_eq!(read, expected, "{size} {room}");
         }
     }
 

@@ -144,7 +144,8 @@ mod tests {
     fn a_slow_reader_gets_the_last_state_of_each_key_once() {
         let pending = Pending::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let instance = |version: &str| Arc::new(Instance::new("greeter").id("i").version(version));
+        let instance =
+            |version: &str| Arc::new(Instance::new("greeter").with_id("i").with_version(version));
         pending.push(&a, Some(instance("1")), false);
         pending.push(&b, Some(instance("1")), true);
         pending.push(&a, None, false);
@@ -160,7 +161,8 @@ mod tests {
     #[test]
     fn instances_that_come_and_go_unread_do_not_add_up() {
         let pending = Pending::default();
-        let instance = |version: &str| Some(Arc::new(Instance::new("greeter").version(version)));
+        let instance =
+            |version: &str| Some(Arc::new(Instance::new("greeter").with_version(version)));
         let stays: Arc<str> = "stays".into();
         pending.push(&stays, instance("1"), true);
         for n in 0..10_000 {

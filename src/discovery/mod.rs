@@ -10,7 +10,7 @@
 //! let channel = greeters.channel().build()?; // for any generated client: GreeterClient::new(channel)
 //!
 //! for (key, instance) in &*greeters.ready().await {
-//!     println!("{key}: {:?}", instance.get_address());
+//!     println!("{key}: {:?}", instance.address());
 //! }
 //! # Ok(())
 //! # }
@@ -120,7 +120,7 @@ impl Discovery {
     pub fn channel(&self) -> BalancedChannelBuilder {
         let shared = self.shared.clone();
         BalancedChannelBuilder::new(self.changes())
-            .named(&*self.service)
+            .service(&*self.service)
             .observers(self.shared.observers.clone())
             .why_none(move || shared.why_none())
     }

@@ -3,7 +3,7 @@
 use super::changes::Pending;
 use super::snapshot::Snapshot;
 use super::store::{Limits, Store};
-use crate::observe::observer::{Instances, InstancesChange, Observers};
+use crate::observe::observer::{InstanceCounts, InstancesEvent, Observers};
 use crate::runtime::isolated::isolated;
 use crate::runtime::lock::Lock;
 use std::sync::{Arc, MutexGuard, Weak};
@@ -164,19 +164,19 @@ impl Shared {
 
     /// Makes the first call of observers, before the first answer of etcd.
     pub(super) fn announce(&self) {
-        self.notify_observers(Instances::default(), Instances::default());
+        self.notify_observers(InstanceCounts::default(), InstanceCounts::default());
     }
 
     /// Calls observers with a change. They see the changes in order, because only the watcher changes the store.
-    fn notify_if_changed(&self, from: Instances, to: Instances) {
+    fn notify_if_changed(&self, from: InstanceCounts, to: InstanceCounts) {
         if from != to {
             self.notify_observers(from, to);
         }
     }
 
-    fn notify_observers(&self, from: Instances, to: Instances) {
+    fn notify_observers(&self, from: InstanceCounts, to: InstanceCounts) {
         let service = &*self.service;
-        let change = InstancesChange { service, from, to };
+        let change = InstancesEvent { service, from, to };
         self.observers
             .notify(|observer| observer.on_instances(&change));
     }
@@ -195,6 +195,6 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let (last, ..) = self.lock().store.figures();
-        self.notify_if_changed(last, Instances::default());
+        self.notify_if_changed(last, InstanceCounts::default());
     }
 }

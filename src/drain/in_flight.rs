@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-/// Held by every request in flight: the number of its owners is the count.
+/// Each request in flight owns a clone: the number of owners is the count.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     ended: AtomicBool,
@@ -17,12 +17,11 @@ pub(crate) struct InFlight {
 }
 
 pin_project! {
-    /// A request in flight: it counts while this is held. [`ended`](Self::ended) says when it has to end.
+    /// A request in flight: it is counted until this is dropped. [`cancelled`](Self::cancelled) resolves when it has to end.
     ///
     /// [`Registration::in_flight_guard`](crate::Registration::in_flight_guard) returns one for a request that does not go
     /// through the [layer](crate::RegistrationLayer).
-    // Waiting for the end takes a lock. So only a request that is pending anyway does it, not one that is answered at
-    // once.
+    // To wait for the end takes a lock. Only a request that is pending anyway does it.
     #[derive(Debug)]
     #[must_use = "the request is counted until this is dropped"]
     pub struct InFlightGuard {
@@ -36,7 +35,7 @@ pin_project! {
 // === impl InFlight ===
 
 impl InFlight {
-    /// How many requests are in flight. The caller holds one of the clones.
+    /// The number of requests in flight. The caller owns one of the clones.
     pub(crate) fn count(self: &Arc<Self>) -> usize {
         Arc::strong_count(self).saturating_sub(1)
     }
@@ -71,20 +70,20 @@ impl InFlightGuard {
         }
     }
 
-    /// Resolves when the request has to end: at the drain deadline, or when the waits are skipped.
-    /// At once if that has passed. Connections are aborted 250 ms later. Cancel safe.
-    pub async fn ended(&self) {
+    /// Resolves when the request has to end: at the drain deadline, or when the waits are skipped. Connections are aborted
+    /// 250 ms later. Cancel safe.
+    pub async fn cancelled(&self) {
         let Some(in_flight) = &self.in_flight else {
             return std::future::pending().await;
         };
-        // Created before the flag is read, so that it does not miss a change of the flag.
+        // Made before the flag is read, so that no change of the flag is missed.
         let ending = in_flight.ending.notified();
         if !in_flight.is_ended() {
             ending.await;
         }
     }
 
-    /// Moves the guard from the future of a request to its body, so that it counts once.
+    /// Moves the guard from the future of a request to its body, so that the request is counted once.
     #[inline]
     pub(crate) fn take(self: Pin<&mut Self>) -> Self {
         Self {
@@ -105,7 +104,7 @@ impl InFlightGuard {
             return Poll::Pending;
         };
         if this.ending.is_none() {
-            // Made before the flag is read, it cannot miss that the flag is set.
+            // Made before the flag is read, so that no change of the flag is missed.
             this.ending
                 .set(Some(in_flight.ending.clone().notified_owned()));
         }

@@ -1,11 +1,10 @@
-//! [`Listeners`]: the listeners of one registration, counted.
+//! [`Listeners`]: counts the listeners of one registration.
 
 use crate::runtime::lock::Lock;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The registration appears when all of them accept. The drain continues when all of them are closed.
+/// The server is announced when all listeners accept. The drain continues when all are closed.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners(Lock<State>);
 
@@ -14,39 +13,31 @@ struct State {
     added: usize,
     accepting: usize,
     closed: usize,
-    /// The bound address of the first TCP listener: the address to advertise.
-    tcp: Option<SocketAddr>,
-    /// When the last warning was logged that nothing can be accepted.
+    /// When a warning was last logged that no connection can be accepted.
     warned: Option<Instant>,
 }
 
-/// How often a warning is logged, whatever happens.
+/// The shortest time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 impl Listeners {
-    /// Adds a listener that is bound and will accept later.
-    pub(crate) fn add(&self, tcp: Option<SocketAddr>) {
-        let mut state = self.0.lock();
-        state.added += 1;
-        state.tcp = state.tcp.or(tcp);
+    /// Adds a listener that is bound, and accepts later.
+    pub(crate) fn add(&self) {
+        self.0.lock().added += 1;
     }
 
-    /// Another listener accepts from now on. Returns whether all of them do.
+    /// Another listener accepts from now on. Returns whether all do.
     pub(crate) fn accept(&self) -> bool {
         let mut state = self.0.lock();
         state.accepting += 1;
         state.accepting == state.added
     }
 
-    /// Another listener is closed. Returns whether all of them are.
+    /// Another listener is closed. Returns whether all are.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.0.lock();
         state.closed += 1;
         state.closed == state.added
-    }
-
-    pub(crate) fn tcp(&self) -> Option<SocketAddr> {
-        self.0.lock().tcp
     }
 
     /// Whether a warning may be logged now.
@@ -58,7 +49,7 @@ impl Listeners {
         may
     }
 
-    /// Whether there is, or was, any.
+    /// Whether any listener was added.
     pub(crate) fn exist(&self) -> bool {
         self.0.lock().added > 0
     }

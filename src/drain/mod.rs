@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! deregistration_delay -> begin -> backlog accepted, listener closed -> requests finish
-//!   -> nothing in flight and no traffic for 1.5 s: abort the connections that are left
-//!   -> drain_timeout: end what is in flight -> 250 ms -> abort the connections that are left
+//!   -> nothing in flight and no traffic for 1.5 s: abort the remaining connections
+//!   -> drain_timeout: end the requests in flight -> 250 ms -> abort the remaining connections
 //! ```
 //!
 //! | file | |
@@ -11,7 +11,8 @@
 //! | `in_flight.rs` | counts the requests in flight |
 //! | `listeners.rs` | counts the open listeners |
 //!
-//! Each signal is a token that is cancelled once. [`Drain::run`] cancels them; the parts of the server wait for them.
+//! Each signal is a token that is cancelled once. [`Drain::run`] cancels the tokens, and the parts of the server wait for
+//! them.
 
 pub(crate) mod in_flight;
 mod listeners;
@@ -33,8 +34,8 @@ pub(crate) struct DrainTimeouts {
     pub(crate) drain: Duration,
 }
 
-/// State that the parts of a server share. Created when the first part uses it: most of ten thousand
-/// registrations in one process have no server, and this would be most of the memory of each.
+/// State that the parts of a server share. It is made when the first part uses it: of ten thousand registrations in one
+/// process most have no server, and it would be most of the memory of each.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     /// Stop accepting, finish the requests in flight.
@@ -53,29 +54,27 @@ pub(crate) struct Drain {
     /// Counts reads and writes on connections after the drain has begun.
     traffic: AtomicU64,
     pub(crate) listeners: Listeners,
-    /// Requests are counted, so that a count of 0 means that none is in flight.
+    /// Whether requests are counted, so that a count of 0 means that none is in flight.
     is_counted: AtomicBool,
     has_warned: AtomicBool,
-    /// Where the server runs, if it has a listener of ours: the drain runs there too.
+    /// The runtime of the server, if it has a listener of ours. The drain runs there too.
     pub(crate) runtime: OnceLock<Handle>,
 }
 
 const BEGUN: u8 = 1;
 const ABORTED: u8 = 2;
 
-/// Time for the last answers to be written, between ending the requests and aborting the
-/// connections they are on.
+/// Time to write the last responses, between the end of requests and the abort of their connections.
 pub(crate) const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
-/// After so long without a request in flight and without traffic, the connections
-/// that are left are aborted. Their clients do not answer the ping that comes with GOAWAY.
-/// A finished answer may still be on its way: a TCP segment that was lost twice arrives within
-/// 0.6 s, three times within 1.4 s.
+/// The remaining connections are aborted after this time without a request in flight and without traffic. Their clients do
+/// not answer the ping that comes with GOAWAY. A finished response may still be in transit: a TCP segment that was lost
+/// twice arrives within 0.6 s, three times within 1.4 s.
 const IDLE_LIMIT: Duration = Duration::from_millis(1500);
 const IDLE_TICKS: u32 = 6;
 
 impl Drain {
-    /// Runs the drain. Returns the number of requests that were ended. `now` skips the waits that are left.
+    /// Runs the drain. Returns the number of requests that were ended. `now` skips the remaining waits.
     pub(crate) async fn run(&self, timeouts: DrainTimeouts, now: &CancellationToken) -> usize {
         self.wait(timeouts.deregistration_delay, now).await;
         self.begin();
@@ -92,13 +91,13 @@ impl Drain {
         }
         let cut = self.in_flight.count();
         self.in_flight.end();
-        // Not skipped by `now`: without it a request would see a reset instead of its status.
+        // Not skipped by `now`: without this time a request would see a reset instead of its status.
         let _ = timeout(LAST_ANSWERS, self.server_exited.cancelled()).await;
         self.abort_connections();
         cut
     }
 
-    /// Begins the drain and aborts all connections at once, when there is no runtime to wait in.
+    /// Begins the drain and aborts all connections at once, for want of a runtime to wait in.
     pub(crate) fn run_now(&self) {
         self.begin();
         self.abort_connections();
@@ -114,7 +113,7 @@ impl Drain {
         self.aborted.cancel();
     }
 
-    /// Waits for `limit`, less if the server has returned or the waits are skipped.
+    /// Waits for `limit`, or until the server has returned or the waits are skipped.
     async fn wait(&self, limit: Duration, now: &CancellationToken) {
         tokio::select! {
             biased;
@@ -124,8 +123,8 @@ impl Drain {
         }
     }
 
-    /// Resolves when the listener is closed, and for [`IDLE_LIMIT`] there was no request in flight and no
-    /// traffic. Never resolves if requests are not counted, or if we cannot abort the connections.
+    /// Resolves once the listener is closed, and there was no request in flight and no traffic for [`IDLE_LIMIT`]. Never
+    /// resolves if requests are not counted, or if the connections are not ours to abort.
     async fn idle(&self) {
         self.listener_closed.cancelled().await;
         let (mut ticks, mut seen) = (0, None);
@@ -161,22 +160,22 @@ impl Drain {
         }
     }
 
-    /// Whether a server has anything to drain.
+    /// Whether there is a server to drain.
     pub(crate) fn has_server(&self) -> bool {
         self.is_counted.load(Ordering::Acquire) || self.listeners.exist()
     }
 
-    /// Requests are counted: by the layer, or by guards.
+    /// Requests are counted from now on: by the layer, or by guards.
     pub(crate) fn set_counted(&self) {
         self.is_counted.store(true, Ordering::Release);
     }
 
-    /// Whether the warning about a missing address was not logged before.
+    /// Whether the warning about a missing address has yet to be logged.
     pub(crate) fn is_first_warning(&self) -> bool {
         !self.has_warned.swap(true, Ordering::Relaxed)
     }
 
-    /// Resolves when the server should stop accepting, and its backlog has been accepted.
+    /// Resolves when the server should stop accepting, and has accepted its backlog.
     pub(crate) async fn signal(&self) {
         self.begun.cancelled().await;
         if self.listeners.exist() {
@@ -203,7 +202,7 @@ mod tests {
     /// A drain with a listener that closes at once, and with requests that are counted.
     fn draining() -> (Arc<Drain>, Instant) {
         let drain = Arc::new(Drain::default());
-        drain.listeners.add(None);
+        drain.listeners.add();
         drain.set_counted();
         let (listener, run) = (drain.clone(), drain.clone());
         tokio::spawn(async move {
@@ -248,7 +247,7 @@ mod tests {
                 drain.set_counted();
             }
             if listener {
-                drain.listeners.add(None);
+                drain.listeners.add();
                 drain.close_listener();
             }
             let start = Instant::now();
@@ -262,8 +261,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_drain_signal_waits_until_every_listener_is_closed() {
         let drain = Drain::default();
-        drain.listeners.add(None);
-        drain.listeners.add(None);
+        drain.listeners.add();
+        drain.listeners.add();
         drain.begin();
         drain.close_listener();
         let signal = drain.signal();

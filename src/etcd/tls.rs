@@ -1,6 +1,9 @@
 //! [`Tls`]: trusted roots and client certificate, for `https` endpoints.
 
 use super::rpc_error;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CertificateError, Error, RootCertStore};
 use std::fmt;
 use std::path::PathBuf;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -78,23 +81,35 @@ impl Tls {
 
     /// The endpoint with this TLS; an error here is a mistake in the PEM.
     pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
-        let secured = endpoint.tls_config(self.config()?);
-        secured.map_err(|error| rpc_error::chain(&error))
+        let trust = self.trust()?;
+        let Some((certificate, key)) = &self.identity else {
+            let secured = endpoint.tls_config(trust);
+            return secured.map_err(|error| rpc_error::chain(&error));
+        };
+        let identity = identity(certificate, key)?;
+        let secured = endpoint
+            .clone()
+            .tls_config(trust.clone().identity(identity));
+        secured.map_err(|error| match endpoint.tls_config(trust) {
+            Ok(_) => format!(
+                "{}{}the client certificate and its key cannot be used: {}",
+                certificate.file(),
+                key.file(),
+                rpc_error::chain(&error)
+            ),
+            Err(error) => rpc_error::chain(&error),
+        })
     }
 
-    fn config(&self) -> Result<ClientTlsConfig, String> {
+    fn trust(&self) -> Result<ClientTlsConfig, String> {
         let mut config = ClientTlsConfig::new().with_enabled_roots();
         if let Some(pem) = &self.ca {
             let ca = pem.read()?;
-            check(&ca, Holds::Certificate).map_err(|why| pem.named("the CA", &why))?;
+            let roots = certificates(&ca).map_err(|why| pem.named("the CA", &why))?;
+            if roots.is_empty() {
+                return Err(pem.named("the CA", "has no certificate that rustls can use"));
+            }
             config = config.ca_certificate(Certificate::from_pem(ca));
-        }
-        if let Some((certificate, key)) = &self.identity {
-            let (chain, secret) = (certificate.read()?, key.read()?);
-            check(&chain, Holds::Certificate)
-                .map_err(|why| certificate.named("the client certificate", &why))?;
-            check(&secret, Holds::Key).map_err(|why| key.named("the client key", &why))?;
-            config = config.identity(Identity::from_pem(chain, secret));
         }
         if let Some(name) = &self.domain {
             config = config.domain_name(name.clone());
@@ -103,56 +118,108 @@ impl Tls {
     }
 }
 
+fn identity(certificate: &Pem, key: &Pem) -> Result<Identity, String> {
+    let (chain, secret) = (certificate.read()?, key.read()?);
+    certificates(&chain).map_err(|why| certificate.named("the client certificate", &why))?;
+    check_key(&secret).map_err(|why| key.named("the client key", &why))?;
+    Ok(Identity::from_pem(chain, secret))
+}
+
 impl Pem {
     /// Blocking: it reads a few kilobytes once per connection, which is not worth a thread.
     fn read(&self) -> Result<Vec<u8>, String> {
-        match self {
-            Self::Given(pem) => Ok(pem.clone()),
+        let mut pem = match self {
+            Self::Given(pem) => pem.clone(),
             Self::File(path) => {
-                std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+                std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?
             }
+        };
+        // tonic overlooks the first section behind it.
+        if pem.starts_with(BYTE_ORDER_MARK) {
+            pem.drain(..BYTE_ORDER_MARK.len());
         }
+        Ok(pem)
     }
 
     /// The error of this PEM, by the name of its file if it has one.
     fn named(&self, what: &str, why: &str) -> String {
+        format!("{}{what} {why}", self.file())
+    }
+
+    fn file(&self) -> String {
         match self {
-            Self::Given(_) => format!("{what} {why}"),
-            Self::File(path) => format!("{}: {what} {why}", path.display()),
+            Self::Given(_) => String::new(),
+            Self::File(path) => format!("{}: ", path.display()),
         }
     }
 }
 
-/// What a PEM must hold.
-#[derive(Clone, Copy, PartialEq)]
-enum Holds {
-    Certificate,
-    Key,
+/// Some editors begin a file with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Checks the certificates of a PEM, and returns those that rustls can use as roots. tonic and rustls ignore what they do
+/// not know: with roots that trust nobody, or lack the one that matters, each connection would fail.
+fn certificates(pem: &[u8]) -> Result<RootCertStore, String> {
+    let parsed: Result<Vec<_>, _> = match has(pem, "BEGIN CERTIFICATE-----") {
+        true => CertificateDer::pem_slice_iter(pem).collect(),
+        false => Ok(vec![]),
+    };
+    let parsed = parsed.map_err(damage)?;
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in parsed.iter().enumerate() {
+        // Others are certificates, with extensions that rustls does not know.
+        if let Err(Error::InvalidCertificate(CertificateError::BadEncoding)) =
+            roots.add(certificate.clone())
+        {
+            let number = index + 1;
+            return Err(format!(
+                "is damaged: its certificate number {number} is not X.509"
+            ));
+        }
+    }
+    match parsed.is_empty() {
+        true => Err(instead(pem, "certificate", "PRIVATE KEY", "a private key")),
+        false => Ok(roots),
+    }
 }
 
-/// Checks that a PEM holds what it must hold. tonic and rustls ignore what they do not know: roots without a
-/// certificate trust nobody, so that each connection would fail.
-fn check(pem: &[u8], must: Holds) -> Result<(), String> {
-    let text = String::from_utf8_lossy(pem);
-    let labels = text.lines().filter_map(|line| {
-        let label = line.trim().strip_prefix("-----BEGIN ")?;
-        label.strip_suffix("-----")
-    });
-    let labels: Vec<_> = labels.collect();
-    let has = |wanted: &str| labels.iter().any(|label| label.ends_with(wanted));
-    let (certificate, key) = (labels.contains(&"CERTIFICATE"), has("PRIVATE KEY"));
-    let is_encrypted = labels.contains(&"ENCRYPTED PRIVATE KEY") || text.contains("4,ENCRYPTED");
-    let advice = match must {
-        Holds::Certificate if certificate => return Ok(()),
-        Holds::Key if is_encrypted => "is encrypted: it has to be decrypted first",
-        Holds::Key if key => return Ok(()),
-        _ if text.trim().is_empty() => "is empty",
-        Holds::Certificate if key => "is a private key, and has no certificate",
-        Holds::Key if certificate => "is a certificate, and has no private key",
-        Holds::Certificate => "has no certificate in PEM",
-        Holds::Key => "has no private key in PEM",
+/// Checks that a PEM holds a private key. Its first one is used.
+fn check_key(pem: &[u8]) -> Result<(), String> {
+    if has(pem, "BEGIN ENCRYPTED PRIVATE KEY-----") || has(pem, "4,ENCRYPTED") {
+        return Err("is encrypted: it has to be decrypted first".to_owned());
+    }
+    match PrivateKeyDer::from_pem_slice(pem) {
+        Ok(_) => Ok(()),
+        Err(pem::Error::NoItemsFound) => {
+            Err(instead(pem, "private key", "CERTIFICATE", "a certificate"))
+        }
+        Err(error) => Err(damage(error)),
+    }
+}
+
+/// What a PEM is that does not have `wanted`. It may be `other`, whose label ends with `label`.
+fn instead(pem: &[u8], wanted: &str, label: &str, other: &str) -> String {
+    match pem {
+        _ if pem.iter().all(u8::is_ascii_whitespace) => "is empty".to_owned(),
+        _ if has(pem, &format!("{label}-----")) => format!("is {other}, and has no {wanted}"),
+        // A sequence of more than 127 bytes.
+        [0x30, 0x81..=0x83, ..] => "is DER: convert it to PEM with openssl".to_owned(),
+        _ => format!("has no {wanted} in PEM"),
+    }
+}
+
+fn has(pem: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(pem).contains(text)
+}
+
+/// An error that does not show what is in the file.
+fn damage(error: pem::Error) -> String {
+    let why = match error {
+        pem::Error::MissingSectionEnd { .. } => "an END line is missing",
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is incomplete",
+        _ => "it is not base64",
     };
-    Err(advice.to_owned())
+    format!("is cut or damaged: {why}")
 }
 
 impl fmt::Debug for Tls {
@@ -171,10 +238,13 @@ mod tests {
     use super::*;
     use crate::error::BuildError;
     use crate::etcd::Etcd;
+    use std::path::Path;
 
     const ENCRYPTED: &str =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     const OLD_ENCRYPTED: &str = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    const NOT_BASE64: &str = "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n";
+    const NOT_X509: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     const OTHER: &str = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
 
     /// A certificate and its key.
@@ -207,8 +277,38 @@ mod tests {
                 &format!("a comment\r\n{}", certificate.replace('\n', "\r\n")),
                 None,
             ),
+            (&format!("\u{feff}{certificate}"), None),
+            (&format!("{certificate}{OTHER}"), None),
+            (
+                &certificate[..certificate.len() / 2],
+                Some("the CA is cut or damaged: an END line is missing"),
+            ),
+            (
+                &format!("{certificate}{}", &certificate[..100]),
+                Some("the CA is cut or damaged: an END line is missing"),
+            ),
+            (
+                &format!("{NOT_BASE64}{certificate}"),
+                Some("the CA is cut or damaged: it is not base64"),
+            ),
+            (
+                &format!("{certificate}{NOT_X509}"),
+                Some("the CA is damaged: its certificate number 2 is not X.509"),
+            ),
+            (
+                NOT_X509,
+                Some("the CA is damaged: its certificate number 1 is not X.509"),
+            ),
+            (
+                &certificate.replace("-----BEGIN", " -----BEGIN"),
+                Some("the CA has no certificate in PEM"),
+            ),
             ("", Some("the CA is empty")),
             (" \n", Some("the CA is empty")),
+            (
+                OLD_ENCRYPTED,
+                Some("the CA is a private key, and has no certificate"),
+            ),
             (
                 &key,
                 Some("the CA is a private key, and has no certificate"),
@@ -228,6 +328,9 @@ mod tests {
             let expected = expected.map_err(|why| format!("{shown}: {why}"));
             assert_eq!(built(Tls::new().ca_file(file.path())), expected, "{pem}");
         }
+        let der = rcgen::generate_simple_self_signed(["etcd".to_owned()]).unwrap();
+        let error = built(Tls::new().ca_pem(der.cert.der().to_vec())).unwrap_err();
+        assert_eq!(error, "the CA is DER: convert it to PEM with openssl");
         let error = built(Tls::new().ca_file("/no/such/file")).unwrap_err();
         assert!(error.starts_with("/no/such/file: No such file"), "{error}");
     }
@@ -240,6 +343,27 @@ mod tests {
         for (chain, secret, expected) in [
             (&*certificate, &*key, ""),
             (&both, &both, ""),
+            (
+                &format!("\u{feff}{certificate}"),
+                &format!("\u{feff}{key}").replace('\n', "\r\n"),
+                "",
+            ),
+            (
+                &certificate[..certificate.len() / 2],
+                &key,
+                "the client certificate is cut",
+            ),
+            (
+                &format!("{certificate}{NOT_X509}"),
+                &key,
+                "the client certificate is damaged: its certificate number 2",
+            ),
+            (&certificate, &key[..key.len() / 2], "the client key is cut"),
+            (
+                &certificate,
+                &NOT_X509.replace("CERTIFICATE", "PRIVATE KEY"),
+                "the client certificate and its key cannot be used",
+            ),
             (
                 &key,
                 &certificate,
@@ -255,20 +379,34 @@ mod tests {
             (&certificate, ENCRYPTED, "the client key is encrypted"),
             (&certificate, OLD_ENCRYPTED, "the client key is encrypted"),
             (&certificate, OTHER, "the client key has no private key"),
-            (&certificate, &other_key, "keys"),
+            (
+                &certificate,
+                &other_key,
+                "the client certificate and its key cannot be used",
+            ),
         ] {
             let refused = built(Tls::new().identity_pem(chain, secret));
+            let of_pem = refused.err().unwrap_or_default();
             match expected {
-                "" => refused.unwrap(),
-                expected => {
-                    let reason = refused.unwrap_err();
-                    assert!(
-                        reason.to_lowercase().contains(expected),
-                        "{reason}: {expected}"
-                    );
-                    assert!(!reason.contains("AAAA"), "{reason}");
-                }
+                "" => assert_eq!(of_pem, ""),
+                expected => assert!(of_pem.starts_with(expected), "{of_pem}: {expected}"),
             }
+            assert!(!of_pem.contains("AAAA"), "{of_pem}");
+            let files = [chain, secret].map(|pem| {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(&file, pem).unwrap();
+                file
+            });
+            let [chain, secret] = files.each_ref().map(|file| file.path());
+            let of_files = built(Tls::new().identity_files(chain, secret)).err();
+            let named = |of| format!("{}: ", Path::display(of));
+            let expected = match expected {
+                "" => String::new(),
+                of if of.starts_with("the client key") => named(secret) + &of_pem,
+                of if of.contains("and its key") => named(chain) + &named(secret) + &of_pem,
+                _ => named(chain) + &of_pem,
+            };
+            assert_eq!(of_files.unwrap_or_default(), expected);
         }
     }
 }

@@ -157,7 +157,7 @@ impl Format for CoreDns {
     }
 
     fn key(&self, context: &KeyContext<'_>) -> String {
-        self.key_prefix(context.instance().name()) + context.instance().get_id()
+        self.key_prefix(context.instance().name()) + context.instance().id()
     }
 
     fn encode(&self, instance: &Instance, address: &Address) -> String {
@@ -221,8 +221,8 @@ mod tests {
     fn what_others_write_is_read() {
         let read = |key: &str, value: &str| CoreDns::new().decode("greeter", key, value.as_bytes());
         let found = read(KEY, r#"{"host":"::1","port":9000,"text":"x","group":"g"}"#).unwrap();
-        assert_eq!(found.get_address(), Some("[::1]:9000"));
-        assert_eq!((found.get_id(), found.get_weight()), ("a1", None));
+        assert_eq!(found.address(), Some("[::1]:9000"));
+        assert_eq!((found.id(), found.weight()), ("a1", None));
         read(KEY, r#"{"host":"node.example.org","port":1,"weight":1}"#).unwrap();
         for bad in [
             r#"{"host":"10.1.2.3"}"#,
@@ -255,14 +255,14 @@ mod tests {
             assert!(check(Instance::new(bad)).is_err(), "{bad}");
         }
         for bad in ["a.b", "A", "ü", "x-"] {
-            assert!(check(greeter().id(bad)).is_err(), "{bad}");
+            assert!(check(greeter().with_id(bad)).is_err(), "{bad}");
         }
-        assert!(check(greeter().weight(0)).is_err());
+        assert!(check(greeter().with_weight(0)).is_err());
         for good in ["10.1.2.3:9000", "[2001:db8::1]:9000"] {
-            check(greeter().address(good)).unwrap();
+            check(greeter().with_address(good)).unwrap();
         }
         for name in ["node.example.org:9000", "localhost:9000"] {
-            let error = check(greeter().address(name)).unwrap_err();
+            let error = check(greeter().with_address(name)).unwrap_err();
             assert!(matches!(error, RegisterError::Format { .. }), "{error:?}");
             assert!(error.to_string().contains("CNAME"), "{error}");
         }

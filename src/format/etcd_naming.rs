@@ -125,11 +125,11 @@ mod tests {
     fn what_others_write_is_read() {
         let read = |value: &str| EtcdNaming::new().decode("greeter", KEY, value.as_bytes());
         let found = read(VALUE).unwrap();
-        assert_eq!(found.get_id(), "10.1.2.3:9000");
+        assert_eq!(found.id(), "10.1.2.3:9000");
         let rich = r#"{"Addr":"10.1.2.3:9000","Op":1,"Metadata":{"zone":"eu","n":1},"Later":[]}"#;
         assert_eq!(
             read(rich).unwrap(),
-            found.clone().metadata("zone", "eu"),
+            found.clone().with_metadata("zone", "eu"),
             "as old clients wrote it"
         );
         for other in [

@@ -110,7 +110,7 @@ impl Format for GoMicro {
     }
 
     fn key(&self, context: &KeyContext<'_>) -> String {
-        self.key_prefix(context.instance().name()) + context.instance().get_id()
+        self.key_prefix(context.instance().name()) + context.instance().id()
     }
 
     fn encode(&self, instance: &Instance, address: &Address) -> String {
@@ -168,8 +168,8 @@ mod tests {
         let read = |value: &str| GoMicro::new().decode("greeter", KEY, value.as_bytes());
         let value = r#"{"name":"greeter","endpoints":[{"name":"Greeter.Hello","request":null}],"nodes":[{"id":"greeter-7","address":"[::1]:9000","metadata":{"broker":"http","protocol":"grpc"}}]}"#;
         let found = read(value).unwrap();
-        assert_eq!(found.get_id(), "greeter-7");
-        assert_eq!(found.get_metadata().len(), 1, "the broker");
+        assert_eq!(found.id(), "greeter-7");
+        assert_eq!(found.metadata().len(), 1, "the broker");
         read(r#"{"nodes":[{"address":"10.1.2.3:9000","metadata":null}]}"#).unwrap();
         for (bad, why) in [
             (r#"{"nodes":null}"#, "no node"),
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn metadata_that_would_hide_how_to_talk_to_it_is_refused() {
-        let hidden = greeter().metadata("protocol", "http");
+        let hidden = greeter().with_metadata("protocol", "http");
         assert!(GoMicro::new().check(&hidden).is_err());
         GoMicro::new().check(&full()).unwrap();
     }

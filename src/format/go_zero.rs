@@ -52,7 +52,7 @@ impl Format for GoZero {
     }
 
     fn key(&self, context: &KeyContext<'_>) -> String {
-        self.key_prefix(context.instance().name()) + context.instance().get_id()
+        self.key_prefix(context.instance().name()) + context.instance().id()
     }
 
     fn encode(&self, _: &Instance, address: &Address) -> String {
@@ -84,7 +84,7 @@ mod tests {
         let found = GoZero::new()
             .decode("greeter", key, b"10.1.2.3:9000")
             .unwrap();
-        assert_eq!(found.get_id(), "7587862094276733188");
+        assert_eq!(found.id(), "7587862094276733188");
         for bad in ["10.1.2.3", " 10.1.2.3:9000", "http://10.1.2.3:9000"] {
             let error = GoZero::new().decode("greeter", key, bad.as_bytes());
             error.unwrap_err();

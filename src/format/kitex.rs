@@ -138,8 +138,8 @@ mod tests {
             (r#","weight":99999999999"#, Some(u32::MAX)),
         ] {
             let found = read(&format!(r#"{{"address":"10.1.2.3:9000"{weight}}}"#)).unwrap();
-            assert_eq!(found.get_weight(), expected, "{weight}");
-            assert_eq!(found.get_id(), "10.1.2.3:9000");
+            assert_eq!(found.weight(), expected, "{weight}");
+            assert_eq!(found.id(), "10.1.2.3:9000");
         }
         for bad in [
             r#"{"network":"unix","address":"/tmp/kitex.sock"}"#,
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_kitex_would_misread_is_refused() {
-        assert!(Kitex::new().check(&greeter().weight(0)).is_err());
+        assert!(Kitex::new().check(&greeter().with_weight(0)).is_err());
         assert!(Kitex::new().prefix("a%d").check_settings().is_err());
         assert!(Kitex::new().prefix("").check_settings().is_err());
     }

@@ -58,7 +58,7 @@ impl Kratos {
     }
 
     /// Servers use TLS: their endpoints are `grpcs://`, also for instances that are not
-    /// [secure](Instance::secure) themselves. As in kratos, a client with TLS finds only `grpcs://` endpoints,
+    /// [secure](Instance::with_secure) themselves. As in kratos, a client with TLS finds only `grpcs://` endpoints,
     /// and a client without TLS only `grpc://`.
     #[must_use]
     pub fn secure(mut self, secure: bool) -> Self {
@@ -110,14 +110,14 @@ impl Format for Kratos {
     fn check(&self, instance: &Instance) -> Result<(), RegisterError> {
         if instance.metadata.contains_key(WEIGHT) {
             let reason = "the metadata `weight` is where kratos looks for the weight: give it as \
-                          Instance::weight";
+                          Instance::with_weight";
             return Err(RegisterError::format(self.name(), reason));
         }
         Ok(())
     }
 
     fn key(&self, context: &KeyContext<'_>) -> String {
-        self.key_prefix(context.instance().name()) + context.instance().get_id()
+        self.key_prefix(context.instance().name()) + context.instance().id()
     }
 
     fn encode(&self, instance: &Instance, address: &Address) -> String {
@@ -161,7 +161,7 @@ impl Format for Kratos {
         })?;
         let prefix = self.key_prefix(service);
         let id = id_or_rest(&found.id, key, &prefix);
-        let mut instance = instance_at(service, id, host)?.secure(scheme == SECURE);
+        let mut instance = instance_at(service, id, host)?.with_secure(scheme == SECURE);
         // A weight that is not a number stays in the metadata: kratos ignores it.
         let mut metadata = found.metadata.unwrap_or_default();
         let weight = metadata.get(WEIGHT);
@@ -218,8 +218,8 @@ mod tests {
             let value = format!(r#"{{"name":"greeter","endpoints":[{endpoints}]}}"#);
             for (format, expected) in formats.iter().zip(reads) {
                 let found = read(format, &value).ok();
-                let found = found.as_ref().inspect(|it| assert_eq!(it.get_id(), "a1"));
-                let found = found.map(|it| (it.get_address().unwrap(), it.is_secure()));
+                let found = found.as_ref().inspect(|it| assert_eq!(it.id(), "a1"));
+                let found = found.map(|it| (it.address().unwrap(), it.is_secure()));
                 assert_eq!(found, expected, "{format:?}: {endpoints}");
             }
         }
@@ -234,10 +234,17 @@ mod tests {
 
     #[test]
     fn an_instance_that_speaks_tls_is_written_and_read_as_such() {
-        let (_, value) = written(&Kratos::new(), &greeter().secure(true), "10.1.2.3:9000");
+        let (_, value) = written(
+            &Kratos::new(),
+            &greeter().with_secure(true),
+            "10.1.2.3:9000",
+        );
         assert!(value.contains(r#"["grpcs://10.1.2.3:9000"]"#), "{value}");
         let again = read(&Kratos::new().mixed(), &value).unwrap();
-        assert_eq!(again, greeter().address("10.1.2.3:9000").secure(true));
+        assert_eq!(
+            again,
+            greeter().with_address("10.1.2.3:9000").with_secure(true)
+        );
     }
 
     #[test]
@@ -274,10 +281,10 @@ mod tests {
             r#"{"name":"greeter","metadata":{"weight":"heavy"},"endpoints":["grpc://a:1"]}"#;
         let read = read(&Kratos::new(), value).unwrap();
         assert_eq!(
-            (read.get_weight(), &*read.get_metadata()["weight"]),
+            (read.weight(), &*read.metadata()["weight"]),
             (None, "heavy")
         );
-        let twice = greeter().weight(1).metadata("weight", "2");
+        let twice = greeter().with_weight(1).with_metadata("weight", "2");
         assert!(Kratos::new().check(&twice).is_err());
     }
 }

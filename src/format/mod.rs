@@ -62,7 +62,7 @@
 //!         format!("/lines/{service}/")
 //!     }
 //!     fn key(&self, context: &KeyContext<'_>) -> String {
-//!         self.key_prefix(context.instance().name()) + context.instance().get_id()
+//!         self.key_prefix(context.instance().name()) + context.instance().id()
 //!     }
 //!     fn encode(&self, _: &Instance, address: &Address) -> String {
 //!         format!("{} {}", address.host(), address.port())
@@ -74,7 +74,7 @@
 //!             .parse()
 //!             .map_err(|_| DecodeError::showing("has no address", text))?;
 //!         let id = key.rsplit('/').next().unwrap_or(key);
-//!         Ok(Instance::new(service).id(id).address(address))
+//!         Ok(Instance::new(service).with_id(id).with_address(address))
 //!     }
 //! }
 //!
@@ -82,7 +82,7 @@
 //! let etcd = Etcd::new(["http://127.0.0.1:2379"]);
 //! let registrar = Registrar::builder(etcd).format(Lines).build()?;
 //!
-//! let (instance, address) = (Instance::new("greeter").id("7"), "10.1.2.3:9000".parse()?);
+//! let (instance, address) = (Instance::new("greeter").with_id("7"), "10.1.2.3:9000".parse()?);
 //! assert_eq!(Lines.key(&KeyContext::new(&instance, &address, 1)), "/lines/greeter/7");
 //! assert_eq!(Lines.encode(&instance, &address), "10.1.2.3 9000");
 //! # Ok(())
@@ -211,7 +211,7 @@ fn instance_at(service: &str, id: &str, address: &str) -> Result<Instance, Decod
         let reason = format!("has no usable address: {}", error.reason);
         DecodeError::showing(reason, &error.address)
     })?;
-    Ok(Instance::new(service).id(id).address(address))
+    Ok(Instance::new(service).with_id(id).with_address(address))
 }
 
 /// The id of an instance whose value has none: the rest of its key.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The default: the key follows a template. The value is the instance as
-/// [JSON](crate::InstanceJson), or the text of [`Instance::value`].
+/// [JSON](crate::InstanceJson), or the text of [`Instance::with_value`].
 ///
 /// Reads that JSON, and the plain `host:port` that shell scripts write. The key decides which service a value belongs
 /// to, not the name in the JSON.
@@ -61,9 +61,9 @@ impl Plain {
     }
 
     /// The template of the keys. Default: `{prefix}/{name}/{ip}/{pid}`. See
-    /// [`RegistrarBuilder::key`](crate::RegistrarBuilder::key) for its placeholders and rules.
+    /// [`RegistrarBuilder::key_template`](crate::RegistrarBuilder::key_template) for its placeholders and rules.
     #[must_use]
-    pub fn key(mut self, template: impl Into<String>) -> Self {
+    pub fn key_template(mut self, template: impl Into<String>) -> Self {
         self.key = Some(template.into());
         self.compiled()
     }

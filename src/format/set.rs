@@ -161,12 +161,12 @@ mod tests {
     #[test]
     fn a_value_that_readers_skip_is_refused_in_every_format() {
         let plain = formats(vec![Arc::new(Plain::new())]);
-        let fits = Instance::new("greeter").value("x".repeat(MAX_VALUE));
+        let fits = Instance::new("greeter").with_value("x".repeat(MAX_VALUE));
         plain.check(&fits).unwrap();
-        let large = fits.value("x".repeat(MAX_VALUE + 1));
-        let metadata = Instance::new("greeter").metadata("k", "x".repeat(MAX_VALUE));
+        let large = fits.with_value("x".repeat(MAX_VALUE + 1));
+        let metadata = Instance::new("greeter").with_metadata("k", "x".repeat(MAX_VALUE));
         let both = formats(vec![Arc::new(Plain::new()), Arc::new(Kratos::new())]);
-        let of_kratos = metadata.clone().value("small");
+        let of_kratos = metadata.clone().with_value("small");
         for (formats, instance) in [(&plain, &large), (&plain, &metadata), (&both, &of_kratos)] {
             let error = formats.check(instance).unwrap_err();
             assert!(
@@ -192,14 +192,14 @@ mod tests {
         };
         assert!((4096..4400).contains(&len) && max == 4096, "{len}");
         key_of(2015)
-            .check(&instance.address("10.0.0.1:9000"))
+            .check(&instance.with_address("10.0.0.1:9000"))
             .unwrap();
     }
 
     #[test]
     fn two_formats_with_one_key_are_refused() {
-        let instance = Instance::new("greeter").id("10.0.0.1:9000");
-        let colliding = instance.clone().address("10.0.0.1:9000");
+        let instance = Instance::new("greeter").with_id("10.0.0.1:9000");
+        let colliding = instance.clone().with_address("10.0.0.1:9000");
         let both = formats(vec![Arc::new(GoZero::new()), Arc::new(EtcdNaming::new())]);
         both.check(&instance).unwrap();
         let error = both.check(&colliding).unwrap_err().to_string();
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused() {
         for bad in [
-            Arc::new(Plain::new().key("{name}")) as Arc<dyn Format>,
+            Arc::new(Plain::new().key_template("{name}")) as Arc<dyn Format>,
             Arc::new(Kratos::new().namespace("")),
             Arc::new(EtcdNaming::new().prefix("a//b")),
         ] {

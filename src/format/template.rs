@@ -69,10 +69,13 @@ impl KeyTemplate {
             .iter()
             .any(|p| matches!(p, Part::Field(f) if DISTINCT.contains(f)))
         {
-            return Err(refuse(
-                "every server of a fleet would write the same key: \
-                 use one of {ip}, {addr}, {host}, {id} or {lease}",
-            ));
+            let is_distinct = |field| DISTINCT.contains(&field);
+            let is_shared = |field| !is_distinct(field) && field != Field::Prefix;
+            return Err(refuse(&format!(
+                "every server of a fleet would write the same key: use one of {}; {} may be the same on each machine",
+                placeholders(is_distinct),
+                placeholders(is_shared)
+            )));
         }
         let text: String = parts.iter().map(Part::sample).collect();
         if text
@@ -169,6 +172,13 @@ fn name_is_whole(parts: &[Part]) -> bool {
     starts && matches!(parts.get(at + 1), Some(Part::Text(text)) if text.starts_with('/'))
 }
 
+/// The placeholders of the fields that are wanted, as they are written in a template.
+fn placeholders(is_wanted: impl Fn(Field) -> bool) -> String {
+    let fields = FIELDS.iter().filter(|(_, field)| is_wanted(*field));
+    let names: Vec<_> = fields.map(|(name, _)| format!("{{{name}}}")).collect();
+    names.join(" ")
+}
+
 fn host() -> String {
     let host = gethostname::gethostname();
     host.to_string_lossy().replace('/', "-")
@@ -193,11 +203,10 @@ fn parse(mut rest: &str) -> Result<Vec<Part>, String> {
         let (name, after) = field.split_once('}').ok_or("a { without its }")?;
         let known = FIELDS.iter().find(|(known, _)| *known == name);
         let (_, field) = known.ok_or_else(|| {
-            let known: Vec<_> = FIELDS
-                .iter()
-                .map(|(name, _)| format!("{{{name}}}"))
-                .collect();
-            format!("there is no {{{name}}}, there are {}", known.join(" "))
+            format!(
+                "there is no {{{name}}}, there are {}",
+                placeholders(|_| true)
+            )
         })?;
         parts.push(Part::Field(*field));
         rest = after;
@@ -232,7 +241,7 @@ mod tests {
 
     #[test]
     fn every_placeholder_has_its_value() {
-        let instance = Instance::new("greeter").id("one");
+        let instance = Instance::new("greeter").with_id("one");
         let host = gethostname::gethostname().into_string().unwrap();
         for (template, expected) in [
             (
@@ -266,6 +275,12 @@ mod tests {
             ("{prefix}/{name}-{ip}", "{name} must stand alone"),
             ("{prefix}/{name}/fixed", "the same key"),
             ("{prefix}/{name}/{pid}", "the same key"),
+            ("{prefix}/{name}/{pid}", "{ip} {addr} {host} {id} {lease};"),
+            ("{prefix}/{name}/{pid}", "{name} {port} {pid} may be"),
+            (
+                "{prefix}/{name}/{x}",
+                "{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}",
+            ),
             ("{prefix}//{name}/{ip}", "between two slashes"),
             ("{prefix}/{name}/../{ip}", "between two slashes"),
             ("{prefix}/{name}/{ip}/", "between two slashes"),

@@ -5,13 +5,13 @@ use proptest::prelude::*;
 
 /// An instance with only a name and an id.
 pub(super) fn greeter() -> Instance {
-    Instance::new("greeter").id("a1")
+    Instance::new("greeter").with_id("a1")
 }
 
 /// An instance with all properties.
 pub(super) fn full() -> Instance {
-    let instance = greeter().version("v1").weight(20);
-    instance.metadata("zone", "eu-1")
+    let instance = greeter().with_version("v1").with_weight(20);
+    instance.with_metadata("zone", "eu-1")
 }
 
 /// Key and value of an instance, as they would be in etcd.
@@ -46,7 +46,7 @@ fn all() -> [Arc<dyn Format>; 7] {
 fn carried(format: &str, key: &str, instance: &Instance, addr: &str) -> Instance {
     let carried = |parts: &str| parts.split(' ').any(|name| name == format);
     let id = if carried("plain kratos go-zero go-micro coredns") {
-        instance.get_id()
+        instance.id()
     } else {
         key.rsplit('/').next().unwrap()
     };
@@ -62,7 +62,7 @@ fn carried(format: &str, key: &str, instance: &Instance, addr: &str) -> Instance
             true => instance.metadata.clone(),
             false => [].into(),
         },
-        ..Instance::new(&instance.name).id(id).address(addr)
+        ..Instance::new(&instance.name).with_id(id).with_address(addr)
     }
 }
 
@@ -111,7 +111,9 @@ fn the_documentation_lists_each_format_with_its_deregistration_delay() {
 fn no_two_formats_share_a_key_by_default() {
     let formats = Formats::new(all().to_vec()).unwrap();
     formats.check(&greeter()).unwrap();
-    formats.check(&full().address("10.1.2.3:9000")).unwrap();
+    formats
+        .check(&full().with_address("10.1.2.3:9000"))
+        .unwrap();
 }
 
 #[test]
@@ -214,7 +216,7 @@ fn optional_fields_may_be_missing_or_null() {
         let key = format.key_prefix("greeter") + "a1";
         format.decode("greeter", &key, value.as_bytes()).unwrap()
     };
-    let expected = greeter().address("10.1.2.3:9000");
+    let expected = greeter().with_address("10.1.2.3:9000");
     for value in [
         "10.1.2.3:9000",
         "10.1.2.3:9000\n",
@@ -235,7 +237,7 @@ fn optional_fields_may_be_missing_or_null() {
 #[test]
 fn plain_reads_its_own_keys_only() {
     let value = b"10.1.2.3:9000";
-    let format = Plain::new().key("{prefix}/{host}/{name}/{ip}");
+    let format = Plain::new().key_template("{prefix}/{host}/{name}/{ip}");
     assert_eq!(Format::key_prefix(&format, "greeter"), "/services/");
     for (key, ours) in [
         ("/services/node-1/greeter/10.1.2.3", true),
@@ -263,7 +265,7 @@ fn an_instance() -> impl Strategy<Value = Instance> {
         .prop_map(|(name, id, version, weight, metadata)| Instance {
             version,
             metadata,
-            ..Instance::new(name).id(id).weight(weight)
+            ..Instance::new(name).with_id(id).with_weight(weight)
         })
 }
 
@@ -301,7 +303,7 @@ proptest! {
             let at = at.index(value.len());
             value[at] = byte;
             if let Ok(read) = format.decode(&instance.name, &key, &value) {
-                let address = read.get_address().unwrap();
+                let address = read.address().unwrap();
                 prop_assert_eq!(address.parse::<Address>().unwrap().to_string(), address);
             }
         }

@@ -1,10 +1,10 @@
-//! [`RegistrationHealthBuilder`]: the health names that follow the registration, and those that it follows. A task
+//! [`RegistrationHealthBuilder`]: the health names that report the registration, and the names that it requires. A task
 //! reports each status.
 
-use super::followed::Followed;
+use super::required::RequiredNames;
 use super::service::RegistrationHealth;
 use crate::error::BuildError;
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::lifecycle::Lifecycle;
 use crate::registrar::registration::Registration;
 use tokio::runtime::Handle;
@@ -14,10 +14,17 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthReporter;
 
-/// The health name that is `SERVING` while this server is registered in etcd.
+/// The health name that is `SERVING` while the server is registered in etcd.
 pub const HEALTH_NAME: &str = "etcd.registration";
 
-/// Builds a [`RegistrationHealth`]: which health names follow the registration, and which do not.
+/// Builds a [`RegistrationHealth`]: which names it reports, and which names the registration requires.
+///
+/// | name | `SERVING` | set by |
+/// |---|---|---|
+/// | `etcd.registration`, or another [`name`](Self::name) | while the server is registered | this crate |
+/// | [`serving_while_registered`](Self::serving_while_registered) | the same | this crate |
+/// | [`always_serving`](Self::always_serving); `""` by default | until shutdown, whatever etcd does | this crate |
+/// | [`require_serving`](Self::require_serving) | while the application is ready: the server is registered only then | the application |
 ///
 /// ```no_run
 /// # fn f(registration: &tonic_etcd::Registration) -> Result<(), tonic_etcd::BuildError> {
@@ -25,7 +32,7 @@ pub const HEALTH_NAME: &str = "etcd.registration";
 ///
 /// // A readiness probe on `greeter.v1.Greeter` fails while nobody can find this server.
 /// let health = RegistrationHealth::builder()
-///     .follow_registration("greeter.v1.Greeter")
+///     .serving_while_registered("greeter.v1.Greeter")
 ///     .build(registration)?;
 /// # let _ = health;
 /// # Ok(())
@@ -35,9 +42,9 @@ pub const HEALTH_NAME: &str = "etcd.registration";
 #[must_use = "a builder does nothing until it is built"]
 pub struct RegistrationHealthBuilder {
     own: String,
-    following: Vec<String>,
+    while_registered: Vec<String>,
     always: Vec<String>,
-    followed: Vec<String>,
+    required: Vec<String>,
     reporter: Option<HealthReporter>,
 }
 
@@ -47,40 +54,40 @@ impl Default for RegistrationHealthBuilder {
     fn default() -> Self {
         Self {
             own: HEALTH_NAME.to_owned(),
-            following: vec![],
+            while_registered: vec![],
             always: vec![],
-            followed: vec![],
+            required: vec![],
             reporter: None,
         }
     }
 }
 
 impl RegistrationHealthBuilder {
-    /// Another name than `etcd.registration`.
+    /// The name to use instead of `etcd.registration`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.own = name.into();
         self
     }
 
-    /// Makes this name `SERVING` only while the server is registered. Be careful with the overall name `""`:
-    /// in an etcd outage orchestrators would then restart servers that work.
-    pub fn follow_registration(mut self, name: impl Into<String>) -> Self {
+    /// Reports this name as `SERVING` only while the server is registered. Be careful with the overall name `""`: in an
+    /// outage of etcd, orchestrators would restart servers that work.
+    pub fn serving_while_registered(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.always.retain(|other| *other != name);
-        self.following.push(name);
+        self.while_registered.push(name);
         self
     }
 
-    /// [`follow_registration`](Self::follow_registration) with the name of a generated service,
+    /// [`serving_while_registered`](Self::serving_while_registered) with the name of a generated service,
     /// such as `GreeterServer<MyGreeter>`.
-    pub fn follow_registration_for<S: NamedService>(self) -> Self {
-        self.follow_registration(S::NAME)
+    pub fn serving_while_registered_for<S: NamedService>(self) -> Self {
+        self.serving_while_registered(S::NAME)
     }
 
-    /// Makes this name `SERVING` whatever etcd does, and `NOT_SERVING` on shutdown.
+    /// Reports this name as `SERVING` whatever etcd does, and as `NOT_SERVING` on shutdown.
     pub fn always_serving(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
-        self.following.retain(|other| *other != name);
+        self.while_registered.retain(|other| *other != name);
         self.always.retain(|other| *other != name);
         self.always.push(name);
         self
@@ -91,13 +98,12 @@ impl RegistrationHealthBuilder {
         self.always_serving(S::NAME)
     }
 
-    /// Makes the registration follow this name, which the application sets on its [`reporter`](Self::reporter):
-    /// the registration is [paused](Status::Paused) while the name is not `SERVING`. May be called several times: then
-    /// all names have to be `SERVING`.
+    /// [Pauses](RegistrationStatus::Paused) the registration while this name is not `SERVING`. The application sets it on
+    /// its [`reporter`](Self::reporter). May be called several times: all names have to be `SERVING`.
     ///
-    /// A name that was never set, or that was cleared, is not `SERVING`; the crate checks for it once a second.
-    /// Any other change takes effect at once. The registration is paused from [`build`](Self::build) on, so
-    /// call it before the server is bound. Shutdown does not wait for any name.
+    /// A name that was never set, or that was cleared, is not `SERVING`; such a name is read once a second. Any other
+    /// change takes effect at once. The registration is paused from [`build`](Self::build) on, so build it before you bind
+    /// the server. A shutdown does not wait for any name.
     ///
     /// ```no_run
     /// # async fn f(registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::BuildError> {
@@ -108,7 +114,7 @@ impl RegistrationHealthBuilder {
     /// let reporter = HealthReporter::new();
     /// let health = RegistrationHealth::builder()
     ///     .reporter(reporter.clone())
-    ///     .registration_follows("greeter.v1.Greeter")
+    ///     .require_serving("greeter.v1.Greeter")
     ///     .build(&registration)?;
     /// // The server appears after this, and when it is bound.
     /// reporter.set_service_status("greeter.v1.Greeter", Serving).await;
@@ -116,21 +122,21 @@ impl RegistrationHealthBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn registration_follows(mut self, name: impl Into<String>) -> Self {
-        self.followed.push(name.into());
+    pub fn require_serving(mut self, name: impl Into<String>) -> Self {
+        self.required.push(name.into());
         self
     }
 
-    /// [`registration_follows`](Self::registration_follows) with the name of a generated service.
-    pub fn registration_follows_for<S: NamedService>(self) -> Self {
-        self.registration_follows(S::NAME)
+    /// [`require_serving`](Self::require_serving) with the name of a generated service.
+    pub fn require_serving_for<S: NamedService>(self) -> Self {
+        self.require_serving(S::NAME)
     }
 
-    /// Reports to your own reporter. It sets only the names given here. You set all others,
-    /// also `""`, and also on shutdown.
+    /// Reports to a reporter of the application. Only the names that are given here are set on it. The application sets all
+    /// others, also `""`, and also on shutdown.
     ///
-    /// Add the service of [`build`](Self::build) to the server, not the reporter's own service: that one does not
-    /// check whether the lease expired while the process was frozen.
+    /// Add the service of [`build`](Self::build) to the server, not the reporter's own service, which does not check
+    /// whether the lease expired while the process was frozen.
     pub fn reporter(mut self, reporter: HealthReporter) -> Self {
         self.reporter = Some(reporter);
         self
@@ -140,9 +146,9 @@ impl RegistrationHealthBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::HealthCycle`] if the registration would follow a name that is reported here,
-    /// [`BuildError::Setting`] if it follows names without a [`reporter`](Self::reporter) to set them on,
-    /// [`BuildError::NoRuntime`] outside of a tokio runtime: it starts a task. After an error nothing is reported.
+    /// [`BuildError::HealthCycle`] if a required name is one that is reported here, [`BuildError::Setting`] if there are
+    /// required names and no [`reporter`](Self::reporter) to set them on, [`BuildError::NoRuntime`] outside of a tokio
+    /// runtime: it starts a task. After an error nothing is reported.
     pub fn build(
         self,
         registration: &Registration,
@@ -153,15 +159,19 @@ impl RegistrationHealthBuilder {
     }
 
     fn check(&self) -> Result<(), BuildError> {
-        let mut reported = self.following.iter().chain(&self.always).chain([&self.own]);
-        if let Some(name) = reported.find(|name| self.followed.contains(name)) {
+        let mut reported = self
+            .while_registered
+            .iter()
+            .chain(&self.always)
+            .chain([&self.own]);
+        if let Some(name) = reported.find(|name| self.required.contains(name)) {
             let name = name.clone();
             return Err(BuildError::HealthCycle { name });
         }
-        if self.reporter.is_none() && !self.followed.is_empty() {
-            let name = "registration_follows";
-            let reason = "nobody can set what it follows: give the application's HealthReporter as \
-                          reporter(..)";
+        if self.reporter.is_none() && !self.required.is_empty() {
+            let name = "require_serving";
+            let reason =
+                "nobody can set the name: give the application's HealthReporter as reporter(..)";
             let reason = reason.to_owned();
             return Err(BuildError::Setting { name, reason });
         }
@@ -169,15 +179,20 @@ impl RegistrationHealthBuilder {
     }
 
     fn serve(mut self, registration: &Registration) -> HealthServer<RegistrationHealth> {
-        if self.reporter.is_none() && !self.following.iter().any(String::is_empty) {
+        if self.reporter.is_none() && !self.while_registered.iter().any(String::is_empty) {
             self = self.always_serving("");
         }
         let reporter = self.reporter.clone().unwrap_or_default();
-        let followed = std::mem::take(&mut self.followed);
-        if !followed.is_empty() {
-            Followed::new(reporter.clone(), followed).start(registration);
+        let required = std::mem::take(&mut self.required);
+        if !required.is_empty() {
+            RequiredNames::new(reporter.clone(), required).start(registration);
         }
-        let names = self.following.iter().chain([&self.own]).cloned().collect();
+        let names = self
+            .while_registered
+            .iter()
+            .chain([&self.own])
+            .cloned()
+            .collect();
         let service = RegistrationHealth::new(reporter.clone(), names, registration);
         self.start(reporter, registration.lifecycle());
         HealthServer::new(service)
@@ -211,7 +226,7 @@ impl RegistrationHealthBuilder {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
-        for name in self.following.iter().chain([&self.own]) {
+        for name in self.while_registered.iter().chain([&self.own]) {
             reporter
                 .set_service_status(name, status(now == Reported::Registered))
                 .await;
@@ -233,9 +248,9 @@ enum Reported {
 }
 
 impl Reported {
-    fn of(status: &Status) -> Self {
+    fn of(status: &RegistrationStatus) -> Self {
         match status {
-            Status::Deregistering => Self::Leaving,
+            RegistrationStatus::Deregistering => Self::Leaving,
             status if status.is_final() => Self::Leaving,
             status if status.is_registered() => Self::Registered,
             _ => Self::Missing,
@@ -246,7 +261,7 @@ impl Reported {
 // === impl RegistrationHealth ===
 
 impl RegistrationHealth {
-    /// Starts with two names: `etcd.registration`, which follows the registration, and `""`, which is
+    /// Starts with two names: `etcd.registration`, which is `SERVING` while the server is registered, and `""`, which is
     /// `SERVING` until shutdown.
     pub fn builder() -> RegistrationHealthBuilder {
         RegistrationHealthBuilder::default()

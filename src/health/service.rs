@@ -21,12 +21,12 @@ use tonic_health::server::{HealthReporter, HealthService};
 ///
 /// It is tonic-health's service, with three differences:
 ///
-/// * `Watch` streams end when the server drains (tonic alone would wait for them for ever);
-/// * a `Watch` of an unknown name says `SERVICE_UNKNOWN` until the name is set;
-/// * a name that follows the registration is never `SERVING` when the lease may have expired.
+/// * `Watch` streams end when the server drains (tonic alone would wait for them forever);
+/// * a `Watch` of an unknown name sends `SERVICE_UNKNOWN` until the name is set;
+/// * a name that is `SERVING` while the server is registered is `NOT_SERVING` once the lease may have expired.
 pub struct RegistrationHealth {
     inner: Arc<HealthService>,
-    following: Following,
+    while_registered: WhileRegistered,
     drain: CancellationToken,
     _registration: Registration,
 }
@@ -37,20 +37,20 @@ pub struct HealthWatch {
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The names that follow the registration, and what limits their answers.
+/// The names that are `SERVING` while the server is registered.
 #[derive(Clone)]
-struct Following {
+struct WhileRegistered {
     names: Arc<[String]>,
     lifecycle: Arc<Lifecycle>,
 }
 
-/// How often a name that is watched and unknown is checked for.
+/// How often an unknown name is read again.
 pub(super) const UNKNOWN_INTERVAL: Duration = Duration::from_secs(1);
 
 // === impl RegistrationHealth ===
 
 impl RegistrationHealth {
-    /// Answers with the reporter's state; `names` follow the registration.
+    /// Answers with the state of the reporter. `names` are `SERVING` only while the server is registered.
     pub(super) fn new(
         reporter: HealthReporter,
         names: Arc<[String]>,
@@ -60,7 +60,7 @@ impl RegistrationHealth {
         Self {
             inner: Arc::new(HealthService::from_health_reporter(reporter)),
             drain: lifecycle.drain().begun.clone(),
-            following: Following { names, lifecycle },
+            while_registered: WhileRegistered { names, lifecycle },
             _registration: registration.clone(),
         }
     }
@@ -74,9 +74,9 @@ impl Health for RegistrationHealth {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let follows = self.following.has(&request.get_ref().service);
+        let is_one = self.while_registered.has(&request.get_ref().service);
         let response = self.inner.check(request).await?;
-        Ok(response.map(|response| self.following.checked(follows, response)))
+        Ok(response.map(|response| self.while_registered.checked(is_one, response)))
     }
 
     async fn watch(
@@ -84,13 +84,14 @@ impl Health for RegistrationHealth {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthWatch>, Status> {
         let request = request.into_inner();
-        let (following, follows) = (self.following.clone(), self.following.has(&request.service));
+        let names = self.while_registered.clone();
+        let is_one = names.has(&request.service);
         let inner: Pin<Box<dyn Stream<Item = _> + Send>> =
             match self.inner.watch(Request::new(request.clone())).await {
                 Ok(statuses) => Box::pin(
                     statuses
                         .into_inner()
-                        .map(move |next| next.map(|next| following.checked(follows, next))),
+                        .map(move |next| next.map(|next| names.checked(is_one, next))),
                 ),
                 Err(error) if error.code() == Code::NotFound => {
                     Box::pin(unknown(self.inner.clone(), request))
@@ -102,7 +103,7 @@ impl Health for RegistrationHealth {
     }
 }
 
-/// `SERVICE_UNKNOWN`, then the states of the name once it is set.
+/// `SERVICE_UNKNOWN`, then the states of the name from when it is set.
 fn unknown(
     inner: Arc<HealthService>,
     request: HealthCheckRequest,
@@ -121,17 +122,16 @@ fn unknown(
     stream::iter([Ok(first)]).chain(stream::once(known).flatten())
 }
 
-// === impl Following ===
+// === impl WhileRegistered ===
 
-impl Following {
+impl WhileRegistered {
     fn has(&self, name: &str) -> bool {
         self.names.iter().any(|other| other == name)
     }
 
-    /// The answer for a name: `reported`, or `NOT_SERVING` if it `follows` the registration and the lease may have
-    /// expired.
-    fn checked(&self, follows: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
-        if follows
+    /// The answer for a name: `reported`, or `NOT_SERVING` if it is one of these and the lease may have expired.
+    fn checked(&self, is_one: bool, mut reported: HealthCheckResponse) -> HealthCheckResponse {
+        if is_one
             && reported.status() == pb::ServingStatus::Serving
             && !self.lifecycle.status.get().is_registered()
         {
@@ -153,7 +153,7 @@ impl Stream for HealthWatch {
     type Item = Result<HealthCheckResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // States from before the drain are delivered first.
+        // States of before the drain are sent first.
         if let Poll::Ready(next) = Pin::new(&mut self.inner).poll_next(cx) {
             return Poll::Ready(next);
         }

@@ -1,7 +1,7 @@
-//! [`Introspection`]: builds the introspection service.
+//! [`IntrospectionBuilder`]: builds the introspection service.
 
 use super::pb::introspection_server::IntrospectionServer;
-use super::service::IntrospectionService;
+use super::service::Introspection;
 use super::sources::Sources;
 #[cfg(feature = "discovery")]
 use crate::channel::BalancedChannel;
@@ -9,22 +9,17 @@ use crate::channel::BalancedChannel;
 use crate::discovery::Discovery;
 use crate::registrar::Registrar;
 
-/// Builds the service: what it reports on, and whether clients may pause registrations.
+/// Builds an [`Introspection`]: what it reports on, and whether clients may pause registrations.
 #[derive(Debug, Clone, Default)]
 #[must_use = "a builder does nothing until it is built"]
-pub struct Introspection {
+pub struct IntrospectionBuilder {
     sources: Sources,
     remote_control: bool,
 }
 
-// === impl Introspection ===
+// === impl IntrospectionBuilder ===
 
-impl Introspection {
-    /// A service that reports on nothing yet, without remote control.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+impl IntrospectionBuilder {
     /// Reports on all registrations of this registrar, also later ones. Keeps none of
     /// them alive.
     pub fn registrar(mut self, registrar: &Registrar) -> Self {
@@ -58,8 +53,17 @@ impl Introspection {
 
     /// The service, to be added to a server.
     #[must_use]
-    pub fn service(self) -> IntrospectionServer<IntrospectionService> {
-        let service = IntrospectionService::new(self.sources, self.remote_control);
+    pub fn build(self) -> IntrospectionServer<Introspection> {
+        let service = Introspection::new(self.sources, self.remote_control);
         IntrospectionServer::new(service)
+    }
+}
+
+// === impl Introspection ===
+
+impl Introspection {
+    /// Starts to build a service, which reports on nothing yet.
+    pub fn builder() -> IntrospectionBuilder {
+        IntrospectionBuilder::default()
     }
 }

@@ -10,7 +10,7 @@
 //! let registration = registrar.register(Instance::new("greeter"))?;
 //! Server::builder()
 //!     .layer(registration.layer())
-//!     .add_service(Introspection::new().registrar(&registrar).service())
+//!     .add_service(Introspection::builder().registrar(&registrar).build())
 //!     .serve_registered("0.0.0.0:9000".parse()?, &registration)
 //!     .await?;
 //! # Ok(())
@@ -24,12 +24,12 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `builder.rs` | [`Introspection`] |
+//! | `builder.rs` | [`IntrospectionBuilder`] |
 //! | `sources.rs` | the registrars, discoveries and channels; entries, page by page |
 //! | `snapshot.rs` | the message of an entry, bounded |
 //! | `process.rs` | the message of registrars, discoveries and channels, bounded |
 //! | `batch.rs` | the registrations of one message |
-//! | `service.rs` | [`IntrospectionService`]: the requests, checked |
+//! | `service.rs` | [`Introspection`]: the requests, checked |
 //! | `watch.rs` | a stream of changes; the latest state wins |
 //! | `places.rs` | the streams that are open at once, a limited number |
 //! | `remote.rs` | pauses that clients have made |
@@ -46,8 +46,8 @@ mod snapshot;
 mod sources;
 mod watch;
 
-pub use builder::Introspection;
-pub use service::IntrospectionService;
+pub use builder::IntrospectionBuilder;
+pub use service::Introspection;
 
 /// Describes the service, for a reflection service.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/tonic_etcd.registration.v1.bin");

@@ -4,6 +4,7 @@ use super::pb;
 use super::snapshot::{age_ms, key, left_ms, ms, text};
 use super::sources::Sources;
 use crate::observe::member_stats::{MemberState, MemberStats};
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::Registry;
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ fn registrar(registry: &Registry) -> pb::Registrar {
     let endpoints = endpoints
         .map(|url| etcd_endpoint(url, &etcd.members))
         .collect();
-    let expiry = registry.lease_expiry.get();
+    let expiry = registry.lease_expiry.get().map(Timestamp::at);
     let (last_error_at, last_error) = etcd.last_error.unzip();
     pb::Registrar {
         registrations: registry.entries().len() as u64,
@@ -77,7 +78,7 @@ fn registrar(registry: &Registry) -> pb::Registrar {
         last_error_age_ms: last_error_at.map(age_ms),
         is_stopping: registry.is_stopping(),
         not_ready: registry
-            .not_ready()
+            .pause_of_all()
             .as_deref()
             .map_or_else(String::new, text),
     }
@@ -145,7 +146,7 @@ fn channels(channels: &[(String, BalancedChannel)]) -> Vec<pb::Channel> {
 }
 
 #[cfg(feature = "discovery")]
-fn endpoint(endpoint: channel::EndpointState) -> pb::ChannelEndpoint {
+fn endpoint(endpoint: channel::EndpointStats) -> pb::ChannelEndpoint {
     use channel::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
     let (state, reason) = match endpoint.state {
         Idle => (pb::ConnectivityState::Idle, String::new()),

@@ -1,8 +1,8 @@
-//! [`IntrospectionService`]: the requests, checked.
+//! [`Introspection`]: the requests, checked.
 
 use super::batch::{Batch, MAX_REGISTRATIONS};
 use super::pb;
-use super::pb::introspection_server::Introspection;
+use super::pb::introspection_server;
 use super::places::Places;
 use super::process::process;
 use super::remote::RemotePauses;
@@ -15,8 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
-/// Reports what this process has registered and discovered. [`Introspection`](super::Introspection) builds it.
-pub struct IntrospectionService {
+/// The gRPC service that reports what this process has registered and discovered.
+pub struct Introspection {
     sources: Arc<Sources>,
     remote: RemotePauses,
     watches: Arc<Places>,
@@ -26,9 +26,9 @@ const DEFAULT_PAGE: usize = 100;
 /// The longest name of a service.
 const MAX_SERVICE: usize = 255;
 
-// === impl IntrospectionService ===
+// === impl Introspection ===
 
-impl IntrospectionService {
+impl Introspection {
     pub(super) fn new(sources: Sources, remote_control: bool) -> Self {
         Self {
             sources: Arc::new(sources),
@@ -39,7 +39,7 @@ impl IntrospectionService {
 }
 
 #[async_trait]
-impl Introspection for IntrospectionService {
+impl introspection_server::Introspection for Introspection {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
 
     async fn list(
@@ -88,10 +88,9 @@ impl Introspection for IntrospectionService {
     }
 }
 
-impl fmt::Debug for IntrospectionService {
+impl fmt::Debug for Introspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IntrospectionService")
-            .finish_non_exhaustive()
+        f.debug_struct("Introspection").finish_non_exhaustive()
     }
 }
 

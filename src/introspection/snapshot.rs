@@ -5,12 +5,11 @@ use super::sources::Position;
 use crate::address::Address;
 use crate::drain::{Drain, DrainTimeouts};
 use crate::observe::stats::RegistrationStats;
-use crate::observe::status::Status;
+use crate::observe::status::{Ended, RegistrationStatus};
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::{Entry, Registry, stats};
-use crate::runtime::clock;
 use crate::runtime::escaped::Escaped;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// The most instances, keys and reasons of one registration in a message.
 const MOST: usize = 64;
@@ -29,7 +28,7 @@ pub(super) fn registration(
     let registered = stats.status.registered();
     let mut instances = entry.map_instances(|instance, address| pb::Instance {
         service: key(instance.name()),
-        id: key(instance.get_id()),
+        id: key(instance.id()),
         address: address.map_or_else(String::new, Address::to_string),
     });
     let instances_total = count(instances.len());
@@ -57,10 +56,10 @@ pub(super) fn registration(
 }
 
 /// The phase of a server's shutdown.
-pub(super) fn phase(status: &Status, server: Option<&Drain>) -> pb::ShutdownPhase {
+pub(super) fn phase(status: &RegistrationStatus, server: Option<&Drain>) -> pb::ShutdownPhase {
     match status {
         _ if server.is_some_and(Drain::is_begun) => pb::ShutdownPhase::Draining,
-        Status::Deregistering => pb::ShutdownPhase::Deregistering,
+        RegistrationStatus::Deregistering => pb::ShutdownPhase::Deregistering,
         status if status.is_final() => pb::ShutdownPhase::Delay,
         _ => pb::ShutdownPhase::Unspecified,
     }
@@ -69,10 +68,10 @@ pub(super) fn phase(status: &Status, server: Option<&Drain>) -> pb::ShutdownPhas
 /// The latest end of a phase; `since` is when its status began.
 fn ends(
     phase: pb::ShutdownPhase,
-    since: Instant,
+    since: Timestamp,
     revoke: Duration,
     drain: DrainTimeouts,
-) -> Option<Instant> {
+) -> Option<Timestamp> {
     let limit = match phase {
         pb::ShutdownPhase::Unspecified => return None,
         pb::ShutdownPhase::Deregistering => revoke,
@@ -82,37 +81,45 @@ fn ends(
     since.checked_add(limit)
 }
 
-fn state(status: &Status) -> pb::RegistrationState {
+fn state(status: &RegistrationStatus) -> pb::RegistrationState {
     match status {
-        Status::Registering { .. } => pb::RegistrationState::Registering,
-        Status::Registered(_) => pb::RegistrationState::Registered,
-        Status::Suspect { .. } => pb::RegistrationState::Suspect,
-        Status::Lost { .. } => pb::RegistrationState::Lost,
-        Status::Yielding { .. } => pb::RegistrationState::Yielding,
-        Status::Paused { .. } => pb::RegistrationState::Paused,
-        Status::Deregistering => pb::RegistrationState::Deregistering,
-        Status::Deregistered => pb::RegistrationState::Deregistered,
-        Status::LeftToExpire { .. } => pb::RegistrationState::LeftToExpire,
+        RegistrationStatus::Registering { .. } => pb::RegistrationState::Registering,
+        RegistrationStatus::Registered(_) => pb::RegistrationState::Registered,
+        RegistrationStatus::Suspect { .. } => pb::RegistrationState::Suspect,
+        RegistrationStatus::Lost { .. } => pb::RegistrationState::Lost,
+        RegistrationStatus::Yielding { .. } => pb::RegistrationState::Yielding,
+        RegistrationStatus::Paused { .. } => pb::RegistrationState::Paused,
+        RegistrationStatus::Deregistering => pb::RegistrationState::Deregistering,
+        RegistrationStatus::Ended(Ended::Deregistered) => pb::RegistrationState::Deregistered,
+        RegistrationStatus::Ended(Ended::LeftToExpire { .. }) => {
+            pb::RegistrationState::LeftToExpire
+        }
     }
 }
 
-fn reason(status: &Status) -> String {
+fn reason(status: &RegistrationStatus) -> String {
     match status {
-        Status::Registering { reason } => reason.as_deref().map_or_else(String::new, text),
-        Status::Suspect { reason, .. } | Status::Lost { reason, .. } => text(reason),
-        Status::Yielding { to_lease } => format!("lease {to_lease:016x} holds the key"),
-        Status::LeftToExpire { ttl, reason } => format!("within {ttl:?}: {}", text(reason)),
-        Status::Registered(_)
-        | Status::Paused { .. }
-        | Status::Deregistering
-        | Status::Deregistered => String::new(),
+        RegistrationStatus::Registering { reason } => {
+            reason.as_deref().map_or_else(String::new, text)
+        }
+        RegistrationStatus::Suspect { reason, .. } | RegistrationStatus::Lost { reason, .. } => {
+            text(reason)
+        }
+        RegistrationStatus::Yielding { to_lease } => format!("lease {to_lease:016x} holds the key"),
+        RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }) => {
+            format!("within {ttl:?}: {}", text(reason))
+        }
+        RegistrationStatus::Registered(_)
+        | RegistrationStatus::Paused { .. }
+        | RegistrationStatus::Deregistering
+        | RegistrationStatus::Ended(Ended::Deregistered) => String::new(),
     }
 }
 
 /// The reasons of the pauses, with that of the readiness probe.
 fn pauses(stats: &RegistrationStats) -> Vec<String> {
     let reasons = match &stats.status {
-        Status::Paused { reasons, .. } => &reasons[..],
+        RegistrationStatus::Paused { reasons, .. } => &reasons[..],
         _ => &stats.pauses[..],
     };
     reasons.iter().take(MOST).map(|it| text(it)).collect()
@@ -126,12 +133,12 @@ pub(super) fn key(key: &str) -> String {
     Escaped::at_most(key, KEY_BYTES).to_string()
 }
 
-pub(super) fn age_ms(at: Instant) -> u64 {
-    ms(clock::now().saturating_duration_since(at))
+pub(super) fn age_ms(at: Timestamp) -> u64 {
+    ms(at.elapsed())
 }
 
-pub(super) fn left_ms(until: Instant) -> u64 {
-    ms(until.saturating_duration_since(clock::now()))
+pub(super) fn left_ms(until: Timestamp) -> u64 {
+    ms(until.remaining())
 }
 
 pub(super) fn ms(duration: Duration) -> u64 {
@@ -154,8 +161,8 @@ mod tests {
             deregistration_delay: 2 * SEC,
             drain: 30 * SEC,
         };
-        let since = clock::now();
-        let end = |phase| ends(phase, since, SEC, drain).map(|end| end - since);
+        let since = Timestamp::now();
+        let end = |phase| ends(phase, since, SEC, drain).map(|end| end.remaining());
         assert_eq!(end(pb::ShutdownPhase::Unspecified), None);
         assert_eq!(end(pb::ShutdownPhase::Deregistering), Some(SEC));
         assert_eq!(end(pb::ShutdownPhase::Delay), Some(2 * SEC));

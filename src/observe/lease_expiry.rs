@@ -1,24 +1,22 @@
-//! [`LeaseExpiry`]: until when the lease of a registrar certainly lives, for statuses and health checks.
+//! [`LeaseExpiry`]: the earliest time at which the lease of a registrar may expire, for statuses and health checks.
 
 use crate::runtime::clock;
 use crate::runtime::lock::Lock;
 use tokio::time::Instant;
 
-/// The worker sets it; each status and each health check compares it with the current time. After the
-/// process was frozen they may run before the worker does, when its last status is out of date.
-///
-/// All registrations of a registrar share one, because they share a lease.
+/// The worker sets it. Statuses and health checks compare it with the current time, because after a freeze of the process
+/// they may run before the worker does. All registrations of a registrar share it, as they share the lease.
 #[derive(Debug, Default)]
 pub(crate) struct LeaseExpiry(Lock<Option<Instant>>);
 
 impl LeaseExpiry {
-    /// The current lease certainly lives until `at`, by [`clock::now`]. Set it before publishing a status that
-    /// depends on this lease.
+    /// The current lease lives until `at`, an instant of [`clock::now`], or longer. Set it before a status that depends on
+    /// this lease is published.
     pub(crate) fn set(&self, at: Instant) {
         *self.0.lock() = Some(at);
     }
 
-    /// When the lease expired, if it may have.
+    /// When the lease may have expired, if that time has passed.
     pub(crate) fn passed(&self) -> Option<Instant> {
         self.0.lock().filter(|at| *at <= clock::now())
     }

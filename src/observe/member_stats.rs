@@ -1,9 +1,9 @@
-//! [`MemberStats`]: the state of one member of etcd, for a registrar. No decision depends on it.
+//! [`MemberStats`]: the state of one member of etcd, as a registrar sees it. No decision depends on it.
 
 use crate::etcd::{RpcError, RpcErrorKind};
+use crate::observe::timestamp::Timestamp;
 use crate::runtime::escaped::Escaped;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// One member of etcd, as its registrar sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,29 +13,30 @@ pub struct MemberStats {
     pub endpoint: Arc<str>,
     /// Whether there is a connection, and if not, why.
     pub state: MemberState,
-    /// The last error of the member, and its time: one line, escaped, of at most 200 bytes. It stays when the member works again.
-    pub last_error: Option<(Instant, Arc<str>)>,
-    /// What the state becomes when the connection ends.
+    /// The last error of the member, and its time: one line, escaped, of at most 200 bytes. It is kept when the member works
+    /// again.
+    pub last_error: Option<(Timestamp, Arc<str>)>,
+    /// The state after the end of the connection.
     next: MemberState,
 }
 
-/// The state of one member of etcd, for a registrar.
+/// The state of one member of etcd, as a registrar sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberState {
     /// There is a connection to it.
     Connected,
-    /// A connection to it was closed because it was not needed any more.
+    /// Its connection was closed because it was no longer needed.
     Idle,
     /// It cannot be reached, does not answer, or ended the connection.
     Failing {
-        /// Since its first failure after it last worked.
-        since: Instant,
+        /// The first failure since it last worked.
+        since: Timestamp,
     },
     /// It answers, and denies user, password or permission. It is not tried again for 30 s.
     Refusing {
-        /// Since its first refusal after it last worked.
-        since: Instant,
+        /// The first refusal since it last worked.
+        since: Timestamp,
     },
 }
 
@@ -51,10 +52,10 @@ impl MemberStats {
         }
     }
 
-    fn on_error(&mut self, error: &RpcError, now: Instant) {
+    fn on_error(&mut self, error: &RpcError, now: Timestamp) {
         let text = Escaped::new(&error.reason()).to_string();
         self.last_error = Some((now, text.into()));
-        // Of an open connection only the last error can be the one that ends it.
+        // Only the last error can end an open connection.
         let since = self.state.since().unwrap_or(now);
         self.next = match error.kind() {
             RpcErrorKind::Denied => MemberState::Refusing { since },
@@ -71,7 +72,7 @@ impl MemberStats {
             | RpcErrorKind::ResourceExhausted
             | RpcErrorKind::Busy => self.next,
         };
-        // Only the next event shows whether the connection stays open.
+        // The next event shows whether the connection stays open.
         if self.state != MemberState::Connected {
             self.state = self.next;
         }
@@ -82,7 +83,7 @@ impl MemberStats {
 
 impl MemberState {
     /// Since when it does not work.
-    pub(crate) fn since(self) -> Option<Instant> {
+    pub(crate) fn since(self) -> Option<Timestamp> {
         match self {
             Self::Failing { since } | Self::Refusing { since } => Some(since),
             Self::Connected | Self::Idle => None,
@@ -108,7 +109,7 @@ pub(crate) fn disconnected(members: &mut [MemberStats]) {
 pub(crate) fn failed(
     members: &mut Vec<MemberStats>,
     error: &RpcError,
-    now: Instant,
+    now: Timestamp,
     exists: impl Fn(&str) -> bool,
 ) {
     entry(members, error.endpoint()).on_error(error, now);
@@ -134,8 +135,8 @@ mod tests {
     async fn each_member_has_its_own_state_and_last_error() {
         let [a, b]: [Arc<str>; 2] = ["http://a:1".into(), "http://b:1".into()];
         let mut members = vec![];
-        let start = Instant::now();
-        let at = |secs| start + Duration::from_secs(secs);
+        let start = Timestamp::now();
+        let at = |secs| start.checked_add(Duration::from_secs(secs)).unwrap();
         let fail = |members: &mut Vec<_>, kind, endpoint, secs| {
             let error = RpcError::new(kind, endpoint, format!("no\x1b {}", "x".repeat(1000)));
             failed(members, &error, at(secs), |_| true);

@@ -15,8 +15,10 @@
 //!
 //! [The manual](crate::manual::metrics) lists the metrics with their units and labels.
 
-use crate::observe::observer::{Connection, InstancesChange, Observer, Renewal, Transition, Write};
-use crate::observe::status::Status;
+use crate::observe::observer::{
+    ConnectionEvent, InstancesEvent, Observer, RenewalEvent, StatusEvent, WriteEvent,
+};
+use crate::observe::status::{Ended, RegistrationStatus};
 use crate::runtime::lock::Lock;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -29,16 +31,15 @@ use std::sync::Arc;
 #[cfg(feature = "discovery")]
 use crate::observe::connectivity::ConnectivityState;
 #[cfg(feature = "discovery")]
-use crate::observe::observer::{EndpointTransition, Resend};
+use crate::observe::observer::{EndpointEvent, ResendEvent};
 
 /// An [`Observer`] that records metrics; see the [module](self). Clones share their handles.
 ///
-/// Install the recorder first. Each handle is made once, by the first event of its service. A handle that is made
-/// before there is a recorder never records anything. Labels are the name of the service, states and results, and
-/// never an address.
+/// Install the recorder first. Each handle is made once, by the first event of its service, and a handle that is made without
+/// a recorder never records anything. Labels are the name of the service, states and results, never an address.
 ///
-/// The gauges are sums: two registrations of one service in one process both count in
-/// `tonic_etcd_registration_state`. So add one `MetricsObserver` only once to a registrar or discovery.
+/// Gauges are sums: two registrations of one service in one process both count in `tonic_etcd_registration_state`. So add a
+/// `MetricsObserver` only once to a registrar or discovery.
 #[derive(Clone)]
 pub struct MetricsObserver(Arc<Handles>);
 
@@ -122,7 +123,7 @@ impl fmt::Debug for MetricsObserver {
 }
 
 impl Observer for MetricsObserver {
-    fn on_transition(&self, transition: &Transition<'_>) {
+    fn on_status(&self, transition: &StatusEvent<'_>) {
         let (from, to) = (transition.from.map(state), state(transition.to));
         if from == Some(to) {
             return;
@@ -137,20 +138,20 @@ impl Observer for MetricsObserver {
         }
     }
 
-    fn on_renewal(&self, renewal: &Renewal<'_>) {
+    fn on_renewal(&self, renewal: &RenewalEvent<'_>) {
         self.0.renewals.count(1, renewal.error);
         self.0.renewal_duration.record(renewal.took);
     }
 
-    fn on_connection(&self, connection: &Connection<'_>) {
+    fn on_connection(&self, connection: &ConnectionEvent<'_>) {
         self.0.connections.count(1, connection.error);
     }
 
-    fn on_write(&self, write: &Write<'_>) {
+    fn on_write(&self, write: &WriteEvent<'_>) {
         self.0.writes.count(write.keys, write.error);
     }
 
-    fn on_instances(&self, change: &InstancesChange<'_>) {
+    fn on_instances(&self, change: &InstancesEvent<'_>) {
         let (from, to) = (change.from, change.to);
         let make = |service: &str| gauges("tonic_etcd_discovery_instances", service, INSTANCES);
         let handles = self.0.instances.get(change.service, make);
@@ -165,7 +166,7 @@ impl Observer for MetricsObserver {
     }
 
     #[cfg(feature = "discovery")]
-    fn on_endpoint(&self, transition: &EndpointTransition<'_>) {
+    fn on_endpoint(&self, transition: &EndpointEvent<'_>) {
         let handles = self.0.channels.get(transition.service, Channels::new);
         if let Some(from) = transition.from {
             handles.endpoints[connectivity(from)].decrement(1.0);
@@ -176,23 +177,24 @@ impl Observer for MetricsObserver {
     }
 
     #[cfg(feature = "discovery")]
-    fn on_resend(&self, resend: &Resend<'_>) {
+    fn on_resend(&self, resend: &ResendEvent<'_>) {
         let handles = self.0.channels.get(resend.service, Channels::new);
         handles.resent.increment(1);
     }
 }
 
 /// The index of a status in [`STATES`].
-fn state(status: &Status) -> usize {
+fn state(status: &RegistrationStatus) -> usize {
     match status {
-        Status::Registering { .. } => 0,
-        Status::Registered(_) => 1,
-        Status::Suspect { .. } => 2,
-        Status::Lost { .. } => 3,
-        Status::Yielding { .. } => 4,
-        Status::Paused { .. } => 5,
-        Status::Deregistering => 6,
-        Status::Deregistered | Status::LeftToExpire { .. } => 7,
+        RegistrationStatus::Registering { .. } => 0,
+        RegistrationStatus::Registered(_) => 1,
+        RegistrationStatus::Suspect { .. } => 2,
+        RegistrationStatus::Lost { .. } => 3,
+        RegistrationStatus::Yielding { .. } => 4,
+        RegistrationStatus::Paused { .. } => 5,
+        RegistrationStatus::Deregistering => 6,
+        RegistrationStatus::Ended(Ended::Deregistered)
+        | RegistrationStatus::Ended(Ended::LeftToExpire { .. }) => 7,
     }
 }
 

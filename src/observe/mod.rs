@@ -1,9 +1,10 @@
-//! What can be seen of registrations, discoveries and channels.
+//! What users observe of registrations, discoveries and channels.
 //!
 //! | file | |
 //! |---|---|
-//! | `status.rs`, `lease_expiry.rs` | [`Status`](status::Status): the state of a registration, and when its lease expires |
+//! | `status.rs`, `lease_expiry.rs` | [`RegistrationStatus`](status::RegistrationStatus): the state of a registration, and when its lease expires |
 //! | `stats.rs`, `member_stats.rs` | counts and last errors, of registrations and of members of etcd |
+//! | `timestamp.rs` | [`Timestamp`](timestamp::Timestamp): a moment, with the time of a suspend |
 //! | `connectivity.rs` | the state of an endpoint of a channel |
 //! | `observer.rs` | [`Observer`](observer::Observer): callbacks for each event |
 //! | `metrics.rs` | the same as metrics |
@@ -18,3 +19,4 @@ pub mod metrics;
 pub mod observer;
 pub(crate) mod stats;
 pub(crate) mod status;
+pub(crate) mod timestamp;

@@ -1,6 +1,6 @@
 //! [`Observer`]: callbacks of the application for each event.
 
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::runtime::isolated::isolated;
 use std::fmt;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::observe::connectivity::ConnectivityState;
 /// [`RegistrarBuilder::observer`](crate::RegistrarBuilder::observer) takes one, and so does the builder of a
 /// discovery. The feature `metrics` has one that records metrics: `MetricsObserver`.
 ///
-/// Our tasks call the methods, without holding a lock: they may use all handles. They must not block, because a
-/// renewal waits for them, also with a dedicated thread. An observer that has slow work to do sends it to a task of its own. A panic in one is caught; only the panic hook prints it. There is no callback for
-/// single requests, except for those that are sent again.
+/// The methods are called by the crate's tasks, without a lock: they may use all handles. They must not block, because
+/// renewals wait for them, also with a dedicated thread. An observer with slow work sends it to a task of its own. A panic is
+/// caught; only the panic hook prints it. There is no callback for single requests, except for those that are sent again.
 ///
 /// ```
-/// use tonic_etcd::observer::{Observer, Transition};
+/// use tonic_etcd::observer::{Observer, StatusEvent};
 ///
 /// #[derive(Debug)]
 /// struct Page;
 ///
 /// impl Observer for Page {
-///     fn on_transition(&self, transition: &Transition<'_>) {
-///         if let tonic_etcd::Status::Lost { reason, .. } = transition.to {
-///             eprintln!("{:?}: {reason}", transition.services);
+///     fn on_status(&self, event: &StatusEvent<'_>) {
+///         if let tonic_etcd::RegistrationStatus::Lost { reason, .. } = event.to {
+///             eprintln!("{:?}: {reason}", event.services);
 ///         }
 ///     }
 /// }
@@ -37,47 +37,47 @@ use crate::observe::connectivity::ConnectivityState;
 #[allow(unused_variables)]
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A registration has another status.
-    fn on_transition(&self, transition: &Transition<'_>) {}
+    fn on_status(&self, event: &StatusEvent<'_>) {}
 
-    /// A renewal of the lease was acknowledged, or failed, or has no answer in time. In the last case it is called again
-    /// when the answer comes after all.
-    fn on_renewal(&self, renewal: &Renewal<'_>) {}
+    /// A renewal of the lease was acknowledged, failed, or has no answer in time. In the last case this is called again when
+    /// the answer comes.
+    fn on_renewal(&self, event: &RenewalEvent<'_>) {}
 
     /// An attempt to connect to etcd ended.
-    fn on_connection(&self, connection: &Connection<'_>) {}
+    fn on_connection(&self, event: &ConnectionEvent<'_>) {}
 
-    /// A transaction was applied, or failed. Called once for each reason to write, as far as it is
-    /// known. Not called for a transaction that was under way when its connection ended.
-    fn on_write(&self, write: &Write<'_>) {}
+    /// A transaction was applied, or failed. Called once for each reason to write. Not called for a transaction that was
+    /// under way when its connection ended.
+    fn on_write(&self, event: &WriteEvent<'_>) {}
 
     /// The number of instances of a discovery changed.
-    fn on_instances(&self, change: &InstancesChange<'_>) {}
+    fn on_instances(&self, event: &InstancesEvent<'_>) {}
 
     /// An endpoint of a balanced channel was added, has another state, or was removed.
     #[cfg(feature = "discovery")]
     #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
-    fn on_endpoint(&self, transition: &EndpointTransition<'_>) {}
+    fn on_endpoint(&self, event: &EndpointEvent<'_>) {}
 
-    /// A call is sent again, to another endpoint: certainly no server has processed it.
-    fn on_resend(&self, resend: &Resend<'_>) {}
+    /// A call is sent again, to another endpoint: no server has processed it.
+    fn on_resend(&self, event: &ResendEvent<'_>) {}
 }
 
-/// See [`Observer::on_transition`].
+/// See [`Observer::on_status`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Transition<'a> {
+pub struct StatusEvent<'a> {
     /// The names of the service, one for each instance.
     pub services: &'a [String],
     /// The previous status; `None`: the registration is new.
-    pub from: Option<&'a Status>,
+    pub from: Option<&'a RegistrationStatus>,
     /// The new status. It may be of the same kind as `from`, with another reason or revision.
-    pub to: &'a Status,
+    pub to: &'a RegistrationStatus,
 }
 
 /// See [`Observer::on_renewal`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Renewal<'a> {
+pub struct RenewalEvent<'a> {
     /// The time from sending it to its answer or failure.
     pub took: Duration,
     /// Why it failed, if it did.
@@ -87,7 +87,7 @@ pub struct Renewal<'a> {
 /// See [`Observer::on_connection`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Connection<'a> {
+pub struct ConnectionEvent<'a> {
     /// The member of etcd, without user and password.
     pub endpoint: &'a str,
     /// How long the attempt took, authentication included.
@@ -99,7 +99,7 @@ pub struct Connection<'a> {
 /// See [`Observer::on_write`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Write<'a> {
+pub struct WriteEvent<'a> {
     /// The number of keys of the transaction that are written for this reason.
     pub keys: usize,
     /// The reason.
@@ -115,9 +115,9 @@ pub enum WriteReason {
     /// It was not in etcd before.
     #[default]
     New,
-    /// [`Registration::update`](crate::Registration::update) changed its value, or the machine's address changed.
+    /// [`Registration::update`](crate::Registration::update) changed the value, or the address of the machine changed.
     Updated,
-    /// The lease that it was under is gone.
+    /// Its lease is gone.
     LeaseLost,
     /// The last pause is over.
     Resumed,
@@ -125,33 +125,33 @@ pub enum WriteReason {
     Overwritten,
     /// Another client deleted it.
     Deleted,
-    /// After a lost connection, etcd did not have the value that was written before.
+    /// After a lost connection, etcd does not have the value that was written.
     Differs,
-    /// It is deleted: for a pause, or because its registration leaves while others stay.
+    /// It is deleted: for a pause, or because its registration ends while others stay.
     Withdrawn,
 }
 
 /// See [`Observer::on_instances`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct InstancesChange<'a> {
+pub struct InstancesEvent<'a> {
     /// The name of the service.
     pub service: &'a str,
     /// The previous numbers. The first change, from 0 to 0, comes when the discovery is built.
-    pub from: Instances,
+    pub from: InstanceCounts,
     /// The new numbers; all are 0 when the discovery was dropped.
-    pub to: Instances,
+    pub to: InstanceCounts,
 }
 
-/// Numbers of instances.
+/// The numbers of instances of a discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Instances {
-    /// The instances in the set, including those that are missing in etcd.
+pub struct InstanceCounts {
+    /// Instances in the set, including missing ones.
     pub found: usize,
-    /// Keys that etcd does not have, and that are kept for a while.
+    /// Instances that etcd does not have any more, and that are kept for a while.
     pub missing: usize,
-    /// Keys that are skipped: their values cannot be decoded, or there are too many.
+    /// Keys that are skipped, because the value cannot be decoded or there are too many.
     pub skipped: usize,
 }
 
@@ -160,8 +160,8 @@ pub struct Instances {
 #[cfg_attr(docsrs, doc(cfg(feature = "discovery")))]
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct EndpointTransition<'a> {
-    /// What the channel calls the service.
+pub struct EndpointEvent<'a> {
+    /// The channel's name of the service.
     pub service: &'a str,
     /// Where the endpoint is dialled.
     pub address: &'a str,
@@ -174,8 +174,8 @@ pub struct EndpointTransition<'a> {
 /// See [`Observer::on_resend`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Resend<'a> {
-    /// What the channel calls the service.
+pub struct ResendEvent<'a> {
+    /// The channel's name of the service.
     pub service: &'a str,
     /// The number of endpoints that were tried before.
     pub tried: usize,
@@ -183,40 +183,40 @@ pub struct Resend<'a> {
     pub reason: &'a str,
 }
 
-/// The observers of one registrar, discovery or channel. Without observers a call only checks a length.
+/// The observers of one registrar, discovery or channel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
 
 // === impl Observer ===
 
 impl<T: Observer + ?Sized> Observer for Arc<T> {
-    fn on_transition(&self, transition: &Transition<'_>) {
-        (**self).on_transition(transition);
+    fn on_status(&self, event: &StatusEvent<'_>) {
+        (**self).on_status(event);
     }
 
-    fn on_renewal(&self, renewal: &Renewal<'_>) {
-        (**self).on_renewal(renewal);
+    fn on_renewal(&self, event: &RenewalEvent<'_>) {
+        (**self).on_renewal(event);
     }
 
-    fn on_connection(&self, connection: &Connection<'_>) {
-        (**self).on_connection(connection);
+    fn on_connection(&self, event: &ConnectionEvent<'_>) {
+        (**self).on_connection(event);
     }
 
-    fn on_write(&self, write: &Write<'_>) {
-        (**self).on_write(write);
+    fn on_write(&self, event: &WriteEvent<'_>) {
+        (**self).on_write(event);
     }
 
-    fn on_instances(&self, change: &InstancesChange<'_>) {
-        (**self).on_instances(change);
+    fn on_instances(&self, event: &InstancesEvent<'_>) {
+        (**self).on_instances(event);
     }
 
     #[cfg(feature = "discovery")]
-    fn on_endpoint(&self, transition: &EndpointTransition<'_>) {
-        (**self).on_endpoint(transition);
+    fn on_endpoint(&self, event: &EndpointEvent<'_>) {
+        (**self).on_endpoint(event);
     }
 
-    fn on_resend(&self, resend: &Resend<'_>) {
-        (**self).on_resend(resend);
+    fn on_resend(&self, event: &ResendEvent<'_>) {
+        (**self).on_resend(event);
     }
 }
 
@@ -249,7 +249,7 @@ impl Observers {
             return;
         }
         let error = result.as_ref().err().map(E::to_string);
-        let connection = Connection {
+        let connection = ConnectionEvent {
             endpoint,
             took,
             error: error.as_deref(),

@@ -1,32 +1,32 @@
-//! The statistics of a registration at one moment, for polling.
+//! [`RegistrationStats`]: the state of a registration at one moment, for polling.
 
 use crate::observe::member_stats::{MemberState, MemberStats};
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
+use crate::observe::timestamp::Timestamp;
 use crate::runtime::lock::Lock;
 use std::sync::Arc;
-use tokio::time::Instant;
 
-/// A registration, as it was when [`Registration::stats`](crate::Registration::stats) was called.
+/// The state of a registration when [`Registration::stats`](crate::Registration::stats) was called.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RegistrationStats {
     /// The names of the service, one for each instance.
     pub services: Vec<String>,
     /// The status.
-    pub status: Status,
-    /// Since when it is one of this kind.
-    pub since: Instant,
+    pub status: RegistrationStatus,
+    /// Since when the status has been of this kind.
+    pub since: Timestamp,
     /// The reason of each [`Pause`](crate::Pause).
     pub pauses: Vec<Arc<str>>,
     /// The requests in flight, as [`Registration::in_flight`](crate::Registration::in_flight) counts them.
     pub in_flight: usize,
-    /// The keys that are in etcd, or that were there before.
+    /// The keys that are in etcd, or were last.
     pub keys: Arc<[Arc<str>]>,
-    /// The names of the formats that every instance is written in.
+    /// The names of the formats in which every instance is written.
     pub formats: Vec<String>,
-    /// The revision of etcd at which the newest of the keys was written, if they are known to be there.
+    /// The revision of etcd at which the newest key was written, if the keys are known to be in etcd.
     pub revision: Option<i64>,
-    /// The registrar's lease and connection: the same for each of its registrations.
+    /// The lease and the connection of the registrar, which all its registrations share.
     pub etcd: EtcdStats,
 }
 
@@ -34,19 +34,19 @@ pub struct RegistrationStats {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EtcdStats {
-    /// The lease that is held, or the last one if it may still live.
+    /// The current lease, or the last one if it may still live.
     pub lease: Option<i64>,
     /// When a renewal of the lease was last sent.
-    pub renewal_sent: Option<Instant>,
-    /// When the last acknowledged renewal was sent. The lease certainly lives until one TTL after that.
-    pub renewal_acknowledged: Option<Instant>,
+    pub renewal_sent: Option<Timestamp>,
+    /// When the last acknowledged renewal was sent. The lease lives for at least one TTL after that.
+    pub renewal_acknowledged: Option<Timestamp>,
     /// When the next renewal is due.
-    pub renewal_due: Option<Instant>,
-    /// The member of etcd that the registrar is connected to.
+    pub renewal_due: Option<Timestamp>,
+    /// The member of etcd to which the registrar is connected.
     pub endpoint: Option<Arc<str>>,
-    /// The last error, on any member, and its time.
-    pub last_error: Option<(Instant, Arc<str>)>,
-    /// The members of etcd that were tried, without removed ones.
+    /// The last error of any member, and its time.
+    pub last_error: Option<(Timestamp, Arc<str>)>,
+    /// The members of etcd that were tried. Removed members are left out.
     pub members: Vec<MemberStats>,
 }
 

@@ -1,16 +1,16 @@
-//! [`Status`]: the state of a registration.
+//! [`RegistrationStatus`]: the state of a registration.
 //!
 //! The registrar publishes it; health and users read it. No decision depends on it.
 
 use crate::observe::lease_expiry::LeaseExpiry;
-use crate::runtime::clock;
+use crate::observe::timestamp::Timestamp;
 use crate::runtime::lock::Lock;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// The state of a registration.
 ///
@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep};
 /// Registering ──> Registered <──> Suspect ──> Lost ──> Registered
 ///                     └──────────────────────> Lost
 /// any of them ──> Paused ──> Registering
-/// any of them ──> Deregistering ──> Deregistered | LeftToExpire
+/// any of them ──> Deregistering ──> Ended
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Status {
-    /// Not in etcd yet: the listener is not bound, or no write has succeeded yet.
+pub enum RegistrationStatus {
+    /// Not in etcd yet: the server is not announced, or no write has succeeded.
     #[non_exhaustive]
     Registering {
         /// The error of the last attempt.
@@ -31,49 +31,56 @@ pub enum Status {
     },
     /// In etcd, under a lease that lives.
     Registered(Registered),
-    /// In etcd as far as we know: a renewal is late, but the lease cannot have expired.
+    /// In etcd: a renewal is late, but the lease cannot have expired.
     #[non_exhaustive]
     Suspect {
-        /// The registration that is still held.
+        /// The registration.
         registered: Registered,
         /// Since when no renewal was acknowledged.
-        since: Instant,
+        since: Timestamp,
         /// Why.
         reason: Arc<str>,
     },
-    /// Not known to be in etcd any more, though it should be. The registrar repairs it.
+    /// No longer known to be in etcd. The registrar registers it again.
     #[non_exhaustive]
     Lost {
-        /// Since when it is not known to be held.
-        since: Instant,
+        /// Since when.
+        since: Timestamp,
         /// What happened.
         reason: Arc<str>,
     },
-    /// Another lease holds the key, and [`OnConflict::Yield`](crate::OnConflict::Yield) is
-    /// set. The key is taken as soon as it is free.
+    /// Another lease holds the key, and [`OnConflict::Yield`](crate::OnConflict::Yield) is set. The key is written as soon
+    /// as it is free.
     #[non_exhaustive]
     Yielding {
-        /// The lease that holds it; 0 when it is held without one.
+        /// The lease that holds it. 0: the key has no lease.
         to_lease: i64,
     },
-    /// The keys are withheld: the application [paused](crate::Registration::pause) the registration.
-    /// They are put again when the last pause is over. The lease is kept meanwhile, or
-    /// replaced by another one; this status does not show problems with that.
+    /// The keys are withheld: the registration is [paused](crate::Registration::pause). They are put back when the last
+    /// pause is over. Meanwhile the lease is kept, or replaced by another one. This status does not show errors of that.
     #[non_exhaustive]
     Paused {
         /// The reason of each pause, the oldest first.
         reasons: Arc<[Arc<str>]>,
         /// Since when the registration has been paused without interruption.
-        since: Instant,
+        since: Timestamp,
     },
-    /// Deregistration has begun; the key is being removed.
+    /// Deregistration has begun: the keys are being deleted.
     Deregistering,
-    /// Deregistered: the key is gone, and will not come back.
+    /// The registration has ended: the last status.
+    Ended(Ended),
+}
+
+/// How a registration ended.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The keys are deleted.
     Deregistered,
-    /// Stopped while etcd could not be reached: the key is deleted when its lease expires.
+    /// etcd could not be reached. The keys are deleted when their lease expires.
     #[non_exhaustive]
     LeftToExpire {
-        /// At most how long the key may remain, once etcd works.
+        /// The longest time that the keys may remain, once etcd works.
         ttl: Duration,
         /// Why etcd could not be reached.
         reason: Arc<str>,
@@ -88,15 +95,15 @@ pub struct Registered {
     pub lease: i64,
     /// The keys, one for each instance, in the order they were registered in.
     pub keys: Arc<[Arc<str>]>,
-    /// The revision of etcd at which the newest of them was written.
+    /// The revision of etcd at which the newest key was written.
     pub revision: i64,
-    /// Since when they have been held without interruption.
-    pub since: Instant,
+    /// Since when all keys have been in etcd without interruption.
+    pub since: Timestamp,
 }
 
-/// Watches a [`Status`]. Cheap to clone.
+/// Watches a [`RegistrationStatus`]. Cheap to clone.
 ///
-/// It returns the latest status. Two quick changes may be seen as one.
+/// It returns the latest status: of two quick changes it may return only the second one.
 #[derive(Clone)]
 pub struct StatusWatch {
     cell: Arc<StatusCell>,
@@ -105,41 +112,40 @@ pub struct StatusWatch {
 }
 
 /// A status and the number of its publication, which health services acknowledge.
-pub(crate) type Numbered = (u64, Arc<Status>);
+pub(crate) type Numbered = (u64, Arc<RegistrationStatus>);
 
-/// The published status, with the expiry after which it is not valid any more.
+/// The published status, with the expiry of the lease after which it is not valid.
 ///
 /// The status is shared with the reconciler, which compares the next one with it. The cell needs a
 /// tenth of the memory of `tokio::sync::watch`, and each of ten thousand registrations has one.
 #[derive(Debug)]
 pub(crate) struct StatusCell {
     /// The status, and since when it has been of this kind.
-    published: Lock<(Numbered, Instant)>,
+    published: Lock<(Numbered, Timestamp)>,
     changed: Notify,
     expiry: Arc<LeaseExpiry>,
 }
 
-/// How often a waiting task checks an expired lease again.
+/// How often a waiting task reads the expiry of a lease again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-// === impl Status ===
+// === impl RegistrationStatus ===
 
-impl Status {
-    /// Whether the keys are known to be held: [`Registered`](Self::Registered) or
+impl RegistrationStatus {
+    /// Whether the keys are known to be in etcd: [`Registered`](Self::Registered) or
     /// [`Suspect`](Self::Suspect).
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.registered().is_some()
     }
 
-    /// Whether this status is final: [`Deregistered`](Self::Deregistered) or
-    /// [`LeftToExpire`](Self::LeftToExpire).
+    /// Whether the registration has [ended](Self::Ended): no other status follows.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Deregistered | Self::LeftToExpire { .. })
+        matches!(self, Self::Ended(_))
     }
 
-    /// The registration that is held, if any.
+    /// The registration, if the keys are known to be in etcd.
     #[must_use]
     pub fn registered(&self) -> Option<&Registered> {
         match self {
@@ -149,7 +155,7 @@ impl Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for RegistrationStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registering { reason: None } => f.write_str("registering"),
@@ -162,6 +168,14 @@ impl fmt::Display for Status {
             Self::Yielding { to_lease } => write!(f, "yielding to lease {to_lease:016x}"),
             Self::Paused { reasons, .. } => write!(f, "paused: {}", reasons.join("; ")),
             Self::Deregistering => f.write_str("deregistering"),
+            Self::Ended(ended) => ended.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Deregistered => f.write_str("deregistered"),
             Self::LeftToExpire { ttl, reason } => {
                 write!(f, "left to expire within {ttl:?}: {reason}")
@@ -173,27 +187,29 @@ impl fmt::Display for Status {
 // === impl StatusWatch ===
 
 impl StatusWatch {
-    /// The status now. It is [`Lost`](Status::Lost) as soon as the lease may have expired, also
-    /// if the registrar has not run since, such as after the process was frozen.
+    /// The current status. It is [`Lost`](RegistrationStatus::Lost) as soon as the lease may have expired, also if the
+    /// registrar has not run since, such as after a freeze of the process.
     #[must_use]
-    pub fn get(&self) -> Status {
+    pub fn get(&self) -> RegistrationStatus {
         self.cell.get()
     }
 
-    /// Waits for a status that this watch has not returned yet; `None`
-    /// after the final one.
+    /// Waits for a status that this watch has not returned yet. `None` after the last one.
     ///
     /// Cancel safe.
-    pub async fn changed(&mut self) -> Option<Status> {
+    pub async fn changed(&mut self) -> Option<RegistrationStatus> {
         let (_, status) = self.next().await?;
         Some(Arc::unwrap_or_clone(status))
     }
 
-    /// Waits for a status for which `wanted` is true, beginning with the current one; `None` if the
-    /// registration ends without one.
+    /// Waits for a status for which `wanted` returns true, beginning with the current one. `None` if the registration ends
+    /// without one.
     ///
     /// Cancel safe.
-    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
+    pub async fn wait_for(
+        &mut self,
+        mut wanted: impl FnMut(&RegistrationStatus) -> bool,
+    ) -> Option<RegistrationStatus> {
         let mut published = self.seen().1;
         loop {
             let status = self.cell.at_expiry(&published);
@@ -256,9 +272,9 @@ impl fmt::Debug for StatusWatch {
 
 impl StatusCell {
     pub(crate) fn new(expiry: Arc<LeaseExpiry>) -> Self {
-        let status = Status::Registering { reason: None };
+        let status = RegistrationStatus::Registering { reason: None };
         Self {
-            published: Lock::new(((0, Arc::new(status)), clock::now())),
+            published: Lock::new(((0, Arc::new(status)), Timestamp::now())),
             changed: Notify::new(),
             expiry,
         }
@@ -273,7 +289,7 @@ impl StatusCell {
     }
 
     /// The status that holds now.
-    pub(crate) fn get(&self) -> Status {
+    pub(crate) fn get(&self) -> RegistrationStatus {
         self.at_expiry(&self.published().1)
     }
 
@@ -283,28 +299,29 @@ impl StatusCell {
     }
 
     /// The status that holds now, and since when it has been of this kind.
-    pub(crate) fn get_since(&self) -> (Status, Instant) {
+    pub(crate) fn get_since(&self) -> (RegistrationStatus, Timestamp) {
         let ((_, published), since) = self.published.lock().clone();
         match self.at_expiry(&published) {
-            Status::Lost { since, reason } => (Status::Lost { since, reason }, since),
+            RegistrationStatus::Lost { since, reason } => {
+                (RegistrationStatus::Lost { since, reason }, since)
+            }
             status => (status, since),
         }
     }
 
-    /// Publishes `next` if `takes` accepts the last status, and returns that. Does nothing if they
-    /// are the same.
+    /// Publishes `next` if it differs from the last status and `allows` returns true for that. Returns the last status.
     pub(crate) fn publish(
         &self,
-        next: Arc<Status>,
-        takes: impl FnOnce(&Status) -> bool,
-    ) -> Option<Arc<Status>> {
+        next: Arc<RegistrationStatus>,
+        allows: impl FnOnce(&RegistrationStatus) -> bool,
+    ) -> Option<Arc<RegistrationStatus>> {
         let mut guard = self.published.lock();
         let ((number, published), since) = &mut *guard;
-        if *published == next || !takes(published) {
+        if *published == next || !allows(published) {
             return None;
         }
         if std::mem::discriminant(&**published) != std::mem::discriminant(&*next) {
-            *since = clock::now();
+            *since = Timestamp::now();
         }
         let last = std::mem::replace(published, next);
         *number += 1;
@@ -313,15 +330,15 @@ impl StatusCell {
         Some(last)
     }
 
-    /// The status now for a published one: nothing is held under a lease that may have expired.
-    fn at_expiry(&self, published: &Status) -> Status {
+    /// The current status for a published one: no key is known to be in etcd once the lease may have expired.
+    fn at_expiry(&self, published: &RegistrationStatus) -> RegistrationStatus {
         if !published.is_registered() {
             return published.clone();
         }
         match self.expiry.passed() {
             None => published.clone(),
-            Some(since) => Status::Lost {
-                since,
+            Some(at) => RegistrationStatus::Lost {
+                since: Timestamp::at(at),
                 reason: "the lease expired unconfirmed".into(),
             },
         }
@@ -331,22 +348,29 @@ impl StatusCell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::clock;
     use std::future::Future as _;
     use std::sync::OnceLock;
     use std::task::Poll;
 
-    static SINCE: OnceLock<Instant> = OnceLock::new();
+    static SINCE: OnceLock<Timestamp> = OnceLock::new();
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_final_status_is_shown_once_whenever_it_comes() {
         for _ in 0..20_000 {
             let cell = Arc::new(StatusCell::new(Arc::default()));
-            cell.publish(Arc::new(Status::Deregistering), |_| true);
+            cell.publish(Arc::new(RegistrationStatus::Deregistering), |_| true);
             let mut watch = cell.watch();
             let publish = tokio::spawn(async move {
-                cell.publish(Arc::new(Status::Deregistered), |_| true);
+                cell.publish(
+                    Arc::new(RegistrationStatus::Ended(Ended::Deregistered)),
+                    |_| true,
+                );
             });
-            assert_eq!(watch.changed().await, Some(Status::Deregistered));
+            assert_eq!(
+                watch.changed().await,
+                Some(RegistrationStatus::Ended(Ended::Deregistered))
+            );
             assert_eq!(watch.changed().await, None);
             drop(publish.await);
         }
@@ -366,8 +390,10 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         let expired = clock::now();
         tokio::time::advance(second).await;
-        assert!(matches!(watch.get(), Status::Lost { since, .. } if since == expired));
-        let mut again = std::pin::pin!(watch.wait_for(Status::is_registered));
+        assert!(
+            matches!(watch.get(), RegistrationStatus::Lost { since, .. } if since == Timestamp::at(expired))
+        );
+        let mut again = std::pin::pin!(watch.wait_for(RegistrationStatus::is_registered));
         let once = std::future::poll_fn(|cx| Poll::Ready(again.as_mut().poll(cx))).await;
         assert!(once.is_pending());
         expiry.set(clock::now() + second);
@@ -388,12 +414,16 @@ mod tests {
         clock::tests::suspend(Duration::from_millis(4_999));
         assert_eq!(cell.get(), registered());
         clock::tests::suspend(Duration::from_millis(1));
-        assert!(matches!(cell.get(), Status::Lost { .. }), "{}", cell.get());
+        assert!(
+            matches!(cell.get(), RegistrationStatus::Lost { .. }),
+            "{}",
+            cell.get()
+        );
     }
 
-    fn registered() -> Status {
-        let since = *SINCE.get_or_init(Instant::now);
-        Status::Registered(Registered {
+    fn registered() -> RegistrationStatus {
+        let since = *SINCE.get_or_init(Timestamp::now);
+        RegistrationStatus::Registered(Registered {
             lease: 1,
             keys: Arc::new([]),
             revision: 1,

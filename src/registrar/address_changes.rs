@@ -7,6 +7,7 @@ use crate::error::RegisterError;
 use crate::etcd::local_addr::Interfaces;
 use crate::format::{DecodeError, Format, Formats, KeyContext, Plain};
 use crate::instance::Instance;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::registration::Registration;
 use crate::runtime::lock::Lock;
 use crate::testing::FakeEtcd;
@@ -65,7 +66,7 @@ impl Machine {
     fn builder(&self) -> RegistrarBuilder {
         let interfaces = Interfaces::Listed(self.interfaces.clone());
         let builder = Registrar::builder(self.etcd.etcd()).interfaces(interfaces);
-        builder.key("{prefix}/{name}/{addr}")
+        builder.key_template("{prefix}/{name}/{addr}")
     }
 
     async fn registered(&self, instance: Instance, bound: &str) -> Registration {
@@ -137,6 +138,34 @@ async fn a_found_address_that_is_gone_moves_at_the_next_connection() {
     assert_eq!(machine.warnings(MOVED), 1);
 }
 
+/// An outage had its own reason, and the status became `Lost` with that before the new key was written.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_changes_during_an_outage_moves_without_lost() {
+    let machine = Machine::with(&["10.1.0.5"]);
+    let registration = machine
+        .registered(Instance::new("greeter"), "0.0.0.0:9000")
+        .await;
+    let mut statuses = registration.watch();
+    machine.etcd.stop();
+    machine.set(&["10.1.0.77"]);
+    sleep(SEC * 2).await;
+    machine.etcd.start();
+    let mut seen = vec![];
+    while let Ok(Some(status)) = tokio::time::timeout(SEC * 10, statuses.changed()).await {
+        assert!(status.is_registered(), "{status:?} after {seen:?}");
+        seen.push(status);
+    }
+    assert!(
+        matches!(seen.last(), Some(RegistrationStatus::Registered(_))),
+        "{seen:?}"
+    );
+    assert_eq!(machine.addresses(), ["10.1.0.77:9000"]);
+    // One for the move; the others are those of each outage.
+    assert_eq!(machine.warnings(MOVED), 1);
+    let of_outage = machine.warnings("etcd is out of reach");
+    assert_eq!((machine.warnings("WARN"), of_outage), (3, 2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_address_that_is_gone_is_not_written_after_a_loss_of_data() {
     for is_chosen in [false, true] {
@@ -195,7 +224,7 @@ async fn loopback_is_left_once_others_can_dial_another_address() {
 
 #[tokio::test(start_paused = true)]
 async fn a_given_address_that_is_gone_stays_and_is_reported_once() {
-    let explicit = Instance::new("greeter").address("10.1.0.5:9000");
+    let explicit = Instance::new("greeter").with_address("10.1.0.5:9000");
     for (instance, bound) in [
         (explicit, "0.0.0.0:9000"),
         (Instance::new("greeter"), "10.1.0.5:9000"),
@@ -216,7 +245,7 @@ async fn a_given_address_that_is_gone_stays_and_is_reported_once() {
 async fn a_given_address_that_this_machine_never_had_is_not_reported() {
     let machine = Machine::with(&["172.17.0.2"]);
     for address in ["192.0.2.1:9000", "greeter.example:9000"] {
-        let behind_nat = Instance::new("greeter").address(address);
+        let behind_nat = Instance::new("greeter").with_address(address);
         let _registration = machine.registered(behind_nat, "0.0.0.0:9000").await;
         machine.reconnect().await;
         machine.set(&["172.17.0.3"]);
@@ -278,7 +307,10 @@ impl Format for Noted {
 async fn the_key_of_a_new_address_is_not_made_in_the_worker() {
     let machine = Machine::with(&["10.1.0.5"]);
     let threads: Arc<Lock<Vec<ThreadId>>> = Arc::default();
-    let noted = Noted(Plain::new().key("{prefix}/{name}/{addr}"), threads.clone());
+    let noted = Noted(
+        Plain::new().key_template("{prefix}/{name}/{addr}"),
+        threads.clone(),
+    );
     let interfaces = Interfaces::Listed(machine.interfaces.clone());
     let builder = Registrar::builder(machine.etcd.etcd()).interfaces(interfaces);
     let registrar = builder.format(noted).build().unwrap();
@@ -305,14 +337,14 @@ fn an_address_that_is_back_before_another_is_found_is_reported() {
     let formats = Formats::new(vec![Arc::new(Plain::new())]).unwrap();
     let bound = Bound::check("0.0.0.0:9000".parse().unwrap()).unwrap();
     let draft = Draft::new(vec![Instance::new("greeter")], 1, &formats).unwrap();
-    let (found, moved) = draft.armed(Some(&bound)).resolved(&ours);
+    let (found, moved) = draft.announced(Some(&bound)).resolved(&ours);
     assert!(moved.is_none() && found.checked(&ours).is_none());
     let gone = found.checked(&others).unwrap();
     assert!(gone.needs_local_ip() && gone.checked(&others).is_none());
     let back = gone.checked(&ours).unwrap();
     assert!(!back.needs_local_ip());
     // Announced again at the same address it keeps what was found, and at another one it does not.
-    assert!(!back.armed(Some(&bound)).needs_local_ip());
+    assert!(!back.announced(Some(&bound)).needs_local_ip());
     let other = Bound::check("0.0.0.0:9001".parse().unwrap()).unwrap();
-    assert!(back.armed(Some(&other)).needs_local_ip());
+    assert!(back.announced(Some(&other)).needs_local_ip());
 }

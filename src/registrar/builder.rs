@@ -1,4 +1,4 @@
-//! [`RegistrarBuilder`]: everything that is configured, checked in one place.
+//! [`RegistrarBuilder`]: the settings, checked in one place.
 
 use super::Registrar;
 use super::on_conflict::OnConflict;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Configures a [`Registrar`]. [`build`](Self::build) checks all of it and touches no network.
+/// Configures a [`Registrar`]. [`build`](Self::build) checks the settings, and sends no request.
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct RegistrarBuilder {
@@ -87,8 +87,7 @@ impl RegistrarBuilder {
         }
     }
 
-    /// What every key of the [plain](Plain) format begins with. Default: `/services`. Slashes at
-    /// the end are dropped.
+    /// The prefix of all keys of the [plain](Plain) format. Default: `/services`. Slashes at the end are dropped.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.plain = self.plain.prefix(prefix);
         self
@@ -99,17 +98,16 @@ impl RegistrarBuilder {
     /// Placeholders: `{prefix} {name} {ip} {port} {addr} {pid} {host} {id} {lease}`. An IPv6 `{ip}`
     /// is in brackets, so that `{addr}` and `{ip}:{port}` are the same. `{name}` must be a
     /// whole segment and not the last one. The rest must be unique for each server of a fleet.
-    pub fn key(mut self, template: impl Into<String>) -> Self {
-        self.plain = self.plain.key(template);
+    pub fn key_template(mut self, template: impl Into<String>) -> Self {
+        self.plain = self.plain.key_template(template);
         self
     }
 
-    /// Another [format](crate::format) to write every instance in. May be called several times: an
-    /// instance is then written in each format, under the same lease and in the same transaction (unless
-    /// that has more operations than etcd accepts), and the keys are deleted together.
+    /// Writes every instance in this [format](crate::format). May be called several times: an instance is then written in each
+    /// format, under the same lease and in the same transaction (unless that has more operations than etcd accepts), and
+    /// the keys are deleted together.
     ///
-    /// Default: [`Plain`] alone. After a call of `format`, `Plain` is written only
-    /// if it is given, too. [`prefix`](Self::prefix) and [`key`](Self::key) apply to
+    /// Default: [`Plain`] alone. After a call of `format`, `Plain` is written only if it is given too. [`prefix`](Self::prefix) and [`key_template`](Self::key_template) apply to
     /// [`Plain::new`], not to a `Plain` with settings of its own.
     ///
     /// ```
@@ -140,103 +138,99 @@ impl RegistrarBuilder {
         self
     }
 
-    /// What to do about a key that another lease holds. Default: [`OnConflict::TakeOver`].
+    /// What to do with a key that another lease holds. Default: [`OnConflict::TakeOver`].
     pub fn on_conflict(mut self, policy: OnConflict) -> Self {
         self.on_conflict = policy;
         self
     }
 
-    /// Allows a loopback address to be advertised although etcd is on another machine, from which nobody can
-    /// dial it. By default `register` refuses such an address if every endpoint is an IP address of another
-    /// machine. If an endpoint is a name, it only logs a warning.
+    /// Allows a loopback address to be advertised although etcd is on another machine, where no client can dial it. By default
+    /// `register` refuses such an address if every endpoint is an IP address of another machine. If an endpoint is a name,
+    /// `register` only logs a warning.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.allow_loopback = allow;
         self
     }
 
-    /// Which interface's address to advertise, for a listener on `0.0.0.0` or `[::]`: its first
-    /// IPv4 address, or its first global IPv6 address when it has none. `build` refuses one that does
-    /// not exist, or has no address that others can dial.
+    /// The interface whose address is advertised for a listener on `0.0.0.0` or `[::]`: its first IPv4 address, or else its
+    /// first global IPv6 address. `build` refuses an interface that does not exist, or has no address that others can dial.
     ///
-    /// Default: the local address of the route to etcd. If etcd is on this machine, that of
-    /// the default route; without one, the first address. Networks of containers on this machine, such as
-    /// `docker0`, come last. This does not change an instance with an
-    /// [address](crate::Instance::address) of its own.
+    /// Default: the local address of the route to etcd. If etcd is on this machine, the local address of the default route;
+    /// without such a route, the first address. Networks of containers on this machine, such as `docker0`, come last. An
+    /// instance with an [address](crate::Instance::with_address) of its own is not changed.
     pub fn advertise_interface(mut self, name: impl Into<String>) -> Self {
         self.advertise_interface = Some(name.into());
         self
     }
 
-    /// Keeps the lease alive on a thread with a small runtime of its own. By default this
-    /// is a task of the runtime that [`register`](Registrar::register) is called in.
+    /// Keeps the lease alive on a thread with a small runtime of its own. By default a task of the runtime that calls
+    /// [`register`](Registrar::register) does it.
     ///
-    /// For servers whose handlers block their runtime: while every thread of it is blocked, a task
-    /// cannot renew, and the lease is lost after a TTL. On a thread of its own it is kept.
-    /// It also outlives the runtime of `register`: the server may run in another one, and is drained there.
-    /// The drawback: a server that hangs for ever stays registered too. So combine this with a health check
-    /// that the handlers answer.
+    /// For servers whose handlers block their runtime: while every thread of it is blocked, a task cannot renew the lease,
+    /// which expires after a TTL. A thread of its own can. It also outlives the runtime of `register`: the server may run in
+    /// another one, and is drained there. The drawback: a server that hangs forever stays registered. So combine this with
+    /// a health check that the handlers answer.
     pub fn dedicated_thread(mut self, dedicated: bool) -> Self {
         self.dedicated_thread = dedicated;
         self
     }
 
-    /// Announces only while a probe says that the server is ready. Default: always.
+    /// Writes keys only while a probe succeeds. Default: always.
     ///
-    /// Before the first success nothing is announced, and while the probe fails the registrations are
-    /// [paused](crate::Status::Paused). The server serves meanwhile: the probe neither ends nor delays
-    /// serving or a stop.
+    /// Registrations are [paused](crate::RegistrationStatus::Paused) until the first success, and while the probe fails. The
+    /// server keeps serving: the probe neither ends nor delays it, nor a stop.
     pub fn ready_when(mut self, readiness: Readiness) -> Self {
         self.readiness = Some(readiness);
         self
     }
 
-    /// How long to keep serving after the keys are gone. Default: 1 s, for clients that watch.
+    /// How long to keep serving after the keys are deleted. Default: 1 s, for clients that watch.
     ///
-    /// Clients that poll need their interval and 1 s more: 6 s for kitex, which polls every 5 s, and
-    /// for CoreDNS with its TTL of 5 s. The [formats](crate::format) say which value each reader needs.
+    /// Clients that poll need their interval and 1 s more: 6 s for kitex, which polls every 5 s, and for CoreDNS with its TTL
+    /// of 5 s. The page of each [format](crate::format) has the value for its readers.
     pub fn deregistration_delay(mut self, delay: Duration) -> Self {
         self.drain.deregistration_delay = delay;
         self
     }
 
-    /// How long to try to revoke the lease at a shutdown. Default: 1 s. After that the keys go when it expires.
+    /// How long to try to revoke the lease at a shutdown. Default: 1 s. After that the keys are deleted when it expires.
     pub fn revoke_timeout(mut self, limit: Duration) -> Self {
         self.revoke_timeout = limit;
         self
     }
 
-    /// How long requests in flight may take once the server has stopped accepting. Default: 30 s.
-    /// Requests that are left then end with `UNAVAILABLE`.
+    /// How long requests in flight may take once the server has stopped accepting. Default: 30 s. The remaining requests then
+    /// end with `UNAVAILABLE`.
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain.drain = limit;
         self
     }
 
-    /// The application's shutdown token: when it is cancelled, everything is deregistered.
+    /// The application's shutdown token. When it is cancelled, all registrations are deregistered.
     ///
-    /// Give it to the registrar and not to tonic: tonic closes its listener the moment its signal
-    /// fires, while clients still find the server in etcd.
+    /// Give it to the registrar and not to tonic: tonic closes its listener at its signal, while clients still find the
+    /// server in etcd.
     pub fn shutdown_token(mut self, token: CancellationToken) -> Self {
         self.shutdown = token;
         self
     }
 
-    /// A second token: begins the shutdown and skips every wait in it.
+    /// A second token: it begins the shutdown, and skips all waits.
     pub fn shutdown_now_token(mut self, token: CancellationToken) -> Self {
         self.shutdown_now = token;
         self
     }
 
     /// SIGTERM or SIGINT (Ctrl-C) cancels the [shutdown token](Self::shutdown_token), and a second one
-    /// the [other](Self::shutdown_now_token), which skips every wait. You may also give the application's own
-    /// tokens: the signals then stop the whole application. Only signals count: the first signal never skips the
-    /// waits of a shutdown that the application has begun.
+    /// the [other one](Self::shutdown_now_token), which skips all waits. With tokens of the application, signals stop the whole
+    /// application. Only signals are counted: the first one never skips the waits of a shutdown that the application has
+    /// begun.
     ///
     /// A third signal ends the process as if it had no handlers, for an application that does not end after its stop.
+    /// Signals within 200 ms count as one, because process managers may signal a process and then its group.
     ///
-    /// [`build`](Self::build) installs the handlers. They stay until the process ends, and need no runtime of the
-    /// application: a thread of its own waits for signals, so that they also work while every thread of the
-    /// application is blocked.
+    /// [`build`](Self::build) installs the handlers, which stay until the process ends. A thread of its own waits for signals:
+    /// they need no runtime of the application, and also work while every thread of it is blocked.
     #[cfg(feature = "signals")]
     #[cfg_attr(docsrs, doc(cfg(feature = "signals")))]
     pub fn shutdown_on_signals(mut self) -> Self {
@@ -251,13 +245,13 @@ impl RegistrarBuilder {
         self
     }
 
-    /// Adds an observer of what the registrar does. May be called several times. Default: none, at no cost.
+    /// Adds an observer. May be called several times. Default: none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.add(observer);
         self
     }
 
-    /// Checks all settings and makes the registrar. It uses no network, and needs no runtime.
+    /// Checks all settings and makes the registrar. It sends no request, and needs no runtime.
     ///
     /// # Errors
     ///
@@ -285,20 +279,17 @@ impl RegistrarBuilder {
             interfaces: self.interfaces,
             dedicated_thread: self.dedicated_thread,
             observers: self.observers,
-            readiness: self.readiness.map(Readiness::check).transpose()?,
             revoke_timeout: self.revoke_timeout,
             drain: self.drain,
         };
+        let readiness = self.readiness.map(Readiness::check).transpose()?;
         // The last check, so that no handlers are installed for a configuration that cannot work.
         #[cfg(feature = "signals")]
         if self.on_signals {
             cancel_on_signals([self.shutdown.clone(), self.shutdown_now.clone()])?;
         }
-        Ok(Registrar::new(Registry::new(
-            config,
-            self.shutdown,
-            self.shutdown_now,
-        )))
+        let registry = Registry::new(config, self.shutdown, self.shutdown_now);
+        Ok(Registrar::new(registry, readiness))
     }
 }
 
@@ -314,7 +305,7 @@ fn with_plain(
         None if plain.is_default() => {}
         None => {
             let reason = "prefix and key of the builder are settings of Plain::new(), which is \
-                          not among its formats: use Plain::new().prefix(..).key(..)";
+                          not among its formats: use Plain::new().prefix(..).key_template(..)";
             return Err(BuildError::format("plain", reason));
         }
     }
@@ -388,7 +379,7 @@ mod tests {
             Err(BuildError::Name { .. })
         ));
         assert!(matches!(
-            builder().key("{name}").build(),
+            builder().key_template("{name}").build(),
             Err(BuildError::Template { .. })
         ));
         assert!(matches!(
@@ -422,7 +413,7 @@ mod tests {
 
     #[test]
     fn prefix_and_key_are_those_of_a_plain_format_that_has_none() {
-        let mine = || Plain::new().key("{name}/{id}");
+        let mine = || Plain::new().key_template("{name}/{id}");
         for works in [
             builder().format(Kratos::new()),
             builder().format(Plain::new()).prefix("/x"),
@@ -432,15 +423,18 @@ mod tests {
         }
         for misplaced in [
             builder().prefix("/x").format(Kratos::new()),
-            builder().format(mine()).key("{name}/{addr}"),
+            builder().format(mine()).key_template("{name}/{addr}"),
         ] {
             let error = misplaced.build().unwrap_err().to_string();
-            assert!(error.contains("Plain::new().prefix(..).key(..)"), "{error}");
+            assert!(
+                error.contains("Plain::new().prefix(..).key_template(..)"),
+                "{error}"
+            );
         }
         let bad = builder()
             .format(Kratos::new())
             .format(Plain::new())
-            .key("x");
+            .key_template("x");
         assert!(matches!(bad.build(), Err(BuildError::Template { .. })));
     }
 }

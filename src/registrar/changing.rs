@@ -1,4 +1,4 @@
-//! Changes of a registration: made without a lock, checked and swapped in under it.
+//! Changes of a registration: computed without a lock, then checked and swapped in under it.
 
 use super::draft::{Addressed, Draft};
 use super::entry::Entry;
@@ -12,8 +12,8 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// The registration that this thread changes, until this is dropped. The application's code that runs in a change (the
-/// closure of `update`, a format) may not change the same registration: the outer change would begin again, without end.
+/// Marks an entry as being changed by this thread, until it is dropped. The application's code in a change (the closure
+/// of `update`, a format) may not change the same entry: the outer change would start again, forever.
 struct Changing(*const Entry);
 
 thread_local! {
@@ -37,8 +37,8 @@ impl Registry {
         })
     }
 
-    /// Replaces the draft of the entry by what `make` makes of it. The application's code in it runs without a
-    /// lock; so it is called again if there was another change meanwhile.
+    /// Replaces the draft of the entry by the one that `make` returns. `make` runs the application's code, without a lock.
+    /// It is called again if there was another change meanwhile.
     pub(super) fn change(
         &self,
         entry: &Entry,
@@ -61,8 +61,8 @@ impl Registry {
         }
     }
 
-    /// Makes the keys and values of these entries, on another thread: their formats are the application's code, and not for
-    /// the worker. Resolves when it is done.
+    /// Renders the keys and values of these entries on another thread, because formats are the application's code. Resolves
+    /// when that is done.
     pub(super) fn render(
         self: &Arc<Self>,
         entries: Vec<Arc<Entry>>,
@@ -71,7 +71,7 @@ impl Registry {
         if !entries.is_empty() {
             let (on_other, all) = (self.clone(), entries.clone());
             let spawn = || tokio::task::spawn_blocking(move || on_other.render_here(&all));
-            // It panics if there is no thread to be had.
+            // It panics if no thread can be started.
             rendering = catch_unwind(AssertUnwindSafe(spawn)).ok();
             if rendering.is_none() {
                 self.render_here(&entries);
@@ -86,7 +86,7 @@ impl Registry {
 
     fn render_here(&self, entries: &[Arc<Entry>]) {
         for entry in entries {
-            let _is_right_as_it_was = self.change(entry, &mut |draft| Ok(draft.clone()));
+            let _stays_after_an_error = self.change(entry, &mut |draft| Ok(draft.clone()));
             entry.end_rendering();
         }
     }
@@ -95,7 +95,7 @@ impl Registry {
 // === impl Entries ===
 
 impl Entries {
-    /// Refuses a draft that may get the key of another entry, or two times the same. `own` is the entry of the draft.
+    /// Refuses a draft that may have a key of another entry, or the same key twice. `own` is the entry of the draft.
     pub(super) fn check_keys(
         &self,
         own: Option<EntryId>,

@@ -22,7 +22,7 @@ pub(crate) struct Draft {
     bound: Option<Bound>,
     /// Our address that was found for a listener bound to no particular one.
     found: Option<Found>,
-    is_armed: bool,
+    is_announced: bool,
     records: Records,
 }
 
@@ -69,7 +69,7 @@ impl Draft {
         formats: &Formats,
     ) -> Result<Self, RegisterError> {
         let (bound, found) = (None, None);
-        let (is_armed, records) = (false, Records::None);
+        let (is_announced, records) = (false, Records::None);
         let checked = instances.into_iter().map(|instance| {
             let address = formats.check(&instance)?;
             let outlines = formats.outlines(&instance, address.as_ref(), number);
@@ -84,7 +84,7 @@ impl Draft {
             number,
             bound,
             found,
-            is_armed,
+            is_announced,
             records,
         })
     }
@@ -109,12 +109,12 @@ impl Draft {
     }
 
     /// The server accepts connections, at `bound` if that is known.
-    pub(super) fn armed(&self, bound: Option<&Bound>) -> Self {
+    pub(super) fn announced(&self, bound: Option<&Bound>) -> Self {
         let is_same = bound.is_none() || bound == self.bound.as_ref();
         Self {
             bound: bound.or(self.bound.as_ref()).cloned(),
             found: self.found.clone().filter(|_| is_same),
-            is_armed: true,
+            is_announced: true,
             ..self.clone()
         }
     }
@@ -167,7 +167,7 @@ impl Draft {
 
     fn render(&self, formats: &Formats) -> Option<Vec<(Key, Arc<str>)>> {
         let mut records = vec![];
-        for (instance, address) in self.addressed().filter(|_| self.is_armed) {
+        for (instance, address) in self.addressed().filter(|_| self.is_announced) {
             records.extend(formats.records(instance, address?));
         }
         Some(records).filter(|records| !records.is_empty())
@@ -201,18 +201,18 @@ impl Draft {
     }
 
     /// Whether every instance has an explicit address.
-    pub(super) fn is_explicit(&self) -> bool {
+    pub(crate) fn is_explicit(&self) -> bool {
         self.instances.iter().all(|it| it.address.is_some())
     }
 
-    /// Whether any of its keys may have been written.
-    pub(super) fn is_armed(&self) -> bool {
-        self.is_armed
+    /// Whether the server accepts connections, so that its keys may have been written.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.is_announced
     }
 
     /// Whether the address to advertise has yet to be found, for the first time or again.
     pub(super) fn needs_local_ip(&self) -> bool {
-        self.is_armed
+        self.is_announced
             && matches!(self.bound, Some(Bound::Any { .. }))
             && self.found.as_ref().is_none_or(|found| found.is_gone)
             && !self.is_explicit()

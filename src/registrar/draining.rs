@@ -1,10 +1,10 @@
-//! [`Draining`]: the entries that have ended and whose servers still run.
+//! [`Draining`]: the entries that have ended, but whose servers still run.
 
 use super::entry::Entry;
 use crate::drain::Drain;
 use std::sync::{Arc, Weak};
 
-/// It does not keep the entries alive: a server holds the parts of its entry that it needs.
+/// It does not keep the entries alive: a server keeps what it needs of its entry.
 #[derive(Debug, Default)]
 pub(super) struct Draining(Vec<Weak<Entry>>);
 
@@ -24,7 +24,7 @@ impl Draining {
     }
 }
 
-/// Whether a server has not returned, and its connections are not aborted.
+/// Whether the server has neither returned nor aborted its connections.
 fn runs(entry: &Entry) -> bool {
     let server = entry.lifecycle.server();
     server.is_some_and(|drain| !drain.is_aborted() && !drain.server_exited.is_cancelled())

@@ -8,7 +8,7 @@ use crate::address::Address;
 use crate::error::Stopped;
 use crate::registrar::lifecycle::Lifecycle;
 use crate::runtime::lock::Lock;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 
@@ -21,7 +21,7 @@ pub(crate) struct Entry {
     pub(crate) id: EntryId,
     pub(crate) lifecycle: Arc<Lifecycle>,
     /// Observers were called with its first status.
-    announced: AtomicBool,
+    observed: AtomicBool,
     /// Its keys and values are being made.
     rendering: AtomicBool,
     spec: Lock<Spec>,
@@ -30,6 +30,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 struct Spec {
     draft: Arc<Draft>,
+    listener: Option<SocketAddr>,
     /// The IP addresses that the user gave, as far as they were on an interface of this machine.
     local: Vec<IpAddr>,
     leaving: bool,
@@ -46,10 +47,11 @@ impl Entry {
         Self {
             id,
             lifecycle: Arc::new(lifecycle),
-            announced: AtomicBool::new(false),
+            observed: AtomicBool::new(false),
             rendering: AtomicBool::new(false),
             spec: Lock::new(Spec {
                 draft: Arc::new(draft),
+                listener: None,
                 local: vec![],
                 leaving: false,
                 pauses: vec![],
@@ -58,7 +60,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn draft(&self) -> Arc<Draft> {
+    pub(crate) fn draft(&self) -> Arc<Draft> {
         self.spec().draft.clone()
     }
 
@@ -72,9 +74,9 @@ impl Entry {
         is_same
     }
 
-    /// Whether observers have yet to be called with its first status.
-    pub(super) fn begin_announcement(&self) -> bool {
-        !self.announced.swap(true, Ordering::Relaxed)
+    /// Whether observers have yet to be called with its first status. The caller calls them.
+    pub(super) fn begin_observation(&self) -> bool {
+        !self.observed.swap(true, Ordering::Relaxed)
     }
 
     /// Whether its keys and values are to be made by the caller. Afterwards call [`end_rendering`](Self::end_rendering).
@@ -86,14 +88,13 @@ impl Entry {
         self.rendering.store(false, Ordering::Release);
     }
 
-    /// Whether every instance has an explicit address.
-    pub(crate) fn is_explicit(&self) -> bool {
-        self.draft().is_explicit()
+    /// The address of its first TCP listener: the address to advertise.
+    pub(crate) fn listener(&self) -> Option<SocketAddr> {
+        self.spec().listener
     }
 
-    /// Whether any of its keys may have been written.
-    pub(crate) fn is_armed(&self) -> bool {
-        self.draft().is_armed()
+    pub(super) fn set_listener(&self, listener: Option<SocketAddr>) {
+        self.spec().listener = listener;
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
@@ -154,10 +155,6 @@ impl Entry {
         looked.collect()
     }
 
-    pub(super) fn needs_local_ip(&self) -> bool {
-        self.draft().needs_local_ip()
-    }
-
     /// Sets the address that others can dial: the best of our addresses `ips`. Returns it if it replaces an address that
     /// is gone.
     pub(super) fn resolve(&self, ips: &[IpAddr]) -> Option<Moved> {
@@ -165,11 +162,6 @@ impl Entry {
         let (next, moved) = spec.draft.resolved(ips);
         spec.draft = Arc::new(next);
         moved
-    }
-
-    /// Whether it has an address that the machine may lose.
-    pub(super) fn depends_on_interfaces(&self) -> bool {
-        self.draft().depends_on_interfaces()
     }
 
     /// Notes whether the address that was found is still one of ours, which are `ips`. Returns whether the worker has to
@@ -194,19 +186,17 @@ impl Entry {
         others.into_iter().filter(is_gone).collect()
     }
 
-    /// Its desired state; keys only under a lease.
-    ///
-    /// `not_ready` withholds them as a pause does.
-    pub(super) fn desired(&self, lease: Option<i64>, not_ready: Option<Arc<str>>) -> Desired {
+    /// Its desired state; keys only under a lease. `pause` is the reason of a pause of all entries.
+    pub(super) fn desired(&self, lease: Option<i64>, pause: Option<Arc<str>>) -> Desired {
         let spec = self.spec();
         let draft = spec.draft.clone();
         if spec.leaving {
             let now = self.lifecycle.shutdown_now().is_cancelled();
             return Desired::Gone { now };
         }
-        if not_ready.is_some() || !spec.pauses.is_empty() {
+        if pause.is_some() || !spec.pauses.is_empty() {
             return Desired::Paused {
-                reasons: spec.pauses.iter().cloned().chain(not_ready).collect(),
+                reasons: spec.pauses.iter().cloned().chain(pause).collect(),
                 needs_local_ip: draft.needs_local_ip(),
             };
         }

@@ -7,7 +7,7 @@
 //! happens here: the reconciler knows when the renewal was sent.
 
 use super::ask::{Call, ask};
-use super::reconciler::Event;
+use super::reconciler::{Event, Renewed};
 use crate::etcd::{KeepAliveStream, RpcError, RpcErrorKind, Session};
 use crate::runtime::clock;
 use std::time::Duration;
@@ -21,13 +21,14 @@ pub(super) enum KeepAlive {
 }
 
 pub(super) struct Renewal {
+    lease: i64,
     sent: Instant,
-    answer: Call<Result<Renewed, RpcError>>,
+    answer: Call<Result<Answered, RpcError>>,
     look: Look,
 }
 
-/// The TTL is `None` if it is the one that was granted.
-type Renewed = (Box<KeepAliveStream>, Option<Duration>);
+/// The stream on which it was answered. The TTL is `None` if it is the one that was granted.
+type Answered = (Box<KeepAliveStream>, Option<Duration>);
 
 /// Reads the remaining time of a lease now and then, while its renewal waits for an answer.
 struct Look {
@@ -50,11 +51,11 @@ impl KeepAlive {
     ) {
         let last = std::mem::replace(self, Self::Closed);
         let opener = session.clone();
-        let renew = move || -> Call<Result<Renewed, RpcError>> {
+        let renew = move || -> Call<Result<Answered, RpcError>> {
             let opened = opener.clone().renewals(lease);
             Box::pin(async move { Ok((Box::new(opened.await?), None)) })
         };
-        let first: Call<Result<Renewed, RpcError>> = match last {
+        let first: Call<Result<Answered, RpcError>> = match last {
             Self::Idle(mut stream) => Box::pin(async move {
                 let ttl = stream.renew().await?;
                 Ok((stream, Some(ttl)))
@@ -62,6 +63,7 @@ impl KeepAlive {
             _ => renew(),
         };
         *self = Self::Renewing(Box::new(Renewal {
+            lease,
             sent: clock::now(),
             answer: Box::pin(ask(first, again, RpcErrorKind::LeaseGone, renew)),
             look: Look::new(session.clone(), lease, late),
@@ -78,8 +80,13 @@ impl KeepAlive {
         let Self::Renewing(renewal) = self else {
             return std::future::pending().await;
         };
-        let Renewal { sent, answer, look } = &mut **renewal;
-        let sent = *sent;
+        let Renewal {
+            lease,
+            sent,
+            answer,
+            look,
+        } = &mut **renewal;
+        let (lease, sent) = (*lease, *sent);
         let result = tokio::select! {
             biased;
             result = answer => result,
@@ -97,11 +104,12 @@ impl KeepAlive {
             *self = Self::Idle(stream);
             ttl
         });
-        Event::Renewed {
+        Event::Renewed(Renewed {
+            lease,
             sent,
             member,
             result,
-        }
+        })
     }
 }
 

@@ -1,14 +1,14 @@
-//! [`Lifecycle`]: state that a registration, its server and its health services share, from the first status to the
-//! end of the drain. The registrar changes it:
+//! [`Lifecycle`]: the state that a registration shares with its server and its health services, from the first status to
+//! the end of the drain. The registrar changes it:
 //!
 //! * [`publish`](Lifecycle::publish) publishes a status;
 //! * [`health_acknowledged`] waits until health services have reported it;
 //! * [`drain_in_background`](Lifecycle::drain_in_background) starts the [drain](crate::drain) after the final status;
-//! * [`LeaseExpiry`] limits how long a published status may say "registered".
+//! * [`LeaseExpiry`] limits how long a published status stays "registered".
 
 use crate::drain::{Drain, DrainTimeouts};
 use crate::observe::lease_expiry::LeaseExpiry;
-use crate::observe::status::{Status, StatusCell};
+use crate::observe::status::{RegistrationStatus, StatusCell};
 use crate::runtime::isolated::IsolatedSpan;
 use crate::runtime::lock::Lock;
 use std::future::Future;
@@ -25,24 +25,22 @@ pub(crate) struct Lifecycle {
     pub(crate) status: Arc<StatusCell>,
     timeouts: DrainTimeouts,
     span: Arc<IsolatedSpan>,
-    /// Where the registration was made. The worker may run, and end, elsewhere. So may the server: see
-    /// [`Drain::runtime`].
+    /// The runtime of `register`. The worker and the server may run, and end, in other ones: see [`Drain::runtime`].
     runtime: Handle,
-    /// Skips the waits that are left of every registration of the registrar.
+    /// Skips the remaining waits of all registrations of the registrar.
     registrar_shutdown_now: CancellationToken,
-    /// See [`shutdown_now`](Self::shutdown_now). Made at its first use: it takes 200 B, and nothing
-    /// uses it before the registration leaves.
+    /// Made at its first use: it takes 200 B, and is needed only once the registration leaves.
     shutdown_now: OnceLock<CancellationToken>,
     drain: OnceLock<Arc<Drain>>,
     /// The number of the last publication that each health service has reported.
     health_acks: Lock<Vec<watch::Receiver<u64>>>,
 }
 
-/// Ends the drain when its runtime does: nobody can wait there any more, and the server may run elsewhere.
+/// Ends the drain when its runtime ends: the server may run in another one.
 struct RuntimeGuard(Arc<Lifecycle>);
 
-/// How long to wait for all health services together. They are tasks of ours that only store a value; a
-/// runtime too busy for that must not delay the deletion of the key any longer.
+/// How long to wait for all health services together. They only store a value. A runtime that is too busy for that must
+/// not delay the deletion of the keys any longer.
 const HEALTH_LIMIT: Duration = Duration::from_millis(50);
 
 // === impl Lifecycle ===
@@ -66,23 +64,23 @@ impl Lifecycle {
         }
     }
 
-    /// Skips the waits that are left of this registration.
+    /// Skips the remaining waits of this registration.
     pub(crate) fn shutdown_now(&self) -> &CancellationToken {
         let child = || self.registrar_shutdown_now.child_token();
         self.shutdown_now.get_or_init(child)
     }
 
-    /// The server's side.
+    /// How its server stops.
     pub(crate) fn drain(&self) -> &Arc<Drain> {
         self.drain.get_or_init(Arc::default)
     }
 
-    /// The server's side, if it is in use.
+    /// The same, if anything has used it.
     pub(crate) fn server(&self) -> Option<&Drain> {
         self.drain.get().map(|drain| &**drain)
     }
 
-    /// How many requests are in flight.
+    /// The number of requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.server().map_or(0, |drain| drain.in_flight.count())
     }
@@ -95,16 +93,16 @@ impl Lifecycle {
     /// Whether deregistration has begun.
     pub(crate) fn is_leaving(&self) -> bool {
         let (_, status) = self.status.published();
-        status.is_final() || matches!(*status, Status::Deregistering)
+        status.is_final() || matches!(*status, RegistrationStatus::Deregistering)
     }
 
-    /// Publishes a status. Returns the previous one if it is different.
+    /// Publishes a status. Returns the previous one if that differs.
     ///
-    /// After [`Status::Deregistering`] only a final status is published, and nothing after that.
-    pub(crate) fn publish(&self, next: Arc<Status>) -> Option<Arc<Status>> {
+    /// After [`RegistrationStatus::Deregistering`] only a final status is published, and nothing after that.
+    pub(crate) fn publish(&self, next: Arc<RegistrationStatus>) -> Option<Arc<RegistrationStatus>> {
         let is_final = next.is_final();
         self.status.publish(next, |last| {
-            let leaving = matches!(last, Status::Deregistering);
+            let leaving = matches!(last, RegistrationStatus::Deregistering);
             !last.is_final() && (!leaving || is_final)
         })
     }
@@ -128,8 +126,8 @@ impl Lifecycle {
         }
     }
 
-    /// The registration has ended: spawns a task that runs the drain and calls `begun`. `done` gets the
-    /// number of requests that were ended.
+    /// The registration has ended: spawns a task that runs the drain together with `begun`. `done` gets the number of
+    /// requests that were ended.
     pub(crate) fn drain_in_background(
         self: &Arc<Self>,
         begun: impl Future<Output = ()> + Send + 'static,
@@ -166,9 +164,10 @@ impl Drop for RuntimeGuard {
     }
 }
 
-/// Waits until the health services of all these have reported the published status, at most 50 ms.
+/// Waits until the health services of these registrations have reported the published status, for at most 50 ms. Cancel
+/// safe.
 ///
-/// Waits for one after the other within one limit, because they report independently. Cancel safe.
+/// They report independently, so it waits for one after the other, within one limit.
 pub(crate) async fn health_acknowledged(all: Vec<Arc<Lifecycle>>) {
     let deadline = Instant::now() + HEALTH_LIMIT;
     for lifecycle in all {

@@ -1,7 +1,7 @@
 //! [`Link`]: the connection to etcd, and [`Beside`]: another one, which is opened while the first does not answer.
 
 use super::ask::{Call, ask};
-use super::reconciler::{Answer, Event, Question};
+use super::reconciler::{Answer, Event, Granted, Question, Renewed};
 use super::streams::Streams;
 use crate::etcd::{RpcError, RpcErrorKind, Session};
 use crate::runtime::clock;
@@ -67,19 +67,22 @@ pub(super) async fn prove(
             let grant = || -> Call<_> { Box::pin(session.clone().grant(lease, ttl)) };
             let result = ask(grant(), again, RpcErrorKind::LeaseExists, grant).await;
             let result = unless_failed(result, RpcErrorKind::LeaseExists)?;
-            let answer = Answer::Granted {
+            let granted = Granted {
                 lease,
                 sent,
                 result,
             };
-            Ok((Streams::new(session), answer))
+            Ok((Streams::new(session), Answer::Granted(granted)))
         }
         Question::Renew { lease, again } => {
             let renew = || -> Call<_> { Box::pin(session.clone().renewals(lease)) };
-            let renewed = |result| Answer::Renewed {
-                lease,
-                sent,
-                result,
+            let renewed = |result| {
+                Answer::Renewed(Renewed {
+                    lease,
+                    sent,
+                    member: 0,
+                    result,
+                })
             };
             let result = ask(renew(), again, RpcErrorKind::LeaseGone, renew).await;
             match unless_failed(result, RpcErrorKind::LeaseGone)? {

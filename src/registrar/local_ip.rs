@@ -24,7 +24,7 @@ pub(super) async fn find(registry: Arc<Registry>) -> Event {
 /// The entries that are bound to no particular address get the best of our addresses `ips`.
 async fn resolve(registry: &Arc<Registry>, ips: &[IpAddr]) {
     let mut entries = registry.entries();
-    entries.retain(|entry| entry.needs_local_ip());
+    entries.retain(|entry| entry.draft().needs_local_ip());
     let mut has_moved = false;
     for entry in &entries {
         if let Some(moved) = entry.resolve(ips) {
@@ -45,7 +45,7 @@ async fn resolve(registry: &Arc<Registry>, ips: &[IpAddr]) {
 /// another one after it.
 pub(super) fn check(registry: &Registry) {
     let mut entries = registry.entries();
-    entries.retain(|entry| entry.depends_on_interfaces());
+    entries.retain(|entry| entry.draft().depends_on_interfaces());
     if entries.is_empty() {
         return;
     }

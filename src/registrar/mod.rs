@@ -1,9 +1,8 @@
 //! [`Registrar`]: reconciles etcd with the desired state.
 //!
 //! The registrar holds the set of keys that *should* be in etcd. One task makes etcd agree with
-//! it, under one lease, for as long as there are registrations. "etcd restarted", "etcd lost its
-//! data", "the network was cut", "somebody revoked the lease" and "the process was frozen" are
-//! all handled in the same way: as the end of a lease or of a connection.
+//! it, under one lease, as long as there are registrations. A restart of etcd, a loss of its data, a network that is cut, a
+//! lease that somebody revokes and a freeze of the process are all handled as the end of a lease or of a connection.
 //!
 //! | file | |
 //! |---|---|
@@ -18,7 +17,7 @@
 //! | `pause.rs` | [`Pause`]: the guard that withholds keys |
 //! | `reach.rs` | whether others can dial an address |
 //! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |
-//! | `probe.rs` | the task that runs its probe |
+//! | `probe.rs` | the task that runs its probe, and pauses all registrations while it fails |
 //! | `registry.rs` | the entries that should exist; a handle that changes them wakes the worker |
 //! | `report.rs` | publishes a status: to handles, log lines and observers |
 //! | `rivals.rs` | other clients that write our keys, each reported once a minute |
@@ -84,48 +83,50 @@ pub(crate) use report::stats;
 use crate::error::RegisterError;
 use crate::instance::Instance;
 use crate::registrar::registration::Registration;
+use probe::ReadinessProbe;
 use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
 
 /// Registers instances in etcd and keeps them there.
 ///
-/// Cheap to clone; all clones are the same registrar. Any number of registrations share one
-/// lease, one connection and one task. Dropping it changes nothing for the registrations it made.
+/// Cheap to clone; all clones are the same registrar. Its registrations share one lease, one connection and one task.
+/// Dropping it does not change its registrations.
 #[derive(Clone)]
 pub struct Registrar {
     registry: Arc<Registry>,
-    /// Wakes the worker when the last clone is dropped: nobody can register any more.
+    probe: Option<Arc<ReadinessProbe>>,
+    /// Wakes the worker when the last clone is dropped: no more registrations will be made.
     _open: Arc<DropGuard>,
 }
 
 // === impl Registrar ===
 
 impl Registrar {
-    fn new(registry: Registry) -> Self {
+    fn new(registry: Registry, readiness: Option<Readiness>) -> Self {
         let open = registry.abandoned.clone().drop_guard();
         Self {
             registry: Arc::new(registry),
+            probe: readiness.map(|readiness| Arc::new(ReadinessProbe::new(readiness))),
             _open: Arc::new(open),
         }
     }
 
-    /// Registers one instance, as soon as its address is known.
+    /// Registers one instance. Its keys are written once the server is announced: see [`Registration`].
     ///
-    /// The instance appears when its listener is bound and served: see [`Registration`]. The
-    /// tokio runtime this is called in must have time and I/O enabled, as `#[tokio::main]` does.
+    /// Call it in a tokio runtime with time and I/O, such as that of `#[tokio::main]`.
     ///
     /// # Errors
     ///
     /// [`RegisterError::Name`], [`RegisterError::Address`], [`RegisterError::KeyTooLong`] and
-    /// [`RegisterError::ValueTooLarge`] for an instance that cannot be written, or that readers would skip, [`RegisterError::SameKey`] if another registration would write its key,
-    /// [`RegisterError::Stopped`] after shutdown, [`RegisterError::NoRuntime`] outside of a tokio runtime,
+    /// [`RegisterError::ValueTooLarge`] for an instance that cannot be written, or that readers would skip,
+    /// [`RegisterError::SameKey`] if another registration would write its key, [`RegisterError::Stopped`] after a shutdown, [`RegisterError::NoRuntime`] outside of a tokio runtime,
     /// [`RegisterError::Thread`] if a dedicated thread cannot be started.
     pub fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {
         self.register_all([instance])
     }
 
-    /// Registers one server under several service names: they are put and deleted together.
+    /// Registers one server under several service names, whose keys are put and deleted together.
     ///
     /// # Errors
     ///
@@ -135,14 +136,14 @@ impl Registrar {
         instances: impl IntoIterator<Item = Instance>,
     ) -> Result<Registration, RegisterError> {
         let (entry, first) = self.registry.add(instances.into_iter().collect())?;
-        report::announce(&self.registry, &entry);
+        report::added(&self.registry, &entry);
         self.registry.touch(entry.id);
         if first {
             let started = worker::start(self.registry.clone());
             started.inspect_err(|_| self.registry.not_started(&entry))?;
         }
-        if let Some((readiness, ended)) = self.registry.begin_probe() {
-            probe::start(self.registry.clone(), readiness, ended);
+        if let Some(probe) = &self.probe {
+            probe.start(&self.registry);
         }
         Ok(Registration::new(entry, self.registry.clone()))
     }
@@ -152,16 +153,14 @@ impl Registrar {
         &self.registry
     }
 
-    /// Begins the shutdown of every registration, as cancelling the
-    /// [`shutdown_token`](RegistrarBuilder::shutdown_token) does.
+    /// Begins to deregister all registrations, as the [`shutdown_token`](RegistrarBuilder::shutdown_token) does.
     ///
-    /// Idempotent; returns at once. Each registration's [`closed`](Registration::closed) resolves
-    /// when it has ended, and says how.
+    /// Idempotent; returns at once. [`Registration::ended`] resolves when a registration has ended, and returns how.
     pub fn shutdown(&self) {
         self.registry.stop();
     }
 
-    /// Begins the shutdown if it has not begun, and skips all its waits.
+    /// Begins to deregister all registrations if that has not begun, and skips all waits.
     pub fn shutdown_now(&self) {
         self.registry.shutdown_now();
     }

@@ -8,6 +8,6 @@ pub enum OnConflict {
     /// If another server keeps rewriting the key, the number of rewrites a minute is bounded.
     #[default]
     TakeOver,
-    /// Leave it and take it when it is free. The status is [`Yielding`](crate::Status::Yielding) meanwhile.
+    /// Leave it and take it when it is free. The status is [`Yielding`](crate::RegistrationStatus::Yielding) meanwhile.
     Yield,
 }

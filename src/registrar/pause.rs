@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 /// Withholds the keys of a [`Registration`](crate::Registration) until it is dropped.
 ///
-/// [`Registration::pause`](crate::Registration::pause) returns it. There may be any number: the keys
-/// come back when the last one is dropped. It does not keep the registration alive, and does nothing
-/// once deregistration has begun. A pause that is leaked with [`std::mem::forget`] never ends.
-#[must_use = "the keys come back as soon as this is dropped"]
+/// [`Registration::pause`](crate::Registration::pause) returns it. There may be any number of pauses: the keys are put
+/// back when the last one is dropped. A pause does not keep the registration alive, and has no effect once deregistration
+/// has begun. A pause that is leaked with [`std::mem::forget`] never ends.
+#[must_use = "the keys are put back as soon as this is dropped"]
 pub struct Pause {
     registry: Arc<Registry>,
     entry: Arc<Entry>,
@@ -57,7 +57,7 @@ impl Pause {
         })
     }
 
-    /// Whether deregistration has begun, so that it does nothing any more.
+    /// Whether deregistration has begun, so that the pause has no effect any more.
     #[cfg(feature = "introspection")]
     pub(crate) fn is_over(&self) -> bool {
         self.entry.is_leaving() || self.entry.lifecycle.is_leaving()
@@ -82,10 +82,10 @@ impl fmt::Debug for Pause {
     }
 }
 
-/// Refuses a reason that cannot be shown in one short line.
+/// Checks that a reason can be shown in one short line.
 pub(crate) fn check_reason(reason: &str) -> Result<(), PauseError> {
     let problem = if reason.trim().is_empty() {
-        "is empty: say why the server steps aside".to_owned()
+        "is empty: say why the keys are withheld".to_owned()
     } else if reason.len() > MAX_REASON_BYTES {
         format!(
             "has {} bytes, and may have {MAX_REASON_BYTES}",

@@ -1,4 +1,4 @@
-//! [`Readiness`]: when a server is ready to be announced: the probe and its timing. `probe.rs` runs it.
+//! [`Readiness`]: the probe that decides whether a server is ready, and its timing. `probe.rs` runs it.
 
 use crate::error::BuildError;
 use crate::runtime::deadline::FOR_EVER;
@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A probe that says whether a server is ready: its keys are in etcd only while it is.
+/// A probe of whether a server is ready. Its keys are in etcd only while it is.
 ///
-/// Given to [`ready_when`](crate::RegistrarBuilder::ready_when). Before the first success nothing is
-/// announced. While the server is not ready, its registrations are [paused](crate::Status::Paused), with
-/// the probe's error as the reason; the server serves meanwhile.
+/// Give it to [`ready_when`](crate::RegistrarBuilder::ready_when). No key is written before the first success. While the
+/// server is not ready, its registrations are [paused](crate::RegistrationStatus::Paused), with the probe's error as the
+/// reason. The server keeps serving.
 ///
 /// ```
 /// # #[derive(Clone)] struct Db;
@@ -26,35 +26,35 @@ use std::time::Duration;
 ///     async move { db.ping().await }
 /// });
 /// let registrar = Registrar::builder(Etcd::new(["http://127.0.0.1:2379"]))
-///     .ready_when(readiness.failures(2))
+///     .ready_when(readiness.failure_threshold(2))
 ///     .build()?;
 /// # Ok(registrar)
 /// # }
 /// # build(Db).unwrap();
 /// ```
 ///
-/// One probe runs for all registrations of a registrar, as a task of the runtime that the first of them
-/// was made in. It begins with the first registration and ends with the last one, or with a shutdown.
+/// One probe runs for all registrations of a registrar, as a task of the runtime in which the first of them was made. It
+/// starts with the first registration, and ends with the last one or with a shutdown.
 #[derive(Clone)]
-#[must_use = "it does nothing until a registrar is built with it"]
+#[must_use = "does nothing until a registrar is built with it"]
 pub struct Readiness {
     pub(super) probe: Probe,
     pub(super) interval: Duration,
     timeout: Option<Duration>,
-    failures: u32,
-    successes: u32,
+    failure_threshold: u32,
+    success_threshold: u32,
 }
 
 pub(super) type Probe = Arc<dyn Fn() -> Answer + Send + Sync>;
 pub(super) type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Whether a server is ready, computed from the results of its probe.
+/// Computes from the results of a probe whether the server is ready.
 #[derive(Debug)]
 pub(super) struct Hysteresis {
-    failures: u32,
-    successes: u32,
+    failure_threshold: u32,
+    success_threshold: u32,
     is_ready: bool,
-    /// How many results in a row contradict the current state.
+    /// The number of consecutive results that contradict the current state.
     in_a_row: u32,
 }
 
@@ -65,12 +65,11 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 // === impl Readiness ===
 
 impl Readiness {
-    /// Runs `probe` once every `interval`, which is at least 1 ms, from the beginning of one run to the
-    /// beginning of the next. One probe runs at a time.
+    /// Runs `probe` every `interval`, from start to start. The interval is at least 1 ms. Runs do not overlap.
     ///
-    /// The probe is a function that makes a future, such as a closure that clones what it needs. An error
-    /// is shown in the status and in logs, cut to 200 bytes. A panic counts as a failure, and later probes run
-    /// as before. The future is dropped at the timeout, or when the last registration ends.
+    /// The probe is a function that returns a future, such as a closure that clones what it needs. An error is shown in
+    /// the status and in logs, cut to 200 bytes. A panic is a failure, and the next run is as usual. The future is
+    /// dropped at the timeout, or when the last registration ends.
     pub fn every<F, R, E>(interval: Duration, probe: F) -> Self
     where
         F: Fn() -> R + Send + Sync + 'static,
@@ -78,42 +77,42 @@ impl Readiness {
         E: fmt::Display,
     {
         let probe = Arc::new(move || {
-            let asked = probe();
-            Box::pin(async move { asked.await.map_err(|error| error.to_string()) }) as Answer
+            let run = probe();
+            Box::pin(async move { run.await.map_err(|error| error.to_string()) }) as Answer
         });
         Self {
             probe,
             interval,
             timeout: None,
-            failures: 3,
-            successes: 1,
+            failure_threshold: 3,
+            success_threshold: 1,
         }
     }
 
-    /// How long one probe may take. Default: the interval, at most 5 s. A probe that takes longer is dropped
-    /// and counts as failed. So does a probe that blocks its thread, if the runtime has other threads; the next
-    /// probe runs only after it has returned.
+    /// How long one run may take. Default: the interval, at most 5 s. A run that takes longer is dropped and has failed. A
+    /// run that blocks its thread has failed too, if the runtime has other threads. The next run starts only after it
+    /// has returned.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// How many failures in a row make a ready server not ready. Default: 3.
+    /// The number of consecutive failures after which a ready server is not ready. Default: 3.
     ///
-    /// When a probe begins to hang, the keys are withheld after at most one interval, and `in_a_row` times the
-    /// timeout or the interval, whichever is longer.
-    pub fn failures(mut self, in_a_row: u32) -> Self {
-        self.failures = in_a_row;
+    /// When a probe begins to hang, the keys are withheld after at most one interval and `in_a_row` times the timeout or
+    /// the interval, whichever is longer.
+    pub fn failure_threshold(mut self, in_a_row: u32) -> Self {
+        self.failure_threshold = in_a_row;
         self
     }
 
-    /// How many successes in a row make a server ready, at first and again. Default: 1.
-    pub fn successes(mut self, in_a_row: u32) -> Self {
-        self.successes = in_a_row;
+    /// The number of consecutive successes after which a server is ready, at first and again. Default: 1.
+    pub fn success_threshold(mut self, in_a_row: u32) -> Self {
+        self.success_threshold = in_a_row;
         self
     }
 
-    /// How long one probe may take.
+    /// How long one run may take.
     pub(super) fn limit(&self) -> Duration {
         let default = self.interval.min(DEFAULT_TIMEOUT);
         self.timeout.unwrap_or(default).min(FOR_EVER)
@@ -121,24 +120,24 @@ impl Readiness {
 
     pub(super) fn hysteresis(&self) -> Hysteresis {
         Hysteresis {
-            failures: self.failures,
-            successes: self.successes,
+            failure_threshold: self.failure_threshold,
+            success_threshold: self.success_threshold,
             is_ready: false,
             in_a_row: 0,
         }
     }
 
-    /// Returns an error for settings that cannot work.
+    /// Checks that the settings can work.
     pub(super) fn check(self) -> Result<Self, BuildError> {
         let reason = if self.interval < SHORTEST_INTERVAL {
             format!(
-                "an interval of {:?} is a busy loop: 1 ms or more",
+                "an interval of {:?} is a busy loop: use 1 ms or more",
                 self.interval
             )
         } else if self.limit().is_zero() {
-            "a timeout of zero: nothing answers so fast".to_owned()
-        } else if self.failures == 0 || self.successes == 0 {
-            "0 failures or successes in a row: 1 or more".to_owned()
+            "a timeout of zero: no probe can succeed".to_owned()
+        } else if self.failure_threshold == 0 || self.success_threshold == 0 {
+            "a threshold of 0: use 1 or more".to_owned()
         } else {
             return Ok(self);
         };
@@ -152,8 +151,8 @@ impl fmt::Debug for Readiness {
         f.debug_struct("Readiness")
             .field("interval", &self.interval)
             .field("timeout", &self.limit())
-            .field("failures", &self.failures)
-            .field("successes", &self.successes)
+            .field("failure_threshold", &self.failure_threshold)
+            .field("success_threshold", &self.success_threshold)
             .finish_non_exhaustive()
     }
 }
@@ -161,7 +160,7 @@ impl fmt::Debug for Readiness {
 // === impl Hysteresis ===
 
 impl Hysteresis {
-    /// Counts the next result. Returns whether the server is ready now.
+    /// Counts a result. Returns whether the server is ready now.
     pub(super) fn count(&mut self, is_success: bool) -> bool {
         if is_success == self.is_ready {
             self.in_a_row = 0;
@@ -169,8 +168,8 @@ impl Hysteresis {
         }
         self.in_a_row += 1;
         let enough = match is_success {
-            true => self.successes,
-            false => self.failures,
+            true => self.success_threshold,
+            false => self.failure_threshold,
         };
         if self.in_a_row >= enough {
             (self.is_ready, self.in_a_row) = (is_success, 0);
@@ -199,7 +198,9 @@ mod tests {
             (2, 3, "++-+++-+--", ".....++++."),
             (u32::MAX, 1, "+-----", "++++++"),
         ] {
-            let readiness = every(SEC).failures(failures).successes(successes);
+            let readiness = every(SEC)
+                .failure_threshold(failures)
+                .success_threshold(successes);
             let mut hysteresis = readiness.hysteresis();
             let shown = outcomes
                 .chars()
@@ -218,8 +219,8 @@ mod tests {
             (every(Duration::ZERO), "busy loop"),
             (every(ms - Duration::from_nanos(1)), "busy loop"),
             (every(SEC).timeout(Duration::ZERO), "timeout of zero"),
-            (every(SEC).failures(0), "in a row"),
-            (every(SEC).successes(0), "in a row"),
+            (every(SEC).failure_threshold(0), "threshold of 0"),
+            (every(SEC).success_threshold(0), "threshold of 0"),
         ] {
             let error = bad.check().unwrap_err();
             assert!(matches!(
@@ -235,7 +236,9 @@ mod tests {
             every(ms),
             every(Duration::MAX).timeout(Duration::MAX),
             every(SEC).timeout(Duration::from_nanos(1)),
-            every(SEC).failures(u32::MAX).successes(u32::MAX),
+            every(SEC)
+                .failure_threshold(u32::MAX)
+                .success_threshold(u32::MAX),
         ] {
             drop(good.check().unwrap());
         }

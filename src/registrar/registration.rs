@@ -4,19 +4,18 @@ use crate::drain::in_flight::InFlightGuard;
 use crate::error::{AddressError, RegisterError, Stopped};
 use crate::instance::Instance;
 use crate::observe::stats::RegistrationStats;
-use crate::observe::status::{Registered, Status, StatusWatch};
+use crate::observe::status::{Ended, Registered, RegistrationStatus, StatusWatch};
 use crate::registrar::lifecycle::Lifecycle;
 use crate::registrar::{Entry, Pause, PauseError, Registry, stats};
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A registration: one server, under one or more service names.
 ///
 /// It exists while a handle, a [layer](Self::layer), a service or a [listener](Self::incoming) of it
-/// exists. Services are those that the layer makes, and the [health service](Self::health_service): the server that
+/// exists. The services are those that the layer makes, and the [health service](Self::health_service): the server that
 /// owns them keeps the registration alive. It is deregistered on request, when its listener closes, or when the last
 /// of them is dropped. In the last case there is no deregistration delay and no drain timeout.
 ///
@@ -24,24 +23,32 @@ use std::time::Duration;
 ///
 /// # How it appears
 ///
-/// Once its address is known *and* its server accepts connections there. There are four ways:
+/// The keys are written once the server is announced: its address is known, and it accepts connections there.
 ///
-/// * [`serve_registered`](crate::ServeRegistered::serve_registered), which does everything;
-/// * [`incoming`](Self::incoming) and [`drain_signal`](Self::drain_signal), with a call of
-///   `serve_with_incoming_shutdown`;
-/// * [`layer`](Self::layer) alone, if the instance has an explicit
-///   [address](Instance::address): tonic applies layers after it has bound its listener;
-/// * [`announce`](Self::announce), for servers that are not tonic's.
+/// | the server | calls | is announced |
+/// |---|---|---|
+/// | tonic | [`serve_registered`](crate::ServeRegistered::serve_registered) | when tonic first polls its listener |
+/// | tonic, on other listeners or with socket options | [`bind`](Self::bind) or a sibling, then [`serve_registered_with_incoming`](crate::ServeRegistered::serve_registered_with_incoming) | the same |
+/// | axum, hyper, another one that takes a listener or a stream | [`bind`](Self::bind) or a sibling, and [`drain_signal`](Self::drain_signal) | when it first polls the listener |
+/// | tonic on its own listener, with an explicit [address](Instance::with_address) | [`layer`](Self::layer) and [`drain_signal`](Self::drain_signal) | when tonic applies the layer, after it has bound its listener |
+/// | any other | [`announce`](Self::announce) and [`drain_signal`](Self::drain_signal) | by that call |
+///
+/// [`bind`](Self::bind) takes an address, [`incoming`](Self::incoming) a listener that is bound already.
+/// [`bind_all`](Self::bind_all) and [`incoming_all`](Self::incoming_all) take several.
 ///
 /// # How it leaves
-///
-/// When the registrar's shutdown token is cancelled, or [`deregister`](Self::deregister) is
-/// called:
 ///
 /// 1. Health says `NOT_SERVING`, then the keys are deleted.
 /// 2. The server keeps serving for the deregistration delay.
 /// 3. [`drain_signal`](Self::drain_signal) resolves, and requests in flight finish.
-/// 4. After the drain timeout, the requests that are left are ended.
+/// 4. After the drain timeout, the remaining requests are ended.
+///
+/// | what leaves | how | without the waits |
+/// |---|---|---|
+/// | this registration | [`deregister`](Self::deregister) | [`deregister_now`](Self::deregister_now) |
+/// | all registrations of a registrar | [`Registrar::shutdown`](crate::Registrar::shutdown) | [`Registrar::shutdown_now`](crate::Registrar::shutdown_now) |
+/// | the same, with a token of the application | [`shutdown_token`](crate::RegistrarBuilder::shutdown_token) | [`shutdown_now_token`](crate::RegistrarBuilder::shutdown_now_token) |
+/// | the same, with `shutdown_on_signals` | SIGTERM or SIGINT | the second signal |
 #[derive(Clone)]
 #[must_use = "when the last handle, layer, service and listener are dropped, this deregisters at once"]
 pub struct Registration {
@@ -53,22 +60,6 @@ struct Handle {
     shared: Arc<Registry>,
 }
 
-/// How a registration ended.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Closed {
-    /// Deregistered: the keys are gone.
-    Deregistered,
-    /// etcd could not be reached; the keys are deleted when their lease expires.
-    #[non_exhaustive]
-    LeftToExpire {
-        /// At most how long they may remain, once etcd works.
-        ttl: Duration,
-        /// Why etcd could not be reached.
-        reason: Arc<str>,
-    },
-}
-
 // === impl Registration ===
 
 impl Registration {
@@ -78,9 +69,9 @@ impl Registration {
         }
     }
 
-    /// The status now.
+    /// The current status.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> RegistrationStatus {
         self.lifecycle().status.get()
     }
 
@@ -90,7 +81,7 @@ impl Registration {
         self.lifecycle().status.watch()
     }
 
-    /// Waits until every key is in etcd. Serving does not require this.
+    /// Waits until all keys are in etcd. A server need not wait for this.
     ///
     /// Cancel safe.
     ///
@@ -99,31 +90,33 @@ impl Registration {
     /// [`Stopped`] if the registration ends first.
     pub async fn registered(&self) -> Result<Registered, Stopped> {
         let mut watch = self.watch();
-        match watch.wait_for(|s| matches!(s, Status::Registered(_))).await {
-            Some(Status::Registered(registered)) => Ok(registered),
+        match watch
+            .wait_for(|s| matches!(s, RegistrationStatus::Registered(_)))
+            .await
+        {
+            Some(RegistrationStatus::Registered(registered)) => Ok(registered),
             _ => Err(Stopped),
         }
     }
 
-    /// Waits until the registration has ended, and says how.
+    /// Waits until the registration has ended, and returns how.
     ///
     /// The server may still be draining then. Cancel safe.
-    pub async fn closed(&self) -> Closed {
-        closed(self.lifecycle()).await
+    pub async fn ended(&self) -> Ended {
+        ended(self.lifecycle()).await
     }
 
     /// Changes value, version, weight or metadata in place: the same keys, the same lease.
     ///
     /// `change` is called once for each instance, and again if there was another change meanwhile. It may use all
-    /// handles, but not change this registration. Returns at once; the write follows, and then the
-    /// [status](Status::Registered) has the new revision. After an error nothing is
-    /// changed.
+    /// handles, but may not update this registration. `update` returns at once. Once the values are written, the
+    /// [status](RegistrationStatus::Registered) has the new revision. After an error nothing is changed.
     ///
     /// # Errors
     ///
     /// [`RegisterError::Immutable`] for a change of name, id or address, [`RegisterError::ValueTooLarge`],
-    /// [`RegisterError::SameKey`] if a format makes the key of another registration of it,
-    /// [`RegisterError::Nested`] inside of another update of this registration,
+    /// [`RegisterError::SameKey`] if a format would write it to the key of another registration,
+    /// [`RegisterError::Nested`] within another update of this registration,
     /// [`RegisterError::Stopped`] once deregistration has begun.
     pub fn update(
         &self,
@@ -135,11 +128,10 @@ impl Registration {
     /// Withholds the keys until the pause is dropped. The server keeps serving.
     ///
     /// Returns at once. Health says `NOT_SERVING` on `etcd.registration`, then the keys are deleted in one
-    /// transaction. Clients that watch send no new calls, and calls in flight
-    /// finish. The lease is kept, so that one transaction puts the keys back. There may be any number of
-    /// pauses, also before the server appears. The [status](Status::Paused) has the reason of
-    /// each. Changes by [`update`](Self::update) are written after the pause. A pause
-    /// neither delays nor prevents a shutdown, and does not keep the registration alive.
+    /// transaction. Clients that watch send no new calls, and calls in flight finish. The lease is kept, so that one
+    /// transaction puts the keys back. There may be any number of pauses, also before the server is announced. The
+    /// [status](RegistrationStatus::Paused) has the reason of each. An [`update`](Self::update) is written after the
+    /// pause. A pause neither delays nor prevents a shutdown, and does not keep the registration alive.
     ///
     /// ```no_run
     /// # async fn warm_cache() {}
@@ -168,33 +160,32 @@ impl Registration {
         move |reason| Pause::new(&shared, &entry, reason)
     }
 
-    /// Begins to deregister this registration; the registrar's others stay.
+    /// Begins to deregister this registration. Other registrations of the registrar stay.
     ///
-    /// Idempotent; returns at once. [`closed`](Self::closed) resolves when it has ended.
+    /// Idempotent; returns at once. [`ended`](Self::ended) resolves at the end.
     pub fn deregister(&self) {
         self.handle.shared.leave(&self.handle.entry);
     }
 
-    /// Begins to deregister if that has not begun, and skips all its waits.
+    /// Begins to deregister if that has not begun, and skips all waits.
     pub fn deregister_now(&self) {
         self.lifecycle().shutdown_now().cancel();
         self.deregister();
     }
 
-    /// Announces the server at `local`, for servers that use neither the
-    /// [`incoming`](Self::incoming) stream nor the [`layer`](Self::layer). Idempotent.
+    /// Announces the server at `local`: the keys are written from now on. Idempotent.
     ///
-    /// Call it once the listener accepts: the keys are written from then on. The listener belongs to the
-    /// caller. After [`drain_signal`](Self::drain_signal) the caller has to accept its backlog, close it,
-    /// and end its connections. To count requests and to end them at the drain
-    /// deadline, use the [layer](Self::layer) with [`count_only`](crate::RegistrationLayer::count_only) or
+    /// For servers that use neither the [`incoming`](Self::incoming) stream nor the [`layer`](Self::layer). Call it once
+    /// the listener accepts. The caller owns the listener: after [`drain_signal`](Self::drain_signal), accept its
+    /// backlog, close it, and end its connections. To count requests and to end them at the drain deadline, use the [layer](Self::layer) with [`announce(false)`](crate::RegistrationLayer::announce) or
     /// a [guard](Self::in_flight_guard) for each. If the listener fails, call [`deregister`](Self::deregister).
     ///
     /// # Errors
     ///
-    /// [`RegisterError::Address`] if that address cannot be advertised.
+    /// [`RegisterError::Address`] if `local` cannot be advertised.
     pub fn announce(&self, local: SocketAddr) -> Result<(), RegisterError> {
-        self.handle.shared.arm(&self.handle.entry, Some(local))
+        let Handle { entry, shared } = &*self.handle;
+        shared.announce(entry, Some(local))
     }
 
     /// Resolves when the server should stop accepting: the shutdown signal for tonic.
@@ -205,24 +196,23 @@ impl Registration {
 
     /// Counts a request that does not go through the [`layer`](Self::layer), until the guard is dropped.
     ///
-    /// The drain waits for it until the drain deadline, when [`ended`](InFlightGuard::ended) resolves.
-    /// Take one for every request. After the first guard, the drain takes a request without a guard for no request:
-    /// it closes the connections of [`Incoming`](crate::server::Incoming) 1.5 s after their last traffic.
+    /// The drain waits for it until the drain deadline, when [`cancelled`](InFlightGuard::cancelled) resolves.
+    /// Take one for every request. Once any guard exists, requests without one are not counted: a drain closes the
+    /// connections of [`Incoming`](crate::server::Incoming) 1.5 s after their last traffic.
     pub fn in_flight_guard(&self) -> InFlightGuard {
         let drain = self.lifecycle().drain();
         drain.set_counted();
         InFlightGuard::new(drain.in_flight.clone())
     }
 
-    /// How many requests are in flight: those that went through the [`layer`](Self::layer) and
-    /// whose response is not sent to its last frame, and those of a [guard](Self::in_flight_guard).
+    /// The number of requests in flight: requests that went through the [`layer`](Self::layer) and whose response is not
+    /// sent to its last frame, and [guards](Self::in_flight_guard).
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.lifecycle().in_flight()
     }
 
-    /// Its statistics now: status, keys, lease, renewals, connection. Sends nothing, and
-    /// takes only short locks.
+    /// The current statistics: status, keys, lease, renewals, connection. Sends no request, and takes only short locks.
     #[must_use]
     pub fn stats(&self) -> RegistrationStats {
         let Handle { entry, shared } = &*self.handle;
@@ -233,39 +223,30 @@ impl Registration {
         &self.handle.entry.lifecycle
     }
 
-    /// Announces the instances at their explicit addresses.
-    ///
-    /// `None`: not all of them have one.
-    pub(crate) fn announce_explicit(&self) -> Option<Result<(), RegisterError>> {
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.handle.entry
+    }
+
+    /// Announces the server at the address of its first TCP listener. Without one its instances have explicit addresses.
+    pub(crate) fn announce_served(&self) -> Result<(), RegisterError> {
         let Handle { entry, shared } = &*self.handle;
-        match entry.is_explicit() {
-            true if entry.is_armed() => Some(Ok(())),
-            true => Some(shared.arm(entry, None)),
-            false => None,
-        }
+        shared.announce(entry, entry.listener())
     }
 
-    /// Whether it was announced before.
-    pub(crate) fn is_announced(&self) -> bool {
-        self.handle.entry.is_armed()
-    }
-
-    /// Announces the instances of a listener that passed [`check_listener`](Self::check_listener).
-    pub(crate) fn announce_bound(&self, tcp: Option<SocketAddr>) -> Result<(), RegisterError> {
-        self.handle.shared.arm(&self.handle.entry, tcp)
-    }
-
-    /// Refuses a listener after deregistration has begun, or if neither `tcp` nor the instances have an address
-    /// that others can dial. `name` describes a listener without one.
-    pub(crate) fn check_listener(
+    /// Adds a listener, with its address if it is a TCP listener. `name` describes another one.
+    ///
+    /// It is an error if deregistration has begun, or if neither the first listener nor the instances have an address
+    /// that others can dial.
+    pub(crate) fn add_listener(
         &self,
         tcp: Option<SocketAddr>,
         name: impl FnOnce() -> String,
     ) -> Result<(), RegisterError> {
         let Handle { entry, shared } = &*self.handle;
-        match tcp {
+        let first = entry.listener().or(tcp);
+        match first {
             Some(tcp) => drop(shared.check_bound(entry, tcp)?),
-            None if entry.is_explicit() => {}
+            None if entry.draft().is_explicit() => {}
             None => {
                 let reason = "only this machine can dial a Unix socket: give the instance the address \
                               of what leads there";
@@ -276,6 +257,7 @@ impl Registration {
         if entry.is_leaving() || entry.lifecycle.is_leaving() || shared.is_stopping() {
             return Err(Stopped.into());
         }
+        entry.set_listener(first);
         Ok(())
     }
 }
@@ -301,22 +283,14 @@ impl Drop for Handle {
     }
 }
 
-pub(crate) async fn closed(lifecycle: &Lifecycle) -> Closed {
-    match lifecycle.status.watch().wait_for(Status::is_final).await {
-        Some(Status::LeftToExpire { ttl, reason }) => Closed::LeftToExpire { ttl, reason },
-        _ => Closed::Deregistered,
-    }
-}
-
-// === impl Closed ===
-
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Deregistered => f.write_str("deregistered"),
-            Self::LeftToExpire { ttl, reason } => {
-                write!(f, "left to expire within {ttl:?}: {reason}")
-            }
-        }
+pub(crate) async fn ended(lifecycle: &Lifecycle) -> Ended {
+    match lifecycle
+        .status
+        .watch()
+        .wait_for(RegistrationStatus::is_final)
+        .await
+    {
+        Some(RegistrationStatus::Ended(ended)) => ended,
+        _ => Ended::Deregistered,
     }
 }

@@ -4,7 +4,6 @@ use super::draft::Draft;
 use super::entry::Entry;
 use super::ids::EntryId;
 use super::on_conflict::OnConflict;
-use super::readiness::Readiness;
 use super::shown::shown;
 use crate::address::{AdvertisedInterface, Bound};
 use crate::drain::DrainTimeouts;
@@ -25,7 +24,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -41,7 +40,6 @@ pub(crate) struct Config {
     pub(crate) revoke_timeout: Duration,
     pub(crate) drain: DrainTimeouts,
     pub(crate) dedicated_thread: bool,
-    pub(super) readiness: Option<Readiness>,
     pub(crate) observers: Observers,
 }
 
@@ -71,10 +69,10 @@ pub(super) struct Entries {
     next: EntryId,
     running: bool,
     stopped: bool,
-    /// Why no entry may have keys.
-    not_ready: Option<Arc<str>>,
-    /// Ends the probe when it is dropped: with the last entry, or at a stop.
-    probe: Option<DropGuard>,
+    /// The reason of a pause of all entries, also of later ones.
+    pause_of_all: Option<Arc<str>>,
+    /// Cancelled with the last entry, or at a stop. Another entry makes another one.
+    unused: CancellationToken,
     #[cfg(feature = "introspection")]
     draining: super::draining::Draining,
 }
@@ -142,12 +140,15 @@ impl Registry {
         );
         let entry = Arc::new(Entry::new(id, lifecycle, draft));
         entries.entries.insert(id, entry.clone());
+        if entries.unused.is_cancelled() {
+            entries.unused = CancellationToken::new();
+        }
         let first = !std::mem::replace(&mut entries.running, true);
         Ok((entry, first))
     }
 
-    /// The entry's listener is bound at `bound`, or at an unknown address if its instances have explicit ones.
-    pub(crate) fn arm(
+    /// The entry's server accepts connections, at `local` if its instances have no explicit addresses.
+    pub(crate) fn announce(
         &self,
         entry: &Entry,
         local: Option<SocketAddr>,
@@ -155,7 +156,7 @@ impl Registry {
         let bound = local
             .map(|local| self.check_bound(entry, local))
             .transpose()?;
-        self.change(entry, &mut |draft| Ok(draft.armed(bound.as_ref())))
+        self.change(entry, &mut |draft| Ok(draft.announced(bound.as_ref())))
     }
 
     /// Refuses a bound address that cannot be advertised, unless all instances have explicit addresses.
@@ -165,7 +166,7 @@ impl Registry {
         local: SocketAddr,
     ) -> Result<Bound, RegisterError> {
         let bound = Bound::check(local)?;
-        let needed = !entry.is_explicit();
+        let needed = !entry.draft().is_explicit();
         match (&bound, &self.config.advertised) {
             (Bound::Exact(address), _) if needed => {
                 self.config.check_reach(&entry.service(), address)?;
@@ -233,52 +234,30 @@ impl Registry {
     pub(crate) fn close(&self) {
         let mut entries = self.lock();
         entries.stopped = true;
-        entries.probe = None;
+        entries.unused.cancel();
     }
 
-    /// Returns the probe to start, and the token that ends it, if no probe runs yet. No entry is ready
-    /// before its first result.
-    pub(super) fn begin_probe(&self) -> Option<(Readiness, CancellationToken)> {
-        let readiness = self.config.readiness.clone()?;
+    /// A token that is cancelled with the last entry, or at a stop.
+    pub(super) fn unused(&self) -> CancellationToken {
+        self.lock().unused.clone()
+    }
+
+    /// Withholds the keys of all entries, also of later ones, until this is called with `None`.
+    pub(super) fn pause_all(&self, reason: Option<Arc<str>>) {
         let mut entries = self.lock();
-        if entries.probe.is_some() || entries.stopped {
-            return None;
-        }
-        let ended = CancellationToken::new();
-        entries.probe = Some(ended.clone().drop_guard());
-        drop(entries);
-        self.set_not_ready(Some(
-            "not ready: the readiness probe has not answered".into(),
-        ));
-        Some((readiness, ended))
-    }
-
-    /// The runtime of the probe has ended. The next registration starts it again.
-    pub(super) fn on_probe_ended(&self) {
-        let probe = self.lock().probe.take();
-        if let Some(probe) = probe {
-            drop(probe);
-            self.set_not_ready(Some(
-                "not ready: the runtime of the readiness probe has ended".into(),
-            ));
-        }
-    }
-
-    /// Sets why no entry may have keys; `None`: they may.
-    pub(super) fn set_not_ready(&self, reason: Option<Arc<str>>) {
-        let mut entries = self.lock();
-        if entries.not_ready == reason {
+        if entries.pause_of_all == reason {
             return;
         }
-        entries.not_ready = reason;
+        entries.pause_of_all = reason;
         let all: Vec<EntryId> = entries.entries.keys().copied().collect();
         entries.changed.extend(all);
         drop(entries);
         self.changed.notify_one();
     }
 
-    pub(crate) fn not_ready(&self) -> Option<Arc<str>> {
-        self.lock().not_ready.clone()
+    /// The reason of a pause of all entries.
+    pub(crate) fn pause_of_all(&self) -> Option<Arc<str>> {
+        self.lock().pause_of_all.clone()
     }
 
     /// Removes an entry that has ended.
@@ -286,7 +265,7 @@ impl Registry {
         let mut entries = self.lock();
         let entry = entries.entries.remove(&id)?;
         if entries.entries.is_empty() {
-            entries.probe = None;
+            entries.unused.cancel();
         }
         for name in entry.names() {
             if let Some(ids) = entries.by_name.get_mut(&name) {

@@ -9,13 +9,14 @@ use super::rivals::{Conflict, Rival};
 use super::shown::shown;
 use crate::address::Address;
 use crate::drain::Drain;
-use crate::observe::observer::{Observers, Transition, Write, WriteReason};
+use crate::observe::observer::{Observers, StatusEvent, WriteEvent, WriteReason};
 use crate::observe::stats::RegistrationStats;
-use crate::observe::status::{Registered, Status};
-use crate::runtime::clock;
+use crate::observe::status::{Ended, Registered, RegistrationStatus};
+use crate::observe::timestamp::Timestamp;
 use crate::runtime::isolated::isolated;
 use crate::runtime::logging::rounded;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The service and key of a log line.
 #[derive(Debug, Clone)]
@@ -43,9 +44,9 @@ pub(crate) fn stats(registry: &Registry, entry: &Entry) -> RegistrationStats {
 /// Publishes a status. It is logged if its kind has changed.
 ///
 /// Never panics, whatever the subscriber of the log and the observers do.
-pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<Status>) {
+pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<RegistrationStatus>) {
     let observers = &registry.config.observers;
-    announce(registry, entry);
+    added(registry, entry);
     if let Some(registered) = next.registered() {
         entry.set_keys(&registered.keys);
     }
@@ -58,28 +59,28 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<Status>) {
         isolated(|| entry.lifecycle.in_span(log));
     }
     if !observers.is_empty() {
-        let transition = Transition {
+        let transition = StatusEvent {
             services: &entry.names(),
             from: Some(&last),
             to: &next,
         };
-        observers.notify(|observer| observer.on_transition(&transition));
+        observers.notify(|observer| observer.on_status(&transition));
     }
 }
 
 /// Calls observers with the first status of the entry, unless somebody has done so. The worker finds the entry
 /// afterwards, so that this is before any other status, and it waits for nobody.
-pub(super) fn announce(registry: &Registry, entry: &Entry) {
+pub(super) fn added(registry: &Registry, entry: &Entry) {
     let observers = &registry.config.observers;
-    if observers.is_empty() || !entry.begin_announcement() {
+    if observers.is_empty() || !entry.begin_observation() {
         return;
     }
-    let transition = Transition {
+    let transition = StatusEvent {
         services: &entry.names(),
         from: None,
-        to: &Status::Registering { reason: None },
+        to: &RegistrationStatus::Registering { reason: None },
     };
-    observers.notify(|observer| observer.on_transition(&transition));
+    observers.notify(|observer| observer.on_status(&transition));
 }
 
 /// Another client wrote a key of this entry, or this entry took over its key.
@@ -114,7 +115,7 @@ fn remedy(entry: &Entry, key: &str) -> &'static str {
     let is_distinct = draft.addressed().any(|(instance, address)| {
         let port = address.map(|address| address.port().to_string());
         let addr = address.map(ToString::to_string);
-        let parts = [Some(instance.get_id()), port.as_deref(), addr.as_deref()];
+        let parts = [Some(instance.id()), port.as_deref(), addr.as_deref()];
         key.split('/').any(|segment| parts.contains(&Some(segment)))
     });
     match is_distinct {
@@ -150,7 +151,7 @@ pub(super) fn wrote(
     error: Option<&str>,
 ) {
     for (reason, keys) in reasons {
-        let write = Write {
+        let write = WriteEvent {
             keys,
             reason,
             error,
@@ -160,7 +161,7 @@ pub(super) fn wrote(
 }
 
 /// The registration has ended with this final status. A task runs the drain.
-pub(super) fn ended(registry: &Registry, entry: &Entry, last: Status) {
+pub(super) fn ended(registry: &Registry, entry: &Entry, last: RegistrationStatus) {
     publish(registry, entry, Arc::new(last));
     let (subject, lifecycle) = (Subject::of(entry), entry.lifecycle.clone());
     let begun = lifecycle.drain().clone();
@@ -192,51 +193,61 @@ fn drained(Subject { service, key }: &Subject, drain: &Drain, cut: usize) {
     }
 }
 
-fn log(registry: &Registry, subject: &Subject, last: &Status, next: &Status) {
+fn log(
+    registry: &Registry,
+    subject: &Subject,
+    last: &RegistrationStatus,
+    next: &RegistrationStatus,
+) {
     let Subject { service, key } = subject;
     match next {
-        Status::Registering { .. } => {}
-        Status::Registered(new) => log_registered(subject, last, new),
-        Status::Suspect {
+        RegistrationStatus::Registering { .. } => {}
+        RegistrationStatus::Registered(new) => log_registered(subject, last, new),
+        RegistrationStatus::Suspect {
             registered, reason, ..
         } => {
-            let now = clock::now();
             let renewed = registry.stats.get().renewal_acknowledged;
-            let confirmed = renewed.max(Some(registered.since)).unwrap_or(now);
-            let unconfirmed_for = rounded(now.saturating_duration_since(confirmed));
-            let expiry = registry.lease_expiry.get().unwrap_or(now);
-            let expires_in = rounded(expiry.saturating_duration_since(now));
+            let confirmed = renewed.map_or(registered.since, |at| at.max(registered.since));
+            let unconfirmed_for = rounded(confirmed.elapsed());
+            let expiry = registry.lease_expiry.get().map(Timestamp::at);
+            let expires_in = rounded(expiry.map_or(Duration::ZERO, |at| at.remaining()));
             crate::runtime::logging::warn!(
                 %service, %key, %reason, ?unconfirmed_for, ?expires_in,
                 "etcd is out of reach, the registration still holds",
             );
         }
-        Status::Lost { reason, .. } => {
+        RegistrationStatus::Lost { reason, .. } => {
             crate::runtime::logging::warn!(%service, %key, %reason, "registration lost, trying again");
         }
-        Status::Yielding { to_lease } => crate::runtime::logging::warn!(
+        RegistrationStatus::Yielding { to_lease } => crate::runtime::logging::warn!(
             %service, %key, lease = format_args!("{to_lease:016x}"),
             "another lease holds the key, leaving it",
         ),
-        Status::Paused { reasons, .. } => {
+        RegistrationStatus::Paused { reasons, .. } => {
             crate::runtime::logging::info!(%service, %key, ?reasons, "paused, the keys are withheld");
         }
-        Status::Deregistering => crate::runtime::logging::info!(%service, %key, "deregistering"),
-        Status::Deregistered => crate::runtime::logging::info!(%service, %key, "deregistered"),
-        Status::LeftToExpire { ttl, reason } => crate::runtime::logging::warn!(
-            %service, %key, ?ttl, %reason, "could not deregister, the key expires with its lease",
-        ),
+        RegistrationStatus::Deregistering => {
+            crate::runtime::logging::info!(%service, %key, "deregistering")
+        }
+        RegistrationStatus::Ended(Ended::Deregistered) => {
+            crate::runtime::logging::info!(%service, %key, "deregistered")
+        }
+        RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }) => {
+            crate::runtime::logging::warn!(
+                %service, %key, ?ttl, %reason, "could not deregister, the key expires with its lease",
+            )
+        }
     }
 }
 
-fn log_registered(Subject { service, key }: &Subject, last: &Status, new: &Registered) {
+fn log_registered(Subject { service, key }: &Subject, last: &RegistrationStatus, new: &Registered) {
     let (lease, revision) = (format_args!("{:016x}", new.lease), new.revision);
     let (message, since) = match last {
-        Status::Suspect { since, .. } => ("registration confirmed", since),
-        Status::Lost { since, .. } => ("registered again", since),
+        RegistrationStatus::Suspect { since, .. } => ("registration confirmed", since),
+        RegistrationStatus::Lost { since, .. } => ("registered again", since),
         _ => return crate::runtime::logging::info!(%service, %key, %lease, revision, "registered"),
     };
-    let after = rounded(clock::now().saturating_duration_since(*since));
+    let after = rounded(since.elapsed());
     crate::runtime::logging::info!(%service, %key, %lease, revision, ?after, "{message}");
 }
 

@@ -1,8 +1,12 @@
 //! The signals that stop the process: the first one gracefully, the second one without waits, the third one as without
 //! a handler.
 //!
-//! A thread of its own waits for them: a signal must stop the process also when the runtime of the application has ended,
-//! or when its handlers block every thread of it.
+//! Signals within [`SAME_REQUEST`] are one request. A stop of a process group often sends a signal twice, to the process and to
+//! its group (GNU `timeout`), or SIGINT and then SIGTERM (Ctrl-C to a group, whose leader then stops its children). docker,
+//! systemd and Kubernetes send one SIGTERM, and SIGKILL after their own time limit.
+//!
+//! A thread of its own waits for signals: they must stop the process also when the runtime of the application has ended, or
+//! when handlers block every thread of it.
 
 use crate::error::BuildError;
 use crate::runtime::isolated::isolated;
@@ -13,18 +17,19 @@ use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::thread::Builder;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What the signals of this process stop.
-static STOPS: Lock<Stops> = Lock::new(Stops {
-    stops: vec![],
-    is_started: false,
-});
+static STOPS: Lock<Stops> = Lock::new(Stops::new(SAME_REQUEST));
 
 #[derive(Debug)]
 struct Stops {
     stops: Vec<Stop>,
     is_started: bool,
+    same_request: Duration,
+    /// When the last request came.
+    last: Option<Instant>,
 }
 
 /// The tokens of one registrar, and how many of them a signal has cancelled.
@@ -43,11 +48,13 @@ enum Effect {
     Ends,
 }
 
+/// Signals that come within this time of the first one are one request.
+const SAME_REQUEST: Duration = Duration::from_millis(200);
 const EFFECTS: [&str; 2] = ["shutting down", "shutting down without waiting"];
 /// How long a subscriber that blocks may delay a stop.
 const LOG_LIMIT: Duration = Duration::from_millis(100);
 
-/// The first signal from now on cancels the first token, and the second signal the second one. A signal that cancels
+/// The first request from now on cancels the first token, and the second request the second one. A request that cancels
 /// no token any more ends the process.
 pub(crate) fn cancel_on_signals(tokens: [CancellationToken; 2]) -> Result<(), BuildError> {
     let mut stops = STOPS.lock();
@@ -71,6 +78,9 @@ fn start() -> io::Result<()> {
     let forward = async move {
         loop {
             let signal = poll_fn(|cx| signals.poll_recv(cx)).await;
+            if !STOPS.lock().is_request(Instant::now()) {
+                continue;
+            }
             match STOPS.lock().effect() {
                 Effect::Stops(what) => log(signal, what),
                 Effect::Ends => end(signal),
@@ -102,12 +112,31 @@ fn log(signal: Signal, what: &'static str) {
 // === impl Stops ===
 
 impl Stops {
+    const fn new(same_request: Duration) -> Self {
+        Self {
+            stops: vec![],
+            is_started: false,
+            same_request,
+            last: None,
+        }
+    }
+
     fn add(&mut self, tokens: [CancellationToken; 2]) {
         let stop = Stop { tokens, signals: 0 };
         self.stops.push(stop);
     }
 
-    /// What the next signal does.
+    /// Whether a signal that comes now is a request of its own.
+    fn is_request(&mut self, now: Instant) -> bool {
+        let is_same = |last| now.saturating_duration_since(last) < self.same_request;
+        if self.last.is_some_and(is_same) {
+            return false;
+        }
+        self.last = Some(now);
+        true
+    }
+
+    /// What the next request does.
     ///
     /// Only signals are counted. The first signal does not skip the waits of a shutdown that the application began,
     /// such as in a hook that runs before the orchestrator's SIGTERM.
@@ -119,7 +148,7 @@ impl Stops {
         }
     }
 
-    /// The tokens that a signal cancels.
+    /// The tokens that a request cancels.
     fn take(&mut self) -> Vec<CancellationToken> {
         let tokens = self.stops.iter_mut().map(|stop| {
             stop.signals += 1;
@@ -223,10 +252,7 @@ mod tests {
     use super::*;
 
     fn none() -> Stops {
-        Stops {
-            stops: vec![],
-            is_started: true,
-        }
+        Stops::new(SAME_REQUEST)
     }
 
     fn cancel(stops: &mut Stops) {
@@ -260,10 +286,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn signals_within_200_ms_are_one_request() {
+        let (mut stops, start) = (none(), Instant::now());
+        for (ms, is_request) in [
+            (0, true),
+            (0, false),
+            (100, false),
+            (199, false),
+            (200, true),
+            (399, false),
+            (400, true),
+            (60_000, true),
+        ] {
+            let now = start + Duration::from_millis(ms);
+            assert_eq!(stops.is_request(now), is_request, "{ms} ms");
+        }
+    }
+
     /// The runtime in which the registrar was built may end before the process does.
     #[cfg(unix)]
     #[test]
     fn signals_are_not_swallowed_once_the_runtime_has_ended() {
+        STOPS.lock().same_request = Duration::ZERO;
         let built_in = tokio::runtime::Runtime::new().unwrap();
         let tokens = tokens();
         built_in

@@ -3,7 +3,7 @@
 use super::Registrar;
 use crate::etcd::Etcd;
 use crate::instance::Instance;
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::testing::FakeEtcd;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ async fn registered_within_a_second_of_the_first_answer_of_dns() {
         if delay > 700 * MS {
             sleep(700 * MS).await;
             let status = registration.status();
-            let Status::Registering { reason: Some(why) } = &status else {
+            let RegistrationStatus::Registering { reason: Some(why) } = &status else {
                 panic!("{status:?}");
             };
             let waits = "looking up etcd.example: no answer within 600ms";

@@ -7,7 +7,7 @@
 use super::ask::{Call, some};
 use super::ids::Key;
 use super::keep_alive::KeepAlive;
-use super::reconciler::{Action, Event};
+use super::reconciler::{Event, Granted, Request};
 use crate::etcd::{KeepAliveStream, RpcError, Session, WatchReplies, WatchRequests, WatchResponse};
 use crate::runtime::clock;
 use std::collections::BTreeMap;
@@ -85,34 +85,35 @@ impl Streams {
     }
 
     /// Drops all requests and streams, and keeps the session.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.request = None;
         self.keep_alive = KeepAlive::Closed;
         self.watch = Watch::Closed;
         self.authenticating = None;
     }
 
-    /// Begins an action that needs the session.
-    pub(super) fn begin(&mut self, action: Action) {
+    pub(super) fn send(&mut self, request: Request) {
         let session = self.session.clone();
-        match action {
-            Action::Grant { lease, ttl } => {
+        match request {
+            Request::Grant { lease, ttl } => {
                 let sent = clock::now();
-                self.ask(session.grant(lease, ttl), move |result| Event::Granted {
-                    lease,
-                    sent,
-                    result,
+                self.ask(session.grant(lease, ttl), move |result| {
+                    Event::Granted(Granted {
+                        lease,
+                        sent,
+                        result,
+                    })
                 });
             }
-            Action::Revoke { lease } => {
+            Request::Revoke { lease } => {
                 let call = session.revoke(lease);
                 self.ask(call, move |result| Event::Revoked { lease, result });
             }
-            Action::Read { keys } => {
+            Request::Read { keys } => {
                 let call = session.look(keys.clone());
                 self.ask(call, move |result| Event::Read { keys, result });
             }
-            Action::Write {
+            Request::Write {
                 lease,
                 ops,
                 asks_replaced,
@@ -120,18 +121,15 @@ impl Streams {
                 let call = session.apply(lease, ops.clone(), asks_replaced);
                 self.ask(call, move |result| Event::Written { ops, result });
             }
-            Action::Renew { lease, late, again } => {
+            Request::Renew { lease, late, again } => {
                 self.keep_alive.renew(&session, lease, late, again);
             }
-            Action::Watch { key, id, from } => self.watch(key, id, from),
-            Action::Unwatch { id } => self.unwatch(id),
-            Action::Authenticate => {
+            Request::Watch { key, id, from } => self.watch(key, id, from),
+            Request::Unwatch { id } => self.unwatch(id),
+            Request::Authenticate => {
                 self.watch = Watch::Closed;
                 self.authenticating = Some(Box::pin(session.replace_token()));
             }
-            Action::CloseStreams => self.close(),
-            // The worker performs the actions that need no session.
-            _ => {}
         }
     }
 

@@ -6,14 +6,17 @@ use super::ask::{Call, some};
 use super::ids::EntryId;
 use super::link::{self, Beside, Link};
 use super::local_ip;
-use super::reconciler::{Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Settings};
+use super::reconciler::{
+    Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Renewed, Request, Settings,
+};
 use super::registry::Registry;
 use super::report;
+use super::streams::Streams;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};
 use crate::observe::member_stats;
-use crate::observe::observer::Renewal;
-use crate::observe::status::Status;
+use crate::observe::observer::RenewalEvent;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::lifecycle::health_acknowledged;
 use crate::runtime::clock;
 use crate::runtime::isolated::in_current_span;
@@ -36,8 +39,14 @@ struct Worker {
 }
 
 /// Ends all entries when the runtime drops the worker, so that no caller waits for ever.
-struct RuntimeGuard(Arc<Registry>);
+struct RuntimeGuard {
+    registry: Arc<Registry>,
+    reconciler: Reconciler,
+    /// Why the keys that are left cannot be deleted.
+    reason: &'static str,
+}
 
+const PANICKED: &str = "internal error: the registrar's task panicked";
 /// During a stop there is no pause after a panic; after so many panics the worker gives up.
 const MOST_PANICS_OF_A_STOP: u32 = 3;
 
@@ -45,14 +54,11 @@ const MOST_PANICS_OF_A_STOP: u32 = 3;
 pub(super) fn start(registry: Arc<Registry>) -> Result<(), RegisterError> {
     if !registry.config.dedicated_thread {
         // Made here and not in the task, because a runtime may end before it has polled the task once.
-        let guard = RuntimeGuard(registry.clone());
-        tokio::spawn(in_current_span(supervise(registry, guard)));
+        let guard = RuntimeGuard::new(registry);
+        tokio::spawn(in_current_span(supervise(guard)));
         return Ok(());
     }
-    let task = in_current_span(async move {
-        let guard = RuntimeGuard(registry.clone());
-        supervise(registry, guard).await;
-    });
+    let task = in_current_span(async move { supervise(RuntimeGuard::new(registry)).await });
     let thread = std::thread::Builder::new().name("tonic-etcd".to_owned());
     on_thread(task, |job| thread.spawn(job).map(drop))
         .map_err(|source| RegisterError::Thread { source })
@@ -82,18 +88,8 @@ fn on_thread(
 
 /// Runs workers until one finishes. The reconciler outlives a worker that panics, so that the next
 /// worker can revoke the lease.
-async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
-    let config = &registry.config;
-    let settings = Settings {
-        ttl: config.ttl,
-        attempt_timeout: config.attempt,
-        revoke_timeout: config.revoke_timeout,
-        on_conflict: config.on_conflict,
-        endpoints: config.members.clone(),
-        random_id: |rng| random::id(|| rng.u64(..)),
-    };
-    let is_observed = !config.observers.is_empty();
-    let mut reconciler = Reconciler::new(settings, fastrand::Rng::new()).observed(is_observed);
+async fn supervise(mut guard: RuntimeGuard) {
+    let (registry, reconciler) = (guard.registry.clone(), &mut guard.reconciler);
     let mut panics_of_a_stop = 0;
     while panics_of_a_stop < MOST_PANICS_OF_A_STOP {
         let mut worker = Worker {
@@ -101,21 +97,19 @@ async fn supervise(registry: Arc<Registry>, _guard: RuntimeGuard) {
             link: Link::Closed,
             beside: Beside::None,
         };
-        let run = worker.run(&mut reconciler);
+        let run = worker.run(reconciler);
         if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
             return;
         }
         let (service, registrations) = (registry.services(), registry.count());
         logging::error!(%service, registrations, "the registrar's task panicked, starting it again");
-        reconciler.handle_panic(
-            clock::now(),
-            "internal error: the registrar's task panicked",
-        );
-        let say = worker.perform_all(&mut reconciler);
+        reconciler.handle_panic(clock::now(), PANICKED);
+        let say = worker.perform_all(reconciler);
         let _ = AssertUnwindSafe(say).catch_unwind().await;
         panics_of_a_stop += u32::from(registry.is_stopping());
         let _ = timeout(RESTART_PAUSE, registry.stopping()).await;
     }
+    guard.reason = PANICKED;
 }
 
 // === impl Worker ===
@@ -132,7 +126,7 @@ impl Worker {
             }
             registry.stats.set(|stats| {
                 stats.lease = reconciler.held_lease();
-                stats.renewal_due = reconciler.renewal_due();
+                stats.renewal_due = reconciler.renewal_due().map(Timestamp::at);
             });
             let wake = reconciler.poll_timeout();
             tokio::select! {
@@ -179,12 +173,12 @@ impl Worker {
         if let Some(error) = event.error() {
             self.note_error(error);
         }
-        let Event::Renewed { sent, result, .. } = event else {
+        let Event::Renewed(Renewed { sent, result, .. }) = event else {
             return;
         };
         if result.is_ok() {
             let stats = &self.registry.stats;
-            stats.set(|stats| stats.renewal_acknowledged = Some(*sent));
+            stats.set(|stats| stats.renewal_acknowledged = Some(Timestamp::at(*sent)));
         }
         self.note_renewal(*sent, result.as_ref().err());
     }
@@ -195,7 +189,7 @@ impl Worker {
             return;
         }
         let error = error.map(RpcError::to_string);
-        let renewal = Renewal {
+        let renewal = RenewalEvent {
             took: clock::now().saturating_duration_since(sent),
             error: error.as_deref(),
         };
@@ -204,7 +198,7 @@ impl Worker {
 
     fn note_error(&self, error: &RpcError) {
         let Registry { config, stats, .. } = &*self.registry;
-        let (now, text) = (clock::now(), error.to_string().into());
+        let (now, text) = (Timestamp::now(), error.to_string().into());
         stats.set(|stats| {
             stats.last_error = Some((now, text));
             member_stats::failed(&mut stats.members, error, now, |it| config.members.has(it));
@@ -228,34 +222,25 @@ impl Worker {
     }
 
     fn desired(&self, reconciler: &Reconciler, ids: Vec<EntryId>) -> Vec<(EntryId, Desired)> {
-        let (lease, not_ready) = (reconciler.held_lease(), self.registry.not_ready());
+        let (lease, pause) = (reconciler.held_lease(), self.registry.pause_of_all());
         let entries = ids.into_iter().filter_map(|id| self.registry.entry(id));
-        let desired = entries.map(|entry| (entry.id, entry.desired(lease, not_ready.clone())));
+        let desired = entries.map(|entry| (entry.id, entry.desired(lease, pause.clone())));
         desired.collect()
     }
 
     async fn perform_all(&mut self, reconciler: &mut Reconciler) -> ControlFlow<()> {
         while let Some(action) = reconciler.poll_action() {
-            match action {
-                Action::Finish => return ControlFlow::Break(()),
-                Action::ReadDesired(entries) => {
-                    let failed = entries.iter().filter_map(|id| self.registry.entry(*id));
-                    let failed = failed.filter(|entry| entry.draft().has_failed());
-                    let to_render = failed.filter(|entry| entry.begin_rendering());
-                    drop(self.registry.render(to_render.collect()));
-                    let desired = self.desired(reconciler, entries);
-                    reconciler.handle_event(clock::now(), Event::Desired(desired));
-                }
-                Action::AwaitHealth(entries) => await_health(&self.registry, entries).await,
-                action => self.perform(action),
-            }
+            self.perform(reconciler, action).await?;
         }
         ControlFlow::Continue(())
     }
 
-    fn perform(&mut self, action: Action) {
-        let Registry { config, stats, .. } = &*self.registry;
+    /// Breaks at the end. Long, with a branch for each action.
+    async fn perform(&mut self, reconciler: &mut Reconciler, action: Action) -> ControlFlow<()> {
+        let registry = self.registry.clone();
+        let Registry { config, stats, .. } = &*registry;
         match action {
+            Action::ReadDesired(entries) => self.read_desired(reconciler, entries),
             Action::Connect { member, limit } => {
                 self.link = Link::Connecting(self.connect(member, limit));
             }
@@ -276,42 +261,55 @@ impl Worker {
                 self.link = Link::Closed;
                 stats.set(|stats| member_stats::disconnected(&mut stats.members));
             }
-            Action::LeaseExpiry(at) => self.registry.lease_expiry.set(at),
-            Action::Wrote(reasons, error) => {
-                report::wrote(&config.observers, reasons, error.as_deref());
+            Action::CloseStreams => self.on_session(Streams::close),
+            Action::Send(request) => {
+                if let Request::Renew { .. } = request {
+                    stats.set(|stats| stats.renewal_sent = Some(clock::now()));
+                }
+                self.on_session(|streams| streams.send(request));
             }
+            Action::FindLocalIp => {
+                let found = local_ip::find(registry.clone());
+                self.on_session(|streams| streams.request(found));
+            }
+            Action::LeaseExpiry(at) => registry.lease_expiry.set(at),
             Action::Rival(id, rival) => {
-                if let Some(entry) = self.registry.entry(id) {
+                if let Some(entry) = registry.entry(id) {
                     report::rival(&entry, &rival);
                 }
             }
+            Action::Wrote(reasons, error) => {
+                report::wrote(&config.observers, reasons, error.as_deref());
+            }
             Action::Publish(id, status) => {
-                if let Some(entry) = self.registry.entry(id) {
-                    report::publish(&self.registry, &entry, status);
+                if let Some(entry) = registry.entry(id) {
+                    report::publish(&registry, &entry, status);
                 }
             }
+            Action::AwaitHealth(entries) => await_health(&registry, entries).await,
             Action::End(id, status) => {
-                if let Some(entry) = self.registry.forget(id) {
-                    report::ended(&self.registry, &entry, status);
+                if let Some(entry) = registry.forget(id) {
+                    report::ended(&registry, &entry, status);
                 }
             }
-            action => self.send(action),
+            Action::Finish => return ControlFlow::Break(()),
         }
+        ControlFlow::Continue(())
     }
 
-    /// Begins an action that needs an open connection.
-    fn send(&mut self, action: Action) {
-        let Link::Open(streams) = &mut self.link else {
-            return;
-        };
-        if let Action::FindLocalIp = action {
-            return streams.request(local_ip::find(self.registry.clone()));
-        }
-        let is_renewal = matches!(action, Action::Renew { .. });
-        streams.begin(action);
-        if is_renewal {
-            let (stats, now) = (&self.registry.stats, clock::now());
-            stats.set(|stats| stats.renewal_sent = Some(now));
+    fn read_desired(&self, reconciler: &mut Reconciler, ids: Vec<EntryId>) {
+        let failed = ids.iter().filter_map(|id| self.registry.entry(*id));
+        let failed = failed.filter(|entry| entry.draft().has_failed());
+        let to_render = failed.filter(|entry| entry.begin_rendering());
+        drop(self.registry.render(to_render.collect()));
+        let desired = self.desired(reconciler, ids);
+        reconciler.handle_event(clock::now(), Event::Desired(desired));
+    }
+
+    /// Runs `what` on the open session. Without one there is nothing to do: its end is reported.
+    fn on_session(&mut self, what: impl FnOnce(&mut Streams)) {
+        if let Link::Open(streams) = &mut self.link {
+            what(streams);
         }
     }
 
@@ -374,18 +372,33 @@ async fn await_health(registry: &Registry, entries: Vec<EntryId>) {
 
 // === impl RuntimeGuard ===
 
+impl RuntimeGuard {
+    fn new(registry: Arc<Registry>) -> Self {
+        let config = &registry.config;
+        let settings = Settings {
+            ttl: config.ttl,
+            attempt_timeout: config.attempt,
+            revoke_timeout: config.revoke_timeout,
+            on_conflict: config.on_conflict,
+            endpoints: config.members.clone(),
+            random_id: |rng| random::id(|| rng.u64(..)),
+        };
+        let is_observed = !config.observers.is_empty();
+        let reconciler = Reconciler::new(settings, fastrand::Rng::new()).observed(is_observed);
+        Self {
+            registry,
+            reconciler,
+            reason: "the runtime ended",
+        }
+    }
+}
+
 impl Drop for RuntimeGuard {
     fn drop(&mut self) {
-        self.0.close();
-        for entry in self.0.entries() {
-            let last = match entry.is_armed() {
-                false => Status::Deregistered,
-                true => Status::LeftToExpire {
-                    ttl: self.0.config.ttl,
-                    reason: "the runtime ended".into(),
-                },
-            };
-            report::publish(&self.0, &entry, Arc::new(last));
+        self.registry.close();
+        for entry in self.registry.entries() {
+            let last = self.reconciler.abandoned(entry.id, self.reason);
+            report::publish(&self.registry, &entry, Arc::new(last));
             entry.lifecycle.drain_now();
         }
     }

@@ -22,6 +22,14 @@ pub(crate) fn advice(error: &str) -> Option<&'static str> {
     advices.iter().find(fits).map(|(_, advice)| *advice)
 }
 
+/// The error, with its advice behind it.
+pub(crate) fn with_advice(error: String) -> String {
+    match advice(&error) {
+        Some(advice) => format!("{error} ({advice})"),
+        None => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

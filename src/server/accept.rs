@@ -1,7 +1,7 @@
 //! [`Port`]: accepts on one listener, and pauses when that fails.
 //!
-//! At the limit of file descriptors `accept` fails at once, again and again: a server that asks again at once uses a whole
-//! core, which it takes from the calls that it has.
+//! At the limit of file descriptors `accept` fails at once, again and again: a server that tries again at once uses a whole
+//! core, at the cost of its calls.
 
 use super::listener::{Accept, Listener};
 use std::future::Future;
@@ -29,7 +29,7 @@ struct Failures {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// So many connections that failed one after the other are a failure of the listener.
+/// After this number of failed connections in a row, the listener has failed.
 const MAX_OF_CONNECTIONS: u32 = 100;
 
 // === impl Port ===
@@ -48,10 +48,10 @@ impl<L: Listener> Port<L> {
         self
     }
 
-    /// The next connection. It is an error that a pause begins. While the server stops there are no pauses: after a
-    /// failure nothing more is accepted.
+    /// The next connection. An error begins a pause. While the server stops there are no pauses: nothing is accepted after
+    /// an error.
     ///
-    /// Cancel safe: the pause is kept here.
+    /// Cancel safe: the pause is kept in `self`.
     pub(super) fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
@@ -84,7 +84,7 @@ impl<L: Listener> Port<L> {
 // === impl Failures ===
 
 impl Failures {
-    /// How long to wait before the next try; `None`: not at all.
+    /// How long to wait before the next try. `None`: no wait.
     fn pause_after(&mut self, error: &io::Error) -> Option<Duration> {
         if is_of_connection(error) && self.of_connections < MAX_OF_CONNECTIONS {
             self.of_connections += 1;
@@ -96,8 +96,8 @@ impl Failures {
     }
 }
 
-/// Whether the error concerns only one connection, which `accept` has taken from the backlog, not the listener.
-/// Linux also reports what happened to it on the network (accept(2)).
+/// Whether the error concerns one connection, which `accept` has taken from the backlog, and not the listener. Linux also
+/// returns errors that the connection had on the network (accept(2)).
 fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let kind = matches!(
@@ -115,7 +115,7 @@ fn is_of_connection(error: &io::Error) -> bool {
     kind || is_of_connection_on_linux(error)
 }
 
-/// Those without an [`io::ErrorKind`].
+/// Errors without an [`io::ErrorKind`].
 #[cfg(target_os = "linux")]
 fn is_of_connection_on_linux(error: &io::Error) -> bool {
     use rustix::io::Errno;

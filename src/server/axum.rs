@@ -6,8 +6,8 @@ use std::future::pending;
 use std::io;
 use tokio_stream::StreamExt as _;
 
-/// Accepts as axum's own listeners do. Once the drain has begun, it accepts the backlog, closes the
-/// port and stays pending: [`drain_signal`](crate::Registration::drain_signal) ends `axum::serve`.
+/// Accepts as axum's own listeners do. Once the drain has begun, it accepts the backlog, closes the port, and stays
+/// pending: [`drain_signal`](crate::Registration::drain_signal) ends `axum::serve`.
 ///
 /// ```no_run
 /// # async fn f(registration: tonic_etcd::Registration) -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@ use tokio_stream::StreamExt as _;
 ///
 /// let app = Router::new()
 ///     .route("/", get(async || "hello"))
-///     .layer(registration.layer().count_only()); // axum applies it before anything listens
+///     .layer(registration.layer().announce(false)); // axum applies it before anything listens
 /// axum::serve(registration.bind("0.0.0.0:9000".parse()?)?, app)
 ///     .with_graceful_shutdown(registration.drain_signal())
 ///     .await?;
@@ -24,8 +24,8 @@ use tokio_stream::StreamExt as _;
 /// # }
 /// ```
 ///
-/// axum gives handlers the peer's address (`ConnectInfo<SocketAddr>`) only for its own listeners and for
-/// those that `tap_io` made. So call `tap_io` with a function that does nothing:
+/// axum gives handlers the peer's address (`ConnectInfo<SocketAddr>`) only for its own listeners and for listeners that
+/// `tap_io` returns. So call `tap_io` with a function that does nothing:
 ///
 /// ```no_run
 /// # async fn f(registration: tonic_etcd::Registration) -> Result<(), Box<dyn std::error::Error>> {
@@ -37,7 +37,7 @@ use tokio_stream::StreamExt as _;
 ///
 /// let app = Router::new()
 ///     .route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
-///     .layer(registration.layer().count_only())
+///     .layer(registration.layer().announce(false))
 ///     .into_make_service_with_connect_info::<SocketAddr>();
 /// axum::serve(registration.bind("0.0.0.0:9000".parse()?)?.tap_io(|_| ()), app)
 ///     .with_graceful_shutdown(registration.drain_signal())
@@ -60,7 +60,7 @@ impl<L: Listener> ::axum::serve::Listener for Incoming<L> {
                         return (io, addr);
                     }
                 }
-                // It pauses by itself.
+                // It has its own pauses.
                 Some(Err(_)) => {}
                 None => pending::<()>().await,
             }

@@ -15,7 +15,7 @@ pin_project! {
     /// than the future that started it. At the drain deadline a gRPC body ends with `UNAVAILABLE` in its trailers. Another
     /// body ends with an error, so that the client sees that it is incomplete.
     ///
-    /// The default is an empty body, for layers that make a response themselves.
+    /// The default is an empty body, for layers that respond themselves.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -66,8 +66,8 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        // Checked first, because a body that always has another frame must end too. The check is
-        // one load; the task waits for the end only when there is no frame.
+        // Checked first, because a body that always has another frame must end too. The check is one load. The task
+        // waits for the end only when there is no frame.
         if !this.guard.is_ended() {
             if let Poll::Ready(frame) = inner.poll_frame(cx) {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));

@@ -1,9 +1,9 @@
 //! [`Connection`]: a TCP connection that the drain can end.
 //!
-//! When tonic drains, it waits for ever for two kinds of connections. Here they end:
+//! A drain of tonic waits forever for two kinds of connections. Here they end:
 //!
-//! * a connection that never sent a byte (a load balancer's probe, an unused connection of a pool: hyper #4170) ends when
-//!   the drain begins;
+//! * a connection whose client never sent a byte (a load balancer's probe, an unused connection of a pool: hyper #4170)
+//!   ends when the drain begins;
 //! * a connection whose client does not answer the ping that comes with GOAWAY ends after the drain deadline, or earlier
 //!   when nothing is in flight.
 
@@ -21,12 +21,12 @@ use tonic::transport::server::Connected;
 
 /// A connection of [`Incoming`](super::Incoming).
 ///
-/// Handlers get the same as with tonic alone: `remote_addr()`, and with TLS `peer_certs()`.
+/// Handlers get `remote_addr()`, and with TLS `peer_certs()`, as with tonic alone.
 #[derive(Debug)]
 pub struct Connection<IO = TcpStream> {
     io: IO,
     drain: Arc<Drain>,
-    /// How many bytes of the preface were read, if nothing else was. Its whole length once anything else was read.
+    /// The number of bytes of the preface that were read. Its whole length once anything else was read.
     preface: usize,
     signal: Signal,
 }
@@ -39,10 +39,9 @@ struct Signal {
     waker: Option<Waker>,
 }
 
-/// The preface of HTTP/2 (RFC 9113, 3.4). A client that sent less has sent no request yet, and
-/// hyper cannot end its connection gracefully. A request of HTTP/1 may be shorter, so the bytes
-/// are compared and not only counted. With TLS the bytes never match the preface. A client that sends nothing
-/// after the TLS handshake is closed like one that has nothing in flight.
+/// The preface of HTTP/2 (RFC 9113, 3.4). A client that sent less has sent no request yet, and hyper cannot end its
+/// connection gracefully. A request of HTTP/1 may be shorter, so the bytes are compared, and not only counted. With TLS
+/// the bytes never match the preface: a connection without a request after the handshake ends like one that is idle.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // === impl Connection ===
@@ -58,7 +57,7 @@ impl<IO> Connection<IO> {
         }
     }
 
-    /// The connection itself.
+    /// The connection that it wraps.
     #[must_use]
     pub fn get_ref(&self) -> &IO {
         &self.io
@@ -80,7 +79,7 @@ impl<IO> Connection<IO> {
         };
     }
 
-    /// Resolves when reads should return the end of the stream.
+    /// Resolves when a read should return the end of the stream.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.signal.poll(cx).is_pending() {
             return Poll::Pending;
@@ -92,8 +91,7 @@ impl<IO> Connection<IO> {
         Poll::Ready(())
     }
 
-    /// An aborted connection returns an error, also while the peer keeps sending. The read
-    /// side wakes its task.
+    /// An aborted connection returns an error, also while the peer keeps sending. The read side wakes the task.
     fn check(&self) -> io::Result<()> {
         match self.drain.is_aborted() {
             true => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -110,7 +108,7 @@ impl<IO> Connection<IO> {
 }
 
 impl Connection {
-    /// The address of the peer, if the operating system still has it.
+    /// The address of the peer, if the operating system still knows it.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.io.peer_addr().ok()
@@ -189,7 +187,7 @@ impl Signal {
         }
     }
 
-    /// Polling compares wakers; it takes the lock only when the task is another one.
+    /// Compares the waker with the last one, and takes the lock of the token only if they differ.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.token.is_cancelled() {
             return Poll::Ready(());

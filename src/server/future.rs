@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
-    /// The response of a [`RegistrationService`](super::RegistrationService): that of the inner service, or,
-    /// if the drain deadline passes first, `UNAVAILABLE` for gRPC and status 503 for other requests.
+    /// The response of a [`RegistrationService`](super::RegistrationService): the inner service's, or `UNAVAILABLE` (gRPC)
+    /// or status 503 (others) if the drain deadline passes first.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {

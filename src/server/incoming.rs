@@ -24,33 +24,32 @@ use tokio_stream::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::TcpIncoming;
 
-/// The connections of a registered server: a stream for tonic's `serve_with_incoming_shutdown` and for
-/// servers that accept by hand, and with the feature `axum` a listener for `axum::serve`.
+/// The connections of a registered server: a stream for tonic's `serve_with_incoming_shutdown` and for servers that accept
+/// by hand, and with the feature `axum` a listener for `axum::serve`.
 ///
-/// Its first poll announces the instance, because the server accepts from then on. When the drain begins, it
-/// accepts the connections in the kernel's backlog, closes the port and ends. Dropping it
-/// deregisters. Waiting for the next connection is cancel safe.
+/// Its first poll announces the server, because the server accepts from then on. When the drain begins, it accepts the
+/// connections in the kernel's backlog, closes the port and ends. Dropping it deregisters the server. Waiting for the next
+/// connection is cancel safe.
 ///
-/// It yields no errors. When no connection can be accepted, such as without a free file descriptor, it
-/// tries again after a pause of 5 ms to 1 s, and logs at most one WARN a minute. Then a drain closes the port at once.
+/// It yields no errors. When it cannot accept, such as without a free file descriptor, it tries again after a pause of 5 ms
+/// to 1 s, and logs at most one WARN a minute. A drain then closes the port at once.
 ///
 /// # Several listeners
 ///
-/// [`bind_all`](Registration::bind_all) and [`incoming_all`](Registration::incoming_all) give the
-/// connections of several listeners to one server. Several servers under one registration take one
-/// `Incoming` each; make all of them before you serve the first. The instance appears when all listeners
-/// accept, with the address of the first TCP listener. It leaves when the first listener
-/// is closed.
+/// [`bind_all`](Registration::bind_all) and [`incoming_all`](Registration::incoming_all) give the connections of several
+/// listeners to one server. Several servers under one registration take one `Incoming` each: make all of them before you
+/// serve the first. The server is announced when all listeners accept, at the address of the first TCP listener. It is
+/// deregistered when the first listener is closed.
 ///
 /// # Socket options
 ///
-/// tonic ignores `Server::tcp_nodelay` and `Server::tcp_keepalive` for a stream of connections,
-/// so set them here. The defaults are tonic's.
+/// tonic ignores `Server::tcp_nodelay` and `Server::tcp_keepalive` for a stream of connections, so set them here. The
+/// defaults are tonic's.
 pub struct Incoming<L: Listener = TcpListener> {
     /// Empty once the port is closed.
     ports: Vec<Port<L>>,
     local: Vec<<L as Accept>::Addr>,
-    /// The index of the listener to poll next, so that a busy one does not starve the others.
+    /// The index of the next listener to poll, so that a busy one does not starve the others.
     next: usize,
     is_polled: bool,
     drain_begun: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -66,8 +65,8 @@ fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     std::net::TcpListener::bind(addr)
 }
 
-/// Binds `addr` beside others. An IPv6 socket accepts only IPv6: otherwise `[::]` would use the
-/// port of `0.0.0.0`, too, but only on Linux.
+/// Binds `addr` beside others. An IPv6 socket accepts only IPv6: otherwise `[::]` would also take the port of `0.0.0.0`, on
+/// Linux alone.
 fn listen_beside(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let SocketAddr::V6(_) = addr else {
         return listen(addr);
@@ -82,7 +81,7 @@ fn listen_beside(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// The nearest time that Linux accepts for TCP keepalive; with another one there would be no keepalive.
+/// The nearest time that Linux accepts for TCP keepalive. With another time there would be no keepalive.
 fn settable(wait: Duration) -> Duration {
     wait.clamp(Duration::from_secs(1), Duration::from_secs(32_767))
 }
@@ -90,18 +89,18 @@ fn settable(wait: Duration) -> Duration {
 // === impl Registration ===
 
 impl Registration {
-    /// The connections of a listener that is bound already: tokio's, or one of the standard library,
-    /// such as an inherited one, which is made non-blocking.
+    /// The connections of a listener that is bound already: tokio's, or the standard library's, such as an inherited one,
+    /// which is made non-blocking.
     ///
-    /// The instance appears when the stream is first polled, because the server accepts from then on. It is
-    /// deregistered when the stream is dropped. A `UnixListener` has no address that others could dial: the
-    /// instance needs an [explicit one](crate::Instance::address).
+    /// The server is announced when the stream is first polled, and deregistered when the stream is dropped. A
+    /// `UnixListener` has no address that others can dial: the instance needs an
+    /// [explicit one](crate::Instance::with_address).
     ///
     /// # Errors
     ///
     /// [`RegisterError::Address`] if the listener's address cannot be advertised, [`RegisterError::Listen`] if it
     /// cannot be used, [`RegisterError::NoRuntime`] outside of a tokio runtime, [`RegisterError::Stopped`] once
-    /// deregistration has begun. Nothing is registered then.
+    /// deregistration has begun. After an error nothing is announced.
     pub fn incoming<L: IntoListener>(
         &self,
         listener: L,
@@ -109,12 +108,11 @@ impl Registration {
         self.incoming_all([listener])
     }
 
-    /// The connections of several listeners, as [`incoming`](Self::incoming). The address of the first
-    /// is advertised.
+    /// The [`incoming`](Self::incoming) connections of several listeners. The address of the first one is advertised.
     ///
     /// # Errors
     ///
-    /// Those of [`incoming`](Self::incoming), and [`RegisterError::NoListener`] if there is none at all.
+    /// The errors of [`incoming`](Self::incoming), and [`RegisterError::NoListener`] without a listener.
     pub fn incoming_all<L: IntoListener>(
         &self,
         listeners: impl IntoIterator<Item = L>,
@@ -140,19 +138,19 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// [`RegisterError::Listen`] if that is not possible, and those of [`incoming`](Self::incoming).
+    /// [`RegisterError::Listen`] if it cannot be bound, and the errors of [`incoming`](Self::incoming).
     pub fn bind(&self, addr: SocketAddr) -> Result<Incoming, RegisterError> {
         self.incoming(listen(addr).map_err(|source| RegisterError::Listen { addr, source })?)
     }
 
-    /// Binds all of `addrs`, and returns the [`incoming`](Self::incoming) connections of all of them. The
-    /// first address is advertised. IPv6 sockets accept only IPv6, so that `0.0.0.0:9000` and
-    /// `[::]:9000` can be bound together on every system. Each port 0 gets a free port of its own.
+    /// Binds `addrs`, and returns the [`incoming`](Self::incoming) connections of all of them. The first address is
+    /// advertised. IPv6 sockets accept only IPv6, so that `0.0.0.0:9000` and `[::]:9000` can be bound together on every
+    /// system. Each port 0 gets a free port of its own.
     ///
     /// # Errors
     ///
-    /// [`RegisterError::Listen`] if one of them cannot be bound, [`RegisterError::NoListener`] if there is none, and those
-    /// of [`incoming`](Self::incoming). Nothing is registered then, and no port stays bound.
+    /// [`RegisterError::Listen`] if an address cannot be bound, [`RegisterError::NoListener`] without an address, and the
+    /// errors of [`incoming`](Self::incoming). After an error nothing is announced, and no port stays bound.
     pub fn bind_all(
         &self,
         addrs: impl IntoIterator<Item = SocketAddr>,
@@ -174,9 +172,8 @@ impl<L: Listener> Incoming<L> {
     ) -> Result<Self, RegisterError> {
         let drain = registration.lifecycle().drain().clone();
         let first = local.first().ok_or(RegisterError::NoListener)?;
-        let tcp = L::tcp_addr(first);
-        registration.check_listener(drain.listeners.tcp().or(tcp), || format!("{first:?}"))?;
-        drain.listeners.add(tcp);
+        registration.add_listener(L::tcp_addr(first), || format!("{first:?}"))?;
+        drain.listeners.add();
         if let Ok(runtime) = Handle::try_current() {
             let _first = drain.runtime.set(runtime);
         }
@@ -204,16 +201,16 @@ impl<L: Listener> Incoming<L> {
         if std::mem::replace(&mut self.is_polled, true) || !self.drain.listeners.accept() {
             return;
         }
-        if let Err(error) = self.registration.announce_bound(self.drain.listeners.tcp()) {
+        if let Err(error) = self.registration.announce_served() {
             logging::error!(%error, "cannot announce this server");
         }
     }
 
-    /// The next connection. Without one, and once the drain has begun, the ports can be closed.
+    /// The next connection. Once the drain has begun and there is none, the ports can be closed.
     fn poll_accept(&mut self, cx: &mut Context<'_>, stops: bool) -> Poll<<L as Accept>::Io> {
         for _ in 0..self.ports.len() {
             self.next = (self.next + 1) % self.ports.len();
-            // After an error once more: the waker of the pause is needed.
+            // Polled once more after an error, to register the waker of the pause.
             while let Poll::Ready(accepted) = self.ports[self.next].poll_accept(cx, stops) {
                 match accepted {
                     Ok(io) => return Poll::Ready(io),
@@ -234,7 +231,7 @@ impl<L: Listener> Incoming<L> {
         let error = error.to_string();
         let advice = exhausted::advice(&error).unwrap_or("trying again every second");
         let error = format_args!("{error} ({advice})");
-        logging::warn!(%error, "cannot accept connections, serving those that are open");
+        logging::warn!(%error, "cannot accept connections, serving the open ones");
     }
 
     fn close(&mut self) {
@@ -246,7 +243,7 @@ impl<L: Listener> Incoming<L> {
 }
 
 impl Incoming {
-    /// The bound address; the first of several.
+    /// The bound address. The first one of several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local[0]
@@ -258,28 +255,26 @@ impl Incoming {
         &self.local
     }
 
-    /// Whether accepted connections send small packets at once (`TCP_NODELAY`). Default: yes.
+    /// Whether connections send small packets at once (`TCP_NODELAY`). Default: yes.
     #[must_use]
     pub fn with_nodelay(self, nodelay: bool) -> Self {
         self.map(|listener| listener.with_nodelay(Some(nodelay)))
     }
 
-    /// After how long an idle connection is probed (`TCP_KEEPIDLE`). Default: never. Limited to 1 s to
+    /// How long a connection is idle before it is probed (`TCP_KEEPIDLE`). Default: it is never probed. Limited to 1 s to
     /// 32,767 s, as on Linux.
     #[must_use]
     pub fn with_keepalive(self, idle: Option<Duration>) -> Self {
         self.map(|listener| listener.with_keepalive(idle.map(settable)))
     }
 
-    /// How long to wait between two probes (`TCP_KEEPINTVL`). Default: the system's. Limited to 1 s to
-    /// 32,767 s.
+    /// The time between two probes (`TCP_KEEPINTVL`). Default: the system's. Limited to 1 s to 32,767 s.
     #[must_use]
     pub fn with_keepalive_interval(self, interval: Option<Duration>) -> Self {
         self.map(|listener| listener.with_keepalive_interval(interval.map(settable)))
     }
 
-    /// After how many unanswered probes a connection is closed (`TCP_KEEPCNT`). Default: the
-    /// system's.
+    /// The number of unanswered probes after which a connection is closed (`TCP_KEEPCNT`). Default: the system's.
     #[must_use]
     pub fn with_keepalive_retries(self, retries: Option<u32>) -> Self {
         self.map(|listener| listener.with_keepalive_retries(retries))
@@ -303,8 +298,8 @@ impl<L: Listener> Stream for Incoming<L> {
             return Poll::Ready(None);
         }
         let stops = this.drain.is_begun() || this.drain_begun.as_mut().poll(cx).is_ready();
-        // Connections in the kernel's backlog are served, also while draining: closing the port
-        // would reset connections that are established for their clients.
+        // Connections in the kernel's backlog are served, also while draining: their clients have connected, and closing
+        // the port would reset them.
         if let Poll::Ready(io) = this.poll_accept(cx, stops) {
             let drain = this.drain.clone();
             return Poll::Ready(Some(Ok(Connection::new(io, drain))));
@@ -392,7 +387,7 @@ mod tests {
         let etcd = Etcd::new(["http://127.0.0.1:1"])
             .connector(|_| std::future::pending::<io::Result<DuplexStream>>());
         let registrar = Registrar::builder(etcd).build().unwrap();
-        let instance = Instance::new("greeter").address("10.0.0.1:9000");
+        let instance = Instance::new("greeter").with_address("10.0.0.1:9000");
         registrar.register(instance).unwrap()
     }
 

@@ -8,19 +8,17 @@ use tower_layer::Layer;
 
 /// Connects a tonic server to its [`Registration`], and keeps the registration alive.
 ///
-/// It counts requests in flight until the last frame of their response, and ends requests that are
-/// left at the drain deadline: gRPC requests with `UNAVAILABLE`, others with status 503, or, once
-/// their response has begun, with an error of the body. It allocates nothing for a request.
+/// It counts requests in flight until the last frame of their response. At the drain deadline it ends the remaining
+/// requests: gRPC requests with `UNAVAILABLE`, other requests with status 503 or, once their response has begun, with an
+/// error of the body. It allocates nothing for a request.
 ///
-/// Apply it to every server of the registration, outside of layers that answer or delay requests
-/// themselves. When nothing is in flight for 1.5 s of a drain, the connections that are left are
-/// closed, and with them requests that this layer does not count.
+/// Apply it to every server of the registration, outside of layers that answer or delay requests themselves. When nothing
+/// is in flight for 1.5 s of a drain, the remaining connections are closed, also with requests that it does not count.
 ///
-/// Applying it announces instances with an explicit [address](crate::Instance::address), because tonic
-/// applies layers in `serve`, after it has bound. If the registration has a listener, the listener's first poll
-/// announces instead. axum applies layers when the router is built, before anything
-/// listens: there, let it [only count](Self::count_only). It may be applied more than
-/// once.
+/// Applying it announces a server whose instances have explicit [addresses](crate::Instance::with_address), because tonic
+/// applies layers in `serve`, after it has bound its listener. If the registration has a listener of its own, the first
+/// poll of that listener announces the server instead. axum applies layers when the router is built, before it listens:
+/// use [`announce(false)`](Self::announce). The layer may be applied more than once.
 #[derive(Clone)]
 pub struct RegistrationLayer {
     registration: Registration,
@@ -30,8 +28,8 @@ pub struct RegistrationLayer {
 // === impl Registration ===
 
 impl Registration {
-    /// The layer for the server: counts requests in flight, ends them at the drain deadline, and
-    /// announces instances with an explicit address when it is applied.
+    /// The layer for the server: it counts requests in flight, and ends them at the drain deadline. Applying it announces a
+    /// server whose instances have explicit addresses.
     #[must_use]
     pub fn layer(&self) -> RegistrationLayer {
         RegistrationLayer {
@@ -44,34 +42,34 @@ impl Registration {
 // === impl RegistrationLayer ===
 
 impl RegistrationLayer {
-    /// Announces nothing when it is applied, for servers that apply layers before they listen.
+    /// Whether it announces the server when it is applied. Default: yes.
     ///
-    /// Then [`incoming`](Registration::incoming) or
-    /// [`announce`](Registration::announce) announces.
+    /// Set it to `false` for a server that applies layers before it listens, such as axum. Then
+    /// [`incoming`](Registration::incoming) or [`announce`](Registration::announce) announces.
     #[must_use]
-    pub fn count_only(mut self) -> Self {
-        self.announces = false;
+    pub fn announce(mut self, announces: bool) -> Self {
+        self.announces = announces;
         self
     }
 
-    fn announce(&self) {
-        let lifecycle = self.registration.lifecycle();
-        if !self.announces || lifecycle.has_listener() || self.registration.is_announced() {
+    fn on_applied(&self) {
+        let (draft, lifecycle) = (
+            self.registration.entry().draft(),
+            self.registration.lifecycle(),
+        );
+        if !self.announces || draft.is_announced() || lifecycle.has_listener() {
             return;
         }
-        match self.registration.announce_explicit() {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                logging::error!(%error, "cannot announce this server");
-            }
+        if !draft.is_explicit() {
             // axum applies a layer once for each route.
-            None if lifecycle.drain().is_first_warning() => {
+            if lifecycle.drain().is_first_warning() {
                 logging::warn!(
                     "the address to dial this server is not known: give the instance an address, \
                      or serve it with serve_registered"
                 );
             }
-            None => {}
+        } else if let Err(error) = self.registration.announce_served() {
+            logging::error!(%error, "cannot announce this server");
         }
     }
 }
@@ -80,7 +78,7 @@ impl<S> Layer<S> for RegistrationLayer {
     type Service = RegistrationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.announce();
+        self.on_applied();
         RegistrationService::new(inner, self.registration.clone())
     }
 }

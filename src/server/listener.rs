@@ -12,12 +12,11 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::{Connected, TcpIncoming};
 
-/// A listener for a registered server: a [`TcpListener`] or, on Unix, a `UnixListener`. The trait is
-/// sealed, so that it can be extended.
+/// A listener for a registered server: a [`TcpListener`] or, on Unix, a `UnixListener`. The trait is sealed.
 pub trait Listener: sealed::Accept {}
 
-/// A type that can be converted to a [`Listener`]: tokio's listeners, and those of the standard library, such as
-/// inherited ones, which are made non-blocking.
+/// A type that can be converted to a [`Listener`]: a listener of tokio, or of the standard library, such as an inherited one,
+/// which is made non-blocking.
 pub trait IntoListener: sealed::Convert {}
 
 mod sealed {
@@ -29,25 +28,25 @@ mod sealed {
         type Io: AsyncRead + AsyncWrite + Connected + Send + Unpin + 'static;
         /// The address of either end of a connection.
         type Addr: fmt::Debug + Clone + Send + Sync + Unpin + 'static;
-        /// The connections that are accepted. Dropping it closes the listener.
+        /// The accepted connections. Dropping it closes the listener.
         type Accepted: Stream<Item = io::Result<Self::Io>> + Send + Unpin + 'static;
 
         /// The bound address.
         fn local_addr(&self) -> io::Result<Self::Addr>;
-        /// The address for others to dial, if it is a TCP address.
+        /// The same as a TCP address, if it is one.
         fn tcp_addr(local: &Self::Addr) -> Option<SocketAddr>;
-        /// The peer's address of a connection.
+        /// The address of the peer of a connection.
         fn peer_addr(io: &Self::Io) -> io::Result<Self::Addr>;
         /// Begins to accept.
         fn accepted(self) -> Self::Accepted;
     }
 
-    /// A listener, or a type that tokio can convert to one.
+    /// A listener, or a type that can be converted to one.
     pub trait Convert {
-        /// What it becomes.
+        /// The listener.
         type Listener: super::Listener;
 
-        /// Makes it non-blocking, and tokio's. Needs a runtime.
+        /// Converts it, and makes it non-blocking. Needs a runtime.
         fn convert(self) -> io::Result<Self::Listener>;
     }
 }

@@ -1,13 +1,14 @@
-//! The server's side: the layer and the listener for tonic, which announce, count, drain and end.
+//! The server's side: a layer and a listener, which announce the server, count its requests, and end them at the drain
+//! deadline.
 //!
 //! | file | |
 //! |---|---|
 //! | `layer.rs`, `service.rs`, `future.rs`, `body.rs` | the tower middleware |
-//! | `incoming.rs`, `listener.rs` | the listener: its first poll shows that the server accepts |
-//! | `accept.rs` | accepts, and pauses when that fails, such as without a file descriptor |
+//! | `incoming.rs`, `listener.rs` | the listener: its first poll announces the server |
+//! | `accept.rs` | accepts connections, and pauses after a failure, such as without a file descriptor |
 //! | `connection.rs` | one connection, which the drain can end |
 //! | `axum.rs` | the same listener for `axum::serve` |
-//! | `serve.rs` | [`ServeRegistered`]: all steps in the right order |
+//! | `serve.rs` | [`ServeRegistered`](crate::ServeRegistered): all steps in the right order |
 //!
 //! None of it uses etcd: it uses a [`Registration`](crate::Registration) and the
 //! signals of its drain.
@@ -19,9 +20,9 @@ mod body;
 mod connection;
 mod future;
 mod incoming;
-mod layer;
+pub(crate) mod layer;
 mod listener;
-mod serve;
+pub(crate) mod serve;
 mod service;
 
 pub use crate::drain::in_flight::InFlightGuard;
@@ -29,13 +30,11 @@ pub use body::ResponseBody;
 pub use connection::Connection;
 pub use future::ResponseFuture;
 pub use incoming::Incoming;
-pub use layer::RegistrationLayer;
 pub use listener::{IntoListener, Listener};
-pub use serve::{ServeError, ServeRegistered};
 pub use service::RegistrationService;
 
-/// Whether a request is gRPC, whose answer has a status in its trailers. grpc-web is not: for
-/// HTTP its trailers are part of the body.
+/// Whether a request is gRPC, whose response has a status in its trailers. The trailers of grpc-web are a part of the
+/// body for HTTP.
 #[inline]
 fn is_grpc(headers: &http::HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE);

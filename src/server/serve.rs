@@ -4,7 +4,8 @@ use super::Incoming;
 use super::listener::Listener;
 use crate::drain::{Drain, LAST_ANSWERS};
 use crate::error::RegisterError;
-use crate::registrar::registration::{Closed, Registration, closed};
+use crate::observe::status::Ended;
+use crate::registrar::registration::{Registration, ended};
 use http::{Request, Response};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,18 +19,17 @@ use tower_service::Service;
 
 /// Serves a registered server: all steps in the right order.
 ///
-/// 1. The address is bound; if that fails, nothing is registered.
-/// 2. tonic accepts, and the instance appears in etcd.
+/// 1. The address is bound. If that fails, nothing is announced.
+/// 2. tonic accepts connections, and the keys are written.
 /// 3. When the registrar's shutdown token is cancelled, health says `NOT_SERVING`, then the keys
 ///    are deleted. The server keeps serving for the `deregistration_delay`.
-/// 4. The backlog is accepted, the port is closed, and clients get GOAWAY. Connections that never sent a byte
-///    are closed.
-/// 5. Requests in flight finish. With the [layer](Registration::layer), connections whose clients do
-///    not close them are closed once nothing is in flight, 1.5 s after the last traffic. After `drain_timeout` the layer
-///    ends requests that have not finished, with `UNAVAILABLE`, and the connections that are left are aborted.
+/// 4. The backlog is accepted, the port is closed, and clients get GOAWAY. Connections on which no byte was sent are closed.
+/// 5. Requests in flight finish. With the [layer](Registration::layer), connections that clients keep open are closed once
+///    nothing is in flight, 1.5 s after the last traffic. After `drain_timeout` the layer ends the remaining requests with
+///    `UNAVAILABLE`, and the remaining connections are aborted.
 /// 6. The future resolves.
 ///
-/// Dropping the future closes the port and deregisters, without waiting.
+/// Dropping the future closes the port and deregisters the server, without waits.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -83,13 +83,13 @@ pub trait ServeRegistered<L>: Sized {
     ///
     /// # Errors
     ///
-    /// [`ServeError::Setup`] if `addr` cannot be bound or advertised: then nothing was registered.
-    /// [`ServeError::Transport`] if tonic fails: the instance is deregistered first.
+    /// [`ServeError::Setup`] if `addr` cannot be bound or advertised: nothing was announced. [`ServeError::Transport`] if
+    /// tonic fails: it returns once the server is deregistered.
     fn serve_registered<ResBody>(
         self,
         addr: SocketAddr,
         registration: &Registration,
-    ) -> impl Future<Output = Result<Closed, ServeError>> + Send
+    ) -> impl Future<Output = Result<Ended, ServeError>> + Send
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -102,11 +102,11 @@ pub trait ServeRegistered<L>: Sized {
     ///
     /// # Errors
     ///
-    /// [`ServeError::Transport`], as above.
+    /// [`ServeError::Transport`] if tonic fails: it returns once the server is deregistered.
     fn serve_registered_with_incoming<I: Listener, ResBody>(
         self,
         incoming: Incoming<I>,
-    ) -> impl Future<Output = Result<Closed, ServeError>> + Send
+    ) -> impl Future<Output = Result<Ended, ServeError>> + Send
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -120,7 +120,7 @@ pub trait ServeRegistered<L>: Sized {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The server could not be set up; it was never registered.
+    /// The server could not be set up. It was never announced.
     #[error(transparent)]
     Setup(#[from] RegisterError),
     /// tonic failed.
@@ -133,7 +133,7 @@ impl<L> ServeRegistered<L> for Router<L> {
         self,
         addr: SocketAddr,
         registration: &Registration,
-    ) -> Result<Closed, ServeError>
+    ) -> Result<Ended, ServeError>
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -143,8 +143,8 @@ impl<L> ServeRegistered<L> for Router<L> {
         ResBody::Error: Into<StdError>,
     {
         let incoming = match registration.bind(addr) {
-            // Stopped before it began: this is not an error.
-            Err(RegisterError::Stopped(_)) => return Ok(registration.closed().await),
+            // A stop before the start is not an error.
+            Err(RegisterError::Stopped(_)) => return Ok(registration.ended().await),
             incoming => incoming?,
         };
         self.serve_registered_with_incoming(incoming).await
@@ -153,7 +153,7 @@ impl<L> ServeRegistered<L> for Router<L> {
     async fn serve_registered_with_incoming<I: Listener, ResBody>(
         self,
         incoming: Incoming<I>,
-    ) -> Result<Closed, ServeError>
+    ) -> Result<Ended, ServeError>
     where
         L: Layer<Routes> + Send,
         L::Service: Service<Request<Body>, Response = Response<ResBody>> + Clone + Send + 'static,
@@ -172,16 +172,16 @@ impl<L> ServeRegistered<L> for Router<L> {
             () = aborted(&drain) => Ok(()),
         };
         drop(exited);
-        // If tonic ended by itself, the drop of its stream has begun deregistration already.
-        let closed = closed(&lifecycle).await;
-        // The process may end with this future: wait until the end of the drain is logged.
+        // If tonic ended by itself, the drop of its stream has begun the deregistration.
+        let ended = ended(&lifecycle).await;
+        // The process may end with this future, so the end of the drain is logged first.
         let _ = tokio::time::timeout(LAST_ANSWERS, drain.reported.cancelled()).await;
         result.map_err(ServeError::Transport)?;
-        Ok(closed)
+        Ok(ended)
     }
 }
 
-/// Signals that the server has returned, also when the future is dropped.
+/// Signals that the server has returned, also if the future is dropped.
 struct Exited(Arc<Drain>);
 
 impl Drop for Exited {

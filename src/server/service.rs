@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_service::Service;
 
-/// A service whose requests are counted and end at the drain deadline. Made by
-/// [`RegistrationLayer`](super::RegistrationLayer). It keeps the registration alive.
+/// A service whose requests are counted, and end at the drain deadline. A [`RegistrationLayer`](crate::RegistrationLayer)
+/// makes it. It keeps the registration alive.
 #[derive(Clone)]
 pub struct RegistrationService<S> {
     inner: S,

@@ -27,7 +27,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Registered, Registration, Status};
+use tonic_etcd::{Registered, Registration, RegistrationStatus};
 
 pub use etcd_fake as fake;
 
@@ -72,8 +72,8 @@ pub async fn registered_within(limit: Duration, registration: &Registration) -> 
 pub async fn status_within(
     limit: Duration,
     registration: &Registration,
-    wanted: impl Fn(&Status) -> bool,
-) -> Status {
+    wanted: impl Fn(&RegistrationStatus) -> bool,
+) -> RegistrationStatus {
     let mut watch = registration.watch();
     let wait = async {
         let waited = watch.wait_for(wanted).await;

@@ -69,7 +69,13 @@ impl ServerProcess {
         variables: &[&str],
     ) -> (Self, Reader) {
         // The capacity of a pipe on Linux.
-        Self::start_with_pipe(etcd, redirection, &["--settle", "0s"], variables, 65536)
+        Self::start_with_pipe(
+            etcd,
+            redirection,
+            &["--deregistration-delay", "0s"],
+            variables,
+            65536,
+        )
     }
 
     fn start_with_pipe(

@@ -9,7 +9,7 @@ use crate::support::fake::{Reply, Rpc};
 use crate::support::{eventually, registered_within};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
-use tonic_etcd::{Closed, Etcd, Registration, Status};
+use tonic_etcd::{Ended, Etcd, Registration, RegistrationStatus};
 
 /// Two members; `a` is the one with a fault.
 const TWO: [&str; 2] = ["http://a:2379", "http://b:2379"];
@@ -59,7 +59,7 @@ async fn one_token_serves_all_clones_connections_and_members() {
     let etcd = etcd_at(&setup, &TWO);
     let registrations = ["one", "two", "three"].map(|key| {
         let builder = setup.builder_on(etcd.clone());
-        crate::setup::register(builder.key(format!("/{key}/{{name}}/{{addr}}")))
+        crate::setup::register(builder.key_template(format!("/{key}/{{name}}/{{addr}}")))
     });
     #[cfg(feature = "discovery")]
     let discovery = tonic_etcd::discovery::Discovery::builder(etcd, "greeter")
@@ -126,12 +126,14 @@ async fn renewals_continue_while_it_authenticates() {
     let lease = registration.status().registered().unwrap().lease;
     setup.fake.always(Rpc::Authenticate, Reply::Late(SEC * 15));
     setup.fake.forget_tokens();
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     let watch = async {
         let mut watch = registration.watch();
         let mut lost = false;
         while let Some(status) = watch.changed().await {
-            lost |= matches!(status, Status::Lost { .. });
+            lost |= matches!(status, RegistrationStatus::Lost { .. });
             let keys = setup.fake.keys();
             if keys.get(KEY).is_some_and(|stored| stored.value == "w") && is_registered(&status) {
                 break;
@@ -172,8 +174,8 @@ async fn a_stop_does_not_wait_for_an_authentication() {
     sleep(SEC * 2).await;
     let begun = Instant::now();
     setup.shutdown.cancel();
-    let closed = timeout(LONG, registration.closed()).await.unwrap();
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let ended = timeout(LONG, registration.ended()).await.unwrap();
+    assert!(matches!(ended, Ended::LeftToExpire { .. }), "{ended:?}");
     assert!(begun.elapsed() <= SEC + 100 * MS, "{:?}", begun.elapsed());
 }
 
@@ -330,7 +332,7 @@ async fn neither_password_nor_token_is_shown_or_logged() {
     setup.fake.user("canary-token", "another");
     setup.fake.restart();
     eventually("it is refused", LONG, || match registration.status() {
-        Status::Lost { reason, .. } if reason.contains("user ID or password") => Ok(()),
+        RegistrationStatus::Lost { reason, .. } if reason.contains("user ID or password") => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;

@@ -95,7 +95,7 @@ where
 #[tokio::test(start_paused = true)]
 async fn the_layer_allocates_nothing_for_a_request() {
     let setup = Setup::new();
-    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
+    let registration = register_as(setup.builder(), greeter().with_address("10.0.0.1:9000"));
     let mut layered = registration.layer().layer(Slow);
     let count = |service: &mut dyn FnMut() -> usize| {
         let counted = allocation_counter::measure(|| {
@@ -115,7 +115,7 @@ async fn the_layer_allocates_nothing_for_a_request() {
 #[tokio::test(start_paused = true)]
 async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
     let setup = Setup::new();
-    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
+    let registration = register_as(setup.builder(), greeter().with_address("10.0.0.1:9000"));
     let mut layered = registration.layer().layer(Slow);
     let other = layered.clone();
     // Neither layer nor service counts.
@@ -139,11 +139,13 @@ async fn a_request_is_in_flight_from_its_call_to_the_end_of_its_body() {
 async fn one_of_many_registrations_takes_less_than_1200_bytes() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
-    let _first = registrar.register(greeter().address("10.0.0.1:1")).unwrap();
+    let _first = registrar
+        .register(greeter().with_address("10.0.0.1:1"))
+        .unwrap();
     let mut registrations = Vec::with_capacity(1000);
     let counted = allocation_counter::measure(|| {
         for port in 2..1002 {
-            let instance = greeter().address(format!("10.0.0.1:{port}"));
+            let instance = greeter().with_address(format!("10.0.0.1:{port}"));
             registrations.push(registrar.register(instance).unwrap());
         }
     });

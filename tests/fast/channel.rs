@@ -5,8 +5,10 @@ use crate::setup::{LONG, MS, SEC};
 use crate::support::eventually;
 use greeter::hellos;
 use greeter::pb::{HelloReply, HelloRequest};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::time::Duration;
+use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -126,11 +128,24 @@ async fn an_endpoint_that_refuses_or_never_answers_connects_costs_no_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_a_file_descriptor_calls_and_states_say_what_to_do() {
+    let (registry, builder) = Net::default().balanced();
+    let no_descriptor = || Err::<DuplexStream, _>(std::io::Error::from(Errno::MFILE));
+    let builder = builder.connector(move |_| std::future::ready(no_descriptor()));
+    registry.put(&address(1), 100);
+    let balanced = builder.build().unwrap();
+    let status = hello(&mut Client::new(balanced.clone())).await.unwrap_err();
+    assert!(status.message().contains("ulimit -n"), "{status}");
+    let state = balanced.endpoints().swap_remove(0).state;
+    assert!(state.to_string().contains("ulimit -n"), "{state}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_set_is_waited_for_or_fails_fast_and_says_why() {
     let net = Net::default();
     for (wait, expected) in [(Duration::ZERO, Duration::ZERO), (SEC * 2, SEC * 2)] {
         let (registry, builder) = net.balanced();
-        let builder = builder.named("greeter").ready_timeout(wait);
+        let builder = builder.service("greeter").ready_timeout(wait);
         let mut client = Client::new(builder.build().unwrap());
         let start = Instant::now();
         let status = hello(&mut client).await.unwrap_err();
@@ -449,7 +464,7 @@ async fn that_no_endpoint_is_left_is_logged_unless_the_channel_ends() {
 
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_and_named() {
-    let builder = || BalancedChannel::builder_from(tokio_stream::pending());
+    let builder = || BalancedChannel::builder(tokio_stream::pending());
     let (zero, kept_alive) = (Duration::ZERO, builder().http2_keep_alive_interval(SEC));
     let (interval, timeout) = ("http2_keep_alive_interval", "keep_alive_timeout");
     for (builder, setter) in [
@@ -467,6 +482,6 @@ async fn settings_that_cannot_work_are_refused_and_named() {
 
 #[test]
 fn outside_of_a_runtime_build_returns_an_error() {
-    let built = BalancedChannel::builder_from(tokio_stream::pending()).build();
+    let built = BalancedChannel::builder(tokio_stream::pending()).build();
     assert!(matches!(built, Err(BuildError::NoRuntime)));
 }

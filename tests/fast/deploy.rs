@@ -41,7 +41,7 @@ fn each_variable_of_a_deployment_is_read_by_an_example() {
 
 #[test]
 fn each_deployment_allows_for_the_waits_of_a_stop() {
-    // revoke_timeout, and the defaults of --settle and --drain-timeout.
+    // revoke_timeout, and the defaults of --deregistration-delay and --drain-timeout.
     let server = read("server.rs");
     for default in ["default_value = \"1s\"", "default_value = \"30s\""] {
         assert!(server.contains(default), "{default}");

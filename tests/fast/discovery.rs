@@ -43,7 +43,7 @@ pub fn put(fake: &FakeEtcd, ids: impl IntoIterator<Item = usize>) {
 /// The ids in the set.
 pub fn shown(discovery: &Discovery) -> Vec<usize> {
     let snapshot = discovery.snapshot();
-    let ids = snapshot.iter().map(|(_, i)| i.get_id().parse().unwrap());
+    let ids = snapshot.iter().map(|(_, i)| i.id().parse().unwrap());
     ids.collect()
 }
 
@@ -98,7 +98,7 @@ async fn instances_appear_change_and_leave_as_they_do_in_etcd() {
     fake.delete(&key(1));
     shows(&discovery, [0, 2], SEC).await;
     let snapshot = discovery.snapshot();
-    assert_eq!(snapshot.get(&key(0)).unwrap().get_version(), Some("v2"));
+    assert_eq!(snapshot.get(&key(0)).unwrap().version(), Some("v2"));
     let news = news(&mut changes).await;
     let wanted = ["+00000", "+00002"];
     assert_eq!(news, wanted, "the last of each, and not who came and went");
@@ -256,7 +256,7 @@ async fn the_same_keys_and_revisions_under_other_leases_are_another_history() {
     fake.up();
     shows(&discovery, [0, 2], SEC).await;
     let snapshot = discovery.snapshot();
-    assert_eq!(snapshot.get(&key(0)).unwrap().get_version(), Some("v2"));
+    assert_eq!(snapshot.get(&key(0)).unwrap().version(), Some("v2"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -499,7 +499,7 @@ async fn a_list_on_a_slow_link_is_requested_again_in_smaller_pages() {
     fake.compact();
     fake.up();
     eventually("it is listed again", SEC * 90, || {
-        let version = discovery.snapshot().get(&key(7)).unwrap().get_version() == Some("v2");
+        let version = discovery.snapshot().get(&key(7)).unwrap().version() == Some("v2");
         version.then_some(()).ok_or("not yet".to_owned())
     })
     .await;

@@ -54,7 +54,7 @@ async fn another_value_at_the_same_revision_is_noticed() {
     fake.put(&key(1), &json(1, "v3"), 0);
     sleep(SEC).await;
     let snapshot = discovery.snapshot();
-    assert_eq!(snapshot.get(&key(1)).unwrap().get_version(), Some("v3"));
+    assert_eq!(snapshot.get(&key(1)).unwrap().version(), Some("v3"));
 }
 
 /// Many keys are not read as a whole after each cut. What a few of them do not tell is found by a list within 20 s.

@@ -49,7 +49,7 @@ async fn values_that_cannot_be_decoded_are_skipped_and_counted() {
         let snapshot = discovery.snapshot();
         let one = snapshot
             .get(&key(1))
-            .and_then(|one| one.get_version().map(str::to_owned));
+            .and_then(|one| one.version().map(str::to_owned));
         (one.as_deref() == Some("v2"))
             .then_some(())
             .ok_or(format!("{one:?}"))
@@ -151,7 +151,7 @@ async fn large_keys_and_values_take_no_more_than_the_budget() {
         let snapshot = discovery.snapshot();
         let sizes = snapshot
             .iter()
-            .map(|(key, instance)| key.len() + instance.get_version().map_or(0, str::len));
+            .map(|(key, instance)| key.len() + instance.version().map_or(0, str::len));
         (sizes.sum::<usize>(), snapshot.len() + snapshot.skipped())
     };
     let (bytes, keys) = kept(&discovery);

@@ -208,7 +208,7 @@ impl Run {
         {
             match change {
                 Change::Insert { key, instance, .. } => {
-                    let version = instance.get_version().unwrap_or_default().to_owned();
+                    let version = instance.version().unwrap_or_default().to_owned();
                     self.told.insert(key.to_string(), version);
                 }
                 Change::Remove { key, .. } => drop(self.told.remove(&*key)),
@@ -248,7 +248,7 @@ impl Run {
         let shown: BTreeMap<_, _> = snapshot
             .iter()
             .map(|(key, instance)| {
-                let version = instance.get_version().unwrap_or_default();
+                let version = instance.version().unwrap_or_default();
                 (key.to_owned(), version.to_owned())
             })
             .collect();

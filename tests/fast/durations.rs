@@ -5,7 +5,7 @@ use crate::setup::{KEY, LONG, SEC, Setup, announced_by, greeter, is_registered, 
 use crate::support::eventually;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
-use tonic_etcd::{BuildError, Closed, Etcd, Readiness, RegistrarBuilder, Status};
+use tonic_etcd::{BuildError, Ended, Etcd, Readiness, RegistrarBuilder, RegistrationStatus};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const DURATIONS: [Duration; 8] = [
@@ -51,11 +51,11 @@ async fn live_through_an_outage(setup: &Setup, builder: RegistrarBuilder, what: 
     setup.shutdown.cancel();
     sleep(SEC * 20).await;
     setup.shutdown_now.cancel();
-    let closed = timeout(LONG, registration.closed()).await;
-    let closed = closed.unwrap_or_else(|_| panic!("{what}: {:?}", registration.status()));
+    let ended = timeout(LONG, registration.ended()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("{what}: {:?}", registration.status()));
     assert!(
-        matches!(&closed, Closed::LeftToExpire { reason, .. } if !reason.contains("internal")),
-        "{what}: {closed:?}"
+        matches!(&ended, Ended::LeftToExpire { reason, .. } if !reason.contains("internal")),
+        "{what}: {ended:?}"
     );
     let draining = timeout(LONG, registration.drain_signal()).await;
     draining.unwrap_or_else(|_| panic!("{what}: never told to drain"));
@@ -108,10 +108,10 @@ async fn a_stop_with_an_endless_revoke_timeout_waits_for_etcd() {
     setup.fake.down();
     setup.shutdown.cancel();
     sleep(LONG * 60).await;
-    assert_eq!(registration.status(), Status::Deregistering);
+    assert_eq!(registration.status(), RegistrationStatus::Deregistering);
     setup.fake.up();
-    let closed = timeout(LONG, registration.closed()).await;
-    assert_eq!(closed.unwrap(), Closed::Deregistered);
+    let ended = timeout(LONG, registration.ended()).await;
+    assert_eq!(ended.unwrap(), Ended::Deregistered);
     assert!(setup.fake.keys().is_empty());
 }
 

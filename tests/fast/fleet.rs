@@ -200,9 +200,9 @@ impl Fleet {
             let etcd = Etcd::new(self.trial.members()).connector(self.fake.connector());
             let registrar = Registrar::builder(etcd)
                 .ttl(TTL)
-                .key("{prefix}/{name}/{addr}");
+                .key_template("{prefix}/{name}/{addr}");
             let registrar = registrar.build().unwrap();
-            let instance = Instance::new(format!("s{n}")).address("10.0.0.1:9000");
+            let instance = Instance::new(format!("s{n}")).with_address("10.0.0.1:9000");
             let registration = registrar.register(instance).unwrap();
             registration.announce(([10, 0, 0, 1], 9000).into()).unwrap();
             self.held.push((registrar, registration));

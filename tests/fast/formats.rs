@@ -25,7 +25,7 @@ fn of_kratos(metadata: &str) -> String {
 async fn two_formats_come_change_and_leave_together() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kratos::new());
-    let registration = register_as(builder, greeter().id("a1"));
+    let registration = register_as(builder, greeter().with_id("a1"));
     announce(&registration);
     let registered = registration.registered().await.unwrap();
     let keys: Vec<_> = registered.keys.iter().map(|key| &**key).collect();
@@ -42,14 +42,14 @@ async fn two_formats_come_change_and_leave_together() {
     expect("v", of_kratos(""));
     assert_eq!(setup.count(Rpc::Txn), 1, "one transaction for both");
 
-    let change = registration.update(|it| it.value("w").weight(20));
+    let change = registration.update(|it| it.with_value("w").with_weight(20));
     change.unwrap();
     sleep(SEC).await;
     expect("w", of_kratos(r#""weight":"20""#));
     assert_eq!(setup.count(Rpc::Txn), 2, "and one more");
 
     registration.deregister();
-    registration.closed().await;
+    registration.ended().await;
     assert_eq!(stored(&setup), BTreeMap::new());
 }
 
@@ -57,7 +57,7 @@ async fn two_formats_come_change_and_leave_together() {
 async fn a_deleted_key_of_one_format_comes_back() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kratos::new());
-    let registration = register_as(builder, greeter().id("a1"));
+    let registration = register_as(builder, greeter().with_id("a1"));
     announce(&registration);
     registration.registered().await.unwrap();
     let before = stored(&setup);
@@ -71,10 +71,10 @@ async fn register_refuses_an_instance_that_a_format_cannot_write() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kitex::new());
     let registrar = builder.build().unwrap();
-    let refused = registrar.register(greeter().weight(0)).unwrap_err();
+    let refused = registrar.register(greeter().with_weight(0)).unwrap_err();
     assert!(matches!(refused, RegisterError::Format { .. }), "{refused}");
     let registration = registrar.register(greeter()).unwrap();
-    let refused = registration.update(|it| it.weight(0)).unwrap_err();
+    let refused = registration.update(|it| it.with_weight(0)).unwrap_err();
     assert!(refused.to_string().contains("kitex"), "{refused}");
 }
 
@@ -83,13 +83,13 @@ async fn registrations_that_share_a_key_in_any_format_are_refused() {
     let setup = Setup::new();
     let builder = setup.builder().format(Plain::new()).format(Kratos::new());
     let registrar = builder.build().unwrap();
-    let _first = registrar.register(greeter().id("a1")).unwrap();
-    let error = registrar.register(greeter().id("a1")).unwrap_err();
+    let _first = registrar.register(greeter().with_id("a1")).unwrap();
+    let error = registrar.register(greeter().with_id("a1")).unwrap_err();
     assert!(
         matches!(&error, RegisterError::SameKey { key, .. } if key == KRATOS),
         "{error}"
     );
-    let _second = registrar.register(greeter().id("a2")).unwrap();
+    let _second = registrar.register(greeter().with_id("a2")).unwrap();
 
     let builder = setup.builder().format(Plain::new().prefix("/a"));
     let error = builder.format(Kratos::new()).build().unwrap_err();
@@ -97,6 +97,6 @@ async fn registrations_that_share_a_key_in_any_format_are_refused() {
     let shadowed = EtcdNaming::new().prefix("/services");
     let builder = setup.builder().format(Plain::new()).format(shadowed);
     let registrar = builder.format(CoreDns::new()).build().unwrap();
-    let error = registrar.register(greeter().address("10.0.0.1:9000"));
+    let error = registrar.register(greeter().with_address("10.0.0.1:9000"));
     assert!(matches!(error.unwrap_err(), RegisterError::Format { .. }));
 }

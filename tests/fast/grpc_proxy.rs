@@ -5,7 +5,7 @@ use crate::setup::{KEY, LONG, MS, SEC, Setup, all_registered, announced_by, gree
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Instance, Status};
+use tonic_etcd::{Instance, RegistrationStatus};
 
 /// Each was an outage of 0.6 s: WARN, `Suspect`, another connection.
 #[tokio::test(start_paused = true)]
@@ -95,12 +95,12 @@ async fn a_black_hole_is_noticed_in_time_also_while_a_renewal_is_late() {
         let before = Instant::now();
         setup.fake.black_hole();
         let mut watch = registration.watch();
-        let suspect = watch.wait_for(|status| matches!(status, Status::Suspect { .. }));
+        let suspect = watch.wait_for(|status| matches!(status, RegistrationStatus::Suspect { .. }));
         timeout(LONG, suspect).await.unwrap().unwrap();
         // A renewal may just have been answered: then the next one has to be sent first.
         let after = before.elapsed();
         assert!(after < 1840 * MS + 610 * MS, "{hangs_after:?}: {after:?}");
-        let Status::Suspect { reason, .. } = registration.status() else {
+        let RegistrationStatus::Suspect { reason, .. } = registration.status() else {
             panic!("{:?}", registration.status());
         };
         assert!(reason.contains("no answer within 600ms"), "{reason}");
@@ -113,7 +113,7 @@ async fn watches_under_ids_of_a_proxys_choice_are_cancelled_and_kept() {
     let setup = Setup::new();
     setup.fake.configure(|it| it.own_watch_ids = true);
     let registrar = setup.builder().build().unwrap();
-    let instances = (0..5).map(|n| Instance::new(format!("greeter{n}")).value("v"));
+    let instances = (0..5).map(|n| Instance::new(format!("greeter{n}")).with_value("v"));
     let registrations: Vec<_> = instances.map(|it| announced_by(&registrar, it)).collect();
     let key = |n: usize| format!("/services/greeter{n}/10.0.0.1:9000");
     all_registered(&registrations).await;
@@ -121,7 +121,7 @@ async fn watches_under_ids_of_a_proxys_choice_are_cancelled_and_kept() {
     // The first ones leave, one after the other; the rest is watched on.
     for (gone, registration) in registrations.iter().enumerate() {
         registration.deregister();
-        registration.closed().await;
+        registration.ended().await;
         sleep(SEC).await;
         for kept in gone + 1..5 {
             setup.fake.put(&key(kept), "theirs", 0);

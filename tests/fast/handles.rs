@@ -16,8 +16,8 @@ async fn a_registrar_and_its_handles_show_themselves_in_one_line() {
     let registrar = setup.builder().build().unwrap();
     let registration = registrar.register(greeter()).unwrap();
     let others = (1..=100).map(|n| {
-        let other = Instance::new("other").id(n.to_string());
-        registrar.register(other.address(format!("10.0.0.2:{n}")))
+        let other = Instance::new("other").with_id(n.to_string());
+        registrar.register(other.with_address(format!("10.0.0.2:{n}")))
     });
     let _others: Vec<_> = others.map(Result::unwrap).collect();
     assert_shown(

@@ -2,7 +2,7 @@
 
 use crate::setup::{KEY, SEC, Setup, announce, announced_by, greeter, status};
 use crate::support::registered_within;
-use tonic_etcd::{Instance, Registration, Status};
+use tonic_etcd::{Instance, Registration, RegistrationStatus};
 
 type End = fn(Registration);
 
@@ -27,12 +27,15 @@ async fn a_key_given_up_and_registered_again_in_one_breath_is_written() {
                 tokio::task::yield_now().await;
             }
             end(first);
-            let second = announced_by(&registrar, greeter().value("second"));
+            let second = announced_by(&registrar, greeter().with_value("second"));
             registered_within(SEC, &second).await;
             setup.key_holds("second", SEC).await;
             tokio::time::sleep(SEC * 10).await;
             assert_eq!(setup.fake.keys()[KEY].value, "second", "{how}");
-            assert!(matches!(second.status(), Status::Registered(_)), "{how}");
+            assert!(
+                matches!(second.status(), RegistrationStatus::Registered(_)),
+                "{how}"
+            );
         }
     }
 }
@@ -45,7 +48,7 @@ async fn a_key_registered_again_and_announced_later_is_written() {
         let first = announced_by(&registrar, greeter());
         registered_within(SEC, &first).await;
         end(first);
-        let second = registrar.register(greeter().value("second")).unwrap();
+        let second = registrar.register(greeter().with_value("second")).unwrap();
         tokio::task::yield_now().await;
         announce(&second);
         registered_within(SEC, &second).await;
@@ -61,7 +64,7 @@ async fn any_number_of_rounds_of_register_and_deregister_wait_for_nothing() {
         let registration = announced_by(&registrar, greeter());
         registered_within(SEC / 10, &registration).await;
         registration.deregister();
-        registration.closed().await;
+        registration.ended().await;
     }
 }
 
@@ -70,12 +73,12 @@ async fn who_waits_for_a_lease_because_many_were_lost_says_so() {
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
     let registration = announced_by(&registrar, greeter());
-    let is_waiting = |it: &Status| {
+    let is_waiting = |it: &RegistrationStatus| {
         it.to_string()
             .contains("again and again: waiting for the next lease")
     };
     for _ in 0..40 {
-        let is_settled = |it: &Status| it.is_registered() || is_waiting(it);
+        let is_settled = |it: &RegistrationStatus| it.is_registered() || is_waiting(it);
         let now = status(&registration, is_settled).await;
         let Some(registered) = now.registered() else {
             break;

@@ -13,8 +13,8 @@ use tokio::time::{Instant, advance, sleep, timeout};
 use tonic::Streaming;
 use tonic::transport::{Endpoint, Server};
 use tonic_etcd::{
-    Closed, HEALTH_NAME, Instance, Registration, RegistrationHealth, RegistrationHealthBuilder,
-    Status,
+    Ended, HEALTH_NAME, Instance, Registration, RegistrationHealth, RegistrationHealthBuilder,
+    RegistrationStatus,
 };
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, ServiceUnknown, Serving};
 use tonic_health::pb::health_client::HealthClient;
@@ -111,8 +111,8 @@ async fn names_follow_the_registration_only_where_asked_for() {
     let registration = register(setup.builder());
     let names = RegistrationHealth::builder()
         .name("mine")
-        .follow_registration("")
-        .follow_registration("followed")
+        .serving_while_registered("")
+        .serving_while_registered("followed")
         .always_serving("free");
     let mut client = client(&registration, names).await;
     sleep(SEC).await;
@@ -140,7 +140,7 @@ async fn names_follow_the_registration_only_where_asked_for() {
 async fn on_shutdown_our_names_stop_serving_before_the_key_goes() {
     let setup = Setup::new();
     let registration = setup.registered().await;
-    let names = RegistrationHealth::builder().follow_registration("followed");
+    let names = RegistrationHealth::builder().serving_while_registered("followed");
     let mut client = client(&registration, names).await;
     let mut streams = watches(&mut client, &[HEALTH_NAME, "", "followed"]).await;
     setup.fake.always(Rpc::LeaseRevoke, Reply::Late(100 * MS));
@@ -150,7 +150,7 @@ async fn on_shutdown_our_names_stop_serving_before_the_key_goes() {
     }
     // Health first, then the key.
     assert!(setup.fake.keys().contains_key(KEY));
-    registration.closed().await;
+    registration.ended().await;
     assert!(setup.fake.keys().is_empty());
     for stream in &mut streams {
         assert_eq!(next(stream).await, None, "open streams end with the drain");
@@ -163,7 +163,7 @@ async fn on_shutdown_our_names_stop_serving_before_the_key_goes() {
 async fn in_a_pause_our_own_name_stops_serving_before_the_key_goes() {
     let setup = Setup::new();
     let registration = setup.registered().await;
-    let names = RegistrationHealth::builder().follow_registration("followed");
+    let names = RegistrationHealth::builder().serving_while_registered("followed");
     let mut client = client(&registration, names).await;
     let mut streams = watches(&mut client, &[HEALTH_NAME, "followed"]).await;
     setup.fake.always(Rpc::Txn, Reply::Late(100 * MS));
@@ -188,7 +188,7 @@ async fn in_a_pause_our_own_name_stops_serving_before_the_key_goes() {
 async fn after_a_freeze_health_is_not_serving_before_the_registrar_has_run() {
     let setup = Setup::new();
     let registration = setup.registered().await;
-    let names = RegistrationHealth::builder().follow_registration("followed");
+    let names = RegistrationHealth::builder().serving_while_registered("followed");
     let mut client = client(&registration, names).await;
     for name in [HEALTH_NAME, "followed"] {
         assert_eq!(check(&mut client, name).await, Serving as i32, "{name}");
@@ -204,7 +204,10 @@ async fn after_a_freeze_health_is_not_serving_before_the_registrar_has_run() {
     let mut freeze = pin!(advance(SEC * 6));
     let _ = poll_once(freeze.as_mut()).await;
     let status = registration.status();
-    assert!(matches!(status, Status::Lost { .. }), "{status}");
+    assert!(
+        matches!(status, RegistrationStatus::Lost { .. }),
+        "{status}"
+    );
     assert_eq!(checks.await, (NotServing as i32, NotServing as i32));
     freeze.await;
     registration.registered().await.unwrap();
@@ -248,7 +251,7 @@ async fn names_can_be_given_by_their_generated_service() {
     let setup = Setup::new();
     let registration = register(setup.builder());
     let names = RegistrationHealth::builder()
-        .follow_registration_for::<Known>()
+        .serving_while_registered_for::<Known>()
         .always_serving_for::<Other>();
     let mut client = client(&registration, names).await;
     sleep(SEC).await;
@@ -285,13 +288,13 @@ async fn health_that_does_not_acknowledge_costs_50_ms_for_all_together() {
         registration.deregister();
     }
     for registration in &registrations[..20] {
-        assert_eq!(registration.closed().await, Closed::Deregistered);
+        assert_eq!(registration.ended().await, Ended::Deregistered);
     }
     assert!(start.elapsed() <= 70 * MS, "{:?}", start.elapsed());
     let start = Instant::now();
     setup.shutdown.cancel();
     for registration in &registrations {
-        assert_eq!(registration.closed().await, Closed::Deregistered);
+        assert_eq!(registration.ended().await, Ended::Deregistered);
     }
     assert!(start.elapsed() <= 70 * MS, "{:?}", start.elapsed());
     assert!(setup.fake.keys().is_empty());

@@ -5,8 +5,8 @@ use crate::support::fake::Rpc;
 use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{
-    BuildError, Closed, HEALTH_NAME, Registration, RegistrationHealth, RegistrationHealthBuilder,
-    Status,
+    BuildError, Ended, HEALTH_NAME, Registration, RegistrationHealth, RegistrationHealthBuilder,
+    RegistrationStatus,
 };
 use tonic_health::ServingStatus::{self, NotServing, Serving, Unknown};
 use tonic_health::pb::HealthCheckRequest;
@@ -24,7 +24,7 @@ async fn following(setup: &Setup, names: &[&str]) -> (Registration, HealthReport
     let builder = RegistrationHealth::builder().reporter(reporter.clone());
     let builder = names
         .iter()
-        .fold(builder, |builder, name| builder.registration_follows(*name));
+        .fold(builder, |builder, name| builder.require_serving(*name));
     drop(builder.build(&registration).unwrap());
     announce(&registration);
     sleep(SEC * 10).await;
@@ -73,12 +73,12 @@ async fn the_key_is_withheld_before_the_followed_names_are_looked_at() {
     let context = stuck.enter();
     let health = RegistrationHealth::builder()
         .reporter(reporter)
-        .registration_follows("");
+        .require_serving("");
     drop(health.build(&registration).unwrap());
     drop(context);
     announce(&registration);
     sleep(SEC * 10).await;
-    let none = "not ready: no health name has been looked at";
+    let none = "not ready: no health name was read yet";
     assert_eq!(pause_reasons(&registration), none);
     assert_eq!(setup.count(Rpc::Txn), 0);
     stuck.shutdown_background();
@@ -123,7 +123,10 @@ async fn what_is_said_again_of_a_followed_name_changes_nothing() {
         sleep(SEC).await;
     }
     let next = timeout(SEC, watch.changed()).await.unwrap();
-    assert!(matches!(next, Some(Status::Paused { .. })), "{next:?}");
+    assert!(
+        matches!(next, Some(RegistrationStatus::Paused { .. })),
+        "{next:?}"
+    );
     assert_eq!((setup.puts(), setup.deletes()), (1, 1));
 }
 
@@ -152,8 +155,11 @@ async fn a_followed_name_neither_delays_a_stop_nor_keeps_anything_alive() {
         }
         let mut watch = registration.watch();
         drop(registration);
-        let ended = timeout(SEC, watch.wait_for(Status::is_final)).await;
-        assert_eq!(ended.unwrap(), Some(Status::Deregistered));
+        let ended = timeout(SEC, watch.wait_for(RegistrationStatus::is_final)).await;
+        assert_eq!(
+            ended.unwrap(),
+            Some(RegistrationStatus::Ended(Ended::Deregistered))
+        );
         sleep(SEC * 10).await;
         assert_eq!(alive_tasks(), before, "{is_serving}");
     }
@@ -166,20 +172,20 @@ async fn names_that_follow_each_other_are_refused_before_anything_happens() {
     let reporter = HealthReporter::new();
     let health = || RegistrationHealth::builder().reporter(reporter.clone());
     let cycles: [(RegistrationHealthBuilder, &str); 5] = [
-        (health().registration_follows(HEALTH_NAME), HEALTH_NAME),
-        (health().registration_follows("mine").name("mine"), "mine"),
+        (health().require_serving(HEALTH_NAME), HEALTH_NAME),
+        (health().require_serving("mine").name("mine"), "mine"),
         (
-            health().follow_registration("").registration_follows(""),
+            health().serving_while_registered("").require_serving(""),
             "",
         ),
         (
             health()
-                .registration_follows("a")
-                .registration_follows("b")
-                .follow_registration("b"),
+                .require_serving("a")
+                .require_serving("b")
+                .serving_while_registered("b"),
             "b",
         ),
-        (health().always_serving("c").registration_follows("c"), "c"),
+        (health().always_serving("c").require_serving("c"), "c"),
     ];
     for (cycle, name) in cycles {
         match cycle.build(&registration) {
@@ -187,7 +193,7 @@ async fn names_that_follow_each_other_are_refused_before_anything_happens() {
             other => panic!("{name}: {other:?}"),
         }
     }
-    let alone = RegistrationHealth::builder().registration_follows_for::<GreeterServer>();
+    let alone = RegistrationHealth::builder().require_serving_for::<GreeterServer>();
     let error = alone.build(&registration).unwrap_err();
     assert!(matches!(error, BuildError::Setting { .. }), "{error}");
 
@@ -217,7 +223,7 @@ async fn one_that_is_leaving_follows_nothing() {
     let reporter = HealthReporter::new();
     let health = RegistrationHealth::builder()
         .reporter(reporter)
-        .registration_follows(GREETER);
+        .require_serving(GREETER);
     drop(health.build(&registration).unwrap());
-    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(registration.ended().await, Ended::Deregistered);
 }

@@ -19,7 +19,9 @@ use tonic_etcd::OnConflict;
 use tonic_etcd::channel::BalancedChannel;
 use tonic_etcd::discovery::Discovery;
 use tonic_etcd::introspection::Introspection;
-use tonic_etcd::observer::{Connection, EndpointTransition, Observer, Renewal, Transition, Write};
+use tonic_etcd::observer::{
+    ConnectionEvent, EndpointEvent, Observer, RenewalEvent, StatusEvent, WriteEvent,
+};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
@@ -98,23 +100,23 @@ impl Visit for Sinks {
 }
 
 impl Observer for Sinks {
-    fn on_transition(&self, transition: &Transition<'_>) {
+    fn on_status(&self, transition: &StatusEvent<'_>) {
         self.look("observer", &transition.to.to_string());
     }
 
-    fn on_renewal(&self, renewal: &Renewal<'_>) {
+    fn on_renewal(&self, renewal: &RenewalEvent<'_>) {
         self.look("observer", renewal.error.unwrap_or_default());
     }
 
-    fn on_connection(&self, connection: &Connection<'_>) {
+    fn on_connection(&self, connection: &ConnectionEvent<'_>) {
         self.look("observer", connection.error.unwrap_or_default());
     }
 
-    fn on_write(&self, write: &Write<'_>) {
+    fn on_write(&self, write: &WriteEvent<'_>) {
         self.look("observer", write.error.unwrap_or_default());
     }
 
-    fn on_endpoint(&self, transition: &EndpointTransition<'_>) {
+    fn on_endpoint(&self, transition: &EndpointEvent<'_>) {
         self.debug("observer", transition);
     }
 }
@@ -174,7 +176,9 @@ async fn no_text_of_etcd_reaches_a_sink_unescaped_or_whole() {
             let registration = registrar.register(crate::setup::greeter()).unwrap();
             let found = Discovery::builder(etcd, "greeter");
             let found = found.build().unwrap();
-            let introspection = Introspection::new().registrar(&registrar).discovery(&found);
+            let introspection = Introspection::builder()
+                .registrar(&registrar)
+                .discovery(&found);
             let mut client = client(introspection).await;
             if matches!(
                 rpc,
@@ -209,8 +213,8 @@ async fn no_text_of_etcd_reaches_a_sink_unescaped_or_whole() {
                 }
             }
             setup.shutdown.cancel();
-            let closed = timeout(LONG, registration.closed()).await.unwrap();
-            sinks.look("closed", &closed.to_string());
+            let ended = timeout(LONG, registration.ended()).await.unwrap();
+            sinks.look("ended", &ended.to_string());
         }
     }
     sinks.check(&[
@@ -256,12 +260,12 @@ async fn no_text_of_a_server_reaches_a_sink_unescaped_or_whole() {
             tokio::spawn(goaway(server, text, kind == 1));
             Ok(client)
         };
-        let channel = BalancedChannel::builder_from(UnboundedReceiverStream::new(told));
+        let channel = BalancedChannel::builder(UnboundedReceiverStream::new(told));
         let channel = channel.connector(connector).observer(sinks.clone());
         let channel = channel.build().unwrap();
         Registry(tell).put(&address(1), 1);
         let registrar = Setup::new().builder().build().unwrap();
-        let introspection = Introspection::new().registrar(&registrar);
+        let introspection = Introspection::builder().registrar(&registrar);
         let mut introspection = client(introspection.channel("greeter", &channel)).await;
         for _ in 0..10 {
             let mut client = Client::new(channel.clone());

@@ -14,21 +14,21 @@ use tonic_etcd::introspection::pb::{
     EtcdEndpoint, EtcdEndpointState, ListRequest, ListResponse, PauseRequest, Process,
     RegistrationState, ResumeRequest, ShutdownPhase, WatchRequest, WatchResponse,
 };
-use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection};
-use tonic_etcd::{Etcd, Instance, Registrar, Registration, Status};
+use tonic_etcd::introspection::{FILE_DESCRIPTOR_SET, Introspection, IntrospectionBuilder};
+use tonic_etcd::{Etcd, Instance, Registrar, Registration, RegistrationStatus};
 
 pub type Client = IntrospectionClient<Channel>;
 
 /// A client through a pipe inside the runtime, which takes so many bytes of a stream unread.
-async fn client_with(introspection: Introspection, window: u32) -> Client {
+async fn client_with(introspection: IntrospectionBuilder, window: u32) -> Client {
     let endpoint = Endpoint::from_static("http://server").initial_stream_window_size(window);
     let (incoming, channel) = pipe_with(endpoint);
-    let server = Server::builder().add_service(introspection.service());
+    let server = Server::builder().add_service(introspection.build());
     tokio::spawn(server.serve_with_incoming(incoming));
     Client::new(channel.await)
 }
 
-pub async fn client(introspection: Introspection) -> Client {
+pub async fn client(introspection: IntrospectionBuilder) -> Client {
     client_with(introspection, 1 << 20).await
 }
 
@@ -90,8 +90,8 @@ async fn list_and_watch_show_what_becomes_of_a_registration() {
     use RegistrationState::{Lost, Paused, Registered, Registering, Suspect};
     let setup = Setup::new();
     let registrar = setup.builder().build().unwrap();
-    let registration = registrar.register(greeter().id("7")).unwrap();
-    let mut client = client(Introspection::new().registrar(&registrar)).await;
+    let registration = registrar.register(greeter().with_id("7")).unwrap();
+    let mut client = client(Introspection::builder().registrar(&registrar)).await;
     let mut stream = watch(&mut client).await;
     assert_eq!(next_state(&mut stream).await, Registering);
     announce(&registration);
@@ -163,7 +163,7 @@ async fn ten_thousand_registrations_are_listed_in_pages() {
         announce(registration);
     }
     all_registered(&all[..1000]).await;
-    let mut client = client(Introspection::new().registrar(&registrar)).await;
+    let mut client = client(Introspection::builder().registrar(&registrar)).await;
     let mut services = BTreeSet::new();
     let mut token = String::new();
     let mut longest = std::time::Duration::ZERO;
@@ -211,7 +211,7 @@ async fn ten_thousand_registrations_are_listed_in_pages() {
 async fn a_watch_that_nobody_reads_keeps_only_the_latest_state() {
     let setup = Setup::new();
     let (registrar, registration) = registered(&setup).await;
-    let mut client = client_with(Introspection::new().registrar(&registrar), 1024).await;
+    let mut client = client_with(Introspection::builder().registrar(&registrar), 1024).await;
     let mut stream = watch(&mut client).await;
     for n in 0..200 {
         let pause = registration.pause(format!("pause {n}")).unwrap();
@@ -219,7 +219,7 @@ async fn a_watch_that_nobody_reads_keeps_only_the_latest_state() {
         drop(pause);
         sleep(SEC).await;
     }
-    status(&registration, Status::is_registered).await;
+    status(&registration, RegistrationStatus::is_registered).await;
     let (mut buffered, mut last) = (0, None);
     while let Ok(message) = timeout(SEC * 3, stream.message()).await {
         buffered += 1;
@@ -235,7 +235,7 @@ async fn a_watch_that_nobody_reads_keeps_only_the_latest_state() {
 async fn hostile_requests_are_refused_or_clamped() {
     let setup = Setup::new();
     let (registrar, _registration) = registered(&setup).await;
-    let introspection = Introspection::new().registrar(&registrar);
+    let introspection = Introspection::builder().registrar(&registrar);
     let mut client = client(introspection.remote_control(true)).await;
     for size in [0, 1, 1000, i32::MAX] {
         let list = client.list(page(size, "")).await.unwrap();
@@ -291,7 +291,7 @@ async fn a_watch_that_is_not_read_makes_room_for_another_one() {
     let setup = Setup::new();
     let (registrar, registration) = registered(&setup).await;
     // No room for the rest of a message that is not read.
-    let mut client = client_with(Introspection::new().registrar(&registrar), 1).await;
+    let mut client = client_with(Introspection::builder().registrar(&registrar), 1).await;
     let mut unread = vec![];
     for _ in 0..16 {
         unread.push(watch(&mut client).await);
@@ -301,7 +301,7 @@ async fn a_watch_that_is_not_read_makes_room_for_another_one() {
     let pause = registration.pause("why").unwrap();
     sleep(SEC * 6).await;
     drop(pause);
-    status(&registration, Status::is_registered).await;
+    status(&registration, RegistrationStatus::is_registered).await;
     // Each of these takes a place, and is read.
     let mut read = vec![];
     for _ in 0..16 {
@@ -332,7 +332,7 @@ async fn a_watch_that_is_not_read_makes_room_for_another_one() {
 async fn without_remote_control_nobody_can_pause() {
     let setup = Setup::new();
     let (registrar, registration) = registered(&setup).await;
-    let mut client = client(Introspection::new().registrar(&registrar)).await;
+    let mut client = client(Introspection::builder().registrar(&registrar)).await;
     let refused = client.pause(pause("", "deploy", "why")).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     let refused = resume(&mut client, "deploy").await;
@@ -346,7 +346,7 @@ async fn without_remote_control_nobody_can_pause() {
 async fn a_remote_pause_withholds_the_keys_until_it_is_resumed() {
     let setup = Setup::new();
     let (registrar, registration) = registered(&setup).await;
-    let introspection = Introspection::new().registrar(&registrar);
+    let introspection = Introspection::builder().registrar(&registrar);
     let mut client = client(introspection.remote_control(true)).await;
     let none = client.pause(pause("other", "deploy", "why")).await;
     assert_eq!(none.unwrap_err().code(), Code::NotFound);
@@ -378,7 +378,7 @@ async fn a_remote_pause_withholds_the_keys_until_it_is_resumed() {
     }
     setup.key_back().await;
     setup.shutdown.cancel();
-    registration.closed().await;
+    registration.ended().await;
     let refused = client.pause(pause("", "late", "why")).await.unwrap_err();
     assert!(
         matches!(refused.code(), Code::NotFound | Code::FailedPrecondition),
@@ -392,7 +392,7 @@ async fn a_pause_of_another_service_under_the_same_name_ends_no_pause() {
     let (registrar, _greeter) = registered(&setup).await;
     let other = announced_by(&registrar, Instance::new("other"));
     registered_within(SEC, &other).await;
-    let introspection = Introspection::new().registrar(&registrar);
+    let introspection = Introspection::builder().registrar(&registrar);
     let mut client = client(introspection.remote_control(true)).await;
     for (service, left) in [("greeter", 1), ("other", 0)] {
         let paused = client.pause(pause(service, "registryctl", "why")).await;
@@ -409,7 +409,7 @@ async fn a_pause_of_another_service_under_the_same_name_ends_no_pause() {
 async fn a_watch_shows_the_shutdown_and_ends_when_the_server_drains() {
     let setup = Setup::new();
     let (registrar, registration) = registered(&setup).await;
-    let service = Introspection::new().registrar(&registrar).service();
+    let service = Introspection::builder().registrar(&registrar).build();
     let (incoming, channel) = pipe();
     let server = Server::builder()
         .layer(registration.layer())
@@ -451,7 +451,7 @@ async fn each_member_of_etcd_is_reported_with_its_state_and_last_error() {
     let down = |member: &str| setup.fake.member(member).down();
     let etcd = Etcd::new(members.map(url)).connector(setup.fake.connector());
     let registrar = setup.builder_on(etcd).build().unwrap();
-    let mut client = client(Introspection::new().registrar(&registrar)).await;
+    let mut client = client(Introspection::builder().registrar(&registrar)).await;
     let mut endpoints = async || {
         let process = list(&mut client).await.process.unwrap();
         process.registrars[0].endpoints.clone()
@@ -474,7 +474,7 @@ async fn each_member_of_etcd_is_reported_with_its_state_and_last_error() {
         assert!(!endpoint.is_connected);
     }
     setup.fake.member("c").up();
-    status(&registration, Status::is_registered).await;
+    status(&registration, RegistrationStatus::is_registered).await;
     let seen = endpoints().await;
     assert_eq!(states(&seen)[2], Connected, "{seen:#?}");
     assert!(seen[2].is_connected && seen[2].failing_for_ms.is_none());
@@ -489,7 +489,7 @@ async fn no_message_has_a_user_or_a_password() {
     let registrar = setup.builder_on(etcd).build().unwrap();
     let _registration = announced_by(&registrar, greeter());
     sleep(SEC * 10).await;
-    let mut client = client(Introspection::new().registrar(&registrar)).await;
+    let mut client = client(Introspection::builder().registrar(&registrar)).await;
     let text = format!("{:?}", list(&mut client).await);
     assert!(text.contains("http://etcd:2379"), "{text}");
     for secret in ["the-user", "the-password"] {
@@ -505,9 +505,8 @@ fn a_reflection_service_can_describe_it() {
         .with_service_name(name);
     assert!(reflection.build_v1().is_ok());
     use tonic::server::NamedService;
-    use tonic_etcd::introspection::IntrospectionService;
     use tonic_etcd::introspection::pb::introspection_server::IntrospectionServer;
-    assert_eq!(IntrospectionServer::<IntrospectionService>::NAME, name);
+    assert_eq!(IntrospectionServer::<Introspection>::NAME, name);
 }
 
 #[cfg(feature = "discovery")]
@@ -522,7 +521,7 @@ async fn discoveries_and_channels_are_reported_with_their_errors() {
     let discovery = discovery(&fake);
     let channel = discovery.channel().build().unwrap();
     discovery.ready().await;
-    let introspection = Introspection::new().discovery(&discovery);
+    let introspection = Introspection::builder().discovery(&discovery);
     let mut client = client(introspection.channel("greeters", &channel)).await;
     let mut stream = watch(&mut client).await;
     let first = stream.message().await.unwrap().unwrap();

@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_etcd::testing::FakeEtcd;
-use tonic_etcd::{Etcd, Instance, Registrar, Registration, ServeRegistered, Status};
+use tonic_etcd::{Etcd, Instance, Registrar, Registration, RegistrationStatus, ServeRegistered};
 
 const SERVICES: &str = "/services/";
 const KEY: &str = "/services/greeter/10.0.0.1:9000";
 
 fn register(etcd: Etcd) -> Registration {
-    crate::setup::announced(Registrar::builder(etcd).key("{prefix}/{name}/{addr}"))
+    crate::setup::announced(Registrar::builder(etcd).key_template("{prefix}/{name}/{addr}"))
 }
 
 /// The message of a failed assertion.
@@ -31,7 +31,10 @@ async fn a_registration_works_without_a_port() {
     let key = etcd.assert_registered(SERVICES, SEC).await;
     assert_eq!((&*key, &*etcd.keys()[&key]), (KEY, "v"));
     sleep(SEC * 60).await;
-    assert!(matches!(registration.status(), Status::Registered(_)));
+    assert!(matches!(
+        registration.status(),
+        RegistrationStatus::Registered(_)
+    ));
     registration.deregister();
     etcd.assert_gone(SERVICES, SEC).await;
 }
@@ -114,7 +117,7 @@ async fn denied_keys_are_refused_until_they_are_allowed() {
     let etcd = FakeEtcd::new();
     etcd.deny("/services/greeter/");
     let registration = register(etcd.etcd());
-    let refused = |s: &Status| matches!(s, Status::Registering { reason: Some(why), .. } if why.contains("permission"));
+    let refused = |s: &RegistrationStatus| matches!(s, RegistrationStatus::Registering { reason: Some(why), .. } if why.contains("permission"));
     status(&registration, refused).await;
     assert!(etcd.keys().is_empty());
     etcd.allow();
@@ -129,7 +132,7 @@ async fn what_is_added_is_found_and_its_changes_are_told() {
     etcd.add("greeter", "10.0.0.1:9000".parse().unwrap());
     let greeters = Discovery::builder(etcd.etcd(), "greeter").build().unwrap();
     let found = greeters.ready().await;
-    let address = |instance: &Instance| instance.get_address().map(str::to_owned);
+    let address = |instance: &Instance| instance.address().map(str::to_owned);
     let addresses = |set: &tonic_etcd::discovery::Snapshot| -> Vec<_> {
         set.into_iter()
             .map(|(_, instance)| address(instance))
@@ -197,7 +200,7 @@ async fn a_token_given_to_tonic_instead_of_the_registrar_is_found() {
 async fn in_real_time_a_server_leaves_before_its_port_closes() {
     let (etcd, shutdown) = (FakeEtcd::new(), CancellationToken::new());
     let registrar = Registrar::builder(etcd.etcd())
-        .key("{prefix}/{name}/{addr}")
+        .key_template("{prefix}/{name}/{addr}")
         .dedicated_thread(true)
         .deregistration_delay(LONG)
         .shutdown_token(shutdown.clone());

@@ -8,7 +8,7 @@ use tonic::Code;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
-use tonic_etcd::server::RegistrationLayer;
+use tonic_etcd::RegistrationLayer;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::HealthServer;
@@ -24,14 +24,14 @@ fn router(layer: RegistrationLayer) -> impl Sized {
 #[tokio::test(start_paused = true)]
 async fn a_layer_that_only_counts_announces_nothing_and_counts() {
     let setup = Setup::new();
-    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
-    let _router = router(registration.layer().count_only());
+    let registration = register_as(setup.builder(), greeter().with_address("10.0.0.1:9000"));
+    let _router = router(registration.layer().announce(false));
     sleep(SEC * 5).await;
     assert!(setup.fake.keys().is_empty(), "nothing listens yet");
     let pending = tower::service_fn(|_: http::Request<()>| {
         std::future::pending::<Result<http::Response<http_body_util::Empty<bytes::Bytes>>, ()>>()
     });
-    let service = registration.layer().count_only().layer(pending);
+    let service = registration.layer().announce(false).layer(pending);
     let request = service.oneshot(http::Request::new(()));
     let request = tokio::spawn(request);
     sleep(SEC).await;
@@ -45,7 +45,7 @@ async fn a_layer_that_only_counts_announces_nothing_and_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_layer_that_announces_does_so_once_however_often_it_is_applied() {
     let setup = Setup::new();
-    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
+    let registration = register_as(setup.builder(), greeter().with_address("10.0.0.1:9000"));
     let _router = router(registration.layer());
     registration.registered().await.unwrap();
     let _again = router(registration.layer());

@@ -6,12 +6,12 @@ use crate::support::fake::{Reply, Rpc};
 use crate::support::registered_within;
 use tokio::time::sleep;
 use tonic_etcd::format::{Format as _, MAX_KEY, MAX_VALUE, Plain};
-use tonic_etcd::{Closed, Instance, OnConflict, RegisterError, Registrar, Registration};
+use tonic_etcd::{Ended, Instance, OnConflict, RegisterError, Registrar, Registration};
 
 /// `count` registrations of one registrar in etcd, each with a value of `size` bytes.
 async fn registered(registrar: &Registrar, count: usize, size: usize) -> Vec<Registration> {
     let register = |n| {
-        let instance = Instance::new(format!("service-{n:02}")).value("x".repeat(size));
+        let instance = Instance::new(format!("service-{n:02}")).with_value("x".repeat(size));
         announced_by(registrar, instance)
     };
     let registrations: Vec<_> = (0..count).map(register).collect();
@@ -30,8 +30,8 @@ async fn a_value_at_the_limit_is_found_and_a_larger_one_is_refused() {
         let registrar = setup.builder().on_conflict(policy).build().unwrap();
         let address = "10.0.0.1:9000";
         let padded = |len| {
-            let instance = Instance::new("greeter").id("a").address(address);
-            instance.metadata("pad", "x".repeat(len))
+            let instance = Instance::new("greeter").with_id("a").with_address(address);
+            instance.with_metadata("pad", "x".repeat(len))
         };
         let rest = Plain::new().encode(&padded(0), &address.parse().unwrap());
         let fits = MAX_VALUE - rest.len();
@@ -105,7 +105,7 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
             registration.deregister();
         }
         for registration in &registrations[1..] {
-            assert_eq!(registration.closed().await, Closed::Deregistered);
+            assert_eq!(registration.ended().await, Ended::Deregistered);
         }
         assert_eq!(setup.fake.keys().len(), 1, "{policy:?}");
     }
@@ -133,7 +133,7 @@ async fn one_value_that_is_too_large_delays_no_other_key() {
     let setup = Setup::new();
     setup.fake.configure(|it| it.max_request_bytes = 16 * 1024);
     let registrar = setup.builder().build().unwrap();
-    let large = Instance::new("large").value("x".repeat(20 * 1024));
+    let large = Instance::new("large").with_value("x".repeat(20 * 1024));
     let large = announced_by(&registrar, large);
     let _registrations = registered(&registrar, 40, 100).await;
     let sent = setup.count(Rpc::Txn);
@@ -190,11 +190,11 @@ async fn a_role_that_may_not_read_neither_deletes_one_of_several_nor_yields() {
     let registrar = setup.builder().build().unwrap();
     let registrations = registered(&registrar, 2, 1).await;
     registrations[0].deregister();
-    let closed = registrations[0].closed().await;
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let ended = registrations[0].ended().await;
+    assert!(matches!(ended, Ended::LeftToExpire { .. }), "{ended:?}");
     assert_eq!(setup.fake.keys().len(), 2);
     registrations[1].deregister();
-    assert_eq!(registrations[1].closed().await, Closed::Deregistered);
+    assert_eq!(registrations[1].ended().await, Ended::Deregistered);
     assert!(setup.fake.keys().is_empty(), "with the lease");
 
     let registration = announced(setup.builder().on_conflict(OnConflict::Yield));

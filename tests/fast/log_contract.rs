@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use tokio::time::sleep;
 use tonic::Code;
-use tonic_etcd::{OnConflict, Registration, Status};
+use tonic_etcd::{OnConflict, Registration, RegistrationStatus};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
@@ -141,7 +141,10 @@ async fn yields(setup: &Setup) {
     sleep(SEC).await;
     setup.fake.grant(7, 600);
     setup.fake.put(KEY, "theirs", 7);
-    status(&registration, |s| matches!(s, Status::Yielding { .. })).await;
+    status(&registration, |s| {
+        matches!(s, RegistrationStatus::Yielding { .. })
+    })
+    .await;
 }
 
 #[test]
@@ -201,7 +204,7 @@ async fn each_line_of_the_main_scenarios_is_in_the_manual() {
     let setup = Setup::new();
     let registration = through_everything(&setup).await;
     registration.deregister();
-    registration.closed().await;
+    registration.ended().await;
     yields(&Setup::new()).await;
     #[cfg(feature = "discovery")]
     discovers(&Setup::new()).await;
@@ -209,7 +212,7 @@ async fn each_line_of_the_main_scenarios_is_in_the_manual() {
     let registration = setup.registered().await;
     setup.fake.down();
     setup.shutdown.cancel();
-    registration.closed().await;
+    registration.ended().await;
 
     let lines = lines.0.lock().unwrap().clone();
     let seen = in_the_manual(&lines);

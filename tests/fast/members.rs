@@ -4,7 +4,7 @@ use crate::setup::{KEY, SEC, Setup, announced, status};
 use crate::support::fake::Rpc;
 use std::time::Duration;
 use tokio::time::sleep;
-use tonic_etcd::{Etcd, Registration, Status};
+use tonic_etcd::{Etcd, Registration, RegistrationStatus};
 
 const SYNC: Duration = Duration::from_secs(10);
 
@@ -53,7 +53,7 @@ async fn members_are_not_followed_unless_asked_for() {
     let registration = registered(&setup, etcd(&setup)).await;
     replace_all(&setup).await;
     let now = registration.status();
-    assert!(matches!(now, Status::Lost { .. }), "{now:?}");
+    assert!(matches!(now, RegistrationStatus::Lost { .. }), "{now:?}");
     assert_eq!(setup.count(Rpc::MemberList), 0);
 }
 
@@ -72,7 +72,7 @@ async fn configured_endpoints_stay_when_the_list_names_members_out_of_reach() {
         setup.fake.cut_connections();
         sleep(SEC * 10).await;
         let now = registration.status();
-        assert!(matches!(now, Status::Registered(_)), "{now:?}");
+        assert!(matches!(now, RegistrationStatus::Registered(_)), "{now:?}");
     }
     assert_eq!(setup.deletes(), 0);
     let dialled = setup.fake.calls(Rpc::Connect);
@@ -84,7 +84,7 @@ async fn the_list_ends_with_the_connection() {
     let setup = Setup::new();
     let registration = registered(&setup, etcd(&setup).sync_members(SYNC)).await;
     setup.shutdown.cancel();
-    registration.closed().await;
+    registration.ended().await;
     let lists = setup.count(Rpc::MemberList);
     sleep(SYNC * 10).await;
     assert_eq!(setup.count(Rpc::MemberList), lists);
@@ -101,7 +101,7 @@ async fn when_no_member_answers_each_is_named_with_its_reason() {
     setup.fake.member("c").hang();
     let etcd = Etcd::new(members.map(url)).connector(setup.fake.connector());
     let registration = announced(setup.builder_on(etcd));
-    let complete = |status: &Status| {
+    let complete = |status: &RegistrationStatus| {
         let text = format!("{status:?}");
         members.iter().all(|member| text.contains(&url(member)))
     };

@@ -12,7 +12,7 @@ use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::sleep;
-use tonic_etcd::Status;
+use tonic_etcd::RegistrationStatus;
 use tonic_etcd::discovery::Discovery;
 use tonic_etcd::metrics::MetricsObserver;
 
@@ -88,7 +88,10 @@ async fn states_and_counts_follow_a_registration_through_its_states() {
 
     sleep(SEC).await;
     setup.fake.down();
-    status(&registration, |s| matches!(s, Status::Suspect { .. })).await;
+    status(&registration, |s| {
+        matches!(s, RegistrationStatus::Suspect { .. })
+    })
+    .await;
     assert_eq!(scrape.states(), only("suspect"));
     status(&registration, is_lost).await;
     assert_eq!(scrape.states(), only("lost"));
@@ -107,7 +110,7 @@ async fn states_and_counts_follow_a_registration_through_its_states() {
     sleep(SEC * 5).await;
 
     registration.deregister();
-    registration.closed().await;
+    registration.ended().await;
     assert_eq!(scrape.states(), only("ended"), "and nothing else stays");
     assert_eq!(scrape.transitions("ended"), 1.0);
     // New, after the wipe, the pause, the return.
@@ -124,7 +127,7 @@ async fn two_registrations_of_a_service_are_both_counted() {
     let registrar = registrar.build().unwrap();
     let addresses = ["10.0.0.1:9000", "10.0.0.2:9000"];
     let registrations =
-        addresses.map(|address| announced_by(&registrar, greeter().address(address)));
+        addresses.map(|address| announced_by(&registrar, greeter().with_address(address)));
     for registration in &registrations {
         status(registration, is_registered).await;
     }

@@ -7,9 +7,9 @@ use crate::setup::{
 use crate::support::eventually;
 use crate::support::fake::{Reply, Rpc};
 use std::sync::{Arc, Mutex};
-use tokio::time::{Instant, sleep};
-use tonic_etcd::Status;
-use tonic_etcd::observer::{Connection, Observer, Renewal, Transition, Write};
+use tokio::time::sleep;
+use tonic_etcd::observer::{ConnectionEvent, Observer, RenewalEvent, StatusEvent, WriteEvent};
+use tonic_etcd::{RegistrationStatus, Timestamp};
 use tower::{Layer as _, Service as _, service_fn};
 
 /// Records each call in a short form.
@@ -22,25 +22,25 @@ struct Notes {
 }
 
 /// The kind of a status, as it is printed, without the reason.
-fn kind(status: &Status) -> String {
+fn kind(status: &RegistrationStatus) -> String {
     let text = status.to_string();
     text.split(':').next().unwrap().to_owned()
 }
 
 impl Observer for Notes {
-    fn on_transition(&self, transition: &Transition<'_>) {
+    fn on_status(&self, transition: &StatusEvent<'_>) {
         assert_eq!(transition.services, ["greeter"]);
         let from = transition.from.map(kind);
         let line = format!("{} -> {}", from.unwrap_or_default(), kind(transition.to));
         self.transitions.lock().unwrap().push(line);
     }
 
-    fn on_renewal(&self, renewal: &Renewal<'_>) {
+    fn on_renewal(&self, renewal: &RenewalEvent<'_>) {
         assert!(renewal.took <= SEC, "{renewal:?}");
         self.renewals.lock().unwrap().push(renewal.error.is_none());
     }
 
-    fn on_connection(&self, connection: &Connection<'_>) {
+    fn on_connection(&self, connection: &ConnectionEvent<'_>) {
         let result = if connection.error.is_some() {
             "failed"
         } else {
@@ -50,7 +50,7 @@ impl Observer for Notes {
         self.connections.lock().unwrap().push(line);
     }
 
-    fn on_write(&self, write: &Write<'_>) {
+    fn on_write(&self, write: &WriteEvent<'_>) {
         let result = if write.error.is_some() { " failed" } else { "" };
         let line = format!("{} {:?}{result}", write.keys, write.reason);
         self.writes.lock().unwrap().push(line);
@@ -62,19 +62,19 @@ impl Observer for Notes {
 struct Panics;
 
 impl Observer for Panics {
-    fn on_transition(&self, _: &Transition<'_>) {
+    fn on_status(&self, _: &StatusEvent<'_>) {
         panic!("transition");
     }
 
-    fn on_renewal(&self, _: &Renewal<'_>) {
+    fn on_renewal(&self, _: &RenewalEvent<'_>) {
         panic!("renewal");
     }
 
-    fn on_connection(&self, _: &Connection<'_>) {
+    fn on_connection(&self, _: &ConnectionEvent<'_>) {
         panic!("connection");
     }
 
-    fn on_write(&self, _: &Write<'_>) {
+    fn on_write(&self, _: &WriteEvent<'_>) {
         panic!("write");
     }
 }
@@ -94,7 +94,7 @@ async fn observers_are_called_with_each_transition_in_order() {
     drop(pause);
     status(&registration, is_registered).await;
     registration.deregister();
-    registration.closed().await;
+    registration.ended().await;
     let transitions = notes.transitions.lock().unwrap().clone();
     let mut kinds: Vec<_> = transitions.iter().map(String::as_str).collect();
     // The same kind with another reason or revision.
@@ -131,7 +131,9 @@ async fn each_write_comes_with_the_reason_for_it() {
     assert_eq!(back().await, ["1 Deleted"]);
     setup.fake.put(KEY, "theirs", 0);
     assert_eq!(back().await, ["1 Overwritten"]);
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     assert_eq!(back().await, ["1 Updated"]);
     setup.fake.revoke_all();
     // etcd deletes the key first, and the lease is found to be gone at the write.
@@ -181,7 +183,7 @@ async fn an_observer_that_panics_changes_nothing_for_the_registration() {
     sleep(SEC * 60).await;
     assert_eq!(setup.key_back().await, lease);
     registration.deregister();
-    registration.closed().await;
+    registration.ended().await;
     let transitions = notes.transitions.lock().unwrap().clone();
     // The next observer is told all the same.
     let last = transitions.last().unwrap();
@@ -192,7 +194,7 @@ async fn an_observer_that_panics_changes_nothing_for_the_registration() {
 async fn stats_show_lease_renewals_connection_keys_and_pauses() {
     let setup = Setup::new();
     let registration = register(setup.builder());
-    let made = Instant::now();
+    let made = Timestamp::now();
     let before = registration.stats();
     assert_eq!((before.since, before.keys.len()), (made, 0));
     assert_eq!((before.etcd.lease, before.revision), (None, None));
@@ -214,7 +216,8 @@ async fn stats_show_lease_renewals_connection_keys_and_pauses() {
         stats.etcd.renewal_due.unwrap(),
     );
     assert_eq!(stats.etcd.renewal_acknowledged, Some(sent));
-    assert!(sent <= Instant::now() && Instant::now() <= due, "{stats:?}");
+    let now = Timestamp::now();
+    assert!(sent <= now && now <= due, "{stats:?}");
 
     setup.fake.down();
     status(&registration, is_lost).await;
@@ -229,7 +232,9 @@ async fn stats_show_lease_renewals_connection_keys_and_pauses() {
     sleep(SEC).await;
     let paused = registration.stats();
     assert_eq!(paused.pauses, ["warming cache".into()]);
-    assert!(matches!(paused.status, Status::Paused { since, .. } if since == paused.since));
+    assert!(
+        matches!(paused.status, RegistrationStatus::Paused { since, .. } if since == paused.since)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,7 +327,7 @@ async fn a_drain_logs_the_requests_it_waits_for_and_those_it_ends() {
         });
         sleep(SEC / 2).await;
         registration.deregister();
-        registration.closed().await;
+        registration.ended().await;
         sleep(SEC * 40).await;
         let mut lines = log.lines();
         lines.retain(|line| line.contains("drain"));

@@ -6,7 +6,7 @@ use crate::setup::{
 use crate::support::fake::{Reply, Rpc};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
-use tonic_etcd::{Etcd, Instance, Registration, Status};
+use tonic_etcd::{Etcd, Instance, Registration, RegistrationStatus};
 
 const THREE: [&str; 3] = ["one", "two", "three"];
 fn three(setup: &Setup) -> Etcd {
@@ -54,8 +54,8 @@ async fn a_stop_connects_again_although_another_connection_hangs() {
     let registration = ended_while_another_hangs(&setup).await;
     sleep(100 * MS).await;
     setup.shutdown.cancel();
-    let closed = registration.closed().await;
-    assert!(!setup.fake.keys().contains_key(KEY), "{closed:?}");
+    let ended = registration.ended().await;
+    assert!(!setup.fake.keys().contains_key(KEY), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,8 +113,8 @@ async fn a_stop_on_a_silent_connection_removes_the_key() {
     sleep(SEC * 20).await;
     setup.fake.strand_connections();
     setup.shutdown.cancel();
-    let closed = registration.closed().await;
-    assert!(!setup.fake.keys().contains_key(KEY), "{closed:?}");
+    let ended = registration.ended().await;
+    assert!(!setup.fake.keys().contains_key(KEY), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +155,10 @@ async fn the_member_that_hangs_is_the_one_that_is_named() {
         let registration = setup.registered_with(setup.builder_on(etcd)).await;
         sleep(SEC * 2).await;
         setup.fake.hang();
-        let status = status(&registration, |s| matches!(s, Status::Suspect { .. })).await;
+        let status = status(&registration, |s| {
+            matches!(s, RegistrationStatus::Suspect { .. })
+        })
+        .await;
         assert!(
             format!("{status:?}").contains("http://a:2379: no answer"),
             "round {round}: {status:?}"
@@ -178,7 +181,9 @@ async fn an_authentication_that_failed_is_repeated_within_a_second() {
         Reply::Error(Code::Unavailable, "etcdserver: request timed out"),
     );
     setup.fake.forget_tokens();
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     let begun = Instant::now();
     setup.key_holds("w", LONG).await;
     assert!(
@@ -208,7 +213,9 @@ async fn nothing_is_late_on_a_watch_stream_that_was_closed() {
     other.announce("10.0.0.2:9000".parse().unwrap()).unwrap();
     other.registered().await.unwrap();
     setup.fake.forget_tokens();
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     for _ in 0..80 {
         sleep(50 * MS).await;
         let status = registration.status();
@@ -281,14 +288,14 @@ async fn one_of_two_leaves_on_a_silent_connection_too() {
     setup.fake.strand_connections();
     let begun = Instant::now();
     registration.deregister();
-    let closed = registration.closed().await;
+    let ended = registration.ended().await;
     let answered = begun.elapsed();
     while setup.fake.keys().contains_key(KEY) && begun.elapsed() < LONG {
         sleep(10 * MS).await;
     }
     assert!(
         begun.elapsed() < SEC,
-        "{closed:?} after {answered:?}, the key was there for {:?}",
+        "{ended:?} after {answered:?}, the key was there for {:?}",
         begun.elapsed()
     );
 }
@@ -327,7 +334,9 @@ async fn an_authentication_is_repeated_soon_on_a_connection_from_beside() {
         Reply::Error(Code::Unavailable, "etcdserver: request timed out"),
     );
     setup.fake.forget_tokens();
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     let begun = Instant::now();
     setup.key_holds("w", LONG).await;
     assert!(begun.elapsed() < SEC * 2, "{:?}", begun.elapsed());

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::{sleep, timeout};
 use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
-use tonic_etcd::{Closed, Etcd, Instance, Readiness, RegisterError, Registration, Status};
+use tonic_etcd::{
+    Ended, Etcd, Instance, Readiness, RegisterError, Registration, RegistrationStatus,
+};
 use tracing::span::Id;
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
@@ -97,7 +99,7 @@ async fn live_through_everything(setup: &Setup, what: &str) {
 }
 
 async fn live_on(setup: &Setup, registration: Registration, what: &str) {
-    let lease = |status: Status| status.registered().map(|registered| registered.lease);
+    let lease = |status: RegistrationStatus| status.registered().map(|registered| registered.lease);
     let first = lease(registration.status());
     setup.fake.down();
     sleep(SEC).await;
@@ -111,13 +113,15 @@ async fn live_on(setup: &Setup, registration: Registration, what: &str) {
     status(&registration, is_registered).await;
     setup.fake.delete(KEY);
     setup.key_back().await;
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     sleep(SEC).await;
     assert_eq!(&*setup.fake.keys()[KEY].value, "w", "{what}");
     assert_eq!(setup.count(Rpc::LeaseGrant), 2, "{what}");
     setup.shutdown.cancel();
-    let closed = timeout(LONG, registration.closed()).await.unwrap();
-    assert_eq!(closed, Closed::Deregistered, "{what}");
+    let ended = timeout(LONG, registration.ended()).await.unwrap();
+    assert_eq!(ended, Ended::Deregistered, "{what}");
     assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
     let drained = timeout(LONG, registration.drain_signal()).await;
     drained.unwrap_or_else(|_| panic!("{what}: never told to drain"));
@@ -171,9 +175,9 @@ async fn a_stop_ends_with_the_right_status_while_every_log_line_panics() {
     let registration = setup.registered().await;
     setup.fake.down();
     setup.shutdown.cancel();
-    let closed = timeout(SEC * 2, registration.closed()).await;
-    let closed = closed.unwrap_or_else(|_| panic!("{:?}", registration.status()));
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let ended = timeout(SEC * 2, registration.ended()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("{:?}", registration.status()));
+    assert!(matches!(ended, Ended::LeftToExpire { .. }), "{ended:?}");
 }
 
 /// Our own task panics: tower logs inside of it, where we cannot catch a panic. For as long as the flag
@@ -196,10 +200,12 @@ async fn after_a_crash_of_our_own_task_the_old_lease_is_not_left_behind() {
     let registration = setup.registered().await;
     let mut watch = registration.watch();
     armed.store(true, Ordering::Relaxed);
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     let next = timeout(LONG, watch.changed()).await.unwrap().unwrap();
     assert!(
-        matches!(&next, Status::Lost { reason, .. } if reason.contains("internal error")),
+        matches!(&next, RegistrationStatus::Lost { reason, .. } if reason.contains("internal error")),
         "{next:?}"
     );
     registered_within(LONG, &registration).await;
@@ -207,7 +213,7 @@ async fn after_a_crash_of_our_own_task_the_old_lease_is_not_left_behind() {
     assert_eq!(&*setup.fake.keys()[KEY].value, "w");
     assert_eq!(setup.fake.leases().len(), 1, "the old one is revoked");
     setup.shutdown.cancel();
-    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(registration.ended().await, Ended::Deregistered);
     assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
 }
 
@@ -222,7 +228,9 @@ async fn a_stop_or_a_departure_after_a_crash_says_deregistered_only_if_it_is() {
             registered_within(LONG, &registration).await;
             let other = (!alone).then(|| registrar.register(Instance::new("other")).unwrap());
             armed.store(true, Ordering::Relaxed);
-            registration.update(|instance| instance.value("w")).unwrap();
+            registration
+                .update(|instance| instance.with_value("w"))
+                .unwrap();
             while panics.load(Ordering::Relaxed) == 0 {
                 sleep(MS).await;
             }
@@ -233,10 +241,10 @@ async fn a_stop_or_a_departure_after_a_crash_says_deregistered_only_if_it_is() {
                 Some(_) => registration.deregister(),
                 None => setup.shutdown.cancel(),
             }
-            let closed = timeout(SEC * 3, registration.closed()).await;
-            let closed = closed.unwrap_or_else(|_| panic!("{:?}", registration.status()));
-            let what = format!("alone: {alone}, down: {etcd_is_down}: {closed:?}");
-            assert_eq!(closed == Closed::Deregistered, !etcd_is_down, "{what}");
+            let ended = timeout(SEC * 3, registration.ended()).await;
+            let ended = ended.unwrap_or_else(|_| panic!("{:?}", registration.status()));
+            let what = format!("alone: {alone}, down: {etcd_is_down}: {ended:?}");
+            assert_eq!(ended == Ended::Deregistered, !etcd_is_down, "{what}");
             assert_eq!(setup.fake.keys().contains_key(KEY), etcd_is_down, "{what}");
         }
     }
@@ -249,9 +257,12 @@ async fn a_stop_ends_although_our_own_task_panics_each_time() {
     let registration = setup.registered().await;
     armed.store(true, Ordering::Relaxed);
     setup.shutdown.cancel();
-    let closed = timeout(SEC * 3, registration.closed()).await;
-    let closed = closed.unwrap_or_else(|_| panic!("{:?}", registration.status()));
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let ended = timeout(SEC * 3, registration.ended()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("{:?}", registration.status()));
+    let Ended::LeftToExpire { reason, .. } = ended else {
+        panic!("{ended:?}");
+    };
+    assert!(reason.contains("task panicked"), "{reason}");
     let drained = timeout(LONG, registration.drain_signal()).await;
     drained.unwrap_or_else(|_| panic!("never told to drain"));
 }
@@ -298,12 +309,15 @@ async fn a_format_that_panics_is_an_error_of_register_and_of_update() {
     let registration = announced_by(&registrar, greeter());
     registered_within(LONG, &registration).await;
     broken.store(true, Ordering::Relaxed);
-    let updated = registration.update(|instance| instance.value("w"));
+    let updated = registration.update(|instance| instance.with_value("w"));
     let is_refused = matches!(updated, Err(RegisterError::Format { .. }));
     assert!(is_refused, "{updated:?}");
     sleep(SEC).await;
     assert_eq!(&*setup.fake.keys()[KEY].value, "v");
-    assert!(matches!(registration.status(), Status::Registered(_)));
+    assert!(matches!(
+        registration.status(),
+        RegistrationStatus::Registered(_)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,14 +331,17 @@ async fn a_format_that_panics_later_costs_its_own_registration_only() {
     let other = registrar.register(Instance::new("other")).unwrap();
     broken.store(true, Ordering::Relaxed);
     announce(&other);
-    let is_told = |s: &Status| s.to_string().contains("a format panicked");
+    let is_told = |s: &RegistrationStatus| s.to_string().contains("a format panicked");
     status(&other, is_told).await;
     sleep(LONG).await;
-    assert!(matches!(registration.status(), Status::Registered(_)));
+    assert!(matches!(
+        registration.status(),
+        RegistrationStatus::Registered(_)
+    ));
     assert_eq!(setup.count(Rpc::LeaseGrant), 1, "its lease is untouched");
     setup.shutdown.cancel();
     for registration in [registration, other] {
-        assert_eq!(registration.closed().await, Closed::Deregistered);
+        assert_eq!(registration.ended().await, Ended::Deregistered);
     }
     assert!(setup.fake.keys().is_empty());
 }

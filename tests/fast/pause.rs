@@ -7,7 +7,9 @@ use crate::setup::{
 };
 use crate::support::fake::{Call, Reply, Rpc};
 use tokio::time::{sleep, timeout};
-use tonic_etcd::{Closed, Etcd, Instance, OnConflict, Pause, PauseError, Registration, Status};
+use tonic_etcd::{
+    Ended, Etcd, Instance, OnConflict, Pause, PauseError, Registration, RegistrationStatus,
+};
 
 /// Pauses it, and waits until the key is gone.
 async fn paused(setup: &Setup, registration: &Registration) -> Pause {
@@ -55,7 +57,7 @@ async fn the_keys_come_back_with_the_end_of_the_last_pause() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     let first = paused(&setup, &registration).await;
-    let Status::Paused { since, .. } = registration.status() else {
+    let RegistrationStatus::Paused { since, .. } = registration.status() else {
         panic!("{}", registration.status());
     };
     let second = registration.pause("b").unwrap();
@@ -68,7 +70,9 @@ async fn the_keys_come_back_with_the_end_of_the_last_pause() {
     drop((first, second));
     sleep(SEC).await;
     assert_eq!(pause_reasons(&registration), "b");
-    assert!(matches!(registration.status(), Status::Paused { since: now, .. } if now == since));
+    assert!(
+        matches!(registration.status(), RegistrationStatus::Paused { since: now, .. } if now == since)
+    );
     assert!(setup.fake.keys().is_empty());
     drop(same_reason);
     status(&registration, is_registered).await;
@@ -110,7 +114,9 @@ async fn an_update_in_a_pause_is_there_at_the_return() {
     let registration = setup.registered().await;
     let pause = paused(&setup, &registration).await;
     let before = setup.fake.history().len();
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     sleep(SEC * 10).await;
     assert_eq!(requests(&setup, before), []);
     drop(pause);
@@ -165,7 +171,10 @@ async fn a_short_pause_ends_as_registered_only_when_the_key_is_there() {
         let mut watch = registration.watch();
         while !is_registered(&watch.get()) {
             let next = timeout(LONG, watch.changed()).await.unwrap().unwrap();
-            assert!(!matches!(next, Status::Lost { .. }), "{reply:?}: {next}");
+            assert!(
+                !matches!(next, RegistrationStatus::Lost { .. }),
+                "{reply:?}: {next}"
+            );
         }
         assert!(setup.fake.keys().contains_key(KEY), "{reply:?}");
         sleep(SEC * 5).await;
@@ -232,7 +241,10 @@ async fn a_key_that_another_lease_took_in_a_pause_is_yielded_at_the_return() {
     sleep(SEC).await;
     assert_eq!(pause_reasons(&registration), "warming cache");
     drop(pause);
-    status(&registration, |s| matches!(s, Status::Yielding { .. })).await;
+    status(&registration, |s| {
+        matches!(s, RegistrationStatus::Yielding { .. })
+    })
+    .await;
     let again = registration.pause("again").unwrap();
     sleep(SEC).await;
     assert_eq!(setup.fake.keys()[KEY].value, "theirs");
@@ -252,7 +264,7 @@ async fn a_stop_from_a_pause_deregisters_and_nothing_comes_back() {
             true => registration.deregister(),
             false => setup.shutdown.cancel(),
         }
-        assert_eq!(registration.closed().await, Closed::Deregistered);
+        assert_eq!(registration.ended().await, Ended::Deregistered);
         assert!(setup.fake.leases().is_empty());
         drop(pause);
         let refused = registration.pause("again");
@@ -273,8 +285,11 @@ async fn a_pause_does_not_keep_the_registration_alive() {
     let mut watch = registration.watch();
     let _pause = paused(&setup, &registration).await;
     drop(registration);
-    let ended = timeout(LONG, watch.wait_for(Status::is_final)).await;
-    assert_eq!(ended.unwrap(), Some(Status::Deregistered));
+    let ended = timeout(LONG, watch.wait_for(RegistrationStatus::is_final)).await;
+    assert_eq!(
+        ended.unwrap(),
+        Some(RegistrationStatus::Ended(Ended::Deregistered))
+    );
     assert!(setup.fake.leases().is_empty());
 }
 

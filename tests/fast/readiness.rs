@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{BuildError, Closed, Instance, Readiness, Registration, Status};
+use tonic_etcd::{BuildError, Ended, Instance, Readiness, Registration, RegistrationStatus};
 
 /// The result of the next run of the probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,7 +125,7 @@ async fn three_failures_in_a_row_withhold_the_key_and_one_success_returns_it() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_flaps_changes_nothing() {
     let (setup, probe) = (Setup::new(), Probe::new(Outcome::Ok));
-    let registration = announced(&setup, probe.readiness().successes(2));
+    let registration = announced(&setup, probe.readiness().success_threshold(2));
     registration.registered().await.unwrap();
     for round in 0..60 {
         // Two failures, a success.
@@ -184,11 +184,11 @@ async fn the_probe_ends_with_the_last_registration_and_begins_with_the_next() {
     assert!((10..=12).contains(&asked), "one probe for both: {asked}");
     let [first, second] = names;
     first.deregister();
-    first.closed().await;
+    first.ended().await;
     sleep(SEC * 20).await;
     assert!(probe.asked() >= asked + 9, "{}", probe.asked());
     second.deregister();
-    second.closed().await;
+    second.ended().await;
     let asked = probe.asked();
     sleep(SEC * 60).await;
     assert_eq!(probe.asked(), asked, "nothing is registered");
@@ -224,7 +224,7 @@ async fn a_probe_that_hangs_delays_no_stop_and_is_dropped_with_it() {
     assert_eq!(dropped.load(Ordering::SeqCst), 0);
     let start = Instant::now();
     setup.shutdown.cancel();
-    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(registration.ended().await, Ended::Deregistered);
     registration.drain_signal().await;
     assert!(start.elapsed() <= SEC + 100 * MS, "{:?}", start.elapsed());
     sleep(MS).await;
@@ -240,8 +240,8 @@ async fn a_probe_that_cannot_work_is_refused_before_anything_happens() {
     for bad in [
         zero,
         probe.readiness().timeout(Duration::ZERO),
-        probe.readiness().failures(0),
-        probe.readiness().successes(0),
+        probe.readiness().failure_threshold(0),
+        probe.readiness().success_threshold(0),
     ] {
         let built = setup.builder().ready_when(bad).build();
         assert!(matches!(
@@ -269,6 +269,6 @@ async fn what_the_probe_says_is_there_while_etcd_is_down() {
     sleep(SEC * 10).await;
     assert!(!setup.fake.keys().contains_key(KEY));
     probe.set(Outcome::Ok);
-    status(&registration, Status::is_registered).await;
+    status(&registration, RegistrationStatus::is_registered).await;
     assert!(setup.fake.keys().contains_key(KEY));
 }

@@ -8,7 +8,7 @@ use crate::support::eventually;
 use crate::support::fake::{Call, Rpc};
 use std::collections::BTreeSet;
 use tokio::time::sleep;
-use tonic_etcd::{Closed, Etcd, Instance, OnConflict, RegisterError, Status};
+use tonic_etcd::{Ended, Etcd, Instance, OnConflict, RegisterError, RegistrationStatus};
 use tower::Layer as _;
 
 #[tokio::test(start_paused = true)]
@@ -33,7 +33,9 @@ async fn the_lease_is_granted_early_and_one_transaction_makes_it_visible() {
 async fn every_put_carries_the_lease_and_asks_for_a_leader() {
     let setup = Setup::new();
     let registration = setup.registered().await;
-    registration.update(|instance| instance.value("w")).unwrap();
+    registration
+        .update(|instance| instance.with_value("w"))
+        .unwrap();
     sleep(SEC).await;
     let mut puts = setup.fake.history();
     puts.retain(|call| !call.puts.is_empty());
@@ -72,7 +74,7 @@ async fn several_names_of_a_server_come_and_go_together() {
     assert_eq!(setup.fake.keys().len(), 3);
     assert_eq!(setup.counts([Rpc::LeaseGrant, Rpc::Txn]), [1, 1]);
     registration.deregister();
-    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(registration.ended().await, Ended::Deregistered);
     assert_eq!(setup.fake.keys().len(), 0);
 }
 
@@ -82,12 +84,12 @@ async fn an_update_changes_the_value_in_place_under_the_same_lease() {
     let registration = setup.registered().await;
     let before = setup.fake.keys()[KEY].clone();
     registration
-        .update(|instance| instance.value("new"))
+        .update(|instance| instance.with_value("new"))
         .unwrap();
     let after = setup.key_holds("new", LONG).await;
     assert_eq!(after.lease, before.lease);
     assert_eq!(after.version, before.version + 1);
-    let revision = |s: &Status| s.registered().map(|registered| registered.revision);
+    let revision = |s: &RegistrationStatus| s.registered().map(|registered| registered.revision);
     status(&registration, |s| revision(s) == Some(after.mod_revision)).await;
     assert_eq!(setup.deletes(), 0);
 }
@@ -98,7 +100,7 @@ async fn a_hundred_quick_updates_end_with_the_last_one() {
     let registration = setup.registered().await;
     for n in 1..=100 {
         registration
-            .update(|instance| instance.value(n.to_string()))
+            .update(|instance| instance.with_value(n.to_string()))
             .unwrap();
         tokio::task::yield_now().await;
     }
@@ -114,11 +116,11 @@ async fn one_of_several_leaves_alone_and_the_last_one_revokes_the_lease() {
     let lease = a.registered().await.unwrap().lease;
     b.registered().await.unwrap();
     a.deregister();
-    assert_eq!(a.closed().await, Closed::Deregistered);
+    assert_eq!(a.ended().await, Ended::Deregistered);
     assert_eq!(setup.key_names(), ["/services/b/10.0.0.1:9000"]);
     assert_eq!(setup.count(Rpc::LeaseRevoke), 0);
     b.deregister();
-    assert_eq!(b.closed().await, Closed::Deregistered);
+    assert_eq!(b.ended().await, Ended::Deregistered);
     assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
     assert_eq!(setup.count(Rpc::LeaseRevoke), 1);
 
@@ -143,7 +145,7 @@ async fn nothing_runs_on_once_the_registrar_and_its_registrations_are_gone() {
     let setup = Setup::new();
     let registration = setup.registered().await;
     registration.deregister();
-    registration.closed().await;
+    registration.ended().await;
     drop(registration);
     eventually("the connection is closed", LONG, || {
         match setup.fake.connections_open() {
@@ -169,7 +171,7 @@ async fn two_registrations_of_one_key_are_refused_with_the_key() {
     let setup = Setup::new();
     let registrar = setup
         .builder()
-        .key("{prefix}/{name}/{ip}/{pid}")
+        .key_template("{prefix}/{name}/{ip}/{pid}")
         .build()
         .unwrap();
     let _first = registrar.register(greeter()).unwrap();
@@ -177,11 +179,11 @@ async fn two_registrations_of_one_key_are_refused_with_the_key() {
     let is_same = matches!(&error, RegisterError::SameKey { name, .. } if name == "greeter");
     let text = error.to_string();
     assert!(is_same && text.contains("/services/greeter/?/"), "{error}");
-    let elsewhere = registrar.register(greeter().address("10.0.0.2:1"));
+    let elsewhere = registrar.register(greeter().with_address("10.0.0.2:1"));
     // The first may be bound there.
     assert!(matches!(elsewhere, Err(RegisterError::SameKey { .. })));
 
-    let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|at| Instance::new("other").address(at));
+    let [a, b] = ["10.0.0.1:1", "10.0.0.2:1"].map(|at| Instance::new("other").with_address(at));
     let _both = registrar.register_all([a.clone(), b]).unwrap();
     let same = registrar.register(a).unwrap_err();
     assert!(matches!(same, RegisterError::SameKey { .. }), "{same}");
@@ -195,8 +197,8 @@ async fn nothing_is_sent_for_an_instance_that_is_refused() {
     let registrar = setup.builder().build().unwrap();
     for bad in [
         Instance::new("a/b"),
-        Instance::new("greeter").address("0.0.0.0:9000"),
-        Instance::new("greeter").value("x".repeat(2 << 20)),
+        Instance::new("greeter").with_address("0.0.0.0:9000"),
+        Instance::new("greeter").with_value("x".repeat(2 << 20)),
     ] {
         registrar.register(bad).unwrap_err();
     }
@@ -209,7 +211,7 @@ async fn loopback_is_refused_where_etcd_is_surely_on_another_machine() {
     let setup = Setup::new();
     // TEST-NET-1 (RFC 5737) is nobody's.
     let remote = || Etcd::new(["http://192.0.2.1:2379"]).connector(setup.fake.connector());
-    let loopback = Instance::new("greeter").address("127.0.0.1:9000");
+    let loopback = Instance::new("greeter").with_address("127.0.0.1:9000");
     let registrar = setup.builder_on(remote()).build().unwrap();
     let error = registrar.register(loopback.clone()).unwrap_err();
     for part in ["127.0.0.1:9000", "allow_loopback"] {
@@ -227,7 +229,7 @@ async fn loopback_is_refused_where_etcd_is_surely_on_another_machine() {
 #[tokio::test(start_paused = true)]
 async fn a_layer_announces_an_explicit_address_once_it_is_applied() {
     let setup = Setup::new();
-    let registration = register_as(setup.builder(), greeter().address("10.0.0.1:9000"));
+    let registration = register_as(setup.builder(), greeter().with_address("10.0.0.1:9000"));
     let layer = registration.layer();
     sleep(SEC).await;
     assert!(setup.fake.keys().is_empty());
@@ -250,11 +252,12 @@ async fn a_layer_without_an_address_announces_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_key_may_carry_the_lease_and_moves_with_it() {
     let setup = Setup::new();
-    let registration = announced(setup.builder().key("{name}/{lease}"));
+    let registration = announced(setup.builder().key_template("{name}/{lease}"));
     let lease = registration.registered().await.unwrap().lease;
     assert_eq!(setup.key_names(), [format!("greeter/{lease}")]);
     setup.fake.revoke(lease);
-    let another = |s: &Status| matches!(s, Status::Registered(r) if r.lease != lease);
+    let another =
+        |s: &RegistrationStatus| matches!(s, RegistrationStatus::Registered(r) if r.lease != lease);
     let registered = status(&registration, another).await;
     let lease = registered.registered().unwrap().lease;
     assert_eq!(setup.key_names(), [format!("greeter/{lease}")]);
@@ -278,8 +281,14 @@ async fn yielding_is_shown_until_the_key_is_free() {
     setup.fake.grant(99, 30);
     setup.fake.put(KEY, "theirs", 99);
     let registration = announced(setup.builder().on_conflict(OnConflict::Yield));
-    let yielding = status(&registration, |s| matches!(s, Status::Yielding { .. })).await;
-    assert!(matches!(yielding, Status::Yielding { to_lease: 99, .. }));
+    let yielding = status(&registration, |s| {
+        matches!(s, RegistrationStatus::Yielding { .. })
+    })
+    .await;
+    assert!(matches!(
+        yielding,
+        RegistrationStatus::Yielding { to_lease: 99, .. }
+    ));
     sleep(SEC * 20).await;
     assert_eq!(setup.fake.keys()[KEY].value, "theirs");
     let freed = tokio::time::Instant::now();
@@ -292,7 +301,11 @@ async fn yielding_is_shown_until_the_key_is_free() {
 #[tokio::test(start_paused = true)]
 async fn every_registration_is_told_apart_by_its_key() {
     let setup = Setup::new();
-    let registrar = setup.builder().key("{prefix}/{name}/{id}").build().unwrap();
+    let registrar = setup
+        .builder()
+        .key_template("{prefix}/{name}/{id}")
+        .build()
+        .unwrap();
     let mut registrations = vec![];
     for _ in 0..10 {
         let registration = announced_by(&registrar, greeter());
@@ -338,7 +351,7 @@ async fn processes_with_the_same_generators_choose_other_ids() {
     let mut drawn = vec![];
     for _ in 0..2 {
         fastrand::seed(7);
-        let instance = Instance::new("greeter").get_id().to_owned();
+        let instance = Instance::new("greeter").id().to_owned();
         let registration = Setup::new().registered().await;
         drawn.push((instance, registration.status().registered().unwrap().lease));
     }

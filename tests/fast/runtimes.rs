@@ -1,12 +1,18 @@
 //! A runtime ends before the handles that were made in it. In real time, because several runtimes are.
 
-use crate::setup::{SEC, Setup, greeter};
+use crate::setup::{KEY, SEC, Setup, announce, greeter, register, status};
 use crate::support::{ports, registered_within};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tonic::transport::Server;
-use tonic_etcd::{Readiness, Registrar, Registration, ServeRegistered as _};
+use tonic_etcd::observer::{Observer, WriteEvent, WriteReason};
+use tonic_etcd::{
+    Ended, Etcd, OnConflict, Readiness, Registrar, Registration, RegistrationStatus,
+    ServeRegistered as _,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -71,15 +77,93 @@ fn a_probe_whose_runtime_ended_is_named_and_begins_again_with_the_next() {
         registration
             .announce("10.0.0.1:9000".parse().unwrap())
             .unwrap();
-        let is_named = |it: &tonic_etcd::Status| it.to_string().contains(reason);
+        let is_named = |it: &tonic_etcd::RegistrationStatus| it.to_string().contains(reason);
         let mut watch = registration.watch();
         let named = watch.wait_for(is_named);
         timeout(LIMIT, named).await.expect("it is not named");
         let _other = registrar
-            .register(greeter().id("2").address("10.0.0.2:1"))
+            .register(greeter().with_id("2").with_address("10.0.0.2:1"))
             .unwrap();
         registered_within(LIMIT, &registration).await;
     });
+}
+
+/// Tells when the deletion of a key was answered.
+#[derive(Debug, Clone, Default)]
+struct Withdrawn(Arc<Notify>);
+
+impl Observer for Withdrawn {
+    fn on_write(&self, write: &WriteEvent<'_>) {
+        if write.reason == WriteReason::Withdrawn && write.error.is_none() {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// It was `LeftToExpire` with the configured TTL once it was announced, whatever there was in etcd.
+#[test]
+fn only_a_registration_that_may_have_keys_is_left_to_expire() {
+    let etcd = Runtime::new().unwrap();
+    for (case, is_left) in [
+        ("registered", true),
+        ("paused", false),
+        ("unreachable", false),
+        ("yielding", false),
+        ("not announced", false),
+    ] {
+        let setup = etcd.block_on(async { Setup::new() });
+        setup.fake.configure(|it| it.min_ttl = 30);
+        let built_in = Runtime::new().unwrap();
+        let registration = built_in.block_on(async {
+            let builder = match case {
+                "unreachable" => setup.builder_on(Etcd::new(["http://127.0.0.1:1"])),
+                _ => setup.builder().on_conflict(OnConflict::Yield),
+            };
+            let withdrawn = Withdrawn::default();
+            let registration = register(builder.observer(withdrawn.clone()));
+            match case {
+                "yielding" => {
+                    setup.fake.grant(8, 60);
+                    setup.fake.put(KEY, "theirs", 8);
+                }
+                "not announced" => return registration,
+                _ => {}
+            }
+            announce(&registration);
+            match case {
+                "yielding" => {
+                    let yields =
+                        |it: &RegistrationStatus| matches!(it, RegistrationStatus::Yielding { .. });
+                    status(&registration, yields).await;
+                }
+                "unreachable" => {
+                    let mut watch = registration.watch();
+                    watch
+                        .wait_for(|it| it.to_string().contains("refused"))
+                        .await
+                        .unwrap();
+                }
+                _ => drop(registered_within(LIMIT, &registration).await),
+            }
+            if case == "paused" {
+                std::mem::forget(registration.pause("a test").unwrap());
+                timeout(LIMIT, withdrawn.0.notified()).await.unwrap();
+            }
+            registration
+        });
+        drop(built_in);
+        let ended = registration.status();
+        match ended {
+            RegistrationStatus::Ended(Ended::Deregistered) => assert!(!is_left, "{case}"),
+            RegistrationStatus::Ended(Ended::LeftToExpire {
+                ttl, ref reason, ..
+            }) => {
+                assert!(is_left, "{case}: {ended:?}");
+                assert_eq!((ttl, &**reason), (SEC * 30, "the runtime ended"));
+            }
+            other => panic!("{case}: {other:?}"),
+        }
+    }
 }
 
 #[cfg(feature = "discovery")]

@@ -3,7 +3,7 @@
 use crate::setup::{SEC, Setup, all_registered, announced_by};
 use crate::support::fake::{Call, Rpc};
 use tokio::time::sleep;
-use tonic_etcd::{Closed, Instance, Registration};
+use tonic_etcd::{Ended, Instance, Registration};
 
 fn register(setup: &Setup, count: usize) -> Vec<Registration> {
     let registrar = setup.builder().build().unwrap();
@@ -25,7 +25,7 @@ async fn many_keys_register_survive_a_wipe_and_leave_nothing_behind() {
         setup.keys_are(count, SEC * 3).await;
         setup.shutdown.cancel();
         for registration in &registrations {
-            assert_eq!(registration.closed().await, Closed::Deregistered);
+            assert_eq!(registration.ended().await, Ended::Deregistered);
         }
         assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
     }

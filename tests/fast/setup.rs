@@ -9,7 +9,7 @@ use tokio::io::DuplexStream;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic_etcd::{Etcd, Instance, Registrar, RegistrarBuilder, Registration, Status};
+use tonic_etcd::{Etcd, Instance, Registrar, RegistrarBuilder, Registration, RegistrationStatus};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SEC: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ impl Setup {
 
     pub fn builder_on(&self, etcd: Etcd) -> RegistrarBuilder {
         Registrar::builder(etcd)
-            .key("{prefix}/{name}/{addr}")
+            .key_template("{prefix}/{name}/{addr}")
             .shutdown_token(self.shutdown.clone())
             .shutdown_now_token(self.shutdown_now.clone())
     }
@@ -122,7 +122,7 @@ impl Setup {
 pub const KEY: &str = "/services/greeter/10.0.0.1:9000";
 
 pub fn greeter() -> Instance {
-    Instance::new("greeter").value("v")
+    Instance::new("greeter").with_value("v")
 }
 
 /// A registration that is not announced yet.
@@ -178,8 +178,8 @@ pub fn pipe_with(
 }
 
 /// Registered, and confirmed.
-pub fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
+pub fn is_registered(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Registered(_))
 }
 
 #[track_caller]
@@ -194,16 +194,19 @@ pub async fn all_registered(registrations: &[Registration]) {
     }
 }
 
-pub fn is_paused(status: &Status) -> bool {
-    matches!(status, Status::Paused { .. })
+pub fn is_paused(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Paused { .. })
 }
 
-pub fn is_lost(status: &Status) -> bool {
-    matches!(status, Status::Lost { .. })
+pub fn is_lost(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Lost { .. })
 }
 
 /// Waits until the status is as `wanted` says.
-pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> bool) -> Status {
+pub async fn status(
+    registration: &Registration,
+    wanted: impl Fn(&RegistrationStatus) -> bool,
+) -> RegistrationStatus {
     status_within(LONG * 10, registration, wanted).await
 }
 
@@ -211,7 +214,7 @@ pub async fn status(registration: &Registration, wanted: impl Fn(&Status) -> boo
 #[track_caller]
 pub fn registering_reason(registration: &Registration) -> String {
     match registration.status() {
-        Status::Registering {
+        RegistrationStatus::Registering {
             reason: Some(reason),
             ..
         } => reason.to_string(),
@@ -223,7 +226,7 @@ pub fn registering_reason(registration: &Registration) -> String {
 #[track_caller]
 pub fn lost_reason(registration: &Registration) -> String {
     match registration.status() {
-        Status::Lost { reason, .. } => reason.to_string(),
+        RegistrationStatus::Lost { reason, .. } => reason.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -231,7 +234,7 @@ pub fn lost_reason(registration: &Registration) -> String {
 /// Why it is paused.
 pub fn pause_reasons(registration: &Registration) -> String {
     match registration.status() {
-        Status::Paused { reasons, .. } => reasons.join("|"),
+        RegistrationStatus::Paused { reasons, .. } => reasons.join("|"),
         other => panic!("{other}"),
     }
 }

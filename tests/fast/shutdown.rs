@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Closed, Instance, RegisterError, Status, Stopped};
+use tonic_etcd::{Ended, Instance, RegisterError, RegistrationStatus, Stopped};
 use tower::{Layer as _, Service};
 
 #[tokio::test(start_paused = true)]
@@ -23,7 +23,7 @@ async fn a_cancelled_token_revokes_at_once_and_nothing_is_written_afterwards() {
     let registration = setup.registered().await;
     let start = Instant::now();
     setup.shutdown.cancel();
-    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(registration.ended().await, Ended::Deregistered);
     assert!(start.elapsed() <= 10 * MS, "{:?}", start.elapsed());
     assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
     let revision = setup.fake.revision();
@@ -56,11 +56,11 @@ async fn a_guard_counts_and_is_ended_at_the_drain_deadline() {
     setup.shutdown.cancel();
     registration.drain_signal().await;
     let start = Instant::now();
-    guard.ended().await;
+    guard.cancelled().await;
     let ended = start.elapsed();
     assert!(ended >= SEC * 5 && ended <= SEC * 5 + 20 * MS, "{ended:?}");
     // It stays so.
-    guard.ended().await;
+    guard.cancelled().await;
     assert_eq!(start.elapsed(), ended);
     drop(guard);
     assert_eq!(registration.in_flight(), 0);
@@ -79,7 +79,7 @@ async fn a_second_token_skips_the_waits() {
         setup.shutdown_now.cancel();
         registration.drain_signal().await;
         assert!(start.elapsed() <= 120 * MS, "{:?}", start.elapsed());
-        assert_eq!(registration.closed().await, Closed::Deregistered);
+        assert_eq!(registration.ended().await, Ended::Deregistered);
         assert!(setup.fake.keys().is_empty(), "the revoke is not skipped");
     }
 }
@@ -110,12 +110,12 @@ async fn a_stop_in_any_phase_leaves_neither_key_nor_lease_nor_a_later_write() {
             sleep(MS * after).await;
             let start = Instant::now();
             setup.shutdown.cancel();
-            let closed = timeout(SEC * 5, registration.closed()).await;
+            let ended = timeout(SEC * 5, registration.ended()).await;
             let at = format!("{phase}, stopped after {after} ms");
-            let closed = closed.unwrap_or_else(|_| panic!("{at}: {:?}", registration.status()));
+            let ended = ended.unwrap_or_else(|_| panic!("{at}: {:?}", registration.status()));
             let took = start.elapsed();
             assert!(took <= SEC + 20 * MS, "{at}: {took:?}");
-            assert_eq!(closed, Closed::Deregistered, "{at}");
+            assert_eq!(ended, Ended::Deregistered, "{at}");
             sleep(SEC).await;
             let (keys, leases) = (setup.fake.keys(), setup.fake.leases());
             assert!(keys.is_empty(), "{at}: {keys:?}");
@@ -136,8 +136,8 @@ async fn a_stop_during_a_renewal_or_before_its_repetition_is_as_quick() {
             setup.fake.script(Rpc::LeaseKeepAlive, reply.clone());
             sleep(SEC + 500 * MS + MS * after).await;
             setup.shutdown.cancel();
-            let closed = registration.closed().await;
-            assert_eq!(closed, Closed::Deregistered, "{reply:?}");
+            let ended = registration.ended().await;
+            assert_eq!(ended, Ended::Deregistered, "{reply:?}");
             assert!(setup.fake.keys().is_empty() && setup.fake.leases().is_empty());
         }
     }
@@ -157,11 +157,11 @@ async fn a_stop_without_etcd_ends_left_to_expire_within_the_revoke_timeout() {
             sleep(MS * since).await;
             let start = Instant::now();
             setup.shutdown.cancel();
-            let closed = registration.closed().await;
+            let ended = registration.ended().await;
             let took = start.elapsed();
             assert!(took <= SEC + 50 * MS, "{fault}: {took:?}");
-            let Closed::LeftToExpire { ttl, reason, .. } = closed else {
-                panic!("{closed:?}")
+            let Ended::LeftToExpire { ttl, reason, .. } = ended else {
+                panic!("{ended:?}")
             };
             assert_eq!(ttl, SEC * 5);
             assert!(reason.contains("http://etcd:2379"), "{reason}");
@@ -182,8 +182,8 @@ async fn a_stop_now_while_etcd_is_down_takes_one_attempt_and_no_more() {
     sleep(SEC).await;
     let start = Instant::now();
     setup.shutdown_now.cancel();
-    let closed = registration.closed().await;
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let ended = registration.ended().await;
+    assert!(matches!(ended, Ended::LeftToExpire { .. }), "{ended:?}");
     assert!(start.elapsed() <= 610 * MS, "{:?}", start.elapsed());
 }
 
@@ -195,7 +195,7 @@ async fn a_stop_before_anything_was_sent_needs_no_etcd() {
     sleep(SEC).await;
     let start = Instant::now();
     setup.shutdown.cancel();
-    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(registration.ended().await, Ended::Deregistered);
     assert!(start.elapsed() <= 10 * MS);
 }
 
@@ -212,12 +212,12 @@ async fn stopping_twice_or_at_once_from_many_places_is_one_stop() {
                     1 => registration.deregister(),
                     _ => registration.deregister_now(),
                 }
-                registration.closed().await
+                registration.ended().await
             })
         })
         .collect();
     for handle in handles {
-        assert_eq!(handle.await.unwrap(), Closed::Deregistered);
+        assert_eq!(handle.await.unwrap(), Ended::Deregistered);
     }
     assert_eq!(setup.count(Rpc::LeaseRevoke), 1);
 }
@@ -231,9 +231,9 @@ async fn a_stopped_registration_accepts_no_change() {
     registrar.shutdown();
     let other = registrar.register(Instance::new("other")).unwrap_err();
     assert!(matches!(other, RegisterError::Stopped(_)), "{other}");
-    let updated = registration.update(|i| i.weight(1)).unwrap_err();
+    let updated = registration.update(|i| i.with_weight(1)).unwrap_err();
     assert!(matches!(updated, RegisterError::Stopped(_)), "{updated}");
-    registration.closed().await;
+    registration.ended().await;
     let Stopped { .. } = registration.registered().await.unwrap_err();
     announce(&registration);
     sleep(SEC * 20).await;
@@ -252,7 +252,7 @@ async fn one_of_several_that_leaves_during_an_outage_is_removed_after_it() {
     setup.fake.down();
     let start = Instant::now();
     a.deregister();
-    assert!(matches!(a.closed().await, Closed::LeftToExpire { .. }));
+    assert!(matches!(a.ended().await, Ended::LeftToExpire { .. }));
     assert!(start.elapsed() <= SEC + 10 * MS, "{:?}", start.elapsed());
     sleep(SEC).await;
     setup.fake.up();
@@ -272,8 +272,11 @@ async fn a_runtime_that_ends_before_it_ran_leaves_no_caller_waiting() {
     announce(&registration);
     drop(context);
     runtime.shutdown_background();
-    let ended = status(&registration, Status::is_final).await;
-    assert!(matches!(ended, Status::LeftToExpire { .. }), "{ended:?}");
+    let ended = status(&registration, RegistrationStatus::is_final).await;
+    assert!(
+        matches!(ended, RegistrationStatus::Ended(Ended::LeftToExpire { .. })),
+        "{ended:?}"
+    );
 }
 
 // In real time: the thread of another runtime does not hold a paused clock back.
@@ -294,8 +297,11 @@ async fn a_runtime_that_ends_leaves_no_caller_waiting() {
         runtime.shutdown_background();
         registration
     };
-    let ended = status(&registration, Status::is_final).await;
-    assert!(matches!(ended, Status::LeftToExpire { .. }), "{ended:?}");
+    let ended = status(&registration, RegistrationStatus::is_final).await;
+    assert!(
+        matches!(ended, RegistrationStatus::Ended(Ended::LeftToExpire { .. })),
+        "{ended:?}"
+    );
 }
 
 /// At each line of ours about a registration, its server or its health.
@@ -316,7 +322,7 @@ async fn a_subscriber_that_panics_ends_neither_a_stop_nor_a_drain() {
     let start = Instant::now();
     let _in_flight = service.call(request("application/grpc"));
     setup.shutdown.cancel();
-    assert_eq!(registration.closed().await, Closed::Deregistered);
+    assert_eq!(registration.ended().await, Ended::Deregistered);
     drain_signal.await;
     assert!(start.elapsed() <= SEC + 20 * MS, "{:?}", start.elapsed());
     assert!(setup.fake.keys().is_empty());
@@ -410,9 +416,9 @@ async fn a_registration_exists_while_a_handle_a_layer_or_a_service_does() {
     for last in ["handle", "layer", "service", "health service"] {
         let setup = Setup::new();
         let registration = setup.registered().await;
-        let closed = {
+        let ended = {
             let watch = registration.watch();
-            async move { watch.clone().wait_for(Status::is_final).await }
+            async move { watch.clone().wait_for(RegistrationStatus::is_final).await }
         };
         let kept: Box<dyn std::any::Any> = match last {
             "handle" => Box::new(registration.clone()),
@@ -425,8 +431,12 @@ async fn a_registration_exists_while_a_handle_a_layer_or_a_service_does() {
         assert!(setup.fake.keys().contains_key(KEY), "{last} keeps it");
         let start = Instant::now();
         drop(kept);
-        let closed = closed.await;
-        assert_eq!(closed, Some(Status::Deregistered), "{last} was the last");
+        let ended = ended.await;
+        assert_eq!(
+            ended,
+            Some(RegistrationStatus::Ended(Ended::Deregistered)),
+            "{last} was the last"
+        );
         assert!(start.elapsed() <= 10 * MS, "{last}: {:?}", start.elapsed());
         assert!(setup.fake.keys().is_empty(), "{last}");
     }

@@ -48,7 +48,7 @@ async fn a_key_that_was_free_or_ours_is_written_without_a_word() {
     let (setup, log) = (Setup::new(), Log::start());
     let registration = registered(&setup.builder().build().unwrap()).await;
     for version in ["2", "3"] {
-        registration.update(|i| i.version(version)).unwrap();
+        registration.update(|i| i.with_version(version)).unwrap();
         sleep(SEC).await;
         setup.fake.restart();
         sleep(SEC * 5).await;

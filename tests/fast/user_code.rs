@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 use tonic_etcd::format::{Address, DecodeError, Format, KeyContext, Plain};
-use tonic_etcd::observer::{Observer, Transition};
+use tonic_etcd::observer::{Observer, StatusEvent};
 use tonic_etcd::{
-    Instance, Readiness, RegisterError, Registrar, RegistrarBuilder, Registration, Status,
+    Instance, Readiness, RegisterError, Registrar, RegistrarBuilder, Registration,
+    RegistrationStatus,
 };
 
 /// Uses every method of the handles that returns at once.
@@ -21,7 +22,8 @@ fn use_handles(registrar: &Registrar, registration: &Registration) {
         registration.in_flight(),
     );
     drop(registration.pause("a test"));
-    let other = registrar.register(Instance::new("other").id(format!("{:?}", thread::current())));
+    let other =
+        registrar.register(Instance::new("other").with_id(format!("{:?}", thread::current())));
     let _ = other.map(|other| announce(&other));
 }
 
@@ -47,7 +49,7 @@ async fn the_closure_of_an_update_may_use_the_handles() {
     let updated = in_time(move || {
         handle.update(|instance| {
             use_handles(&registrar, &handle);
-            instance.value("new")
+            instance.with_value("new")
         })
     });
     updated.unwrap();
@@ -62,8 +64,8 @@ async fn an_update_inside_of_an_update_is_refused_with_the_reason() {
     let nested = in_time(move || {
         let mut nested = None;
         let outer = handle.update(|instance| {
-            nested = Some(handle.update(|instance| instance.value("inner")));
-            instance.value("outer")
+            nested = Some(handle.update(|instance| instance.with_value("inner")));
+            instance.with_value("outer")
         });
         outer.map(|()| nested.unwrap())
     });
@@ -71,17 +73,17 @@ async fn an_update_inside_of_an_update_is_refused_with_the_reason() {
     assert!(matches!(error, RegisterError::Nested), "{error:?}");
     setup.key_holds("outer", LONG).await;
     // The refusal ends with the outer update.
-    registration.update(|it| it.value("later")).unwrap();
+    registration.update(|it| it.with_value("later")).unwrap();
     setup.key_holds("later", LONG).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_update_of_several_threads_is_lost() {
     let setup = Setup::new();
-    let registration = announced_by(&setup.builder().build().unwrap(), greeter().weight(0));
+    let registration = announced_by(&setup.builder().build().unwrap(), greeter().with_weight(0));
     let count = |instance: Instance| {
-        let next = instance.get_weight().unwrap() + 1;
-        instance.weight(next).value(next.to_string())
+        let next = instance.weight().unwrap() + 1;
+        instance.with_weight(next).with_value(next.to_string())
     };
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -129,7 +131,7 @@ impl Format for Hooked {
 }
 
 fn hooked(setup: &Setup, key: &str, hook: impl Fn() + Send + Sync + 'static) -> RegistrarBuilder {
-    let plain = Plain::new().key(key);
+    let plain = Plain::new().key_template(key);
     let hook = Arc::new(hook);
     let builder = Registrar::builder(setup.etcd()).shutdown_token(setup.shutdown.clone());
     builder.format(Hooked { plain, hook })
@@ -160,9 +162,9 @@ async fn a_format_may_use_the_handles() {
     let handle = registration.clone();
     in_time(move || {
         announce(&handle);
-        handle.update(|it| it.value("new")).unwrap();
+        handle.update(|it| it.with_value("new")).unwrap();
         registrar
-            .register(Instance::new("greeter").id("2"))
+            .register(Instance::new("greeter").with_id("2"))
             .map(drop)
     })
     .unwrap();
@@ -188,7 +190,10 @@ async fn a_format_is_called_by_those_who_change_something_only() {
         assert!(calls.lock().unwrap().iter().all(|thread| *thread != own));
         calls.lock().unwrap().clear();
         setup.fake.revoke(first.lease);
-        status(&registration, |it| matches!(it, Status::Lost { .. })).await;
+        status(&registration, |it| {
+            matches!(it, RegistrationStatus::Lost { .. })
+        })
+        .await;
         let second = registered_within(LONG, &registration).await;
         assert_eq!(
             &*second.keys[0],
@@ -206,13 +211,13 @@ struct Uses {
 }
 
 impl Observer for Uses {
-    fn on_transition(&self, transition: &Transition<'_>) {
+    fn on_status(&self, transition: &StatusEvent<'_>) {
         if let Some((registrar, registration)) = self.handles.get()
             && transition.services == ["greeter"]
             && self.calls.fetch_add(1, Ordering::SeqCst) < 5
         {
             use_handles(registrar, registration);
-            registration.update(|it| it.version("2")).unwrap();
+            registration.update(|it| it.with_version("2")).unwrap();
         }
     }
 }
@@ -235,5 +240,5 @@ async fn an_observer_and_a_probe_may_use_the_handles() {
     registered_within(LONG, &registration).await;
     assert!(uses.calls.load(Ordering::SeqCst) > 0);
     setup.shutdown.cancel();
-    registration.closed().await;
+    registration.ended().await;
 }

@@ -54,9 +54,9 @@ fn check(kind: Kind, found: &(String, String), addr: String, of_kratos: (&str, &
     let format = kind.format();
     let (key, value) = found;
     let instance = format.decode(SERVICE, key, value.as_bytes()).unwrap();
-    assert_eq!(instance.get_address(), Some(&*addr));
+    assert_eq!(instance.address(), Some(&*addr));
     let (version, metadata) = of_kratos;
-    let expected = recorded(kind, instance.get_id(), &addr, version, metadata);
+    let expected = recorded(kind, instance.id(), &addr, version, metadata);
     assert_eq!(*found, expected);
 
     let address: Address = addr.parse().unwrap();

@@ -36,7 +36,7 @@ async fn a_server_that_leaves_costs_no_call_while_another_is_there(kind: Kind) {
 async fn calls_fail_only_after_the_last_server_has_left(kind: Kind) {
     let etcd = Etcd::start().await;
     // It keeps serving, so that a call can fail only because the client has seen that it leaves.
-    let server = RustServer::start(kind, &etcd, &["--settle", "60s"]).await;
+    let server = RustServer::start(kind, &etcd, &["--deregistration-delay", "60s"]).await;
     let addr = server.process.listening().await;
     let client = GoClient::start(kind, &etcd);
     client.until_answered_by(&server.who).await;

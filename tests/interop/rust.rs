@@ -89,7 +89,7 @@ impl RustClient {
     /// The addresses that it has found, each once.
     fn found(&self) -> Vec<String> {
         let snapshot = self.snapshot();
-        let addresses = snapshot.iter().map(|(_, instance)| instance.get_address());
+        let addresses = snapshot.iter().map(|(_, instance)| instance.address());
         let mut found: Vec<_> = addresses.flatten().map(str::to_owned).collect();
         found.sort();
         found.dedup();

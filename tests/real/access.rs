@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Closed, Etcd, Registrar, Registration, Status};
+use tonic_etcd::{Ended, Etcd, Registrar, Registration, RegistrationStatus};
 
 const ROOT: &str = "the password of root";
 /// A password that must not appear in any output.
@@ -129,9 +129,9 @@ async fn start(etcd: &EtcdProcess) -> Greeter {
 async fn update(registration: &Registration, version: &str) {
     let before = revision(registration);
     registration
-        .update(|instance| instance.version(version))
+        .update(|instance| instance.with_version(version))
         .unwrap();
-    let written = |s: &Status| matches!(s, Status::Registered(now) if now.revision > before);
+    let written = |s: &RegistrationStatus| matches!(s, RegistrationStatus::Registered(now) if now.revision > before);
     status_within(LONG, registration, written).await;
 }
 
@@ -144,12 +144,12 @@ fn revision(registration: &Registration) -> i64 {
 async fn told(registration: &Registration, limit: Duration, what: &str) -> String {
     eventually(&format!("{what:?} is said"), limit, || {
         match registration.status() {
-            Status::Registering {
+            RegistrationStatus::Registering {
                 reason: Some(reason),
                 ..
             }
-            | Status::Suspect { reason, .. }
-            | Status::Lost { reason, .. }
+            | RegistrationStatus::Suspect { reason, .. }
+            | RegistrationStatus::Lost { reason, .. }
                 if reason.contains(what) =>
             {
                 Ok(reason.to_string())
@@ -275,7 +275,7 @@ async fn an_expired_or_outdated_jwt_costs_one_authentication_and_no_gap() {
     sleep(SEC * 3).await;
     root(&etcd).await.delete(&*key, None).await.unwrap();
     eventually("it knows", LONG, || match registration.status() {
-        Status::Registered(now) if now.since.elapsed() < SEC * 3 => Ok(()),
+        RegistrationStatus::Registered(now) if now.since.elapsed() < SEC * 3 => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
@@ -371,8 +371,8 @@ async fn a_role_for_its_own_prefix_is_all_that_a_service_needs() {
     update(&registration, "2").await;
     heals(&etcd, key).await;
     registration.deregister();
-    let closed = timeout(LONG, registration.closed()).await.unwrap();
-    assert_eq!(closed, Closed::Deregistered);
+    let ended = timeout(LONG, registration.ended()).await.unwrap();
+    assert_eq!(ended, Ended::Deregistered);
     assert_eq!(seen(&etcd, key).await, None);
 }
 
@@ -389,11 +389,14 @@ async fn a_service_outside_of_the_role_is_refused_and_the_one_inside_stays() {
     sleep(SEC * 6).await;
     told(&outside, LONG, "permission denied").await;
     // And it stays.
-    assert_eq!(inside.status(), Status::Registered(registered.clone()));
+    assert_eq!(
+        inside.status(),
+        RegistrationStatus::Registered(registered.clone())
+    );
     assert_eq!(seen(&etcd, &registered.keys[0]).await, before);
     inside.deregister();
-    let closed = timeout(LONG, inside.closed()).await.unwrap();
-    assert_eq!(closed, Closed::Deregistered);
+    let ended = timeout(LONG, inside.ended()).await.unwrap();
+    assert_eq!(ended, Ended::Deregistered);
 }
 
 #[tokio::test]
@@ -453,7 +456,7 @@ async fn a_token_from_before_a_data_loss_is_replaced_before_the_lease_ends() {
     let lease = anew.registered().unwrap().lease;
     sleep(SEC * 8).await;
     match greeter.registration.status() {
-        Status::Registered(now) => assert_eq!(now.lease, lease, "and it stays"),
+        RegistrationStatus::Registered(now) => assert_eq!(now.lease, lease, "and it stays"),
         other => panic!("{other:?}"),
     }
     let found = etcd.client().await.get(&*key, None).await.unwrap();
@@ -465,7 +468,16 @@ async fn a_token_from_before_a_data_loss_is_replaced_before_the_lease_ends() {
 async fn neither_password_nor_token_is_ever_logged() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = guarded(&[&jwt(dir.path())]).await;
-    let canary = |user| ["--user", user, "--password", CANARY, "--settle", "0s"];
+    let canary = |user| {
+        [
+            "--user",
+            user,
+            "--password",
+            CANARY,
+            "--deregistration-delay",
+            "0s",
+        ]
+    };
     let trace =
         |user| ServerProcess::start_with_env(&etcd.endpoint(), &canary(user), &["RUST_LOG=trace"]);
     let (known, unknown) = (trace("greeter"), trace("nobody"));
@@ -527,7 +539,10 @@ async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
     client.user_add("writer", CANARY, None).await.unwrap();
     client.user_grant_role("writer", "writer").await.unwrap();
     let builder = Registrar::builder(Etcd::new([etcd.endpoint()]).user("writer", CANARY));
-    let registrar = builder.key("{prefix}/{name}/{addr}").build().unwrap();
+    let registrar = builder
+        .key_template("{prefix}/{name}/{addr}")
+        .build()
+        .unwrap();
     let registrations = [(); 2].map(|()| announced_by(&registrar, "writer"));
     let (mut keys, mut before) = (vec![], vec![]);
     for registration in &registrations {
@@ -538,12 +553,14 @@ async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
     let lost = registrations.each_ref().map(|registration| {
         let mut watch = registration.watch();
         tokio::spawn(async move {
-            let lost = |status: &Status| matches!(status, Status::Lost { .. });
+            let lost =
+                |status: &RegistrationStatus| matches!(status, RegistrationStatus::Lost { .. });
             watch.wait_for(lost).await.is_some()
         })
     });
     etcd.kill().await;
-    let suspect = |status: &Status| matches!(status, Status::Suspect { .. });
+    let suspect =
+        |status: &RegistrationStatus| matches!(status, RegistrationStatus::Suspect { .. });
     status_within(LONG, &registrations[0], suspect).await;
     etcd.start_again();
     etcd.wait_answering().await;
@@ -560,12 +577,12 @@ async fn a_role_that_may_only_write_keeps_its_keys_in_a_restart() {
         assert_eq!((now.created, now.lease), expected, "written again in place");
     }
     registrations[0].deregister();
-    let closed = timeout(LONG, registrations[0].closed()).await.unwrap();
-    let is_left = matches!(closed, Closed::LeftToExpire { .. });
-    assert_eq!(is_left, checks_nested(&etcd).await, "{closed:?}");
+    let ended = timeout(LONG, registrations[0].ended()).await.unwrap();
+    let is_left = matches!(ended, Ended::LeftToExpire { .. });
+    assert_eq!(is_left, checks_nested(&etcd).await, "{ended:?}");
     registrar.shutdown();
-    let closed = timeout(LONG, registrations[1].closed()).await.unwrap();
-    assert_eq!(closed, Closed::Deregistered);
+    let ended = timeout(LONG, registrations[1].ended()).await.unwrap();
+    assert_eq!(ended, Ended::Deregistered);
     for (key, lost) in keys.iter().zip(lost) {
         assert_eq!(seen(&etcd, key).await, None, "it goes with the lease");
         assert!(!timeout(LONG, lost).await.unwrap().unwrap(), "it was lost");

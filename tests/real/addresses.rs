@@ -18,7 +18,7 @@ async fn the_key_follows_the_address_of_the_machine() {
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let proxy = Proxy::to_port(etcd.client_port()).await;
     let registrar =
-        Registrar::builder(library_etcd([proxy.endpoint()])).key("{prefix}/{name}/{addr}");
+        Registrar::builder(library_etcd([proxy.endpoint()])).key_template("{prefix}/{name}/{addr}");
     let registration = registrar.build().unwrap();
     let registration = registration.register(Instance::new("greeter")).unwrap();
     registration

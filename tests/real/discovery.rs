@@ -23,7 +23,10 @@ fn discovery(endpoint: &str) -> Discovery {
 
 /// Two of them are in one process, so that the key needs the address.
 async fn greeter(etcd: &EtcdProcess) -> Greeter {
-    Greeter::start(etcd, |builder| builder.key("{prefix}/{name}/{addr}")).await
+    Greeter::start(etcd, |builder| {
+        builder.key_template("{prefix}/{name}/{addr}")
+    })
+    .await
 }
 
 /// Waits until exactly these keys are shown.

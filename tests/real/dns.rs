@@ -40,12 +40,12 @@ async fn lookups_that_wait_for_dns_take_no_thread_of_the_application() {
     let port = crate::support::ports::free();
     let instances = (0..400).map(|number| {
         let address = format!("server-{number}.example:{port}");
-        let instance = Instance::new("greeter").address(address);
+        let instance = Instance::new("greeter").with_address(address);
         Change::insert(number.to_string(), instance)
     });
     let instances = instances.collect::<Vec<_>>();
     let before = threads();
-    let channel = BalancedChannel::builder_from(tokio_stream::iter(instances)).build();
+    let channel = BalancedChannel::builder(tokio_stream::iter(instances)).build();
     lookups_begin(&dns, 8).await;
     let start = Instant::now();
     while start.elapsed() < SEC * 3 {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
-use tonic_etcd::Closed;
+use tonic_etcd::Ended;
 
 async fn in_flight(greeter: &Greeter, wanted: usize) {
     eventually("requests in flight", LONG, || {
@@ -42,7 +42,7 @@ async fn the_key_goes_first_and_the_port_stays_open_until_the_delay_is_over() {
         calls += 1;
     }
     assert!(calls > 10, "{calls} connections after the key was gone");
-    assert_eq!(greeter.ended().await, Closed::Deregistered);
+    assert_eq!(greeter.ended().await, Ended::Deregistered);
     assert!(gone.elapsed() >= SEC, "{:?}", gone.elapsed());
     let refused = TcpStream::connect(addr).await;
     refused.expect_err("the port is closed");
@@ -194,7 +194,7 @@ async fn a_spawned_server_keeps_its_registration_without_a_handle() {
     }
     assert_eq!(count, 50, "and the drain is not skipped when it goes");
     drop(client);
-    assert_eq!(ended(served).await, Closed::Deregistered);
+    assert_eq!(ended(served).await, Ended::Deregistered);
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn a_second_token_skips_the_drain() {
     greeter.shutdown.cancel();
     observer.wait_for_no_key(&key, LONG).await;
     greeter.shutdown_now.cancel();
-    assert_eq!(greeter.ended().await, Closed::Deregistered);
+    assert_eq!(greeter.ended().await, Ended::Deregistered);
     assert!(start.elapsed() < SEC * 10, "{:?}", start.elapsed());
 }
 
@@ -273,7 +273,7 @@ async fn a_stop_while_etcd_is_down_still_drains_and_says_what_is_left() {
     etcd.kill().await;
     let start = Instant::now();
     greeter.shutdown.cancel();
-    let closed = greeter.ended().await;
-    assert!(matches!(closed, Closed::LeftToExpire { .. }), "{closed:?}");
+    let ended = greeter.ended().await;
+    assert!(matches!(ended, Ended::LeftToExpire { .. }), "{ended:?}");
     assert!(start.elapsed() < SEC * 6, "{:?}", start.elapsed());
 }

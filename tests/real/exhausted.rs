@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 /// Starts the `server` example with 40 file descriptors at most.
 fn with_few_descriptors(etcd: &Etcd) -> ServerProcess {
     let shell = ["sh", "-c", r#"ulimit -n 40; exec "$@""#, "sh"];
-    ServerProcess::start_with_env(&etcd.endpoint(), &["--settle", "0s"], &shell)
+    ServerProcess::start_with_env(&etcd.endpoint(), &["--deregistration-delay", "0s"], &shell)
 }
 
 /// More clients than it has descriptors for.

@@ -10,7 +10,7 @@ async fn three_formats_are_written_as_their_readers_expect_and_go_at_sigterm() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "").await;
     let flags = [
-        "--settle",
+        "--deregistration-delay",
         "0s",
         "--format",
         "plain",

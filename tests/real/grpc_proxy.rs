@@ -8,10 +8,10 @@ use crate::support::ports::free_addr;
 use crate::support::registered_within;
 use etcd_client::Client;
 use tokio::time::{sleep, timeout};
-use tonic_etcd::{Instance, Registrar, Registration, Status};
+use tonic_etcd::{Instance, Registrar, Registration, RegistrationStatus};
 
 async fn register(registrar: &Registrar, name: &str) -> Registration {
-    let registration = registrar.register(Instance::new(name).value("ours"));
+    let registration = registrar.register(Instance::new(name).with_value("ours"));
     let registration = registration.unwrap();
     registration.announce(free_addr()).unwrap();
     registered_within(LONG, &registration).await;
@@ -52,9 +52,9 @@ async fn holds_through_the_proxy(namespace: &str) {
 
     // Its watch is cancelled. The others go on, under the ids that the proxy gave them.
     gone.deregister();
-    timeout(LONG, gone.closed()).await.unwrap();
+    timeout(LONG, gone.ended()).await.unwrap();
     for registration in &kept {
-        let Status::Registered(registered) = registration.status() else {
+        let RegistrationStatus::Registered(registered) = registration.status() else {
             panic!("{}", registration.status());
         };
         let key = format!("{namespace}{}", registered.keys[0]);

@@ -130,14 +130,14 @@ async fn a_server_with_tls_is_described_paused_and_resumed() {
     let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
     let registrar = registrar.build().unwrap();
     let registration = registrar.register(Instance::new("greeter")).unwrap();
-    let introspection = Introspection::new().registrar(&registrar);
+    let introspection = Introspection::builder().registrar(&registrar);
     let incoming = registration.bind(free_addr()).unwrap();
     let serving = Server::builder()
         .tls_config(ServerTlsConfig::new().identity(identity.for_tonic()))
         .unwrap()
         .layer(registration.layer())
         .add_service(registration.health_service())
-        .add_service(introspection.remote_control(true).service())
+        .add_service(introspection.remote_control(true).build())
         .serve_registered_with_incoming(incoming);
     let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
     let registered = registered_within(LONG, &registration).await;

@@ -16,12 +16,12 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::transport::Server;
 use tonic_etcd::server::{Incoming, Listener};
-use tonic_etcd::{Closed, Instance, RegisterError, Registration, ServeError, ServeRegistered};
+use tonic_etcd::{Ended, Instance, RegisterError, Registration, ServeError, ServeRegistered};
 
 async fn serve<L: Listener>(
     incoming: Incoming<L>,
     registration: Registration,
-) -> Result<Closed, ServeError> {
+) -> Result<Ended, ServeError> {
     Server::builder()
         .layer(registration.layer())
         .add_service(GreeterServer::new(MyGreeter::default()))
@@ -190,7 +190,7 @@ async fn accept_returns_the_backlog_then_stays_pending_and_is_cancel_safe() {
         TcpStream::connect(addr).await.unwrap(),
     ];
     token.cancel();
-    timeout(LONG, registration.closed()).await.unwrap();
+    timeout(LONG, registration.ended()).await.unwrap();
     for client in &waiting {
         let (_, peer) = timeout(LONG, incoming.accept()).await.unwrap();
         assert_eq!(peer, client.local_addr().unwrap());
@@ -219,7 +219,7 @@ async fn a_request_of_axum_shorter_than_the_preface_is_not_cut() {
         peer.to_string()
     };
     let app = axum::Router::new().route("/", get(slow));
-    let app = app.layer(registration.layer().count_only());
+    let app = app.layer(registration.layer().announce(false));
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(incoming.tap_io(|_| ()), app);
     let server = server.with_graceful_shutdown(registration.drain_signal());

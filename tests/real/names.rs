@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Etcd, Registrar, Status};
+use tonic_etcd::{Etcd, Registrar, RegistrationStatus};
 
 const NAME: &str = "http://etcd.example:2379";
 
@@ -108,9 +108,9 @@ async fn the_late_answer_of_a_lookup_is_used_by_the_next_attempt() {
         }
     });
     let registration = announced(Registrar::builder(slow));
-    let waits = |status: &Status| {
+    let waits = |status: &RegistrationStatus| {
         let text = "looking up etcd.example: no answer within 600ms";
-        matches!(status, Status::Registering { reason: Some(why), .. } if why.contains(text))
+        matches!(status, RegistrationStatus::Registering { reason: Some(why), .. } if why.contains(text))
     };
     status_within(LONG, &registration, waits).await;
     registered_within(LONG, &registration).await;

@@ -9,7 +9,7 @@ use greeter::pb::HelloRequest;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::sleep;
-use tonic_etcd::{Readiness, Registrar, Status};
+use tonic_etcd::{Readiness, Registrar, RegistrationStatus};
 
 #[tokio::test]
 async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
@@ -21,7 +21,8 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
 
     let pause = server.registration.pause("warming cache").unwrap();
     observer.wait_for_no_key(&key, LONG).await;
-    let is_paused = |status: &Status| matches!(status, Status::Paused { .. });
+    let is_paused =
+        |status: &RegistrationStatus| matches!(status, RegistrationStatus::Paused { .. });
     status_within(LONG, &server.registration, is_paused).await;
     let mut client = server.client().await;
     let reply = client.say_hello(HelloRequest::default()).await;
@@ -47,7 +48,7 @@ async fn two_hundred_servers_pause_and_return_at_once_with_a_write_each() {
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let servers = [(); 200].map(|()| {
         let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
-        announced(registrar.key("{prefix}/{name}/{addr}"))
+        announced(registrar.key_template("{prefix}/{name}/{addr}"))
     });
     for server in &servers {
         registered_within(LONG, server).await;

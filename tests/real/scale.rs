@@ -5,7 +5,7 @@ use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::{eventually, library_etcd, status_within};
 use std::collections::BTreeSet;
-use tonic_etcd::{Closed, Etcd, OnConflict, Registrar, Status};
+use tonic_etcd::{Ended, Etcd, OnConflict, Registrar, RegistrationStatus};
 
 #[tokio::test]
 async fn a_thousand_keys_register_survive_a_wipe_and_leave_nothing_behind() {
@@ -32,7 +32,7 @@ async fn a_thousand_keys_register_survive_a_wipe_and_leave_nothing_behind() {
 
     registrar.shutdown();
     for registration in &registrations {
-        assert_eq!(registration.closed().await, Closed::Deregistered);
+        assert_eq!(registration.ended().await, Ended::Deregistered);
     }
     observer.wait_for_count(0, SEC * 5).await;
     let leases = etcd.client().await.leases().await.unwrap();
@@ -60,7 +60,8 @@ async fn forty_keys_on_an_etcd_with_16_operations_outlive_its_restart() {
         }
         let mark = observer.mark();
         etcd.kill().await;
-        let suspect = |status: &Status| matches!(status, Status::Suspect { .. });
+        let suspect =
+            |status: &RegistrationStatus| matches!(status, RegistrationStatus::Suspect { .. });
         status_within(LONG, &registrations[0], suspect).await;
         etcd.start_again();
         etcd.wait_serving().await;
@@ -76,7 +77,7 @@ async fn forty_keys_on_an_etcd_with_16_operations_outlive_its_restart() {
         assert_eq!(observer.deletes_since(mark).len(), 0, "{policy:?}");
         registrar.shutdown();
         for registration in &registrations {
-            assert_eq!(registration.closed().await, Closed::Deregistered);
+            assert_eq!(registration.ended().await, Ended::Deregistered);
         }
     }
 }

@@ -47,7 +47,7 @@ impl Case {
         let registrar = configure(builder).build().unwrap();
         let instance = Instance::new(format!("{kind:?}-{protocol:?}"));
         let registration = registrar.register(match kind {
-            Kind::TonicOnUnixSocket => instance.address("127.0.0.1:9000"),
+            Kind::TonicOnUnixSocket => instance.with_address("127.0.0.1:9000"),
             _ => instance,
         });
         let registration = registration.unwrap();
@@ -110,7 +110,7 @@ async fn every_kind_appears_when_it_accepts_and_not_when_it_is_bound() {
         async |mut case, observer| {
             // Registered later, and in etcd already: so ours would be in etcd by now, if it were registered at all.
             let name = format!("other-{:?}-{:?}", case.kind, case.protocol);
-            let other = Instance::new(name).address("127.0.0.1:1");
+            let other = Instance::new(name).with_address("127.0.0.1:1");
             let other = case.registrar.register(other).unwrap();
             other.announce("127.0.0.1:1".parse().unwrap()).unwrap();
             registered_within(LONG, &other).await;

@@ -237,7 +237,7 @@ async fn the_layer_alone_registers_an_explicit_address_under_plain_serve() {
     let etcd = EtcdProcess::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
     let addr = free_addr();
-    let (registration, token) = register(&etcd, Instance::new("greeter").address(addr));
+    let (registration, token) = register(&etcd, Instance::new("greeter").with_address(addr));
     let served = tokio::spawn(
         Server::builder()
             .layer(registration.layer())

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 use tonic_etcd::{
-    Closed, Instance, Registrar, RegistrarBuilder, Registration, ServeError, ServeRegistered,
-    Status,
+    Ended, Instance, Registrar, RegistrarBuilder, Registration, RegistrationStatus, ServeError,
+    ServeRegistered,
 };
 
 pub const SEC: Duration = Duration::from_secs(1);
@@ -44,12 +44,12 @@ pub fn announced_by(registrar: &Registrar, name: &str) -> Registration {
     registration
 }
 
-pub fn is_registered(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
+pub fn is_registered(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Registered(_))
 }
 
-pub fn is_lost(status: &Status) -> bool {
-    matches!(status, Status::Lost { .. })
+pub fn is_lost(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Lost { .. })
 }
 
 /// Waits until serving has ended, as it should.
@@ -63,7 +63,7 @@ pub struct Greeter {
     pub shutdown: CancellationToken,
     pub shutdown_now: CancellationToken,
     pub addr: SocketAddr,
-    pub served: JoinHandle<Result<Closed, ServeError>>,
+    pub served: JoinHandle<Result<Ended, ServeError>>,
 }
 
 impl Greeter {
@@ -115,7 +115,7 @@ impl Greeter {
     }
 
     /// Waits until serving has ended.
-    pub async fn ended(self) -> Closed {
+    pub async fn ended(self) -> Ended {
         ended(self.served).await
     }
 }

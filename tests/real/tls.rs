@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout_at};
-use tonic_etcd::{Etcd, Registrar, Status, Tls};
+use tonic_etcd::{Etcd, Registrar, RegistrationStatus, Tls};
 
 /// An etcd with a TLS endpoint.
 pub struct Secured {
@@ -81,7 +81,7 @@ async fn refused_at(case: &str, endpoint: &str, etcd: Etcd) -> String {
     let mut statuses = registration.watch();
     let deadline = Instant::now() + SEC * 3;
     while let Ok(Some(status)) = timeout_at(deadline, statuses.changed()).await {
-        let Status::Registering {
+        let RegistrationStatus::Registering {
             reason: Some(reason),
             ..
         } = status
@@ -161,7 +161,7 @@ async fn certificates_replaced_on_disk_are_used_by_the_next_connection() {
 
     secured.etcd.kill().await;
     let suspect = statuses.changed().await;
-    let is_suspect = matches!(suspect, Some(Status::Suspect { .. }));
+    let is_suspect = matches!(suspect, Some(RegistrationStatus::Suspect { .. }));
     assert!(is_suspect, "{suspect:?}");
     let theirs = new.sign("127.0.0.1");
     for (name, pem) in [

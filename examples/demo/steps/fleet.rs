@@ -117,7 +117,7 @@ async fn knows(greeters: &Discovery, members: &[Member]) -> Result<(), Fail> {
         let snapshot = greeters.snapshot();
         let known = snapshot
             .iter()
-            .filter_map(|(_, it)| it.get_address().map(str::to_owned));
+            .filter_map(|(_, it)| it.address().map(str::to_owned));
         let known: BTreeSet<_> = known.collect();
         if known == wanted {
             return Ok(());

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::Closed;
+use tonic_etcd::Ended;
 use tonic_health::ServingStatus;
 
 /// Events arrive over different connections, so their order is known only this exactly.
@@ -109,11 +109,11 @@ async fn ended(setup: &mut Setup, timeline: &mut Timeline, mark: usize) -> Resul
     let Some(server) = &mut setup.server else {
         return Ok(());
     };
-    let closed = server.ended(TIMEOUT).await?;
+    let ended = server.ended(TIMEOUT).await?;
     Fail::unless(
-        closed == Closed::Deregistered,
+        ended == Ended::Deregistered,
         "a server that deregistered",
-        || format!("{closed:?}"),
+        || format!("{ended:?}"),
     )?;
     timeline.held("serving has ended with the result: deregistered");
 

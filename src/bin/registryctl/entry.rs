@@ -44,7 +44,7 @@ impl Entry {
     pub(crate) fn decoded(&self, scope: &Scope) -> Decoded {
         if let Some(read) = scope.read(&self.key(), &self.value) {
             let (name, address) = match &read {
-                Ok(instance) => (instance.name(), instance.get_address()),
+                Ok(instance) => (instance.name(), instance.address()),
                 Err(unread) => (&*unread.service, None),
             };
             return Decoded {

@@ -260,7 +260,7 @@ pub(crate) mod tests {
         let scope = scope(&formats, &["greeter"]).unwrap();
         for value in [r#"{"Op":0,"Addr":"10.1.2.3:9000"}"#, "10.1.2.3:9000"] {
             let read = scope.read("greeter/x", value.as_bytes()).unwrap().unwrap();
-            assert_eq!(read.get_address(), Some("10.1.2.3:9000"), "{value}");
+            assert_eq!(read.address(), Some("10.1.2.3:9000"), "{value}");
         }
         let unread = scope.read("greeter/x", b"hello").unwrap().unwrap_err();
         assert_eq!(unread.service, "greeter");

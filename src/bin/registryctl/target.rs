@@ -75,7 +75,7 @@ impl Target {
 
 fn id(entry: &Entry, scope: &Scope) -> Option<String> {
     if let Some(Ok(instance)) = scope.read(&entry.key(), &entry.value) {
-        return Some(instance.get_id().to_owned());
+        return Some(instance.id().to_owned());
     }
     let json = serde_json::from_slice::<InstanceJson>(&entry.value);
     json.ok().map(|json| json.id)

@@ -12,7 +12,7 @@ use super::missing::Missing;
 use super::skipped::{Skipped, by_reason};
 use crate::etcd::KeyMeta;
 use crate::instance::Instance;
-use crate::observe::observer::Instances;
+use crate::observe::observer::InstanceCounts;
 use reading::weight;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -159,8 +159,8 @@ impl Store {
     }
 
     /// The figures of a snapshot besides its instances, to detect a change.
-    pub(super) fn figures(&self) -> (Instances, bool, u64) {
-        let counts = Instances {
+    pub(super) fn figures(&self) -> (InstanceCounts, bool, u64) {
+        let counts = InstanceCounts {
             found: self.readable,
             missing: self.missing(),
             skipped: self.skipped(),
@@ -224,7 +224,7 @@ impl Store {
             return;
         }
         // The same server under another key, which contains its lease or its pid.
-        let address = instance.as_ref().ok().and_then(Instance::get_address);
+        let address = instance.as_ref().ok().and_then(Instance::address);
         let formers = address.map_or(vec![], |address| self.missing.at(address));
         let entry = Entry {
             seen,

@@ -74,7 +74,7 @@ impl Store {
     pub(super) fn miss(&mut self, key: &Arc<str>, now: Instant) {
         let entry = self.entries.get(key);
         let instance = entry.and_then(|entry| entry.instance.as_ref().ok());
-        let address = instance.map(|instance| instance.get_address().unwrap_or_default());
+        let address = instance.map(|instance| instance.address().unwrap_or_default());
         let until = deadline::after(now, self.limits.retention);
         self.missing.insert(key, address, until);
     }

@@ -25,8 +25,8 @@ fn reading(key: &str, revision: i64) -> Reading {
 
 fn at(id: &str, host: &str) -> Instance {
     Instance::new("greeter")
-        .id(id)
-        .address(format!("{host}.example:9000"))
+        .with_id(id)
+        .with_address(format!("{host}.example:9000"))
 }
 
 fn listed(keys: &[&str]) -> World {
@@ -260,7 +260,7 @@ fn there_is_room_for_so_many_bytes_and_they_are_given_back() {
     let bytes = 3 * reading("a", 5).weight();
     let mut world = limited(Limits { bytes, ..LIMITS }, &["a"]);
     let large = |key: &str| Reading {
-        instance: Ok(at(key, key).metadata("x", "x".repeat(bytes))),
+        instance: Ok(at(key, key).with_metadata("x", "x".repeat(bytes))),
         ..reading(key, 6)
     };
     assert_eq!(world.put(large("b")), [""; 0]);

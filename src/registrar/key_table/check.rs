@@ -1,7 +1,7 @@
 //! Which keys are read although their watches are silent, and whether they are as the watches say.
 
 use super::KeyTable;
-use super::key_state::KeyState;
+use super::key_state::{KeyState, Observed};
 use super::limits::Size;
 use crate::etcd::KeyMeta;
 use crate::registrar::ids::Key;
@@ -20,7 +20,7 @@ impl KeyTable {
             let state = self.keys.get(*key);
             if state.is_some_and(|state| self.is_settled(key, state)) {
                 size.add_read(key);
-                if !self.limits.take(size) && !keys.is_empty() {
+                if !self.limits.allows(size) && !keys.is_empty() {
                     break;
                 }
                 keys.push((*key).clone());
@@ -49,13 +49,13 @@ impl KeyTable {
             if !self.is_settled(key, state) {
                 return false;
             }
-            match (&state.observed, state.conflicting_lease) {
-                (Some(observed), _) => {
+            match &state.observed {
+                Observed::Ours(observed) => {
                     let is_known = |found: KeyMeta| found.revision <= observed.revision;
                     revision >= observed.revision && !found.is_some_and(is_known)
                 }
-                (None, Some(lease)) => found.is_none_or(|found| found.lease != lease),
-                (None, None) => false,
+                Observed::Theirs { lease } => found.is_none_or(|found| found.lease != *lease),
+                Observed::Unknown | Observed::Absent => false,
             }
         };
         let all = keys.iter().zip(found).filter(differs);
@@ -64,7 +64,6 @@ impl KeyTable {
 
     /// Whether only its watch can change what is known of it.
     fn is_settled(&self, key: &Key, state: &KeyState) -> bool {
-        let is_known = state.observed.is_some() || state.conflicting_lease.is_some();
-        is_known && state.writing.is_none() && !self.unverified.contains(key)
+        state.is_observed() && state.writing.is_none() && !self.unverified.contains(key)
     }
 }

@@ -33,7 +33,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub(super) fn take(&self, size: Size) -> bool {
+    pub(super) fn allows(&self, size: Size) -> bool {
         size.ops() <= self.ops && size.bytes <= self.bytes
     }
 

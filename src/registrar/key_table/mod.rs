@@ -32,7 +32,7 @@ use super::rivals::Rival;
 use crate::etcd::Op;
 use crate::observe::observer::WriteReason;
 use deleted::Deleted;
-use key_state::KeyState;
+use key_state::{KeyState, WatchState};
 use limits::Limits;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(crate) struct KeyTable {
     /// Other clients that wrote a key of ours, and were not reported yet.
     rivals: Vec<(EntryId, Rival)>,
     /// A transaction with `prev_kv` was denied.
-    may_not_ask: bool,
+    prev_kv_denied: bool,
 }
 
 /// The state of all keys of one entry.
@@ -104,16 +104,16 @@ impl KeyTable {
             next_checked: 0,
             changed: BTreeSet::new(),
             rivals: vec![],
-            may_not_ask: false,
+            prev_kv_denied: false,
         }
     }
 
     /// Starts over with another lease, 0 for none. Keeps the limits and permissions that were learned.
     pub(crate) fn reset(&mut self, lease: i64) {
-        let (limits, may_not_ask) = (self.limits, self.may_not_ask);
+        let (limits, prev_kv_denied) = (self.limits, self.prev_kv_denied);
         *self = Self {
             limits,
-            may_not_ask,
+            prev_kv_denied,
             ..Self::new(lease, self.on_conflict)
         };
     }
@@ -151,17 +151,15 @@ impl KeyTable {
             waits_for,
         };
         for state in view.keys.iter().filter_map(|key| self.keys.get(key)) {
-            // It is being deleted although it is desired again: a pause was short.
-            let is_going = matches!(state.writing, Some(None));
-            let is_held = !state.is_unconfirmed && !is_going && state.author == entry;
-            let observed = state.observed.as_ref().filter(|_| is_held);
-            let revision = observed.map(|observed| observed.revision);
+            let revision = state.held_revision();
             if revision.is_none() {
                 view.held = false;
-                view.missing = view.missing.or(Some(state.reason));
+                // A key that moves has a former one: one that is simply missing counts more.
+                let missing = view.missing.filter(|it| *it != WriteReason::Updated);
+                view.missing = missing.or(Some(state.reason));
             }
             view.revision = view.revision.max(revision.unwrap_or(0));
-            view.conflicting_lease = view.conflicting_lease.or(state.conflicting_lease);
+            view.conflicting_lease = view.conflicting_lease.or(state.conflicting_lease());
             view.contested |= state.retry_at.is_some() && !state.isolate;
         }
         view
@@ -215,10 +213,10 @@ impl KeyTable {
             return;
         }
         self.changed.insert(state.entry);
-        if state.write_may_still_land {
+        if state.put_may_still_land {
             return;
         }
-        if state.watch_from != 0 && !state.is_watch_due {
+        if matches!(state.watch, WatchState::Requested) {
             self.to_unwatch.push_back(state.watch_id);
         }
         self.deleted.add(key, state.entry);

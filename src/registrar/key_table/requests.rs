@@ -1,12 +1,10 @@
 //! Transactions and reads: the next one, and what its answer changes.
 
 use super::KeyTable;
-use super::key_state::{KeyState, Observed};
+use super::key_state::{KeyState, WatchState};
 use super::limits::Size;
 use crate::etcd::{KeyMeta, Op, RpcErrorKind};
-use crate::observe::observer::WriteReason;
 use crate::registrar::ids::Key;
-use crate::registrar::on_conflict::OnConflict;
 use crate::runtime::backoff::Rate;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,13 +36,11 @@ impl KeyTable {
                 continue;
             };
             size.add(&op);
-            let is_full = !self.limits.take(size) || state.isolate;
+            let is_full = !self.limits.allows(size) || state.isolate;
             if is_full && !ops.is_empty() {
                 break;
             }
-            state.retry_at = None;
-            state.writing = Some(state.desired.clone());
-            state.writer = state.entry;
+            state.begin_write();
             clean.push(key.clone());
             ops.push(op);
             if state.isolate {
@@ -77,33 +73,17 @@ impl KeyTable {
                 continue;
             };
             self.changed.insert(state.entry);
-            state.is_holder_unknown = false;
             let refused_by = refused_by.get(index).copied().flatten();
-            match (state.writing.take().flatten(), refused_by) {
-                (Some(_), Some(lease)) => {
-                    state.observed = None;
-                    state.conflicting_lease = Some(lease);
-                }
-                (Some(value), None) => {
-                    state.observed = Some(Observed::with_value(revision, value));
-                    state.conflicting_lease = None;
-                    state.is_unconfirmed = false;
-                    state.author = state.writer;
-                    state.isolate = false;
-                }
-                (None, _) => state.observed = None,
-            }
-            if state.watch_from == 0 {
-                state.watch_from = revision + 1;
-                state.is_watch_due = true;
+            let event = state.on_written(revision, refused_by);
+            if let WatchState::Unwatched = state.watch {
+                state.watch = WatchState::Due { from: revision + 1 };
                 self.to_watch.push_back(key.clone());
             }
             if state.needs_write() {
                 self.dirty.insert(key.clone());
             }
-            let event = state.buffered_event.take();
-            if let Some(event) = event.filter(|event| event.revision > revision) {
-                self.on_watch_event(*event, now);
+            if let Some(event) = event {
+                self.on_watch_event(event, now);
             }
             self.remove_if_done(key);
         }
@@ -115,11 +95,11 @@ impl KeyTable {
             let Some(state) = self.keys.get_mut(op.key()) else {
                 continue;
             };
-            state.writing = None;
+            let event = state.on_rejected();
             self.changed.insert(state.entry);
             self.dirty.insert(op.key().clone());
-            if let Some(event) = state.buffered_event.take() {
-                self.on_watch_event(*event, now);
+            if let Some(event) = event {
+                self.on_watch_event(event, now);
             }
             self.remove_if_done(op.key());
         }
@@ -144,10 +124,7 @@ impl KeyTable {
             };
             state.isolate = true;
             if ops.len() == 1 {
-                state.retry_at = Some(retry_at);
-                // It may be neither read nor written, so it may not be there any more.
-                let is_unseen = |observed: &Observed| observed.value.is_none();
-                state.is_unconfirmed |= state.observed.as_ref().is_some_and(is_unseen);
+                state.on_denied(retry_at);
             }
         }
     }
@@ -158,7 +135,7 @@ impl KeyTable {
         let fits = |key: &&Key| {
             let is_first = size == Size::default();
             size.add_read(key);
-            is_first || self.limits.take(size)
+            is_first || self.limits.allows(size)
         };
         self.unverified.iter().take_while(fits).cloned().collect()
     }
@@ -181,42 +158,16 @@ impl KeyTable {
                 continue;
             };
             self.changed.insert(state.entry);
-            state.conflicting_lease = None;
-            state.is_holder_unknown = found.is_some_and(|found| found.lease != self.lease);
-            let ours = found.filter(|found| found.lease == self.lease);
-            let intact = matches!((ours, &state.observed), (Some(found), Some(observed))
-                if found.revision == observed.revision);
-            if intact {
-                let is_known = |observed: &Observed| observed.value.is_some();
-                state.is_unconfirmed &= !state.observed.as_ref().is_some_and(is_known);
-            } else {
-                // Under our lease but at another revision: most likely a write of ours whose
-                // answer was lost. Writing it again is harmless; reading every value back is not.
-                // It counts as held until then: otherwise the status became `Lost` for a moment.
-                let before = state.observed.take();
-                state.observed = ours.map(|found| Observed::without_value(found.revision));
-                state.is_unconfirmed = false;
-                state.author = state.writer;
-                // One that we deleted, and that another address or entry desires now, is as absent as before.
-                if before.is_some() || found.is_some() {
-                    state.reason = WriteReason::Differs;
-                }
-                let theirs = found.filter(|found| found.lease != self.lease);
-                state.conflicting_lease = match self.on_conflict {
-                    OnConflict::Yield => theirs.map(|found| found.lease),
-                    OnConflict::TakeOver => None,
-                };
-                let is_wanted = state.desired.is_some() || state.write_may_still_land;
-                if found.is_none() && !is_wanted {
-                    self.deleted.add(key, state.entry);
-                    self.keys.remove(key);
-                    continue;
-                }
+            state.on_read(*found, self.lease, self.on_conflict);
+            let is_wanted = state.desired.is_some() || state.put_may_still_land;
+            if found.is_none() && !is_wanted {
+                self.deleted.add(key, state.entry);
+                self.keys.remove(key);
+                continue;
             }
-            state.watch_from = revision + 1;
-            state.is_watch_due = true;
+            state.watch = WatchState::Due { from: revision + 1 };
             self.to_watch.push_back(key.clone());
-            if state.conflicting_lease.is_none() || state.desired.is_none() {
+            if state.needs_write() {
                 self.dirty.insert(key.clone());
             }
             self.remove_if_done(key);
@@ -240,19 +191,7 @@ impl KeyTable {
             let Some(state) = self.keys.get_mut(key) else {
                 continue;
             };
-            match &mut state.observed {
-                // etcd acknowledged it under this lease, which lives. Counting it as missing until the next write
-                // made the status `Lost` for a moment at each reconnect.
-                Some(observed) => observed.value = None,
-                // It may be there: it is deleted without a read if it is not desired any more.
-                None => {
-                    state.observed = Some(Observed::without_value(0));
-                    state.is_unconfirmed = true;
-                }
-            }
-            // A guarded write finds out whether another lease has it.
-            state.conflicting_lease = None;
-            state.is_holder_unknown = false;
+            state.on_read_denied();
             self.changed.insert(state.entry);
             self.dirty.insert(key.clone());
         }
@@ -264,18 +203,7 @@ impl KeyTable {
         self.to_watch.clear();
         self.to_unwatch.clear();
         for (key, state) in &mut self.keys {
-            state.watch_from = 0;
-            state.is_watch_due = false;
-            state.buffered_event = None;
-            let writing = state.writing.take();
-            state.write_may_still_land |= writing.as_ref().is_some_and(Option::is_some);
-            // A deletion may have been applied, so the key does not count as held before the read.
-            state.is_unconfirmed |= matches!(writing, Some(None));
-            if state.write_may_still_land
-                || writing.is_some()
-                || state.observed.is_some()
-                || state.conflicting_lease.is_some()
-            {
+            if state.on_disconnect() {
                 self.unverified.insert(key.clone());
             }
         }

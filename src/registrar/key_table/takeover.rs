@@ -5,6 +5,7 @@
 //! for keys whose holder is unknown, and never again once it was denied.
 
 use super::KeyTable;
+use super::key_state::Observed;
 use crate::etcd::{Op, Replaced};
 use crate::registrar::rivals::{Conflict, Rival};
 use tokio::time::Instant;
@@ -19,9 +20,10 @@ impl KeyTable {
     pub(crate) fn asks_replaced(&self, ops: &[Op]) -> bool {
         let is_unknown = |op: &Op| {
             let state = self.keys.get(op.key());
-            matches!(op, Op::Put { .. }) && state.is_some_and(|state| state.is_holder_unknown)
+            matches!(op, Op::Put { .. })
+                && state.is_some_and(|state| matches!(state.observed, Observed::Unknown))
         };
-        !self.may_not_ask && ops.len() <= MAX_OPS && ops.iter().any(is_unknown)
+        !self.prev_kv_denied && ops.len() <= MAX_OPS && ops.iter().any(is_unknown)
     }
 
     /// The transaction of `ops` was applied and replaced these values. Call it before
@@ -30,7 +32,7 @@ impl KeyTable {
         for (op, replaced) in ops.iter().zip(replaced) {
             let key = op.key();
             if let (Some(replaced), Some(state)) = (replaced, self.keys.get(key))
-                && state.is_holder_unknown
+                && matches!(state.observed, Observed::Unknown)
                 && replaced.lease != self.lease
             {
                 let (conflict, lease) = (Conflict::TakenOver, replaced.lease);
@@ -42,7 +44,7 @@ impl KeyTable {
 
     /// The transaction of `ops` was denied, maybe because of `prev_kv`: it is repeated at once without.
     pub(crate) fn on_replaced_denied(&mut self, ops: &[Op], now: Instant) {
-        self.may_not_ask = true;
+        self.prev_kv_denied = true;
         self.on_txn_rejected(ops, now);
     }
 }

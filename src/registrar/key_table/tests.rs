@@ -341,6 +341,21 @@ fn a_write_under_way_does_not_count_for_the_next_entry_with_the_key() {
     }
 }
 
+/// The second of two equal registrations stayed `Registering` for ever: the first one's put, which was under way, had
+/// its value, so that nothing was written again.
+#[test]
+fn a_write_under_way_of_the_same_value_is_repeated_for_the_next_entry_with_the_key() {
+    let mut table = table(OnConflict::TakeOver, &["a"]);
+    let now = Instant::now();
+    let ops = table.next_txn(now);
+    assert_eq!(table.set_desired(2, value("a", "v")), None);
+    table.withdraw(1);
+    table.on_txn(&ops, 5, &[None], now);
+    assert!(!table.view(2).held);
+    assert_eq!(write(&mut table, 6), op("a"));
+    assert!(table.view(2).held);
+}
+
 #[test]
 fn one_denied_key_does_not_delay_the_others() {
     let mut table = table(OnConflict::TakeOver, &["a", "b", "c"]);
@@ -621,4 +636,24 @@ fn a_deleted_key_that_is_desired_again_before_it_is_read_is_still_new() {
     assert_eq!(read, ["a".into(), "b".into()] as [Key; 2]);
     table.on_read(&read, 7, &there);
     assert_eq!(table.view(1).missing, Some(WriteReason::New));
+}
+
+/// One of two instances has an address of its own, and somebody deleted its key while the other one moved.
+#[test]
+fn a_missing_key_counts_more_than_one_that_moves() {
+    for is_first in [false, true] {
+        let mut table = table(OnConflict::TakeOver, &[]);
+        let records = |moves: &str| {
+            let mut records = vec![("stays".into(), "v".into()), (moves.into(), "v".into())];
+            records.rotate_left(usize::from(is_first));
+            records
+        };
+        table.set_desired(1, records("a"));
+        write(&mut table, 5);
+        table.set_desired(1, records("b"));
+        table.set_reason(1, WriteReason::Updated);
+        assert_eq!(table.view(1).missing, Some(WriteReason::Updated));
+        table.on_watch_event(delete("stays", 6), Instant::now());
+        assert_eq!(table.view(1).missing, Some(WriteReason::Deleted));
+    }
 }

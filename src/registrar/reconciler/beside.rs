@@ -249,22 +249,12 @@ impl Reconciler {
         self.act(Action::UseBeside);
         // The lease may be another one by now.
         match (answer, &self.lease) {
-            (
-                Answer::Granted {
-                    lease,
-                    sent,
-                    result,
-                },
-                LeaseState::Granting { id, .. },
-            ) if *id == lease => self.on_granted(now, lease, sent, result),
-            (
-                Answer::Renewed {
-                    lease,
-                    sent,
-                    result,
-                },
-                LeaseState::Held(held),
-            ) if held.id() == lease => self.on_renewed(now, sent, 0, result),
+            (Answer::Granted(granted), LeaseState::Granting { id, .. }) if *id == granted.lease => {
+                self.on_granted(now, granted);
+            }
+            (Answer::Renewed(renewed), LeaseState::Held(held)) if held.id() == renewed.lease => {
+                self.on_renewed(now, renewed);
+            }
             _ => {}
         }
     }

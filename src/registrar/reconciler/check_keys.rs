@@ -2,7 +2,7 @@
 
 use super::state::Connection;
 use super::watch_check::Check;
-use super::{Action, Reconciler};
+use super::{Reconciler, Request};
 use crate::etcd::{KeyMeta, RpcError, RpcErrorKind};
 use crate::registrar::ids::Key;
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ impl Reconciler {
         }
         (open.has_request, open.check.under_way) = (true, Some(check));
         open.request_sent = Some(now);
-        self.act(Action::Read { keys });
+        self.send(Request::Read { keys });
     }
 
     /// Whether the read that was answered is a check.

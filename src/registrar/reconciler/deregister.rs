@@ -6,7 +6,7 @@
 use super::state::{Connection, Deregistration, LeaseState, Revoking};
 use super::{Action, Reconciler};
 use crate::etcd::{RpcError, RpcErrorKind};
-use crate::observe::status::Status;
+use crate::observe::status::{Ended, RegistrationStatus};
 use crate::registrar::ids::EntryId;
 use crate::runtime::deadline;
 use crate::runtime::logging;
@@ -42,7 +42,10 @@ impl Reconciler {
             let deadline = Some(deadline);
             self.deregistrations.insert(id, Deregistration { deadline });
             self.keys.withdraw(id);
-            self.act(Action::Publish(id, Arc::new(Status::Deregistering)));
+            self.act(Action::Publish(
+                id,
+                Arc::new(RegistrationStatus::Deregistering),
+            ));
             begun.push(id);
         }
         if !begun.is_empty() {
@@ -156,10 +159,9 @@ impl Reconciler {
         };
         for (id, deregistration) in std::mem::take(&mut self.deregistrations) {
             if deregistration.deadline.is_some() {
-                let failure = failure.clone().filter(|_| self.may_have_keys(id));
-                let status = match failure {
-                    None => Status::Deregistered,
-                    Some(reason) => Status::LeftToExpire { ttl, reason },
+                let status = match &failure {
+                    None => RegistrationStatus::Ended(Ended::Deregistered),
+                    Some(reason) => self.left(id, ttl, reason.clone()),
                 };
                 self.act(Action::End(id, status));
             }
@@ -187,7 +189,10 @@ impl Reconciler {
             if is_gone {
                 keys.forget(*id);
                 if deregistration.deadline.is_some() {
-                    actions.push_back(Action::End(*id, Status::Deregistered));
+                    actions.push_back(Action::End(
+                        *id,
+                        RegistrationStatus::Ended(Ended::Deregistered),
+                    ));
                 }
             }
             !is_gone
@@ -204,14 +209,23 @@ impl Reconciler {
         let overdue = self.deregistrations.iter().filter(|(_, it)| is_overdue(it));
         let ids: Vec<EntryId> = overdue.map(|(id, _)| *id).collect();
         for id in ids {
-            let reason = reason.clone();
-            let status = match self.may_have_keys(id) {
-                true => Status::LeftToExpire { ttl, reason },
-                false => Status::Deregistered,
-            };
+            let status = self.left(id, ttl, reason.clone());
             self.act(Action::End(id, status));
             let deadline = None;
             self.deregistrations.insert(id, Deregistration { deadline });
+        }
+    }
+
+    /// The final status of an entry that nobody can deregister any more.
+    pub(crate) fn abandoned(&mut self, id: EntryId, reason: &str) -> RegistrationStatus {
+        self.keys.withdraw(id);
+        self.left(id, self.granted_ttl(), reason.into())
+    }
+
+    fn left(&self, id: EntryId, ttl: Duration, reason: Arc<str>) -> RegistrationStatus {
+        match self.may_have_keys(id) {
+            true => RegistrationStatus::Ended(Ended::LeftToExpire { ttl, reason }),
+            false => RegistrationStatus::Ended(Ended::Deregistered),
         }
     }
 

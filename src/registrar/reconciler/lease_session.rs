@@ -1,7 +1,7 @@
 //! The lease and the connection: the next step of each.
 
 use super::state::{Connection, LeaseState, OpenConnection};
-use super::{Action, Reconciler};
+use super::{Action, Granted, Reconciler, Renewed, Request};
 use crate::etcd::{RpcError, RpcErrorKind};
 use crate::registrar::lease::{self, Lease};
 use crate::runtime::backoff::Rate;
@@ -199,13 +199,12 @@ impl Reconciler {
         interval.max(self.settings.attempt_timeout)
     }
 
-    pub(super) fn on_granted(
-        &mut self,
-        now: Instant,
-        lease: i64,
-        sent: Instant,
-        result: Result<Duration, RpcError>,
-    ) {
+    pub(super) fn on_granted(&mut self, now: Instant, granted: Granted) {
+        let Granted {
+            lease,
+            sent,
+            result,
+        } = granted;
         self.request_done(now, result.as_ref().err());
         match (&mut self.lease, result) {
             (LeaseState::Granting { .. }, Err(error)) if error.is_busy() => {
@@ -257,13 +256,13 @@ impl Reconciler {
         self.act(Action::ReadDesired(self.entries.keys().copied().collect()));
     }
 
-    pub(super) fn on_renewed(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        member: u64,
-        result: Result<Option<Duration>, RpcError>,
-    ) {
+    pub(super) fn on_renewed(&mut self, now: Instant, renewed: Renewed) {
+        let Renewed {
+            sent,
+            member,
+            result,
+            ..
+        } = renewed;
         if let Connection::Open(open) = &mut self.connection {
             open.check.on_renewed(member);
         }
@@ -336,7 +335,7 @@ impl Reconciler {
             // The watch stream is closed: nothing on it is waited for.
             open.watch_request_sent = None;
             (open.unanswered_watches, open.watch_since) = (0, None);
-            self.act(Action::Authenticate);
+            self.send(Request::Authenticate);
         }
     }
 

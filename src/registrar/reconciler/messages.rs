@@ -2,7 +2,7 @@
 
 use crate::etcd::{Applied, KeyMeta, Member, Op, RpcError, WatchResponse};
 use crate::observe::observer::WriteReason;
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::ids::{EntryId, Key};
 use crate::registrar::rivals::Rival;
 use std::sync::Arc;
@@ -23,18 +23,8 @@ pub(crate) enum Event {
     Connected(Result<(), RpcError>),
     /// The other connection has answered, or the attempt failed.
     ConnectedBeside(Result<Answer, RpcError>),
-    Granted {
-        lease: i64,
-        sent: Instant,
-        result: Result<Duration, RpcError>,
-    },
-    /// `None`: the TTL has not changed.
-    Renewed {
-        sent: Instant,
-        /// The member that answered; 0: not known.
-        member: u64,
-        result: Result<Option<Duration>, RpcError>,
-    },
+    Granted(Granted),
+    Renewed(Renewed),
     /// A renewal is not answered yet, but a read of the lease sent at `seen_at` was: the lease lives for
     /// `remaining` from then on. `None`: the member answers, and is too busy to say it.
     RenewalLate {
@@ -62,6 +52,25 @@ pub(crate) enum Event {
     Watched(Result<WatchResponse, RpcError>),
 }
 
+/// The answer to a grant.
+#[derive(Debug, Clone)]
+pub(crate) struct Granted {
+    pub(crate) lease: i64,
+    pub(crate) sent: Instant,
+    pub(crate) result: Result<Duration, RpcError>,
+}
+
+/// The answer to a renewal.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewed {
+    pub(crate) lease: i64,
+    pub(crate) sent: Instant,
+    /// The member that answered; 0: not known.
+    pub(crate) member: u64,
+    /// `None`: the TTL has not changed.
+    pub(crate) result: Result<Option<Duration>, RpcError>,
+}
+
 /// What another connection has to answer before it is used: what the first connection does not answer. When etcd is busy, a
 /// read is answered long before a renewal, and a connection that was used because of it would be as late as the first one.
 #[derive(Debug, Clone, Copy)]
@@ -69,12 +78,12 @@ pub(crate) enum Question {
     Grant {
         lease: i64,
         ttl: Duration,
-        /// As for [`Action::Renew`].
+        /// As for [`Request::Renew`].
         again: Option<Duration>,
     },
     Renew {
         lease: i64,
-        /// As for [`Action::Renew`].
+        /// As for [`Request::Renew`].
         again: Option<Duration>,
     },
     Read,
@@ -83,16 +92,8 @@ pub(crate) enum Question {
 /// The answer to a [`Question`]. That there is no such lease is an answer, too.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Granted {
-        lease: i64,
-        sent: Instant,
-        result: Result<Duration, RpcError>,
-    },
-    Renewed {
-        lease: i64,
-        sent: Instant,
-        result: Result<Option<Duration>, RpcError>,
-    },
+    Granted(Granted),
+    Renewed(Renewed),
     Read,
 }
 
@@ -149,6 +150,30 @@ pub(crate) enum Action {
     Disconnect,
     /// Drop the requests and streams on the session, and keep the session.
     CloseStreams,
+    /// Send a request on the session.
+    Send(Request),
+    /// [`Event::LocalIpFound`].
+    FindLocalIp,
+    /// Until when the lease certainly lives. Comes before any status that depends on it.
+    LeaseExpiry(Instant),
+    /// Log a rival: another client wrote a key of this entry, or this entry took over its key.
+    Rival(EntryId, Rival),
+    /// Report a transaction to observers: the number of keys for each reason, and the error.
+    Wrote(Vec<(WriteReason, usize)>, Option<String>),
+    /// Publish a status.
+    Publish(EntryId, Arc<RegistrationStatus>),
+    /// Wait, at most 50 ms, until the health services of these entries have reported the statuses that were
+    /// published before.
+    AwaitHealth(Vec<EntryId>),
+    /// Publish a final status and begin the drain of the server.
+    End(EntryId, RegistrationStatus),
+    /// End the worker: there is nothing left to do.
+    Finish,
+}
+
+/// A request on an open session. Its answer is the event that repeats it.
+#[derive(Debug)]
+pub(crate) enum Request {
     /// [`Event::Granted`].
     Grant { lease: i64, ttl: Duration },
     /// [`Event::Revoked`]. Replaces a request that is under way.
@@ -171,53 +196,10 @@ pub(crate) enum Action {
     },
     /// Close the watch stream, and get another token: [`Event::Authenticated`].
     Authenticate,
-    /// [`Event::LocalIpFound`].
-    FindLocalIp,
     /// [`Event::WatchRequested`], then [`Event::Watched`] for each response.
     Watch { key: Key, id: i64, from: i64 },
     /// [`Event::WatchRequested`].
     Unwatch { id: i64 },
-    /// Until when the lease certainly lives. Comes before any status that depends on it.
-    LeaseExpiry(Instant),
-    /// Log a rival: another client wrote a key of this entry, or this entry took over its key.
-    Rival(EntryId, Rival),
-    /// Report a transaction to observers: the number of keys for each reason, and the error.
-    Wrote(Vec<(WriteReason, usize)>, Option<String>),
-    /// Publish a status.
-    Publish(EntryId, Arc<Status>),
-    /// Wait, at most 50 ms, until the health services of these entries have reported the statuses that were
-    /// published before.
-    AwaitHealth(Vec<EntryId>),
-    /// Publish a final status and begin the drain of the server.
-    End(EntryId, Status),
-    /// End the worker: there is nothing left to do.
-    Finish,
-}
-
-// === impl Answer ===
-
-impl Answer {
-    /// The event of the same answer on the connection in use.
-    #[cfg(test)]
-    pub(crate) fn as_event(&self) -> Option<Event> {
-        match self {
-            Self::Granted {
-                lease,
-                sent,
-                result,
-            } => Some(Event::Granted {
-                lease: *lease,
-                sent: *sent,
-                result: result.clone(),
-            }),
-            Self::Renewed { sent, result, .. } => Some(Event::Renewed {
-                sent: *sent,
-                member: 0,
-                result: result.clone(),
-            }),
-            Self::Read => None,
-        }
-    }
 }
 
 // === impl Event ===
@@ -230,8 +212,8 @@ impl Event {
             | Self::Authenticated(result)
             | Self::WatchRequested(result) => result.as_ref().err(),
             Self::ConnectedBeside(result) => result.as_ref().err(),
-            Self::Granted { result, .. } => result.as_ref().err(),
-            Self::Renewed { result, .. } => result.as_ref().err(),
+            Self::Granted(granted) => granted.result.as_ref().err(),
+            Self::Renewed(renewed) => renewed.result.as_ref().err(),
             Self::Revoked { result, .. } => result.as_ref().err(),
             Self::Read { result, .. } => result.as_ref().err(),
             Self::Written { result, .. } => result.as_ref().err(),

@@ -7,9 +7,8 @@
 //! ```
 //!
 //! Its input are events: changes of the desired state, and etcd's answers. Its output are actions: requests,
-//! statuses and ends, in the order in which they have to be performed. Every request is one
-//! variant of [`Action`]. Its answer is the variant of [`Event`] that repeats the request, so that an
-//! answer cannot be matched to another request.
+//! statuses and ends, in the order in which they have to be performed. Each answer is the variant of [`Event`] that
+//! repeats its request, so that it cannot be matched to another request.
 //!
 //! ```text
 //! lease   None ─> Granting ─> Held ─> Revoking ─> None
@@ -49,14 +48,14 @@ mod status;
 mod tests;
 mod watch_check;
 
-pub(crate) use messages::{Action, Answer, Desired, Event, Question};
+pub(crate) use messages::{Action, Answer, Desired, Event, Granted, Question, Renewed, Request};
 
 use super::ids::EntryId;
 use super::key_table::KeyTable;
 use super::on_conflict::OnConflict;
 use super::rivals::Rivals;
 use crate::etcd::{Endpoints, Member, Rotation};
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::patience::Patience;
 use crate::runtime::backoff::{Backoff, Bucket};
 use crate::runtime::deadline;
@@ -85,7 +84,7 @@ pub(crate) struct Reconciler {
     settings: Settings,
     rng: fastrand::Rng,
     /// The entries that should be there, each with the status that was published last.
-    entries: BTreeMap<EntryId, Arc<Status>>,
+    entries: BTreeMap<EntryId, Arc<RegistrationStatus>>,
     /// The entries that are being deregistered.
     deregistrations: BTreeMap<EntryId, Deregistration>,
     /// Entries whose keys could not be made, and when to try again.
@@ -332,16 +331,8 @@ impl Reconciler {
             Event::Authenticated(result) => self.on_authenticated(now, result),
             Event::Connected(result) => self.on_connected(now, result),
             Event::ConnectedBeside(result) => self.on_connected_beside(now, result),
-            Event::Granted {
-                lease,
-                sent,
-                result,
-            } => self.on_granted(now, lease, sent, result),
-            Event::Renewed {
-                sent,
-                member,
-                result,
-            } => self.on_renewed(now, sent, member, result),
+            Event::Granted(granted) => self.on_granted(now, granted),
+            Event::Renewed(renewed) => self.on_renewed(now, renewed),
             Event::RenewalLate { seen_at, remaining } => {
                 self.on_renewal_late(now, seen_at, remaining);
             }
@@ -410,7 +401,7 @@ impl Reconciler {
         if self.entries.contains_key(&id) {
             return;
         }
-        let new = Arc::new(Status::Registering { reason: None });
+        let new = Arc::new(RegistrationStatus::Registering { reason: None });
         self.entries.insert(id, new);
         // Why it has to wait, if it has to.
         self.publish_current(now, id);
@@ -434,8 +425,11 @@ impl Reconciler {
                 self.failed.insert(id);
                 self.retry_failed_at = Some(now + RESTART_PAUSE);
                 // Its earlier keys are still there.
-                if !self.status(id).is_some_and(Status::is_registered) {
-                    self.publish(id, Status::Lost { since: now, reason });
+                if !self
+                    .status(id)
+                    .is_some_and(RegistrationStatus::is_registered)
+                {
+                    self.publish(id, RegistrationStatus::Lost { since: now, reason });
                 }
             }
             Desired::Gone { .. } | Desired::Paused { .. } => {}
@@ -458,5 +452,9 @@ impl Reconciler {
 
     fn act(&mut self, action: Action) {
         self.actions.push_back(action);
+    }
+
+    fn send(&mut self, request: Request) {
+        self.act(Action::Send(request));
     }
 }

@@ -4,7 +4,8 @@
 //! key is then deleted. A write that timed out may still be applied: its key is watched, and deleted when it appears.
 
 use super::{Action, Reconciler};
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::ids::EntryId;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -19,10 +20,10 @@ impl Reconciler {
         };
         let was_registered = last.is_registered();
         let since = match last {
-            Status::Paused { since, .. } => *since,
-            _ => now,
+            RegistrationStatus::Paused { since, .. } => *since,
+            _ => Timestamp::at(now),
         };
-        self.publish(id, Status::Paused { reasons, since });
+        self.publish(id, RegistrationStatus::Paused { reasons, since });
         self.keys.withdraw(id);
         was_registered
     }
@@ -36,8 +37,8 @@ impl Reconciler {
 
     /// Stops withholding the keys of an entry, if they were withheld.
     pub(super) fn resume(&mut self, now: Instant, id: EntryId) {
-        if matches!(self.status(id), Some(Status::Paused { .. })) {
-            let registering = Status::Registering { reason: None };
+        if matches!(self.status(id), Some(RegistrationStatus::Paused { .. })) {
+            let registering = RegistrationStatus::Registering { reason: None };
             let next = self.status_for(now, id, &registering);
             self.publish(id, next);
         }

@@ -1,7 +1,7 @@
 //! The requests on an open connection: which one is next, and what its answer changes.
 
 use super::state::{Connection, LeaseState, OpenConnection};
-use super::{Action, Reconciler};
+use super::{Action, Reconciler, Request};
 use crate::etcd::{Applied, DENIED_RETRY, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::Key;
 use crate::runtime::logging;
@@ -37,7 +37,7 @@ impl Reconciler {
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
-        let action = match &mut self.lease {
+        let request = match &mut self.lease {
             LeaseState::Held(_) => return self.plan_held(now),
             LeaseState::None => return,
             _ if open.has_request || open.not_before.is_some_and(|at| at > now) => return,
@@ -46,22 +46,22 @@ impl Reconciler {
                 first_sent,
                 attempts,
             } => match self.orphaned_leases.first() {
-                Some(orphan) => Action::Revoke { lease: *orphan },
+                Some(orphan) => Request::Revoke { lease: *orphan },
                 None => {
                     first_sent.get_or_insert(now);
                     *attempts += 1;
                     let (lease, ttl) = (*id, self.settings.ttl);
-                    Action::Grant { lease, ttl }
+                    Request::Grant { lease, ttl }
                 }
             },
             LeaseState::Revoking(revoking) => match revoking.leases.first() {
-                Some(lease) => Action::Revoke { lease: *lease },
+                Some(lease) => Request::Revoke { lease: *lease },
                 None => return,
             },
         };
         (open.has_request, open.not_before) = (true, None);
         open.request_sent = Some(now);
-        self.act(action);
+        self.send(request);
     }
 
     /// The lease is renewed first. There is something to write only if etcd does not have the lease any more, or
@@ -80,11 +80,11 @@ impl Reconciler {
         if is_due && !open.is_renewing() {
             (open.renewing_since, open.renew_not_before) = (Some(now), None);
             let late = self.patience.expected();
-            self.actions.push_back(Action::Renew {
+            self.actions.push_back(Action::Send(Request::Renew {
                 lease: id,
                 late,
                 again,
-            });
+            }));
         }
         if !open.is_lease_confirmed || open.refused_token.is_some() {
             return;
@@ -114,7 +114,7 @@ impl Reconciler {
         let action = if self.needs_local_ip {
             Action::FindLocalIp
         } else if !keys.is_empty() {
-            Action::Read { keys }
+            Action::Send(Request::Read { keys })
         } else {
             let ops = self.keys.next_txn(now);
             if ops.is_empty() {
@@ -122,11 +122,11 @@ impl Reconciler {
                 return self.plan_check(now);
             }
             let asks_replaced = self.keys.asks_replaced(&ops);
-            Action::Write {
+            Action::Send(Request::Write {
                 lease,
                 ops,
                 asks_replaced,
-            }
+            })
         };
         open.has_request = true;
         self.act(action);
@@ -136,18 +136,18 @@ impl Reconciler {
         let Connection::Open(open) = &mut self.connection else {
             return;
         };
-        let action = if let Some(id) = self.keys.next_unwatch().filter(|_| open.is_watching) {
+        let request = if let Some(id) = self.keys.next_unwatch().filter(|_| open.is_watching) {
             open.cancelled_watches.insert(id);
-            Action::Unwatch { id }
+            Request::Unwatch { id }
         } else if let Some((key, id, from)) = self.keys.next_watch() {
             open.is_watching = true;
             open.watch_asked(now);
-            Action::Watch { key, id, from }
+            Request::Watch { key, id, from }
         } else {
             return;
         };
         open.watch_request_sent = Some(now);
-        self.act(action);
+        self.send(request);
     }
 
     /// The request under way has ended. An answer of etcd shows how long it takes.

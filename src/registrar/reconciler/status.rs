@@ -4,7 +4,7 @@ use super::state::{LeaseState, Problem};
 use super::{Action, Reconciler};
 use crate::etcd::{Op, RpcError};
 use crate::observe::observer::WriteReason;
-use crate::observe::status::{Registered, Status};
+use crate::observe::status::{Registered, RegistrationStatus};
 use crate::registrar::ids::EntryId;
 use crate::registrar::key_table::View;
 use crate::registrar::shown::shown;
@@ -63,11 +63,11 @@ impl Reconciler {
         for id in self.entries.keys().copied().collect::<Vec<_>>() {
             let reason = reason.clone();
             let next = match self.status(id) {
-                Some(Status::Lost { since, .. }) => Status::Lost {
+                Some(RegistrationStatus::Lost { since, .. }) => RegistrationStatus::Lost {
                     since: *since,
                     reason,
                 },
-                Some(Status::Registering { .. }) => Status::Registering {
+                Some(RegistrationStatus::Registering { .. }) => RegistrationStatus::Registering {
                     reason: Some(reason),
                 },
                 _ => continue,
@@ -88,21 +88,21 @@ impl Reconciler {
         for id in owners.collect::<Vec<_>>() {
             let reason = reason.clone();
             match self.status(id) {
-                Some(Status::Registering { .. }) => {
+                Some(RegistrationStatus::Registering { .. }) => {
                     self.publish(
                         id,
-                        Status::Registering {
+                        RegistrationStatus::Registering {
                             reason: Some(reason),
                         },
                     );
                 }
-                Some(Status::Lost { since, .. }) => {
+                Some(RegistrationStatus::Lost { since, .. }) => {
                     let since = *since;
-                    self.publish(id, Status::Lost { since, reason });
+                    self.publish(id, RegistrationStatus::Lost { since, reason });
                 }
                 // Its key may be neither read nor written any more.
                 Some(status) if status.is_registered() && !self.keys.view(id).held => {
-                    self.publish(id, Status::Lost { since: now, reason });
+                    self.publish(id, RegistrationStatus::Lost { since: now, reason });
                 }
                 _ => {}
             }
@@ -138,8 +138,8 @@ impl Reconciler {
     /// The reason for writing the keys of an entry.
     pub(super) fn write_reason(&self, id: EntryId) -> WriteReason {
         match self.status(id) {
-            Some(Status::Paused { .. }) => WriteReason::Resumed,
-            Some(Status::Lost { .. }) => WriteReason::LeaseLost,
+            Some(RegistrationStatus::Paused { .. }) => WriteReason::Resumed,
+            Some(RegistrationStatus::Lost { .. }) => WriteReason::LeaseLost,
             Some(status) if status.is_registered() => WriteReason::Updated,
             _ => WriteReason::New,
         }
@@ -166,7 +166,7 @@ impl Reconciler {
         }
     }
 
-    pub(super) fn publish(&mut self, id: EntryId, next: Status) {
+    pub(super) fn publish(&mut self, id: EntryId, next: RegistrationStatus) {
         if let Some(last) = self.entries.get_mut(&id)
             && **last != next
         {
@@ -177,17 +177,22 @@ impl Reconciler {
     }
 
     /// The status of an entry that should be there, as it was published last.
-    pub(super) fn status(&self, id: EntryId) -> Option<&Status> {
+    pub(super) fn status(&self, id: EntryId) -> Option<&RegistrationStatus> {
         self.entries.get(&id).map(|status| &**status)
     }
 
-    pub(super) fn status_for(&self, now: Instant, id: EntryId, last: &Status) -> Status {
+    pub(super) fn status_for(
+        &self,
+        now: Instant,
+        id: EntryId,
+        last: &RegistrationStatus,
+    ) -> RegistrationStatus {
         // A paused entry misses no key.
-        if let Status::Paused { .. } = last {
+        if let RegistrationStatus::Paused { .. } = last {
             return last.clone();
         }
         if let Some(Problem { since, reason }) = &self.lease_error {
-            return lost(last, *since, reason.clone());
+            return lost(last, Timestamp::at(*since), reason.clone());
         }
         let View {
             keys,
@@ -202,36 +207,38 @@ impl Reconciler {
             let reason = format!("another registration here has the key {key:?}").into();
             // It may have been lost for another reason before.
             return match last {
-                Status::Lost { since, .. } => Status::Lost {
+                RegistrationStatus::Lost { since, .. } => RegistrationStatus::Lost {
                     since: *since,
                     reason,
                 },
-                last => lost(last, now, reason),
+                last => lost(last, Timestamp::at(now), reason),
             };
         }
         if let Some(to_lease) = conflicting_lease {
-            return Status::Yielding { to_lease };
+            return RegistrationStatus::Yielding { to_lease };
         }
-        let lease = match &self.lease {
-            LeaseState::Held(lease) if held => lease.id(),
+        let is_moving = missing == Some(WriteReason::Updated) && !contested;
+        let registered = match (&self.lease, last.registered()) {
+            (LeaseState::Held(lease), before) if held => Registered {
+                lease: lease.id(),
+                keys: keys.into(),
+                revision,
+                since: before.map_or(Timestamp::at(now), |registered| registered.since),
+            },
+            // It moves to another address. Until the new key is written, the former one is there.
+            (LeaseState::Held(_), Some(before)) if is_moving => before.clone(),
             _ => {
                 return match self.missing_reason(last, missing, contested) {
-                    Some(reason) => lost(last, now, reason),
+                    Some(reason) => lost(last, Timestamp::at(now), reason),
                     None => last.clone(),
                 };
             }
         };
-        let registered = Registered {
-            lease,
-            keys: keys.into(),
-            revision,
-            since: last.registered().map_or(now, |registered| registered.since),
-        };
         match self.connection_error.clone() {
-            None => Status::Registered(registered),
-            Some(Problem { since, reason }) => Status::Suspect {
+            None => RegistrationStatus::Registered(registered),
+            Some(Problem { since, reason }) => RegistrationStatus::Suspect {
                 registered,
-                since,
+                since: Timestamp::at(since),
                 reason,
             },
         }
@@ -240,7 +247,7 @@ impl Reconciler {
     /// Why the keys of an entry are missing, if that changes its status.
     fn missing_reason(
         &self,
-        last: &Status,
+        last: &RegistrationStatus,
         missing: Option<WriteReason>,
         contested: bool,
     ) -> Option<Arc<str>> {
@@ -250,8 +257,6 @@ impl Reconciler {
         let reason = match missing {
             _ if contested => "somebody rewrites the key again and again, waiting",
             _ if !last.is_registered() => return None,
-            // It moves to another address: until it is written, its former key is there.
-            Some(WriteReason::Updated) => return None,
             Some(WriteReason::Deleted) => "the key was deleted, alone or with its lease",
             Some(WriteReason::Overwritten) => "another client overwrote the key",
             _ => "the key was deleted or overwritten",
@@ -261,12 +266,12 @@ impl Reconciler {
 }
 
 /// The status after `last` when the keys are missing.
-fn lost(last: &Status, since: Instant, reason: Arc<str>) -> Status {
+fn lost(last: &RegistrationStatus, since: Instant, reason: Arc<str>) -> RegistrationStatus {
     match last {
-        Status::Lost { .. } => last.clone(),
-        Status::Registering { .. } => Status::Registering {
+        RegistrationStatus::Lost { .. } => last.clone(),
+        RegistrationStatus::Registering { .. } => RegistrationStatus::Registering {
             reason: Some(reason),
         },
-        _ => Status::Lost { since, reason },
+        _ => RegistrationStatus::Lost { since, reason },
     }
 }

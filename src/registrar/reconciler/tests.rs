@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::etcd::{self, Applied, EventKind, KeyMeta, Op, RpcError, RpcErrorKind, WatchResponse};
+use crate::observe::status::Ended;
 use crate::registrar::lease;
 use RpcErrorKind::{
     Broken, Busy, Denied, LeaseExists, LeaseGone, ResourceExhausted, Timeout, Unauthenticated,
@@ -253,8 +254,8 @@ impl Fixture {
         let answered = match &event {
             Event::Connected(_) => "Connect",
             Event::ConnectedBeside(_) => "ConnectBeside",
-            Event::Granted { .. } => "Grant",
-            Event::Renewed { .. } => "Renew",
+            Event::Granted(_) => "Grant",
+            Event::Renewed(_) => "Renew",
             Event::Revoked { .. } => "Revoke",
             Event::Read { .. } => "Read",
             Event::Written { .. } => "Write",
@@ -280,7 +281,7 @@ impl Fixture {
             ) {
                 self.pending.clear();
             }
-            if let Action::Write { ops, .. } = action {
+            if let Action::Send(Request::Write { ops, .. }) = action {
                 self.ops = ops.clone();
             }
             self.pending.extend(request(action));
@@ -298,20 +299,20 @@ impl Fixture {
 
     fn granted(&self, result: Result<Duration, RpcError>) -> Event {
         let (lease, sent) = (self.lease(), self.now);
-        Event::Granted {
+        Event::Granted(Granted {
             lease,
             sent,
             result,
-        }
+        })
     }
 
     fn renewed(&self, result: Result<Option<Duration>, RpcError>) -> Event {
-        let (sent, member) = (self.now, MEMBER);
-        Event::Renewed {
-            sent,
-            member,
+        Event::Renewed(Renewed {
+            lease: self.lease(),
+            sent: self.now,
+            member: MEMBER,
             result,
-        }
+        })
     }
 
     fn renewal_late(&self) -> Event {
@@ -381,11 +382,12 @@ const EVENTS: [Stimulus; 32] = [
         Event::Connected(failed(Unreachable))
     }),
     ("the other connection answers", "ConnectBeside", |f| {
-        Event::ConnectedBeside(Ok(Answer::Renewed {
+        Event::ConnectedBeside(Ok(Answer::Renewed(Renewed {
             lease: f.lease(),
             sent: f.now,
+            member: 0,
             result: Ok(None),
-        }))
+        })))
     }),
     ("the other connection is refused", "ConnectBeside", |_| {
         Event::ConnectedBeside(failed(Unreachable))
@@ -439,13 +441,16 @@ fn request(action: &Action) -> Option<&'static str> {
     Some(match action {
         Action::Connect { .. } => "Connect",
         Action::ConnectBeside { .. } => "ConnectBeside",
-        Action::Grant { .. } => "Grant",
-        Action::Revoke { .. } => "Revoke",
-        Action::Renew { .. } => "Renew",
-        Action::Read { .. } => "Read",
-        Action::Write { .. } => "Write",
-        Action::Watch { .. } => "Watch",
-        Action::Authenticate => "Authenticate",
+        Action::Send(request) => match request {
+            Request::Grant { .. } => "Grant",
+            Request::Revoke { .. } => "Revoke",
+            Request::Renew { .. } => "Renew",
+            Request::Read { .. } => "Read",
+            Request::Write { .. } => "Write",
+            Request::Watch { .. } => "Watch",
+            Request::Authenticate => "Authenticate",
+            Request::Unwatch { .. } => return None,
+        },
         _ => return None,
     })
 }
@@ -455,8 +460,9 @@ fn describe(action: &Action) -> String {
         Op::Put { .. } | Op::PutIfFree { .. } => "put",
         Op::Delete { .. } => "delete",
     };
-    let status = |status: &Status| {
+    let status = |status: &RegistrationStatus| {
         let text = format!("{status:?}");
+        let text = text.strip_prefix("Ended(").unwrap_or(&text);
         let end = text
             .find(|c: char| !c.is_alphanumeric())
             .unwrap_or(text.len());
@@ -464,8 +470,8 @@ fn describe(action: &Action) -> String {
     };
     match action {
         Action::ReadDesired(_) => "ReadDesired".into(),
-        Action::Write { ops, .. } => format!("Write {}", op(&ops[0])),
-        Action::Unwatch { .. } => "Unwatch".into(),
+        Action::Send(Request::Write { ops, .. }) => format!("Write {}", op(&ops[0])),
+        Action::Send(Request::Unwatch { .. }) => "Unwatch".into(),
         Action::Publish(_, next) => status(next),
         Action::End(_, next) => format!("End {}", status(next)),
         Action::AwaitHealth(_) => "AwaitHealth".into(),
@@ -654,11 +660,12 @@ fn the_end_of_the_lease_is_published_before_an_answer_that_was_there_too() {
     let sent = fixture.now;
     fixture.now += LEASE_TTL * 2;
     let result = Ok(None);
-    fixture.handle(Event::Renewed {
+    fixture.handle(Event::Renewed(Renewed {
+        lease: fixture.lease(),
         sent,
         member: MEMBER,
         result,
-    });
+    }));
     assert_eq!(described(&fixture)[..2], ["Lost", "AwaitHealth"]);
 }
 
@@ -693,9 +700,16 @@ fn after_a_panic_the_lease_is_revoked_before_anybody_has_left() {
     let is_end = |action: &Action| matches!(action, Action::End(..));
     assert!(!fixture.actions.iter().any(is_end));
     fixture.handle(Event::Connected(Ok(())));
-    assert!(matches!(fixture.actions[..], [Action::Revoke { lease: revoked }] if revoked == lease));
+    assert!(
+        matches!(fixture.actions[..], [Action::Send(Request::Revoke { lease: revoked })] if revoked == lease)
+    );
     fixture.handle(fixture.revoked(Ok(())));
-    let is_deregistered = |action: &Action| matches!(action, Action::End(1, Status::Deregistered));
+    let is_deregistered = |action: &Action| {
+        matches!(
+            action,
+            Action::End(1, RegistrationStatus::Ended(Ended::Deregistered))
+        )
+    };
     assert!(fixture.actions.iter().any(is_deregistered));
 }
 
@@ -764,4 +778,35 @@ fn the_lease_that_is_lost_in_a_pause_is_replaced_without_a_word() {
     assert_eq!(described(&fixture), [""; 0]);
     fixture.handle(desired(1, keys("w")));
     assert_eq!(described(&fixture), ["Registering", "Write put"]);
+}
+
+/// The machine has another address. The status became `Lost`, with the reason of the outage.
+#[test]
+fn a_key_that_moves_is_not_lost_before_the_new_one_is_written() {
+    let moved = || desired(1, Desired::Keys(vec![("l".into(), "v".into())]));
+    let not_lost = |fixture: &Fixture| {
+        let actions = described(fixture);
+        assert!(!actions.contains(&"Lost".to_owned()), "{actions:?}");
+    };
+    for there in [None, Some(THEIRS)] {
+        let mut fixture = Fixture::verifying();
+        let read = fixture.read(Ok(Some(REVISION)));
+        fixture.handle(moved());
+        not_lost(&fixture);
+        fixture.handle(read);
+        not_lost(&fixture);
+        assert!(described(&fixture).contains(&"Write delete".to_owned()));
+        fixture.handle(fixture.written(failed(Timeout)));
+        assert_eq!(described(&fixture), ["Disconnect", "Suspect", "Connect"]);
+        fixture.handle(Event::Connected(Ok(())));
+        fixture.handle(fixture.renewed(Ok(None)));
+        let theirs = |lease| KeyMeta { lease, revision: 1 };
+        let result = Ok((REVISION, vec![None, there.map(theirs)]));
+        let keys = vec!["k".into(), "l".into()];
+        fixture.handle(Event::Read { keys, result });
+        not_lost(&fixture);
+        assert!(described(&fixture).contains(&"Write put".to_owned()));
+        fixture.handle(fixture.written(Ok(())));
+        assert!(described(&fixture).contains(&"Registered".to_owned()));
+    }
 }

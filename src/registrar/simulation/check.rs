@@ -20,9 +20,11 @@
 use super::etcd::{Etcd, Stored};
 use super::world::{Entry, Request};
 use crate::etcd::{Op, RpcError, RpcErrorKind};
-use crate::observe::status::Status;
+use crate::observe::status::{Ended, RegistrationStatus};
 use crate::registrar::ids::{EntryId, Key};
-use crate::registrar::reconciler::{Action, Event, Question};
+use crate::registrar::reconciler::{
+    Action, Answer, Event, Granted, Question, Renewed, Request as Sent,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -36,7 +38,7 @@ pub(super) struct Checker {
     pub(super) is_alone: bool,
     pub(super) ttl: Duration,
     pub(super) revoke_timeout: Duration,
-    pub(super) statuses: BTreeMap<EntryId, Status>,
+    pub(super) statuses: BTreeMap<EntryId, RegistrationStatus>,
     /// The lease that was acknowledged last, by which request, and for how long.
     acknowledged: Option<(i64, Instant, Duration)>,
     /// For each lease that was requested: when first, and how often.
@@ -116,10 +118,14 @@ impl Checker {
     }
 
     pub(super) fn before(&mut self, event: &Event, now: Instant) {
-        if let Event::ConnectedBeside(Ok(answer)) = event
-            && let Some(event) = answer.as_event()
-        {
-            return self.before(&event, now);
+        match event {
+            Event::ConnectedBeside(Ok(Answer::Granted(granted))) => {
+                return self.before(&Event::Granted(granted.clone()), now);
+            }
+            Event::ConnectedBeside(Ok(Answer::Renewed(renewed))) => {
+                return self.before(&Event::Renewed(renewed.clone()), now);
+            }
+            _ => {}
         }
         if let Some((_, since, ttl)) = self.acknowledged
             && since + ttl <= now
@@ -145,7 +151,7 @@ impl Checker {
                 self.unrevoked.remove(lease);
                 self.not_revocable.insert(*lease);
             }
-            (Event::Renewed { .. } | Event::Written { .. }, Some(kind)) => {
+            (Event::Renewed(_) | Event::Written { .. }, Some(kind)) => {
                 self.is_lease_gone = kind == RpcErrorKind::LeaseGone;
             }
             _ => {}
@@ -156,24 +162,26 @@ impl Checker {
     fn acknowledge(&mut self, event: &Event, failed: Option<RpcErrorKind>) {
         match (event, &mut self.acknowledged) {
             (
-                Event::Granted {
+                Event::Granted(Granted {
                     lease,
                     sent,
                     result: Ok(ttl),
-                },
+                }),
                 last,
             ) => *last = Some((*lease, *sent, *ttl)),
-            (Event::Granted { lease, .. }, last) if failed == Some(RpcErrorKind::LeaseExists) => {
+            (Event::Granted(Granted { lease, .. }), last)
+                if failed == Some(RpcErrorKind::LeaseExists) =>
+            {
                 if let Some((first_sent, 2..)) = self.asked.get(lease) {
                     *last = Some((*lease, *first_sent, self.ttl));
                 }
             }
             (
-                Event::Renewed {
+                Event::Renewed(Renewed {
                     sent,
                     result: Ok(granted),
                     ..
-                },
+                }),
                 Some((_, since, ttl)),
             ) => {
                 *since = (*since).max(*sent);
@@ -201,7 +209,7 @@ impl Checker {
             (Event::Written { .. } | Event::Connected(_) | Event::Read { .. }, _) => {
                 self.paused_for.values_mut().for_each(|count| *count = 0);
             }
-            (Event::Granted { .. }, _) => self.are_isolated = false,
+            (Event::Granted(_), _) => self.are_isolated = false,
             _ => {}
         }
         if matches!(event, Event::Written { .. }) {
@@ -255,7 +263,7 @@ impl Checker {
                 self.violated(format!("I6: {at:?} but {:?}", self.acknowledged));
             }
             Action::End(id, status) => self.ended(*id, status, entries, etcd, now),
-            Action::Grant { lease, .. }
+            Action::Send(Sent::Grant { lease, .. })
             | Action::ConnectBeside {
                 question: Question::Grant { lease, .. },
                 ..
@@ -265,11 +273,11 @@ impl Checker {
                     self.violated(format!("I7: {left:x} is not revoked before the next grant"));
                 }
             }
-            Action::Revoke { lease } => {
+            Action::Send(Sent::Revoke { lease }) => {
                 self.unrevoked.insert(*lease);
                 self.check_reported();
             }
-            Action::Write { lease, ops, .. } => {
+            Action::Send(Sent::Write { lease, ops, .. }) => {
                 self.check_reported();
                 self.check_write(*lease, ops, entries);
             }
@@ -304,33 +312,35 @@ impl Checker {
         now - self.paused > since + self.revoke_timeout + SLACK
     }
 
-    fn published(&mut self, id: EntryId, status: &Status, now: Instant) {
+    fn published(&mut self, id: EntryId, status: &RegistrationStatus, now: Instant) {
         let last = self.statuses.insert(id, status.clone());
         if !status.is_registered() {
             self.expired.remove(&id);
         }
-        if matches!(last, Some(Status::Deregistering)) || status.is_final() {
+        if matches!(last, Some(RegistrationStatus::Deregistering)) || status.is_final() {
             self.violated(format!("I13: {status:?} after {last:?}"));
         }
         match (&last, status) {
-            (Some(Status::Paused { .. }), Status::Paused { .. }) => {}
-            (last, Status::Paused { .. }) => {
+            (Some(RegistrationStatus::Paused { .. }), RegistrationStatus::Paused { .. }) => {}
+            (last, RegistrationStatus::Paused { .. }) => {
                 self.paused_for.insert(id, 0);
-                if last.as_ref().is_some_and(Status::is_registered) {
+                if last.as_ref().is_some_and(RegistrationStatus::is_registered) {
                     self.unreported.insert(id);
                 }
             }
             _ => drop(self.paused_for.remove(&id)),
         }
         match status {
-            Status::Deregistering => {
+            RegistrationStatus::Deregistering => {
                 self.leaving.insert(id, now - self.paused);
                 self.unreported.insert(id);
             }
-            Status::Lost { reason, .. } if self.is_alone && reason.contains("deleted") => {
+            RegistrationStatus::Lost { reason, .. }
+                if self.is_alone && reason.contains("deleted") =>
+            {
                 self.violated(format!("I1: nobody touched the key, and yet {status:?}"));
             }
-            Status::Yielding { to_lease }
+            RegistrationStatus::Yielding { to_lease }
                 if self.granted.contains(to_lease) && !self.not_revocable.contains(to_lease) =>
             {
                 self.violated(format!("I5: yields to our own lease {to_lease:x}"));
@@ -343,8 +353,8 @@ impl Checker {
     }
 
     /// An entry is not registered by the value of another one that had the key before. Another client may restore it.
-    fn check_holder(&mut self, id: EntryId, status: &Status, etcd: &Etcd) {
-        let Status::Registered(registered) = status else {
+    fn check_holder(&mut self, id: EntryId, status: &RegistrationStatus, etcd: &Etcd) {
+        let RegistrationStatus::Registered(registered) = status else {
             return;
         };
         let own = format!("{id}:");
@@ -374,7 +384,10 @@ impl Checker {
     fn reported(&mut self, ids: &[EntryId]) {
         for id in ids {
             self.unreported.remove(id);
-            let is_held = self.statuses.get(id).is_some_and(Status::is_registered);
+            let is_held = self
+                .statuses
+                .get(id)
+                .is_some_and(RegistrationStatus::is_registered);
             if let Some((_, is_told)) = self.shown.get_mut(id) {
                 *is_told |= !is_held;
             }
@@ -392,7 +405,7 @@ impl Checker {
     fn ended(
         &mut self,
         id: EntryId,
-        status: &Status,
+        status: &RegistrationStatus,
         entries: &BTreeMap<EntryId, Entry>,
         etcd: &Etcd,
         now: Instant,
@@ -406,10 +419,14 @@ impl Checker {
         self.statuses.remove(&id);
         self.paused_for.remove(&id);
         self.shown.remove(&id);
-        if let (Some(entry), Status::LeftToExpire { .. }) = (entries.get(&id), status) {
+        if let (Some(entry), RegistrationStatus::Ended(Ended::LeftToExpire { .. })) =
+            (entries.get(&id), status)
+        {
             self.left_to_expire.extend(entry.names.iter().cloned());
         }
-        let is_checked = |entry: &&Entry| entry.is_announced && *status == Status::Deregistered;
+        let is_checked = |entry: &&Entry| {
+            entry.is_announced && *status == RegistrationStatus::Ended(Ended::Deregistered)
+        };
         let Some(entry) = entries.get(&id).filter(is_checked) else {
             return;
         };

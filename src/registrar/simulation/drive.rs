@@ -3,7 +3,7 @@
 use super::check::Checker;
 use super::etcd::Etcd;
 use super::world::{Beside, Entry, Faults, Link, World};
-use crate::observe::status::Status;
+use crate::observe::status::RegistrationStatus;
 use crate::registrar::lease;
 use crate::registrar::on_conflict::OnConflict;
 use crate::registrar::reconciler::{Event, Reconciler, Settings};
@@ -201,17 +201,17 @@ fn converged(world: &World) -> Result<(), String> {
         }
         let status = world.check.statuses.get(id);
         if entry.pauses > 0 {
-            if !matches!(status, Some(Status::Paused { .. })) {
+            if !matches!(status, Some(RegistrationStatus::Paused { .. })) {
                 return Err(format!("{id} is paused, and is {status:?}"));
             }
         } else if entry.is_announced {
             wanted.extend(entry.records(lease, world.check.keys_name_lease));
             let has_all = keys_of(entry).all(|key| owners.get(&key) == Some(&id));
             let is_right = match status {
-                Some(Status::Registered(_)) => has_all,
+                Some(RegistrationStatus::Registered(_)) => has_all,
                 Some(
-                    Status::Lost { reason, .. }
-                    | Status::Registering {
+                    RegistrationStatus::Lost { reason, .. }
+                    | RegistrationStatus::Registering {
                         reason: Some(reason),
                     },
                 ) => !has_all && reason.contains("another registration here has the key"),

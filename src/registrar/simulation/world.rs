@@ -5,7 +5,9 @@ use super::check::Checker;
 use super::etcd::Etcd;
 use crate::etcd::{Op, RpcError, RpcErrorKind, WatchResponse};
 use crate::registrar::ids::{EntryId, Key};
-use crate::registrar::reconciler::{Action, Answer, Desired, Event, Question, Reconciler};
+use crate::registrar::reconciler::{
+    Action, Answer, Desired, Event, Granted, Question, Reconciler, Renewed, Request as Sent,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,10 +235,7 @@ impl World {
                     self.abandon(session);
                 }
             }
-            Action::Grant { lease, ttl } => self.request(Request::Grant { lease, ttl }),
-            Action::Revoke { lease } => self.request(Request::Revoke { lease }),
-            Action::Read { keys } => self.request(Request::Read { keys }),
-            Action::Write { lease, ops, .. } => self.request(Request::Write { lease, ops }),
+            Action::Send(request) => self.send(request),
             Action::FindLocalIp => {
                 self.request(Request::LocalIp);
                 let limit = Some(self.now + self.attempt);
@@ -246,16 +245,6 @@ impl World {
                     pending.deadline = limit;
                 }
             }
-            Action::Authenticate => self.authenticate(),
-            Action::Renew { lease, .. } => {
-                let is_first = self.rng.bool();
-                let pending = self.pending(Request::Renew { lease, is_first });
-                if let Link::Open(session) = &mut self.link {
-                    session.renewal = Some(pending);
-                }
-            }
-            Action::Watch { key, id, from } => self.watch(Request::Watch { key, id, from }),
-            Action::Unwatch { id } => self.watch(Request::Unwatch { id }),
             Action::Publish(..)
             | Action::LeaseExpiry(_)
             | Action::Rival(..)
@@ -272,6 +261,25 @@ impl World {
             }
             Action::End(id, _) => drop(self.entries.remove(&id)),
             Action::Finish => self.is_finished = true,
+        }
+    }
+
+    fn send(&mut self, request: Sent) {
+        match request {
+            Sent::Grant { lease, ttl } => self.request(Request::Grant { lease, ttl }),
+            Sent::Revoke { lease } => self.request(Request::Revoke { lease }),
+            Sent::Read { keys } => self.request(Request::Read { keys }),
+            Sent::Write { lease, ops, .. } => self.request(Request::Write { lease, ops }),
+            Sent::Authenticate => self.authenticate(),
+            Sent::Renew { lease, .. } => {
+                let is_first = self.rng.bool();
+                let pending = self.pending(Request::Renew { lease, is_first });
+                if let Link::Open(session) = &mut self.link {
+                    session.renewal = Some(pending);
+                }
+            }
+            Sent::Watch { key, id, from } => self.watch(Request::Watch { key, id, from }),
+            Sent::Unwatch { id } => self.watch(Request::Unwatch { id }),
         }
     }
 
@@ -437,11 +445,11 @@ impl World {
             }
             Request::Grant { lease, ttl } => {
                 let result = self.result(failed, |etcd| etcd.grant(lease, ttl, now));
-                Event::Granted {
+                Event::Granted(Granted {
                     lease,
                     sent,
                     result,
-                }
+                })
             }
             Request::Revoke { lease } => {
                 let result = self.result(failed, |etcd| {
@@ -453,11 +461,12 @@ impl World {
             Request::Renew { lease, is_first } => {
                 let ttl = self.result(failed, |etcd| etcd.renew(lease, now));
                 let result = ttl.map(|ttl| Some(ttl).filter(|_| !is_first));
-                Event::Renewed {
+                Event::Renewed(Renewed {
+                    lease,
                     sent,
                     member: 1,
                     result,
-                }
+                })
             }
             Request::Read { keys } => {
                 let result = self.result(failed, |etcd| Ok(etcd.read(&keys)));
@@ -488,21 +497,22 @@ impl World {
             Question::Grant { lease, ttl, .. } => {
                 let result = self.result(None, |etcd| etcd.grant(lease, ttl, now));
                 let failure = result.clone().err();
-                let answer = Answer::Granted {
+                let answer = Answer::Granted(Granted {
                     lease,
                     sent,
                     result,
-                };
+                });
                 (answer, failure)
             }
             Question::Renew { lease, .. } => {
                 let result = self.result(None, |etcd| etcd.renew(lease, now).map(|_| None));
                 let failure = result.clone().err();
-                let answer = Answer::Renewed {
+                let answer = Answer::Renewed(Renewed {
                     lease,
                     sent,
+                    member: 0,
                     result,
-                };
+                });
                 (answer, failure)
             }
         };

@@ -51,7 +51,7 @@ where
     let (tell, told) = mpsc::unbounded_channel();
     let dials = Arc::new(AtomicUsize::new(0));
     let count = dials.clone();
-    let builder = BalancedChannel::builder_from(UnboundedReceiverStream::new(told));
+    let builder = BalancedChannel::builder(UnboundedReceiverStream::new(told));
     let builder = builder.connector(move |uri: http::Uri| {
         count.fetch_add(1, Relaxed);
         connect(uri.authority().unwrap().as_str())
@@ -85,6 +85,47 @@ async fn connections_that_end_after_n_calls_fail_none() {
         let (calls, dials) = (150 * callers.len(), net.connects(&address(1)));
         assert!(dials <= calls / n + 2, "{dials} for {calls} of {n} each");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_connection_is_made_before_the_end_of_one_that_ends_after_as_many_calls_as_the_last()
+ {
+    let net = Net::default();
+    serve_ending(&net, &address(1), ending::after_requests(100));
+    let hosts = net.clone();
+    let (registry, builder, dials) = counted(move |to| {
+        let connected = hosts.connect(to);
+        async move {
+            sleep(MS * 20).await;
+            connected
+        }
+    });
+    registry.put(&address(1), 100);
+    let balanced = builder.build().unwrap();
+    ready(&balanced, 1).await;
+    let mut client = Client::new(balanced);
+    let mut slow = vec![];
+    for n in 0..1000 {
+        let start = Instant::now();
+        hello(&mut client).await.unwrap();
+        if start.elapsed() > MS * 2 {
+            slow.push(n);
+        }
+        sleep(MS).await;
+    }
+    assert_eq!(slow, [100], "the first end is not expected");
+    assert!((10..=12).contains(&dials.load(Relaxed)), "{dials:?}");
+    // A replacement that is not used is closed.
+    for _ in 0..80 {
+        hello(&mut client).await.unwrap();
+    }
+    sleep(SEC * 3).await;
+    let before = dials.load(Relaxed);
+    for _ in 0..20 {
+        hello(&mut client).await.unwrap();
+    }
+    sleep(MS * 100).await;
+    assert_eq!(dials.load(Relaxed), before + 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -176,7 +176,7 @@ impl Net {
     pub fn balanced(&self) -> (Registry, BalancedChannelBuilder) {
         let (tell, told) = mpsc::unbounded_channel();
         let net = self.clone();
-        let builder = BalancedChannel::builder_from(UnboundedReceiverStream::new(told)).connector(
+        let builder = BalancedChannel::builder(UnboundedReceiverStream::new(told)).connector(
             move |uri: http::Uri| {
                 let connected = net.connect(uri.authority().unwrap().as_str());
                 async { connected }
@@ -203,7 +203,9 @@ impl Net {
 
 impl Registry {
     pub fn put(&self, address: &str, weight: u32) {
-        let instance = Instance::new("greeter").address(address).weight(weight);
+        let instance = Instance::new("greeter")
+            .with_address(address)
+            .with_weight(weight);
         self.change(Change::insert(format!("/greeter/{address}"), instance));
     }
 

@@ -3,6 +3,7 @@
 use super::net::{Client, Net, Registry, address, ready};
 use super::raw::{ENHANCE_YOUR_CALM, GOAWAY, PREFACE, SETTINGS, write};
 use super::{hello_begun, stream};
+use crate::log::Log;
 use crate::setup::{MS, SEC};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -154,4 +155,25 @@ async fn too_many_pings_is_named_and_learned_for_the_whole_channel() {
     let pings = pings.lock().unwrap().clone();
     assert_eq!(pings.len(), 1, "every 20 s instead of 10");
     assert!(pings[0] - start >= SEC * 19);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_nobody_asked_for_are_no_log_lines_however_they_are_cut() {
+    let log = Log::of("warn");
+    let net = Net::default();
+    let mut arriving = net.listen(&address(1), CancellationToken::new());
+    let (registry, builder) = net.balanced();
+    registry.put(&address(1), 100);
+    let _balanced = builder.build().unwrap();
+    let mut io = arriving.recv().await.unwrap();
+    write(&mut io, SETTINGS, 0, &[]).await;
+    let pong = [&[0, 0, 8, PING, 1, 0, 0, 0, 0], &[7; 8][..]].concat();
+    for cut in 0..pong.len() {
+        for piece in [&pong[..cut], &pong[cut..]] {
+            io.write_all(piece).await.unwrap();
+            sleep(MS).await;
+        }
+    }
+    assert_eq!(log.text(), "");
+    assert_eq!(net.connects(&address(1)), 1);
 }

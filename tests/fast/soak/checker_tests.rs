@@ -7,7 +7,7 @@ use super::record::Record;
 use crate::support::fake::{Call, Rpc};
 use correct_run::{FOREIGN, KEY, LEASE, at, call, change, correct_run, look};
 use tokio::time::Instant;
-use tonic_etcd::Status;
+use tonic_etcd::{Ended, RegistrationStatus};
 
 /// The rules that the checker reports for a changed history.
 async fn broken(tamper: impl FnOnce(&mut Record)) -> Vec<&'static str> {
@@ -28,10 +28,10 @@ fn leave(record: &mut Record, after: f64) {
     record.entries[0].left = Some(left);
     record.entries[0]
         .statuses
-        .push((left, Status::Deregistering));
+        .push((left, RegistrationStatus::Deregistering));
     record.entries[0]
         .statuses
-        .push((ended, Status::Deregistered));
+        .push((ended, RegistrationStatus::Ended(Ended::Deregistered)));
     record.changes.push(change(ended, 3, None));
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic_etcd::Status;
+use tonic_etcd::RegistrationStatus;
 
 /// One run, as it was seen.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ pub struct Entry {
     pub paused: Vec<Range<Instant>>,
     pub left: Option<Instant>,
     /// Each status that was seen, and when it began.
-    pub statuses: Vec<(Instant, Status)>,
+    pub statuses: Vec<(Instant, RegistrationStatus)>,
 }
 
 /// What etcd had at one quiet moment.
@@ -188,7 +188,7 @@ impl Entry {
         during.map(|during| during.start)
     }
 
-    pub fn status(&self, at: Instant) -> Option<&Status> {
+    pub fn status(&self, at: Instant) -> Option<&RegistrationStatus> {
         self.statuses
             .iter()
             .rev()
@@ -196,7 +196,7 @@ impl Entry {
             .map(|(_, status)| status)
     }
 
-    pub fn ended(&self) -> Option<(Instant, &Status)> {
+    pub fn ended(&self) -> Option<(Instant, &RegistrationStatus)> {
         let (at, status) = self.statuses.last()?;
         status.is_final().then_some((*at, status))
     }

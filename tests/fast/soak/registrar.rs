@@ -7,10 +7,10 @@ use crate::support::fake::FakeEtcd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic_etcd::{Etcd, OnConflict, Registration, Status};
+use tonic_etcd::{Etcd, OnConflict, Registration, RegistrationStatus};
 
 /// Statuses, and when each began.
-pub type Log = Arc<Mutex<Vec<(Instant, Status)>>>;
+pub type Log = Arc<Mutex<Vec<(Instant, RegistrationStatus)>>>;
 
 /// A registrar as planned, and what is noted of it. Its members have names of its own.
 pub fn build(fake: &FakeEtcd, plan: &Plan, number: usize) -> (tonic_etcd::Registrar, Registrar) {
@@ -29,7 +29,7 @@ pub fn build(fake: &FakeEtcd, plan: &Plan, number: usize) -> (tonic_etcd::Regist
         OnConflict::TakeOver
     };
     let builder = tonic_etcd::Registrar::builder(etcd)
-        .key(plan.template)
+        .key_template(plan.template)
         .ttl(plan.ttl)
         .on_conflict(policy)
         .deregistration_delay(Duration::from_millis(100))

@@ -134,7 +134,7 @@ impl World {
         for slot in 0..SLOTS {
             let names: Vec<_> = (0..names).map(|n| format!("s{slot}-{n}")).collect();
             let addr = format!("10.0.0.{}:9000", slot + 1);
-            let instance = |name| Instance::new(name).address(&addr).value(&value);
+            let instance = |name| Instance::new(name).with_address(&addr).with_value(&value);
             let instances = names.iter().map(instance);
             let Ok(registration) = self.registrar.register_all(instances.collect::<Vec<_>>())
             else {
@@ -177,7 +177,10 @@ impl World {
         };
         let values = &mut self.record.entries[entry].values;
         let value = format!("v{entry}.{}", values.len());
-        if handle.update(|instance| instance.value(&value)).is_ok() {
+        if handle
+            .update(|instance| instance.with_value(&value))
+            .is_ok()
+        {
             values.push((Instant::now(), value));
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{Etcd, HEALTH_NAME, Registrar, Status};
+use tonic_etcd::{Etcd, HEALTH_NAME, Registrar, RegistrationStatus};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// A read that takes longer is not waited for.
@@ -25,7 +25,7 @@ pub struct Watched {
     greeter: Greeter,
     pub key: String,
     dials: Log<Dial>,
-    statuses: Log<Status>,
+    statuses: Log<RegistrationStatus>,
     /// Whether the registration's health name says `SERVING`.
     health: Log<bool>,
 }
@@ -34,7 +34,7 @@ pub struct Watched {
 pub struct Trial<'a> {
     watched: &'a Watched,
     began: Instant,
-    before: Status,
+    before: RegistrationStatus,
     observer: Observer,
     reads: Log<bool>,
     reader: AbortHandle,
@@ -93,12 +93,18 @@ impl Watched {
 
     /// Waits until it is registered, and its connection works.
     pub async fn steady(&self) {
-        self.status(LONG, |status| matches!(status, Status::Registered(_)))
-            .await;
+        self.status(LONG, |status| {
+            matches!(status, RegistrationStatus::Registered(_))
+        })
+        .await;
     }
 
     /// Waits until the last status is such a one, and says since when it is.
-    pub async fn status(&self, limit: Duration, such: impl Fn(&Status) -> bool) -> Instant {
+    pub async fn status(
+        &self,
+        limit: Duration,
+        such: impl Fn(&RegistrationStatus) -> bool,
+    ) -> Instant {
         eventually("the status", limit, || self.statuses.last(&such)).await
     }
 
@@ -187,8 +193,9 @@ impl<'a> Trial<'a> {
     }
 
     /// The measurement: from when to when the status was `Suspect`, and the number of connections.
-    fn measured(&self, statuses: &[(Instant, Status)], dials: usize) -> String {
-        let at = |found: Option<&(Instant, Status)>| found.map(|(at, _)| *at - self.began);
+    fn measured(&self, statuses: &[(Instant, RegistrationStatus)], dials: usize) -> String {
+        let at =
+            |found: Option<&(Instant, RegistrationStatus)>| found.map(|(at, _)| *at - self.began);
         let doubted = at(statuses.first());
         let steady = at(statuses.last());
         let before = self.watched.dials.since(dials.saturating_sub(1));

@@ -108,13 +108,13 @@ async fn tonic<L: Listener>(incoming: Incoming<L>, registration: Registration) {
 }
 
 async fn axum(incoming: Incoming, app: Router, registration: Registration) {
-    let app = app.layer(registration.layer().count_only());
+    let app = app.layer(registration.layer().announce(false));
     let served = axum::serve(incoming, app).with_graceful_shutdown(registration.drain_signal());
     served.await.unwrap();
 }
 
 async fn by_hand(mut incoming: Incoming, app: Router, registration: Registration) {
-    let app = app.layer(registration.layer().count_only());
+    let app = app.layer(registration.layer().announce(false));
     let builder = auto::Builder::new(TokioExecutor::new());
     let connections = GracefulShutdown::new();
     while let Some(io) = incoming.next().await {

@@ -49,7 +49,7 @@ pub(crate) fn read(scope: &Scope, entries: &[Entry], report: &mut Report) -> Vec
 }
 
 fn address(instance: &Instance) -> Result<Address, String> {
-    let text = instance.get_address().ok_or("it has no address")?;
+    let text = instance.address().ok_or("it has no address")?;
     text.parse().map_err(|error| format!("{text}: {error}"))
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn addresses(found: &[Found], etcd_is_local: bool, report: &mut Repor
             bad.push(format!("{}: {} {what}", it.key, it.address));
         }
     }
-    let next = "have the server advertise another: Instance::address or advertise_interface";
+    let next = "have the server advertise another: Instance::with_address or advertise_interface";
     let is_fine = bad.is_empty();
     report.add_each(Verdict::Warning, "addresses", bad, next);
     let twice: Vec<_> = by_address

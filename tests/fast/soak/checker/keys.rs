@@ -4,7 +4,7 @@ use super::super::record::{Entry, Look, Record};
 use super::ownership::Ownership;
 use super::{I1, I2, MILD, Violation, found};
 use tokio::time::Instant;
-use tonic_etcd::Status;
+use tonic_etcd::{Ended, RegistrationStatus};
 
 pub fn check(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     for look in &record.looks {
@@ -47,12 +47,12 @@ fn present(
             .any(is_foreign)
         {
             return match status {
-                Some(Status::Yielding { .. }) => Ok(()),
+                Some(RegistrationStatus::Yielding { .. }) => Ok(()),
                 other => Err(format!("somebody else's, but the status is {other:?}")),
             };
         }
     }
-    let Some(Status::Registered(registered)) = status else {
+    let Some(RegistrationStatus::Registered(registered)) = status else {
         return Err(format!(
             "the status is {status:?}, there are {:?}",
             look.keys
@@ -107,7 +107,7 @@ fn absent(
     (number, entry): (usize, &Entry),
     list: &mut Vec<Violation>,
 ) {
-    let Some((at, Status::Deregistered)) = entry.ended() else {
+    let Some((at, RegistrationStatus::Ended(Ended::Deregistered))) = entry.ended() else {
         return;
     };
     // Of a lease of before, etcd has said itself that it is gone, or it is left to expire.
@@ -122,7 +122,13 @@ fn absent(
         let mut left = others.filter(|e| {
             let leaves = e.left.is_some_and(|left| left <= at);
             let ended = e.ended().filter(|(ended, _)| *ended <= at);
-            leaves && ended.is_none_or(|(_, status)| matches!(status, Status::LeftToExpire { .. }))
+            leaves
+                && ended.is_none_or(|(_, status)| {
+                    matches!(
+                        status,
+                        RegistrationStatus::Ended(Ended::LeftToExpire { .. })
+                    )
+                })
         });
         left.any(|e| e.keys(&record.terms, lease).iter().any(|k| k == key))
     };
@@ -152,7 +158,7 @@ fn mild(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
                 let status = entry.status(during.start);
                 entry.registrar == registrar
                     && status
-                        .and_then(Status::registered)
+                        .and_then(RegistrationStatus::registered)
                         .is_some_and(|r| r.lease == lease)
                     && entry.keys(&record.terms, lease).contains(&change.key)
                     && entry.wanted(change.at).is_some()
@@ -169,11 +175,10 @@ fn mild(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
         for entry in record.entries.iter().filter(|_| !what.contains("Down)")) {
             let held = entry
                 .status(during.start)
-                .is_some_and(Status::is_registered);
-            let lost = entry
-                .statuses
-                .iter()
-                .find(|(at, status)| during.contains(at) && matches!(status, Status::Lost { .. }));
+                .is_some_and(RegistrationStatus::is_registered);
+            let lost = entry.statuses.iter().find(|(at, status)| {
+                during.contains(at) && matches!(status, RegistrationStatus::Lost { .. })
+            });
             if let (true, Some((at, status))) = (held, lost) {
                 list.push(found(MILD, *at, format!("{what}: {status:?}")));
             }

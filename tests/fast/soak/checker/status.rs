@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic_etcd::Status;
+use tonic_etcd::RegistrationStatus;
 
 /// Timers are a millisecond coarse; a status is published in the same one.
 const SLACK: Duration = Duration::from_millis(3);
@@ -29,7 +29,7 @@ pub fn check(record: &Record, list: &mut Vec<Violation>) {
     }
     for (number, entry) in record.entries.iter().enumerate() {
         for (index, (since, status)) in entry.statuses.iter().enumerate() {
-            if let Status::Lost { reason, .. } = status
+            if let RegistrationStatus::Lost { reason, .. } = status
                 && reason.contains("internal error")
             {
                 list.push(found(BUG, *since, format!("entry {number}: {reason}")));

@@ -4,7 +4,7 @@ use super::super::record::Record;
 use crate::support::fake::Rpc;
 use std::fmt::Write as _;
 use tokio::time::Instant;
-use tonic_etcd::Status;
+use tonic_etcd::RegistrationStatus;
 
 const BEFORE: usize = 40;
 const AFTER: usize = 4;
@@ -54,10 +54,12 @@ pub fn around(record: &Record, at: Instant) -> String {
     text
 }
 
-fn short(status: &Status) -> String {
+fn short(status: &RegistrationStatus) -> String {
     match status {
-        Status::Registered(registered) => format!("Registered under {}", registered.lease),
-        Status::Suspect {
+        RegistrationStatus::Registered(registered) => {
+            format!("Registered under {}", registered.lease)
+        }
+        RegistrationStatus::Suspect {
             registered, reason, ..
         } => format!("Suspect under {}: {reason}", registered.lease),
         other => format!("{other:?}"),

@@ -5,7 +5,7 @@ use super::ownership::Ownership;
 use super::{I3, I4, I5, QUIET, Violation, found};
 use crate::support::fake::Rpc;
 use std::collections::HashMap;
-use tonic_etcd::Status;
+use tonic_etcd::{Ended, RegistrationStatus};
 
 pub fn check(record: &Record, ownership: &Ownership, list: &mut Vec<Violation>) {
     leased(record, list);
@@ -41,7 +41,7 @@ fn never_again(record: &Record, list: &mut Vec<Violation>) {
         let Some(entry) = author(value).and_then(|entry| record.entries.get(entry)) else {
             continue;
         };
-        let Some((ended, Status::Deregistered)) = entry.ended() else {
+        let Some((ended, RegistrationStatus::Ended(Ended::Deregistered))) = entry.ended() else {
             continue;
         };
         let mut calls = record.ours(entry.registrar);

@@ -4,7 +4,7 @@ use super::super::record::{Entry, Look, Record, Registrar, Rest, Terms};
 use crate::support::fake::{Call, Change, FakeEtcd, Rpc, Stored};
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic_etcd::{Etcd, Instance, Status};
+use tonic_etcd::{Etcd, Instance, RegistrationStatus};
 
 pub const KEY: &str = "/services/s/10.0.0.1:9000";
 pub const LEASE: i64 = 77;
@@ -61,20 +61,20 @@ pub fn look(record: &Record, seconds: f64) -> Look {
 }
 
 /// Registered at 1 s, renewed each 2 s to 20 s: only the library can make a status.
-async fn registered() -> Status {
+async fn registered() -> RegistrationStatus {
     let fake = FakeEtcd::new();
     let etcd = Etcd::new(["http://etcd:2379"]).connector(fake.connector());
-    let registrar = tonic_etcd::Registrar::builder(etcd).key("{prefix}/{name}/{addr}");
+    let registrar = tonic_etcd::Registrar::builder(etcd).key_template("{prefix}/{name}/{addr}");
     let registrar = registrar.build().unwrap();
     let registration = registrar
-        .register(Instance::new("s").value("v0.0"))
+        .register(Instance::new("s").with_value("v0.0"))
         .unwrap();
     registration
         .announce("10.0.0.1:9000".parse().unwrap())
         .unwrap();
     let mut registered = registration.registered().await.unwrap();
     registered.lease = LEASE;
-    Status::Registered(registered)
+    RegistrationStatus::Registered(registered)
 }
 
 /// A correct history: registered, looked at twice, still registered at the end.

@@ -1,9 +1,9 @@
-//! [`Followed`]: the application's health names that a registration follows.
+//! [`RequiredNames`]: the application's health names that have to be `SERVING`.
 //!
-//! A task holds a [`Pause`] of the registration while one of them is not `SERVING`.
+//! A task pauses the registration while one of them is not.
 
 use super::service::UNKNOWN_INTERVAL;
-use crate::registrar::registration::{Registration, closed};
+use crate::registrar::registration::{Registration, ended};
 use crate::registrar::{Pause, PauseError};
 use crate::runtime::deadline::FOR_EVER;
 use crate::runtime::escaped::Escaped;
@@ -18,7 +18,7 @@ use tonic_health::pb::health_server::Health as _;
 use tonic_health::server::{HealthReporter, HealthService};
 
 /// See the [module](self).
-pub(super) struct Followed {
+pub(super) struct RequiredNames {
     health: HealthService,
     names: Vec<String>,
 }
@@ -26,26 +26,25 @@ pub(super) struct Followed {
 /// The longest name in a reason, which may have 256 bytes.
 const MAX_NAME_BYTES: usize = 180;
 
-// === impl Followed ===
+// === impl RequiredNames ===
 
-impl Followed {
+impl RequiredNames {
     pub(super) fn new(reporter: HealthReporter, names: Vec<String>) -> Self {
         let health = HealthService::from_health_reporter(reporter);
         Self { health, names }
     }
 
-    /// Pauses the registration at once. The pause ends when every name is `SERVING`; a new one begins
-    /// when a name is not. Needs a tokio runtime.
+    /// Pauses the registration at once, and then while any name is not `SERVING`. Needs a tokio runtime.
     pub(super) fn start(self, registration: &Registration) {
         let pause = registration.pauser();
-        // A registration that leaves follows no names any more.
-        let Ok(first) = pause("not ready: no health name has been looked at") else {
+        // The registration is leaving.
+        let Ok(first) = pause("not ready: no health name was read yet") else {
             return;
         };
         let lifecycle = registration.lifecycle().clone();
         tokio::spawn(in_current_span(async move {
             tokio::select! {
-                _ended = closed(&lifecycle) => {}
+                _ended = ended(&lifecycle) => {}
                 _leaving = self.run(pause, first) => {}
             }
         }));
@@ -59,7 +58,7 @@ impl Followed {
     ) -> Result<(), PauseError> {
         let mut held = Some(first);
         loop {
-            let (reason, changed) = self.look().await;
+            let (reason, changed) = self.read().await;
             if held.as_ref().map(Pause::reason) != reason.as_deref() {
                 // The next pause begins before the previous one ends.
                 held = reason.map(|reason| pause(&reason)).transpose()?;
@@ -68,8 +67,8 @@ impl Followed {
         }
     }
 
-    /// Why the server is not ready, if it is not, and a future that resolves when that may have changed.
-    async fn look(&self) -> (Option<String>, impl Future<Output = ()> + use<>) {
+    /// Why the server is not ready, if it is not. The future resolves when that may have changed.
+    async fn read(&self) -> (Option<String>, impl Future<Output = ()> + use<>) {
         let mut reason = None;
         let mut limit = FOR_EVER;
         let mut changes = SelectAll::new();
