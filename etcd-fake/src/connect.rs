@@ -4,7 +4,9 @@ use crate::pipe::{self, Mode, Pipe};
 use crate::record::{Call, Rpc};
 use crate::script::Reply;
 use crate::services::Services;
+use crate::services::auth::AuthService;
 use crate::shared::Shared;
+use etcd_client::proto as pb;
 use http::Uri;
 use std::convert::Infallible;
 use std::io;
@@ -15,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Server;
 
 /// How often etcd looks for expired leases.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -22,11 +25,17 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// Serves the connections as they come. Their tasks end when their pipes are cut.
 pub(crate) async fn serve(shared: Arc<Shared>, arriving: mpsc::UnboundedReceiver<Pipe>) {
     let connections = UnboundedReceiverStream::new(arriving).map(Ok::<_, Infallible>);
+    let services = Services(shared);
+    let server = Server::builder()
+        // After a long hang, many requests that timed out arrive together; etcd allows that.
+        .http2_max_pending_accept_reset_streams(Some(100_000))
+        .add_service(pb::PbKvServer::new(services.clone()))
+        .add_service(pb::PbLeaseServer::new(services.clone()))
+        .add_service(pb::PbWatchServer::new(services.clone()))
+        .add_service(pb::PbClusterServer::new(services.clone()))
+        .add_service(AuthService(services));
     // It ends only with an error of `connections`, and that has none.
-    let _ended = Services(shared)
-        .router()
-        .serve_with_incoming(connections)
-        .await;
+    let _ended = server.serve_with_incoming(connections).await;
 }
 
 /// Revokes leases that have expired.

@@ -15,8 +15,9 @@ use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
+/// The service of this one call.
 #[derive(Clone, Debug)]
-pub(super) struct AuthService(pub(super) Services);
+pub(crate) struct AuthService(pub(crate) Services);
 
 impl NamedService for AuthService {
     const NAME: &'static str = "etcdserverpb.Auth";
