@@ -6,8 +6,9 @@
 # ETCD_USERS=1 starts each etcd of the real suite with users, so that every client needs a password.
 
 TOOLS := scripts/tools
-# These features are off by default, and so are their tests.
-TESTED := --features tls,discovery,axum,introspection,test-util,cli,metrics
+# Every package, with one set of features, so that the library is compiled once. These features are off by default, and so
+# are their tests.
+TESTED := --workspace --features tls,discovery,axum,introspection,test-util,metrics
 # One set for all that is measured, so that the library is compiled once.
 MEASURED := --features discovery,introspection,metrics
 # Empty: long runs with what `make test` compiled, for a short look.
@@ -25,11 +26,11 @@ demo: ## show a registration through outages, changes by others and a shutdown (
 	$(TOOLS) cargo run --release $(MEASURED) --example demo
 
 test: ## run all tests: unit tests, the fast suite, the suite with a real etcd, the doctests
-	$(TOOLS) cargo test --workspace --no-fail-fast $(TESTED)
+	$(TOOLS) cargo test --no-fail-fast $(TESTED)
 	@echo "make test: every test passed: unit, fast, real etcd, doc"
 
 test-fast: ## run only what needs no etcd and no real time
-	$(TOOLS) cargo test $(TESTED) --lib --test fast
+	$(TOOLS) cargo test $(TESTED) --lib --bins --test fast
 
 soak: ## run random faults for simulated hours: make soak HOURS=1000 SEED=7; HOURS=0 runs one seed again; FLEET=5000: the size of the fleet
 	HOURS=$(HOURS) SEED=$(SEED) FLEET=$(FLEET) $(TOOLS) cargo test $(PROFILE) $(TESTED) --test fast -- soak::long fleet::for_a_large_fleet --ignored --nocapture
@@ -45,12 +46,13 @@ measure: ## measure recovery and shutdown with a real etcd (20 minutes); PARTS=p
 	$(TOOLS) cargo bench $(MEASURED) --bench recovery
 
 fleet: ## restarts and outages under load, compared with a client written by hand (3 minutes); FLEET_SCENARIO=rolling: only this one
-	$(TOOLS) cargo run --release $(MEASURED) --example fleet
+	$(TOOLS) cargo build --release $(MEASURED) --example server
+	$(TOOLS) cargo bench $(MEASURED) --bench fleet
 
 V := 3.7
 test-etcd: ## run the real suite on an etcd built with Go: make test-etcd V=3.7; with user and password: ETCD_USERS=1
 	ETCD=$(V) $(TOOLS) cargo build $(TESTED) --examples
-	ETCD=$(V) $(TOOLS) cargo test --no-fail-fast $(TESTED) --test real
+	ETCD=$(V) $(TOOLS) cargo test --no-fail-fast $(TESTED) --test real --test cli
 	@echo "make test-etcd: every test passed on etcd $(V)$(if $(ETCD_USERS), with user and password)"
 
 test-etcds: ## run it on every line, without and with user and password (each about five minutes; 3.8 is alpha and may fail)
@@ -85,7 +87,7 @@ lint: ## check the formatting, clippy and the documentation's links
 	cargo fmt --all --check
 	$(TOOLS) cargo clippy --workspace --all-targets --all-features -- -D warnings
 	$(TOOLS) cargo clippy --test interop --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc -p tonic-etcd -p etcd-fake --no-deps --all-features
+	RUSTDOCFLAGS="-D warnings" $(TOOLS) cargo doc --workspace --no-deps --all-features
 
 generate: ## generate again: the code from proto/, the list of the public interface
 	UPDATE_GENERATED=1 $(TOOLS) cargo test $(TESTED) --test fast -- generated_code public_api

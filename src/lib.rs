@@ -88,6 +88,9 @@ pub mod fuzzing;
 #[cfg(feature = "health")]
 mod health;
 mod instance;
+#[cfg(feature = "discovery")]
+#[doc(hidden)]
+pub mod internal;
 #[cfg(feature = "introspection")]
 #[cfg_attr(docsrs, doc(cfg(feature = "introspection")))]
 pub mod introspection;

@@ -44,11 +44,7 @@ async fn fleet(table: &Table) {
         .collect();
     observer.wait_for_count(FLEET, SEC * 120).await;
     let mark = observer.mark();
-    etcd.kill().await;
-    sleep(SEC).await;
-    etcd.wipe();
-    etcd.start_again();
-    let serving = etcd.wait_serving().await;
+    let serving = etcd.lose_data(SEC).await;
     let back = first_puts(&observer, mark, FLEET, serving).await;
     table.each_ms("200 processes: each back after a wipe", 3000.0, &back);
     let at = |share: f64| back[((back.len() - 1) as f64 * share) as usize];

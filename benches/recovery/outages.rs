@@ -31,10 +31,8 @@ impl Setup {
     }
 
     async fn through(etcd: Etcd, endpoint: &str) -> Self {
-        let server = ServerProcess::start(endpoint, &[]);
         let observer = Observer::start(etcd.endpoint(), "/services/").await;
-        let key = server.registered().await;
-        observer.wait_for_key(&key, SEC * 5).await;
+        let (server, key) = ServerProcess::start_seen(endpoint, &[], &observer).await;
         Self {
             etcd,
             server,
@@ -120,10 +118,7 @@ async fn kept(table: &Table, away: u32) {
         setup.observer.mark(),
         setup.observer.keys()[&setup.key].clone(),
     );
-    setup.etcd.kill().await;
-    sleep(SEC * away).await;
-    setup.etcd.start_again();
-    setup.etcd.wait_serving().await;
+    setup.etcd.restart(SEC * away).await;
     let seen = async {
         setup.stays().await?;
         match setup.observer.events().len() - mark {
@@ -143,11 +138,7 @@ async fn wiped(table: &Table, away: u32) {
     let mut stays = Ok(());
     for round in 0..5 {
         let mark = setup.observer.mark();
-        setup.etcd.kill().await;
-        setup.etcd.wipe();
-        sleep(SEC * away).await;
-        setup.etcd.start_again();
-        let serving = setup.etcd.wait_serving().await;
+        let serving = setup.etcd.lose_data(SEC * away).await;
         count_reaches(&mut setup.etcd.client().await, 1, serving).await;
         times.push(ms(serving, Instant::now()));
         if round == 4 {

@@ -57,10 +57,7 @@ impl Fleet {
     /// A restart with the data: there should be no event.
     async fn restart(&self, table: &Table, etcd: &mut Etcd, observer: &Observer) {
         let mark = observer.mark();
-        etcd.kill().await;
-        sleep(SEC).await;
-        etcd.start_again();
-        etcd.wait_serving().await;
+        etcd.restart(SEC).await;
         sleep(SEC * 12).await;
         let seen = format!(
             "{} PUT, {} DELETE",
@@ -75,11 +72,7 @@ impl Fleet {
 
     /// Its users are gone with its data, and are made again as soon as it serves.
     async fn wipe(&self, table: &Table, etcd: &mut Etcd) {
-        etcd.kill().await;
-        etcd.wipe();
-        sleep(SEC).await;
-        etcd.start_again();
-        let serving = etcd.wait_serving().await;
+        let serving = etcd.lose_data(SEC).await;
         // The previous observer has a token and a revision that the new etcd does not have.
         let observer = Observer::with_client(etcd.client().await, "/services/").await;
         let back = first_puts(&observer, 0, self.size, serving).await;

@@ -5,12 +5,13 @@
 
 use crate::bare;
 use crate::cost::{Cost, Cpu, Mark};
+use crate::scale::count_keys;
 use crate::table::{Stat, Table, median};
 use std::time::Duration;
 use test_support::etcd::Etcd;
 use test_support::server::ms;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tonic_etcd::{Instance, Registrar, Registration};
 
 const SEC: Duration = Duration::from_secs(1);
@@ -81,80 +82,46 @@ async fn compare(table: &Table, size: usize, runs: usize) {
     let of = |seen: &[Seen], value: fn(&Seen) -> f64| {
         median(&seen.iter().map(value).collect::<Vec<_>>())
     };
-    let at_most = |what: &str, unit: &str, bound: f64, values: Vec<f64>| {
+    let row = |what: &str, unit: &str, bound: f64, value: &dyn Fn(&Seen) -> f64| {
         let what = format!("{size} registrants: {what}");
+        let values: Vec<_> = ours.iter().map(value).collect();
         table.at_most(&what, unit, bound, Stat::Median, &values);
     };
-    let each = |value: fn(&Seen) -> f64| ours.iter().map(value).collect::<Vec<_>>();
-    let against = |value: fn(&Seen) -> f64, bare: f64| {
-        ours.iter()
-            .map(|seen| value(seen) / bare)
-            .collect::<Vec<_>>()
+    let times = |what: &str, bound: f64, value: fn(&Seen) -> f64, beside: f64| {
+        row(what, "times", bound, &|seen| value(seen) / beside);
     };
     let start = of(&bare, |seen| seen.start);
     let what = format!(
         "all registered from a common start ({:.0} ms), beside bare clients ({start:.0} ms)",
         of(&ours, |seen| seen.start)
     );
-    at_most(&what, "times", 1.5, against(|seen| seen.start, start));
-    at_most(
-        "requests for that, each",
-        "",
-        4.0,
-        each(|seen| seen.start_cost.requests),
-    );
+    times(&what, 1.5, |seen| seen.start, start);
+    let requests = "requests for that, each";
+    row(requests, "", 4.0, &|seen| seen.start_cost.requests);
     // The connections of this benchmark itself, and of other processes, are among them.
-    at_most(
-        "connections for that, each",
-        "",
-        1.1,
-        each(|seen| seen.start_cost.connections),
-    );
+    let connections = "connections for that, each";
+    row(connections, "", 1.1, &|seen| seen.start_cost.connections);
     let rest = of(&spread, |seen| seen.rest.etcd);
+    let before = of(&ours, |seen| seen.rest.etcd);
     let what = format!(
-        "CPU of etcd at rest ({:.3} of a core), beside bare clients that renew at different times ({rest:.3}; in step {:.3})",
-        of(&ours, |seen| seen.rest.etcd),
+        "CPU of etcd at rest ({before:.3} of a core), beside bare clients that renew at different times ({rest:.3}; in step {:.3})",
         of(&bare, |seen| seen.rest.etcd)
     );
-    at_most(&what, "times", 1.3, against(|seen| seen.rest.etcd, rest));
+    times(&what, 1.3, |seen| seen.rest.etcd, rest);
     let what = format!(
         "back after a wipe ({:.0} ms), beside the start of bare clients (their wipe: {:.0} ms)",
         of(&ours, |seen| seen.wiped),
         of(&bare, |seen| seen.wiped)
     );
-    at_most(&what, "times", 3.0, against(|seen| seen.wiped, start));
-    at_most(
-        "requests for that, each",
-        "",
-        5.0,
-        each(|seen| seen.wiped_cost.requests),
-    );
-    let before = of(&ours, |seen| seen.rest.etcd);
+    times(&what, 3.0, |seen| seen.wiped, start);
+    row(requests, "", 5.0, &|seen| seen.wiped_cost.requests);
     let what = "CPU of etcd 10 s after that, beside before";
-    at_most(
-        what,
-        "times",
-        1.2,
-        against(|seen| seen.rest_after_wipe.etcd, before),
-    );
-    let lost = ours
-        .iter()
-        .map(|seen| (size - seen.fewest) as f64)
-        .collect();
-    at_most("keys lost in a restart with data", "", 0.0, lost);
-    at_most(
-        "requests for that, each",
-        "",
-        4.0,
-        each(|seen| seen.restart_cost.requests),
-    );
+    times(what, 1.2, |seen| seen.rest_after_wipe.etcd, before);
+    let lost = "keys lost in a restart with data";
+    row(lost, "", 0.0, &|seen| (size - seen.fewest) as f64);
+    row(requests, "", 4.0, &|seen| seen.restart_cost.requests);
     let what = "CPU of etcd after that, beside before";
-    at_most(
-        what,
-        "times",
-        1.2,
-        against(|seen| seen.rest_after_restart.etcd, before),
-    );
+    times(what, 1.2, |seen| seen.rest_after_restart.etcd, before);
     for (kind, all) in [("ours", &ours), ("bare", &bare), ("bare, spread", &spread)] {
         for seen in all {
             println!("  {size} {kind}: {}", seen.in_words());
@@ -164,39 +131,21 @@ async fn compare(table: &Table, size: usize, runs: usize) {
 
 impl Seen {
     fn in_words(&self) -> String {
-        let cost = |what: &str, took: String, cost: &Cost, rest: &Cpu| {
-            let Cost {
-                requests,
-                failed,
-                connections,
-                methods,
-            } = cost;
-            let Cpu { etcd, fleet } = rest;
+        let part = |what: &str, took: String, cost: &Cost, rest: &Cpu| {
             format!(
-                "{what} {took}: {requests:.2} requests ({failed:.2} failed) and {connections:.2} connections each, \
-                 {methods}; at rest etcd {etcd:.3}, the fleet {fleet:.3} of a core"
+                "{what} {took}: {:.2} requests ({:.2} failed) and {:.2} connections each, {}; \
+                 at rest etcd {:.3}, the fleet {:.3} of a core",
+                cost.requests, cost.failed, cost.connections, cost.methods, rest.etcd, rest.fleet
             )
         };
+        let ms = |ms: f64| format!("{ms:.0} ms");
         let fewest = format!("{} keys at least", self.fewest);
+        let wiped = (&self.wiped_cost, &self.rest_after_wipe);
+        let restarted = (&self.restart_cost, &self.rest_after_restart);
         [
-            cost(
-                "start",
-                format!("{:.0} ms", self.start),
-                &self.start_cost,
-                &self.rest,
-            ),
-            cost(
-                "wipe",
-                format!("{:.0} ms", self.wiped),
-                &self.wiped_cost,
-                &self.rest_after_wipe,
-            ),
-            cost(
-                "restart",
-                fewest,
-                &self.restart_cost,
-                &self.rest_after_restart,
-            ),
+            part("start", ms(self.start), &self.start_cost, &self.rest),
+            part("wipe", ms(self.wiped), wiped.0, wiped.1),
+            part("restart", fewest, restarted.0, restarted.1),
         ]
         .join("\n    ")
     }
@@ -283,7 +232,7 @@ async fn started_again(etcd: &mut Etcd) -> (Instant, Mark) {
 /// How long after `start` all keys are there, and what they cost since `mark`.
 async fn there(etcd: &Etcd, size: usize, start: Instant, mark: &Mark) -> (f64, Cost) {
     let mut client = etcd.client().await;
-    while start.elapsed() < LONGEST && count(&mut client).await != Some(size) {
+    while start.elapsed() < LONGEST && count_keys(&mut client).await != Some(size) {
         sleep(POLL).await;
     }
     let took = ms(start, Instant::now());
@@ -297,19 +246,10 @@ async fn fewest(etcd: &Etcd) -> usize {
     let (start, mut fewest) = (Instant::now(), usize::MAX);
     let mut client = etcd.client().await;
     while start.elapsed() < TTL * 3 {
-        fewest = fewest.min(count(&mut client).await.unwrap_or(usize::MAX));
+        fewest = fewest.min(count_keys(&mut client).await.unwrap_or(usize::MAX));
         sleep(POLL * 10).await;
     }
     fewest
-}
-
-/// How many keys there are. With a limit, because etcd may be overloaded.
-async fn count(client: &mut etcd_client::Client) -> Option<usize> {
-    let options = etcd_client::GetOptions::new().with_prefix();
-    let options = options.with_count_only();
-    let found = client.get("/services/", Some(options));
-    let found = timeout(SEC * 5, found).await.ok()?.ok()?;
-    Some(found.count() as usize)
 }
 
 /// How many file descriptors this process may have.

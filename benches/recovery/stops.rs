@@ -28,9 +28,7 @@ async fn served(
     observer: &Observer,
     flags: &[&str],
 ) -> (ServerProcess, String, usize) {
-    let server = ServerProcess::start(&etcd.endpoint(), flags);
-    let key = server.registered().await;
-    observer.wait_for_key(&key, SEC * 5).await;
+    let (server, key) = ServerProcess::start_seen(&etcd.endpoint(), flags, observer).await;
     (server, key, observer.mark())
 }
 

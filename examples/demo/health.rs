@@ -5,12 +5,13 @@ use crate::timeline::Fail;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use test_support::poll;
+use test_support::server::health_request;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 use tonic_health::ServingStatus;
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus as Wire;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -50,31 +51,21 @@ impl HealthRecorder {
                 Fail::new(format!("a health Watch of {name:?}"), status.to_string())
             })?;
         }
+        let limit = Duration::from_secs(5);
         for name in NAMES {
-            recorder
-                .says(
-                    name,
-                    |said| said.is_some(),
-                    "something",
-                    Duration::from_secs(5),
-                )
-                .await?;
+            let anything = recorder.says(name, |said| said.is_some(), "something", limit);
+            anything.await?;
         }
         Ok(recorder)
     }
 
     /// Asks once.
     pub(crate) async fn check(&self, name: &str) -> Result<ServingStatus, Fail> {
-        let request = HealthCheckRequest {
-            service: name.to_owned(),
-        };
-        match HealthClient::new(self.channel.clone()).check(request).await {
-            Ok(response) => Ok(status(response.get_ref().status())),
-            Err(error) => Err(Fail::new(
-                format!("an answer about the health of {name:?}"),
-                error.to_string(),
-            )),
-        }
+        let mut client = HealthClient::new(self.channel.clone());
+        let checked = client.check(health_request(name)).await;
+        let expected = || format!("an answer about the health of {name:?}");
+        let response = checked.map_err(|error| Fail::new(expected(), error.to_string()))?;
+        Ok(status(response.get_ref().status()))
     }
 
     /// The number of reports so far.
@@ -120,12 +111,8 @@ impl HealthRecorder {
     }
 
     async fn watch(&mut self, name: &'static str) -> Result<(), Status> {
-        let request = HealthCheckRequest {
-            service: name.to_owned(),
-        };
-        let watch = HealthClient::new(self.channel.clone())
-            .watch(request)
-            .await?;
+        let mut client = HealthClient::new(self.channel.clone());
+        let watch = client.watch(health_request(name)).await?;
         let (mut watch, reports) = (watch.into_inner(), self.reports.clone());
         let task = tokio::spawn(async move {
             loop {
@@ -156,21 +143,16 @@ impl HealthRecorder {
         expected: &str,
         limit: Duration,
     ) -> Result<(), Fail> {
-        let deadline = Instant::now() + limit;
-        loop {
+        let said = poll(Duration::from_millis(2), limit, async || {
             let reports = self.since(0);
             let last = reports.iter().rfind(|report| report.name == name);
-            if look(&last) {
-                return Ok(());
+            match look(&last) {
+                true => Ok(()),
+                false => Err(last.map_or("nothing".to_owned(), |last| format!("{:?}", last.says))),
             }
-            if Instant::now() > deadline {
-                return Err(Fail::new(
-                    format!("health of {name:?} to say {expected} within {limit:?}"),
-                    last.map_or("nothing".to_owned(), |last| format!("{:?}", last.says)),
-                ));
-            }
-            sleep(Duration::from_millis(2)).await;
-        }
+        });
+        let expected = format!("health of {name:?} to say {expected} within {limit:?}");
+        said.await.map_err(|seen| Fail::new(expected, seen))
     }
 }
 

@@ -9,7 +9,7 @@ use greeter::pb::greeter_server::GreeterServer;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic_etcd::{Ended, Etcd, Instance, Registrar, ServeError, ServeRegistered};
@@ -79,14 +79,8 @@ impl Server {
             let reply = client.say_hello(HelloRequest { name }).await;
             reply.map_err(|status| status.to_string())
         };
-        match timeout(CALL, call).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner().message),
-            Ok(Err(error)) => Err(Fail::new("an answer to a call", error)),
-            Err(_) => Err(Fail::new(
-                "an answer to a call",
-                format!("none within {CALL:?}"),
-            )),
-        }
+        let reply = Fail::within(CALL, "an answer to a call", call).await?;
+        Ok(reply.into_inner().message)
     }
 
     /// Begins a request that takes two seconds. Gives how many of its [`GREETINGS`] came.
@@ -110,12 +104,8 @@ impl Server {
     /// How serving ended.
     pub(crate) async fn ended(&mut self, limit: Duration) -> Result<Ended, Fail> {
         let expected = "serving to end without an error";
-        match timeout(limit, &mut self.serving).await {
-            Ok(Ok(Ok(closed))) => Ok(closed),
-            Ok(Ok(Err(error))) => Err(Fail::new(expected, error.to_string())),
-            Ok(Err(error)) => Err(Fail::new(expected, error.to_string())),
-            Err(_) => Err(Fail::new(expected, format!("it goes on after {limit:?}"))),
-        }
+        let served = Fail::within(limit, expected, &mut self.serving).await?;
+        served.map_err(|error| Fail::new(expected, error.to_string()))
     }
 }
 

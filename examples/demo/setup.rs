@@ -3,14 +3,15 @@
 use crate::health::HealthRecorder;
 use crate::server::Server;
 use crate::stops::Stops;
-use crate::timeline::Fail;
-use etcd_client::{Client, Error};
+use crate::timeline::{Fail, Timeline};
+use etcd_client::{Client, Error, LeaseStatus};
 use futures_util::FutureExt as _;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use test_support::etcd::Etcd;
 use test_support::observer::{Event, Held, Kind, Observer};
-use tokio::time::{Instant, sleep, timeout};
+use test_support::poll;
+use tokio::time::Instant;
 
 /// Everything the steps act on.
 pub(crate) struct Setup {
@@ -91,15 +92,10 @@ impl Setup {
             self.etcd.start_again();
             self.serving().await?;
         }
-        let (key, value) = (&self.key, &self.value);
-        let expected = format!("the key {key} in place");
-        let in_place = || {
-            self.observer
-                .keys()
-                .remove(key)
-                .filter(|held| held.value == *value)
-        };
-        self.lease = self.wait(&expected, TIMEOUT, in_place).await?.lease;
+        let value = &self.value;
+        let expected = format!("the key {} in place", self.key);
+        let in_place = || self.held().filter(|held| held.value == *value);
+        self.lease = self.wait(&expected, in_place).await?.lease;
         Ok(())
     }
 
@@ -127,8 +123,7 @@ impl Setup {
         mark: usize,
         look: impl Fn(&[Event]) -> Option<T>,
     ) -> Result<T, Fail> {
-        self.wait(expected, TIMEOUT, || look(&self.happened(mark)))
-            .await
+        self.wait(expected, || look(&self.happened(mark))).await
     }
 
     /// What the key holds, by the observer.
@@ -139,58 +134,53 @@ impl Setup {
     /// Waits until etcd says that the lease has been renewed: its time left has gone up.
     pub(crate) async fn renewed(&mut self) -> Result<Instant, Fail> {
         let expected = format!("a renewal of lease {:016x} within {TIMEOUT:?}", self.lease);
-        let deadline = Instant::now() + TIMEOUT;
-        let (mut last, mut seen) = (None, "no answer".to_owned());
-        while Instant::now() < deadline {
-            match timeout(
-                CALL,
-                self.other.lease_client().time_to_live(self.lease, None),
-            )
-            .await
-            {
-                Ok(Ok(left)) if last.is_some_and(|last| left.ttl() > last) => {
-                    return Ok(Instant::now());
-                }
-                Ok(Ok(left)) => {
-                    last = Some(left.ttl());
-                    seen = format!("{} s left, and going down", left.ttl());
-                }
-                Ok(Err(error)) => seen = error.to_string(),
-                Err(_) => seen = format!("no answer within {CALL:?}"),
+        let (lease, mut last) = (self.lease, None);
+        let mut leases = self.other.lease_client();
+        let renewed = poll(POLL * 5, TIMEOUT, async || {
+            let left = request("the lease", leases.time_to_live(lease, None)).await;
+            let left = left.map_err(|fail| fail.seen().to_owned())?.ttl();
+            match last.replace(left) {
+                Some(before) if left > before => Ok(Instant::now()),
+                _ => Err(format!("{left} s left, and going down")),
             }
-            sleep(POLL * 5).await;
-        }
-        Err(Fail::new(expected, seen))
+        });
+        renewed.await.map_err(|seen| Fail::new(expected, seen))
     }
 
     /// Waits until a plain read finds the key with its value.
     pub(crate) async fn found(&mut self) -> Result<Instant, Fail> {
-        let deadline = Instant::now() + TIMEOUT;
-        loop {
-            let read = request("a read of the key", self.other.get(self.key.as_str(), None)).await;
-            let seen = match &read {
-                Ok(read) if read.kvs().iter().any(|kv| kv.value() == self.value) => {
-                    return Ok(Instant::now());
-                }
-                Ok(read) => format!("{:?}", read.kvs()),
-                Err(fail) => fail.seen().to_owned(),
-            };
-            if Instant::now() > deadline {
-                let expected = format!("the key {} within {TIMEOUT:?}", self.key);
-                return Err(Fail::new(expected, seen));
+        let (key, value, other) = (&*self.key, &self.value, &mut self.other);
+        let found = poll(POLL, TIMEOUT, async || {
+            let read = request("a read of the key", other.get(key, None)).await;
+            let read = read.map_err(|fail| fail.seen().to_owned())?;
+            match read.kvs().iter().any(|kv| kv.value() == value) {
+                true => Ok(Instant::now()),
+                false => Err(format!("{:?}", read.kvs())),
             }
-            sleep(POLL).await;
-        }
+        });
+        let expected = format!("the key {key} within {TIMEOUT:?}");
+        found.await.map_err(|seen| Fail::new(expected, seen))
+    }
+
+    /// Checks that there is this lease, a new one, and no other.
+    pub(crate) async fn only_lease(
+        &mut self,
+        new: i64,
+        timeline: &mut Timeline,
+    ) -> Result<(), Fail> {
+        let leases = self.leases().await?;
+        let is_new = leases == [new] && new != self.lease;
+        Fail::unless(is_new, "one lease, a new one", || format!("{leases:x?}"))?;
+        timeline.held(&format!(
+            "under a new lease, {new:016x}, and there is no other"
+        ));
+        Ok(())
     }
 
     /// The leases that exist.
     pub(crate) async fn leases(&mut self) -> Result<Vec<i64>, Fail> {
         let leases = request("a list of leases", self.other.leases()).await?;
-        Ok(leases
-            .leases()
-            .iter()
-            .map(etcd_client::LeaseStatus::id)
-            .collect())
+        Ok(leases.leases().iter().map(LeaseStatus::id).collect())
     }
 
     /// Waits until the observer has seen all events: it puts a marker, whose event comes after all others.
@@ -203,27 +193,17 @@ impl Setup {
         )
         .await?;
         let seen = || self.observer.keys().contains_key(&marker).then_some(());
-        self.wait("the watcher to see a marker", TIMEOUT, seen)
-            .await
+        self.wait("the watcher to see a marker", seen).await
     }
 
     async fn wait<T>(
         &self,
         expected: &str,
-        limit: Duration,
         mut look: impl FnMut() -> Option<T>,
     ) -> Result<T, Fail> {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(found) = look() {
-                return Ok(found);
-            }
-            if Instant::now() > deadline {
-                let seen = show(&self.observer.events());
-                return Err(Fail::new(format!("{expected} within {limit:?}"), seen));
-            }
-            sleep(POLL).await;
-        }
+        let found = poll(POLL, TIMEOUT, async || look().ok_or(())).await;
+        let expected = || format!("{expected} within {TIMEOUT:?}");
+        found.map_err(|()| Fail::new(expected(), show(&self.observer.events())))
     }
 }
 
@@ -261,9 +241,5 @@ pub(crate) async fn request<T>(
     expected: &str,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Fail> {
-    match timeout(CALL, call).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(Fail::new(expected, error.to_string())),
-        Err(_) => Err(Fail::new(expected, format!("no answer within {CALL:?}"))),
-    }
+    Fail::within(CALL, expected, call).await
 }

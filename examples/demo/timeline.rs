@@ -4,7 +4,7 @@ use std::env;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Prints a line; the demo continues if stdout is closed.
 macro_rules! say {
@@ -151,6 +151,19 @@ impl Fail {
         Self {
             expected: expected.into(),
             seen: seen.into(),
+        }
+    }
+
+    /// What a future gives, if it does so without an error and within `limit`.
+    pub(crate) async fn within<T, E: Display>(
+        limit: Duration,
+        expected: &str,
+        waits: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Self> {
+        match timeout(limit, waits).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(Self::new(expected, error.to_string())),
+            Err(_) => Err(Self::new(expected, format!("nothing within {limit:?}"))),
         }
     }
 

@@ -89,6 +89,12 @@ impl User {
         self.state.lock().token.clone()
     }
 
+    /// etcd answered that it has no authentication.
+    #[cfg(feature = "discovery")]
+    pub(super) fn is_ignored(&self) -> bool {
+        self.token().is_some_and(|token| token.value.is_none())
+    }
+
     /// etcd refused the token with that number. A newer token stays.
     pub(super) fn refuse(&self, number: u64) {
         let mut state = self.state.lock();

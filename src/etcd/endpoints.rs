@@ -33,6 +33,17 @@ impl Endpoints {
         self.check_tls()
     }
 
+    /// The member for attempt number `index`.
+    pub(super) fn at(&self, index: usize) -> Member {
+        self.members.at(index)
+    }
+
+    /// A user is given, and etcd answered that it has no authentication.
+    #[cfg(feature = "discovery")]
+    pub(super) fn ignores_user(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| user.is_ignored())
+    }
+
     /// How many members there are now.
     pub(crate) fn len(&self) -> usize {
         self.members.all().len()

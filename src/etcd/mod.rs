@@ -16,11 +16,14 @@
 //! | `tls.rs` | [`Tls`]: trust and identity |
 //! | `session/` | one connection to one member, and the calls we make on it |
 //! | `rpc_error.rs` | the kinds of errors: the one place that classifies them |
+//! | `inspect.rs` | what `registryctl` asks a member |
 //! | `local_addr.rs` | our addresses on the routes to etcd and to others |
 
 mod auth;
 mod endpoints;
 mod from_env;
+#[cfg(feature = "discovery")]
+pub(crate) mod inspect;
 pub(crate) mod local_addr;
 mod member;
 mod members;
@@ -43,6 +46,8 @@ pub(crate) use session::{
 pub(crate) use session::{KeyValue, Page, USER_AGENT};
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
+#[cfg(all(feature = "_tls", feature = "discovery"))]
+pub use tls::secure;
 
 use self::member::Given;
 use self::members::{MemberList, Members};

@@ -37,7 +37,7 @@ impl Rotation {
 
     /// The current member.
     pub(crate) fn member(&self, endpoints: &Endpoints) -> Member {
-        endpoints.members.at(self.index)
+        endpoints.at(self.index)
     }
 
     /// Moves to the next member.

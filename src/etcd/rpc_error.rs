@@ -161,6 +161,12 @@ impl RpcError {
         self.what.contains("decoded message length too large")
     }
 
+    /// What etcd said, or why it said nothing.
+    #[cfg(feature = "discovery")]
+    pub(super) fn said(&self) -> &str {
+        &self.what
+    }
+
     /// The text without the endpoint.
     pub(crate) fn reason(&self) -> String {
         match self.advice() {

@@ -118,6 +118,12 @@ impl Tls {
     }
 }
 
+/// The endpoint with that TLS; an error is a mistake in the PEM, or in its file.
+#[cfg(feature = "discovery")]
+pub fn secure(tls: &Tls, endpoint: Endpoint) -> Result<Endpoint, String> {
+    tls.secure(endpoint)
+}
+
 fn identity(certificate: &Pem, key: &Pem) -> Result<Identity, String> {
     let (chain, secret) = (certificate.read()?, key.read()?);
     certificates(&chain).map_err(|why| certificate.named("the client certificate", &why))?;

@@ -16,7 +16,7 @@ use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};
 use crate::observe::member_stats;
 use crate::observe::observer::RenewalEvent;
-use crate::observe::status::RegistrationStatus;
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::lifecycle::health_acknowledged;
 use crate::runtime::clock;
 use crate::runtime::isolated::in_current_span;
@@ -264,7 +264,7 @@ impl Worker {
             Action::CloseStreams => self.on_session(Streams::close),
             Action::Send(request) => {
                 if let Request::Renew { .. } = request {
-                    stats.set(|stats| stats.renewal_sent = Some(clock::now()));
+                    stats.set(|stats| stats.renewal_sent = Some(Timestamp::now()));
                 }
                 self.on_session(|streams| streams.send(request));
             }

@@ -26,6 +26,11 @@ pub(crate) fn foreign(text: &str) -> String {
     Escaped::at_most(text, MAX_FOREIGN_BYTES).to_string()
 }
 
+/// Whether a character is shown as it is: it controls no terminal, is visible, and changes no direction.
+pub(crate) fn is_plain(char: char) -> bool {
+    matches!(char, '"' | '\'' | '\\') || char.escape_debug().len() == 1
+}
+
 // === impl Escaped ===
 
 impl<'a> Escaped<'a> {
@@ -46,9 +51,9 @@ impl fmt::Display for Escaped<'_> {
         let mut shown = String::new();
         let mut fits = 0;
         for char in self.text.chars() {
-            match char {
-                '"' | '\'' | '\\' => shown.push(char),
-                _ => shown.extend(char.escape_debug()),
+            match is_plain(char) {
+                true => shown.push(char),
+                false => shown.extend(char.escape_debug()),
             }
             if shown.len() > self.max_bytes {
                 shown.truncate(fits);

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use etcd_client::{Error, MemberAddOptions, ResponseHeader};
+use etcd_client::{Client, Error, MemberAddOptions, ResponseHeader};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::etcd::{Etcd, Plan, users};
+use super::poll;
 
 /// Picking six ports can lose a race against another process.
 const START_ATTEMPTS: usize = 5;
@@ -55,20 +56,16 @@ impl Cluster {
     /// # Panics
     /// When there is none after half a minute.
     pub async fn leader(&self) -> usize {
-        let deadline = Instant::now() + TIMEOUT;
-        loop {
+        let elected = poll(Duration::from_millis(10), TIMEOUT, async || {
             for (index, member) in self.members.iter().enumerate() {
                 if member.is_up() && matches!(timeout(PROBE, leads(member)).await, Ok(Ok(true))) {
-                    return index;
+                    return Ok(index);
                 }
             }
-            assert!(
-                Instant::now() < deadline,
-                "no leader for {TIMEOUT:?}; a member says:\n{}",
-                self.members[0].log_tail()
-            );
-            sleep(Duration::from_millis(10)).await;
-        }
+            Err(self.members[0].log_tail())
+        });
+        let none = |log| panic!("no leader for {TIMEOUT:?}; a member says:\n{log}");
+        elected.await.unwrap_or_else(none)
     }
 
     /// A member that does not lead.
@@ -105,24 +102,8 @@ impl Cluster {
         let old = self.members[index].client().await.status().await;
         let old = old.expect("the old member answers");
         let old = old.header().map_or(0, ResponseHeader::member_id);
-        let plan = Plan::new(&format!("instead-of-{}", self.members[index].client_port()));
-        let deadline = Instant::now() + TIMEOUT;
-        // A cluster takes a new member when all others have been connected for five seconds.
-        while let Err(error) = client.member_add([plan.peer_url()], None).await {
-            assert!(Instant::now() < deadline, "no member is added: {error}");
-            sleep(Duration::from_millis(200)).await;
-        }
-        for member in &self.members {
-            member_knows(member, &plan.peer_url(), deadline).await;
-        }
-        let mut all: Vec<_> = self.members.iter().map(Etcd::membership).collect();
-        all.push(plan.membership());
-        let plan = plan
-            .in_cluster(&all.join(","))
-            .with_args(&["--initial-cluster-state=existing"])
-            .with_args(users::flags());
-        let mut member = Etcd::joining(plan, users::are_wanted());
-        member.start_again();
+        let name = format!("instead-of-{}", self.members[index].client_port());
+        let member = self.join(&name, &mut client, MemberAddOptions::new()).await;
         member.wait_serving().await;
         let removed = client.member_remove(old).await;
         removed.expect("the old member is removed");
@@ -135,19 +116,28 @@ impl Cluster {
     /// # Panics
     /// When etcd does not let it join within half a minute.
     pub async fn add_learner(&mut self) {
-        let plan = Plan::new("learner");
-        let deadline = Instant::now() + TIMEOUT;
         let mut client = self.members[0].client().await;
         let options = MemberAddOptions::new().with_is_learner();
-        while let Err(error) = client
-            .member_add([plan.peer_url()], Some(options.clone()))
-            .await
-        {
-            assert!(Instant::now() < deadline, "no learner is added: {error}");
-            sleep(Duration::from_millis(200)).await;
-        }
+        let learner = self.join("learner", &mut client, options).await;
+        let address = ("127.0.0.1", learner.client_port());
+        let connects = poll(Duration::from_millis(50), TIMEOUT, async || {
+            TcpStream::connect(address).await
+        });
+        connects.await.expect("the learner listens");
+        self.members.push(learner);
+    }
+
+    /// Adds a member through `client`, and starts it.
+    async fn join(&self, name: &str, client: &mut Client, options: MemberAddOptions) -> Etcd {
+        let plan = Plan::new(name);
+        // A cluster takes a new member when all others have been connected for five seconds.
+        let added = poll(Duration::from_millis(200), TIMEOUT, async || {
+            let options = Some(options.clone());
+            client.member_add([plan.peer_url()], options).await
+        });
+        added.await.expect("the cluster takes the member");
         for member in &self.members {
-            member_knows(member, &plan.peer_url(), deadline).await;
+            member_knows(member, &plan.peer_url()).await;
         }
         let mut all: Vec<_> = self.members.iter().map(Etcd::membership).collect();
         all.push(plan.membership());
@@ -157,14 +147,7 @@ impl Cluster {
             .with_args(users::flags());
         let mut member = Etcd::joining(plan, users::are_wanted());
         member.start_again();
-        while TcpStream::connect(("127.0.0.1", member.client_port()))
-            .await
-            .is_err()
-        {
-            assert!(Instant::now() < deadline, "the learner does not start");
-            sleep(Duration::from_millis(50)).await;
-        }
-        self.members.push(member);
+        member
     }
 
     async fn move_leader(&self, from: usize, to: usize) -> Result<(), Error> {
@@ -202,17 +185,16 @@ impl Cluster {
 
 /// Waits until this member has another one in its list. A new member asks one of them when it joins, and ends if it is
 /// not in that one's list yet.
-async fn member_knows(member: &Etcd, peer_url: &str, deadline: Instant) {
-    loop {
+async fn member_knows(member: &Etcd, peer_url: &str) {
+    let knows = poll(Duration::from_millis(10), TIMEOUT, async || {
         let list = member.client().await.member_list().await;
         let mut urls = list.iter().flat_map(|list| list.members());
-        if urls.any(|other| other.peer_urls().iter().any(|url| url == peer_url)) {
-            return;
+        match urls.any(|other| other.peer_urls().iter().any(|url| url == peer_url)) {
+            true => Ok(()),
+            false => Err(format!("{peer_url} is in no list: {list:?}")),
         }
-        let is_late = Instant::now() >= deadline;
-        assert!(!is_late, "{peer_url} is in no list: {list:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
+    });
+    knows.await.unwrap_or_else(|seen| panic!("{seen}"));
 }
 
 /// Whether this member reports that it is the leader.

@@ -150,6 +150,21 @@ impl Etcd {
         self.process = Some(self.plan.spawn());
     }
 
+    /// SIGKILL, and a start with its data after so long. Returns when it first [served](Self::wait_serving).
+    pub async fn restart(&mut self, away: Duration) -> Instant {
+        self.kill().await;
+        sleep(away).await;
+        self.start_again();
+        self.wait_serving().await
+    }
+
+    /// SIGKILL, and a start without its data after so long. Returns when it first [served](Self::wait_serving).
+    pub async fn lose_data(&mut self, away: Duration) -> Instant {
+        self.kill().await;
+        self.wipe();
+        self.restart(away).await
+    }
+
     /// Removes all data: the next start is a new, empty etcd on the same ports.
     pub fn wipe(&self) {
         assert!(self.process.is_none(), "wipe an etcd that is down");

@@ -5,10 +5,10 @@
 
 use super::etcd::guarded::Guarded;
 use super::etcd::{Etcd, program, users};
-use super::ports;
+use super::{poll, ports};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 /// A running relay. Killed on drop.
 #[derive(Debug)]
@@ -41,15 +41,18 @@ impl GrpcProxy {
         let log = dir.path().join("log");
         let process = Guarded::spawn(&program(), &args, &log, dir.path());
         let proxy = Self { port, process, dir };
-        let deadline = Instant::now() + TIMEOUT;
-        while timeout(Duration::from_millis(500), proxy.answers()).await != Ok(true) {
-            assert!(
-                Instant::now() < deadline && !proxy.process.has_exited(),
-                "grpc-proxy does not answer: {}",
-                proxy.log()
-            );
-            sleep(Duration::from_millis(20)).await;
-        }
+        let answers = poll(Duration::from_millis(20), TIMEOUT, async || match timeout(
+            Duration::from_millis(500),
+            proxy.answers(),
+        )
+        .await
+        {
+            Ok(true) => Ok(()),
+            _ if proxy.process.has_exited() => panic!("grpc-proxy has ended: {}", proxy.log()),
+            _ => Err(proxy.log()),
+        });
+        let silent = |log| panic!("grpc-proxy does not answer: {log}");
+        answers.await.unwrap_or_else(silent);
         proxy
     }
 

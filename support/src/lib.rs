@@ -7,6 +7,7 @@
 //! | members that fail one by one, elections, a lost quorum | [`cluster::Cluster`] | real |
 //! | a network that delays, drops, resets | [`proxy::Proxy`] in front of any of the real ones | real |
 //! | etcd's own relay | [`grpc_proxy::GrpcProxy`] in front of a real one | real |
+//! | calls all the time, and what must hold for them | [`load`]: calls on schedule, and their ledger | real |
 //! | a registered server as a process: signals, exit codes | [`server::ServerProcess`] | real |
 //! | the system's resolver, interfaces that change | [`namespace`]: network namespaces | real |
 //! | the changes of keys, independently of the library | [`observer::Observer`], on all of them | both |
@@ -32,19 +33,19 @@ use tonic_etcd::{Registered, Registration, RegistrationStatus};
 pub use etcd_fake as fake;
 
 pub mod black_hole;
+pub mod certificates;
 pub mod cluster;
 pub mod ending;
 pub mod etcd;
 pub mod grpc_proxy;
+pub mod load;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod observer;
 pub mod ports;
 pub mod proxy;
+pub mod secured;
 pub mod server;
-
-/// The pause between two calls of `look` in [`eventually`].
-const POLL: Duration = Duration::from_millis(5);
 
 /// Call this before you set a subscriber for one thread.
 ///
@@ -92,23 +93,30 @@ pub fn library_etcd(endpoints: impl IntoIterator<Item: AsRef<str>>) -> tonic_etc
     }
 }
 
-/// Polls until `look` answers `Ok`, and returns that.
+/// Polls until `look` answers `Ok`, and returns that. `Err`: what it answered last, after `limit`.
+pub async fn poll<T, E>(
+    every: Duration,
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match look().await {
+            Err(_) if Instant::now() < deadline => sleep(every).await,
+            done => return done,
+        }
+    }
+}
+
+/// [`poll`]s for tests, which know what to expect.
 ///
 /// # Panics
-/// When it has not within `limit`; the message carries `what` and the last thing `look` reported instead.
+/// When `look` has not answered `Ok` within `limit`; the message carries `what` and the last thing it reported instead.
 pub async fn eventually<T>(
     what: &str,
     limit: Duration,
     mut look: impl FnMut() -> Result<T, String>,
 ) -> T {
-    let deadline = Instant::now() + limit;
-    loop {
-        match look() {
-            Ok(found) => return found,
-            Err(seen) if Instant::now() >= deadline => {
-                panic!("{what}: not within {limit:?}; last seen: {seen}")
-            }
-            Err(_) => sleep(POLL).await,
-        }
-    }
+    let found = poll(Duration::from_millis(5), limit, async || look()).await;
+    found.unwrap_or_else(|seen| panic!("{what}: not within {limit:?}; last seen: {seen}"))
 }

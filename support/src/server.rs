@@ -3,6 +3,7 @@
 use super::etcd::guarded::Guarded;
 use super::etcd::users;
 use super::eventually;
+use super::observer::Observer;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -19,7 +20,9 @@ use tonic_health::pb::health_client::HealthClient;
 #[derive(Debug)]
 pub struct ServerProcess {
     process: Guarded,
-    dir: TempDir,
+    log: PathBuf,
+    /// Where the log is, unless it is to be kept.
+    _dir: Option<TempDir>,
 }
 
 /// The reading end of a pipe.
@@ -37,23 +40,28 @@ impl ServerProcess {
         Self::start_with_env(etcd, flags, &[])
     }
 
+    /// [`start`](Self::start), and waits until an observer has seen its key. Returns that, too.
+    pub async fn start_seen(etcd: &str, flags: &[&str], observer: &Observer) -> (Self, String) {
+        let server = Self::start(etcd, flags);
+        let key = server.registered().await;
+        observer.wait_for_key(&key, TIMEOUT).await;
+        (server, key)
+    }
+
     /// [`start`](Self::start) with variables (`NAME=value`) added to its environment.
     pub fn start_with_env(etcd: &str, flags: &[&str], variables: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let server = example("server").display().to_string();
-        let mut args: Vec<_> = variables.iter().map(ToString::to_string).collect();
-        args.extend([server, "--etcd".to_owned(), etcd.to_owned()]);
-        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        if let (Some((name, password)), false) = (users::of_servers(), flags.contains(&"--user")) {
-            args.extend(["--user", name, "--password", password].map(str::to_owned));
-        }
-        if !flags.contains(&"--listen") {
-            args.extend(["--listen".to_owned(), super::ports::free_addr().to_string()]);
-        }
         let log = dir.path().join("log");
-        // `env` becomes the server: the same process, so that signals hit the server.
-        let process = Guarded::spawn(Path::new("env"), &args, &log, dir.path());
-        Self { process, dir }
+        let process = spawn(etcd, flags, variables, &log, dir.path());
+        let _dir = Some(dir);
+        Self { process, log, _dir }
+    }
+
+    /// [`start`](Self::start) with a log that stays. `dir` is removed if this process is killed.
+    pub fn start_with_log(etcd: &str, flags: &[&str], log: PathBuf, dir: &Path) -> Self {
+        let process = spawn(etcd, flags, &[], &log, dir);
+        let _dir = None;
+        Self { process, log, _dir }
     }
 
     /// [`start`](Self::start) with a redirection as the shell writes it, in which `"$0"` is a pipe that has a reader until
@@ -122,6 +130,11 @@ impl ServerProcess {
         self.said("registered ").await
     }
 
+    /// Waits until it has printed so many times that a key of it is registered.
+    pub async fn registered_times(&self, times: usize) -> String {
+        self.said_times("registered ", times).await
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -146,14 +159,18 @@ impl ServerProcess {
 
     /// Everything it has printed.
     pub fn output(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     async fn said(&self, what: &str) -> String {
+        self.said_times(what, 1).await
+    }
+
+    async fn said_times(&self, what: &str, times: usize) -> String {
         eventually(&format!("the server says {what:?}"), TIMEOUT, || {
             let output = self.output();
-            let line = output.lines().find_map(|line| line.strip_prefix(what));
-            match (line, self.process.has_exited()) {
+            let mut lines = output.lines().filter_map(|line| line.strip_prefix(what));
+            match (lines.nth(times - 1), self.process.has_exited()) {
                 (Some(rest), _) => Ok(rest.to_owned()),
                 (None, false) => Err(output.clone()),
                 (None, true) => panic!("the server has ended: {output}"),
@@ -161,6 +178,21 @@ impl ServerProcess {
         })
         .await
     }
+}
+
+/// Starts a server. `env` becomes the server: the same process, so that signals hit the server.
+fn spawn(etcd: &str, flags: &[&str], variables: &[&str], log: &Path, dir: &Path) -> Guarded {
+    let server = example("server").display().to_string();
+    let mut args: Vec<_> = variables.iter().map(ToString::to_string).collect();
+    args.extend([server, "--etcd".to_owned(), etcd.to_owned()]);
+    args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    if let (Some((name, password)), false) = (users::of_servers(), flags.contains(&"--user")) {
+        args.extend(["--user", name, "--password", password].map(str::to_owned));
+    }
+    if !flags.contains(&"--listen") {
+        args.extend(["--listen".to_owned(), super::ports::free_addr().to_string()]);
+    }
+    Guarded::spawn(Path::new("env"), &args, log, dir)
 }
 
 /// An example of this build, as `cargo test` and `cargo build --examples` leave it.

@@ -18,13 +18,15 @@ const NOT_IN_CI: [(&str, &str); 5] = [
     ),
 ];
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "CONTRIBUTING.md",
     "DESIGN.md",
     "BENCHMARKS.md",
     "src",
+    "registryctl",
     "examples",
+    "benches",
 ];
 
 /// The targets of the Makefile, as `make help` lists them.
@@ -221,6 +223,22 @@ fn each_cargo_command_that_a_document_names_can_run() {
         fails("cargo run --example server -- --no"),
         "server has no --no"
     );
+}
+
+#[test]
+fn a_line_of_etcd_that_is_not_built_here_is_refused_with_the_default() {
+    let tools = root().join("scripts/tools");
+    let run = std::process::Command::new(tools)
+        .arg("true")
+        .env("PROTOC", "true")
+        .env("ETCD", "3.4")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert!(!run.status.success(), "{said}");
+    for part in ["ETCD=3.4", "3.5 3.6 3.7", "Leave ETCD out", "3.4."] {
+        assert!(said.contains(part), "no {part:?} in: {said}");
+    }
 }
 
 #[test]

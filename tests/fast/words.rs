@@ -6,9 +6,10 @@
 use crate::source;
 
 /// The files that are checked.
-const READ: [&str; 15] = [
+const READ: [&str; 16] = [
     "src",
     "etcd-fake",
+    "registryctl",
     "examples",
     "tests",
     "benches",

@@ -5,7 +5,7 @@ use crate::calls::{Caller as _, SOME};
 use crate::go::{GoClient, GoServer};
 use crate::kind::Kind;
 use crate::rust::{RustClient, RustServer};
-use crate::setup::{etcd_with_history, lose_data, until_registered};
+use crate::setup::{etcd_with_history, until_registered};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ async fn our_server_is_registered_again_and_clients_in_go_call_on(kind: Kind) {
     let client = GoClient::start(kind, &etcd);
     client.until_answered_by(&server.who).await;
     let mark = client.mark();
-    let serving = lose_data(&mut etcd).await;
+    let serving = etcd.lose_data(Duration::ZERO).await;
     let back = until_registered(&etcd, kind, 1).await - serving;
     assert!(back < Duration::from_secs(5), "{back:?}");
     if kind == Kind::GoZero {
@@ -55,7 +55,7 @@ async fn our_client_finds_who_registers_afterwards_although_some_in_go_do_not(ki
     ours.until_answered_by("one").await;
     theirs.until_answered_by("one").await;
     let mark = ours.mark();
-    let serving = lose_data(&mut etcd).await;
+    let serving = etcd.lose_data(Duration::ZERO).await;
     let two = GoServer::start(kind, &etcd, "two").await;
     let start = Instant::now();
     ours.until_answered_by("two").await;

@@ -23,14 +23,6 @@ pub async fn etcd_with_history() -> Etcd {
     etcd
 }
 
-/// Has etcd lose its data and start again. Gives the moment it answered.
-pub async fn lose_data(etcd: &mut Etcd) -> Instant {
-    etcd.kill().await;
-    etcd.wipe();
-    etcd.start_again();
-    etcd.wait_serving().await
-}
-
 /// What is registered in etcd, read from etcd.
 pub async fn registered(etcd: &Etcd, kind: Kind) -> Vec<(String, String)> {
     let options = GetOptions::new().with_prefix();

@@ -448,10 +448,7 @@ async fn a_token_from_before_a_data_loss_is_replaced_before_the_lease_ends() {
     let library = Etcd::new([etcd.endpoint()]).user(name, password);
     let greeter = Greeter::start(&etcd, |_| Registrar::builder(library)).await;
     let key = greeter.key();
-    etcd.kill().await;
-    etcd.wipe();
-    etcd.start_again();
-    etcd.wait_serving().await;
+    etcd.lose_data(Duration::ZERO).await;
     let anew = status_within(LONG, &greeter.registration, is_registered).await;
     let lease = anew.registered().unwrap().lease;
     sleep(SEC * 8).await;

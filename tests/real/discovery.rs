@@ -97,11 +97,7 @@ async fn an_etcd_that_lost_its_data_is_listed_again_though_its_watch_is_silent()
     let key = greeter.key();
     shows(&discovery, std::slice::from_ref(&key)).await;
     let (stop, calls) = calling(&discovery);
-    etcd.kill().await;
-    etcd.wipe();
-    sleep(SEC).await;
-    etcd.start_again();
-    etcd.wait_serving().await;
+    etcd.lose_data(SEC).await;
     let new = format!("{PREFIX}new");
     put(&etcd, &new, 1).await;
     shows(&discovery, &[key.clone(), new.clone()]).await;

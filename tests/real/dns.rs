@@ -82,28 +82,6 @@ async fn a_lookup_under_way_does_not_delay_the_end_of_a_runtime() {
     drop(registration);
 }
 
-#[cfg(feature = "cli")]
-#[tokio::test]
-async fn doctor_ends_although_a_name_is_still_looked_up() {
-    if !namespace::enter("dns::doctor_ends_although_a_name_is_still_looked_up").await {
-        return;
-    }
-    let etcd = EtcdProcess::start().await;
-    let dns = Dns::start(None);
-    let value = r#"{"name":"greeter","id":"a","address":"server.example:9000"}"#;
-    let mut client = etcd.client().await;
-    let put = client.put("/services/greeter/a", value, None);
-    put.await.unwrap();
-    let mut doctor = tokio::process::Command::new(env!("CARGO_BIN_EXE_registryctl"));
-    let doctor = doctor.args(["doctor", "--etcd", &etcd.endpoint(), "greeter"]);
-    let begun = Instant::now();
-    let output = doctor.kill_on_drop(true).output().await.unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("no answer about the name in time"), "{text}");
-    assert!(dns.queries() > 0);
-    assert!(begun.elapsed() < SEC * 6, "{:?}", begun.elapsed());
-}
-
 async fn lookups_begin(dns: &Dns, count: usize) {
     eventually("lookups are under way", LONG, || match dns.queries() {
         begun if begun < count => Err(format!("{begun} queries")),

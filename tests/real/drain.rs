@@ -200,11 +200,7 @@ async fn a_spawned_server_keeps_its_registration_without_a_handle() {
 #[tokio::test]
 async fn requests_left_after_the_drain_timeout_end_with_unavailable() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        let builder = builder.deregistration_delay(Duration::ZERO);
-        builder.drain_timeout(SEC)
-    });
-    let greeter = greeter.await;
+    let greeter = Greeter::start_draining(&etcd, SEC).await;
     let mut client = greeter.client().await;
     let mut hellos = client
         .stream_hellos(hellos(0, 20))
@@ -245,11 +241,7 @@ async fn a_second_token_skips_the_drain() {
 #[tokio::test]
 async fn a_peer_that_does_not_read_delays_it_by_the_drain_timeout_at_most() {
     let etcd = Etcd::start().await;
-    let greeter = Greeter::start(&etcd, |builder| {
-        let builder = builder.deregistration_delay(Duration::ZERO);
-        builder.drain_timeout(SEC)
-    });
-    let greeter = greeter.await;
+    let greeter = Greeter::start_draining(&etcd, SEC).await;
     let mut client = greeter.client().await;
     let request = StreamRequest {
         name: "x".repeat(1 << 16),

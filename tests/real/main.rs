@@ -18,23 +18,16 @@ mod access;
 mod addresses;
 mod bad_input;
 mod blocked;
-mod certificates;
 mod cluster;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(target_os = "linux")]
 mod dns;
-#[cfg(feature = "cli")]
-mod doctor;
 mod drain;
 mod exhausted;
 mod fake_is_faithful;
 mod formats;
 mod grpc_proxy;
-#[cfg(feature = "cli")]
-mod hostile;
-#[cfg(feature = "cli")]
-mod introspection;
 mod listeners;
 #[cfg(feature = "metrics")]
 mod metrics;

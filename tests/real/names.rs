@@ -5,12 +5,11 @@ use crate::support::black_hole::BlackHole;
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::{eventually, library_etcd, ports, registered_within, status_within};
+use crate::support::{eventually, library_etcd, ports, registered_within};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Etcd, Registrar, RegistrationStatus};
+use tonic_etcd::{Etcd, Registrar};
 
 const NAME: &str = "http://etcd.example:2379";
 
@@ -90,29 +89,4 @@ async fn a_name_that_moves_is_looked_up_again_and_nothing_is_missed() {
     sleep(SEC * 7).await;
     assert_eq!(registration.registered().await.unwrap(), registered);
     assert_eq!(observer.events()[mark..], []);
-}
-
-/// Each attempt of 0.6 s began a lookup of its own and dropped its answer: it never registered, and the reason had not
-/// a word of DNS.
-#[tokio::test]
-async fn the_late_answer_of_a_lookup_is_used_by_the_next_attempt() {
-    let etcd = EtcdProcess::start().await;
-    let works = SocketAddr::from(([127, 0, 0, 1], etcd.client_port()));
-    let lookups = Arc::new(AtomicUsize::new(0));
-    let count = lookups.clone();
-    let slow = library_etcd([NAME]).resolver(move |_, _| {
-        count.fetch_add(1, Ordering::Relaxed);
-        async move {
-            sleep(SEC * 2).await;
-            Ok(vec![works])
-        }
-    });
-    let registration = announced(Registrar::builder(slow));
-    let waits = |status: &RegistrationStatus| {
-        let text = "looking up etcd.example: no answer within 600ms";
-        matches!(status, RegistrationStatus::Registering { reason: Some(why), .. } if why.contains(text))
-    };
-    status_within(LONG, &registration, waits).await;
-    registered_within(LONG, &registration).await;
-    assert_eq!(lookups.load(Ordering::Relaxed), 1);
 }

@@ -16,10 +16,7 @@ async fn etcd_killed_and_back_with_its_data_shows_watchers_nothing() {
         let greeter = Greeter::start(&etcd, |builder| builder).await;
         let before = observer.wait_for_key(&greeter.key(), LONG).await;
         let mark = observer.mark();
-        etcd.kill().await;
-        sleep(SEC * away).await;
-        etcd.start_again();
-        etcd.wait_serving().await;
+        etcd.restart(SEC * away).await;
         sleep(SEC * 7).await;
         greeter.registration.registered().await.unwrap();
         assert_eq!(observer.events()[mark..], [], "away for {away} s");
@@ -34,11 +31,7 @@ async fn etcd_back_without_its_data_has_the_key_again_under_a_fresh_lease() {
     let greeter = Greeter::start(&etcd, |builder| builder).await;
     let key = greeter.key();
     let before = observer.wait_for_key(&key, LONG).await;
-    etcd.kill().await;
-    etcd.wipe();
-    sleep(SEC).await;
-    etcd.start_again();
-    etcd.wait_serving().await;
+    etcd.lose_data(SEC).await;
     let mut client = etcd.client().await;
     let serving = tokio::time::Instant::now();
     let lease = loop {

@@ -1,15 +1,15 @@
 //! A pause, seen by another client of a real etcd, and by callers.
 
-use crate::setup::{Greeter, LONG, SEC, announced};
+use crate::setup::{Greeter, LONG, SEC};
 use crate::support::etcd::Etcd;
-use crate::support::observer::{Event, Kind, Observer};
+use crate::support::observer::{Kind, Observer};
 use crate::support::server::ServerProcess;
-use crate::support::{library_etcd, registered_within, status_within};
+use crate::support::status_within;
 use greeter::pb::HelloRequest;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::sleep;
-use tonic_etcd::{Readiness, Registrar, RegistrationStatus};
+use tonic_etcd::{Readiness, RegistrationStatus};
 
 #[tokio::test]
 async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
@@ -43,34 +43,6 @@ async fn a_watcher_sees_one_delete_and_one_put_under_the_same_lease() {
 }
 
 #[tokio::test]
-async fn two_hundred_servers_pause_and_return_at_once_with_a_write_each() {
-    let etcd = Etcd::start().await;
-    let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let servers = [(); 200].map(|()| {
-        let registrar = Registrar::builder(library_etcd([etcd.endpoint()]));
-        announced(registrar.key_template("{prefix}/{name}/{addr}"))
-    });
-    for server in &servers {
-        registered_within(LONG, server).await;
-    }
-    let mark = observer.mark();
-    let events_are = |count: usize| {
-        let all_there = move |events: &[Event]| (events.len() - mark == count).then_some(());
-        observer.wait_for("200 more events", LONG, all_there)
-    };
-    let pauses: Vec<_> = servers.iter().map(|s| s.pause("deploy").unwrap()).collect();
-    events_are(200).await;
-    drop(pauses);
-    events_are(400).await;
-    sleep(SEC).await;
-    let (deletes, puts) = (observer.deletes_since(mark), observer.puts_since(mark));
-    assert_eq!((deletes.len(), puts.len()), (200, 200));
-    for server in &servers {
-        assert!(server.status().is_registered(), "{}", server.status());
-    }
-}
-
-#[tokio::test]
 async fn a_server_that_is_not_ready_serves_unseen_until_it_is() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
@@ -97,9 +69,7 @@ async fn a_server_that_is_not_ready_serves_unseen_until_it_is() {
 async fn the_server_example_steps_aside_on_sigusr1_and_returns_on_sigusr2() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let server = ServerProcess::start(&etcd.endpoint(), &[]);
-    let key = server.registered().await;
-    observer.wait_for_key(&key, LONG).await;
+    let (server, key) = ServerProcess::start_seen(&etcd.endpoint(), &[], &observer).await;
     server.signal("USR1");
     observer.wait_for_no_key(&key, LONG).await;
     server.signal("USR2");

@@ -1,7 +1,7 @@
 //! What tonic provides stays the same, and when exactly a server appears.
 
-use crate::certificates::Authority;
 use crate::setup::{LONG, SEC, ended, register};
+use crate::support::certificates::Authority;
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::observer::Observer;
 use crate::support::ports::free_addr;

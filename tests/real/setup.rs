@@ -96,6 +96,15 @@ impl Greeter {
         }
     }
 
+    /// Serves without a deregistration delay, and with this drain timeout.
+    pub async fn start_draining(etcd: &Etcd, limit: Duration) -> Self {
+        let delay = Duration::ZERO;
+        Self::start(etcd, |it| {
+            it.deregistration_delay(delay).drain_timeout(limit)
+        })
+        .await
+    }
+
     /// Serves without a deregistration delay.
     pub async fn start_quick(etcd: &Etcd) -> Self {
         Self::start(etcd, |builder| builder.deregistration_delay(Duration::ZERO)).await

@@ -114,9 +114,7 @@ async fn clients_that_stay_connected_delay_it_by_the_drain_timeout_at_most() {
 async fn a_killed_server_is_gone_with_its_lease() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let server = ServerProcess::start(&etcd.endpoint(), &[]);
-    let key = server.registered().await;
-    observer.wait_for_key(&key, LONG).await;
+    let (server, key) = ServerProcess::start_seen(&etcd.endpoint(), &[], &observer).await;
     let start = Instant::now();
     server.signal("KILL");
     observer.wait_for_no_key(&key, LONG).await;
@@ -128,9 +126,7 @@ async fn a_killed_server_is_gone_with_its_lease() {
 async fn a_frozen_server_is_not_serving_before_it_is_registered_again() {
     let etcd = Etcd::start().await;
     let observer = Observer::start(etcd.endpoint(), "/services/").await;
-    let server = ServerProcess::start(&etcd.endpoint(), &[]);
-    let key = server.registered().await;
-    observer.wait_for_key(&key, LONG).await;
+    let (server, key) = ServerProcess::start_seen(&etcd.endpoint(), &[], &observer).await;
     let mut health = health_client(&server.url().await).await.unwrap();
     let watch = health.watch(health_request(HEALTH_NAME)).await;
     let mut watch = watch.unwrap().into_inner();

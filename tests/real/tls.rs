@@ -2,67 +2,23 @@
 //!
 //! Each etcd has two endpoints: a plaintext one for the tests themselves, and the one under test.
 
-use crate::certificates::{Authority, Identity, write};
 use crate::setup::{Greeter, SEC, announced};
-use crate::support::etcd::{Etcd as EtcdProcess, Plan, users};
-use crate::support::ports::{self, free_addr};
+use crate::support::certificates::{Authority, Identity, write};
+use crate::support::etcd::{Etcd as EtcdProcess, users};
+use crate::support::ports::free_addr;
+use crate::support::secured::Secured;
 use etcd_client::Permission;
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use tempfile::TempDir;
 use tokio::time::{Instant, timeout_at};
 use tonic_etcd::{Etcd, Registrar, RegistrationStatus, Tls};
 
-/// An etcd with a TLS endpoint.
-pub struct Secured {
-    pub etcd: EtcdProcess,
-    pub endpoint: String,
-    pub files: TempDir,
-}
-
-// === impl Secured ===
-
-impl Secured {
-    /// An etcd that shows `identity`, and asks for a certificate of `clients` if that is given.
-    pub async fn start(identity: &Identity, clients: Option<&Authority>) -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let write = |name: &str, pem: &str| write(files.path(), name, pem).display().to_string();
-        let mut args = vec![
-            format!(
-                "--cert-file={}",
-                write("certificate", &identity.certificate)
-            ),
-            format!("--key-file={}", write("key", &identity.key)),
-        ];
-        if let Some(authority) = clients {
-            args.push("--client-cert-auth".to_owned());
-            args.push(format!("--trusted-ca-file={}", write("ca", &authority.pem)));
-        }
-        let args: Vec<_> = args.iter().map(String::as_str).collect();
-        // Another one for each attempt to start.
-        let endpoint = RefCell::new(String::new());
-        let plan = || {
-            let url = format!("https://127.0.0.1:{}", ports::free());
-            let plan = Plan::new("solo").alone().also_at(&url).with_args(&args);
-            endpoint.replace(url);
-            plan
-        };
-        let etcd = EtcdProcess::start_as(plan).await;
-        Self {
-            etcd,
-            endpoint: endpoint.into_inner(),
-            files,
-        }
-    }
-
-    /// Registers through the TLS endpoint, and finds the key through the other one.
-    async fn registers(&self, tls: Tls) {
-        let etcd = Etcd::new([&self.endpoint]).tls(tls);
-        let greeter = Greeter::start(&self.etcd, |_| Registrar::builder(etcd)).await;
-        let found = self.etcd.client().await.get(greeter.key(), None).await;
-        assert_eq!(found.unwrap().count(), 1);
-    }
+/// Registers through the TLS endpoint, and finds the key through the other one.
+async fn registers(secured: &Secured, tls: Tls) {
+    let etcd = Etcd::new([&secured.endpoint]).tls(tls);
+    let greeter = Greeter::start(&secured.etcd, |_| Registrar::builder(etcd)).await;
+    let found = secured.etcd.client().await.get(greeter.key(), None).await;
+    assert_eq!(found.unwrap().count(), 1);
 }
 
 fn trusting(authority: &Authority) -> Tls {
@@ -109,9 +65,12 @@ async fn a_service_registers_over_tls_and_mutual_tls() {
     );
     let client = authority.sign("greeter");
     tokio::join!(
-        plain.registers(trusting(&authority)),
-        by_name.registers(trusting(&authority).domain("etcd.example")),
-        mutual.registers(trusting(&authority).identity_pem(client.certificate, client.key)),
+        registers(&plain, trusting(&authority)),
+        registers(&by_name, trusting(&authority).domain("etcd.example")),
+        registers(
+            &mutual,
+            trusting(&authority).identity_pem(client.certificate, client.key)
+        ),
     );
 }
 

@@ -10,8 +10,7 @@ use std::time::Duration;
 use test_support::observer::Kind;
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tonic_etcd::Ended;
 use tonic_health::ServingStatus;
 
@@ -58,7 +57,7 @@ pub(super) async fn leave(setup: &mut Setup, timeline: &mut Timeline) -> Result<
     Server::call(addr).await?;
     timeline.held("a new call to the address is still answered");
 
-    let knocks = finished(knocks, "the port to close").await?;
+    let knocks = Fail::within(TIMEOUT, "the port to close", knocks).await?;
     let open = knocks.refused.saturating_duration_since(gone.at);
     let expected = format!("the port to stay open for {SETTLE:?} after the DELETE");
     Fail::unless(open + TOLERANCE >= SETTLE, expected, || {
@@ -70,7 +69,7 @@ pub(super) async fn leave(setup: &mut Setup, timeline: &mut Timeline) -> Result<
         knocks.accepted
     ));
 
-    let greetings = finished(stream, "the request in flight to end").await?;
+    let greetings = Fail::within(TIMEOUT, "the request in flight to end", stream).await?;
     let expected = format!("all {GREETINGS} messages of the request in flight");
     Fail::unless(greetings == GREETINGS, expected, || format!("{greetings}"))?;
     timeline.held(&format!(
@@ -159,16 +158,5 @@ async fn terminate_ourselves() -> Result<(), Fail> {
     match sent {
         Ok(status) if status.success() => Ok(()),
         other => Err(Fail::new("`kill` to send SIGTERM", format!("{other:?}"))),
-    }
-}
-
-async fn finished<T>(task: JoinHandle<T>, expected: &str) -> Result<T, Fail> {
-    match timeout(TIMEOUT, task).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(Fail::new(expected, error.to_string())),
-        Err(_) => Err(Fail::new(
-            expected,
-            format!("it has not within {TIMEOUT:?}"),
-        )),
     }
 }

@@ -81,16 +81,7 @@ pub(super) async fn wipe(setup: &mut Setup, timeline: &mut Timeline) -> Result<(
     timeline.held(&format!(
         "the key is back {took} after etcd is, with the same value"
     ));
-    let (old, new) = (setup.lease, put.lease);
-    let leases = setup.leases().await?;
-    Fail::unless(
-        leases == [new] && new != old,
-        "one lease, a new one",
-        || format!("{leases:x?}"),
-    )?;
-    timeline.held(&format!(
-        "under a new lease, {new:016x}, and there is no other"
-    ));
+    setup.only_lease(put.lease, timeline).await?;
 
     let Some(health) = &setup.health else {
         return Ok(());

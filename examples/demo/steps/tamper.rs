@@ -37,16 +37,7 @@ pub(super) async fn revoke(setup: &mut Setup, timeline: &mut Timeline) -> Result
         event.kind == Kind::Delete
     })
     .await?;
-    let leases = setup.leases().await?;
-    let new = put.lease;
-    Fail::unless(
-        leases == [new] && new != old,
-        "one lease, a new one",
-        || format!("{leases:x?}"),
-    )?;
-    timeline.held(&format!(
-        "under a new lease, {new:016x}, and there is no other"
-    ));
+    setup.only_lease(put.lease, timeline).await?;
     settled(setup).await
 }
 

@@ -33,13 +33,25 @@ impl Session {
         attempt: Duration,
         limit: Duration,
     ) -> Result<Self, RpcError> {
+        let connecting = Self::connect_with_client(endpoints, member, attempt, limit);
+        Ok(connecting.await?.0)
+    }
+
+    /// The same, with a client for other calls on the connection.
+    pub(in crate::etcd) async fn connect_with_client(
+        endpoints: &Endpoints,
+        member: &Member,
+        attempt: Duration,
+        limit: Duration,
+    ) -> Result<(Self, client::Client), RpcError> {
         let endpoint = member.shown();
         let opening = open(endpoints, member, attempt, limit);
         let channel = with_timeout(limit, endpoint, opening).await?;
         let client = client_on(client::Channel::Tonic(channel.clone()), endpoint).await?;
         let members = &endpoints.members;
         let Some(user) = &endpoints.user else {
-            return Ok(Self::new(&client, endpoint, None, members, limit));
+            let session = Self::new(&client, endpoint, None, members, limit);
+            return Ok((session, client));
         };
         let token = match user.token() {
             Some(token)
@@ -62,7 +74,8 @@ impl Session {
             limit: attempt,
         };
         let client = client_on(token.channel(channel), endpoint).await?;
-        Ok(Self::new(&client, endpoint, Some(login), members, limit))
+        let session = Self::new(&client, endpoint, Some(login), members, limit);
+        Ok((session, client))
     }
 
     fn new(

@@ -22,6 +22,8 @@ pub(crate) use connect::USER_AGENT;
 pub(crate) use leases::KeepAliveStream;
 pub(crate) use reads::KeyMeta;
 #[cfg(feature = "discovery")]
+pub(super) use reads::revision_of;
+#[cfg(feature = "discovery")]
 pub(crate) use reads::{KeyValue, Page};
 pub(crate) use watch::{Event, EventKind, WatchReplies, WatchRequests, WatchResponse};
 pub(crate) use writes::{Applied, Op, Replaced};

@@ -68,13 +68,7 @@ impl Session {
         revision: i64,
         limit: i64,
     ) -> Result<Page, RpcError> {
-        let options = client::GetOptions::new()
-            .with_range(prefix_end(prefix))
-            .with_revision(revision)
-            .with_limit(limit);
-        let mut kv = self.kv.clone().max_decoding_message_size(MAX_PAGE);
-        let reply = kv.get(from, Some(options)).await;
-        let mut reply = reply.map_err(|error| self.error(&error))?;
+        let mut reply = self.range(prefix, from, revision, limit).await?;
         let revision = revision_of(reply.header());
         let (more, count, kvs) = (reply.more(), reply.count(), reply.take_kvs());
         let next = kvs.last().filter(|_| more).map(|last| {
@@ -94,6 +88,24 @@ impl Session {
             count,
             next,
         })
+    }
+
+    /// The same, with keys that are not UTF-8, as etcd answers.
+    #[cfg(feature = "discovery")]
+    pub(in crate::etcd) async fn range(
+        &self,
+        prefix: &str,
+        from: Vec<u8>,
+        revision: i64,
+        limit: i64,
+    ) -> Result<client::GetResponse, RpcError> {
+        let options = client::GetOptions::new()
+            .with_range(prefix_end(prefix))
+            .with_revision(revision)
+            .with_limit(limit);
+        let mut kv = self.kv.clone().max_decoding_message_size(MAX_PAGE);
+        let reply = kv.get(from, Some(options)).await;
+        reply.map_err(|error| self.error(&error))
     }
 
     /// The current revision of etcd, and the number of keys below `prefix`. With `each` unset, the number of keys
@@ -141,7 +153,7 @@ impl Session {
 }
 
 /// The revision of an answer. Only the end of a watch by compaction has none.
-pub(super) fn revision_of(header: Option<&client::ResponseHeader>) -> i64 {
+pub(in crate::etcd) fn revision_of(header: Option<&client::ResponseHeader>) -> i64 {
     header.map_or(0, client::ResponseHeader::revision)
 }
 

@@ -140,26 +140,33 @@ impl WatchRequests {
 impl WatchReplies {
     /// The next response; one without events is an acknowledgement. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<WatchResponse, RpcError> {
-        let reply = self.replies.message().await;
-        let reply = reply
-            .map_err(|error| self.peer.error(&error))?
-            .ok_or_else(|| RpcError::broken(&self.peer.endpoint, "the watch stream ended"))?;
-        let ended = reply.canceled().then(|| {
-            let error = match reply.compact_revision() {
-                0 => self.peer.cancelled(reply.cancel_reason()),
-                // Only compaction cancels a watch without a reason.
-                _ => RpcError::new(RpcErrorKind::Compacted, &self.peer.endpoint, "compacted"),
-            };
-            (reply.watch_id(), error)
-        });
+        let (reply, ended) = self.next_as_it_is().await?;
         Ok(WatchResponse {
             events: reply.events().iter().filter_map(event).collect(),
             created: reply.created(),
             id: reply.watch_id(),
             member: reply.header().map_or(0, client::ResponseHeader::member_id),
             revision: revision_of(reply.header()),
-            ended,
+            ended: ended.map(|error| (reply.watch_id(), error)),
         })
+    }
+
+    /// The same, with keys that are not UTF-8, as etcd sent it; and why the watch ended, if it has. Cancel safe.
+    pub(in crate::etcd) async fn next_as_it_is(
+        &mut self,
+    ) -> Result<(client::WatchResponse, Option<RpcError>), RpcError> {
+        let reply = self.replies.message().await;
+        let reply = reply
+            .map_err(|error| self.peer.error(&error))?
+            .ok_or_else(|| RpcError::broken(&self.peer.endpoint, "the watch stream ended"))?;
+        let ended = reply.canceled().then(|| {
+            match reply.compact_revision() {
+                0 => self.peer.cancelled(reply.cancel_reason()),
+                // Only compaction cancels a watch without a reason.
+                _ => RpcError::new(RpcErrorKind::Compacted, &self.peer.endpoint, "compacted"),
+            }
+        });
+        Ok((reply, ended))
     }
 }
 

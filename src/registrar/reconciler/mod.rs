@@ -56,6 +56,7 @@ use super::on_conflict::OnConflict;
 use super::rivals::Rivals;
 use crate::etcd::{Endpoints, Member, Rotation};
 use crate::observe::status::RegistrationStatus;
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::patience::Patience;
 use crate::runtime::backoff::{Backoff, Bucket};
 use crate::runtime::deadline;
@@ -429,7 +430,13 @@ impl Reconciler {
                     .status(id)
                     .is_some_and(RegistrationStatus::is_registered)
                 {
-                    self.publish(id, RegistrationStatus::Lost { since: now, reason });
+                    self.publish(
+                        id,
+                        RegistrationStatus::Lost {
+                            since: Timestamp::at(now),
+                            reason,
+                        },
+                    );
                 }
             }
             Desired::Gone { .. } | Desired::Paused { .. } => {}

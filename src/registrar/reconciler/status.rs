@@ -5,6 +5,7 @@ use super::{Action, Reconciler};
 use crate::etcd::{Op, RpcError};
 use crate::observe::observer::WriteReason;
 use crate::observe::status::{Registered, RegistrationStatus};
+use crate::observe::timestamp::Timestamp;
 use crate::registrar::ids::EntryId;
 use crate::registrar::key_table::View;
 use crate::registrar::shown::shown;
@@ -102,7 +103,13 @@ impl Reconciler {
                 }
                 // Its key may be neither read nor written any more.
                 Some(status) if status.is_registered() && !self.keys.view(id).held => {
-                    self.publish(id, RegistrationStatus::Lost { since: now, reason });
+                    self.publish(
+                        id,
+                        RegistrationStatus::Lost {
+                            since: Timestamp::at(now),
+                            reason,
+                        },
+                    );
                 }
                 _ => {}
             }
@@ -266,7 +273,7 @@ impl Reconciler {
 }
 
 /// The status after `last` when the keys are missing.
-fn lost(last: &RegistrationStatus, since: Instant, reason: Arc<str>) -> RegistrationStatus {
+fn lost(last: &RegistrationStatus, since: Timestamp, reason: Arc<str>) -> RegistrationStatus {
     match last {
         RegistrationStatus::Lost { .. } => last.clone(),
         RegistrationStatus::Registering { .. } => RegistrationStatus::Registering {
