@@ -126,11 +126,9 @@ fn spawn(
     deregistration_delay: Duration,
     dir: &Path,
 ) -> ServerProcess {
-    let (listen, deregistration_delay) = (
-        format!("127.0.0.1:{port}"),
-        format!("{}ms", settle.as_millis()),
-    );
-    let flags = ["--listen", &listen, "--deregistration-delay", &settle];
+    let listen = format!("127.0.0.1:{port}");
+    let delay = format!("{}ms", deregistration_delay.as_millis());
+    let flags = ["--listen", &listen, "--deregistration-delay", &delay];
     let log = dir.join(format!("{name}.{start}.log"));
     // Also the directory of all scenarios is removed if this process is killed.
     let all = dir.parent().unwrap_or(dir);

@@ -44,7 +44,7 @@ impl Server {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let registrar = Registrar::builder(Etcd::new([etcd]))
             .key_template(key)
-            .deregistration_delay(settle)
+            .deregistration_delay(deregistration_delay)
             .shutdown_token(shutdown)
             .build()?;
         let registration = registrar.register(Instance::new("greeter"))?;

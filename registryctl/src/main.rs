@@ -69,7 +69,7 @@ use std::time::Duration;
 /// NAME and ADDRESS are from the JSON that servers write by default; for other values, from
 /// the key {prefix}/{name}/{ip}/{pid}. In other formats they are those that its readers
 /// see; a value that they cannot read has no ADDRESS. VALUE is the rest of the JSON, or the whole
-/// other value, shortened; control characters are escaped. TTL LEFT is the remaining time of the
+/// other value, shortened, after the reason if readers skip the key; control characters are escaped. TTL LEFT is the remaining time of the
 /// lease: `none` for a key without a lease, which would never expire, `?` if etcd
 /// did not answer.
 #[derive(Debug, Parser)]

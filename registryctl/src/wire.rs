@@ -132,7 +132,6 @@ impl Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use test_support::ports;
     use tokio::net::TcpListener;
 
     #[test]
@@ -154,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_nobody_serves_is_silent() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(ports::free_addr()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let limit = Duration::from_millis(50);
         assert_eq!(Wire::probe("127.0.0.1", port, limit).await, Wire::Silent);

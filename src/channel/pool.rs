@@ -77,6 +77,10 @@ impl Pool {
     }
 
     pub(super) fn set_state(&self, subchannel: &Arc<Subchannel>, state: ConnectivityState) {
+        // A connection that was ready is replaced by one that is.
+        if self.lock().state_of(subchannel) == Some(&state) {
+            return;
+        }
         let (service, address) = (self.name(), &*subchannel.address);
         if self.lines.take_debug().is_ok() {
             crate::runtime::logging::debug!(%service, %address, %state, "endpoint");

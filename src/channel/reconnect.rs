@@ -146,7 +146,7 @@ async fn dial(
         if peer.has_too_many_pings() {
             pool.dialer.ping_interval.too_many(interval);
         }
-        if let Some(replacement) = replacement
+        if let Some(replacement) = replacement.filter(|_| peer.ends_gracefully())
             && let Some(next) = replacement.take(pool, subchannel).await
         {
             dialled = next;

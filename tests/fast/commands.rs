@@ -18,7 +18,7 @@ const NOT_IN_CI: [(&str, &str); 5] = [
     ),
 ];
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "CONTRIBUTING.md",
     "DESIGN.md",

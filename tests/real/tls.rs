@@ -4,7 +4,7 @@
 
 use crate::setup::{Greeter, SEC, announced};
 use crate::support::certificates::{Authority, Identity, write};
-use crate::support::etcd::{Etcd as EtcdProcess, users};
+use crate::support::etcd::users;
 use crate::support::ports::free_addr;
 use crate::support::secured::Secured;
 use etcd_client::Permission;
