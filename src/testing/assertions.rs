@@ -5,7 +5,7 @@
 use super::FakeEtcd;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// How often the port is tried, if nothing changes in etcd.
 const LOOK: Duration = Duration::from_millis(20);
@@ -82,15 +82,11 @@ impl FakeEtcd {
 
     /// Calls `look` after each change of etcd, and every [`LOOK`].
     async fn until<T>(&self, within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        let mut changes = self.shared.changes();
         let looks = async {
             loop {
-                if let Some(found) = look() {
+                // It looks at once, so each round is one more look.
+                if let Ok(found) = timeout(LOOK, self.server().until(&mut look)).await {
                     return found;
-                }
-                tokio::select! {
-                    _changed = changes.changed() => {}
-                    () = sleep(LOOK) => {}
                 }
             }
         };

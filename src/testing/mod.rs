@@ -1,32 +1,21 @@
 #![doc = include_str!("../manual/testing.md")]
 
 mod assertions;
-mod model;
-mod services;
-mod shared;
 
 pub use crate::runtime::random::repeatable_ids;
+pub use etcd_fake;
 
 use crate::etcd::Etcd;
-use etcd_client::proto::PbPutRequest;
-use model::store::Keys;
-use shared::{Shared, State};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// An etcd inside the test: see the [module](self).
 ///
 /// Its methods take effect at once. Registrars and discoveries react to them as they react to the real event.
 /// Dropping it stops it.
-#[derive(Debug)]
-pub struct FakeEtcd {
-    shared: Arc<Shared>,
-    _sweep: DropGuard,
-}
+#[derive(Debug, Default)]
+pub struct FakeEtcd(etcd_fake::FakeEtcd);
 
 // === impl FakeEtcd ===
 
@@ -38,57 +27,55 @@ impl FakeEtcd {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn new() -> Self {
-        let (shared, stop) = (Arc::new(Shared::new()), CancellationToken::new());
-        tokio::spawn(shared.clone().sweep(stop.clone()));
-        Self {
-            shared,
-            _sweep: stop.drop_guard(),
-        }
+        Self::default()
     }
 
     /// The [`Etcd`] for the code under test: connections stay inside the process, and need no port.
     #[must_use]
     pub fn etcd(&self) -> Etcd {
-        let shared = self.shared.clone();
-        Etcd::new(["http://fake-etcd:2379"]).connector(move |_| services::connect(shared.clone()))
+        Etcd::new(["http://fake-etcd:2379"]).connector(self.0.connector())
     }
 
     /// It is at the address of that `etcd`, which looks up its name as usual.
     #[cfg(test)]
     pub(crate) fn at_resolved(&self, etcd: Etcd) -> Etcd {
-        let (shared, resolver) = (self.shared.clone(), etcd.get_resolver());
+        let (connect, resolver) = (self.0.connector(), etcd.get_resolver());
         etcd.connector(move |uri| {
-            let (shared, resolver) = (shared.clone(), resolver.clone());
+            let (connect, resolver) = (connect.clone(), resolver.clone());
             async move {
                 let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16());
                 let limit = Duration::from_millis(600);
                 let found = resolver.resolve(host, port.unwrap_or_default(), limit);
                 found.await?;
-                services::connect(shared).await
+                connect(uri).await
             }
         })
+    }
+
+    /// The server itself, for more faults: one member only, one request only, a silent network, a full queue.
+    pub fn server(&self) -> &etcd_fake::FakeEtcd {
+        &self.0
     }
 
     /// The current keys and values.
     #[must_use]
     pub fn keys(&self) -> BTreeMap<String, String> {
-        keys(self.shared.state().keyspace.store.live())
+        let keys = self.0.keys().into_iter();
+        keys.map(|(key, stored)| (key, stored.value)).collect()
     }
 
     /// Writes a key without a lease, as another client.
+    ///
+    /// # Panics
+    ///
+    /// If the key is empty.
     pub fn put(&self, key: &str, value: &str) {
-        let request = PbPutRequest {
-            key: key.into(),
-            value: value.into(),
-            ..PbPutRequest::default()
-        };
-        // Only an empty key or an unknown lease is refused.
-        let _written = self.shared.change(|state| state.keyspace.put(&request));
+        self.0.put(key, value, 0);
     }
 
     /// Deletes a key, as another client. Returns whether it was there.
     pub fn delete(&self, key: &str) -> bool {
-        self.shared.change(|state| state.keyspace.delete_key(key))
+        self.0.delete(key)
     }
 
     /// Writes an instance of `service` with this `address` in the default format of this crate, for tests of
@@ -105,76 +92,34 @@ impl FakeEtcd {
 
     /// Kills it: connections end, new ones are refused, and leases do not expire. Its data stays.
     pub fn stop(&self) {
-        self.shared.change(|state| state.running.cancel());
+        self.0.down();
     }
 
     /// Starts it again, with its data: every lease gets its full TTL. Does nothing if it runs.
     pub fn start(&self) {
-        self.shared.change(|state| {
-            if state.running.is_cancelled() {
-                state.start();
-            }
-        });
+        self.0.up();
     }
 
     /// Deletes its data, leases included, and restarts it. If it was stopped, it stays stopped.
     pub fn wipe(&self) {
-        self.shared.change(|state| {
-            let was_running = !state.running.is_cancelled();
-            state.running.cancel();
-            state.keyspace.wipe();
-            state.term = 1;
-            if was_running {
-                state.start();
-            }
-        });
+        self.0.wipe();
     }
 
     /// Delays each request by `time` from now on; a request whose caller gives up before is not applied. Zero ends it.
     ///
     /// A registration waits for a slow etcd for as long as its lease allows. A delay of a TTL is an etcd that hangs.
     pub fn delay(&self, time: Duration) {
-        self.shared.change(|state| state.delay = time);
+        self.0.delay(time);
     }
 
     /// Denies reads, writes and watches of keys below `prefix` from now on, as for a user without the permission.
     /// Leases are not denied. One prefix at a time; `""` is every key.
     pub fn deny(&self, prefix: &str) {
-        self.shared
-            .change(|state| state.denied = Some(prefix.to_owned()));
+        self.0.deny(prefix);
     }
 
     /// Ends [`deny`](Self::deny).
     pub fn allow(&self) {
-        self.shared.change(|state| state.denied = None);
+        self.0.allow();
     }
-}
-
-impl Default for FakeEtcd {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for FakeEtcd {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-// === impl State ===
-
-impl State {
-    fn start(&mut self) {
-        self.running = CancellationToken::new();
-        self.term += 1;
-        self.keyspace.leases.extend(Instant::now());
-    }
-}
-
-fn keys(live: &Keys) -> BTreeMap<String, String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    live.iter()
-        .map(|(key, kv)| (text(key), text(&kv.value)))
-        .collect()
 }

@@ -30,12 +30,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Registered, Registration, RegistrationStatus};
 
+pub use etcd_fake as fake;
+
 pub mod black_hole;
 pub mod certificates;
 pub mod cluster;
 pub mod ending;
 pub mod etcd;
-pub mod fake;
 pub mod grpc_proxy;
 pub mod load;
 #[cfg(target_os = "linux")]

@@ -121,7 +121,7 @@ async fn a_restart_without_tokens_loses_no_key_if_authenticating_is_slow() {
 async fn renewals_continue_while_it_authenticates() {
     let setup = guarded();
     // Renewals accept any token, as in etcd before 3.4.42.
-    setup.fake.lenient_leases();
+    setup.fake.configure(|it| it.lenient_leases = true);
     let registration = registered(&setup).await;
     let lease = registration.status().registered().unwrap().lease;
     setup.fake.always(Rpc::Authenticate, Reply::Late(SEC * 15));

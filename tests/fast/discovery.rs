@@ -110,7 +110,7 @@ async fn after_a_cut_the_watch_resumes_at_its_revision_and_lists_nothing() {
     for old in [false, true] {
         let fake = FakeEtcd::new();
         if old {
-            fake.like_3_6();
+            fake.configure(|it| it.keys_only_with_lease = true);
         }
         fake.grant(7, 3600);
         let put = |id| fake.put(&key(id), &json(id, "v1"), 7);

@@ -3,8 +3,8 @@
 
 use crate::discovery::json;
 use crate::setup::{SEC, seeds};
-use crate::support::fake::faults::Snapshot;
-use crate::support::fake::{FakeEtcd, Reply, Rpc};
+
+use crate::support::fake::{FakeEtcd, Reply, Rpc, Snapshot};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;

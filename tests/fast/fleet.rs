@@ -288,36 +288,6 @@ fn trials(seed: u64, size: usize, event: Event) -> impl Iterator<Item = Trial> {
     })
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_fake_serves_a_queue_also_for_those_who_gave_up() {
-    let fake = FakeEtcd::new();
-    let capacity = Capacity {
-        rate: 10.0,
-        connect: CONNECT,
-        longest_queue: 6.0,
-    };
-    let mut client = fake.client().await;
-    fake.capacity(Some(capacity));
-    let begun = Instant::now();
-    client.get("a", None).await.unwrap();
-    let took = begun.elapsed();
-    assert!(took >= SEC * 6 / 10 && took < SEC * 7 / 10, "{took:?}");
-    // Each has given up before its turn, and the last one waits for all of them.
-    for _ in 0..3 {
-        let hasty = tokio::time::timeout(Duration::from_millis(10), client.get("a", None));
-        assert!(hasty.await.is_err());
-    }
-    let begun = Instant::now();
-    client.get("a", None).await.unwrap();
-    assert!(begun.elapsed() > SEC * 3 / 10, "{:?}", begun.elapsed());
-    let many = (0..10).map(|_| {
-        let mut client = client.clone();
-        async move { client.get("a", None).await.is_ok() }
-    });
-    let served = futures_util::future::join_all(many).await;
-    assert_eq!(served.iter().filter(|served| **served).count(), 6);
-}
-
 #[track_caller]
 fn check(event: Event) {
     let failed = trials(7, 100, event).filter_map(|trial| trial.run().err());

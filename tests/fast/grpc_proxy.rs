@@ -111,7 +111,7 @@ async fn a_black_hole_is_noticed_in_time_also_while_a_renewal_is_late() {
 #[tokio::test(start_paused = true)]
 async fn watches_under_ids_of_a_proxys_choice_are_cancelled_and_kept() {
     let setup = Setup::new();
-    setup.fake.own_watch_ids();
+    setup.fake.configure(|it| it.own_watch_ids = true);
     let registrar = setup.builder().build().unwrap();
     let instances = (0..5).map(|n| Instance::new(format!("greeter{n}")).with_value("v"));
     let registrations: Vec<_> = instances.map(|it| announced_by(&registrar, it)).collect();

@@ -78,7 +78,7 @@ async fn the_longest_keys_and_values_are_written_whatever_the_policy() {
 async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
     for (policy, txns) in [(OnConflict::TakeOver, 6), (OnConflict::Yield, 11)] {
         let setup = Setup::new();
-        setup.fake.max_txn_ops(16);
+        setup.fake.configure(|it| it.max_txn_ops = 16);
         let registrar = setup.builder().on_conflict(policy).build().unwrap();
         let log = Log::start();
         let registrations = registered(&registrar, 40, 1).await;
@@ -114,7 +114,7 @@ async fn a_small_max_txn_ops_splits_transactions_and_writes_nothing_twice() {
 #[tokio::test(start_paused = true)]
 async fn a_small_max_request_bytes_splits_transactions() {
     let setup = Setup::new();
-    setup.fake.max_request_bytes(16 * 1024);
+    setup.fake.configure(|it| it.max_request_bytes = 16 * 1024);
     let registrar = setup.builder().build().unwrap();
     let _registrations = registered(&registrar, 40, 1000).await;
     let sent = setup.count(Rpc::Txn);
@@ -131,7 +131,7 @@ async fn a_small_max_request_bytes_splits_transactions() {
 #[tokio::test(start_paused = true)]
 async fn one_value_that_is_too_large_delays_no_other_key() {
     let setup = Setup::new();
-    setup.fake.max_request_bytes(16 * 1024);
+    setup.fake.configure(|it| it.max_request_bytes = 16 * 1024);
     let registrar = setup.builder().build().unwrap();
     let large = Instance::new("large").with_value("x".repeat(20 * 1024));
     let large = announced_by(&registrar, large);
@@ -151,7 +151,7 @@ async fn one_value_that_is_too_large_delays_no_other_key() {
 #[tokio::test(start_paused = true)]
 async fn keys_that_may_not_be_read_are_written_again_at_once_and_not_lost() {
     let setup = Setup::new();
-    setup.fake.deny_reads();
+    setup.fake.deny_reads("");
     let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
     setup.fake.always(Rpc::Watch, Reply::Cancel(denied));
     let registrar = setup.builder().build().unwrap();
@@ -186,7 +186,7 @@ async fn keys_that_may_not_be_read_are_written_again_at_once_and_not_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_role_that_may_not_read_neither_deletes_one_of_several_nor_yields() {
     let setup = Setup::new();
-    setup.fake.deny_reads();
+    setup.fake.deny_reads("");
     let registrar = setup.builder().build().unwrap();
     let registrations = registered(&registrar, 2, 1).await;
     registrations[0].deregister();

@@ -43,7 +43,7 @@ async fn a_reconnect_is_no_loss_on_any_version_of_etcd() {
     ] {
         let setup = Setup::new();
         if old {
-            setup.fake.like_3_6();
+            setup.fake.configure(|it| it.keys_only_with_lease = true);
         }
         let builder = setup.builder().on_conflict(policy);
         let registration = setup.registered_with(builder).await;
@@ -430,7 +430,7 @@ async fn a_renewal_that_is_answered_with_another_lease_costs_no_key() {
 #[tokio::test(start_paused = true)]
 async fn timers_follow_the_ttl_that_was_granted() {
     let setup = Setup::new();
-    setup.fake.min_ttl(30);
+    setup.fake.configure(|it| it.min_ttl = 30);
     let _registration = setup.registered().await;
     let before = setup.count(Rpc::LeaseKeepAlive);
     sleep(SEC * 300).await;
@@ -652,7 +652,7 @@ async fn a_key_deleted_while_its_watch_hangs_is_written_again() {
     for (elsewhere, within) in [(true, SEC * 7), (false, SEC * 62)] {
         let setup = Setup::new();
         if elsewhere {
-            setup.fake.watches_elsewhere();
+            setup.fake.configure(|it| it.watches_elsewhere = true);
         }
         let registration = setup.registered().await;
         sleep(SEC * 30).await;
@@ -680,7 +680,7 @@ async fn the_keys_of_a_silent_watch_are_read_seldom() {
     for (elsewhere, reads) in [(true, 118..=121), (false, 9..=11)] {
         let setup = Setup::new();
         if elsewhere {
-            setup.fake.watches_elsewhere();
+            setup.fake.configure(|it| it.watches_elsewhere = true);
         }
         let registration = setup.registered().await;
         let (before, connections) = (setup.count(Rpc::Txn), setup.fake.connections_open());

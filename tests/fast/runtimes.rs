@@ -112,7 +112,7 @@ fn only_a_registration_that_may_have_keys_is_left_to_expire() {
         ("not announced", false),
     ] {
         let setup = etcd.block_on(async { Setup::new() });
-        setup.fake.min_ttl(30);
+        setup.fake.configure(|it| it.min_ttl = 30);
         let built_in = Runtime::new().unwrap();
         let registration = built_in.block_on(async {
             let builder = match case {

@@ -99,7 +99,7 @@ async fn more_than_16_keys_at_once_are_taken_over_without_asking() {
 #[tokio::test(start_paused = true)]
 async fn a_role_that_may_only_write_is_denied_once_and_not_tried_again() {
     let (setup, log) = (Setup::new(), Log::start());
-    setup.fake.deny_reads();
+    setup.fake.deny_reads("");
     setup.fake.put(KEY, "theirs", 0);
     let registrar = setup.builder().build().unwrap();
     let registration = registered(&registrar).await;

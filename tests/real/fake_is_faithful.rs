@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions,
+    Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions,
     LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
     WatchFilterType, WatchOptions, WatchStream,
 };
@@ -449,14 +449,15 @@ async fn tokens_are_refused_alike() {
     let etcd = FakeEtcd::new();
     // Before the fixes of CVE-2026-33413, etcd did not check the token of renewals.
     if !is_since(version, [42, 28, 9]) {
-        etcd.lenient_leases();
+        etcd.configure(|it| it.lenient_leases = true);
     }
     etcd.user("root", "old");
-    let wrong = etcd.try_client_of("m", as_root("wrong")).await.map(|_| ());
+    let wrong = client_of(&etcd, as_root("wrong")).await.map(|_| ());
     fake.note("wrong password", wrong);
-    let stale = etcd.client_of("m", as_root("old")).await;
+    let stale = client_of(&etcd, as_root("old")).await.expect("a token");
     etcd.user("root", "new");
-    refused(stale, etcd.client().await, &mut fake).await;
+    let without = client_of(&etcd, None).await.expect("a client");
+    refused(stale, without, &mut fake).await;
     compare(&real, &fake);
     real.has("get: Unauthenticated: etcdserver: invalid auth token");
 }
@@ -487,13 +488,18 @@ async fn both(ask: impl AsyncFn(Client, &mut Transcript)) -> Transcript {
     let etcd = FakeEtcd::new();
     // Up to then, ranges with `keys_only` carry leases.
     if version < [3, 7, 0] {
-        etcd.like_3_6();
+        etcd.configure(|it| it.keys_only_with_lease = true);
     }
     let mut fake = Transcript::default();
-    ask(etcd.client().await, &mut fake).await;
+    let client = client_of(&etcd, None).await.expect("a client");
+    ask(client, &mut fake).await;
 
     compare(&real, &fake);
     real
+}
+
+async fn client_of(etcd: &FakeEtcd, options: Option<ConnectOptions>) -> Result<Client, Error> {
+    Client::from_channel(Channel::Tonic(etcd.channel("m")), options).await
 }
 
 fn id(id: i64) -> Option<LeaseGrantOptions> {

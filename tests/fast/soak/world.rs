@@ -87,7 +87,7 @@ impl World {
         if plan.has_users {
             fake.user(USER.0, USER.1);
         }
-        fake.min_ttl(i64::try_from(plan.min_ttl).unwrap());
+        fake.configure(|it| it.min_ttl = i64::try_from(plan.min_ttl).unwrap());
         // Its tasks have begun.
         sleep(Duration::from_millis(1)).await;
         let base = at_rest(&fake);
