@@ -96,7 +96,7 @@ impl Run {
         let habits = Habits::draw(&mut rng);
         fake.latency(Duration::ZERO..habits.latency);
         if habits.is_old {
-            fake.like_3_6();
+            fake.configure(|it| it.keys_only_with_lease = true);
         }
         for other in 0..habits.others {
             let key = format!("{PREFIX}other-{other}");

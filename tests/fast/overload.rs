@@ -18,7 +18,7 @@ fn three(setup: &Setup) -> Etcd {
 /// An etcd with a user; renewals accept any token.
 fn guarded(setup: &Setup, etcd: Etcd) -> RegistrarBuilder {
     setup.fake.user("me", "secret");
-    setup.fake.lenient_leases();
+    setup.fake.configure(|it| it.lenient_leases = true);
     setup.builder_on(etcd.user("me", "secret"))
 }
 
