@@ -153,7 +153,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_nobody_serves_is_silent() {
-        let listener = TcpListener::bind(test_support::ports::free_addr()).await.unwrap();
+        let listener = TcpListener::bind(test_support::ports::free_addr())
+            .await
+            .unwrap();
         let port = listener.local_addr().unwrap().port();
         let limit = Duration::from_millis(50);
         assert_eq!(Wire::probe("127.0.0.1", port, limit).await, Wire::Silent);

@@ -15,9 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::ops::RangeInclusive;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -51,13 +49,6 @@ pub(super) type Sender = http2::SendRequest<AttemptBody>;
 pub(super) type Dispatch = AbortOnDropHandle<hyper::Result<()>>;
 /// The wire has a box, because hyper spawns a task for each call that is as large as its connection.
 type Connection = http2::Connection<TokioIo<Box<Wire<Box<dyn Io>>>>, AttemptBody, TokioExecutor>;
-
-/// Lets all calls that are ready be queued before the first of them is sent, so that one write takes several.
-struct Batched {
-    connection: Connection,
-    peer: Arc<Peer>,
-    has_yielded: bool,
-}
 
 /// hyper's own defaults have this size but may change. HTTP/2's 64 KiB would limit a stream to
 /// 6 MB/s at a round trip of 10 ms. The connection has four times as much, so that a stream that
@@ -102,7 +93,7 @@ impl Dialer {
             match settings.await {
                 Ok(()) => Ok(Dialled {
                     sender,
-                    dispatch: Batched::spawn(connection, peer.clone()),
+                    dispatch: AbortOnDropHandle::new(tokio::spawn(connection)),
                     peer,
                     ping_interval,
                 }),
@@ -165,32 +156,6 @@ impl Dialled {
     /// Whether calls can be sent on it.
     pub(super) fn is_open(&self) -> bool {
         !self.dispatch.is_finished() && !self.peer.is_draining()
-    }
-}
-
-// === impl Batched ===
-
-impl Batched {
-    fn spawn(connection: Connection, peer: Arc<Peer>) -> Dispatch {
-        AbortOnDropHandle::new(tokio::spawn(Self {
-            connection,
-            peer,
-            has_yielded: false,
-        }))
-    }
-}
-
-impl Future for Batched {
-    type Output = hyper::Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // One call has nothing to wait for.
-        if self.peer.streams() > 1 && !std::mem::replace(&mut self.has_yielded, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        self.has_yielded = false;
-        Pin::new(&mut self.connection).poll(cx)
     }
 }
 

@@ -55,6 +55,7 @@ pub(crate) mod registration;
 mod registry;
 mod report;
 mod rivals;
+mod runtime_guard;
 mod shown;
 #[cfg(feature = "signals")]
 mod signals;

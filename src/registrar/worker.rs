@@ -7,10 +7,11 @@ use super::ids::EntryId;
 use super::link::{self, Beside, Link};
 use super::local_ip;
 use super::reconciler::{
-    Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Renewed, Request, Settings,
+    Action, Desired, Event, Question, RESTART_PAUSE, Reconciler, Renewed, Request,
 };
 use super::registry::Registry;
 use super::report;
+use super::runtime_guard::RuntimeGuard;
 use super::streams::Streams;
 use crate::error::RegisterError;
 use crate::etcd::{Member, RpcError, Session, with_timeout};
@@ -21,7 +22,6 @@ use crate::registrar::lifecycle::health_acknowledged;
 use crate::runtime::clock;
 use crate::runtime::isolated::in_current_span;
 use crate::runtime::logging;
-use crate::runtime::random;
 use futures_util::FutureExt as _;
 use std::future::Future;
 use std::io;
@@ -36,14 +36,6 @@ struct Worker {
     registry: Arc<Registry>,
     link: Link,
     beside: Beside,
-}
-
-/// Ends all entries when the runtime drops the worker, so that no caller waits for ever.
-struct RuntimeGuard {
-    registry: Arc<Registry>,
-    reconciler: Reconciler,
-    /// Why the keys that are left cannot be deleted.
-    reason: &'static str,
 }
 
 const PANICKED: &str = "internal error: the registrar's task panicked";
@@ -370,39 +362,6 @@ async fn await_health(registry: &Registry, entries: Vec<EntryId>) {
     let entries = entries.into_iter().filter_map(|id| registry.entry(id));
     health_acknowledged(entries.map(|entry| entry.lifecycle.clone()).collect()).await;
     tokio::task::yield_now().await;
-}
-
-// === impl RuntimeGuard ===
-
-impl RuntimeGuard {
-    fn new(registry: Arc<Registry>) -> Self {
-        let config = &registry.config;
-        let settings = Settings {
-            ttl: config.ttl,
-            revoke_timeout: config.revoke_timeout,
-            on_conflict: config.on_conflict,
-            cluster: config.cluster.clone(),
-            random_id: |rng| random::id(|| rng.u64(..)),
-        };
-        let is_observed = !config.observers.is_empty();
-        let reconciler = Reconciler::new(settings, fastrand::Rng::new()).observed(is_observed);
-        Self {
-            registry,
-            reconciler,
-            reason: "the runtime ended",
-        }
-    }
-}
-
-impl Drop for RuntimeGuard {
-    fn drop(&mut self) {
-        self.registry.close();
-        for entry in self.registry.entries() {
-            let last = self.reconciler.abandoned(entry.id, self.reason);
-            report::publish(&self.registry, &entry, Arc::new(last));
-            entry.lifecycle.drain_now();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,6 @@ use etcd_client::{Client, Error};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::Code;
 
 use guarded::Guarded;
 pub use plan::{Plan, program};
@@ -211,7 +210,7 @@ impl Etcd {
     /// # Panics
     /// Like [`wait_serving`](Self::wait_serving).
     pub async fn wait_answering(&self) -> Instant {
-        self.until(answers)
+        self.until(users::answers)
             .await
             .unwrap_or_else(|why| panic!("{why}"))
     }
@@ -289,7 +288,9 @@ impl Etcd {
     /// [`wait_serving`](Self::wait_serving) that reports instead of panicking.
     pub async fn serving(&self) -> Result<Instant, String> {
         // etcd checks the password after it has read the applied index of its cluster.
-        let since = self.until(|error| self.has_users && answers(error)).await?;
+        let since = self
+            .until(|error| self.has_users && users::answers(error))
+            .await?;
         if self.lacks_users.load(Ordering::Relaxed) {
             let made = users::make(&mut self.client().await).await;
             made.map_err(|error| self.report(&format!("takes no users: {error}")))?;
@@ -348,18 +349,6 @@ pub fn is_since([major, minor, patch]: [u32; 3], patches: [u32; 3]) -> bool {
         _ => 0,
     };
     patch >= since
-}
-
-/// Whether the error is an answer of the server, not an error of the client about an unreachable one.
-fn answers(error: &Error) -> bool {
-    use Code::{InvalidArgument, PermissionDenied, Unauthenticated};
-    let Error::GRpcStatus(status) = error else {
-        return false;
-    };
-    matches!(
-        status.code(),
-        InvalidArgument | Unauthenticated | PermissionDenied
-    )
 }
 
 /// A linearizable read through a connection of its own.

@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::ports;
+pub use pump::Mode;
 use pump::{Counts, Steering, connection};
 
 /// A proxy in front of one address. Dropping it closes everything.
@@ -30,22 +31,6 @@ pub struct Proxy {
     steering: watch::Sender<Steering>,
     counts: Arc<Counts>,
     task: AbortHandle,
-}
-
-/// What the network does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Forwards all bytes.
-    #[default]
-    Forward,
-    /// Accepts, forwards nothing either way, closes nothing; existing connections too.
-    BlackHole,
-    /// What the client sends arrives; what comes back does not.
-    DropReplies,
-    /// The listener is closed, existing connections are reset.
-    Refuse,
-    /// Each chunk takes this long, in either direction.
-    Delay(Duration),
 }
 
 impl Proxy {

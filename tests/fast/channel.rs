@@ -209,7 +209,8 @@ async fn a_stream_survives_the_removal_of_its_key_and_counts_until_dropped() {
     registry.gone(&address(1));
     eventually("the move", LONG, || {
         let endpoints = balanced.endpoints();
-        let moved = endpoints.len() == 1 && endpoints[0].state == ConnectivityState::Ready;
+        let is_new = endpoints.len() == 1 && endpoints[0].address.contains(&address(2));
+        let moved = is_new && endpoints[0].state == ConnectivityState::Ready;
         moved.then_some(()).ok_or(format!("{endpoints:?}"))
     })
     .await;

@@ -225,7 +225,7 @@ async fn no_text_of_etcd_reaches_a_sink_unescaped_or_whole() {
         "stats",
         "discovery",
         "introspection",
-        "closed",
+        "ended",
     ]);
 }
 

@@ -2,7 +2,7 @@
 
 use super::check::Checker;
 use super::etcd::Etcd;
-use super::world::{Beside, Entry, Faults, Link, Session, World};
+use super::world::{Beside, Entry, Faults, Link, World};
 use crate::observe::status::RegistrationStatus;
 use crate::registrar::lease;
 use crate::registrar::on_conflict::OnConflict;
@@ -162,8 +162,7 @@ fn end_faults(world: &mut World) {
     while !world.abandoned.is_empty() {
         world.apply_abandoned();
     }
-    let is_unaware = |it: &Session| it.is_blind || it.is_mute && it.is_read_denied;
-    if matches!(&world.link, Link::Open(session) if is_unaware(session)) {
+    if matches!(&world.link, Link::Open(session) if session.is_blind) {
         world.cut();
     }
     // Another client's lease expires some time; revoking it saves events.

@@ -61,8 +61,7 @@
 //! Not handled, and left out here:
 //!
 //! * after a restore another client writes the key under our own lease, at a revision that we have seen before;
-//! * a watch that was denied is not requested again on the same connection, and neither is a check of a silent watch
-//!   (seed 4294967431).
+//! * a watch that was denied is not requested again on the same connection.
 
 mod chaos;
 mod check;

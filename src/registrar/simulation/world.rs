@@ -77,8 +77,6 @@ pub(super) struct Session {
     pub(super) responses: VecDeque<WatchResponse>,
     /// A watch was denied. It is not requested again before the next connection.
     pub(super) is_blind: bool,
-    /// A read was denied. Silent watches are not checked again before the next connection.
-    pub(super) is_read_denied: bool,
     /// The member of the watch hangs: no event comes, and no watch is acknowledged.
     pub(super) is_mute: bool,
     /// A watch was lost: etcd does not acknowledge it.
@@ -410,12 +408,7 @@ impl World {
             }
             _ if faults.forgot_token => Some(RpcErrorKind::Unauthenticated),
             Request::Write { .. } if faults.denies_writes => Some(RpcErrorKind::Denied),
-            Request::Read { .. } if faults.denies_reads => {
-                if let Link::Open(session) = &mut self.link {
-                    session.is_read_denied = true;
-                }
-                Some(RpcErrorKind::Denied)
-            }
+            Request::Read { .. } if faults.denies_reads => Some(RpcErrorKind::Denied),
             Request::Grant { .. } | Request::Revoke { .. } if faults.denies_leases => {
                 Some(RpcErrorKind::Denied)
             }

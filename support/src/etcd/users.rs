@@ -97,8 +97,20 @@ pub(super) async fn are_known(endpoint: &str) {
             client.get("probe", None).await
         };
         match timeout(PROBE, ask).await {
-            Ok(Err(error)) if super::answers(&error) => return,
+            Ok(Err(error)) if answers(&error) => return,
             _ => sleep(PAUSE).await,
         }
     }
+}
+
+/// Whether the error is an answer of the server, not an error of the client about an unreachable one.
+pub(super) fn answers(error: &Error) -> bool {
+    use Code::{InvalidArgument, PermissionDenied, Unauthenticated};
+    let Error::GRpcStatus(status) = error else {
+        return false;
+    };
+    matches!(
+        status.code(),
+        InvalidArgument | Unauthenticated | PermissionDenied
+    )
 }

@@ -11,10 +11,24 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::Mode;
-
 /// The most chunks on their way: enough so that latency does not limit the throughput.
 const IN_FLIGHT: usize = 1024;
+
+/// What the network does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Forwards all bytes.
+    #[default]
+    Forward,
+    /// Accepts, forwards nothing either way, closes nothing; existing connections too.
+    BlackHole,
+    /// What the client sends arrives; what comes back does not.
+    DropReplies,
+    /// The listener is closed, existing connections are reset.
+    Refuse,
+    /// Each chunk takes this long, in either direction.
+    Delay(Duration),
+}
 
 /// What has gone through.
 #[derive(Debug, Default)]
