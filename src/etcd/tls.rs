@@ -238,10 +238,9 @@ impl fmt::Debug for Tls {
     }
 }
 
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 #[cfg(test)]
 mod tests {
-    #![cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
-
     use super::*;
     use crate::error::BuildError;
     use crate::etcd::Etcd;

@@ -32,7 +32,7 @@ pub enum Kind {
     Put,
     /// The key went away.
     Delete,
-    /// etcd has another history, or its history is compacted: [`Observer::keys`] starts empty again.
+    /// etcd has another history, or its history is compacted: [`Observer::keys`](super::Observer::keys) starts empty again.
     Reset,
 }
 
