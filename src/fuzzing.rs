@@ -104,6 +104,7 @@ pub fn json(data: &[u8]) {
 
 /// The frames of a peer are the same however its bytes arrive, and only answers to pings are taken out. The first byte is the
 /// size of the pieces.
+#[cfg(feature = "discovery")]
 pub fn frames(data: &[u8]) {
     let Some((size, bytes)) = data.split_first() else {
         return;
@@ -126,11 +127,12 @@ mod tests {
 
     type Check = fn(&[u8]);
 
-    const CHECKS: [(&str, Check); 5] = [
+    const CHECKS: &[(&str, Check)] = &[
         ("address", |data| address(&String::from_utf8_lossy(data))),
         ("key", |data| key(&String::from_utf8_lossy(data))),
         ("format", super::format),
         ("json", json),
+        #[cfg(feature = "discovery")]
         ("frames", frames),
     ];
 
@@ -175,6 +177,7 @@ mod tests {
             super::format(&[name.as_bytes(), &value].concat());
         }
 
+        #[cfg(feature = "discovery")]
         #[test]
         fn frames_are_the_same_however_their_bytes_arrive(frames in vec((0_u8..11, 0_u8..6, vec(0_u8..9, 0..20)), 0..9), size: u8) {
             let frame = |(kind, flags, payload): &(u8, u8, Vec<u8>)| {

@@ -37,11 +37,7 @@ impl FakeEtcd {
     /// Ends every fault of processes and of the network. If it was [`down`](Self::down), it starts with its data, and
     /// every lease gets its full TTL, and a second for the election.
     pub fn up(&self) {
-        let was_down = self.shared.state().members.is_down();
-        self.shared.set(None, Mode::Up);
-        if was_down {
-            self.elect();
-        }
+        self.shared.change(State::up);
     }
 
     /// [`down`](Self::down) and [`up`](Self::up) at once.
@@ -68,9 +64,10 @@ impl FakeEtcd {
     /// Starts it with an older copy of its data; connections are cut. No watch sees that as a change.
     pub fn restore(&self, snapshot: &Snapshot) {
         self.down();
-        self.shared
-            .change(|state| state.keyspace = snapshot.0.clone());
-        self.up();
+        self.shared.change(|state| {
+            state.keyspace = snapshot.0.clone();
+            state.up();
+        });
     }
 
     /// Freezes it (SIGSTOP): connects succeed and requests arrive, but nothing is answered, on streams neither.
@@ -87,10 +84,7 @@ impl FakeEtcd {
 
     /// A new leader: a new term, and every lease gets its full TTL, and a second for the election.
     pub fn elect(&self) {
-        self.shared.change(|state| {
-            state.term += 1;
-            state.keyspace.leases.extend(Instant::now());
-        });
+        self.shared.change(State::elect);
     }
 
     /// Each member can do so much work from now on. `None`: any work at once.

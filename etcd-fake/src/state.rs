@@ -3,6 +3,7 @@
 use crate::auth::Auth;
 use crate::errors;
 use crate::members::Members;
+use crate::pipe::Mode;
 use crate::model::keyspace::Keyspace;
 use crate::model::settings::Settings;
 use crate::queue::Queues;
@@ -64,6 +65,20 @@ impl State {
 
     pub(crate) fn settings(&self) -> Settings {
         self.keyspace.store.settings
+    }
+
+    /// Ends all faults. Leases that did not expire meanwhile are extended in the same step, before any of them can.
+    pub(crate) fn up(&mut self) {
+        let was_down = self.members.is_down();
+        self.members.set(None, Mode::Up);
+        if was_down {
+            self.elect();
+        }
+    }
+
+    pub(crate) fn elect(&mut self) {
+        self.term += 1;
+        self.keyspace.leases.extend(Instant::now());
     }
 
     /// Records what has been committed after a revision.

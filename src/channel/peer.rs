@@ -111,11 +111,15 @@ impl Peer {
         self.has_answered.load(Relaxed)
     }
 
+    pub(super) fn was_called(&self) -> bool {
+        self.was_called.load(Relaxed)
+    }
+
     /// Whether the connection was of use: the peer answered a call, or accepted one before it began to end the connection.
     pub(super) fn was_useful(&self) -> bool {
         let accepts = |it: &GoAway| it.is_graceful() && it.last_stream > 0;
         let accepts = || self.go_away.lock().as_ref().is_some_and(accepts);
-        self.has_answered() || (self.was_called.load(Relaxed) && accepts())
+        self.has_answered() || (self.was_called() && accepts())
     }
 
     /// It accepts no more calls on this connection; those in flight continue.

@@ -140,6 +140,8 @@ async fn dial(
     };
     report(DialEvent::Connected);
     let mut dialled = dialled;
+    // The connection before this one answered calls.
+    let mut has_served = false;
     loop {
         let (since, peer, interval) = (Instant::now(), dialled.peer.clone(), dialled.ping_interval);
         let (reason, replacement) = run_connection(pool, subchannel, turn, dialled).await;
@@ -149,11 +151,16 @@ async fn dial(
         if let Some(replacement) = replacement.filter(|_| peer.ends_gracefully())
             && let Some(next) = replacement.take(pool, subchannel).await
         {
-            dialled = next;
+            if pool.health_service.is_some() {
+                pool.set_state(subchannel, ConnectivityState::Connecting);
+            }
+            (dialled, has_served) = (next, peer.has_answered());
             continue;
         }
         // A peer that accepted a call may still answer it. That is believed until the next connection ends.
         let was_useful = peer.has_answered()
+            // A server that stops ends them all: a replacement without a call was as useful as the one before.
+            || (has_served && !peer.was_called())
             || (peer.was_useful() && !subchannel.is_believed.swap(true, Relaxed));
         // The next connection is made at once.
         if !was_useful {

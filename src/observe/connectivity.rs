@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectivityState {
-    /// No connect was tried yet: a channel makes at most 256 connects at a time.
+    /// No connect was tried yet: a channel makes at most 256 connects at a time, beside those that replace a connection.
     Idle,
     /// A connection is being made.
     Connecting,

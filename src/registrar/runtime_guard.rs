@@ -3,6 +3,7 @@
 use super::reconciler::{Reconciler, Settings};
 use super::registry::Registry;
 use super::report;
+use crate::observe::status::{Ended, RegistrationStatus};
 use crate::runtime::random;
 use std::sync::Arc;
 
@@ -40,7 +41,10 @@ impl Drop for RuntimeGuard {
     fn drop(&mut self) {
         self.registry.close();
         for entry in self.registry.entries() {
-            let last = self.reconciler.abandoned(entry.id, self.reason);
+            let last = match entry.draft().is_announced() {
+                true => self.reconciler.abandoned(entry.id, self.reason),
+                false => RegistrationStatus::Ended(Ended::Deregistered),
+            };
             report::publish(&self.registry, &entry, Arc::new(last));
             entry.lifecycle.drain_now();
         }

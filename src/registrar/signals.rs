@@ -90,6 +90,8 @@ fn start() -> io::Result<()> {
             for token in tokens {
                 isolated(|| token.cancel());
             }
+            // The line above may have taken 100 ms. What came meanwhile came with the signal.
+            STOPS.lock().last = Some(Instant::now());
         }
     };
     let thread = Builder::new().name("signals".to_owned());
