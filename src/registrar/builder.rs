@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub struct RegistrarBuilder {
     etcd: Etcd,
     formats: Vec<Arc<dyn Format>>,
-    /// The plain format with `prefix` and `key`.
+    /// The plain format with `prefix` and `key_template`.
     plain: Plain,
     /// The index of the default `Plain` in `formats`, which `plain` replaces.
     plain_at: Option<usize>,
