@@ -131,8 +131,9 @@ impl Registrar {
     ///
     /// [`RegisterError::Name`], [`RegisterError::Address`], [`RegisterError::KeyTooLong`] and
     /// [`RegisterError::ValueTooLarge`] for an instance that cannot be written, or that readers would skip,
-    /// [`RegisterError::SameKey`] if another registration would write its key, [`RegisterError::Stopped`] after a shutdown, [`RegisterError::NoRuntime`] outside of a tokio runtime,
-    /// [`RegisterError::Thread`] if a dedicated thread cannot be started.
+    /// [`RegisterError::SameKey`] if another registration would write its key, [`RegisterError::Stopped`] after a shutdown,
+    /// [`RegisterError::NoRuntime`] outside of a tokio runtime, [`RegisterError::Thread`] if a dedicated thread cannot be
+    /// started.
     pub fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {
         self.register_all([instance])
     }
