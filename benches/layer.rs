@@ -200,7 +200,7 @@ fn found(change: Change) -> impl tokio_stream::Stream<Item = Change> + Send {
     tokio_stream::once(change).chain(tokio_stream::pending())
 }
 
-/// Two loads by turns, and the ratio of the second to the first.
+/// Two loads alternately, and the ratio of the second to the first.
 async fn compare<F, G>(
     args: &Args,
     (first_name, first): (&str, impl Fn() -> F),

@@ -108,8 +108,8 @@ struct Usage(String);
 async fn main() -> ExitCode {
     greeter::log::start("info");
     match run(Args::parse()).await {
-        Ok(closed) => {
-            say(&closed);
+        Ok(ended) => {
+            say(&ended);
             ExitCode::SUCCESS
         }
         Err(error) => {

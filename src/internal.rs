@@ -1,5 +1,5 @@
-//! What the program `registryctl` uses of the library and its users do not. It may change in any version, and `registryctl`
-//! depends on exactly its own, as serde_derive does on serde.
+//! What only the program `registryctl` uses of the library. It may change in any version, so `registryctl` depends on exactly
+//! the version of its own.
 
 pub use crate::etcd::inspect::{CallError, Connection, Target, Watch};
 #[cfg(feature = "_tls")]

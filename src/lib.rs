@@ -32,8 +32,8 @@
 //! * [`mod@format`]: the keys and values that kratos, kitex, go-zero, go-micro, grpc-go and CoreDNS read;
 //! * [`RegistrationHealth`](https://docs.rs/tonic-etcd/latest/tonic_etcd/struct.RegistrationHealth.html): the gRPC health
 //!   service, which reports the registration;
-//! * [`manual`]: [settings](manual::configuration), [access](manual::access), [pauses](manual::paused),
-//!   [introspection](manual::introspection), [metrics](manual::metrics), [logs](manual::logs),
+//! * [`manual`]: [programs](manual::programs), [settings](manual::configuration), [access](manual::access),
+//!   [pauses](manual::paused), [introspection](manual::introspection), [metrics](manual::metrics), [logs](manual::logs),
 //!   [transcripts of outages](manual::transcripts) and [questions](manual::questions);
 //! * [`discovery`](https://docs.rs/tonic-etcd/latest/tonic_etcd/discovery/index.html): discovers
 //!   servers, and balances calls over them;

@@ -45,7 +45,7 @@ impl Side {
         })
     }
 
-    /// Begins to call; the clients by turns, so that the calls of all of them are evenly spread.
+    /// Begins to call; the clients alternately, so that the calls of all of them are evenly spread.
     pub(crate) fn begin(&mut self, args: &Args, first: Instant, stop: &CancellationToken) {
         let clients = u32::from(args.clients);
         let second = Duration::from_secs(1);

@@ -53,7 +53,7 @@ impl Setup {
             .await
     }
 
-    /// Whether the key is there each time it is asked for, for a while.
+    /// Whether each read finds the key, for a while.
     async fn stays(&self) -> Result<(), String> {
         let mut client = self.etcd.client().await;
         let start = Instant::now();
@@ -71,7 +71,7 @@ impl Setup {
     }
 }
 
-/// Faults that need no waiting, by turns on one server.
+/// Faults that need no waiting, one after the other on one server.
 pub async fn quick(table: &Table) {
     let setup = Setup::new().await;
     let mut client = setup.etcd.client().await;

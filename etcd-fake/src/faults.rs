@@ -165,7 +165,7 @@ impl FakeEtcd {
         });
     }
 
-    /// Every open stream of watches goes silent for good, while its connection and other calls work.
+    /// Every open stream of watches sends nothing any more, while its connection and other calls work.
     pub fn mute_watches(&self) {
         self.shared.state().watch_mutes += 1;
     }

@@ -117,7 +117,7 @@ impl State {
         self.term = 1;
     }
 
-    /// Who answers, and at which revision.
+    /// The header of an answer: the member, and the revision.
     #[allow(clippy::unnecessary_wraps, reason = "as the field of an answer is")]
     pub(crate) fn header(&self, member: &str) -> Option<PbResponseHeader> {
         Some(PbResponseHeader {

@@ -59,7 +59,7 @@ impl HealthRecorder {
         Ok(recorder)
     }
 
-    /// Asks once.
+    /// Reads the status of one name.
     pub(crate) async fn check(&self, name: &str) -> Result<ServingStatus, Fail> {
         let mut client = HealthClient::new(self.channel.clone());
         let checked = client.check(health_request(name)).await;

@@ -13,6 +13,7 @@
 //! | `steps/` | the steps, a file for each kind |
 //! | `setup.rs` | [`Setup`]: etcd, its watcher, and another client |
 //! | `server.rs` | [`Server`](server::Server): the registered server, and how to call it |
+//! | `stops.rs` | [`Stops`](stops::Stops): the tokens that SIGTERM cancels |
 //! | `health.rs` | [`HealthRecorder`](health::HealthRecorder): the health that the server reports |
 //! | `timeline.rs` | [`Timeline`]: the output |
 

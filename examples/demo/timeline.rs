@@ -47,7 +47,7 @@ const YELLOW: &str = "33";
 // === impl Timeline ===
 
 impl Timeline {
-    /// Begins now. Colours are for terminals, and for those who want them.
+    /// Begins now. Colours are only for terminals, and not with `NO_COLOR`.
     pub(crate) fn start() -> Self {
         let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");

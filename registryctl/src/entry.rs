@@ -136,8 +136,7 @@ pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
     shown
 }
 
-/// What etcd, a server or the way to one said, where it enters: one line, of a bounded length. Escaping it again changes
-/// nothing.
+/// A text from etcd, a server or a proxy, where it enters: one line, of a bounded length. Escaping it again changes nothing.
 pub(crate) fn foreign(text: impl AsRef<[u8]>) -> String {
     internal::foreign(&escape(text))
 }

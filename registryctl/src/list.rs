@@ -1,4 +1,4 @@
-//! `registryctl list`: who is registered now.
+//! `registryctl list`: the servers that are registered now.
 
 use crate::entry::{Entry, escape_json};
 use crate::failure::Failure;

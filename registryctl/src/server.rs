@@ -41,7 +41,7 @@ impl Server {
     }
 
     /// Its registrations with this name (any name if it is empty) for which `is_wanted` is true, and the state of its
-    /// process. A server of another make may send any text.
+    /// process. A server with another implementation may send any text.
     pub(crate) async fn registrations(
         &self,
         service: &str,

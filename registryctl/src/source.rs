@@ -135,7 +135,7 @@ impl Connection {
         Ok(Watches(watches))
     }
 
-    /// Whether this member answers with a quorum. A watch on a member that hangs would send nothing for ever.
+    /// Whether this member answers with a quorum. A watch on a member that hangs would send nothing forever.
     pub(crate) async fn alive(&self) -> Result<(), CallError> {
         self.etcd.count(&self.scans[0], false).await.map(drop)
     }

@@ -1,4 +1,4 @@
-//! [`View`]: what a watch knows. Pure: time is passed in.
+//! [`View`]: the known entries and the state of etcd, as a watch shows them. Pure: time is passed in.
 
 use crate::entry::{Entry, cut, escape, foreign};
 use crate::follow::Update;
@@ -104,7 +104,7 @@ impl View {
         }
     }
 
-    /// What is shown, if `rows` of it are.
+    /// The line above a table that shows `rows` of the entries.
     pub(crate) fn title(&self, rows: usize) -> String {
         let scans = escape(self.scope.scans.join(", "));
         match self.registry.len() {

@@ -113,7 +113,7 @@ async fn wait_for_one(pool: &Pool, tried: &[Weak<Connection>]) -> (Arc<Connectio
             () = freed, if listens => {}
         }
         // One waiter is woken for one stream. If that stream is on a connection that was tried already, this call
-        // wakes the next waiter, and waits for no stream any more: two such calls could wake each other for ever.
+        // wakes the next waiter, and waits for no stream any more: two such calls could wake each other forever.
         if let Some(picked) = pick(pool, tried) {
             picked.0.peer.wake_next();
             return picked;
@@ -233,7 +233,7 @@ impl Call {
     /// Does not hold the connection while it waits. A request that is queued at the moment the
     /// connection ends may stay in the queue, because tokio empties the queue before the sender
     /// has put it in. It comes back unsent when the last sender is dropped. A call that held the
-    /// connection, and with it a sender, would wait for ever.
+    /// connection, and with it a sender, would wait forever.
     async fn send(&self, connection: Arc<Connection>, guard: CallGuard) -> Attempt {
         let sending = connection
             .sender

@@ -21,14 +21,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// An address, of whatever name.
+/// The number of an address.
 pub(super) type Id = u64;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct DialPolicy {
     addresses: HashMap<Id, Address>,
-    /// Those to be dialled as soon as there is a place, in their order.
+    /// The addresses to dial as soon as there is a place, in this order.
     waiting: BTreeSet<(Class, u64, Id)>,
     backing_off: BTreeSet<(Instant, Id)>,
     dialling: HashMap<Id, Dialling>,
@@ -36,7 +36,7 @@ pub(super) struct DialPolicy {
     budget: Bucket,
     /// The dials of the budget.
     budgeted: u64,
-    /// When the first one in `waiting` may be dialled, if something other than an event is missing.
+    /// When the first address in `waiting` may be dialled, if it waits for a time and not for an event.
     blocked_until: Option<Instant>,
     sequence: u64,
     rng: fastrand::Rng,

@@ -18,7 +18,7 @@
 //!   (`MAX_CONCURRENT_STREAMS`): it goes to another server, or waits for the end of a stream.
 //! * An instance that was removed gets no further call; streams that are open on it continue.
 //! * A call records fields on the span that is current when it is made: see [the manual](crate::manual::logs).
-//! * No call waits for ever: neither for an endpoint or a stream
+//! * No call waits forever: neither for an endpoint or a stream
 //!   ([`ready_timeout`](BalancedChannelBuilder::ready_timeout)), nor on an endpoint that does not answer
 //!   ([`http2_keep_alive_interval`](BalancedChannelBuilder::http2_keep_alive_interval)).
 //!

@@ -51,7 +51,7 @@ pub(super) type Source = Pin<Box<dyn Stream<Item = Change> + Send>>;
 enum DialEvent {
     Connected,
     Failed,
-    /// It was told to.
+    /// It gave up its place, because the policy decided that.
     GaveWay,
     Ended(Ended),
 }
@@ -76,7 +76,7 @@ struct Target {
 
 /// The task of one dial, which also runs its connection.
 struct Dial {
-    /// `None`: it was told already.
+    /// `None`: it was sent already.
     give_way: Option<oneshot::Sender<()>>,
     _task: AbortOnDropHandle<()>,
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(super) struct Subchannel {
     pub(super) address: Arc<str>,
-    /// Scheme, host and port; the path is of no account.
+    /// Scheme, host and port; the path is ignored.
     pub(super) origin: Uri,
     weight: AtomicU32,
     weight_changed: Notify,

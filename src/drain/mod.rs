@@ -97,7 +97,7 @@ impl Drain {
         cut
     }
 
-    /// Begins the drain and aborts all connections at once, for want of a runtime to wait in.
+    /// Begins the drain and aborts all connections at once, because there is no runtime to wait in.
     pub(crate) fn run_now(&self) {
         self.begin();
         self.abort_connections();

@@ -190,7 +190,7 @@ async fn read(client: &client::Client, endpoint: &Arc<str>) -> Result<(), RpcErr
 /// Whether the member knows the token of `client`; `anonymous` has none.
 ///
 /// A simple token contains an index of etcd's log. etcd checks the token only once its log has reached that index.
-/// After a loss of data, or a restore from a snapshot, that can take for ever: calls with the token are then not
+/// After a loss of data, or a restore from a snapshot, that can take forever: calls with the token are then not
 /// answered, and calls without a token are.
 async fn knows_token(
     anonymous: &client::Client,

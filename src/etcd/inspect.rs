@@ -1,4 +1,4 @@
-//! Looks at etcd as an operator does: one member at a time, and every key as it is. `registryctl` uses it, through
+//! Reads etcd as an operator does: one member at a time, and every key as it is. `registryctl` uses it, through
 //! [`internal`](crate::internal).
 
 use super::cluster::Cluster;
@@ -56,7 +56,7 @@ impl Target {
         Ok(Self { cluster, member })
     }
 
-    /// Its URL.
+    /// The URL of the member.
     pub fn url(&self) -> &Arc<str> {
         self.member.shown()
     }
@@ -95,7 +95,7 @@ impl Connection {
         self.session.endpoint()
     }
 
-    /// For what only operators ask; see [`call`](Self::call).
+    /// For requests that only operators make; see [`call`](Self::call).
     pub fn client(&self) -> &client::Client {
         &self.client
     }

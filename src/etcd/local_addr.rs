@@ -51,7 +51,7 @@ pub(crate) async fn local_ips(
 
 impl Interfaces {
     /// The addresses of our interfaces, in the order in which the system lists them. Some 50 µs; none if the system
-    /// does not tell.
+    /// returns an error.
     pub(crate) fn list(&self) -> Vec<LocalIp> {
         #[cfg(all(test, feature = "test-util"))]
         if let Self::Listed(list) = self {

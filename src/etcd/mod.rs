@@ -156,7 +156,7 @@ impl Etcd {
     ///   expire after 5 minutes by default (`ttl=`), and whenever users or roles are changed,
     ///   and then each process authenticates once more.
     /// * A cheaper hash: `--bcrypt-cost=4`, before the passwords are set. It is 64 times as cheap,
-    ///   for etcd and for whoever steals its data: use long random passwords.
+    ///   for etcd and for somebody who steals its data: use long random passwords.
     /// * A longer TTL, which leaves more time after a restart.
     #[must_use]
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 /// to, not the name in the JSON.
 ///
 /// For readers that watch, the default of
-/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough; a script that polls needs its interval + 1 s.
+/// [`deregistration_delay`](crate::RegistrarBuilder::deregistration_delay), 1 s, is enough; a script that polls needs its
+/// interval + 1 s.
 #[derive(Debug, Clone)]
 pub struct Plain {
     prefix: Option<String>,

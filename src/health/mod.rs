@@ -1,8 +1,8 @@
 //! Health: the status of a registration on the standard gRPC health service.
 //!
 //! Its own name is `etcd.registration`: `SERVING` while the keys are known to be in etcd. The overall name `""` stays
-//! `SERVING` by default, because orchestrators restart servers on its account, and clients of kratos eject them: an outage of
-//! etcd must not take a healthy fleet down.
+//! `SERVING` by default, because orchestrators restart, and clients of kratos eject, a server whose overall health is bad: an
+//! outage of etcd must not take a healthy fleet down.
 //!
 //! One task for each health service reports statuses, and acknowledges each: the keys are deleted only after `NOT_SERVING`
 //! was reported.

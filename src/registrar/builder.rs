@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub struct RegistrarBuilder {
     etcd: Etcd,
     formats: Vec<Arc<dyn Format>>,
-    /// The plain format with `prefix` and `key`.
+    /// The plain format with `prefix` and `key_template`.
     plain: Plain,
     /// The index of the default `Plain` in `formats`, which `plain` replaces.
     plain_at: Option<usize>,
@@ -107,8 +107,9 @@ impl RegistrarBuilder {
     /// format, under the same lease and in the same transaction (unless that has more operations than etcd accepts), and
     /// the keys are deleted together.
     ///
-    /// Default: [`Plain`] alone. After a call of `format`, `Plain` is written only if it is given too. [`prefix`](Self::prefix) and [`key_template`](Self::key_template) apply to
-    /// [`Plain::new`], not to a `Plain` with settings of its own.
+    /// Default: [`Plain`] alone. After a call of `format`, `Plain` is written only if it is given too.
+    /// [`prefix`](Self::prefix) and [`key_template`](Self::key_template) apply to [`Plain::new`], not to a `Plain` with
+    /// settings of its own.
     ///
     /// ```
     /// use tonic_etcd::format::{EtcdNaming, Kratos, Plain};

@@ -51,7 +51,7 @@ pub(super) fn check(registry: &Registry) {
     }
     let interfaces = registry.config.interfaces.list();
     let ips: Vec<IpAddr> = interfaces.iter().map(|interface| interface.ip).collect();
-    // The system did not tell.
+    // The system returned an error.
     if ips.is_empty() {
         return;
     }

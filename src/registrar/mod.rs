@@ -7,8 +7,10 @@
 //! | file | |
 //! |---|---|
 //! | `builder.rs` | [`RegistrarBuilder`]: all settings, checked in one place |
-//! | `draining.rs` | the entries that have ended and whose servers still run |
+//! | `registration.rs` | [`Registration`]: the handle |
+//! | `lifecycle.rs` | the state that a registration shares with its server and its health services |
 //! | `changing.rs` | changes of a registration |
+//! | `draining.rs` | the entries that have ended and whose servers still run |
 //! | `draft.rs` | the instances of one registration, with their keys and values |
 //! | `entry.rs` | one registration, and its desired keys |
 //! | `ids.rs` | the identifiers of entries and keys |
@@ -19,13 +21,20 @@
 //! | `readiness.rs` | [`Readiness`]: when a server is ready to be announced |
 //! | `probe.rs` | the task that runs its probe, and pauses all registrations while it fails |
 //! | `registry.rs` | the entries that should exist; a handle that changes them wakes the worker |
-//! | `report.rs` | publishes a status: to handles, log lines and observers |
+//! | `report.rs`, `shown.rs` | publishes a status: to handles, log lines and observers; several values in one field of a line |
 //! | `rivals.rs` | other clients that write our keys, each reported once a minute |
 //! | `reconciler/` | every decision: events in, actions out; no I/O |
 //! | `key_table/` | which key needs which request; part of the reconciler's state |
+//! | `lease.rs`, `patience.rs` | until when a lease certainly lives; how long answers may take; pure |
 //! | `worker.rs` | performs the actions and reports their results as events |
+//! | `runtime_guard.rs` | ends all entries when the runtime drops the worker |
+//! | `link.rs` | the connection in use, and another one beside it |
 //! | `streams.rs` | the requests and streams on one connection |
 //! | `keep_alive.rs` | the keep-alive stream on that connection |
+//! | `ask.rs` | repeats a request that is not answered |
+//! | `signals.rs` | SIGTERM and SIGINT cancel the shutdown tokens |
+//! | `simulation/` | the reconciler on a model of etcd, in random order (tests only) |
+//! | `address_changes.rs`, `slow_dns.rs`, `suspended.rs` | a registration on a fake etcd (tests only) |
 
 #[cfg(test)]
 #[cfg(feature = "test-util")]
@@ -122,8 +131,9 @@ impl Registrar {
     ///
     /// [`RegisterError::Name`], [`RegisterError::Address`], [`RegisterError::KeyTooLong`] and
     /// [`RegisterError::ValueTooLarge`] for an instance that cannot be written, or that readers would skip,
-    /// [`RegisterError::SameKey`] if another registration would write its key, [`RegisterError::Stopped`] after a shutdown, [`RegisterError::NoRuntime`] outside of a tokio runtime,
-    /// [`RegisterError::Thread`] if a dedicated thread cannot be started.
+    /// [`RegisterError::SameKey`] if another registration would write its key, [`RegisterError::Stopped`] after a shutdown,
+    /// [`RegisterError::NoRuntime`] outside of a tokio runtime, [`RegisterError::Thread`] if a dedicated thread cannot be
+    /// started.
     pub fn register(&self, instance: Instance) -> Result<Registration, RegisterError> {
         self.register_all([instance])
     }

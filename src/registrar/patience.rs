@@ -93,8 +93,8 @@ impl Patience {
         limit.max(self.attempt)
     }
 
-    /// How long to wait before another connection to the only member is tried. There is nowhere else to go, and
-    /// the answer may still come, so it is much longer.
+    /// How long to wait before another connection to the only member is tried. No other member can be used, and
+    /// the answer may still come, so this wait is much longer.
     pub(crate) fn alone(&self) -> Duration {
         let longest = self.longest.saturating_mul(LONGEST_ALONE);
         let wait = self.longest.saturating_mul(FIRST_ALONE).max(self.usual());

@@ -177,8 +177,9 @@ impl Registration {
     ///
     /// For servers that use neither the [`incoming`](Self::incoming) stream nor the [`layer`](Self::layer). Call it once
     /// the listener accepts. The caller owns the listener: after [`drain_signal`](Self::drain_signal), accept its
-    /// backlog, close it, and end its connections. To count requests and to end them at the drain deadline, use the [layer](Self::layer) with [`announce(false)`](crate::RegistrationLayer::announce) or
-    /// a [guard](Self::in_flight_guard) for each. If the listener fails, call [`deregister`](Self::deregister).
+    /// backlog, close it, and end its connections. To count requests and to end them at the drain deadline, use the
+    /// [layer](Self::layer) with [`announce(false)`](crate::RegistrationLayer::announce) or a [guard](Self::in_flight_guard)
+    /// for each. If the listener fails, call [`deregister`](Self::deregister).
     ///
     /// # Errors
     ///

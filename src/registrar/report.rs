@@ -68,8 +68,8 @@ pub(super) fn publish(registry: &Registry, entry: &Entry, next: Arc<Registration
     }
 }
 
-/// Calls observers with the first status of the entry, unless somebody has done so. The worker finds the entry
-/// afterwards, so that this is before any other status, and it waits for nobody.
+/// Calls observers with the first status of the entry, unless another thread has done that. The worker finds the entry
+/// afterwards, so that this status comes before any other one.
 pub(super) fn added(registry: &Registry, entry: &Entry) {
     let observers = &registry.config.observers;
     if observers.is_empty() || !entry.begin_observation() {

@@ -85,7 +85,7 @@ fn start() -> io::Result<()> {
                 Effect::Stops(what) => log(signal, what),
                 Effect::Ends => end(signal),
             }
-            // Not under the lock: whoever waits for a token is woken here.
+            // Not under the lock: tasks that wait for a token are woken here.
             let tokens = STOPS.lock().take();
             for token in tokens {
                 isolated(|| token.cancel());

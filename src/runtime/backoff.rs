@@ -29,7 +29,7 @@ pub(crate) struct Rate {
     pub(crate) refill: Duration,
 }
 
-/// No wait is longer: the cap is often the limit of one attempt, which may be for ever.
+/// No wait is longer: the cap is often the limit of one attempt, which may be forever.
 const LONGEST: Duration = Duration::from_secs(5);
 
 // === impl Backoff ===

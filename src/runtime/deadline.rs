@@ -1,7 +1,7 @@
 //! Deadlines that cannot overflow, however long the configured [`Duration`].
 //!
 //! `Instant + Duration` panics on overflow, and so does what hyper and tonic compute from their settings.
-//! A duration of [`FOR_EVER`] or more means "for ever" here.
+//! A duration of [`FOR_EVER`] or more means "forever" here.
 
 use std::time::Duration;
 use tokio::time::Instant;

@@ -1,13 +1,13 @@
-//! What everything else stands on. Nothing here knows etcd or gRPC.
+//! Helpers of all other modules. Nothing here depends on etcd or gRPC.
 //!
 //! | file | |
 //! |---|---|
-//! | `clock.rs`, `deadline.rs` | the clock that goes on while the machine is suspended, and points in its time |
+//! | `clock.rs`, `deadline.rs` | the clock that also counts a suspend; deadlines that cannot overflow |
 //! | `backoff.rs`, `random.rs` | how long to wait before the next attempt, and jitter |
 //! | `lock.rs` | a mutex that stays usable after a panic |
-//! | `isolated.rs` | runs the code of users, whose panics end nothing of ours |
+//! | `isolated.rs` | runs the application's code, and catches its panics |
 //! | `logging.rs` | log lines with the fields of this crate |
-//! | `escaped.rs` | text of others, escaped and cut |
+//! | `escaped.rs` | texts that other clients or peers wrote, escaped and cut |
 //! | `exhausted.rs` | recognizes that no file descriptor is left |
 
 pub(crate) mod backoff;

@@ -59,7 +59,7 @@ async fn a_renewal_without_an_answer_is_given_up_while_the_lease_can_be_kept() {
     assert_eq!((setup.puts(), setup.deletes()), (1, 0));
 }
 
-/// Each attempt to renew was given up before its answer, and the registration stayed lost for ever: found by the
+/// Each attempt to renew was given up before its answer, and the registration stayed lost forever: found by the
 /// soak, with renewals answered a third of a TTL late.
 #[tokio::test(start_paused = true)]
 async fn a_lost_lease_is_noticed_also_if_renewals_are_answered_late() {

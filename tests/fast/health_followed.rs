@@ -1,4 +1,4 @@
-//! A registration follows the application's own health names.
+//! A registration requires health names of the application.
 
 use crate::setup::{KEY, MS, SEC, Setup, announce, is_registered, pause_reasons, register, status};
 use crate::support::fake::Rpc;
@@ -17,7 +17,7 @@ type GreeterServer = HealthServer<HealthService>;
 
 const GREETER: &str = "app.v1.Greeter";
 
-/// A registration that is announced, and follows these names of the reporter.
+/// A registration that is announced, and requires these names of the reporter.
 async fn following(setup: &Setup, names: &[&str]) -> (Registration, HealthReporter) {
     let reporter = HealthReporter::new();
     let registration = register(setup.builder());
@@ -68,7 +68,7 @@ async fn the_key_is_withheld_before_the_followed_names_are_looked_at() {
     let setup = Setup::new();
     let registration = register(setup.builder());
     let reporter = HealthReporter::new();
-    // The task that follows them is on a runtime that does not run.
+    // The task that watches them is on a runtime that does not run.
     let stuck = Builder::new_current_thread().build().unwrap();
     let context = stuck.enter();
     let health = RegistrationHealth::builder()

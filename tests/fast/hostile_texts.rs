@@ -1,5 +1,5 @@
 //! An etcd and servers that write control characters and very long texts into everything they can send, and one look
-//! through every sink of this process. `tests/real/hostile.rs` does the same to registryctl.
+//! through every sink of this process. `registryctl/tests/cli/hostile.rs` does the same to registryctl.
 
 use crate::channel::net::{Client, Registry, address};
 use crate::introspection::{client, list};

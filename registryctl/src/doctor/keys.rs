@@ -90,7 +90,7 @@ pub(crate) fn leases(found: &[Found], ttls: &Ttls, report: &mut Report) {
     }
 }
 
-/// Checks whether two servers write the same key: who had it before still renews its lease.
+/// Checks whether two servers write the same key: the server that had it before still renews its lease.
 pub(crate) fn contested(former: &[(&Entry, i64)], ttls: &Ttls, report: &mut Report) {
     let is_alive = |lease: &i64| match ttls.get(lease) {
         Some(Ttl::Left { seconds, granted }) => seconds * 3 > *granted,

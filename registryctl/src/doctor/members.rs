@@ -16,7 +16,7 @@ struct Answer {
     milliseconds: u128,
 }
 
-/// Why one did not.
+/// Why a member did not answer.
 struct Silence {
     error: CallError,
     /// Unless etcd itself said why.

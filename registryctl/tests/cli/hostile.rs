@@ -1,5 +1,6 @@
 //! An etcd and a server, in one, that write control characters and very long texts into everything they can send, and
-//! one look at the output of each command of registryctl. `tests/fast/hostile_texts.rs` does the same to a process that uses the library.
+//! one look at the output of each command of registryctl. `tests/fast/hostile_texts.rs` does the same to a process that uses
+//! the library.
 
 use crate::LONG;
 use bytes::Bytes;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// One change to make, under our lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// Put the key, whoever holds it.
+    /// Put the key, also if another lease holds it.
     Put { key: Arc<str>, value: Arc<str> },
     /// Put the key unless another lease holds it.
     PutIfFree { key: Arc<str>, value: Arc<str> },

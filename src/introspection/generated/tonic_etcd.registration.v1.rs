@@ -275,7 +275,7 @@ pub struct ChannelEndpoint {
     #[prost(uint64, tag = "6")]
     pub calls: u64,
 }
-/// The library's `Status`.
+/// The library's `RegistrationStatus`.
 #[allow(clippy::all)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

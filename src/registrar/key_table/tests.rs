@@ -341,7 +341,7 @@ fn a_write_under_way_does_not_count_for_the_next_entry_with_the_key() {
     }
 }
 
-/// The second of two equal registrations stayed `Registering` for ever: the first one's put, which was under way, had
+/// The second of two equal registrations stayed `Registering` forever: the first one's put, which was under way, had
 /// its value, so that nothing was written again.
 #[test]
 fn a_write_under_way_is_repeated_for_the_next_entry_with_the_key() {

@@ -128,7 +128,7 @@ impl Reconciler {
     /// When another connection is tried.
     ///
     /// With one member only, that can help against a dead connection, and makes a busy member busier. So it is tried once
-    /// while the lease can still be saved, unless answers are that slow, and then after a long wait.
+    /// while the lease can still be saved, unless answers take that long anyway, and then after a long wait.
     fn beside_at(&self, since: Instant) -> Instant {
         let at = match self.may_try_another(since) {
             true => since,

@@ -1,11 +1,11 @@
-//! A member that refuses requests because it is busy: it is asked less often, and left for another one if it goes on.
+//! A member that refuses requests because it is busy: it gets fewer requests, and is left for another one if it continues.
 
 use super::Reconciler;
 use super::state::{Connection, LeaseState};
 use crate::etcd::RpcError;
 use tokio::time::Instant;
 
-/// So many refusals of a member in a row because it is busy, and another one is used, if there is one.
+/// After this number of refusals in a row, because the member is busy, another one is used, if there is one.
 const MAX_REFUSALS: u32 = 3;
 
 // === impl Reconciler ===

@@ -7,7 +7,7 @@ use crate::etcd::{KeyMeta, RpcError, RpcErrorKind};
 use crate::registrar::ids::Key;
 use tokio::time::Instant;
 
-/// So many checks without an answer, and the connection is given up.
+/// After this number of checks without an answer the connection is given up.
 const MAX_FAILURES: u32 = 3;
 
 // === impl Reconciler ===

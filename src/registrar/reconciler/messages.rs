@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub(crate) enum Event {
     /// The desired state of these entries, under the lease [`Reconciler::held_lease`](super::Reconciler::held_lease).
     Desired(Vec<(EntryId, Desired)>),
-    /// Nobody can register any more.
+    /// No handle is left that could register an instance.
     RegistryClosed,
     /// Everything is to be deregistered. No entry is added after this.
     Stop,

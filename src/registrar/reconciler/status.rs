@@ -54,7 +54,7 @@ impl Reconciler {
         }
     }
 
-    /// The next lease has to wait: also the entries that were lost for another reason before say so.
+    /// The next lease has to wait. Entries that were lost for another reason report this reason too.
     pub(super) fn say_why_lost(&mut self, wait: &str) {
         let Some(problem) = &mut self.lease_error else {
             return;

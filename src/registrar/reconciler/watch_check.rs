@@ -1,8 +1,8 @@
-//! Reads the keys now and then, because a watch that hangs looks like one without news.
+//! Reads the keys now and then, because a watch that hangs looks like a watch without events.
 //!
 //! A proxy may send each request and each stream to another member. Once the member of the watch hung, renewals were
-//! still answered, by others, and `Registered` was reported for 20 s without a key. Each answer names its member. The
-//! same member answers renewals and has the watch: then it lives as long as renewals are answered, and a check every
+//! still answered, by others, and `Registered` was reported for 20 s without a key. Each answer names its member. If the
+//! same member answers renewals and has the watch, it lives as long as renewals are answered, and a check every
 //! 12 TTLs is enough. Otherwise keys are checked once a TTL.
 
 use crate::etcd::DENIED_RETRY;

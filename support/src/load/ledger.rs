@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-/// How long a stream takes by itself: so many messages, so far apart, the first one at once.
+/// How long a stream takes without a delay: its messages at their interval, the first one at once.
 const STREAM: Duration = Duration::from_millis(100 * (MESSAGES as u64 - 1));
 pub(super) const MESSAGES: u32 = 11;
 

@@ -1,4 +1,4 @@
-//! The task behind an [`Observer`](super::Observer): list once, then watch for ever.
+//! The task behind an [`Observer`](super::Observer): list once, then watch forever.
 //!
 //! Each round of [`Watcher::run`] ends with a reason, and the next round starts from the recorded state:
 //!

@@ -22,7 +22,7 @@ pub(super) struct Lookups {
     names: Lock<Names>,
 }
 
-/// Who looks names up.
+/// The resolver: the system's, or the user's code.
 enum Source {
     System(Arc<Threads>),
     Custom(Arc<Custom>),
@@ -55,7 +55,7 @@ pub(super) struct Addresses {
 struct Names {
     /// By host and port. The system's resolver answers for every port: the port is 0.
     names: HashMap<(String, u16), Name>,
-    /// At so many names those that nobody wanted for long are removed.
+    /// At this number of names, names that were not looked up for long are removed.
     tidy_at: usize,
 }
 
@@ -74,13 +74,13 @@ struct Lookup {
     answered: Option<Instant>,
 }
 
-/// So long an answer is used again: the instances of a host, and quick retries, share it.
+/// For this time an answer is used again: the instances of a host, and quick retries, share it.
 const FRESH: Duration = Duration::from_secs(1);
-/// An answer that nobody waited for is used by whoever comes within this time.
+/// An answer that came after its attempts had ended is used by an attempt within this time.
 const UNUSED: Duration = Duration::from_secs(30);
 /// A lookup of the user's code that takes longer is given up. The system's lookups end by themselves.
 const LONGEST: Duration = Duration::from_secs(60);
-/// A name that nobody wanted for so long is forgotten when there are many.
+/// A name that was not looked up for this time is forgotten when there are many.
 const FORGET: Duration = Duration::from_secs(60 * 60);
 const MANY: usize = 256;
 
@@ -261,7 +261,7 @@ fn checked(host: &str, found: Found) -> Result<Arc<[SocketAddr]>, Failed> {
 // === impl Names ===
 
 impl Names {
-    /// Removes the names that nobody wanted for long, and returns them.
+    /// Removes the names that were not looked up for long, and returns them.
     fn tidy(&mut self, now: Instant) -> Vec<Name> {
         if self.names.len() < self.tidy_at.max(MANY) {
             return vec![];

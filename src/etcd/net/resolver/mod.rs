@@ -54,7 +54,7 @@ impl Resolver {
     /// An IP address is returned without a lookup.
     ///
     /// When the lookup fails, or takes longer than a third of `limit`, they are those of the last lookup of this
-    /// name, if there was one. Dropping the future abandons no lookup: whoever wants the name next gets its answer.
+    /// name, if there was one. Dropping the future does not end the lookup: the next attempt with this name gets its answer.
     pub(crate) async fn resolve(
         &self,
         host: &str,
