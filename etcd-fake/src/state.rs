@@ -3,9 +3,9 @@
 use crate::auth::Auth;
 use crate::errors;
 use crate::members::Members;
-use crate::pipe::Mode;
 use crate::model::keyspace::Keyspace;
 use crate::model::settings::Settings;
+use crate::pipe::Mode;
 use crate::queue::Queues;
 use crate::record::{Call, Change};
 use crate::script::Scripts;
