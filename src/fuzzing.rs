@@ -122,6 +122,7 @@ fn dialable(text: &str) -> Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "discovery")]
     use proptest::collection::vec;
     use proptest::prelude::*;
 

@@ -118,7 +118,8 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    #[cfg(feature = "_tls")]
+    use super::Tls;
     use crate::etcd::Etcd;
 
     #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]

@@ -37,6 +37,7 @@ impl Timestamp {
         Self(instant)
     }
 
+    #[cfg(any(test, feature = "introspection"))]
     pub(crate) fn checked_add(self, duration: Duration) -> Option<Self> {
         self.0.checked_add(duration).map(Self)
     }

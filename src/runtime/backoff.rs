@@ -86,6 +86,7 @@ impl Bucket {
     }
 
     /// Takes a token for something that has happened already. The debt, up to 15 bursts, is paid before the next token.
+    #[cfg(any(test, feature = "discovery"))]
     pub(crate) fn take_anyway(&mut self, rate: Rate, now: Instant) {
         if self.take(rate, now).is_err() {
             self.spent = (self.spent + 1).min(rate.burst.saturating_mul(16));
@@ -93,6 +94,7 @@ impl Bucket {
     }
 
     /// Puts a token back that was taken for something that cost nothing.
+    #[cfg(any(test, feature = "discovery"))]
     pub(crate) fn give_back(&mut self) {
         self.spent = self.spent.saturating_sub(1);
     }

@@ -23,6 +23,7 @@ pub(crate) fn advice(error: &str) -> Option<&'static str> {
 }
 
 /// The error, with its advice behind it.
+#[cfg(feature = "discovery")]
 pub(crate) fn with_advice(error: String) -> String {
     match advice(&error) {
         Some(advice) => format!("{error} ({advice})"),
