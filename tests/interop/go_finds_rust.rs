@@ -5,8 +5,10 @@ use crate::go::GoClient;
 use crate::kind::Kind;
 use crate::rust::RustServer;
 use crate::setup::until_registered;
+use std::time::Duration;
 use test_support::etcd::Etcd;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 for_each_kind!(
     a_server_that_leaves_costs_no_call_while_another_is_there,
@@ -60,6 +62,8 @@ async fn calls_fail_only_after_the_last_server_has_left(kind: Kind) {
         "{calls}"
     );
 
+    // Within 200 ms it would count as the same signal.
+    sleep(Duration::from_millis(300)).await;
     server.process.signal("TERM"); // without any wait
     server.ended().await;
     let mark = client.mark();

@@ -4,8 +4,7 @@ use crate::setup::{LONG, SEC, announced};
 use crate::support::etcd::Etcd as EtcdProcess;
 use crate::support::namespace::{self, Dns};
 use crate::support::{eventually, library_etcd, registered_within};
-use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tonic_etcd::Registrar;
 
 /// Each attempt of 0.6 s began a lookup of its own and dropped its answer, so that it never registered.
@@ -30,6 +29,8 @@ async fn a_dns_server_slower_than_an_attempt_prevents_no_registration() {
 #[cfg(feature = "discovery")]
 #[tokio::test]
 async fn lookups_that_wait_for_dns_take_no_thread_of_the_application() {
+    use std::time::Duration;
+    use tokio::time::sleep;
     use tonic_etcd::Instance;
     use tonic_etcd::channel::BalancedChannel;
     use tonic_etcd::discovery::Change;
