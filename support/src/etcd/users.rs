@@ -20,7 +20,7 @@ pub const SERVERS: Credentials = ("servers", "the-password-of-servers");
 pub const CHEAP: &str = "--bcrypt-cost=4";
 
 /// What [`SERVERS`] may read and write: the formats that tests write.
-const PREFIXES: [&str; 3] = ["/services/", "/microservices/greeter/", "greeter/"];
+const PREFIXES: [&str; 3] = ["/services/", "/microservices/", "greeter/"];
 /// The timeout of one request to an etcd that may not have its users yet.
 const PROBE: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(10);
