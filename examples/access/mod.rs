@@ -21,7 +21,7 @@ pub(crate) struct Access {
         default_value = "http://127.0.0.1:2379"
     )]
     #[arg(value_delimiter = ',', value_name = "URL", global = true, help_heading = HEADING)]
-    pub(crate) etcd: Vec<String>,
+    etcd: Vec<String>,
     /// User of etcd, if it asks for one
     #[arg(long, env = "ETCD_USER", hide_env_values = true, global = true, help_heading = HEADING)]
     user: Option<String>,
@@ -30,7 +30,7 @@ pub(crate) struct Access {
     password: Option<String>,
     /// Certificates to trust with https, PEM
     #[arg(long, env = "ETCD_CACERT", value_name = "FILE", global = true, help_heading = HEADING)]
-    pub(crate) cacert: Option<PathBuf>,
+    cacert: Option<PathBuf>,
     /// Client certificate, if etcd asks for one, PEM
     #[arg(long, env = "ETCD_CERT", value_name = "FILE", global = true, help_heading = HEADING)]
     cert: Option<PathBuf>,
@@ -40,20 +40,20 @@ pub(crate) struct Access {
     /// Name that etcd's certificate must have, if it is not the host of the URL
     #[arg(long, env = "ETCD_SERVER_NAME", value_name = "NAME")]
     #[arg(requires = "cacert", global = true, help_heading = HEADING)]
-    pub(crate) server_name: Option<String>,
+    server_name: Option<String>,
 }
 
 // === impl Access ===
 
 impl Access {
     /// User and password.
-    pub(crate) fn credentials(&self) -> Result<Option<(&str, &str)>, String> {
+    fn credentials(&self) -> Result<Option<(&str, &str)>, String> {
         pair("--user and --password", &self.user, &self.password)
             .map(|given| given.map(|(user, password)| (&**user, &**password)))
     }
 
     /// Certificate and private key.
-    pub(crate) fn identity(&self) -> Result<Option<(&PathBuf, &PathBuf)>, String> {
+    fn identity(&self) -> Result<Option<(&PathBuf, &PathBuf)>, String> {
         let identity = pair("--cert and --key-file", &self.cert, &self.key_file)?;
         match (&identity, &self.cacert) {
             (Some(_), None) => Err("--cert and --key-file need --cacert".to_owned()),

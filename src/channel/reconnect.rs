@@ -151,9 +151,6 @@ async fn dial(
         if let Some(replacement) = replacement.filter(|_| peer.ends_gracefully())
             && let Some(next) = replacement.take(pool, subchannel).await
         {
-            if pool.health_service.is_some() {
-                pool.set_state(subchannel, ConnectivityState::Connecting);
-            }
             (dialled, has_served) = (next, peer.has_answered());
             continue;
         }

@@ -40,7 +40,8 @@ impl Replacement {
 
     /// Its connection, if there is one that accepts calls.
     pub(super) async fn take(self, pool: &Pool, subchannel: &Arc<Subchannel>) -> Option<Dialled> {
-        if !self.dial.is_finished() {
+        // It cannot be called before it is dialled, and its health service has answered.
+        if !self.dial.is_finished() || pool.health_service.is_some() {
             pool.set_state(subchannel, ConnectivityState::Connecting);
         }
         self.dial.await.ok()?.ok().filter(Dialled::is_open)
